@@ -1,0 +1,50 @@
+"""What can go wrong, in one tree.
+
+::
+
+    Exception
+    └── KullbackError              every error that a user can mend; the command line exits with 2
+        ├── InvalidValueError      also a ValueError: a wrong number, shape, probability or size
+        ├── ImpossiblePrefixError  also a ValueError: a prefix that the language cannot produce
+        ├── GrammarError           also a ValueError: a grammar file that does not define a language
+        ├── RunError               a run folder: missing, damaged, busy, or of another model
+        └── MissingExtraError      also an ImportError: an optional library is not installed
+
+A message names the argument, says what it must be, shows the offending value and where it is,
+and ends with what to do.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "GrammarError",
+    "ImpossiblePrefixError",
+    "InvalidValueError",
+    "KullbackError",
+    "MissingExtraError",
+    "RunError",
+]
+
+
+class KullbackError(Exception):
+    """Anything that the user can mend; the message says how."""
+
+
+class InvalidValueError(KullbackError, ValueError):
+    """An argument has a value, a shape or a size that it must not have."""
+
+
+class ImpossiblePrefixError(KullbackError, ValueError):
+    """A prefix has probability zero: the message names the first impossible token."""
+
+
+class GrammarError(KullbackError, ValueError):
+    """A grammar is malformed, or its probabilities do not sum to one."""
+
+
+class RunError(KullbackError):
+    """A run folder is missing, damaged, in use, or belongs to another model."""
+
+
+class MissingExtraError(KullbackError, ImportError):
+    """An optional dependency is needed: the message gives the pip command."""

@@ -1,0 +1,1 @@
+"""Sources: languages that know their own entropy."""

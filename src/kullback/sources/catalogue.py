@@ -1,0 +1,84 @@
+"""Sources by name: the embedded language, or a grammar file of one's own.
+
+A source has a training language, and where something is held out a held-out one.  Its `spec` is
+what a run folder keeps to build the same source again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from kullback.errors import InvalidValueError
+from kullback.sources.conjugation import Cell, ConjugationSource
+from kullback.sources.grammar import Grammar
+from kullback.sources.language import Language
+
+__all__ = ["NAMES", "Source", "open_source", "source_from_spec"]
+
+NAMES = {"conjugation": "English sentences with their Spanish translation; vocabulary of about 600"}
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """A language to learn, and the one to be tested on."""
+
+    name: str
+    training: Language
+    held_out: Language | None = None
+    conjugation: ConjugationSource | None = None
+    spec: Mapping[str, Any] = field(default_factory=dict)
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the training language: equal languages have equal ones."""
+        digest = hashlib.sha256("\0".join(self.training.vocabulary).encode())
+        for array in (
+            self.training.offsets,
+            self.training.words,
+            self.training.probabilities,
+            self.training.targets,
+        ):
+            digest.update(array.tobytes())
+        return digest.hexdigest()
+
+
+def open_source(name: str, holdout: int = 0, seed: int = 0) -> Source:
+    """The source called `name`, or the grammar in the file `name`.
+
+    `holdout` is the number of conjugation cells held out, drawn with `seed`; a grammar file has
+    none.  An unknown name is an `InvalidValueError` that lists the known ones.
+    """
+    if name == "conjugation":
+        return _conjugation(ConjugationSource().with_random_holdout(holdout, seed))
+    if not name.endswith(".toml"):
+        raise InvalidValueError(
+            f"the source {name!r} is unknown; the sources are {', '.join(NAMES)}, "
+            "or the path of a grammar file ending in .toml"
+        )
+    if holdout:
+        raise InvalidValueError(
+            f"holdout is {holdout}: only the source conjugation has cells to hold out"
+        )
+    path = Path(name)
+    language = Grammar.read(path).compile().determinise()
+    return Source(language.name, language, spec={"grammar": str(path.resolve())})
+
+
+def source_from_spec(spec: Mapping[str, Any]) -> Source:
+    """The source that `spec` (from a run folder) describes."""
+    if "grammar" in spec:
+        return open_source(spec["grammar"])
+    cells = tuple(Cell(*cell) for cell in spec["holdout"])
+    return _conjugation(ConjugationSource(tuple(spec["verbs"]), cells))
+
+
+def _conjugation(source: ConjugationSource) -> Source:
+    spec = {
+        "name": "conjugation",
+        "verbs": list(source.verbs),
+        "holdout": [list(cell) for cell in source.holdout],
+    }
+    return Source("conjugation", source.training, source.held_out, source, spec)
