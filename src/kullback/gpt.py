@@ -131,13 +131,15 @@ class Attention(nn.Module):
         qk_weight = torch.cat([self.q_proj.weight, self.k_proj.weight])
         qk_weight = qk_weight.view(2 * self.heads, 2, -1, D).transpose(1, 2).reshape(2 * D, D)
         qkv = F.linear(x_MD, torch.cat([qk_weight, self.v_proj.weight]))
-        qk, v_MHK = qkv.view(M, 3 * self.heads, -1).split([2 * self.heads, self.heads], dim=1)
-        pairs = torch.view_as_complex(qk.unflatten(-1, (-1, 2)))
+        qk, v_MHK = qkv.view(M, 3 * self.heads, -1).tensor_split([2 * self.heads], dim=1)
+        pairs = torch.view_as_complex(qk.view(M, 2 * self.heads, -1, 2))
         q_MHK, k_MHK = torch.view_as_real(pairs * rotation_M1P).flatten(-2).chunk(2, dim=1)
         if isinstance(layout, PackedLayout):
             mixed = packed_attention(q_MHK, k_MHK, v_MHK, layout)
         else:
-            q, k, v = (x.unflatten(0, layout).transpose(1, 2) for x in (q_MHK, k_MHK, v_MHK))
+            q, k, v = (
+                x.view(*layout, self.heads, -1).transpose(1, 2) for x in (q_MHK, k_MHK, v_MHK)
+            )
             mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2)
         out: Tensor = self.o_proj(mixed.reshape(M, D))
         return out
@@ -243,13 +245,14 @@ class GPT(nn.Module):
         position_M: Int[Tensor, "M"],
         layout: PackedLayout | tuple[int, int],
     ) -> Float[Tensor, "M D"]:
-        T = layout.tokens_of_longest if isinstance(layout, PackedLayout) else layout[1]
-        if T > self.config.context:
+        longest = layout.tokens_of_longest if isinstance(layout, PackedLayout) else layout[1]
+        if longest > self.config.context:
             raise InvalidValueError(
-                f"a sequence has {T} tokens: the model's context is {self.config.context}"
+                f"a sequence has {longest} tokens: it must have at most the model's context, "
+                f"{self.config.context}; shorten it, or train a model with a longer context"
             )
         x_MD = self.model.embed_tokens(tokens_M)
-        rotation_M1P = self._rotation(T, x_MD)[position_M]
+        rotation_M1P = self._rotation(longest, x_MD)[position_M]
         for block in self.model.layers:
             x_MD = block(x_MD, rotation_M1P, layout)
         out: Tensor = self.model.norm(x_MD)

@@ -25,7 +25,7 @@ BLOCK_BYTES = 1 << 19
 
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: torch.autograd.function.FunctionCtx,
         hidden_MD: Tensor,
         head_VD: Tensor,
@@ -57,7 +57,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return (nll_M * weight_M).sum(), nll_M
 
     @staticmethod
-    def backward(  # type: ignore[override]
+    def backward(
         ctx: torch.autograd.function.FunctionCtx, grad_loss: Tensor, _: Tensor
     ) -> tuple[Tensor, Tensor, None, None]:
         grad_hidden_MD, grad_head_VD = ctx.saved_tensors  # type: ignore[attr-defined]
@@ -79,5 +79,7 @@ def linear_cross_entropy(
     >>> round(total.item(), 4), [round(x, 4) for x in nll.tolist()]
     (2.0794, [2.0794, 2.0794])
     """
-    total, nll_M = _LinearCrossEntropy.apply(hidden_MD, head_VD, target_M, weight_M)
+    total, nll_M = _LinearCrossEntropy.apply(  # type: ignore[no-untyped-call]
+        hidden_MD, head_VD, target_M, weight_M
+    )
     return total, nll_M

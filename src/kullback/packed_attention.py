@@ -13,6 +13,8 @@ kernel for long ones (``docs/log.md``).
 Axes: M tokens, N sequences, T longest sequence, H heads, K head width, B = N × H.
 """
 
+# ruff: noqa: N815 - fields carry shape suffixes, as arguments and variables do
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -57,9 +59,7 @@ class PackedLayout:
         sequence_M = torch.repeat_interleave(torch.arange(len(lengths_N)), lengths_N)
         position_M = torch.arange(int(ends_N[-1])) - starts_N[sequence_M]
         places_T = torch.arange(longest)
-        token_of_row_NT = torch.minimum(
-            starts_N[:, None] + places_T, ends_N[:, None] - 1
-        ).flatten()
+        token_of_row_NT = torch.minimum(starts_N[:, None] + places_T, ends_N[:, None] - 1).flatten()
         return cls(
             position_M,
             sequence_M * longest + position_M,
@@ -72,7 +72,7 @@ class PackedLayout:
 
 class _PackedAttention(torch.autograd.Function):
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: torch.autograd.function.FunctionCtx,
         q_MHK: Tensor,
         k_MHK: Tensor,
@@ -89,12 +89,12 @@ class _PackedAttention(torch.autograd.Function):
         return _to_tokens(torch.bmm(weights_BTT, v_BTK), layout)
 
     @staticmethod
-    def backward(  # type: ignore[override]
+    def backward(
         ctx: torch.autograd.function.FunctionCtx, grad_MHK: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, None]:
         q_BTK, k_BTK, v_BTK, weights_BTT = ctx.saved_tensors  # type: ignore[attr-defined]
         layout = ctx.layout  # type: ignore[attr-defined]
-        M, H, K = grad_MHK.shape
+        H, K = grad_MHK.shape[1:]
         # Padding takes part in no sum: its gradient is zero, not that of the token shown there.
         rows = grad_MHK.new_zeros(layout.sequences * layout.longest, H, K)
         rows.index_copy_(0, layout.row_of_token_M, grad_MHK)
@@ -106,7 +106,12 @@ class _PackedAttention(torch.autograd.Function):
         ).mul_(K**-0.5)
         grad_q = torch.bmm(grad_S, k_BTK)
         grad_k = torch.bmm(grad_S.mT, q_BTK)
-        return (*(_to_tokens(x, layout) for x in (grad_q, grad_k, grad_v)), None)
+        return (
+            _to_tokens(grad_q, layout),
+            _to_tokens(grad_k, layout),
+            _to_tokens(grad_v, layout),
+            None,
+        )
 
 
 def _to_rows(x_MHK: Tensor, layout: PackedLayout) -> Tensor:
@@ -120,7 +125,7 @@ def _heads_first(rows: Tensor, layout: PackedLayout) -> Tensor:
 
 
 def _to_tokens(x_BTK: Tensor, layout: PackedLayout) -> Tensor:
-    B, T, K = x_BTK.shape
+    T, K = x_BTK.shape[1:]
     x_NTHK = x_BTK.view(layout.sequences, -1, T, K).transpose(1, 2)
     return x_NTHK.reshape(layout.sequences * T, -1, K).index_select(0, layout.row_of_token_M)
 
@@ -132,5 +137,7 @@ def packed_attention(
     layout: PackedLayout,
 ) -> Float[Tensor, "M H K"]:
     """What each token gathers from itself and the earlier tokens of its own sequence."""
-    out: Tensor = _PackedAttention.apply(q_MHK, k_MHK, v_MHK, layout)
+    out: Tensor = _PackedAttention.apply(  # type: ignore[no-untyped-call]
+        q_MHK, k_MHK, v_MHK, layout
+    )
     return out

@@ -14,6 +14,7 @@ full disk never meets half a file.  One process at a time may write: it holds a 
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -27,35 +28,18 @@ from safetensors.torch import save
 from torch import Tensor
 
 from kullback.errors import InvalidValueError, RunError
+from kullback.files import write_atomically
 from kullback.gpt import GPT, GPTConfig
 
 __all__ = [
+    "fingerprint",
     "load_model",
     "load_tensors",
     "locked",
     "read_json",
     "save_model",
     "save_tensors",
-    "write_atomically",
 ]
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write `content` to `path` whole or not at all; `RunError` says why not."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with beside.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-    except OSError as error:
-        beside.unlink(missing_ok=True)
-        raise RunError(
-            f"{path} cannot be written: {error.strerror}; what was there before is unharmed. "
-            "Free some space or choose another folder, then run the command again"
-        ) from error
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -163,8 +147,6 @@ def _pretty(data: Mapping[str, Any]) -> bytes:
 
 def fingerprint(model: torch.nn.Module) -> str:
     """SHA-256 over the names and bytes of all weights."""
-    import hashlib
-
     digest = hashlib.sha256()
     for name, weight in model.state_dict().items():
         digest.update(name.encode())

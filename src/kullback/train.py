@@ -36,6 +36,7 @@ from torch import Tensor
 
 from kullback.batches import Batches, Shard, batches_from_spec
 from kullback.errors import InvalidValueError, RunError
+from kullback.files import write_atomically
 from kullback.gpt import GPT, GPTConfig
 from kullback.linear_cross_entropy import linear_cross_entropy
 from kullback.muon import Muon
@@ -46,9 +47,9 @@ from kullback.run_folder import (
     restore,
     save_model,
     save_tensors,
-    write_atomically,
 )
 from kullback.text import tokenizer_config
+from kullback.threads import workers
 
 __all__ = ["Interrupted", "StepMetrics", "TrainingConfig", "resume", "train"]
 
@@ -244,7 +245,7 @@ def _loop(
     recent = _Sums()
     began, began_tokens, began_step = time.perf_counter(), state.tokens, state.step
     validation = batches.validation()
-    with _stop_on_signal() as stopping, _workers(config.shards) as pool:
+    with _stop_on_signal() as stopping, workers(config.shards) as pool:
         while state.step < config.steps:
             shards = batches.shards(state.step, config.shards)
             total = sum(len(shard.targets_M) for shard in shards)
@@ -395,18 +396,6 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
-@contextmanager
-def _workers(count: int) -> Iterator[ThreadPoolExecutor]:
-    """`count` threads, each computing on one core; torch's own threads rest meanwhile."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with ThreadPoolExecutor(count, initializer=lambda: torch.set_num_threads(1)) as pool:
-            yield pool
-    finally:
-        torch.set_num_threads(threads)
 
 
 @contextmanager

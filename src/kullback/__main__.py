@@ -1,0 +1,5 @@
+"""``python -m kullback``."""
+
+from kullback.cli import main
+
+raise SystemExit(main())

@@ -1,0 +1,1 @@
+"""Evaluation: what does the model know, and how sure are we?"""

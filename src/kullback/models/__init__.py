@@ -1,0 +1,1 @@
+"""Models: tokens in, predictions out."""

@@ -1,0 +1,278 @@
+"""Weighted finite automata: what comes next, exactly, when several derivations share a prefix.
+
+An :class:`Automaton` is a probabilistic finite-state machine over words.  Each state has arcs
+``(word, slot, probability, target)`` whose probabilities sum to one; a sentence is the string of
+words on a path from the start to the end-of-sentence word.  Two paths may spell the same string
+(English *we cut* is present and past at once), so the state is not visible in the words: what is
+known after a prefix is a **belief**, a distribution over states, updated word by word by the
+forward algorithm (Rabiner 1989, eq. 19-20, normalised at each step).
+
+Beliefs make the machine visible again: the beliefs that prefixes can reach are the states of an
+equivalent *deterministic* automaton (subset construction over weighted subsets, Mohri 1997,
+section 3).  There every string has one path, so its entropy is that of strings and not of
+derivations.  :class:`kullback.sources.language.Language` holds the result and does the sums.
+
+A word's **slot** is the name of the part it plays (cue, subject, verb ...).  Where merged
+derivations disagree about it, the slot of the merged arc is both names joined by ``|``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import breadth_first_order
+
+from kullback.errors import GrammarError, InvalidValueError
+from kullback.sources.language import Language, impossible_prefix
+
+__all__ = ["BOS", "EOS", "Arc", "Automaton"]
+
+BOS = "<s>"
+EOS = "</s>"
+
+# Probabilities written by people ("0.333, 0.333, 0.334") sum to one no better than this; beyond
+# it, a weight is missing rather than rounded.
+SUM_TOLERANCE = 1e-9
+
+# Two beliefs are one state when their weights agree to this many decimals: far below any
+# probability of a real grammar, far above the rounding of a few hundred float64 products.
+BELIEF_DECIMALS = 12
+
+# States, in increasing order, with their probabilities; empty at the end of the sentence.
+_Belief = tuple[tuple[int, float], ...]
+
+
+class Arc(NamedTuple):
+    """One way to go on: emit ``word`` (in the part ``slot``) and move to ``target``.
+
+    The target of the end-of-sentence word is ``None``.
+    """
+
+    word: str
+    slot: str
+    probability: float
+    target: Hashable | None
+
+
+@dataclass(frozen=True)
+class Automaton:
+    """A nondeterministic weighted automaton; `arcs[state]` lists what the state can do.
+
+    Build one with :meth:`from_arcs`, or from rules with
+    :class:`kullback.sources.grammar.Grammar`.
+    """
+
+    name: str
+    vocabulary: tuple[str, ...]
+    slots: tuple[str, ...]
+    arcs: tuple[tuple[tuple[int, int, float, int], ...], ...]
+    """For each state, (word id, slot id, probability, target state or -1 at the end)."""
+
+    @classmethod
+    def from_arcs(
+        cls,
+        name: str,
+        start: Hashable,
+        arcs: Mapping[Hashable, Sequence[Arc]],
+        extra_words: Iterable[str] = (),
+    ) -> Automaton:
+        """Number the states, words and slots of `arcs`, and check every state.
+
+        The vocabulary is `BOS`, `EOS`, then the words sorted; `extra_words` are words that the
+        language never says but a model's vocabulary holds.
+
+        Raises `GrammarError` when the probabilities of a state do not sum to one, are not in
+        (0, 1], lead to an unknown state, or when some state cannot reach the end.
+
+        >>> coin = Automaton.from_arcs("coin", 0, {
+        ...     0: [Arc("heads", "face", 0.5, 1), Arc("tails", "face", 0.5, 1)],
+        ...     1: [Arc(EOS, "end", 1.0, None)]})
+        >>> coin.next_token_distribution([])[coin.word_id("heads")]
+        np.float64(0.5)
+        """
+        if start not in arcs:
+            raise GrammarError(f"{name}: the start state {start!r} has no arcs; add them")
+        names = [start, *(state for state in arcs if state != start)]
+        state_id: dict[Hashable | None, int] = {state: i for i, state in enumerate(names)}
+        words = {arc.word for out in arcs.values() for arc in out} | set(extra_words)
+        vocabulary = (BOS, EOS, *sorted(words - {BOS, EOS}))
+        word_id = {word: i for i, word in enumerate(vocabulary)}
+        slot_id: dict[str, int] = {}
+        for state in names:
+            _check_arcs(name, state, arcs[state], arcs)
+            for arc in arcs[state]:
+                slot_id.setdefault(arc.slot, len(slot_id))
+        state_id[None] = -1
+        table = tuple(
+            tuple(
+                (word_id[word], slot_id[slot], probability, state_id[target])
+                for word, slot, probability, target in arcs[state]
+            )
+            for state in names
+        )
+        automaton = cls(name, vocabulary, tuple(slot_id), table)
+        automaton._check_termination(names)
+        return automaton
+
+    def word_id(self, word: str) -> int:
+        """The id of `word`; `InvalidValueError` if the vocabulary does not have it."""
+        try:
+            return self.vocabulary.index(word)
+        except ValueError:
+            raise InvalidValueError(
+                f"the word {word!r} is not in the vocabulary of {self.name} "
+                f"({len(self.vocabulary)} words)"
+            ) from None
+
+    def next_token_distribution(
+        self, prefix: Sequence[int]
+    ) -> Float[np.ndarray, "vocabulary_size"]:
+        """p(next word | prefix), shape [V], by the forward algorithm over beliefs.
+
+        Works for every automaton, also where :meth:`determinise` does not end.  `prefix` holds
+        word ids without `BOS`.  Raises `ImpossiblePrefixError` naming the first word that the
+        language cannot produce there.
+        """
+        belief = self.belief(prefix)
+        distribution = np.zeros(len(self.vocabulary))
+        for state, weight in belief.items():
+            for word, _, probability, _ in self.arcs[state]:
+                distribution[word] += weight * probability
+        return distribution
+
+    def belief(self, prefix: Sequence[int]) -> dict[int, float]:
+        """P(state | prefix) as a dictionary that sums to one; raises like the above."""
+        belief = {0: 1.0}
+        for position, word in enumerate(prefix):
+            moved: dict[int, float] = {}
+            for state, weight in belief.items():
+                for arc_word, _, probability, target in self.arcs[state]:
+                    if arc_word == word and target >= 0:
+                        moved[target] = moved.get(target, 0.0) + weight * probability
+            total = sum(moved.values())
+            if total == 0.0:
+                raise impossible_prefix(self.name, self.vocabulary, prefix, position)
+            belief = {state: weight / total for state, weight in moved.items()}
+        return belief
+
+    def determinise(self, max_states: int = 5_000_000) -> Language:
+        """The equivalent deterministic automaton, whose states are the reachable beliefs.
+
+        Raises `GrammarError` beyond `max_states`: an ambiguous *cyclic* automaton can have
+        infinitely many beliefs (it lacks the twins property of Mohri 1997, section 3.3).
+        """
+        start: _Belief = ((0, 1.0),)
+        number: dict[_Belief, int] = {start: 0}  # keyed by the belief's rounded weights
+        queue: list[_Belief] = [start]
+        offsets, words, slots, probabilities, targets = [0], [], [], [], []
+        slot_number = {name: i for i, name in enumerate(self.slots)}
+        for belief in queue:  # grows while we walk it: breadth first
+            for word, slot, probability, future in self._arcs_of(belief, slot_number):
+                words.append(word)
+                slots.append(slot)
+                probabilities.append(probability)
+                if not future:
+                    targets.append(-1)
+                    continue
+                rounded = future
+                if len(future) > 1:
+                    rounded = tuple((s, round(weight, BELIEF_DECIMALS)) for s, weight in future)
+                target = number.setdefault(rounded, len(queue))
+                if target == len(queue):
+                    queue.append(future)
+                targets.append(target)
+            offsets.append(len(words))
+            if len(queue) > max_states:
+                raise GrammarError(
+                    f"{self.name}: more than max_states = {max_states:,} beliefs: this ambiguous "
+                    "grammar may have no finite deterministic form; remove the ambiguity inside "
+                    "its loop, or raise max_states"
+                )
+        return Language(
+            name=self.name,
+            vocabulary=self.vocabulary,
+            slots=tuple(slot_number),
+            offsets=np.array(offsets, dtype=np.int64),
+            words=np.array(words, dtype=np.int32),
+            arc_slots=np.array(slots, dtype=np.int32),
+            probabilities=np.array(probabilities, dtype=np.float64),
+            targets=np.array(targets, dtype=np.int64),
+        )
+
+    def _arcs_of(
+        self, belief: _Belief, slot_number: dict[str, int]
+    ) -> list[tuple[int, int, float, _Belief]]:
+        """The arcs out of a belief: one for each word, with the belief that it leads to.
+
+        Slots that arise from merging are added to `slot_number`.
+        """
+        if len(belief) == 1:
+            out = self.arcs[belief[0][0]]
+            if len({arc[0] for arc in out}) == len(out):
+                return [
+                    (word, slot, probability, ((target, 1.0),) if target >= 0 else ())
+                    for word, slot, probability, target in out
+                ]
+        futures: dict[int, dict[int, float]] = {}
+        word_slots: dict[int, set[str]] = {}
+        for state, weight in belief:
+            for word, slot, probability, target in self.arcs[state]:
+                future = futures.setdefault(word, {})
+                future[target] = future.get(target, 0.0) + weight * probability
+                word_slots.setdefault(word, set()).add(self.slots[slot])
+        merged = []
+        for word, future in sorted(futures.items()):
+            # A word without rivals is certain: exactly, whatever the rounding of the sum.
+            total = sum(future.values())
+            probability = total if len(futures) > 1 else 1.0
+            slot = slot_number.setdefault("|".join(sorted(word_slots[word])), len(slot_number))
+            ahead = tuple((t, weight / total) for t, weight in sorted(future.items()) if t >= 0)
+            merged.append((word, slot, probability, ahead))
+        return merged
+
+    def _check_termination(self, state_names: Sequence[Hashable]) -> None:
+        """Every state must be able to reach the end: no sentence may go on forever."""
+        end = len(self.arcs)
+        sources = np.repeat(np.arange(end), [len(out) for out in self.arcs])
+        targets = np.array([arc[3] for out in self.arcs for arc in out], dtype=np.int64)
+        targets[targets < 0] = end
+        backward = csr_array((np.ones(len(targets)), (targets, sources)), shape=(end + 1, end + 1))
+        reached = breadth_first_order(backward, end, return_predecessors=False)
+        stuck = np.setdiff1d(np.arange(end), reached)
+        if len(stuck):
+            raise GrammarError(
+                f"{self.name}: the state {state_names[stuck[0]]!r} can never reach the end of the "
+                f"sentence; give it, or a state that it leads to, an arc that says {EOS}"
+            )
+
+
+def _check_arcs(name: str, state: Hashable, out: Sequence[Arc], known: Container[Hashable]) -> None:
+    for arc in out:
+        if arc.word == BOS:
+            raise GrammarError(
+                f"{name}: in {state!r}, the word {BOS} begins every sentence: no arc may say it"
+            )
+        if not 0.0 < arc.probability <= 1.0 + SUM_TOLERANCE:
+            raise GrammarError(
+                f"{name}: in {state!r}, {arc.word!r} has probability {arc.probability}: "
+                "it must lie in (0, 1]"
+            )
+        if (arc.target is None) != (arc.word == EOS):
+            raise GrammarError(
+                f"{name}: in {state!r}, {arc.word!r}: the word {EOS} and only it ends a sentence"
+            )
+        if arc.target is not None and arc.target not in known:
+            raise GrammarError(
+                f"{name}: {state!r} leads to {arc.target!r}, which has no arcs; add them"
+            )
+    total = sum(arc.probability for arc in out)
+    if abs(total - 1.0) > SUM_TOLERANCE:
+        raise GrammarError(
+            f"{name}: the probabilities of {state!r} sum to {total:.12g}, not 1; "
+            "give weights that sum to one"
+        )
