@@ -228,8 +228,9 @@ def test_impossible_outcomes_in_logarithms(form: Given) -> None:
     far = np.array([-2000.0, 0.0])
     assert cross_entropy([0.0, -np.inf], far, given=form) == 2000
     assert kl_divergence([0.0, -np.inf], far, given=form) == 2000
-    for call in (cross_entropy, kl_divergence):
-        assert call(far, [-np.inf, 0.0], given=form) == np.inf
+    assert (
+        cross_entropy(far, a[::-1], given=form) == kl_divergence(far, a[::-1], given=form) == np.inf
+    )
 
 
 def test_log_softmax() -> None:
@@ -280,9 +281,8 @@ def test_blocks_do_not_show() -> None:
     """Rows wider than a block, and a batch that does not divide into blocks, change no result."""
     rng = np.random.default_rng(1)
     p, q = rng.dirichlet(np.ones(300), 200), rng.dirichlet(np.ones(300), 200)
-    np.testing.assert_array_equal(
-        kl_divergence(p, q), [kl_divergence(a, b) for a, b in zip(p, q, strict=True)]
-    )
+    looped = [kl_divergence(a, b) for a, b in zip(p, q, strict=True)]
+    np.testing.assert_array_equal(kl_divergence(p, q), looped)
     wide_p, wide_q = rng.dirichlet(np.ones(40_000), 2), rng.dirichlet(np.ones(40_000), 2)
     naive = (wide_p * np.log(wide_p / wide_q)).sum(-1)
     np.testing.assert_allclose(kl_divergence(wide_p, wide_q), naive, rtol=1e-12)

@@ -94,10 +94,9 @@ class Fit:
 
 @dataclass(frozen=True)
 class ConditionalFit:
-    """A table q(y|x), and the cross-entropy averaged over inputs, whole and input by input.
+    """A table q(y|x) of shape (X, K), and the cross-entropy that p̂(x) averages over inputs.
 
-    ``probabilities`` has shape (X, K), with NaN rows for inputs never seen; ``input_weights`` is
-    p̂(x) and ``input_cross_entropies`` the cross-entropy at each x, both (X,).
+    ``input_weights`` is p̂(x), shape (X,); an input that never occurs has NaN in place of numbers.
     """
 
     probabilities: FloatArray
@@ -225,8 +224,7 @@ def _newton(p: FloatArray, tolerance: float) -> tuple[FloatArray, int]:
         return np.exp(log_softmax(z)) - p
 
     def hessian(z: FloatArray) -> FloatArray:
-        q = np.exp(log_softmax(z))
-        return np.diag(q) - np.outer(q, q)
+        return np.diag(q := np.exp(log_softmax(z))) - np.outer(q, q)
 
     solution = optimize.minimize(
         loss, np.zeros_like(p), jac=gradient, hess=hessian, method="trust-ncg", tol=tolerance

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
 import pytest
 
 from kullback.errors import InvalidValueError
+from kullback.sources import conjugation
 from kullback.sources.conjugation import PERSONS, TENSES, Cell, ConjugationSource, MinimalPair
 from kullback.sources.language import Language
 from kullback.sources.verbs import embedded_tables
@@ -286,6 +288,22 @@ def test_minimal_pairs_cover_the_table(source: ConjugationSource, pairs: list[Mi
     for side in ("english", "spanish"):
         assert {pair.cell for pair in pairs if pair.side == side} == set(source.cells)
     assert len(set(pairs)) == len(pairs)
+
+
+def test_minimal_pairs_never_ask_what_has_two_answers(monkeypatch: pytest.MonkeyPatch):
+    """Where only *often* is said, *she put* and *she puts* are both right, and no pair asks."""
+    tables = embedded_tables()
+    often = next(cue for cue in tables.cues if cue.en == "often")
+    only_often = replace(tables, cues=(replace(often, probability=1.0),))
+    monkeypatch.setattr(conjugation, "embedded_tables", lambda: only_often)
+    source = ConjugationSource(("put",))
+    she = source.full.encode("often she")
+    asked = {
+        (source.full.vocabulary[pair.right], source.full.vocabulary[pair.wrong])
+        for pair in source.minimal_pairs()
+        if list(pair.prefix) == she
+    }
+    assert asked == {("puts", "putted"), ("put", "putted")}
 
 
 def test_minimal_pairs_that_everyone_thinks_of(language: Language, pairs: list[MinimalPair]):

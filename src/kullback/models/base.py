@@ -10,7 +10,7 @@ block at a time, so predictions are handed over unmade:
 All yield blocks of **logits**: numbers whose softmax over V is the distribution.
 
 Axes: N sequences, T positions, M rows (positions of all sequences), B rows of a block, D width,
-V vocabulary.
+V vocabulary, W words of a block.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -26,9 +27,12 @@ __all__ = [
     "ComputedPredictions",
     "DensePredictions",
     "FactoredPredictions",
+    "Head",
     "LanguageModel",
     "Predictions",
 ]
+
+ALL = slice(None)
 
 
 class Predictions(Protocol):
@@ -41,8 +45,8 @@ class Predictions(Protocol):
     def vocabulary_size(self) -> int:
         """V."""
 
-    def logits(self, rows: slice) -> Float[Tensor, "B V"]:
-        """The logits of `rows`; the caller may overwrite them."""
+    def logits(self, rows: slice, words: slice = ALL) -> Float[Tensor, "B W"]:
+        """The logits of `rows` and `words`; the caller may overwrite them."""
 
     def select(self, rows_M: Int[Tensor, "M"]) -> Predictions:
         """The predictions at some of the positions."""
@@ -64,11 +68,37 @@ class LanguageModel(Protocol):
 
 
 @dataclass(frozen=True)
+class Head:
+    """What a model does after its last hidden state: logits = cap(scale × (hidden @ weight.T + bias)).
+
+    ``cap(x) = softcap × tanh(x / softcap)`` where a soft-cap is given (Gemma 2), else x.
+    """
+
+    weight_VD: Float[Tensor, "V D"]
+    bias_V: Float[Tensor, "V"] | None = None
+    scale: float = 1.0
+    softcap: float | None = None
+
+    def logits(self, hidden_BD: Float[Tensor, "B D"], words: slice = ALL) -> Float[Tensor, "B W"]:
+        """The logits of some words: one matmul, the rest in place."""
+        weight_WD = self.weight_VD[words]
+        if self.bias_V is None:
+            logits_BW = hidden_BD @ weight_WD.T
+        else:
+            logits_BW = torch.addmm(self.bias_V[words], hidden_BD, weight_WD.T)
+        if self.scale != 1.0:
+            logits_BW *= self.scale
+        if self.softcap is not None:
+            logits_BW.div_(self.softcap).tanh_().mul_(self.softcap)
+        return logits_BW
+
+
+@dataclass(frozen=True)
 class FactoredPredictions:
-    """logits = hidden @ head.T, made when asked for."""
+    """Hidden states and the head; the logits are made when asked for."""
 
     hidden_MD: Float[Tensor, "M D"]
-    head_VD: Float[Tensor, "V D"]
+    head: Head
 
     def __len__(self) -> int:
         return len(self.hidden_MD)
@@ -76,15 +106,15 @@ class FactoredPredictions:
     @property
     def vocabulary_size(self) -> int:
         """V."""
-        return len(self.head_VD)
+        return len(self.head.weight_VD)
 
-    def logits(self, rows: slice) -> Float[Tensor, "B V"]:
+    def logits(self, rows: slice, words: slice = ALL) -> Float[Tensor, "B W"]:
         """One matmul."""
-        return self.hidden_MD[rows] @ self.head_VD.T
+        return self.head.logits(self.hidden_MD[rows], words)
 
     def select(self, rows_M: Int[Tensor, "M"]) -> FactoredPredictions:
         """Fewer hidden states, the same head."""
-        return FactoredPredictions(self.hidden_MD[rows_M], self.head_VD)
+        return FactoredPredictions(self.hidden_MD[rows_M], self.head)
 
 
 @dataclass(frozen=True)
@@ -101,9 +131,9 @@ class DensePredictions:
         """V."""
         return self.logits_MV.shape[1]
 
-    def logits(self, rows: slice) -> Float[Tensor, "B V"]:
-        """A copy of the rows."""
-        return self.logits_MV[rows].clone()
+    def logits(self, rows: slice, words: slice = ALL) -> Float[Tensor, "B W"]:
+        """A copy of the block."""
+        return self.logits_MV[rows, words].clone()
 
     def select(self, rows_M: Int[Tensor, "M"]) -> DensePredictions:
         """Fewer rows."""
@@ -121,12 +151,10 @@ class ComputedPredictions:
     def __len__(self) -> int:
         return len(self.rows_M)
 
-    def logits(self, rows: slice) -> Float[Tensor, "B V"]:
+    def logits(self, rows: slice, words: slice = ALL) -> Float[Tensor, "B W"]:
         """What the function makes of the rows' indices."""
-        return self.make(self.rows_M[rows])
+        return self.make(self.rows_M[rows])[:, words]
 
     def select(self, rows_M: Int[Tensor, "M"]) -> ComputedPredictions:
         """Fewer indices."""
         return ComputedPredictions(self.rows_M[rows_M], self.vocabulary_size, self.make)
-
-

@@ -10,7 +10,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from kullback.gpt import GPT
-from kullback.models.base import FactoredPredictions
+from kullback.models.base import FactoredPredictions, Head
 from kullback.run_folder import load_model
 
 __all__ = ["GPTModel"]
@@ -37,4 +37,4 @@ class GPTModel:
     def predict(self, inputs_NT: Int[Tensor, "N T"]) -> FactoredPredictions:
         """Hidden states at all positions, and the head."""
         hidden_MD = self.gpt.hidden(inputs_NT).flatten(0, 1)
-        return FactoredPredictions(hidden_MD, self.gpt.head_weight)
+        return FactoredPredictions(hidden_MD, Head(self.gpt.head_weight))
