@@ -246,6 +246,7 @@ def _loop(
     began, began_tokens, began_step = time.perf_counter(), state.tokens, state.step
     validation = batches.validation()
     with _stop_on_signal() as stopping, workers(config.shards) as pool:
+        state.muon.pool, state.muon.parts = pool, config.shards
         while state.step < config.steps:
             shards = batches.shards(state.step, config.shards)
             total = sum(len(shard.targets_M) for shard in shards)

@@ -1,0 +1,42 @@
+"""Run every benchmark and append what it printed, dated, to ``docs/log.md``.
+
+Run it: ``make bench``, or ``python benchmarks/run_all.py lab kl_coverage`` for some of them.
+"""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+from datetime import date
+from pathlib import Path
+
+HERE = Path(__file__).parent
+LOG = HERE.parent / "docs" / "log.md"
+
+
+def main(names: list[str]) -> int:
+    known = sorted(p.stem for p in HERE.glob("*.py") if p.stem != "run_all")
+    if unknown := set(names) - set(known):
+        print(f"no benchmark is called {', '.join(sorted(unknown))}; there are {', '.join(known)}")
+        return 2
+    failed = 0
+    for name in names or known:
+        print(f"== {name}", flush=True)
+        command = [sys.executable, str(HERE / f"{name}.py")]
+        run = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+        print(run.stdout, flush=True)
+        failed |= run.returncode
+        if run.returncode == 0:
+            entry = (
+                f"\n## {date.today()}: benchmark {name}\n\n"
+                f"`python benchmarks/{name}.py`, {platform.machine()}, {platform.system()}\n\n"
+                f"```\n{run.stdout.rstrip()}\n```\n"
+            )
+            with LOG.open("a", encoding="utf-8") as log:
+                log.write(entry)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
