@@ -1,9 +1,9 @@
 """Which pieces of a text are independent, and what do they say about the error of its mean?
 
-A mean is ``r = Σ y / Σ x``; its residuals ``e = y − r x`` are reduced to **contributions** c, independent
-enough that ``var(r) = Σ c² / (Σ x)²``, and their degrees of freedom.  Documents are one contribution
-each (`DocumentClusters`) where there are enough of them, otherwise long ones are taken apart into
-their lowest frequencies (`LongTexts`).
+A mean is ``r = Σ y / Σ x``; its residuals ``e = y − r x`` are reduced to **contributions** c,
+independent enough that ``var(r) = Σ c² / (Σ x)²``, and their degrees of freedom.  Documents are one
+contribution each (`DocumentClusters`) where there are enough of them, otherwise long ones are taken
+apart into their lowest frequencies (`LongTexts`).
 
 Axes: M tokens in text order, G documents, C contributions.
 """
@@ -33,15 +33,15 @@ __all__ = [
 # Below so many documents of equal size (or as many in effect) Student's t is no help: with four
 # the interval is 1.6 times the normal one, with two 6.5 times.  Long ones are then taken apart.
 FEWEST_DOCUMENTS = 5.0
-# Frequencies that share the variance of a text.  32 cost 4 % of width against knowing it (t is 2.04,
-# not 1.96), and see all correlation that ends well within a thirtieth of the text.
+# Frequencies that share the variance of a text.  32 cost 4 % of width against knowing it (t is
+# 2.04, not 1.96), and see all correlation that ends well within a thirtieth of the text.
 MOST_FREQUENCIES = 32
 FEWEST_FREQUENCIES = 4
 # Block lengths to a frequency: at 3 the intervals of AR(1) series cover 94-95 %, at 1.5 91-93 %.
 BLOCKS_PER_FREQUENCY = 3.0
 # A text with fewer tokens is not taken apart: its memory cannot be told from chance.
 SHORTEST_TEXT = 100
-# A text is looked at in at most so many pieces: finer ones change nothing at its lowest frequencies.
+# A text is looked at in at most so many pieces: finer ones change nothing at low frequencies.
 FINEST = 1 << 16
 # The note that documents differ is a warning about many numbers: few of them may be wrong.
 SIGNIFICANCE = 0.01
@@ -68,7 +68,7 @@ class Documents:
     """Where documents begin in the tokens, once those are put together that belong together."""
 
     order_M: Int[np.ndarray, "M"] | None
-    """The tokens document by document, in text order within each; None where they are so already."""
+    """The tokens document by document, in text order within each; None if they are so already."""
     start_G: Int[np.ndarray, "G"]
     size_G: Int[np.ndarray, "G"]
 
@@ -278,9 +278,9 @@ class LongTexts:
         count, tokens = len(self.documents.size_G), int(self.documents.size_G.sum())
         texts = "one document" if count == 1 else f"{count} documents"
         return (
-            f"no interval: {texts} of {tokens} tokens in all, correlated over about {longest:.0f}, are "
-            f"too few independent pieces; give {FEWEST_DOCUMENTS:.0f} documents of similar length, or "
-            f"a longer text"
+            f"no interval: {texts} of {tokens} tokens in all, correlated over about "
+            f"{longest:.0f}, give too few independent pieces; give {FEWEST_DOCUMENTS:.0f} or more "
+            f"documents of similar length, or a longer text"
         )
 
 

@@ -1,9 +1,9 @@
 """How long does a text remember?  The automatic block length, and the variance that memory adds.
 
-Tokens of one text are correlated: the variance of their mean is not γ₀/n but Ω/n with the **long-run
-variance** Ω = Σ_k γ_k, the sum of all autocovariances.  Two questions are answered here for a
-series in text order: how far correlation reaches (`optimal_block_length`, `memory`), and what Ω is
-(`cosine_coefficients`).
+Tokens of one text are correlated: the variance of their mean is not γ₀/n but Ω/n with the
+**long-run variance** Ω = Σ_k γ_k, the sum of all autocovariances.  Two questions are answered here
+for a series in text order: how far correlation reaches (`optimal_block_length`, `memory`), and what
+Ω is (`cosine_coefficients`).
 
 Lengths are in entries of the series.  ``_T`` is time (tokens in text order), ``_J`` frequency.
 """
@@ -36,13 +36,13 @@ def optimal_block_length(series_T: Float[np.ndarray, "T"]) -> BlockLength:
     """The automatic block length of Politis and White.
 
     ``b = (2 g² / D · T)^(1/3)`` with ``g = Σ_k λ(k/m) |k| γ_k``, ``D = c (Σ_k λ(k/m) γ_k)²``, c = 2
-    for the stationary and 4/3 for the circular bootstrap, and λ the flat-top window: 1 up to ½, then
-    falling to 0 at 1.  m is twice the first of max(5, ⌊log₁₀ T⌋) successive lags whose
+    for the stationary and 4/3 for the circular bootstrap, and λ the flat-top window: 1 up to ½,
+    then falling to 0 at 1.  m is twice the first of max(5, ⌊log₁₀ T⌋) successive lags whose
     autocorrelations all lie within ±2 √(log₁₀ T / T).
 
     Politis and White 2004, Econometric Reviews 23:53, eq. 9 and 14, with the correction of c by
-    Patton, Politis and White 2009, ibid. 28:372; m and the upper limit min(3√T, T/3) follow Patton's
-    own program.  A constant series has length 1.
+    Patton, Politis and White 2009, ibid. 28:372; m and the upper limit min(3√T, T/3) follow
+    Patton's own program.  A constant series has length 1.
 
     >>> round(optimal_block_length(np.sin(np.arange(100.0) / 9)).circular, 4)
     14.4763
@@ -77,8 +77,8 @@ def memory(series_T: Float[np.ndarray, "T"]) -> float:
 
     A regime that shifts the mean by a fifth of the noise for hundreds of tokens multiplies the
     variance by ten, yet no single autocorrelation rises above the noise, and `optimal_block_length`
-    sees nothing.  In sums over 4, 16, 64, … neighbours the noise averages out and the regime stays, so
-    it is asked about each of these views; the largest answer, in entries of the series, counts.
+    sees nothing.  In sums over 4, 16, 64, … neighbours the noise averages out and the regime stays,
+    so it is asked about each of these views; the largest answer, in entries of the series, counts.
 
     >>> memory(np.zeros(100))
     1.0

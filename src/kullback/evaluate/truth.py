@@ -26,7 +26,7 @@ from kullback.evaluate.calibration import (
     expected_calibration_error,
     reliability,
 )
-from kullback.evaluate.statistics import RowStatistics, TrueDistributions, row_statistics
+from kullback.evaluate.true_distributions import RowStatistics, TrueDistributions, row_statistics
 from kullback.evaluate.uncertainty import Measurement, ratio_of_sums
 from kullback.models.base import LanguageModel
 from kullback.sources.language import Language, Sentences

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,7 @@ def source_from_spec(spec: Mapping[str, Any]) -> Source:
     return _conjugation(ConjugationSource(tuple(spec["verbs"]), cells))
 
 
+@lru_cache(maxsize=2)  # building it takes two seconds, and a lab asks for it more than once
 def _conjugation(source: ConjugationSource) -> Source:
     spec = {
         "name": "conjugation",
