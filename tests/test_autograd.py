@@ -91,15 +91,41 @@ def test_each_operation_agrees_with_torch(function: Callable[..., Any], x: float
 
 @pytest.mark.parametrize(
     "function",
-    [lambda x: x.log(), lambda x: x**0.5, lambda x: x**-1.7, lambda x: x.log() / x],
+    [
+        lambda x: x.log(),
+        lambda x: x**0.5,
+        lambda x: x**-1.7,
+        lambda x: x.log() / x,
+        lambda x: x ** (x * 0.3),
+        lambda x: 2.5 ** (x - 7.0) + 0.5**x,
+    ],
 )
 @settings(max_examples=30, deadline=None)
 @given(x=POSITIVE)
 def test_each_operation_on_positive_numbers_agrees_with_torch(
     function: Callable[..., Any], x: float
 ) -> None:
-    """Logarithms, roots and real powers have torch's value and derivative."""
+    """Logarithms, roots, real powers and powers of values have torch's value and derivative."""
     assert_same_as_torch(function, function, x)
+
+
+@settings(max_examples=60, deadline=None)
+@given(x=POSITIVE, n=st.floats(-8.0, 8.0))
+def test_a_value_as_an_exponent_agrees_with_torch(x: float, n: float) -> None:
+    """x ** n has torch's value and both of its derivatives, n x^(n-1) and x^n log x."""
+    x_value, n_value = Value(x), Value(n)
+    power = x_value**n_value
+    power.backward()
+    x_tensor, n_tensor = (torch.tensor(v, dtype=torch.float64, requires_grad=True) for v in (x, n))
+    expected = x_tensor**n_tensor
+    expected.backward()
+    assert power.children == (x_value, n_value)
+    for ours, theirs in (
+        (power.data, expected.item()),
+        (x_value.grad, x_tensor.grad.item()),
+        (n_value.grad, n_tensor.grad.item()),
+    ):
+        assert ours == pytest.approx(theirs, rel=1e-13, abs=1e-300)
 
 
 @pytest.mark.parametrize("x", [0.0, -0.0, 1e-300, -1e300, 400.0])
@@ -191,7 +217,8 @@ def everything(v: list[Value]) -> Value:
     a = (x * y).tanh() + x / z - 2.0 / y + (x - 3.0) ** 3 + z**0.5 - (5.0 - x).log()
     b = logsumexp([x, y, z]) * softmax([x, y, z])[1] + dot([x, y], [z, a], z)
     c = (b * 0.01).relu() + (-x).relu() + (x * 0.1).exp()
-    return cross_entropy([a, b, c], 1) + cross_entropy_from_primitives([x, y, c], 2)
+    d = (z**0.3) ** (y * 0.1) - 1.5**x
+    return cross_entropy([a, b, c], 1) + cross_entropy_from_primitives([x, y, c], 2) + d
 
 
 @pytest.mark.parametrize("point", [[0.7, -1.3, 2.0], [-0.4, 0.9, 0.3], [2.0, 3.0, 11.0]])
@@ -360,6 +387,8 @@ def test_a_drawing_shows_values_gradients_and_local_gradients() -> None:
         (lambda: Value(0.0).log(), r"log\(0.0\)"),
         (lambda: Value(710.0).exp(), r"exp\(710.0\) overflows: use logsumexp"),
         (lambda: Value(-8.0) ** (1 / 3), r"-8.0 \*\* 0.333.* is not real"),
+        (lambda: Value(0.0) ** Value(2.0), r"log\(0.0\): the argument must be positive"),
+        (lambda: Value(-2.0) ** Value(2.0), r"log\(-2.0\)"),
         (lambda: dot([Value(1.0)], []), "left has 1 values, right 0"),
         (lambda: cross_entropy([Value(1.0)], 1), r"target is 1: .* \[0, 1\)"),
         (lambda: cross_entropy([Value(1.0)], -1), "target is -1"),

@@ -29,8 +29,13 @@ from kullback.likelihood import (
     simulate_excess,
 )
 
-#: A sample of 19 with 2 singletons among 11 outcomes, 3 of them unseen.
+#: A sample of 19 with 2 singletons among 11 outcomes, 3 of them unseen: the example of the R package
+#: `entropy` (Hausser and Strimmer, 2009), whose pages print what several estimators make of it.
 COUNTS = [4, 2, 3, 0, 2, 4, 0, 0, 2, 1, 1]
+
+#: Beetles by day, Osa primary hill, dry season 1967 (Janzen, 1973), an example of Chao and Shen
+#: (2003): 127 of 78 species, 59 of which were seen once.
+BEETLES = [1] * 59 + [2] * 9 + [3] * 3 + [4] * 2 + [5] * 2 + [6] * 2 + [11]
 
 
 def expectation(estimator: Callable[[list[int]], float], p: float, samples: int) -> float:
@@ -188,6 +193,38 @@ def test_chao_shen_helps_where_data_are_few() -> None:
     }
     assert errors[chao_shen_entropy] < errors[plug_in_entropy] / 4
     assert errors[chao_shen_entropy] < errors[miller_madow_entropy]
+
+
+@pytest.mark.parametrize(
+    ("counts", "published"),
+    [
+        # The program nsb-entropy of Nemenman, as printed on R's page of entropy.NSB.
+        (COUNTS, 2.187774),
+        # The package ndd (Marsili), the READMEs of its versions 1.0 and 1.6.1.
+        ([7, 3, 5, 8, 9, 1, 3, 3, 1, 0, 2, 5, 2, 11, 4, 23, 5, 0, 8, 0], 2.623634344888532),
+        (
+            [12, 4, 12, 4, 5, 3, 1, 5, 1, 2, 2, 2, 2, 11, 3, 4, 12, 12, 1, 2] + [0] * 80,
+            2.840012048914245,
+        ),
+    ],
+)
+def test_nsb_against_published_values(counts: list[int], published: float) -> None:
+    """NSB gives what the reference program and the package ndd print for their own examples."""
+    assert nsb_entropy(counts) == pytest.approx(published, abs=5e-7 if counts is COUNTS else 1e-9)
+
+
+def test_counts_of_species_against_another_package() -> None:
+    """On Janzen's beetles Chao-Shen and Miller-Madow are the package infomeasure's (0.6.3)."""
+    assert (len(BEETLES), sum(BEETLES)) == (78, 127)
+    assert chao_shen_entropy(BEETLES) == pytest.approx(4.6992908953018535, rel=1e-14)
+    assert miller_madow_entropy(BEETLES) == pytest.approx(4.380196098325435, rel=1e-14)
+    assert chao_shen_entropy(COUNTS) == pytest.approx(2.201137101279585, rel=1e-14)
+    assert miller_madow_entropy(COUNTS) == pytest.approx(2.152592935044171, rel=1e-14)
+
+
+def test_the_plug_in_of_three_tosses() -> None:
+    """Three tosses of a fair coin have a mean plug-in entropy of 0.689 bits (Grassberger, 2003)."""
+    assert round(expectation(plug_in_entropy, 0.5, 3) / np.log(2), 3) == 0.689
 
 
 @pytest.mark.parametrize("counts", [COUNTS, [1, 0], [50, 20, 3]])

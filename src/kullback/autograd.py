@@ -2,14 +2,12 @@
 
 A program that computes one number is a graph: each :class:`Value` remembers its *children*, the
 values that it came from, and the *local gradients*, its partial derivatives with respect to them.
-By the chain rule a child's gradient is the sum over its parents of the parent's gradient times
-the local one, and :meth:`Value.backward` does just that multiply-and-add, parents before children
-(reverse mode: Linnainmaa, 1970; Griewank and Walther, 2008, ch. 3).
+By the chain rule a child's gradient is the sum of its parents' gradients times the local ones;
+:meth:`Value.backward` adds them up, parents before children (reverse mode: Linnainmaa, 1970).
 
 A new operation is one line, ``Value(result, children, local_gradients, name)``: no closures, no
 recursion (a chain of a million nodes is fine), and a whole dot product or loss is *one* node.
-The gradient that this library is about, ∂L/∂z_i = q_i - 1[i = y], is derived in
-:func:`cross_entropy`.  Numbers are Python floats; logarithms are natural.
+:func:`cross_entropy` derives ∂L/∂z_i = q_i - 1[i = y].  Logarithms are natural.
 """
 
 from __future__ import annotations
@@ -25,9 +23,8 @@ from typing import TypeAlias, cast
 
 from kullback.errors import InvalidValueError
 
-__all__ = ["MLP", "Layer", "Neuron", "Value", "cross_entropy"]
-__all__ += ["cross_entropy_from_primitives", "dot", "draw", "grad_check", "logsumexp", "softmax"]
-__all__ += ["zero_grad"]
+__all__ = ["MLP", "Layer", "Neuron", "Value", "cross_entropy", "cross_entropy_from_primitives"]
+__all__ += ["dot", "draw", "grad_check", "logsumexp", "softmax", "zero_grad"]
 
 Unary: TypeAlias = "Callable[[Value], Value]"
 
@@ -37,10 +34,9 @@ class Value:
     """A number, what it came from, a ``label`` for drawings and, after ``backward``, its gradient.
 
     >>> x, y = Value(3.0), Value(2.0)
-    >>> z = x * y + y**3
-    >>> z.backward()
-    >>> z.data, x.grad, y.grad
-    (14.0, 2.0, 15.0)
+    >>> (z := x * y + y**x).backward()
+    >>> z.data, x.grad == 2 + 8 * math.log(2), y.grad
+    (14.0, True, 15.0)
     """
 
     data: float
@@ -64,13 +60,16 @@ class Value:
         ratio = self.data / over.data
         return Value(ratio, (self, over), (1.0 / over.data, -ratio / over.data), "÷")
 
-    def __pow__(self, n: float) -> Value:
-        """x^n, with derivative n x^(n-1); at 0 a root's slope is infinite, and that of x^0 is 0."""
-        x, power = self.data, self.data**n
-        if isinstance(power, complex) and not isinstance(x, complex):
+    def __pow__(self, n: Value | float) -> Value:
+        """x^n: ∂/∂x is n x^(n-1), infinite for a root at 0 and 0 for x^0; ∂/∂n is x^n log x."""
+        if isinstance(n, Value):  # whose slope is real for x > 0 only: log refuses the rest
+            log_x, power = self.log().data, self**n.data
+            return Value(power.data, (self, n), (*power.local_gradients, power.data * log_x), "**")
+        x, result = self.data, self.data**n
+        if isinstance(result, complex) and not isinstance(x + n, complex):
             raise InvalidValueError(f"{x} ** {n} is not real: use a base ≥ 0 or a whole exponent")
         slope = n * x ** (n - 1) if x or n >= 1 else (math.inf if n else 0.0)
-        return Value(power, (self,), (slope,), f"** {n}")
+        return Value(result, (self,), (slope,), f"** {n}")
 
     def __neg__(self) -> Value:
         return self * -1.0
@@ -83,6 +82,9 @@ class Value:
 
     def __rtruediv__(self, other: float) -> Value:
         return Value(other) / self
+
+    def __rpow__(self, other: float) -> Value:
+        return Value(other) ** self
 
     __radd__, __rmul__ = __add__, __mul__
 
@@ -270,8 +272,7 @@ class MLP:
     """Layers of the given sizes, inputs first; all but the last pass through the activation."""
 
     def __init__(self, sizes: Sequence[int], rng: Random, activation: Unary = Value.relu) -> None:
-        hidden = [activation] * (len(sizes) - 2)
-        shapes = zip(sizes[:-1], sizes[1:], [*hidden, None], strict=True)
+        shapes = zip(sizes[:-1], sizes[1:], [*[activation] * (len(sizes) - 2), None], strict=True)
         self.layers = [Layer(inputs, n, rng, f) for inputs, n, f in shapes]
 
     def __call__(self, inputs: Sequence[Value | float]) -> list[Value]:
@@ -283,8 +284,7 @@ class MLP:
 
     def parameters(self) -> list[Value]:
         """List each neuron's weights and then its bias, layer by layer."""
-        neurons = [neuron for layer in self.layers for neuron in layer.neurons]
-        return [p for neuron in neurons for p in (*neuron.weights, neuron.bias)]
+        return [p for layer in self.layers for n in layer.neurons for p in (*n.weights, n.bias)]
 
 
 def draw(root: Value) -> str:

@@ -52,24 +52,17 @@ def bootstrap_over_documents(
         raise InvalidValueError(f"{documents} documents: a bootstrap needs at least two")
     total = float(denominator_G.sum())
     value = float(numerator_G.sum()) / total
-    residual_G = numerator_G - value * denominator_G
+    sums_G: Float[np.ndarray, "2 G"] = np.stack(
+        [numerator_G - value * denominator_G, denominator_G.astype(np.float64)]
+    )
     rng = np.random.default_rng(seed)
     if documents > MOST_GROUPS:
         group_G = rng.permutation(documents) % MOST_GROUPS
-        residual_G, denominator_G = (
-            np.bincount(group_G, weights=sums) for sums in (residual_G, denominator_G)
-        )
-    moments = np.stack(
-        [
-            residual_G,
-            denominator_G,
-            residual_G**2,
-            residual_G * denominator_G,
-            denominator_G**2,
-        ]
-    )
+        sums_G = np.stack([np.bincount(group_G, weights=row) for row in sums_G])
+    e, x = sums_G
+    moments = np.stack([e, x, e * e, e * x, x * x])
     error = math.sqrt(documents / (documents - 1) * moments[2].sum()) / total
-    groups = len(residual_G)
+    groups = sums_G.shape[1]
     t_B = np.empty(resamples)
     for start in range(0, resamples, CHUNK):
         count = min(CHUNK, resamples - start)

@@ -43,7 +43,11 @@ BLOCKS_PER_FREQUENCY = 3.0
 SHORTEST_TEXT = 100
 # A text is looked at in at most so many pieces: finer ones change nothing at low frequencies.
 FINEST = 1 << 16
-# The note that documents differ is a warning about many numbers: few of them may be wrong.
+# Long documents count as wholes where they may differ, if there are so many in effect (with three
+# the interval is 2.2 times the normal one).  A test that decides on pooling must not miss much:
+# Bancroft 1964, Biometrics 20:427, recommends 25 %; what is called a difference needs 1 %.
+FEWEST_DIFFERENT = 3.0
+POOLING_LEVEL = 0.25
 SIGNIFICANCE = 0.01
 
 
@@ -55,6 +59,8 @@ class Spread(NamedTuple):
     method: str
     note: str = ""
     too_few: bool = False
+    probability: float = 1.0
+    """Of documents that differ as much as these, if each passage of each had the same mean."""
 
     def standard_error(self, total: float) -> float:
         """√Σc² / `total`, the sum of the denominators; infinite where pieces are too few."""
@@ -101,11 +107,21 @@ class Documents:
 def independent_pieces(
     documents: Documents, denominator_M: Float[np.ndarray, "M"]
 ) -> DocumentClusters | LongTexts:
-    """Documents where there are five or more in effect, (Σx)² / Σx², otherwise long texts."""
+    """Documents where there are five or more in effect, (Σx)² / Σx², otherwise long texts.
+
+    >>> type(independent_pieces(Documents.of(np.arange(9) // 3, 9), np.ones(9))).__name__
+    'LongTexts'
+    """
     x_G = documents.sums(denominator_M)
-    if float(x_G.sum()) ** 2 >= FEWEST_DOCUMENTS * float(x_G @ x_G):
+    if _effective_number(x_G) >= FEWEST_DOCUMENTS:
         return DocumentClusters(documents, x_G)
     return LongTexts(documents, x_G)
+
+
+def _effective_number(x_G: Float[np.ndarray, "G"]) -> float:
+    """How many equal documents would vary as these: (Σx)² / Σx² (Kish 1965, sect. 11.7)."""
+    squares = float(x_G @ x_G)
+    return float(x_G.sum()) ** 2 / squares if squares > 0 else 0.0
 
 
 def cluster_spread(
@@ -192,7 +208,8 @@ class LongTexts:
 
     The variance of a long text's sum is estimated by the mean square of its lowest cosine
     coefficients (`cosine_coefficients`), as many as its memory allows: T / (3 block lengths), at
-    most 32 over all texts.
+    most 32 over all texts.  Where documents differ by more than that explains, they count as wholes
+    if they are three or more in effect; otherwise the note says that the interval is only theirs.
     """
 
     documents: Documents
@@ -228,7 +245,15 @@ class LongTexts:
             longest = max(longest, length)
             if allowed >= FEWEST_FREQUENCIES // 2:
                 frequencies[g] = min(share, max(FEWEST_FREQUENCIES, allowed))
-        return [self._spread(series, long, frequencies, longest) for series in reduced]
+        found = [self._spread(series, long, frequencies, longest) for series in reduced]
+        probability = min(spread.probability for spread in found)
+        if (
+            probability < POOLING_LEVEL
+            and _effective_number(self.denominator_G) >= FEWEST_DIFFERENT
+        ):
+            wholes = DocumentClusters(self.documents, self.denominator_G)
+            return wholes.spreads([[series[0]] for series in reduced])
+        return found
 
     def _spread(
         self,
@@ -250,7 +275,7 @@ class LongTexts:
         too_few = not frequencies
         if len(whole):
             x = x_G[whole]
-            effective = float(x.sum()) ** 2 / max(float(x @ x), math.ulp(0.0))
+            effective = _effective_number(x)
             # Where whole documents are few, their spread is a guess: bearable if they hold little.
             too_few |= effective < FEWEST_DOCUMENTS and float(x.sum()) > 0.1 * float(x_G.sum())
             parts.append(residual_G[whole] / np.sqrt(1 - np.minimum(x / x_G.sum(), 0.5)))
@@ -260,41 +285,40 @@ class LongTexts:
         total = sum(variances) ** 2 / satterthwaite if satterthwaite > 0 else min(degrees)
         if too_few:
             return Spread(np.concatenate(parts), 0.0, "no interval", self._why(longest), True)
-        method = self._method(frequencies, len(whole), longest, total)
+        method = self._method(frequencies, len(whole), total)
         sums = [float(residual_G[g]) for g in frequencies]
-        note = _difference(sums, variances[: len(sums)], sum(frequencies.values()))
-        return Spread(np.concatenate(parts), total, method, note)
+        probability = _homogeneity(sums, variances[: len(sums)], sum(frequencies.values()))
+        note = ""
+        if len(size_G) > 1:
+            note = "the interval is for more text of these documents, not for others like them"
+        if probability < SIGNIFICANCE:
+            note += f"; these differ from one another by more than chance (p = {probability:.1g})"
+        return Spread(np.concatenate(parts), total, method, note, probability=probability)
 
-    def _method(self, frequencies: dict[int, int], whole: int, longest: float, df: float) -> str:
+    def _method(self, frequencies: dict[int, int], whole: int, df: float) -> str:
         texts = "one text" if len(frequencies) == 1 else f"{len(frequencies)} long documents"
         others = f" and {whole} whole short ones" if whole else ""
         return (
             f"{texts}{others}: long-run variance from the {sum(frequencies.values())} lowest "
-            f"frequencies (block length {longest:.0f} tokens), "
-            f"Student t with {df:.1f} degrees of freedom"
+            f"frequencies, Student t with {df:.1f} degrees of freedom"
         )
 
     def _why(self, longest: float) -> str:
         count, tokens = len(self.documents.size_G), int(self.documents.size_G.sum())
         texts = "one document" if count == 1 else f"{count} documents"
         return (
-            f"no interval: {texts} of {tokens} tokens in all, correlated over about "
+            f"no interval: {texts} of {tokens} tokens in all, correlated over up to "
             f"{longest:.0f}, give too few independent pieces; give {FEWEST_DOCUMENTS:.0f} or more "
             f"documents of similar length, or a longer text"
         )
 
 
-def _difference(sums: list[float], variances: list[float], frequencies: int) -> str:
-    """A sentence where long documents differ by more than their own passages explain, else ''."""
+def _homogeneity(sums: list[float], variances: list[float], frequencies: int) -> float:
+    """P(F ≥ that of the documents' sums, if their passages all had the same mean)."""
     if len(sums) < 2 or min(variances) == 0.0:
-        return ""
+        return 1.0
     between = sum(s * s / v for s, v in zip(sums, variances, strict=True)) / (len(sums) - 1)
-    if float(fdtrc(len(sums) - 1, frequencies, between)) >= SIGNIFICANCE:
-        return ""
-    return (
-        f"the {len(sums)} long documents differ by more than their own passages explain "
-        f"(F = {between:.1f}): the interval speaks of these documents, not of others like them"
-    )
+    return float(fdtrc(len(sums) - 1, frequencies, between))
 
 
 def _run_starts(document_M: Int[np.ndarray, "M"]) -> Int[np.ndarray, "G"]:

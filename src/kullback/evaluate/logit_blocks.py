@@ -48,8 +48,8 @@ def check_targets(targets_M: Int[Tensor, "M"], rows: int, vocabulary_size: int) 
     """Raise `InvalidValueError` unless there is one word of the vocabulary for each row."""
     if targets_M.shape != (rows,):
         raise InvalidValueError(
-            f"targets_M has shape {tuple(targets_M.shape)}; the predictions have {rows} rows, so it "
-            f"must be ({rows},)"
+            f"targets_M has shape {tuple(targets_M.shape)}; it must be ({rows},), one word for "
+            "each row of the predictions"
         )
     bad = (targets_M < 0) | (targets_M >= vocabulary_size)
     if bool(bad.any()):
@@ -70,8 +70,8 @@ def check_rows(
         value = float(largest_B[row])
         what = "only -inf" if value == -torch.inf else "+inf" if value == torch.inf else "NaN"
         raise InvalidValueError(
-            f"row {first_row + row} of {name}: its logits hold {what}; the model is damaged, or its "
-            "arithmetic overflows (float16?): try float32"
+            f"row {first_row + row} of {name}: its logits hold {what}; the model is damaged, or "
+            "its arithmetic overflows (float16?): try float32"
         )
 
 

@@ -130,7 +130,8 @@ class RunningSums:
         self.above_B = torch.zeros_like(target_logits_B)
         zeros_B = torch.zeros_like(wide(target_logits_B))
         self.z_B, self.s_B, self.c_B = zeros_B, zeros_B.clone(), zeros_B.clone()
-        self.top = TopWords(target_logits_B, max(1, top_k))
+        self.top1 = TopWords(target_logits_B, 1)
+        self.top = TopWords(target_logits_B, top_k) if top_k > 1 else self.top1
         self.top_k = top_k
         self.scratch_BW = target_logits_B.new_empty(0, 0)
         # e^x is computed as 2^(x / log 2): three times as fast on a CPU, and as exact.
@@ -145,7 +146,9 @@ class RunningSums:
         # A comparison written as 0.0 and 1.0 and summed costs a quarter of one that gives bools.
         torch.gt(block_BW, self.target_logits_B[:, None], out=scratch_BW)
         self.above_B += scratch_BW.sum(dim=1)
-        self.top.update(first_word, block_BW, block_largest_B)
+        self.top1.update(first_word, block_BW, block_largest_B)
+        if self.top is not self.top1:
+            self.top.update(first_word, block_BW, block_largest_B)
         self._raise_largest(block_largest_B)
         # Where there is no finite logit yet, any shift will do.
         shift_B = torch.where(self.largest_B == -torch.inf, 0, self.largest_B)
@@ -172,20 +175,15 @@ class RunningSums:
         self.c_B = torch.where(begun_B, self.c_B * factor_B.square(), 0)
         self.largest_B = largest_B
 
-    @property
-    def log_z_B(self) -> Float[Tensor, "B"]:
-        """log Σ e^(x-m) in float64."""
-        return self.z_B.log()
-
     def finish(self, found: TokenStatistics, rows: slice, name: str = "the predictions") -> None:
         """Write what the sums say of the rows; raise where a row is no distribution."""
         check_rows(self.largest_B, rows.start, name)
-        z_B, log_z_B, largest_B = self.z_B, self.log_z_B, wide(self.largest_B)
+        z_B, log_z_B, largest_B = self.z_B, self.z_B.log(), wide(self.largest_B)
         nll_B = largest_B - wide(self.target_logits_B) + log_z_B
         found.nll[rows] = nll_B.cpu().numpy()
         found.entropy[rows] = (log_z_B - self.s_B / z_B * math.log(2)).cpu().numpy()
         found.rank[rows] = self.above_B.cpu().numpy().astype(np.int64) + 1
-        found.top1[rows] = self.top.words_BK[:, 0].cpu().numpy()
+        found.top1[rows] = self.top1.words_BK[:, 0].cpu().numpy()
         found.top1_probability[rows] = (1 / z_B).cpu().numpy()
         found.sum_of_squares[rows] = (self.c_B / z_B.square()).cpu().numpy()
         if self.top_k:

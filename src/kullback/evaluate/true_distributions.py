@@ -105,7 +105,8 @@ def row_statistics(
         found.in_top5_K[entries] = (logit_K >= top_B5[row_K, -1]).numpy()
         found.top1[part] = word_B5[:, 0].numpy()
         if reference is not None:
-            assert found.kl_from_reference is not None and found.reference_top1 is not None
+            assert found.kl_from_reference is not None
+            assert found.reference_top1 is not None
             other_BV = reference.logits(part)
             found.reference_top1[part] = other_BV.argmax(dim=1).numpy()
             found.kl_from_reference[part] = _kl(other_BV, logits_BV, normaliser_B1).numpy()
