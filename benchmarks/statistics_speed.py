@@ -15,12 +15,12 @@ from __future__ import annotations
 import argparse
 import resource
 import statistics
-import sys
 import time
 from collections.abc import Callable
 
 import torch
 
+from kullback.evaluate.divergence import divergence_statistics
 from kullback.evaluate.statistics import token_statistics
 from kullback.models.base import FactoredPredictions, Head
 
@@ -57,9 +57,70 @@ def matmul_in_blocks(made: FactoredPredictions) -> None:
             made.logits(slice(start, start + 512), slice(word, word + 1024))
 
 
+def statistics_table(made: FactoredPredictions, targets: torch.Tensor, rounds: int) -> str:
+    """One model: all statistics against the matmul, and against whole logits."""
+
+    def whole() -> torch.Tensor:
+        logits = made.logits(slice(None))
+        return torch.nn.functional.cross_entropy(logits, targets, reduction="none")
+
+    before = peak_mb()
+    token_statistics(made, targets)
+    extra = peak_mb() - before
+    found = medians(
+        {
+            "matmul": lambda: matmul_in_blocks(made),
+            "statistics": lambda: token_statistics(made, targets),
+            "whole logits + cross_entropy": whole,
+        },
+        rounds,
+    )
+    return (
+        f"{table(found, len(made) * made.vocabulary_size)}"
+        f"  statistics / matmul {found['statistics'] / found['matmul']:.3f}, "
+        f"/ whole {found['statistics'] / found['whole logits + cross_entropy']:.3f}, "
+        f"extra memory {extra:.0f} MB"
+    )
+
+
+def divergence_table(made: FactoredPredictions, targets: torch.Tensor, rounds: int) -> str:
+    """Two models: the divergences against the two matmuls, for small and large differences."""
+    lines = []
+    for noise in (1e-3, 0.1):
+        other = FactoredPredictions(
+            made.hidden_MD + noise * torch.randn_like(made.hidden_MD), made.head
+        )
+        before = peak_mb()
+        mean = divergence_statistics(made, other, targets).kl.mean()
+        extra = peak_mb() - before
+        found = medians(
+            {
+                "two matmuls": lambda other=other: (
+                    matmul_in_blocks(made),
+                    matmul_in_blocks(other),
+                ),  # type: ignore[misc]
+                "divergences": lambda other=other: divergence_statistics(made, other, targets),  # type: ignore[misc]
+            },
+            rounds,
+        )
+        lines.append(
+            f"{table(found, len(made) * made.vocabulary_size)}"
+            f"  KL {mean:.1e}: divergences / two matmuls "
+            f"{found['divergences'] / found['two matmuls']:.3f}, extra memory {extra:.0f} MB"
+        )
+    return "\n".join(lines)
+
+
+def table(found: dict[str, float], logits: int) -> str:
+    """Nanoseconds a logit."""
+    return "".join(
+        f"  {name}: {1e9 * value / logits:.2f} ns/logit\n" for name, value in found.items()
+    )
+
+
 @torch.inference_mode()
 def main() -> None:
-    """Print the table."""
+    """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--rows", type=int, default=512)
@@ -69,36 +130,9 @@ def main() -> None:
     for name, (width, vocabulary) in SHAPES.items():
         made = predictions(options.rows, width, vocabulary)
         targets = torch.randint(vocabulary, (options.rows,))
-
-        def whole(
-            made: FactoredPredictions = made, targets: torch.Tensor = targets
-        ) -> torch.Tensor:
-            logits = made.logits(slice(None))
-            return torch.nn.functional.cross_entropy(logits, targets, reduction="none")
-
-        before = peak_mb()
-        token_statistics(made, targets)
-        extra = peak_mb() - before
-        found = medians(
-            {
-                "matmul": lambda made=made: matmul_in_blocks(made),  # type: ignore[misc]
-                "statistics": lambda made=made, targets=targets: token_statistics(made, targets),  # type: ignore[misc]
-                "whole": whole,
-            },
-            options.rounds,
-        )
-        per_logit = 1e9 / (options.rows * vocabulary)
-        print(
-            f"{name} (D={width}, V={vocabulary}, {options.rows} rows): "
-            + ", ".join(f"{job} {value * per_logit:.2f} ns/logit" for job, value in found.items())
-        )
-        print(
-            f"  statistics / matmul alone {found['statistics'] / found['matmul']:.3f}; "
-            f"statistics / (whole logits + cross_entropy) "
-            f"{found['statistics'] / found['whole']:.3f}; extra memory {extra:.0f} MB",
-            file=sys.stdout,
-            flush=True,
-        )
+        print(f"{name}: D = {width}, V = {vocabulary}, {options.rows} rows, one thread")
+        print(divergence_table(made, targets, options.rounds), flush=True)
+        print(statistics_table(made, targets, options.rounds), flush=True)
 
 
 if __name__ == "__main__":

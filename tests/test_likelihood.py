@@ -29,7 +29,7 @@ from kullback.likelihood import (
     simulate_excess,
 )
 
-#: A sample of 19 with 2 singletons among 11 outcomes, 3 of them unseen: the example of the R package
+#: A sample of 19 with 2 singletons among 11 outcomes, 3 unseen: the example of the R package
 #: `entropy` (Hausser and Strimmer, 2009), whose pages print what several estimators make of it.
 COUNTS = [4, 2, 3, 0, 2, 4, 0, 0, 2, 1, 1]
 

@@ -239,7 +239,9 @@ class LongTexts:
         longest = 1.0
         for i, g in enumerate(long, start=1):
             piece = -(-int(size_G[g]) // FINEST)
-            length = max(memory(series[i]) for series in reduced) * piece
+            # Of many series the longest memory is chance: the upper quartile speaks for all.
+            memories = [memory(series[i]) for series in reduced]
+            length = float(np.quantile(memories, 0.75)) * piece
             share = max(FEWEST_FREQUENCIES, round(MOST_FREQUENCIES * size_G[g] / size_G.sum()))
             allowed = int(size_G[g] / (BLOCKS_PER_FREQUENCY * length))
             longest = max(longest, length)

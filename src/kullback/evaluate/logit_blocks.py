@@ -11,6 +11,8 @@ Axes: M rows, B rows of a chunk, W words of a block, V vocabulary, D width, K mo
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -21,11 +23,11 @@ from torch import Tensor
 from kullback.errors import InvalidValueError
 from kullback.models.base import DensePredictions, FactoredPredictions, Predictions
 
-__all__ = ["Chunk", "TopWords", "check_rows", "check_targets", "chunk_rows", "wide"]
+__all__ = ["Chunk", "TopWords", "check_rows", "check_targets", "device_of", "row_chunks", "wide"]
 
-# Rows × words of a block.  On a CPU the block and a copy of it (0.5 MB each) stay in a second-level
-# cache, and the matmul is within 3 % of its best; an accelerator wants fewer, larger kernels.
-CPU_ROWS, CPU_WORDS = 256, 512
+# Rows × words of a block.  On a CPU the passes over a block of 1 MB meet the caches, and the matmul
+# is within 3 % of its best; an accelerator wants fewer, larger kernels.
+CPU_ROWS, CPU_WORDS = 512, 512
 DEVICE_ROWS, DEVICE_WORDS = 1024, 8192
 # Predictions that can only be made for the whole vocabulary are made in pieces of this size.
 WHOLE_ROWS_BYTES = 32 << 20
@@ -36,12 +38,20 @@ def wide(values_B: Tensor) -> Tensor:
     return (values_B.cpu() if values_B.device.type == "mps" else values_B).double()
 
 
-def chunk_rows(predictions: Predictions, device: torch.device) -> int:
-    """How many rows are streamed together."""
-    rows = CPU_ROWS if device.type == "cpu" else DEVICE_ROWS
-    if isinstance(predictions, FactoredPredictions | DensePredictions):
-        return rows
-    return max(1, min(rows, WHOLE_ROWS_BYTES // (4 * max(1, predictions.vocabulary_size))))
+def row_chunks(predictions: Predictions, device: torch.device, most: int) -> list[slice]:
+    """The M rows in chunks of like size, at most `most` rows each, to be streamed together."""
+    most = min(most, CPU_ROWS if device.type == "cpu" else DEVICE_ROWS)
+    if not isinstance(predictions, FactoredPredictions | DensePredictions):
+        most = min(most, WHOLE_ROWS_BYTES // (4 * predictions.vocabulary_size))
+    M = len(predictions)
+    count = math.ceil(M / max(1, most))
+    bounds = [M * i // count for i in range(count + 1)]
+    return [slice(*pair) for pair in itertools.pairwise(bounds)]
+
+
+def device_of(predictions: Predictions) -> torch.device:
+    """Where the logits are made; there must be a row."""
+    return predictions.logits(slice(0, 1), slice(0, 1)).device
 
 
 def check_targets(targets_M: Int[Tensor, "M"], rows: int, vocabulary_size: int) -> None:
@@ -110,16 +120,16 @@ class Chunk:
             logits_B = whole_BV.gather(1, targets_B[:, None])[:, 0]
         return cls(predictions, rows, targets_B, _at_least_float32(logits_B), whole_BV)
 
-    def blocks(self, vocabulary_size: int) -> Iterator[tuple[int, Float[Tensor, "B W"]]]:
-        """Each block's first word and its logits, which the caller may overwrite."""
+    def blocks(self, first: int, stop: int) -> Iterator[tuple[slice, Float[Tensor, "B W"]]]:
+        """Blocks of the words from `first` to `stop`; the caller may overwrite the logits."""
         width = CPU_WORDS if self.targets_B.device.type == "cpu" else DEVICE_WORDS
-        starts = list(range(0, vocabulary_size, width))
+        starts = list(range(first, stop, width))
         # The rows in the order of their targets, and where in this order each block begins.
         target_B, row_B = self.targets_B.sort()
-        bounds = torch.searchsorted(target_B, torch.tensor([*starts, vocabulary_size]).to(target_B))
+        bounds = torch.searchsorted(target_B, torch.tensor([*starts, stop]).to(target_B))
         begins = bounds.tolist()
         for i, start in enumerate(starts):
-            words = slice(start, min(start + width, vocabulary_size))
+            words = slice(start, min(start + width, stop))
             if self.whole_BV is None:
                 block_BW = _at_least_float32(self.predictions.logits(self.rows, words))
             else:
@@ -128,7 +138,7 @@ class Chunk:
             if here.start < here.stop:
                 here_rows = row_B[here]
                 block_BW[here_rows, target_B[here] - start] = self.target_logits_B[here_rows]
-            yield start, block_BW
+            yield words, block_BW
 
 
 def _at_least_float32(logits: Tensor) -> Tensor:

@@ -1,19 +1,28 @@
-"""Our own runs as language models."""
+"""Our own runs as language models.
+
+A run folder holds what `kullback train` wrote: weights, sizes and the tokenizer.  The same folder
+is a Hugging Face folder; reading it here needs no transformers.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from kullback.errors import InvalidValueError, RunError
 from kullback.gpt import GPT
-from kullback.models.base import FactoredPredictions, Head
+from kullback.models.base import FactoredPredictions, Head, weights_fingerprint
 from kullback.run_folder import load_model
 
-__all__ = ["GPTModel"]
+if TYPE_CHECKING:
+    from kullback.text import TextTokenizer
+
+__all__ = ["GPTModel", "GPTTextModel"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,4 +46,61 @@ class GPTModel:
     def predict(self, inputs_NT: Int[Tensor, "N T"]) -> FactoredPredictions:
         """Hidden states at all positions, and the head."""
         hidden_MD = self.gpt.hidden(inputs_NT).flatten(0, 1)
+        if hidden_MD.dtype != torch.float64:
+            # The head's arithmetic is that of the hidden states: never 16-bit.
+            hidden_MD = hidden_MD.float()
         return FactoredPredictions(hidden_MD, Head(self.gpt.head_weight))
+
+
+@dataclass(frozen=True, eq=False)
+class GPTTextModel(GPTModel):
+    """A mini-GPT with the tokenizer of its run folder, so that it reads text."""
+
+    tokenizer: TextTokenizer = field(kw_only=True)
+    notes: tuple[str, ...] = ()
+    factored: bool = True
+
+    @classmethod
+    def load(
+        cls, run: Path, dtype: torch.dtype | None = None, device: torch.device | str = "cpu"
+    ) -> GPTTextModel:
+        """The model and the tokenizer of a run folder, in `dtype` (None: float32).
+
+        Raises `RunError` where a file is missing or damaged, `InvalidValueError` where the
+        tokenizer has ids that the model has no row for.
+        """
+        from kullback.text import TextTokenizer
+
+        gpt = load_model(run).to(device=device, dtype=dtype or torch.float32).eval()
+        if not (run / "tokenizer.json").is_file():
+            raise RunError(
+                f"{run} has no tokenizer.json: a text cannot be read without it; restore it, or "
+                "train the run again"
+            )
+        tokenizer = TextTokenizer.load(run)
+        if tokenizer.vocabulary_size > gpt.config.vocabulary_size:
+            raise InvalidValueError(
+                f"the tokenizer of {run} has {tokenizer.vocabulary_size} ids and the model "
+                f"predicts {gpt.config.vocabulary_size}: they do not belong together; restore "
+                "the run's own tokenizer.json"
+            )
+        return cls(gpt.requires_grad_(False), run.name, tokenizer=tokenizer)
+
+    @property
+    def context(self) -> int:
+        """The longest sequence that the model was trained on."""
+        return self.gpt.config.context
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the weights."""
+        return self.gpt.head_weight.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.gpt.head_weight.device
+
+    def weights_fingerprint(self) -> str:
+        """SHA-256 of the weights."""
+        return weights_fingerprint(self.gpt.state_dict())

@@ -45,7 +45,7 @@ def use_fast_linear(model: nn.Module) -> None:
     """Let every plain `nn.Linear` in `model` compute with `linear`.
 
     Subclasses, and layers whose weight is a tensor of another kind (quantised ones), stay as they
-    are; so do layers with hooks, since those expect the ordinary call.
+    are.  Hooks go on working: they are called around `forward`, which alone is replaced.
     """
     for module in model.modules():
         if type(module) is nn.Linear and type(module.weight) is nn.Parameter:
@@ -58,4 +58,4 @@ def _forward(module: nn.Linear, x: Tensor) -> Tensor:
 
 
 def _has_onednn() -> bool:
-    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    return torch._C._has_mkldnn and hasattr(torch.ops.mkldnn, "_linear_pointwise")

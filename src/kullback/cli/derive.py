@@ -1,0 +1,45 @@
+"""`kullback derive`."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from kullback.cli.output import print_json, result_console
+from kullback.cli.parsing import add_command
+
+if TYPE_CHECKING:
+    from kullback.cli.parsing import Commands
+
+
+__all__ = ["add"]
+
+
+def add(commands: Commands) -> None:
+    """Declare the command."""
+    derive = add_command(
+        commands, "derive", _derive, "the derivation of the loss, in numbers",
+        "kullback derive",
+        "kullback derive --p 0.5,0.5 --q 0.9,0.1",
+        "kullback derive --p 1/3,1/3,1/3 --q 0.2,0.3,0.5 --json",
+    )  # fmt: skip
+    derive.add_argument(
+        "--p", metavar="P", help="the truth: probabilities with commas between them"
+    )
+    derive.add_argument("--q", metavar="P", help="the model (default: uniform where --p is given)")
+    derive.add_argument("--seed", type=int, default=0, help="of what is sampled (default: 0)")
+
+
+def _derive(options: argparse.Namespace) -> None:
+    from dataclasses import asdict
+
+    from kullback.derivation import derive, distribution_from_text
+    from kullback.report.derivation import derivation_text
+
+    given = (("--p", options.p), ("--q", options.q))
+    p, q = (None if text is None else distribution_from_text(name, text) for name, text in given)
+    derivation = derive(p, q, options.seed)
+    if options.json:
+        print_json(asdict(derivation))
+    else:
+        result_console().print(derivation_text(derivation))

@@ -1,0 +1,292 @@
+"""How far apart are two models' predictions at the same positions?  Both stream, nothing is stored.
+
+With p the reference, q the candidate and l = log p - log q at each of V words, in nats,
+
+    KL(p‖q) = Σ p f(l)      KL(q‖p) = Σ q f(-l)      f(l) = e^(-l) - 1 + l
+    JS      = (KL(p‖q) + KL(q‖p)) / 4 - Σ (p + q) g(l) / 2      g(l) = log cosh(l / 2)
+            = Σ [(p + q) (log 2 - t) - min(p, q) |l|] / 2       t = log(1 + e^(-|l|))
+
+The textbook's Σ p l adds and subtracts numbers of size |l| to get one of size l²: in float32
+nothing is left of a KL of 1e-6.  The terms above sum to the same (since Σ p = Σ q = 1), each is at
+least zero, and an error e of the normalisers enters as e², not e.  Where |l| <= 1/2, f and g are
+series, exact to float32; elsewhere f and the second form of JS are computed as written.  So a KL is
+never negative, equal logits give exactly zero, and KLs between quantised models keep five digits.
+
+A chunk of rows keeps the logits of both models until their normalisers are known, and is then
+gone over once more.  The memory is that of the chunk, whatever M and V.
+
+Axes: M rows, B rows of a chunk, W words of a block, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from kullback.errors import InvalidValueError
+from kullback.evaluate.logit_blocks import (
+    CPU_WORDS,
+    DEVICE_WORDS,
+    Chunk,
+    check_targets,
+    device_of,
+    row_chunks,
+    wide,
+)
+from kullback.evaluate.statistics import BlockSums, TokenStatistics, bits_per_nat
+from kullback.models.base import Predictions
+
+__all__ = ["DivergenceStatistics", "divergence_statistics"]
+
+# The logits that two threads hold, each of two models, leave room below 256 MB.  At V = 49,152 it
+# is 244 rows, at which the head's matmul is within 4 % of its best.
+SCRATCH_BYTES = 96 << 20
+TOP_K = 5
+# Up to here the series of f and g are exact to float32; beyond, so are their formulas.
+SERIES_LIMIT = 0.5
+# Where the normalisers differ by more, float32 rounds the difference of two logits too much.
+OFFSET_LIMIT = 0.25
+
+
+@dataclass(frozen=True, eq=False)
+class DivergenceStatistics:
+    """How two predictions differ at each of M positions; logarithms are natural."""
+
+    reference: TokenStatistics
+    candidate: TokenStatistics
+    kl: Float[np.ndarray, "M"]
+    """KL(reference‖candidate); inf where the candidate excludes what the reference does not."""
+    reverse_kl: Float[np.ndarray, "M"]
+    """KL(candidate‖reference)."""
+    jensen_shannon: Float[np.ndarray, "M"]
+    """At most log 2."""
+    top5_overlap: Int[np.ndarray, "M"]
+    """How many of the reference's five most probable words are among the candidate's."""
+    candidate_at_reference_top1: Float[np.ndarray, "M"]
+    """The candidate's probability of the reference's most probable word."""
+    reference_padding: Float[np.ndarray, "M"]
+    """The probability that the reference gives to words that are not compared."""
+    candidate_padding: Float[np.ndarray, "M"]
+
+    def __len__(self) -> int:
+        return len(self.kl)
+
+    @property
+    def top1_agreement(self) -> Bool[np.ndarray, "M"]:
+        """Whether both have the same most probable word."""
+        agreement: Bool[np.ndarray, "M"] = self.reference.top1 == self.candidate.top1
+        return agreement
+
+    @property
+    def target_probability_change(self) -> Float[np.ndarray, "M"]:
+        """Δp of the target: the candidate's probability minus the reference's."""
+        change: Float[np.ndarray, "M"] = np.exp(-self.candidate.nll) - np.exp(-self.reference.nll)
+        return change
+
+
+@torch.inference_mode()
+def divergence_statistics(
+    reference: Predictions,
+    candidate: Predictions,
+    targets_M: Int[Tensor, "M"],
+    vocabulary_size: int | None = None,
+    scratch_bytes: int = SCRATCH_BYTES,
+) -> DivergenceStatistics:
+    """Compare two models' predictions of the same M positions, in nats.
+
+    The first `vocabulary_size` words are compared: by default as many as both models have, since
+    models often pad their vocabulary to a round number.  The distributions are those over the words
+    compared, which sum to 1; what a model gives to the others is reported as its padding.
+
+    The cost above the two heads' matmuls is that of about 30 passes over the logits, and
+    `scratch_bytes` of memory.  Safe to call from several threads, on different rows.
+
+    Raises `InvalidValueError` where the rows, targets or vocabularies do not fit, and naming the
+    row where logits hold NaN or +inf, or only -inf.
+
+    >>> from kullback.models.base import DensePredictions
+    >>> p, q = torch.tensor([[0.5, 0.5]]).log(), torch.tensor([[0.9, 0.1]]).log()
+    >>> found = divergence_statistics(DensePredictions(p), DensePredictions(q), torch.tensor([0]))
+    >>> [round(float(x[0]), 3) for x in (found.kl, found.reverse_kl, found.jensen_shannon)]
+    [0.511, 0.368, 0.102]
+    """
+    M, V = len(reference), min(reference.vocabulary_size, candidate.vocabulary_size)
+    if len(candidate) != M:
+        raise InvalidValueError(
+            f"the reference has {M} rows, the candidate {len(candidate)}: both must predict the "
+            "same positions"
+        )
+    if vocabulary_size is not None:
+        if not 1 <= vocabulary_size <= V:
+            raise InvalidValueError(
+                f"vocabulary_size is {vocabulary_size}: it must lie in [1, {V}], the words that "
+                "both models have"
+            )
+        V = vocabulary_size
+    check_targets(targets_M, M, V)
+    found = DivergenceStatistics(
+        reference=TokenStatistics.empty(M, TOP_K),
+        candidate=TokenStatistics.empty(M, TOP_K),
+        kl=np.empty(M),
+        reverse_kl=np.empty(M),
+        jensen_shannon=np.empty(M),
+        top5_overlap=np.empty(M, dtype=np.int64),
+        candidate_at_reference_top1=np.empty(M),
+        reference_padding=np.zeros(M),
+        candidate_padding=np.zeros(M),
+    )
+    if M == 0:
+        return found
+    device = device_of(reference)
+    targets_M = targets_M.to(device)
+    most = max(1, scratch_bytes // (8 * V))
+    for rows in row_chunks(reference, device, most):
+        chunks = [Chunk.of(model, rows, targets_M[rows]) for model in (reference, candidate)]
+        dtype = torch.promote_types(*(chunk.target_logits_B.dtype for chunk in chunks))
+        first, second = (_Side(chunk, V, dtype) for chunk in chunks)
+        found.reference_padding[rows] = first.finish(found.reference, rows, "the reference")
+        found.candidate_padding[rows] = second.finish(found.candidate, rows, "the candidate")
+        _compare(first, second, found, rows)
+    return found
+
+
+class _Side:
+    """One model's logits of a chunk of rows, and their sums."""
+
+    def __init__(self, chunk: Chunk, vocabulary_size: int, dtype: torch.dtype) -> None:
+        """Make the logits, and sum over them while they are in the cache."""
+        self.sums = BlockSums(chunk.target_logits_B, TOP_K)
+        self.padding = BlockSums(chunk.target_logits_B)
+        shape = (len(chunk.targets_B), vocabulary_size)
+        self.logits_BV = chunk.target_logits_B.new_empty(shape, dtype=dtype)
+        self.largest_B = self.log_z_B = torch.empty(0)
+        for words, block_BW in chunk.blocks(0, vocabulary_size):
+            self.logits_BV[:, words] = block_BW
+            self.sums.add(words.start, block_BW)
+        for words, block_BW in chunk.blocks(vocabulary_size, chunk.predictions.vocabulary_size):
+            self.padding.add(words.start, block_BW)
+
+    def finish(self, found: TokenStatistics, rows: slice, name: str) -> Float[np.ndarray, "B"]:
+        """Write the model's own statistics; return the mass of the words that are left out."""
+        self.largest_B, self.log_z_B = self.sums.finish(found, rows, name)
+        outside_B = self.padding.log_sum()
+        if outside_B is None:
+            return np.zeros(len(self.largest_B))
+        return torch.sigmoid(outside_B - self.largest_B - self.log_z_B).cpu().numpy()
+
+    def narrow(self, values_B: Tensor) -> Float[Tensor, "B 1"]:
+        """A column in the logits' own type and place."""
+        return values_B.to(self.logits_BV)[:, None]
+
+
+def _compare(first: _Side, second: _Side, found: DivergenceStatistics, rows: slice) -> None:
+    """Write what is said of both models."""
+    overlap_B = first.sums.top.words_BK[:, :, None] == second.sums.top.words_BK[:, None, :]
+    overlap_B &= first.sums.top.words_BK[:, :, None] >= 0
+    found.top5_overlap[rows] = overlap_B.any(dim=2).sum(dim=1).cpu().numpy()
+    at_top1_B = second.logits_BV.gather(1, first.sums.top1.words_BK)[:, 0]
+    at_top1_B = wide(at_top1_B) - second.largest_B - second.log_z_B
+    found.candidate_at_reference_top1[rows] = at_top1_B.exp().cpu().numpy()
+    terms = _Terms(first, second)
+    width = CPU_WORDS if first.logits_BV.device.type == "cpu" else DEVICE_WORDS
+    for start in range(0, first.logits_BV.shape[1], width):
+        terms.add(slice(start, start + width))
+    found.kl[rows] = (terms.kl_B + terms.kl_rest_B).cpu().numpy()
+    found.reverse_kl[rows] = (terms.reverse_B + terms.reverse_rest_B).cpu().numpy()
+    found.jensen_shannon[rows] = (terms.js_B + terms.js_rest_B).cpu().numpy()
+
+
+class _Terms:
+    """The sums over blocks of words, in float64."""
+
+    def __init__(self, first: _Side, second: _Side) -> None:
+        self.first, self.second = first, second
+        self.per_bit = bits_per_nat(first.logits_BV.dtype)
+        offset_B = first.largest_B - second.largest_B + first.log_z_B - second.log_z_B
+        self.offset_B1 = first.narrow(offset_B)
+        self.is_offset = bool((offset_B.abs() > OFFSET_LIMIT).any())
+        zeros_B = torch.zeros_like(first.log_z_B)
+        self.kl_B, self.reverse_B, self.js_B = zeros_B, zeros_B.clone(), zeros_B.clone()
+        # What words that one of the models excludes add to each.
+        self.kl_rest_B, self.reverse_rest_B = zeros_B.clone(), zeros_B.clone()
+        self.js_rest_B = zeros_B.clone()
+
+    def add(self, words: slice) -> None:
+        """Add a block of words."""
+        p_BW = self._probabilities(self.first, words)
+        q_BW = self._probabilities(self.second, words)
+        l_BW = self._log_ratios(words)
+        smallest, largest = (extreme.item() for extreme in l_BW.aminmax())
+        if not (math.isfinite(smallest) and math.isfinite(largest)):
+            self._set_aside_excluded(p_BW, q_BW, l_BW)
+        if smallest >= -SERIES_LIMIT and largest <= SERIES_LIMIT:
+            kl_BW, reverse_BW, js_BW = _series(p_BW, q_BW, l_BW)
+        else:
+            narrow_BW = l_BW.clamp(-SERIES_LIMIT, SERIES_LIMIT)
+            kl_BW, reverse_BW, js_BW = _series(p_BW, q_BW, narrow_BW)
+            is_far_BW = torch.ne(narrow_BW, l_BW, out=narrow_BW)
+            difference_BW = q_BW - p_BW
+            kl_BW.lerp_(torch.addcmul(difference_BW, p_BW, l_BW), is_far_BW)
+            reverse_BW.lerp_(torch.addcmul(difference_BW, q_BW, l_BW).neg_(), is_far_BW)
+            distance_BW = l_BW.abs_()
+            t_BW = torch.mul(distance_BW, -self.per_bit, out=difference_BW).exp2_().log1p_()
+            far_BW = t_BW.neg_().add_(math.log(2)).mul_(p_BW + q_BW)
+            far_BW.addcmul_(torch.minimum(p_BW, q_BW), distance_BW, value=-1).mul_(0.5)
+            js_BW.lerp_(far_BW, is_far_BW)
+        self.kl_B += wide(kl_BW.sum(dim=1))
+        self.reverse_B += wide(reverse_BW.sum(dim=1))
+        self.js_B += wide(js_BW.sum(dim=1))
+
+    def _probabilities(self, side: _Side, words: slice) -> Float[Tensor, "B W"]:
+        below_BW = side.logits_BV[:, words] - side.narrow(side.largest_B)
+        bits_B1 = side.narrow(side.log_z_B / -math.log(2))
+        return torch.add(bits_B1, below_BW, alpha=self.per_bit, out=below_BW).exp2_()
+
+    def _log_ratios(self, words: slice) -> Float[Tensor, "B W"]:
+        """l = log p - log q: the difference of close logits is exact."""
+        x_BW, y_BW = self.first.logits_BV[:, words], self.second.logits_BV[:, words]
+        if not self.is_offset:
+            return (x_BW - y_BW).sub_(self.offset_B1)
+        # In float64, each below its largest: exact, however large the logits are.
+        x_BW = wide(x_BW).sub_(self.first.largest_B[:, None])
+        y_BW = wide(y_BW).sub_(self.second.largest_B[:, None])
+        log_z_B = self.first.log_z_B - self.second.log_z_B
+        return x_BW.sub_(y_BW).sub_(log_z_B[:, None]).to(self.first.logits_BV)
+
+    def _set_aside_excluded(self, p_BW: Tensor, q_BW: Tensor, l_BW: Tensor) -> None:
+        """Account for words that a model excludes, and take them out of the block."""
+        no_q_BW, no_p_BW = l_BW == torch.inf, l_BW == -torch.inf
+        # By the limits of p f(l) and q f(-l) for q -> 0, and for p -> 0.
+        only_p_B = wide((p_BW * no_q_BW).sum(dim=1))
+        only_q_B = wide((q_BW * no_p_BW).sum(dim=1))
+        infinite = torch.tensor(torch.inf, dtype=torch.float64, device=only_p_B.device)
+        self.kl_rest_B += torch.where(no_q_BW.any(dim=1).to(only_p_B.device), infinite, only_q_B)
+        self.reverse_rest_B += torch.where(
+            no_p_BW.any(dim=1).to(only_p_B.device), infinite, only_p_B
+        )
+        self.js_rest_B += (only_p_B + only_q_B) * (math.log(2) / 2)
+        excluded_BW = ~torch.isfinite(l_BW)
+        for values_BW in (p_BW, q_BW, l_BW):
+            values_BW.masked_fill_(excluded_BW, 0)
+
+
+def _series(
+    p_BW: Float[Tensor, "B W"], q_BW: Float[Tensor, "B W"], l_BW: Float[Tensor, "B W"]
+) -> tuple[Float[Tensor, "B W"], Float[Tensor, "B W"], Float[Tensor, "B W"]]:
+    """The terms of both KLs and of JS, for small l: f(±l) = l² (even ∓ odd)."""
+    square_BW = l_BW * l_BW
+    # cosh l - 1 and sinh l - l, by Taylor; Horner's scheme in l².
+    even_BW = (square_BW * (1 / 720)).add_(1 / 24).mul_(square_BW).add_(1 / 2)
+    odd_BW = (square_BW * (1 / 5040)).add_(1 / 120).mul_(square_BW).add_(1 / 6).mul_(l_BW)
+    kl_BW = (even_BW - odd_BW).mul_(square_BW).mul_(p_BW)
+    reverse_BW = even_BW.add_(odd_BW).mul_(square_BW).mul_(q_BW)
+    # g(l) = l²/8 - l⁴/192 + l⁶/2880 - ...
+    g_BW = torch.mul(square_BW, 1 / 2880, out=odd_BW).sub_(1 / 192).mul_(square_BW).add_(1 / 8)
+    js_BW = g_BW.mul_(square_BW).mul_(torch.add(p_BW, q_BW, out=square_BW)).mul_(-0.5)
+    js_BW.add_(kl_BW, alpha=0.25).add_(reverse_BW, alpha=0.25)
+    return kl_BW, reverse_BW, js_BW

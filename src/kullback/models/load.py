@@ -1,0 +1,254 @@
+"""From a name to a model that reads text.
+
+========================  =====================================================================
+name                      what is loaded
+========================  =====================================================================
+a folder, training.json   one of our runs (`kullback.models.checkpoint`)
+any other folder          a Hugging Face folder: config.json, weights, tokenizer
+a file ending in .gguf    a llama.cpp model, its weights dequantised by transformers
+anything else             a name on the Hugging Face hub, or in its cache on this machine
+========================  =====================================================================
+
+Everything that is wrong with a model is said here in one sentence, before anything is measured.
+Code that comes with a model runs only on request.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from kullback.errors import InvalidValueError, KullbackError, MissingExtraError
+from kullback.models.base import TextModel
+from kullback.models.checkpoint import GPTTextModel
+from kullback.text import TextTokenizer
+
+if TYPE_CHECKING:
+    from kullback.models.huggingface import HuggingFaceModel
+
+__all__ = ["load_text_model"]
+
+WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+# Libraries that talk while they load; what they have to say of importance we find out ourselves.
+TALKATIVE = ("torchao", "torch.utils._pytree", "huggingface_hub")
+
+
+def load_text_model(
+    name: str,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str = "cpu",
+    trust_remote_code: bool = False,
+) -> TextModel:
+    """The model called `name`, with its tokenizer.
+
+    `dtype` is the type of weights and body; None is float32 on a CPU and the type of the stored
+    weights elsewhere.  The head is always computed in float32 (float64 where the body is).
+
+    Raises `InvalidValueError` (or `RunError` for a run folder) saying in one sentence what is
+    missing, damaged, unknown, out of reach, or does not fit; `MissingExtraError` without
+    transformers.
+    """
+    path = Path(name).expanduser()
+    # The mini-GPT rotates by complex numbers, of which there are none of 16 bits; a run folder is a
+    # Hugging Face folder too.
+    if (path / "training.json").is_file() and dtype in (None, torch.float32, torch.float64):
+        return GPTTextModel.load(path, dtype, device)
+    if path.is_file():
+        if path.suffix != ".gguf":
+            raise InvalidValueError(
+                f"the model {name} is a file: give a folder, a .gguf file or a name on the hub"
+            )
+        source, gguf = path.absolute().parent, path.name
+    else:
+        source, gguf = path, None
+        if path.is_dir():
+            _check_folder(path, trust_remote_code)
+        elif path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
+            raise InvalidValueError(f"there is no model at {name}: no such file or folder")
+    on_hub = gguf is None and not path.is_dir()
+    with _quiet(), _quiet_transformers():
+        return _load(name, name if on_hub else str(source), gguf, dtype, device, trust_remote_code)
+
+
+def _load(
+    name: str,
+    source: str,
+    gguf: str | None,
+    dtype: torch.dtype | None,
+    device: torch.device | str,
+    trust_remote_code: bool,
+) -> HuggingFaceModel:
+    try:
+        if gguf:
+            import gguf as _  # noqa: F401 - transformers asks for it late and in many words
+        from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+        from kullback.models.huggingface import HuggingFaceModel
+    except ImportError as error:
+        raise MissingExtraError(
+            f"the model {name} needs {error.name}: pip install 'kullback[hf]'"
+        ) from error
+    where = {"gguf_file": gguf} if gguf else {}
+    if dtype is None:
+        dtype = torch.float32 if torch.device(device).type == "cpu" else None
+    with _explained(name, "configuration"):
+        AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code, **where)
+    # The tokenizer first: it is small, and fails in a moment where the weights take minutes.
+    with _explained(name, "tokenizer"):
+        tokenizer = TextTokenizer.from_transformers(
+            AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code, **where)
+        )
+    with _explained(name, "weights"):
+        # transformers declares the answer without the second half that we ask for.
+        answer: Any = AutoModelForCausalLM.from_pretrained(
+            source,
+            dtype=dtype or "auto",
+            trust_remote_code=trust_remote_code,
+            output_loading_info=True,
+            **where,
+        )
+        model, found = answer
+    _check_complete(name, found)
+    return HuggingFaceModel.wrap(model.to(device), tokenizer, Path(name).name if gguf else name)
+
+
+def _check_folder(folder: Path, trust_remote_code: bool) -> None:
+    """Raise `InvalidValueError` for what can be seen to be wrong without loading anything."""
+    config = _read(folder / "config.json")
+    own_code = config.get("auto_map") and not _known(config.get("model_type"))
+    if own_code and not trust_remote_code:
+        raise InvalidValueError(
+            f"the model {folder} comes with code of its own, which is not run unless asked: "
+            "read its .py files, then add --trust-remote-code"
+        )
+    if not any(any(folder.glob(pattern)) for pattern in WEIGHTS):
+        raise InvalidValueError(f"the model {folder} has no weights: no model.safetensors in it")
+    for index in folder.glob("*.index.json"):
+        shards = _read(index).get("weight_map")
+        if isinstance(shards, dict):
+            missing = sorted({str(s) for s in shards.values() if not (folder / str(s)).is_file()})
+            if missing:
+                raise InvalidValueError(
+                    f"the model {folder} is incomplete: {len(missing)} of "
+                    f"{len(set(shards.values()))} shards are missing, the first is {missing[0]}; "
+                    "download it again"
+                )
+    kinds = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
+    if not any((folder / kind).is_file() for kind in kinds) and not any(folder.glob("*.tiktoken")):
+        raise InvalidValueError(
+            f"the model {folder} has no tokenizer: no tokenizer.json in it; copy it from the model "
+            "that this one was made of"
+        )
+
+
+def _known(model_type: object) -> bool:
+    if not find_spec("transformers"):
+        return True
+    from transformers.models.auto import configuration_auto
+
+    return model_type in configuration_auto.CONFIG_MAPPING
+
+
+def _read(path: Path) -> dict[str, object]:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InvalidValueError(
+            f"{path.parent} is not a model: it has no {path.name}; give a folder of Hugging Face's "
+            "form, a run of `kullback train`, a .gguf file or a name on the hub"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise InvalidValueError(f"{path} is damaged: {error}; download it again") from None
+    if not isinstance(data, dict):
+        raise InvalidValueError(f"{path} is damaged: it must hold a JSON object")
+    return data
+
+
+def _check_complete(name: str, found: dict[str, object]) -> None:
+    """Raise where weights are missing: transformers makes them up at random and goes on."""
+    for kind, what in (("missing_keys", "lacks"), ("mismatched_keys", "has the wrong shape for")):
+        keys = found.get(kind)
+        if isinstance(keys, set | list | tuple) and keys:
+            first = min(key if isinstance(key, str) else str(key[0]) for key in keys)
+            raise InvalidValueError(
+                f"the model {name} {what} {len(keys)} of its weights, the first is {first}: it is "
+                "damaged, or its config.json belongs to another model"
+            )
+
+
+@contextmanager
+def _explained(name: str, part: str) -> Iterator[None]:
+    """Turn what transformers raises, in many words, into one sentence."""
+    try:
+        yield
+    except KullbackError:
+        raise
+    # Of whatever kind: safetensors, huggingface_hub, gguf and json each raise their own.
+    except Exception as error:
+        text = str(error)
+        if "trust_remote_code" in text or "custom code" in text:
+            why = (
+                "comes with code of its own, which is not run unless asked: read it, then add "
+                "--trust-remote-code"
+            )
+        elif "connect" in text or "offline mode" in text or "resolve" in text:
+            why = (
+                "is neither a folder nor in the cache of the Hugging Face hub, and the hub is out "
+                "of reach: check the name and the connection, or download the model first"
+            )
+        elif "not a valid model identifier" in text or "Repo id" in text or "404" in text:
+            why = "is neither a folder nor a name that the Hugging Face hub knows: check it"
+        elif "Unrecognized configuration class" in text:
+            why = "is not a causal language model: transformers cannot predict text with it"
+        elif "does not recognize this architecture" in text:
+            why = "is of a kind that this version of transformers does not know: update it"
+        elif part == "tokenizer":
+            why = f"has no tokenizer that can be read ({_first_sentence(error)})"
+        else:
+            why = f"cannot be loaded, its {part} seem damaged ({_first_sentence(error)})"
+        raise InvalidValueError(f"the model {name} {why}") from error
+
+
+def _first_sentence(error: Exception) -> str:
+    line = next((line for line in str(error).splitlines() if line.strip()), "")
+    return line.split(". ")[0].strip().rstrip(".:") or type(error).__name__
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence the libraries' remarks, not their errors."""
+    loggers = [logging.getLogger(name) for name in TALKATIVE]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """No progress bars and no warnings from transformers, where it is installed."""
+    if not find_spec("transformers"):
+        yield
+        return
+    from transformers.utils import logging as chatter
+
+    level, bars = chatter.get_verbosity(), chatter.is_progress_bar_enabled()
+    chatter.set_verbosity(logging.ERROR)
+    chatter.disable_progress_bar()  # type: ignore[no-untyped-call] # theirs
+    try:
+        yield
+    finally:
+        chatter.set_verbosity(level)
+        if bars:
+            chatter.enable_progress_bar()  # type: ignore[no-untyped-call] # theirs

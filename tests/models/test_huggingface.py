@@ -1,0 +1,255 @@
+"""Any causal language model of transformers as hidden states and a head."""
+
+from __future__ import annotations
+
+import copy
+from types import SimpleNamespace
+
+import pytest
+import torch
+import transformers
+from torch import nn
+from transformers import BertConfig, BertLMHeadModel, LlamaConfig, LlamaForCausalLM
+
+from kullback.errors import InvalidValueError
+from kullback.models.base import DensePredictions, FactoredPredictions
+from kullback.models.fast_linear import linear
+from kullback.models.huggingface import HuggingFaceModel
+
+V = 96
+LLAMA = {
+    "vocab_size": V,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+    "pad_token_id": 0,
+}
+GPT2 = {"vocab_size": V, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}
+NEOX = {name: value for name, value in LLAMA.items() if name != "num_key_value_heads"}
+ARCHITECTURES = {
+    "Llama": LLAMA,
+    "Llama tied": LLAMA | {"tie_word_embeddings": True},
+    "Mistral": LLAMA | {"sliding_window": 6},
+    "Qwen2": LLAMA,
+    "Qwen3": LLAMA | {"head_dim": 16},
+    "GPT2": GPT2,
+    "GPTNeoX": NEOX,
+    "GPTJ": GPT2 | {"rotary_dim": 4},
+    "Phi": LLAMA,
+    "Gemma2": LLAMA | {"head_dim": 8, "final_logit_softcapping": 5.0},
+    "Gemma3": LLAMA | {"head_dim": 8, "sliding_window": 6},
+    "Granite": LLAMA | {"logits_scaling": 8.0, "embedding_multiplier": 12.0},
+    "Cohere": LLAMA | {"logit_scale": 0.25},
+    "OPT": {
+        "vocab_size": V,
+        "hidden_size": 32,
+        "ffn_dim": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "word_embed_proj_dim": 16,
+        "max_position_embeddings": 64,
+    },
+    "Bloom": {"vocab_size": V, "hidden_size": 32, "n_layer": 2, "n_head": 4},
+    "Mamba": {"vocab_size": V, "hidden_size": 32, "num_hidden_layers": 2, "state_size": 4},
+    "Olmo2": LLAMA,
+    "StableLm": LLAMA,
+    "Falcon": NEOX,
+    "FalconH1": LLAMA
+    | {"lm_head_multiplier": 0.5, "mamba_d_ssm": 32, "mamba_n_heads": 4, "mamba_d_head": 8},
+}
+
+
+def tokenizer(size: int = V) -> SimpleNamespace:
+    """All that the adapter asks of a tokenizer: how many ids it has."""
+    return SimpleNamespace(vocabulary_size=size)
+
+
+def random_model(name: str, dtype: torch.dtype = torch.float32, **changes: object):
+    """A tiny model of an architecture, with weights large enough that logits are no noise."""
+    class_name = name.split()[0]
+    suffix = "LMHeadModel" if class_name == "GPT2" else "ForCausalLM"
+    model_class = getattr(transformers, class_name + suffix)
+    torch.manual_seed(0)
+    model = model_class(model_class.config_class(**(ARCHITECTURES[name] | changes)))
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(0.3 * torch.randn_like(weight))
+    return model.to(dtype).eval()
+
+
+def own_logits(model, inputs: torch.Tensor) -> torch.Tensor:
+    """What transformers says, from a copy that nobody has touched."""
+    with torch.inference_mode():
+        return model(input_ids=inputs, use_cache=False).logits.flatten(0, 1)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_factored_logits_are_the_models_own(name: str) -> None:
+    """Hidden states and head give the model's logits, whatever it does after its last matrix."""
+    model = random_model(name)
+    inputs = torch.randint(V, (2, 20), generator=torch.Generator().manual_seed(1))
+    expected = own_logits(copy.deepcopy(model), inputs)
+    adapter = HuggingFaceModel.wrap(model, tokenizer(), name)
+    predictions = adapter.predict(inputs)
+    assert isinstance(predictions, FactoredPredictions), adapter.notes
+    assert adapter.factored
+    assert adapter.notes == ()
+    logits = predictions.logits(slice(None))
+    assert logits.shape == expected.shape
+    assert (logits - expected).abs().max() < 2e-5 * expected.abs().max()
+    block = predictions.logits(slice(3, 7), slice(5, 9))
+    assert (block - expected[3:7, 5:9]).abs().max() < 2e-5 * expected.abs().max()
+
+
+def test_heads_are_found_for_16_bit_models() -> None:
+    """In bfloat16 scale and cap are found too, and the logits are float32, not rounded."""
+    adapter = HuggingFaceModel.wrap(random_model("Gemma2", torch.bfloat16), tokenizer(), "Gemma2")
+    assert adapter.head is not None
+    assert adapter.head.softcap == 5.0
+    assert adapter.dtype == torch.bfloat16
+    logits = adapter.predict(torch.arange(9)[None]).logits(slice(None))
+    assert logits.dtype == torch.float32
+    assert not torch.equal(logits, logits.bfloat16().float())
+
+
+def test_a_weak_soft_cap_is_not_missed() -> None:
+    """A cap that bends the probe's own logits by less than float32 rounding is still found."""
+    model = random_model("Gemma2", final_logit_softcapping=4000.0)
+    adapter = HuggingFaceModel.wrap(model, tokenizer(), "Gemma2")
+    assert adapter.head is not None
+    assert adapter.head.softcap == 4000.0
+
+
+class Squared(LlamaForCausalLM):
+    """Adds to each logit its square: no head does that."""
+
+    def forward(self, *args, **kwargs):
+        """Llama's answer, bent."""
+        output = super().forward(*args, **kwargs)
+        output.logits = output.logits + 0.1 * output.logits.square()
+        return output
+
+
+def llama(model_class=LlamaForCausalLM, **changes: object):
+    """A tiny Llama."""
+    torch.manual_seed(0)
+    model = model_class(LlamaConfig(**(LLAMA | changes)))
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(0.3 * torch.randn_like(weight))
+    return model
+
+
+def test_a_model_without_a_head_falls_back_to_its_own_logits() -> None:
+    """Where no head gives the model's logits they are used whole, and a note says so."""
+    model = llama(Squared).eval()
+    inputs = torch.arange(20).view(2, 10)
+    expected = own_logits(copy.deepcopy(model), inputs)
+    adapter = HuggingFaceModel.wrap(model, tokenizer(), "odd")
+    predictions = adapter.predict(inputs)
+    assert isinstance(predictions, DensePredictions)
+    assert not adapter.factored
+    assert len(adapter.notes) == 1
+    assert "odd cannot be split into hidden states and a head" in adapter.notes[0]
+    assert "384 bytes a token" in adapter.notes[0]
+    assert torch.allclose(predictions.logits(slice(None)), expected, rtol=1e-5, atol=1e-5)
+
+
+class Cut(LlamaForCausalLM):
+    """Predicts only the first 90 of 96 rows: the rest pad the vocabulary."""
+
+    def forward(self, *args, **kwargs):
+        """Llama's answer, shorter."""
+        output = super().forward(*args, **kwargs)
+        output.logits = output.logits[..., :90]
+        return output
+
+
+def test_rows_that_pad_the_vocabulary_count_as_the_model_counts_them() -> None:
+    """V is the width of the model's own logits, whether or not these include the padding."""
+    cut = HuggingFaceModel.wrap(llama(Cut), tokenizer(90), "cut")
+    assert cut.vocabulary_size == 90
+    assert len(cut.predict(torch.arange(4)[None])) == 4
+    assert cut.predict(torch.arange(4)[None]).vocabulary_size == 90
+    assert HuggingFaceModel.wrap(llama(), tokenizer(90), "padded").vocabulary_size == V
+
+
+def test_a_tokenizer_with_more_ids_than_the_model_is_refused() -> None:
+    """The message names both sizes."""
+    with pytest.raises(InvalidValueError, match=r"has 97 ids and the model predicts 96"):
+        HuggingFaceModel.wrap(llama(), tokenizer(97), "tiny")
+
+
+def test_a_model_that_sees_the_future_is_refused() -> None:
+    """An encoder loaded as a language model (BERT) would be scored on words that it has read."""
+    config = BertConfig(
+        vocab_size=V,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=48,
+    )
+    torch.manual_seed(0)
+    with pytest.raises(InvalidValueError, match="not a causal language model"):
+        HuggingFaceModel.wrap(BertLMHeadModel(config), tokenizer(), "bert")
+
+
+def test_the_context_is_a_limit_that_is_named() -> None:
+    """Inputs longer than the context are refused; a model without one (Bloom) takes any length."""
+    adapter = HuggingFaceModel.wrap(llama(), tokenizer(), "tiny")
+    assert adapter.context == 64
+    with pytest.raises(InvalidValueError, match=r"65 positions: tiny reads at most 64"):
+        adapter.predict(torch.zeros(1, 65, dtype=torch.int64))
+    assert HuggingFaceModel.wrap(random_model("Bloom"), tokenizer(), "b").context is None
+
+
+def test_padding_on_the_right_changes_nothing() -> None:
+    """Predictions at a position do not depend on what follows."""
+    adapter = HuggingFaceModel.wrap(llama(), tokenizer(), "tiny")
+    inputs = torch.arange(12)[None]
+    padded = torch.cat([inputs, torch.zeros(1, 5, dtype=torch.int64)], dim=1)
+    logits = adapter.predict(inputs).logits(slice(None))
+    assert torch.allclose(adapter.predict(padded).logits(slice(0, 12)), logits, atol=1e-5)
+
+
+def test_the_fingerprint_is_that_of_the_weights() -> None:
+    """Equal weights agree, a changed one differs, and the digest is computed once."""
+    adapter, twin = (HuggingFaceModel.wrap(llama(), tokenizer(), name) for name in "ab")
+    assert adapter.weights_fingerprint() == twin.weights_fingerprint()
+    assert len(adapter.weights_fingerprint()) == 64
+    changed = llama()
+    with torch.no_grad():
+        changed.model.layers[1].mlp.up_proj.weight[3, 4] += 1e-6
+    other = HuggingFaceModel.wrap(changed, tokenizer(), "c")
+    assert other.weights_fingerprint() != adapter.weights_fingerprint()
+
+
+def test_a_copy_of_the_model_computes_with_its_own_weights() -> None:
+    """The faster linear layers of a deep copy belong to the copy."""
+    adapter = HuggingFaceModel.wrap(llama(), tokenizer(), "tiny")
+    inputs = torch.arange(8)[None]
+    before = adapter.predict(inputs).logits(slice(None))
+    copied = copy.deepcopy(adapter.model)
+    with torch.no_grad():
+        for weight in copied.parameters():
+            weight.zero_()
+    assert torch.equal(adapter.predict(inputs).logits(slice(None)), before)
+    assert own_logits(copied, inputs).abs().max() == 0
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shape", [(3, 4), (2, 3, 4), (4,), (0, 4)])
+def test_linear_is_torchs_linear(shape: tuple[int, ...], bias: bool) -> None:
+    """The faster layer gives torch's numbers for any shape, strided weights, bias and gradients."""
+    generator = torch.Generator().manual_seed(0)
+    x, weight = torch.randn(shape, generator=generator), torch.randn(10, 4, generator=generator)
+    b = torch.randn(5, generator=generator) if bias else None
+    expected = nn.functional.linear(x, weight[::2], b)
+    with torch.inference_mode():
+        assert torch.allclose(linear(x, weight[::2], b), expected, atol=1e-6)
+    weight.requires_grad_(True)
+    linear(x, weight[::2], b).sum().backward()
+    assert weight.grad is not None
