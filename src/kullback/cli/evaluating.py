@@ -12,6 +12,8 @@ from kullback.errors import InvalidValueError
 
 if TYPE_CHECKING:
     from kullback.cli.parsing import Commands
+    from kullback.report.results import LanguagePart
+    from kullback.sources.language import Language
 
 
 __all__ = ["add"]
@@ -59,7 +61,11 @@ def _evaluate(options: argparse.Namespace) -> None:
         source = source_from_spec(data["source"])
     progress = progress_console()
     found = []
-    for part, language in (("training", source.training), ("held out", source.held_out)):
+    parts: tuple[tuple[LanguagePart, Language | None], ...] = (
+        ("training", source.training),
+        ("held out", source.held_out),
+    )
+    for part, language in parts:
         if language is None:
             continue
         if options.sentences:

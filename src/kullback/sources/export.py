@@ -43,7 +43,8 @@ def export_source(source: Source, tokens: int, folder: Path, seed: int) -> dict[
     if (folder / "source.json").exists():
         raise InvalidValueError(f"{folder} already holds an export; choose another folder")
     language, rng = source.training, np.random.default_rng(seed)
-    ids, surprisals, lines, done = [], [], [], 0
+    lines: list[str] = []
+    ids, surprisals, done = [], [], 0
     while done < tokens:
         missing = int((tokens - done) / language.tokens_per_sentence) + 1
         sample = language.sample(min(missing, 1 << 16), rng)
