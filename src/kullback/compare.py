@@ -63,8 +63,10 @@ def compare_tokens(found: DivergenceStatistics, places: Places) -> dict[str, Mea
         )
 
     change_M = found.target_probability_change
-    difference_M = np.where(
-        found.candidate.nll == found.reference.nll, 0.0, found.candidate.nll - found.reference.nll
+    before_M, after_M = found.reference.nll, found.candidate.nll
+    # Where both are infinite there is no difference: inf - inf must not be taken.
+    difference_M = np.subtract(
+        after_M, before_M, out=np.zeros(len(found)), where=after_M != before_M
     )
     return {
         "kl": mean(found.kl, "nats/token"),
