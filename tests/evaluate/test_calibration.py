@@ -95,7 +95,7 @@ def test_debiased_error_is_zero_on_average_where_the_plain_one_is_not() -> None:
 
 @pytest.mark.parametrize("bend", [0.0, 0.2])
 def test_calibration_intervals_cover(bend: float) -> None:
-    """Where documents differ, each interval covers the true measure in 93 % of 100 seeds or more."""
+    """Where documents differ, each interval covers the true measure in at least 93 of 100 seeds."""
     forecast = np.random.default_rng(3).beta(2, 1.5, 400_000)
     true = forecast ** (1 + bend)
     bins = reliability(forecast, true, np.ones(len(forecast)), 15, "equal mass")
@@ -147,7 +147,7 @@ def test_brier_score_is_the_square_distance() -> None:
 
 
 def test_temperature_is_the_minimum_of_nll() -> None:
-    """The temperature equals SciPy's minimum of the mean nll, within 1e-4, and undoes a known one."""
+    """The temperature is SciPy's minimum of the mean nll, within 1e-4, and undoes a known one."""
     rng = np.random.default_rng(7)
     honest = rng.standard_normal((4000, 20)) * 2
     target = (honest + rng.gumbel(size=honest.shape)).argmax(axis=1)

@@ -13,6 +13,7 @@ from transformers import BertConfig, BertLMHeadModel, LlamaConfig, LlamaForCausa
 
 from kullback.errors import InvalidValueError
 from kullback.models.base import DensePredictions, FactoredPredictions
+from kullback.models.fast_attention import causal_attention
 from kullback.models.fast_linear import linear
 from kullback.models.huggingface import HuggingFaceModel
 
@@ -253,3 +254,40 @@ def test_linear_is_torchs_linear(shape: tuple[int, ...], bias: bool) -> None:
     weight.requires_grad_(True)
     linear(x, weight[::2], b).sum().backward()
     assert weight.grad is not None
+
+
+@pytest.mark.parametrize(("heads", "key_heads"), [(4, 4), (6, 2), (3, 1)])
+@pytest.mark.parametrize("length", [1, 63, 64, 65, 200])
+def test_causal_attention_is_torchs_attention(length: int, heads: int, key_heads: int) -> None:
+    """Blocks of queries give what the fused kernel gives, for any length and grouping of heads."""
+    generator = torch.Generator().manual_seed(0)
+    q = torch.randn(2, heads, length, 8, generator=generator)
+    k = torch.randn(2, key_heads, length, 8, generator=generator)
+    v = torch.randn(2, key_heads, length, 6, generator=generator)
+    expected = nn.functional.scaled_dot_product_attention(
+        q, k, v, is_causal=True, scale=0.3, enable_gqa=True
+    )
+    ours = causal_attention(q, k, v, 0.3)
+    assert torch.allclose(ours, expected.transpose(1, 2), atol=1e-5)
+
+
+def test_bfloat16_models_attend_faster_with_the_same_noise() -> None:
+    """On a CPU the written-out attention is used, as close to float32 as the fused kernel."""
+    model = random_model("Llama")
+    inputs = torch.randint(V, (2, 60), generator=torch.Generator().manual_seed(1))
+    exact = own_logits(model, inputs)
+    model = model.to(torch.bfloat16)
+    fused = (own_logits(model, inputs) - exact).abs().mean()
+    adapter = HuggingFaceModel.wrap(model, tokenizer(), "tiny")
+    assert model.config._attn_implementation == "kullback_causal"
+    assert (adapter.predict(inputs).logits(slice(None)) - exact).abs().mean() < 1.1 * fused
+
+
+def test_layers_with_a_mask_keep_torchs_attention() -> None:
+    """A sliding window is honoured in bfloat16 too."""
+    model = random_model("Mistral")
+    inputs = torch.randint(V, (1, 40), generator=torch.Generator().manual_seed(1))
+    exact = own_logits(model, inputs)
+    adapter = HuggingFaceModel.wrap(model.to(torch.bfloat16), tokenizer(), "tiny")
+    logits = adapter.predict(inputs).logits(slice(None))
+    assert (logits - exact).abs().max() < 0.05 * exact.abs().max()

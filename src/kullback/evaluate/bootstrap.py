@@ -1,8 +1,8 @@
 """What does resampling say of the error?  Bootstraps over documents and over blocks of one text.
 
-They make no assumption about the form of the distribution, and serve to check the intervals of
-`kullback.evaluate.uncertainty`.  Where pieces are few those cover more often
-(`benchmarks/interval_coverage.py`), which is why they are the ones that are printed.
+They assume no form of the distribution, and serve to check `kullback.evaluate.uncertainty`: over
+documents they cover about as often, with blocks of a text of long memory less often
+(`benchmarks/interval_coverage.py`).
 
 Axes: G documents, M tokens in text order, B resamples.
 """

@@ -21,6 +21,7 @@ Axes: M rows, B rows of a chunk, W words of a block, V vocabulary.
 from __future__ import annotations
 
 import math
+import threading
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,8 +31,6 @@ from torch import Tensor
 
 from kullback.errors import InvalidValueError
 from kullback.evaluate.logit_blocks import (
-    CPU_WORDS,
-    DEVICE_WORDS,
     Chunk,
     check_targets,
     device_of,
@@ -50,7 +49,7 @@ TOP_K = 5
 # Up to here the series of f and g are exact to float32; beyond, so are their formulas.
 SERIES_LIMIT = 0.5
 # Where the normalisers differ by more, float32 rounds the difference of two logits too much.
-OFFSET_LIMIT = 0.25
+OFFSET_LIMIT = 2.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,29 +143,54 @@ def divergence_statistics(
         return found
     device = device_of(reference)
     targets_M = targets_M.to(device)
-    most = max(1, scratch_bytes // (8 * V))
-    for rows in row_chunks(reference, device, most):
+    for rows in row_chunks(reference, device, max(1, scratch_bytes // (8 * V))):
         chunks = [Chunk.of(model, rows, targets_M[rows]) for model in (reference, candidate)]
-        dtype = torch.promote_types(*(chunk.target_logits_B.dtype for chunk in chunks))
-        first, second = (_Side(chunk, V, dtype) for chunk in chunks)
+        first, second = map(_Side, chunks, _room(chunks, V), (V, V))
         found.reference_padding[rows] = first.finish(found.reference, rows, "the reference")
         found.candidate_padding[rows] = second.finish(found.candidate, rows, "the candidate")
         _compare(first, second, found, rows)
     return found
 
 
+# The memory of each thread's last chunk: fresh pages cost as much as ten passes over them.
+_kept = threading.local()
+
+
+def _room(chunks: list[Chunk], vocabulary_size: int) -> Float[Tensor, "2 N B W"]:
+    """Memory for both models' logits, in which each block is contiguous.
+
+    (In rows of V the lines of a block would compete for the same few places of the cache.)
+    """
+    dtype = torch.promote_types(*(chunk.target_logits_B.dtype for chunk in chunks))
+    width, rows = chunks[0].width, len(chunks[0].targets_B)
+    shape = (2, math.ceil(vocabulary_size / width), rows, width)
+    flat: Tensor | None = getattr(_kept, "flat", None)
+    like = chunks[0].target_logits_B
+    if (
+        flat is None
+        or (flat.dtype, flat.device) != (dtype, like.device)
+        or not math.prod(shape) <= len(flat) <= 2 * math.prod(shape)
+    ):
+        _kept.flat = None
+        flat = _kept.flat = like.new_empty(math.prod(shape), dtype=dtype)
+    return flat[: math.prod(shape)].view(shape)
+
+
 class _Side:
     """One model's logits of a chunk of rows, and their sums."""
 
-    def __init__(self, chunk: Chunk, vocabulary_size: int, dtype: torch.dtype) -> None:
+    def __init__(
+        self, chunk: Chunk, room_NBW: Float[Tensor, "N B W"], vocabulary_size: int
+    ) -> None:
         """Make the logits, and sum over them while they are in the cache."""
         self.sums = BlockSums(chunk.target_logits_B, TOP_K)
         self.padding = BlockSums(chunk.target_logits_B)
-        shape = (len(chunk.targets_B), vocabulary_size)
-        self.logits_BV = chunk.target_logits_B.new_empty(shape, dtype=dtype)
+        self.room_NBW = room_NBW
+        self.blocks: list[Float[Tensor, "B W"]] = []
         self.largest_B = self.log_z_B = torch.empty(0)
         for words, block_BW in chunk.blocks(0, vocabulary_size):
-            self.logits_BV[:, words] = block_BW
+            kept_BW = self.room_NBW[len(self.blocks), :, : block_BW.shape[1]]
+            self.blocks.append(kept_BW.copy_(block_BW))
             self.sums.add(words.start, block_BW)
         for words, block_BW in chunk.blocks(vocabulary_size, chunk.predictions.vocabulary_size):
             self.padding.add(words.start, block_BW)
@@ -181,7 +205,14 @@ class _Side:
 
     def narrow(self, values_B: Tensor) -> Float[Tensor, "B 1"]:
         """A column in the logits' own type and place."""
-        return values_B.to(self.logits_BV)[:, None]
+        return values_B.to(self.room_NBW)[:, None]
+
+    def log_probabilities(self, words_B: Int[Tensor, "B"]) -> Float[Tensor, "B"]:
+        """log q of one word of each row."""
+        width = self.room_NBW.shape[2]
+        rows_B = torch.arange(len(words_B), device=words_B.device)
+        logits_B = self.room_NBW[words_B // width, rows_B, words_B % width]
+        return wide(logits_B) - self.largest_B - self.log_z_B
 
 
 def _compare(first: _Side, second: _Side, found: DivergenceStatistics, rows: slice) -> None:
@@ -189,13 +220,11 @@ def _compare(first: _Side, second: _Side, found: DivergenceStatistics, rows: sli
     overlap_B = first.sums.top.words_BK[:, :, None] == second.sums.top.words_BK[:, None, :]
     overlap_B &= first.sums.top.words_BK[:, :, None] >= 0
     found.top5_overlap[rows] = overlap_B.any(dim=2).sum(dim=1).cpu().numpy()
-    at_top1_B = second.logits_BV.gather(1, first.sums.top1.words_BK)[:, 0]
-    at_top1_B = wide(at_top1_B) - second.largest_B - second.log_z_B
+    at_top1_B = second.log_probabilities(first.sums.top1.words_BK[:, 0])
     found.candidate_at_reference_top1[rows] = at_top1_B.exp().cpu().numpy()
     terms = _Terms(first, second)
-    width = CPU_WORDS if first.logits_BV.device.type == "cpu" else DEVICE_WORDS
-    for start in range(0, first.logits_BV.shape[1], width):
-        terms.add(slice(start, start + width))
+    for x_BW, y_BW in zip(first.blocks, second.blocks, strict=True):
+        terms.add(x_BW, y_BW)
     found.kl[rows] = (terms.kl_B + terms.kl_rest_B).cpu().numpy()
     found.reverse_kl[rows] = (terms.reverse_B + terms.reverse_rest_B).cpu().numpy()
     found.jensen_shannon[rows] = (terms.js_B + terms.js_rest_B).cpu().numpy()
@@ -206,7 +235,7 @@ class _Terms:
 
     def __init__(self, first: _Side, second: _Side) -> None:
         self.first, self.second = first, second
-        self.per_bit = bits_per_nat(first.logits_BV.dtype)
+        self.per_bit = bits_per_nat(first.room_NBW.dtype)
         offset_B = first.largest_B - second.largest_B + first.log_z_B - second.log_z_B
         self.offset_B1 = first.narrow(offset_B)
         self.is_offset = bool((offset_B.abs() > OFFSET_LIMIT).any())
@@ -215,48 +244,56 @@ class _Terms:
         # What words that one of the models excludes add to each.
         self.kl_rest_B, self.reverse_rest_B = zeros_B.clone(), zeros_B.clone()
         self.js_rest_B = zeros_B.clone()
+        self.scratch: list[Float[Tensor, "B W"]] = []
 
-    def add(self, words: slice) -> None:
-        """Add a block of words."""
-        p_BW = self._probabilities(self.first, words)
-        q_BW = self._probabilities(self.second, words)
-        l_BW = self._log_ratios(words)
+    def add(self, x_BW: Float[Tensor, "B W"], y_BW: Float[Tensor, "B W"]) -> None:
+        """Add a block of words, given as both models' logits."""
+        # Memory that was used just before is in the cache; fresh memory doubles the time.
+        if not self.scratch or self.scratch[0].shape != x_BW.shape:
+            self.scratch = [torch.empty_like(x_BW) for _ in range(9)]
+        p_BW, q_BW, l_BW, narrow_BW, *free = self.scratch
+        self._probabilities(self.first, x_BW, out=p_BW)
+        self._probabilities(self.second, y_BW, out=q_BW)
+        self._log_ratios(x_BW, y_BW, out=l_BW)
         smallest, largest = (extreme.item() for extreme in l_BW.aminmax())
         if not (math.isfinite(smallest) and math.isfinite(largest)):
             self._set_aside_excluded(p_BW, q_BW, l_BW)
         if smallest >= -SERIES_LIMIT and largest <= SERIES_LIMIT:
-            kl_BW, reverse_BW, js_BW = _series(p_BW, q_BW, l_BW)
+            kl_BW, reverse_BW, js_BW = _series(p_BW, q_BW, l_BW, free)
         else:
-            narrow_BW = l_BW.clamp(-SERIES_LIMIT, SERIES_LIMIT)
-            kl_BW, reverse_BW, js_BW = _series(p_BW, q_BW, narrow_BW)
+            torch.clamp(l_BW, -SERIES_LIMIT, SERIES_LIMIT, out=narrow_BW)
+            kl_BW, reverse_BW, js_BW = _series(p_BW, q_BW, narrow_BW, free)
             is_far_BW = torch.ne(narrow_BW, l_BW, out=narrow_BW)
-            difference_BW = q_BW - p_BW
-            kl_BW.lerp_(torch.addcmul(difference_BW, p_BW, l_BW), is_far_BW)
-            reverse_BW.lerp_(torch.addcmul(difference_BW, q_BW, l_BW).neg_(), is_far_BW)
+            far_BW, other_BW, *_ = free
+            torch.sub(q_BW, p_BW, out=far_BW).addcmul_(p_BW, l_BW)
+            kl_BW.lerp_(far_BW, is_far_BW)
+            torch.sub(p_BW, q_BW, out=far_BW).addcmul_(q_BW, l_BW, value=-1)
+            reverse_BW.lerp_(far_BW, is_far_BW)
             distance_BW = l_BW.abs_()
-            t_BW = torch.mul(distance_BW, -self.per_bit, out=difference_BW).exp2_().log1p_()
-            far_BW = t_BW.neg_().add_(math.log(2)).mul_(p_BW + q_BW)
-            far_BW.addcmul_(torch.minimum(p_BW, q_BW), distance_BW, value=-1).mul_(0.5)
+            torch.mul(distance_BW, -self.per_bit, out=far_BW).exp2_().log1p_()
+            far_BW.neg_().add_(math.log(2)).mul_(torch.add(p_BW, q_BW, out=other_BW))
+            torch.minimum(p_BW, q_BW, out=other_BW)
+            far_BW.addcmul_(other_BW, distance_BW, value=-1).mul_(0.5)
             js_BW.lerp_(far_BW, is_far_BW)
         self.kl_B += wide(kl_BW.sum(dim=1))
         self.reverse_B += wide(reverse_BW.sum(dim=1))
         self.js_B += wide(js_BW.sum(dim=1))
 
-    def _probabilities(self, side: _Side, words: slice) -> Float[Tensor, "B W"]:
-        below_BW = side.logits_BV[:, words] - side.narrow(side.largest_B)
+    def _probabilities(self, side: _Side, x_BW: Tensor, out: Tensor) -> None:
+        torch.sub(x_BW, side.narrow(side.largest_B), out=out)
         bits_B1 = side.narrow(side.log_z_B / -math.log(2))
-        return torch.add(bits_B1, below_BW, alpha=self.per_bit, out=below_BW).exp2_()
+        torch.add(bits_B1, out, alpha=self.per_bit, out=out).exp2_()
 
-    def _log_ratios(self, words: slice) -> Float[Tensor, "B W"]:
+    def _log_ratios(self, x_BW: Tensor, y_BW: Tensor, out: Tensor) -> None:
         """l = log p - log q: the difference of close logits is exact."""
-        x_BW, y_BW = self.first.logits_BV[:, words], self.second.logits_BV[:, words]
         if not self.is_offset:
-            return (x_BW - y_BW).sub_(self.offset_B1)
+            torch.sub(x_BW, y_BW, out=out).sub_(self.offset_B1)
+            return
         # In float64, each below its largest: exact, however large the logits are.
         x_BW = wide(x_BW).sub_(self.first.largest_B[:, None])
         y_BW = wide(y_BW).sub_(self.second.largest_B[:, None])
         log_z_B = self.first.log_z_B - self.second.log_z_B
-        return x_BW.sub_(y_BW).sub_(log_z_B[:, None]).to(self.first.logits_BV)
+        out.copy_(x_BW.sub_(y_BW).sub_(log_z_B[:, None]))
 
     def _set_aside_excluded(self, p_BW: Tensor, q_BW: Tensor, l_BW: Tensor) -> None:
         """Account for words that a model excludes, and take them out of the block."""
@@ -276,17 +313,25 @@ class _Terms:
 
 
 def _series(
-    p_BW: Float[Tensor, "B W"], q_BW: Float[Tensor, "B W"], l_BW: Float[Tensor, "B W"]
+    p_BW: Float[Tensor, "B W"],
+    q_BW: Float[Tensor, "B W"],
+    l_BW: Float[Tensor, "B W"],
+    scratch: list[Float[Tensor, "B W"]],
 ) -> tuple[Float[Tensor, "B W"], Float[Tensor, "B W"], Float[Tensor, "B W"]]:
-    """The terms of both KLs and of JS, for small l: f(±l) = l² (even ∓ odd)."""
-    square_BW = l_BW * l_BW
+    """The terms of both KLs and of JS, for small l: f(±l) = l² (even ∓ odd).
+
+    They are the last three of the `scratch` of five blocks.
+    """
+    square_BW, g_BW, even_BW, odd_BW, kl_BW = scratch
+    torch.mul(l_BW, l_BW, out=square_BW)
     # cosh l - 1 and sinh l - l, by Taylor; Horner's scheme in l².
-    even_BW = (square_BW * (1 / 720)).add_(1 / 24).mul_(square_BW).add_(1 / 2)
-    odd_BW = (square_BW * (1 / 5040)).add_(1 / 120).mul_(square_BW).add_(1 / 6).mul_(l_BW)
-    kl_BW = (even_BW - odd_BW).mul_(square_BW).mul_(p_BW)
+    torch.mul(square_BW, 1 / 720, out=even_BW).add_(1 / 24).mul_(square_BW).add_(1 / 2)
+    torch.mul(square_BW, 1 / 5040, out=odd_BW).add_(1 / 120).mul_(square_BW).add_(1 / 6)
+    odd_BW.mul_(l_BW)
+    torch.sub(even_BW, odd_BW, out=kl_BW).mul_(square_BW).mul_(p_BW)
     reverse_BW = even_BW.add_(odd_BW).mul_(square_BW).mul_(q_BW)
     # g(l) = l²/8 - l⁴/192 + l⁶/2880 - ...
-    g_BW = torch.mul(square_BW, 1 / 2880, out=odd_BW).sub_(1 / 192).mul_(square_BW).add_(1 / 8)
-    js_BW = g_BW.mul_(square_BW).mul_(torch.add(p_BW, q_BW, out=square_BW)).mul_(-0.5)
+    torch.mul(square_BW, 1 / 2880, out=g_BW).sub_(1 / 192).mul_(square_BW).add_(1 / 8)
+    js_BW = torch.add(p_BW, q_BW, out=odd_BW).mul_(-0.5).mul_(g_BW.mul_(square_BW))
     js_BW.add_(kl_BW, alpha=0.25).add_(reverse_BW, alpha=0.25)
     return kl_BW, reverse_BW, js_BW

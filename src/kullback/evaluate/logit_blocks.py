@@ -120,9 +120,14 @@ class Chunk:
             logits_B = whole_BV.gather(1, targets_B[:, None])[:, 0]
         return cls(predictions, rows, targets_B, _at_least_float32(logits_B), whole_BV)
 
+    @property
+    def width(self) -> int:
+        """W, the words of a block; the last has fewer."""
+        return CPU_WORDS if self.targets_B.device.type == "cpu" else DEVICE_WORDS
+
     def blocks(self, first: int, stop: int) -> Iterator[tuple[slice, Float[Tensor, "B W"]]]:
         """Blocks of the words from `first` to `stop`; the caller may overwrite the logits."""
-        width = CPU_WORDS if self.targets_B.device.type == "cpu" else DEVICE_WORDS
+        width = self.width
         starts = list(range(first, stop, width))
         # The rows in the order of their targets, and where in this order each block begins.
         target_B, row_B = self.targets_B.sort()

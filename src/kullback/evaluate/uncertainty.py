@@ -9,8 +9,9 @@ document belong together, and in one document neighbours do.  So the interval co
 * **both**, where a few long documents hold most of the tokens.
 
 All are Student-t intervals, with degrees of freedom that fall where a few documents or a long
-memory carry the variance.  `benchmarks/interval_coverage.py` shows how often they cover, and that
-the bootstrap (`kullback.evaluate.bootstrap`) covers less often where clusters are few.
+memory carry the variance.  `benchmarks/interval_coverage.py` shows how often they cover, beside the
+bootstrap (`kullback.evaluate.bootstrap`), which covers less often in one text of long memory and
+about as often over documents.
 
 Axes: M tokens in text order, G documents (clusters), C independent contributions, K candidates.
 """

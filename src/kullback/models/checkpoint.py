@@ -8,19 +8,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from kullback.errors import InvalidValueError, RunError
+from kullback.errors import InvalidValueError
 from kullback.gpt import GPT
 from kullback.models.base import FactoredPredictions, Head, weights_fingerprint
 from kullback.run_folder import load_model
-
-if TYPE_CHECKING:
-    from kullback.text import TextTokenizer
+from kullback.text import TextTokenizer
 
 __all__ = ["GPTModel", "GPTTextModel"]
 
@@ -66,17 +63,10 @@ class GPTTextModel(GPTModel):
     ) -> GPTTextModel:
         """The model and the tokenizer of a run folder, in `dtype` (None: float32).
 
-        Raises `RunError` where a file is missing or damaged, `InvalidValueError` where the
-        tokenizer has ids that the model has no row for.
+        Raises `RunError` where the model is missing or damaged, `InvalidValueError` where the
+        tokenizer is, or where it has ids that the model has no row for.
         """
-        from kullback.text import TextTokenizer
-
         gpt = load_model(run).to(device=device, dtype=dtype or torch.float32).eval()
-        if not (run / "tokenizer.json").is_file():
-            raise RunError(
-                f"{run} has no tokenizer.json: a text cannot be read without it; restore it, or "
-                "train the run again"
-            )
         tokenizer = TextTokenizer.load(run)
         if tokenizer.vocabulary_size > gpt.config.vocabulary_size:
             raise InvalidValueError(

@@ -31,6 +31,7 @@ from kullback.models.base import (
     Head,
     weights_fingerprint,
 )
+from kullback.models.fast_attention import undo_fast_attention, use_fast_attention
 from kullback.models.fast_linear import use_fast_linear
 
 if TYPE_CHECKING:
@@ -75,6 +76,12 @@ class HuggingFaceModel:
         probe_1T = _probe(min(config.vocab_size, tokenizer.vocabulary_size), config, model.device)
         with torch.inference_mode():
             logits_TV = _own_logits(model, probe_1T)
+            if use_fast_attention(model):
+                faster_TV = _own_logits(model, probe_1T)
+                if _distance(faster_TV, logits_TV) <= TOLERANCE[model.dtype]:
+                    logits_TV = faster_TV
+                else:
+                    undo_fast_attention(model)
             V = logits_TV.shape[1]
             if tokenizer.vocabulary_size > V:
                 raise InvalidValueError(

@@ -173,14 +173,12 @@ def _read(path: Path) -> dict[str, object]:
 
 def _check_complete(name: str, found: dict[str, object]) -> None:
     """Raise where weights are missing: transformers makes them up at random and goes on."""
-    for kind, what in (("missing_keys", "lacks"), ("mismatched_keys", "has the wrong shape for")):
-        keys = found.get(kind)
-        if isinstance(keys, set | list | tuple) and keys:
-            first = min(key if isinstance(key, str) else str(key[0]) for key in keys)
-            raise InvalidValueError(
-                f"the model {name} {what} {len(keys)} of its weights, the first is {first}: it is "
-                "damaged, or its config.json belongs to another model"
-            )
+    missing = found.get("missing_keys")
+    if isinstance(missing, set | list) and missing:
+        raise InvalidValueError(
+            f"the model {name} lacks {len(missing)} of its weights, the first is "
+            f"{min(missing)}: it is damaged, or its config.json belongs to another model"
+        )
 
 
 @contextmanager
@@ -205,6 +203,11 @@ def _explained(name: str, part: str) -> Iterator[None]:
             )
         elif "not a valid model identifier" in text or "Repo id" in text or "404" in text:
             why = "is neither a folder nor a name that the Hugging Face hub knows: check it"
+        elif "ignore_mismatched_sizes" in text:
+            why = (
+                "has weights of other shapes than its config.json asks for: that belongs to "
+                "another model"
+            )
         elif "Unrecognized configuration class" in text:
             why = "is not a causal language model: transformers cannot predict text with it"
         elif "does not recognize this architecture" in text:
