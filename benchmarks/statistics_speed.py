@@ -3,11 +3,12 @@
 Claims: at SmolLM2-135M's shape (D = 576, V = 49,152) all statistics of a record cost at most a
 quarter of the head's matmul (the body costs at least four times the head, so at most 5 % of the
 forward); at V = 262,144 (D = 640) they take less time than the whole logits with torch's
-`cross_entropy`, and megabytes instead of gigabytes.  A second table does the same for two models.
+`cross_entropy`, and megabytes instead of gigabytes.  A first table does the same for two models,
+whose divergences may cost 5 % of two forwards: half a matmul, by the same count.
 
 Each line: medians of interleaved rounds on one thread, as ratios.
 
-    python benchmarks/statistics_speed.py [--rounds 5] [--rows 512]
+    python benchmarks/statistics_speed.py [--rounds 5] [--rows 512] [--only SmolLM2]
 """
 
 from __future__ import annotations
@@ -97,11 +98,8 @@ def divergence_table(made: FactoredPredictions, targets: torch.Tensor, rounds: i
         extra = peak_mb() - before
         found = medians(
             {
-                "two matmuls": lambda other=other: (
-                    matmul_in_blocks(made),
-                    matmul_in_blocks(other),
-                ),  # type: ignore[misc]
-                "divergences": lambda other=other: divergence_statistics(made, other, targets),  # type: ignore[misc]
+                "two matmuls": functools.partial(matmul_in_blocks, made, other),
+                "divergences": functools.partial(divergence_statistics, made, other, targets),
             },
             rounds,
         )
@@ -126,10 +124,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--rows", type=int, default=512)
+    parser.add_argument("--only", default="", help="part of a shape's name")
     options = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
     for name, (width, vocabulary) in SHAPES.items():
+        if options.only not in name:
+            continue
         made = predictions(options.rows, width, vocabulary)
         targets = torch.randint(vocabulary, (options.rows,))
         print(f"{name}: D = {width}, V = {vocabulary}, {options.rows} rows, one thread")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import subprocess
 import sys
 import time
 from dataclasses import asdict
+from decimal import Decimal
 from io import StringIO
 from itertools import pairwise
 
@@ -205,6 +207,16 @@ def test_the_text_shows_every_step_with_its_numbers(derivation: Derivation) -> N
     assert "← y" in text
     assert "log 600 = 6.3969" in text
     assert max(map(len, lines)) <= 81  # p̂ is two characters in one column
+
+
+def test_printed_identities_add_up() -> None:
+    """The numbers as printed satisfy CE = H + KL: with fewer decimals where six would not."""
+    text = printed(derive([1 / 3] * 3, [0.2, 0.3, 0.5]))
+    identities = re.findall(r"([\d.]+) = ([\d.]+) \+ ([\d.]+)", text)
+    assert identities[0] == ("1.16885", "1.09861", "0.07024")
+    assert len(identities) == 3
+    for ce, h, kl in identities:
+        assert Decimal(ce) == Decimal(h) + Decimal(kl)
 
 
 def test_the_plot_puts_points_where_the_numbers_are() -> None:

@@ -9,9 +9,10 @@ The matrices of the blocks learn by Muon, everything else by AdamW; the learning
 stay, and fall linearly to zero.  A batch is worked on by one thread a shard, each computing its own
 gradient; the gradients are added in a fixed order, so a run is the same to the last bit every time.
 
-A run can stop at any time.  ``checkpoint.safetensors`` holds weights, optimiser state and the step;
-the batches are a function of the step (:mod:`kullback.batches`) and there is no dropout, so that is
-all the state there is (but for the sums since the last line of metrics), and a resumed run ends with the very weights of an uninterrupted one.
+A run can stop at any time.  ``checkpoint.safetensors`` holds the weights, the optimisers' state,
+the step, and the sums since the last line of metrics; the batches are a function of the step
+(:mod:`kullback.batches`) and there is no dropout.  That is all the state there is, and a resumed
+run ends with the very weights, and the very curve, of an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -156,14 +157,14 @@ def train(
     }
     tokenizer = batches.tokenizer.to_str(pretty=True).encode()
     model = GPT(gpt, seed=config.seed)
-    with locked(run):
+    with locked(run), _stop_on_signal() as stopping:
         _check_new(run, tokenizer)
         write_atomically(run / "tokenizer.json", tokenizer)
         # From here on it is a run that can be resumed.
         write_atomically(
             run / "training.json", json.dumps(description, indent=2, ensure_ascii=False).encode()
         )
-        return _loop(run, batches, _State(model, config), report, stop_at)
+        return _loop(run, batches, _State(model, config), report, stopping, stop_at)
 
 
 def _check_new(run: Path, tokenizer: bytes) -> None:
@@ -191,7 +192,7 @@ def resume(run: Path, report: Report = lambda metrics: None, stop_at: int | None
     Raises `RunError` when the folder is no run, is damaged, is in use, or its data has changed.
     """
     read_json(run / "training.json")  # or there is no folder to lock
-    with locked(run):
+    with locked(run), _stop_on_signal() as stopping:
         description = read_json(run / "training.json")
         tokenizer = load_tokenizer(run / "tokenizer.json")
         try:
@@ -205,7 +206,7 @@ def resume(run: Path, report: Report = lambda metrics: None, stop_at: int | None
             ) from None
         if (run / "checkpoint.safetensors").exists():
             state.load(run / "checkpoint.safetensors")
-        return _loop(run, batches, state, report, stop_at)
+        return _loop(run, batches, state, report, stopping, stop_at)
 
 
 @dataclass
@@ -296,12 +297,19 @@ class _State:
             ) from None
 
 
-def _loop(run: Path, batches: Batches, state: _State, report: Report, stop_at: int | None) -> GPT:
+def _loop(
+    run: Path,
+    batches: Batches,
+    state: _State,
+    report: Report,
+    stopping: Callable[[], bool],
+    stop_at: int | None,
+) -> GPT:
     config = state.config
     metrics = MetricsFile(run / "metrics.jsonl", state.step)
     clock = _Clock(state)
     validation = batches.validation()
-    with _stop_on_signal() as stopping, workers(config.shards) as pool:
+    with workers(config.shards) as pool:
         state.muon.pool, state.muon.parts = pool, config.shards
         while state.step < config.steps:
             _step(state, batches.shards(state.step, config.shards), pool)
@@ -395,11 +403,9 @@ def _stop_on_signal() -> Iterator[Callable[[], bool]]:
 
     previous: dict[signal.Signals, Any] = {}
     try:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            previous[number] = signal.signal(number, note)
-    except ValueError:  # not in the main thread: whoever started us handles signals
-        pass
-    try:
+        with suppress(ValueError):  # not in the main thread: whoever started us handles signals
+            for number in (signal.SIGINT, signal.SIGTERM):
+                previous[number] = signal.signal(number, note)
         yield lambda: bool(wishes)
     finally:
         for number, handler in previous.items():

@@ -11,7 +11,7 @@ block, S positions before its end.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
@@ -109,7 +109,7 @@ def _attend(
         return causal_attention(query, key, value, scale), None
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-    mixed: Tensor = sdpa_attention_forward(
-        module, query, key, value, attention_mask, scaling=scaling, **options
-    )[0]
+    # The options are what a layer of theirs passed to a function of theirs.
+    fused: Any = sdpa_attention_forward
+    mixed: Tensor = fused(module, query, key, value, attention_mask, scaling=scaling, **options)[0]
     return mixed, None

@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from kullback.derivation import Derivation, Terms
-from kullback.report.numerals import count, nats, percent
+from kullback.report.numerals import balanced_identity, count, nats, percent
 
 __all__ = ["derivation_text", "log_log_plot"]
 
@@ -107,19 +107,29 @@ def _definition(terms: Terms) -> list[RenderableType]:
 
 
 def _decomposition(terms: Terms) -> list[RenderableType]:
+    ce, h, kl = _identity(terms.cross_entropy, terms.entropy, terms.kl)
     return [
         Text.assemble(
-            (nats(terms.cross_entropy, 6), "bold"),
+            (ce, "bold"),
             " = ",
-            (nats(terms.entropy, 6), "bold"),
+            (h, "bold"),
             " + ",
-            (nats(terms.kl, 6), "bold green"),
+            (kl, "bold green"),
             f"   each by itself; left minus right: {_exponent(terms.residual)}",
         ),
         _line("KL(p‖q)", nats(terms.kl, 6)),
         _line("KL(q‖p)", nats(terms.reverse_kl, 6), "not the same: KL is no distance"),
         _line("JS(p, q)", nats(terms.jensen_shannon, 6), "symmetric, at most log 2"),
     ]
+
+
+def _identity(ce: float, h: float, kl: float) -> tuple[str, str, str]:
+    """The terms with six decimals or, where rounded so they do not add up, with fewer that do."""
+    terms = (ce, h, kl)
+    if math.isfinite(ce) and round(ce * 1e6) != round(h * 1e6) + round(kl * 1e6):
+        return balanced_identity(*terms)
+    first, second, third = (nats(term, 6) for term in terms)
+    return first, second, third
 
 
 def _exponent(value: float) -> str:
@@ -284,6 +294,9 @@ def _sequence(derivation: Derivation) -> list[RenderableType]:
     ):
         cells = (nats(numbers[model]) for model in ("truth", "bigram", "uniform"))
         table.add_row(name, *cells, style="bold")
+    ce, h, kl = _identity(
+        step.cross_entropy_per_sentence, step.entropy_per_sentence, step.kl_per_sentence
+    )
     sentence = " ".join(row.token for row in step.tokens)
     open_prefix = max(
         (prefix for prefix in step.entropy_after if len(prefix.split()) == 2),
@@ -294,9 +307,8 @@ def _sequence(derivation: Derivation) -> list[RenderableType]:
         table,
         _line("-log p(sentence), whole", nats(-step.sentence_log_prob, 6), "the truth's sum"),
         Text(
-            f"per sentence: {nats(step.cross_entropy_per_sentence, 6)} = "
-            f"{nats(step.entropy_per_sentence, 6)} + {nats(step.kl_per_sentence, 6)} for the "
-            f"bigram\nmodel, whose KL summed over prefixes is {nats(step.kl_over_prefixes, 6)}"
+            f"per sentence: {ce} = {h} + {kl} for the bigram\n"
+            f"model, whose KL summed over prefixes is {nats(step.kl_over_prefixes, 6)}"
         ),
         Text(
             f"the floor: after “yesterday she” H = {nats(step.entropy_after['yesterday she'])}, "

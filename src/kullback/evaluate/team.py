@@ -1,0 +1,74 @@
+"""Who shares the work of a pass over windows: the threads of this process, and other processes.
+
+Under ``torchrun --nproc-per-node N -m kullback ...`` the N processes split the windows; the first
+one collects what the others found, in text order, and does everything else.  A window is worked on
+by one thread with the same arithmetic wherever that is, so the numbers do not depend on N.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch.distributed as dist
+
+from kullback.threads import cores, workers
+
+__all__ = ["Team", "form_team"]
+
+# Windows that each thread of each process does between two collections.
+WINDOWS_A_THREAD = 8
+
+Window = TypeVar("Window")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Team:
+    """The processes that work together; `rank` 0 leads."""
+
+    rank: int = 0
+    size: int = 1
+    on_this_machine: int = 1
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process collects, writes and prints."""
+        return self.rank == 0
+
+    def map(
+        self, measure: Callable[[Window], Result], windows: Sequence[Window]
+    ) -> Iterator[Result]:
+        """`measure` of each window, in order, for the leader; for the others nothing, but work."""
+        threads = max(1, cores() // self.on_this_machine)
+        with workers(threads) as pool:
+            if self.size == 1:
+                yield from pool.map(measure, windows)
+                return
+            together = WINDOWS_A_THREAD * threads * self.size
+            for start in range(0, len(windows), together):
+                part = windows[start : start + together]
+                own = list(pool.map(measure, part[self.rank :: self.size]))
+                gathered: list[list[Result]] | None = [[] for _ in range(self.size)]
+                dist.gather_object(own, gathered if self.leads else None, dst=0)
+                if self.leads and gathered is not None:
+                    for i in range(len(part)):
+                        yield gathered[i % self.size][i // self.size]
+
+
+@contextmanager
+def form_team() -> Iterator[Team]:
+    """The team that torchrun's environment describes; a team of one without it."""
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1:
+        yield Team()
+        return
+    dist.init_process_group("gloo")
+    try:
+        here = int(os.environ.get("LOCAL_WORLD_SIZE", str(size)))
+        yield Team(dist.get_rank(), size, here)
+    finally:
+        dist.destroy_process_group()

@@ -1,0 +1,242 @@
+"""The records of an evaluation on disk."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import resource
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pandas
+import polars
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from kullback.documents import Document
+from kullback.errors import InvalidValueError, RunError
+from kullback.evaluate.fingerprint import Fingerprint
+from kullback.evaluate.records import Records, RecordsMetadata, RecordsWriter, read_records
+
+METADATA = RecordsMetadata.of(
+    "tiny", Fingerprint({"text": "t", "dtype": "float32"}), [Document("a.txt", "one two")]
+)
+WINDOW = 37
+
+# A run of 40 windows that stops dead after `windows` of them where that is given.
+RUN = f"""
+import os, signal, sys
+from pathlib import Path
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from test_records import METADATA, WINDOW, rows
+from kullback.evaluate.records import RecordsWriter
+path, windows = Path(sys.argv[1]), int(sys.argv[2])
+with RecordsWriter(path, METADATA, rows_per_group=100) as writer:
+    print(writer.done, flush=True)
+    for i in range(40):
+        if i == windows:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if (i + 1) * WINDOW > writer.done:
+            writer.append(i * WINDOW, rows(i * WINDOW, (i + 1) * WINDOW))
+"""
+
+
+def rows(first: int, last: int) -> Records:
+    """Rows whose values depend on nothing but their number."""
+    n = np.arange(first, last)
+    return Records(
+        document=n // 500,
+        byte_start=4 * n,
+        byte_length=np.full(len(n), 4),
+        token_id=n % 97,
+        position=n % WINDOW,
+        weight=np.ones(len(n)),
+        nll=np.abs(np.sin(n)) * 7,
+        entropy=np.abs(np.cos(n)) * 7,
+        rank=1 + n % 13,
+        top1=n % 89,
+        top1_probability=np.abs(np.sin(2 * n)),
+        sum_of_squares=np.sin(2 * n) ** 2,
+    )
+
+
+def write(path: Path, n: int = 1000, rows_per_group: int = 100) -> None:
+    """Records of n rows."""
+    with RecordsWriter(path, METADATA, rows_per_group) as writer:
+        writer.append(0, rows(0, n))
+
+
+def interrupt(path: Path) -> None:
+    """Records of 250 rows, 200 of them in whole groups, that are left before the end."""
+    writer = RecordsWriter(path, METADATA, 100)
+    with contextlib.suppress(KeyboardInterrupt), writer:
+        writer.append(0, rows(0, 250))
+        raise KeyboardInterrupt
+    assert not path.exists()
+
+
+def run(path: Path, windows: int = -1) -> subprocess.CompletedProcess[str]:
+    """The run above, in a process of its own."""
+    command = [sys.executable, "-c", RUN, str(path), str(windows)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_what_was_written_is_read_back(tmp_path: Path) -> None:
+    """Rows and metadata come back as they were, to the precision of their columns."""
+    write(tmp_path / "r.parquet")
+    metadata, found = read_records(tmp_path / "r.parquet")
+    assert metadata == METADATA
+    assert metadata.documents[0].n_bytes == 7
+    for name, values in rows(0, 1000).columns().items():
+        np.testing.assert_allclose(found.columns()[name], values, rtol=1e-7)
+    np.testing.assert_array_equal(found.nll, rows(0, 1000).nll)
+
+
+def test_a_killed_run_goes_on_and_ends_byte_identical(tmp_path: Path) -> None:
+    """A run killed twice, at different windows, leaves the file of an uninterrupted one."""
+    whole, broken = tmp_path / "whole" / "r.parquet", tmp_path / "broken" / "r.parquet"
+    assert run(whole).returncode == 0
+    for windows, done in ((9, "0"), (23, "300")):
+        killed = run(broken, windows)
+        assert killed.returncode == -signal.SIGKILL
+        assert killed.stdout.strip() == done
+        assert not broken.exists()
+    last = run(broken)
+    assert last.returncode == 0, last.stderr
+    assert last.stdout.strip() == "800"
+    assert broken.read_bytes() == whole.read_bytes()
+    assert [file.name for file in broken.parent.iterdir()] == ["r.parquet"]
+
+
+def test_how_rows_come_in_does_not_show(tmp_path: Path) -> None:
+    """Rows appended one window at a time or all at once make the same bytes."""
+    write(tmp_path / "at-once.parquet", 370)
+    with RecordsWriter(tmp_path / "windows.parquet", METADATA, 100) as writer:
+        for i in range(10):
+            writer.append(i * WINDOW, rows(i * WINDOW, (i + 1) * WINDOW))
+    once, windows = (tmp_path / f"{name}.parquet" for name in ("at-once", "windows"))
+    assert once.read_bytes() == windows.read_bytes()
+
+
+def test_the_earlier_rows_are_at_hand(tmp_path: Path) -> None:
+    """A run that goes on can read the rows that the interrupted one left."""
+    path = tmp_path / "r.parquet"
+    interrupt(path)
+    with RecordsWriter(path, METADATA, 100) as writer:
+        assert writer.done == 200
+        np.testing.assert_array_equal(writer.earlier().nll, rows(0, 200).nll)
+        writer.append(185, rows(185, 400))
+    np.testing.assert_array_equal(read_records(path)[1].byte_start, rows(0, 400).byte_start)
+
+
+def test_another_fingerprint_is_refused_by_name(tmp_path: Path) -> None:
+    """An interrupted run's rows are not mixed with another's, and the message says what differs."""
+    path = tmp_path / "r.parquet"
+    interrupt(path)
+    other = dataclasses.replace(
+        METADATA, fingerprint=Fingerprint({"text": "t", "dtype": "bfloat16"})
+    )
+    with pytest.raises(RunError, match=r"interrupted run with fingerprint \w{16}.*differs: dtype"):
+        RecordsWriter(path, other, 100).__enter__()
+    with pytest.raises(RunError, match="groups of 100 rows, not 50"):
+        RecordsWriter(path, METADATA, 50).__enter__()
+
+
+def test_two_writers_do_not_meet(tmp_path: Path) -> None:
+    """A file that is being written cannot be written by a second process at the same time."""
+    path = tmp_path / "r.parquet"
+    with RecordsWriter(path, METADATA) as writer:
+        with pytest.raises(RunError, match=r"being written by process \d+"):
+            RecordsWriter(path, METADATA).__enter__()
+        writer.append(0, rows(0, 10))
+    assert len(read_records(path)[1]) == 10
+
+
+def test_a_gap_in_the_rows_is_an_error(tmp_path: Path) -> None:
+    """Rows that do not follow those before are refused, naming the ones that are missing."""
+    with RecordsWriter(tmp_path / "r.parquet", METADATA) as writer:
+        writer.append(0, rows(0, 10))
+        with pytest.raises(InvalidValueError, match="rows 10 to 19 are not written"):
+            writer.append(20, rows(20, 30))
+
+
+def test_a_number_too_large_for_its_column_is_an_error(tmp_path: Path) -> None:
+    """A token id of 2^31 is refused and does not wrap around."""
+    bad = dataclasses.replace(rows(0, 3), token_id=np.array([0, 1, 2**31]))
+    with (
+        pytest.raises(InvalidValueError, match="token_id holds 2147483648"),
+        RecordsWriter(tmp_path / "r.parquet", METADATA) as writer,
+    ):
+        writer.append(0, bad)
+
+
+def test_a_full_disk_leaves_the_earlier_file(tmp_path: Path) -> None:
+    """When the file does not fit any more, the one before stays whole and the message says so."""
+    path = tmp_path / "r.parquet"
+    write(path, 50)
+    before = path.read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+        with pytest.raises(RunError, match="unharmed"):
+            write(path, 3000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, handler)
+    assert path.read_bytes() == before
+    write(path, 3000)
+    assert len(read_records(path)[1]) == 3000
+
+
+def test_a_token_takes_at_most_64_bytes(tmp_path: Path) -> None:
+    """The columns are 60 bytes wide, and the file of 100,000 tokens holds less than 64 a token."""
+    path = tmp_path / "r.parquet"
+    write(path, 100_000, rows_per_group=65_536)
+    _, found = read_records(path)
+    assert sum(column.itemsize for column in found.columns().values()) == 60
+    assert path.stat().st_size / 100_000 <= 64
+
+
+def test_other_tools_read_it(tmp_path: Path) -> None:
+    """pyarrow, pandas, polars and DuckDB all find the same rows and the same mean nll."""
+    path = tmp_path / "r.parquet"
+    write(path)
+    mean = rows(0, 1000).nll.mean()
+    answer = duckdb.sql(f"select count(*), avg(nll) from '{path}'").fetchall()[0]
+    assert answer[0] == 1000
+    assert answer[1] == pytest.approx(mean, abs=1e-14)
+    assert pandas.read_parquet(path)["nll"].mean() == pytest.approx(mean, abs=1e-14)
+    assert polars.read_parquet(path)["nll"].mean() == pytest.approx(mean, abs=1e-14)
+    table = pq.read_table(path)
+    assert table.schema.field("nll").metadata == {b"unit": b"nats"}
+    assert table.num_rows == 1000
+
+
+def test_damaged_and_foreign_files_are_named(tmp_path: Path) -> None:
+    """Missing, cut short, not Parquet, somebody else's Parquet: each says what is wrong."""
+    path = tmp_path / "r.parquet"
+    with pytest.raises(InvalidValueError, match="No such file"):
+        read_records(path)
+    write(path)
+    whole = path.read_bytes()
+    for damaged in (whole[:-7], whole[: len(whole) // 2], b"", b"PAR1 but no more PAR1"):
+        path.write_bytes(damaged)
+        with pytest.raises(InvalidValueError, match=r"r\.parquet (are damaged|cannot be read)"):
+            read_records(path)
+    pq.write_table(pa.table({"nll": [1.0]}), path)
+    with pytest.raises(InvalidValueError, match="no records of ours"):
+        read_records(path)
+
+
+def test_an_evaluation_without_rows_makes_an_empty_file(tmp_path: Path) -> None:
+    """A file of no rows has all columns and the metadata."""
+    with RecordsWriter(tmp_path / "r.parquet", METADATA):
+        pass
+    metadata, found = read_records(tmp_path / "r.parquet")
+    assert (len(found), metadata) == (0, METADATA)
