@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny_runs import text, weather
 
 from kullback.batches import Batches, SentenceBatches, Shard, TextBatches, batches_from_spec
 from kullback.errors import InvalidValueError, RunError
 from kullback.sources.catalogue import open_source
+from tiny_runs import text, weather
 
 Make = Callable[..., Batches]
 BOTH = pytest.mark.parametrize("make", [weather, text])
@@ -54,7 +54,7 @@ def test_a_batch_is_a_function_of_seed_and_step(make: Make, tmp_path: Path):
 def test_the_global_generators_are_not_touched(make: Make, tmp_path: Path):
     """Making a batch reads and moves no global random state."""
     batches = make(tmp_path)
-    np.random.seed(0)  # noqa: NPY002 - the global state is what is watched
+    np.random.seed(0)
     before = np.random.get_state()[1].copy(), torch.get_rng_state()
     batches.shards(0, 2)
     batches.validation()

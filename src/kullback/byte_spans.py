@@ -135,4 +135,5 @@ def _byte_offsets(text: str) -> Int[np.ndarray, "characters"]:
 
 
 def _spans(ends: Int[np.ndarray, "n"]) -> Int[np.ndarray, "n 2"]:
-    return np.stack([np.concatenate([np.zeros(1, dtype=np.int64), ends[:-1]]), ends], axis=1)
+    starts = np.concatenate([np.zeros(1, dtype=np.int64), ends])[:-1]
+    return np.stack([starts, ends], axis=1)

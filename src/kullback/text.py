@@ -186,6 +186,12 @@ class TextTokenizer:
             ids, spans = self._by_offsets(text, ids)
         return Encoding(np.array(ids, dtype=np.int64), spans)
 
+    def token_text(self, token: int) -> str:
+        """What people read for a token; "▒" for bytes that are only part of a character."""
+        if not 0 <= token < len(self._pieces):
+            return ""  # a word that only pads the vocabulary
+        return self._pieces[token].decode(errors="replace").replace("\ufffd", "▒")
+
     def special_strings_in(self, text: str) -> dict[str, int]:
         """How often each special token is written out in the text, where it is."""
         counts = {string: text.count(string) for string in self.special_strings if string}

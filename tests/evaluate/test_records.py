@@ -12,7 +12,7 @@ from pathlib import Path
 
 import duckdb
 import numpy as np
-import pandas
+import pandas  # type: ignore[import-untyped] # it comes without types
 import polars
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -208,7 +208,7 @@ def test_other_tools_read_it(tmp_path: Path) -> None:
     path = tmp_path / "r.parquet"
     write(path)
     mean = rows(0, 1000).nll.mean()
-    answer = duckdb.sql(f"select count(*), avg(nll) from '{path}'").fetchall()[0]
+    answer = duckdb.connect().execute(f"select count(*), avg(nll) from '{path}'").fetchall()[0]
     assert answer[0] == 1000
     assert answer[1] == pytest.approx(mean, abs=1e-14)
     assert pandas.read_parquet(path)["nll"].mean() == pytest.approx(mean, abs=1e-14)

@@ -1,4 +1,4 @@
-"""`kullback evaluate`."""
+"""`kullback evaluate`: on a source whose entropy is known, or on text."""
 
 from __future__ import annotations
 
@@ -11,36 +11,142 @@ from kullback.cli.parsing import add_command
 from kullback.errors import InvalidValueError
 
 if TYPE_CHECKING:
+    import torch
+
     from kullback.cli.parsing import Commands
+    from kullback.documents import Document
+    from kullback.evaluate.protocol import Protocol
+    from kullback.models.base import TextModel
     from kullback.report.results import LanguagePart
     from kullback.sources.language import Language
 
+__all__ = ["add", "add_text_options", "load", "protocol_of", "read_text"]
 
-__all__ = ["add"]
+DTYPES = ("float32", "float64", "bfloat16", "float16")
 
 
 def add(commands: Commands) -> None:
     """Declare the command."""
     evaluate = add_command(
-        commands,
-        "evaluate",
-        _evaluate,
-        "cross-entropy = entropy + KL, by slot",
+        commands, "evaluate", _evaluate, "what a model knows of a text, or of a source",
         "kullback evaluate runs/mine",
         "kullback evaluate runs/mine --source conjugation --json",
-    )
-    evaluate.add_argument("model", type=Path, metavar="RUN")
-    evaluate.add_argument("--source", metavar="NAME", help="default: what the run was trained on")
+        "kullback evaluate HuggingFaceTB/SmolLM2-135M --text book.txt --report book.html",
+        "kullback evaluate model.gguf --text texts/ --records tokens.parquet",
+        "kullback evaluate FOLDER --text wiki.jsonl --field text --protocol lm-eval",
+        "torchrun --nproc-per-node 2 -m kullback evaluate FOLDER --text book.txt",
+        notes=(
+            "\nWith --text every byte is scored once, with as much context as the window holds.\n"
+            "Without it the model, a run folder, is measured on the source that it was trained on.\n"
+        ),
+    )  # fmt: skip
     evaluate.add_argument(
-        "--sentences",
-        type=int,
-        default=0,
-        help="measure on a sample of so many (default: all prefixes if feasible)",
+        "model", metavar="MODEL", help="a run folder, a Hugging Face folder or name, a .gguf file"
     )
-    evaluate.add_argument("--seed", type=int, default=0, help="of the sample (default: 0)")
+    add_text_options(evaluate)
+    evaluate.add_argument(
+        "--records", type=Path, metavar="FILE.parquet", help="one row a token; resumes where it was"
+    )
+    evaluate.add_argument("--report", type=Path, metavar="FILE.html", help="a page to look at")
+    known = evaluate.add_argument_group("on a source")
+    known.add_argument("--source", metavar="NAME", help="default: what the run was trained on")
+    known.add_argument(
+        "--sentences", type=int, default=0,
+        help="measure on a sample of so many (default: all prefixes if feasible)",
+    )  # fmt: skip
+    known.add_argument("--seed", type=int, default=0, help="of the sample (default: 0)")
+
+
+def add_text_options(command: argparse.ArgumentParser) -> None:
+    """How a text is read, and in what arithmetic."""
+    text = command.add_argument_group("on text")
+    text.add_argument(
+        "--text", nargs="+", metavar="FILE",
+        help="files, folders of .txt, .jsonl, .parquet, or - for standard input",
+    )  # fmt: skip
+    text.add_argument("--field", default="text", help="of .jsonl and .parquet (default: text)")
+    text.add_argument(
+        "--protocol", default="sliding", metavar="PRESET",
+        help="sliding (default), hf-stride, lm-eval or llama.cpp",
+    )  # fmt: skip
+    text.add_argument("--window", type=int, help="tokens that the model reads at once")
+    text.add_argument("--stride", type=int, help="tokens by which the window moves")
+    text.add_argument(
+        "--bos", choices=("auto", "always", "never"), default="auto",
+        help="whether BOS stands in front (default: as the tokenizer's configuration says)",
+    )  # fmt: skip
+    text.add_argument(
+        "--dtype", choices=DTYPES, help="of the model's arithmetic (default: float32)"
+    )
+    text.add_argument("--device", default="cpu", help="cpu (default), cuda or mps")
+    text.add_argument(
+        "--trust-remote-code", action="store_true", help="run code that comes with the model"
+    )
+
+
+def protocol_of(options: argparse.Namespace) -> Protocol:
+    """The protocol that the options describe."""
+    from kullback.evaluate.protocol import Protocol
+
+    return Protocol(options.protocol, options.window, options.stride, options.bos)
+
+
+def read_text(options: argparse.Namespace) -> list[Document]:
+    """The documents that the options name."""
+    from kullback.documents import read_documents
+
+    return read_documents(options.text, options.field)
+
+
+def load(name: str, options: argparse.Namespace) -> TextModel:
+    """The model called `name`, in the type and place that the options say."""
+    import torch
+
+    from kullback.models.load import load_text_model
+
+    dtype: torch.dtype | None = None if options.dtype is None else getattr(torch, options.dtype)
+    return load_text_model(name, dtype, options.device, options.trust_remote_code)
 
 
 def _evaluate(options: argparse.Namespace) -> None:
+    if options.text is not None:
+        if options.source is not None:
+            raise InvalidValueError("give --text or --source, not both: they are two measurements")
+        _on_text(options)
+        return
+    if options.records is not None or options.report is not None:
+        raise InvalidValueError("--records and --report need --text: they show a text's tokens")
+    _on_source(options)
+
+
+def _on_text(options: argparse.Namespace) -> None:
+    from kullback.evaluate.team import form_team
+    from kullback.report.text_page import write_text_report
+    from kullback.report.text_terminal import TextProgress, evaluation_summary
+    from kullback.text_evaluation import evaluate_text
+
+    protocol, documents = protocol_of(options), read_text(options)
+    with form_team() as team:
+        model = load(options.model, options)
+        with TextProgress(progress_console() if team.leads else None) as progress:
+            results = evaluate_text(
+                model, documents, protocol, team, options.records, progress.show,
+                options.command_line,
+            )  # fmt: skip
+    if results is None:
+        return
+    if options.report is not None:
+        write_text_report(results, options.report)
+    if options.json:
+        print_json(results)
+        return
+    result_console().print(evaluation_summary(results))
+    for path in (options.records, options.report):
+        if path is not None:
+            print(f"written: {path}")
+
+
+def _on_source(options: argparse.Namespace) -> None:
     from kullback.evaluate.truth import Corpus, evaluate_on_source
     from kullback.lab import plain_evaluation
     from kullback.models.checkpoint import GPTModel
@@ -48,15 +154,15 @@ def _evaluate(options: argparse.Namespace) -> None:
     from kullback.sources.catalogue import open_source, source_from_spec
     from kullback.train import training_description
 
-    model = GPTModel.load(options.model)
+    model = GPTModel.load(Path(options.model))
     if options.source is not None:
         source = open_source(options.source)
     else:
-        data = training_description(options.model)["data"]
+        data = training_description(Path(options.model))["data"]
         if "source" not in data:
             raise InvalidValueError(
                 f"{options.model} was trained on a text, whose entropy nobody knows: "
-                "name a source with --source"
+                "name a source with --source, or a text with --text"
             )
         source = source_from_spec(data["source"])
     progress = progress_console()

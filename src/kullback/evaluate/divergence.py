@@ -102,8 +102,9 @@ def divergence_statistics(
     models often pad their vocabulary to a round number.  The distributions are those over the words
     compared, which sum to 1; what a model gives to the others is reported as its padding.
 
-    On a CPU the cost above the two heads' matmuls is about half of theirs at D = 576 (more where the
-    scratch holds under 200 rows), and `scratch_bytes` of memory, which a thread keeps.  Safe to call from several threads, on different rows.
+    On a CPU the cost above the two heads' matmuls is about half of theirs at D = 576 (more where
+    the scratch holds under 200 rows), and `scratch_bytes` of memory, which the thread keeps for
+    its next call.  Safe to call from several threads, on different rows.
 
     Raises `InvalidValueError` where the rows, targets or vocabularies do not fit, and naming the
     row where logits hold NaN or +inf, or only -inf.

@@ -164,10 +164,12 @@ def token_rows(
     progress: Progress = lambda done, total: None,
     first_window: int = 0,
     top_k: int = 0,
+    top_rows: int = 0,
 ) -> Iterator[TokenStatistics]:
     """The statistics of each window from `first_window` on, in order.
 
-    Raises `InvalidValueError` naming document and token where a model's logits are damaged.
+    Windows that begin before row `top_rows` have the `top_k` most probable words, too.  Raises
+    `InvalidValueError` naming document and token where a model's logits are damaged.
     """
 
     def measure(index: int) -> TokenStatistics:
@@ -175,7 +177,8 @@ def token_rows(
         rows = slice(int(reading.starts[index]), int(reading.starts[index + 1]))
         targets_M = torch.from_numpy(window.targets.astype(np.int64))
         with _placed(reading, index):
-            return token_statistics(predictor.predictions(window, rows), targets_M, top_k)
+            k = top_k if rows.start < top_rows else 0
+            return token_statistics(predictor.predictions(window, rows), targets_M, k)
 
     yield from _each_window(measure, reading, team or Team(), progress, first_window)
 

@@ -21,7 +21,7 @@ from kullback.evaluate.calibration import Calibration, brier_scores, measure_cal
 from kullback.evaluate.statistics import TokenStatistics
 from kullback.evaluate.uncertainty import Measurement, mean_with_interval, perplexity
 
-__all__ = ["Places", "TextMeasures", "concatenate", "measure_text", "means_by"]
+__all__ = ["Places", "TextMeasures", "concatenate", "means_by", "measure_text"]
 
 POSITION_BINS = 24
 NLL_EDGES = np.concatenate([np.arange(0.0, 12.5, 0.25), [math.inf]])
@@ -133,7 +133,7 @@ def means_by(
 
 
 def position_edges(position_M: Int[np.ndarray, "M"]) -> Float[np.ndarray, "edges"]:
-    """Bin edges over positions in the window: even in the logarithm, since early ones differ most."""
+    """Bin edges over positions in the window, even in the logarithm: early ones differ most."""
     last = int(position_M.max()) + 1
     edges = np.unique(np.geomspace(1, last + 1, POSITION_BINS + 1).astype(np.int64))
     return np.concatenate([[0], edges]).astype(np.float64)

@@ -1,0 +1,225 @@
+"""`kullback evaluate MODEL --text`, whole: from a model and documents to plain results.
+
+The pass over the text is that of :mod:`kullback.evaluate.reading`, the measures those of
+:mod:`kullback.evaluate.text`; here they become the document that ``--json`` prints and the report
+shows (:mod:`kullback.report.text_results`).
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import numpy as np
+
+from kullback.documents import Document
+from kullback.evaluate.fingerprint import Fingerprint, fingerprint
+from kullback.evaluate.protocol import Protocol
+from kullback.evaluate.reading import LiveModel, Reading, token_rows
+from kullback.evaluate.statistics import TokenStatistics
+from kullback.evaluate.team import Team
+from kullback.evaluate.text import (
+    NLL_EDGES,
+    MeansBy,
+    concatenate,
+    means_by,
+    measure_text,
+    position_edges,
+)
+from kullback.evaluate.uncertainty import Measurement
+from kullback.models.base import TextModel
+from kullback.report.text_results import (
+    Curve,
+    Histogram,
+    MeasurementData,
+    Passage,
+    TextResults,
+    TextToken,
+)
+from kullback.text import TextTokenizer
+
+__all__ = ["curve", "evaluate_text", "histogram", "model_fingerprint", "plain", "reading_notes"]
+
+# Tokens at the beginning of the text that the report shows, and the alternatives of each.
+SHOWN_TOKENS = 1200
+TOP_K = 5
+
+
+def evaluate_text(
+    model: TextModel,
+    documents: Sequence[Document],
+    protocol: Protocol,
+    team: Team | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    command: str = "",
+) -> TextResults | None:
+    """Everything about `model` on `documents`; None for a process that does not lead its team.
+
+    Raises `InvalidValueError` for a text, protocol or model that cannot be measured.
+    """
+    team = team or Team()
+    reading = Reading.of(documents, protocol, model.tokenizer, model.context)
+    began = time.perf_counter()
+    parts: list[TokenStatistics] = []
+    shown: list[TokenStatistics] = []
+    rows = token_rows(LiveModel(model), reading, team, progress, top_k=TOP_K, top_rows=SHOWN_TOKENS)
+    for found in rows:
+        if found.top_words.shape[1]:
+            shown.append(found)
+        parts.append(without_top(found))
+    seconds = time.perf_counter() - began
+    if not team.leads:
+        return None
+    found, places = concatenate(parts), reading.places
+    measured = measure_text(found, places)
+    identity = model_fingerprint(model, documents, reading)
+    position_M = places.position_M.astype(np.float64)
+    by_position = means_by(
+        found.nll, position_M, position_edges(places.position_M), places.document_M, "nats/token"
+    )
+    return {
+        "title": f"{model.name} on {_names(documents)}",
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": command,
+        "model": model.name,
+        "fingerprint": str(identity),
+        "protocol": dict(identity.parts),
+        "notes": [*model.notes, *reading_notes(reading)],
+        "documents": len(documents),
+        "tokens": reading.coverage.tokens,
+        "scored_tokens": reading.coverage.scored_tokens,
+        "bytes": reading.coverage.bytes,
+        "words": sum(document.n_words for document in documents),
+        "seconds": seconds,
+        "tokens_per_second": len(reading) / seconds,
+        "measures": {name: plain(one) for name, one in measured.measures.items()},
+        "nll_by_position": curve(by_position),
+        "nll_histogram": histogram(found.nll, NLL_EDGES),
+        "reliability": [
+            {
+                "low": one.low,
+                "high": one.high,
+                "confidence": one.confidence,
+                "accuracy": one.accuracy,
+                "weight": one.weight,
+            }
+            for one in measured.calibration.diagram
+        ],
+        "passages": passages(reading, concatenate(shown), model.tokenizer) if shown else [],
+    }
+
+
+def without_top(found: TokenStatistics) -> TokenStatistics:
+    """The statistics without lists of the most probable words."""
+    return replace(
+        found,
+        top_words=found.top_words[:, :0],
+        top_log_probabilities=found.top_log_probabilities[:, :0],
+    )
+
+
+def model_fingerprint(
+    model: TextModel, documents: Sequence[Document], reading: Reading
+) -> Fingerprint:
+    """The fingerprint of what `model` says of `documents` under the reading's protocol."""
+    return fingerprint(
+        documents,
+        model.tokenizer.fingerprint,
+        model.weights_fingerprint(),
+        reading.protocol,
+        str(model.dtype).removeprefix("torch."),
+        model.device.type,
+    )
+
+
+def reading_notes(reading: Reading) -> list[str]:
+    """What the user must know about what was scored."""
+    notes, covered = [], reading.coverage
+    if not covered.complete:
+        notes.append(
+            f"{covered.bytes - covered.scored_bytes:,} of {covered.bytes:,} bytes are not scored "
+            f"under the protocol {reading.protocol.preset}"
+        )
+    if (reading.places.weight_M != 1).any():
+        notes.append(
+            "tokens of overlapping windows count a little less than 1, as in the Transformers guide"
+        )
+    return notes
+
+
+def plain(measured: Measurement) -> MeasurementData:
+    """A measurement as plain data."""
+    low, high = measured.interval
+    known = math.isfinite(low) and math.isfinite(high)
+    return {
+        "value": measured.value,
+        "unit": measured.unit,
+        "interval": (low, high) if known else None,
+        "n": measured.n,
+        "effective_n": _finite(measured.effective_n),
+        "design_effect": _finite(measured.design_effect),
+        "method": measured.method + (f"; {measured.note}" if measured.note else ""),
+    }
+
+
+def curve(found: MeansBy) -> Curve:
+    """Means in bins as plain data."""
+    intervals = [one.interval for one in found.means]
+    return {
+        "x": found.x_B.tolist(),
+        "mean": [_finite(one.value) for one in found.means],
+        "low": [_finite(low) for low, _ in intervals],
+        "high": [_finite(high) for _, high in intervals],
+        "count": [one.n for one in found.means],
+    }
+
+
+def histogram(values_M: np.ndarray, edges: np.ndarray) -> Histogram:
+    """The share of the values between neighbouring edges."""
+    counts, _ = np.histogram(values_M, edges)
+    return {"edges": edges.tolist(), "share": (counts / max(1, len(values_M))).tolist()}
+
+
+def passages(reading: Reading, found: TokenStatistics, tokenizer: TextTokenizer) -> list[Passage]:
+    """The first rows of the reading as they stand in their documents."""
+    shown: list[Passage] = []
+    places, spans_M2 = reading.places, reading.byte_spans
+    for row in range(min(len(found), SHOWN_TOKENS)):
+        document = int(places.document_M[row])
+        follows = row > 0 and places.document_M[row - 1] == document
+        if not follows or spans_M2[row, 0] != spans_M2[row - 1, 1]:
+            name = reading.documents[document].name
+            shown.append({"document": name, "byte_start": int(spans_M2[row, 0]), "tokens": []})
+        token: TextToken = {
+            "text": reading.text_of(row),
+            "nll": float(found.nll[row]),
+            "rank": int(found.rank[row]),
+            "top": top_words(found, row, tokenizer),
+        }
+        shown[-1]["tokens"] = [*shown[-1]["tokens"], token]
+    return shown
+
+
+def top_words(
+    found: TokenStatistics, row: int, tokenizer: TextTokenizer
+) -> list[tuple[str, float]]:
+    """The most probable tokens of a row and their probabilities."""
+    words, log_probabilities = found.top_words[row], found.top_log_probabilities[row]
+    return [
+        (tokenizer.token_text(int(word)), float(np.exp(log_probability)))
+        for word, log_probability in zip(words, log_probabilities, strict=True)
+        if word >= 0
+    ]
+
+
+def _names(documents: Sequence[Document]) -> str:
+    if len(documents) == 1:
+        return documents[0].name
+    return f"{documents[0].name} and {len(documents) - 1} more"
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
