@@ -288,7 +288,7 @@ def test_training_reaches_the_floor(tmp_path: Path):
 
 
 def test_the_live_kl_is_unbiased(tmp_path: Path):
-    """The estimate's mean over 400 batches is the exact KL; its interval covers it 95 % of times."""
+    """The estimate's mean over 400 batches is the exact KL, which 95 % of the intervals cover."""
     batches = weather(tmp_path, sentences=64)
     language = batches.source.training
     gpt = GPT(sizes(batches), seed=1)

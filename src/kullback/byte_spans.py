@@ -9,7 +9,8 @@ a text that they have normalised, and several tokens may share one character.  T
   left.  A blank that the tokenizer puts in front of the text is no byte of it.
 * **offsets**: the tokenizer's own, character by character, for those that change the text (lower
   case, NFC, folded blanks).  Blanks between tokens go to the token that follows, at the end to the
-  last one.  Tokens that share characters are split by their pieces where these agree, and else
+  last one; marks that were composed with the character before (NFC) or stripped go to the token
+  before.  Tokens that share characters are split by their pieces where these agree, and else
   the first takes all the bytes and the others have empty spans.
 
 Either way spans partition the text's UTF-8 bytes, in order, or there is an error that says where
@@ -21,6 +22,7 @@ Axes: n tokens, the last axis of spans is (start, end).
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Sequence
 
 import numpy as np
@@ -28,7 +30,7 @@ from jaxtyping import Int
 
 from kullback.errors import InvalidValueError
 
-__all__ = ["bytes_of_token", "spans_from_offsets", "spans_from_pieces"]
+__all__ = ["ALPHABET", "bytes_of_token", "spans_from_offsets", "spans_from_pieces"]
 
 BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 BLANK = b" "
@@ -93,7 +95,9 @@ def spans_from_offsets(
     covered = 0
     for i, (start, end) in enumerate(offsets):
         if start > covered:
-            _check_blank(text, covered, start, byte_of)
+            marks = _check_gap(text, covered, start, byte_of)
+            if i > 0:
+                ends[i - 1] = byte_of[covered + marks]
         shares = i > 0 and start < covered
         if shares and (i + 1 == len(offsets) or offsets[i + 1][0] >= max(covered, end)):
             first = _first_of_cluster(offsets, i)
@@ -102,7 +106,7 @@ def spans_from_offsets(
             if exact is not None:
                 ends[first : i + 1] = start_byte + exact[:, 1]
         covered = max(covered, end)
-    _check_blank(text, covered, len(text), byte_of)
+    _check_gap(text, covered, len(text), byte_of)
     if len(ends):
         ends[-1] = len(source)
     return _spans(ends)
@@ -116,15 +120,25 @@ def _first_of_cluster(offsets: Sequence[tuple[int, int]], last: int) -> int:
     return first
 
 
-def _check_blank(text: str, start: int, end: int, byte_of: Int[np.ndarray, "characters"]) -> None:
-    lost = text[start:end]
+def _check_gap(text: str, start: int, end: int, byte_of: Int[np.ndarray, "characters"]) -> int:
+    """How many characters of text[start:end] belong to the character before; the rest is blank."""
+    marks = 0
+    before = text[start - 1] if start else ""
+    for character in text[start:end]:
+        joined = unicodedata.normalize("NFKC", before + character)
+        composed = len(joined) <= len(unicodedata.normalize("NFKC", before))
+        if not (composed or unicodedata.category(character).startswith("M")):
+            break
+        before, marks = joined, marks + 1
+    lost = text[start + marks : end]
     if lost.strip():
-        first = start + len(lost) - len(lost.lstrip())
+        first = start + marks + len(lost) - len(lost.lstrip())
         raise InvalidValueError(
             f"the tokenizer drops {lost.strip()[:20]!r} at byte {byte_of[first]} of the text: its "
             "surprisal cannot be measured; remove it from the text, or choose a model whose "
             "tokenizer knows it (byte-level ones know all)"
         )
+    return marks
 
 
 def _byte_offsets(text: str) -> Int[np.ndarray, "characters"]:

@@ -137,7 +137,9 @@ def run_lab(folder: Path, config: LabConfig, progress: Progress, command: str) -
             "number_of_sentences": language.number_of_sentences,
             "number_of_prefixes": language.number_of_prefixes,
             "holdout": [list(cell) for cell in source.spec["holdout"]],
-            "held_out_entropy_per_token": source.held_out and source.held_out.entropy_per_token,
+            "held_out_entropy_per_token": (
+                None if source.held_out is None else source.held_out.entropy_per_token
+            ),
         },
         "model": {
             "parameters": sum(weight.numel() for weight in model.gpt.parameters()),
@@ -278,7 +280,8 @@ def _quantise(
         progress.stage(f"quantising to {name}")
         quantised = quantise(model.gpt, Scheme.parse(name))
         measured = evaluate_on_source(GPTModel(quantised.gpt, name), corpus, reference=model)
-        assert measured.kl_from_reference is not None and measured.top1_agreement is not None
+        assert measured.kl_from_reference is not None
+        assert measured.top1_agreement is not None
         found.append(
             {
                 "scheme": name,

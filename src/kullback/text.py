@@ -25,7 +25,7 @@ import numpy as np
 from jaxtyping import Int
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-from kullback.byte_spans import bytes_of_token, spans_from_offsets, spans_from_pieces
+from kullback.byte_spans import ALPHABET, bytes_of_token, spans_from_offsets, spans_from_pieces
 from kullback.errors import InvalidValueError
 from kullback.sources.automaton import BOS, EOS
 
@@ -99,6 +99,7 @@ class TextTokenizer:
         )
         self._unknown_id = _unknown_id(description["model"], vocabulary)
         self._added = {id_: token.content.encode() for id_, token in added.items()}
+        self._knows_all = _knows_all(description["model"], vocabulary, self._byte_level)
         self._tokenizer: Tokenizer | None = tokenizer
         # Without the offsets in characters, which take as long again as the ids.
         self._ids: Callable[[str], list[int]] = lambda text: (
@@ -116,9 +117,8 @@ class TextTokenizer:
     def load(cls, folder: Path) -> TextTokenizer:
         """The tokenizer of a model folder: tokenizer.json and, where there is one, its config.
 
-        Where ``tokenizer_config.json`` says ``add_bos_token`` it is believed, as by transformers;
-        else what tokenizer.json does counts.  Raises `InvalidValueError` where a file is missing or
-        damaged.
+        Whether BOS is put in front is what tokenizer.json does, as for transformers 5.  Raises
+        `InvalidValueError` where a file is missing or damaged.
         """
         path = folder / "tokenizer.json"
         if not path.is_file():
@@ -134,10 +134,7 @@ class TextTokenizer:
         config = _read_object(folder / "tokenizer_config.json")
         special = _read_object(folder / "special_tokens_map.json") | config
         bos, eos = (_content(special.get(key)) for key in ("bos_token", "eos_token"))
-        loaded = cls(tokenizer, bos, eos)
-        if isinstance(config.get("add_bos_token"), bool):
-            loaded.adds_bos = bool(config["add_bos_token"]) and loaded.bos_id is not None
-        return loaded
+        return cls(tokenizer, bos, eos)
 
     @classmethod
     def from_transformers(cls, tokenizer: PreTrainedTokenizerBase) -> TextTokenizer:
@@ -162,6 +159,7 @@ class TextTokenizer:
         made._byte_level = "Ġ" in vocabulary
         made._unknown_id = tokenizer.unk_token_id
         made._added = {id_: token.content.encode() for id_, token in added.items()}
+        made._knows_all = False
         made._tokenizer = None
         made._ids = lambda text: list(
             tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
@@ -198,15 +196,15 @@ class TextTokenizer:
         return {string: count for string, count in counts.items() if count}
 
     def _by_offsets(self, text: str, ids: list[int]) -> tuple[list[int], Int[np.ndarray, "n 2"]]:
-        if self._tokenizer is None:
+        if self._tokenizer is None or not self._knows_all:
             read = b"".join(self._pieces[i] for i in ids)
             source = text.encode()
             same = zip(read, source, strict=False)
             at = next((i for i, (a, b) in enumerate(same) if a != b), min(len(read), len(source)))
             raise InvalidValueError(
                 f"the tokenizer does not spell the text: at byte {at} it reads "
-                f"{read[at : at + 12]!r} for {source[at : at + 12]!r}, and being written in Python "
-                "it tells no offsets; use the model's fast tokenizer (tokenizer.json)"
+                f"{read[at : at + 12]!r} for {source[at : at + 12]!r}; remove that from the text, "
+                "or use the model's fast tokenizer (tokenizer.json) with a complete vocabulary"
             )
         encoding = self._tokenizer.encode(text, add_special_tokens=False)
         ids, offsets = encoding.ids, encoding.offsets
@@ -259,6 +257,16 @@ def _readable(tokenizer: Tokenizer, words: set[str]) -> str:
         except Exception:
             continue
     return ""
+
+
+def _knows_all(model: dict[str, object], vocabulary: dict[str, int], byte_level: bool) -> bool:
+    """Whether no character is left out without a word, after which offsets are wrong.
+
+    A byte-pair model with neither an unknown-word token nor tokens for all bytes does that.
+    """
+    if model.get("type") != "BPE" or model.get("unk_token") or model.get("byte_fallback"):
+        return True
+    return byte_level and all(character in vocabulary for character in ALPHABET)
 
 
 def _unknown_id(model: dict[str, object], vocabulary: dict[str, int]) -> int | None:

@@ -10,8 +10,11 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from datetime import UTC, datetime
+from itertools import islice
+from pathlib import Path
 
 import numpy as np
 
@@ -19,6 +22,12 @@ from kullback.documents import Document
 from kullback.evaluate.fingerprint import Fingerprint, fingerprint
 from kullback.evaluate.protocol import Protocol
 from kullback.evaluate.reading import LiveModel, Reading, token_rows
+from kullback.evaluate.records import (
+    Records,
+    RecordsMetadata,
+    RecordsWriter,
+    concatenate_records,
+)
 from kullback.evaluate.statistics import TokenStatistics
 from kullback.evaluate.team import Team
 from kullback.evaluate.text import (
@@ -53,29 +62,51 @@ def evaluate_text(
     documents: Sequence[Document],
     protocol: Protocol,
     team: Team | None = None,
+    records: Path | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
     command: str = "",
+    with_passages: bool = False,
 ) -> TextResults | None:
     """Everything about `model` on `documents`; None for a process that does not lead its team.
 
-    Raises `InvalidValueError` for a text, protocol or model that cannot be measured.
+    `records` names a Parquet file for one row a token; a run that was killed goes on after the
+    rows that are on disk.  `with_passages` keeps the beginning of the text, token by token, for a
+    report.
+
+    Raises `InvalidValueError` for a text, protocol or model that cannot be measured, `RunError`
+    where the records cannot be written.
     """
     team = team or Team()
     reading = Reading.of(documents, protocol, model.tokenizer, model.context)
+    identity = model_fingerprint(model, documents, reading)
     began = time.perf_counter()
-    parts: list[TokenStatistics] = []
-    shown: list[TokenStatistics] = []
-    rows = token_rows(LiveModel(model), reading, team, progress, top_k=TOP_K, top_rows=SHOWN_TOKENS)
-    for found in rows:
-        if found.top_words.shape[1]:
-            shown.append(found)
-        parts.append(without_top(found))
+    with ExitStack() as stack:
+        writer = None
+        if records is not None and team.leads:
+            metadata = RecordsMetadata.of(model.name, identity, reading.documents)
+            writer = stack.enter_context(RecordsWriter(records, metadata))
+        # Windows whose rows are all on disk are not read again.
+        done = team.share(0 if writer is None else writer.done)
+        first = int(np.searchsorted(reading.starts, done, side="right")) - 1
+        parts = [writer.earlier().part(slice(0, int(reading.starts[first])))] if writer else []
+        shown: list[TokenStatistics] = []
+        rows = token_rows(
+            LiveModel(model), reading, team, progress, first,
+            top_k=TOP_K, top_rows=SHOWN_TOKENS if with_passages else 0,
+        )  # fmt: skip
+        for index, found in enumerate(rows, start=first):
+            if found.top_words.shape[1]:
+                shown.append(found)
+            parts.append(_records(reading, index, found))
+            if writer is not None:
+                writer.append(int(reading.starts[index]), parts[-1])
     seconds = time.perf_counter() - began
     if not team.leads:
         return None
-    found, places = concatenate(parts), reading.places
+    if with_passages and first > 0:
+        shown = _shown_again(model, reading)
+    found, places = _statistics(concatenate_records(parts)), reading.places
     measured = measure_text(found, places)
-    identity = model_fingerprint(model, documents, reading)
     position_M = places.position_M.astype(np.float64)
     by_position = means_by(
         found.nll, position_M, position_edges(places.position_M), places.document_M, "nats/token"
@@ -94,7 +125,7 @@ def evaluate_text(
         "bytes": reading.coverage.bytes,
         "words": sum(document.n_words for document in documents),
         "seconds": seconds,
-        "tokens_per_second": len(reading) / seconds,
+        "tokens_per_second": (len(reading) - int(reading.starts[first])) / seconds,
         "measures": {name: plain(one) for name, one in measured.measures.items()},
         "nll_by_position": curve(by_position),
         "nll_histogram": histogram(found.nll, NLL_EDGES),
@@ -112,13 +143,44 @@ def evaluate_text(
     }
 
 
-def without_top(found: TokenStatistics) -> TokenStatistics:
-    """The statistics without lists of the most probable words."""
+def _records(reading: Reading, index: int, found: TokenStatistics) -> Records:
+    """The rows of one window, in the types of the records, whether they are written or not."""
+    rows = slice(int(reading.starts[index]), int(reading.starts[index + 1]))
+    places, spans_M2 = reading.places, reading.byte_spans[rows]
+    return Records(
+        document=places.document_M[rows],
+        byte_start=spans_M2[:, 0],
+        byte_length=spans_M2[:, 1] - spans_M2[:, 0],
+        token_id=reading.windows[index].targets,
+        position=places.position_M[rows],
+        weight=places.weight_M[rows],
+        nll=found.nll,
+        entropy=found.entropy,
+        rank=found.rank,
+        top1=found.top1,
+        top1_probability=found.top1_probability,
+        sum_of_squares=found.sum_of_squares,
+    ).typed()
+
+
+def _statistics(records: Records) -> TokenStatistics:
+    """The columns that the measures are computed from."""
     return replace(
-        found,
-        top_words=found.top_words[:, :0],
-        top_log_probabilities=found.top_log_probabilities[:, :0],
+        TokenStatistics.empty(len(records)),
+        nll=records.nll,
+        entropy=records.entropy,
+        rank=records.rank,
+        top1=records.top1,
+        top1_probability=records.top1_probability.astype(np.float64),
+        sum_of_squares=records.sum_of_squares.astype(np.float64),
     )
+
+
+def _shown_again(model: TextModel, reading: Reading) -> list[TokenStatistics]:
+    """The beginning of the text, for a run that went on after it."""
+    count = int(np.searchsorted(reading.starts, SHOWN_TOKENS))
+    rows = token_rows(LiveModel(model), reading, top_k=TOP_K, top_rows=SHOWN_TOKENS)
+    return list(islice(rows, count))
 
 
 def model_fingerprint(

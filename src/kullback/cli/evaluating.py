@@ -37,7 +37,7 @@ def add(commands: Commands) -> None:
         "torchrun --nproc-per-node 2 -m kullback evaluate FOLDER --text book.txt",
         notes=(
             "\nWith --text every byte is scored once, with as much context as the window holds.\n"
-            "Without it the model, a run folder, is measured on the source that it was trained on.\n"
+            "Without it a run folder is measured on the source that it was trained on.\n"
         ),
     )  # fmt: skip
     evaluate.add_argument(
@@ -122,7 +122,8 @@ def _evaluate(options: argparse.Namespace) -> None:
 def _on_text(options: argparse.Namespace) -> None:
     from kullback.evaluate.team import form_team
     from kullback.report.text_page import write_text_report
-    from kullback.report.text_terminal import TextProgress, evaluation_summary
+    from kullback.report.text_progress import TextProgress
+    from kullback.report.text_terminal import evaluation_summary
     from kullback.text_evaluation import evaluate_text
 
     protocol, documents = protocol_of(options), read_text(options)
@@ -131,7 +132,7 @@ def _on_text(options: argparse.Namespace) -> None:
         with TextProgress(progress_console() if team.leads else None) as progress:
             results = evaluate_text(
                 model, documents, protocol, team, options.records, progress.show,
-                options.command_line,
+                options.command_line, with_passages=options.report is not None,
             )  # fmt: skip
     if results is None:
         return

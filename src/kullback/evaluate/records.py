@@ -53,7 +53,14 @@ from kullback.errors import InvalidValueError, RunError
 from kullback.evaluate.fingerprint import Fingerprint, Part
 from kullback.files import write_atomically
 
-__all__ = ["DocumentInfo", "Records", "RecordsMetadata", "RecordsWriter", "read_records"]
+__all__ = [
+    "DocumentInfo",
+    "Records",
+    "RecordsMetadata",
+    "RecordsWriter",
+    "concatenate_records",
+    "read_records",
+]
 
 FORMAT = 1
 KEY = b"kullback"
@@ -138,6 +145,14 @@ class Records:
     def __len__(self) -> int:
         return len(self.document)
 
+    def part(self, rows: slice) -> Records:
+        """Some of the rows."""
+        return Records(**{name: column[rows] for name, column in self.columns().items()})
+
+    def typed(self) -> Records:
+        """The rows in the types of the file, so that what is computed from either is the same."""
+        return Records(**{name: np.asarray(c, TYPES[name]) for name, c in self.columns().items()})
+
     def columns(self) -> dict[str, Shaped[np.ndarray, "M"]]:
         """The arrays by name, in the order of the file."""
         return {each.name: getattr(self, each.name) for each in fields(self)}
@@ -157,6 +172,12 @@ TYPES: dict[str, type[np.generic]] = {
     "top1_probability": np.float32,
     "sum_of_squares": np.float32,
 }
+
+
+def concatenate_records(parts: Sequence[Records]) -> Records:
+    """All rows, one part after the other."""
+    names = [each.name for each in fields(Records)]
+    return Records(**{n: np.concatenate([getattr(part, n) for part in parts]) for n in names})
 
 
 class RecordsWriter:

@@ -24,6 +24,7 @@ WINDOWS_A_THREAD = 8
 
 Window = TypeVar("Window")
 Result = TypeVar("Result")
+Shared = TypeVar("Shared")
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,14 @@ class Team:
     def leads(self) -> bool:
         """Whether this process collects, writes and prints."""
         return self.rank == 0
+
+    def share(self, value: Shared) -> Shared:
+        """The leader's value, for everyone."""
+        if self.size == 1:
+            return value
+        values = [value]
+        dist.broadcast_object_list(values, src=0)
+        return values[0]
 
     def map(
         self, measure: Callable[[Window], Result], windows: Sequence[Window]

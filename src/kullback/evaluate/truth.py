@@ -137,7 +137,9 @@ def evaluate_on_source(
             )
     sums = _Sums(language, len(sentences), reference is not None)
     with workers(cores()) as pool:
-        for batch in pool.map(lambda rows: _measure(model, corpus, reference, rows), _batches(sentences)):
+        for batch in pool.map(
+            lambda rows: _measure(model, corpus, reference, rows), _batches(sentences)
+        ):
             sums.add(batch)
             progress(sums.sentences_done, len(sentences))
     return sums.evaluation(model.name, corpus)

@@ -66,10 +66,14 @@ class TrainingDisplay:
         text.append(f"cross-entropy {metrics.cross_entropy:.4f}", style="bold")
         if self.floor is not None and metrics.kl is not None:
             text.append(f"  floor {self.floor:.4f}  ")
-            text.append(f"KL {metrics.kl:.5f} ± {metrics.kl_standard_error:.5f}", style="bold green")
+            text.append(
+                f"KL {metrics.kl:.5f} ± {metrics.kl_standard_error:.5f}", style="bold green"
+            )
         text.append(" nats/token")
         left = max(0, round(metrics.seconds_left))
-        text.append(f"  {metrics.tokens_per_second:,.0f} tokens/s  {left // 60}:{left % 60:02d} left")
+        text.append(
+            f"  {metrics.tokens_per_second:,.0f} tokens/s  {left // 60}:{left % 60:02d} left"
+        )
         return text
 
 
@@ -163,7 +167,9 @@ def pair_table(results: LabResults) -> Table:
     columns = [(s, h) for h in (False, True) for s in ("english", "spanish")]
     table.add_column("model")
     for side, held_out in columns:
-        table.add_column(f"{side.capitalize()}, {'held out' if held_out else 'seen'}", justify="right")
+        table.add_column(
+            f"{side.capitalize()}, {'held out' if held_out else 'seen'}", justify="right"
+        )
     accuracy: dict[str, dict[tuple[str, bool], float]] = {}
     for found in results["minimal_pairs"]:
         if found["group"] == "all":
