@@ -24,10 +24,10 @@ import time
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from kullback.evaluate.logit_blocks import CPU_ROWS, CPU_WORDS
 from kullback.models.base import Predictions
@@ -35,6 +35,9 @@ from kullback.models.fast_attention import undo_fast_attention
 from kullback.models.huggingface import HuggingFaceModel
 from kullback.models.load import load_text_model
 from kullback.threads import cores, workers
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 GOALS = {"float32": 0.9, "bfloat16": 0.5}
 

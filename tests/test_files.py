@@ -29,7 +29,7 @@ def test_files_are_written_with_their_folders(tmp_path: Path):
 def test_a_full_disk_harms_nothing(
     code: int, call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """When a write fails the earlier file stays, no part remains, and the error gives the reason."""
+    """When a write fails the earlier file stays, no part remains, and the error says why."""
     path = tmp_path / "file"
     write_atomically(path, b"earlier")
 

@@ -133,7 +133,7 @@ def test_we_load_what_transformers_saves(tmp_path: Path):
     ids=str,
 )
 def test_llamas_of_another_kind(changes: dict[str, object], message: str, tmp_path: Path):
-    """A Llama that our model cannot be is refused by what makes it another, not computed wrongly."""
+    """A Llama that ours cannot be is refused with the field that differs, not computed wrongly."""
     their_llama(**changes).save_pretrained(tmp_path)
     with pytest.raises(RunError, match=re.escape(message)):
         load_model(tmp_path)

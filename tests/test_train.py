@@ -225,7 +225,7 @@ def test_ctrl_c_says_how_to_go_on(tmp_path: Path):
     """SIGINT ends `kullback train` with code 130 and the command that ends the run bit for bit."""
     batches = weather(tmp_path, sentences=4)
     run = tmp_path / "my run"  # the blank must be quoted
-    options = "--width 8 --heads 2 --layers 1 --mlp-width 12 --batch 4 --threads 1 --steps 150"
+    options = "--width 8 --heads 2 --layers 1 --mlp-width 16 --batch 4 --threads 1 --steps 150"
     source = ["--source", tmp_path / "weather.toml", *options.split()]
     process = subprocess.Popen(command("train", *source, "-o", run), stderr=subprocess.PIPE)
     while not (run / "training.json").exists():

@@ -58,7 +58,7 @@ def text(folder: Path, words: int = 3000, seed: int = 0) -> TextBatches:
 def sizes(batches: SentenceBatches | TextBatches, width: int = 8) -> GPTConfig:
     """Return the sizes of a model for `batches`."""
     return GPTConfig(
-        batches.vocabulary_size, batches.context, width, layers=1, heads=2, mlp_width=12
+        batches.vocabulary_size, batches.context, width, layers=1, heads=2, mlp_width=16
     )
 
 

@@ -143,8 +143,9 @@ def _parquet(path: Path, field: str) -> Iterator[Document]:
     import pyarrow.parquet as pq
 
     try:
-        names = pq.read_schema(path).names
-        column = pq.read_table(path, columns=[field])[field] if field in names else None
+        with path.open("rb") as content, pq.ParquetFile(content) as file:
+            names = file.schema_arrow.names
+            column = file.read(columns=[field])[field] if field in names else None
     except OSError as error:
         why = error.strerror or str(error).splitlines()[0]
         raise InvalidValueError(f"the text {path} cannot be read: {why}") from None

@@ -99,21 +99,7 @@ class GPTConfig:
         with biases, an untied head, fewer heads for keys than for queries, scaled positions ...
         """
         rope = config.get("rope_parameters") or config  # since and before transformers 5
-        same = {
-            "attention_bias": False,
-            "mlp_bias": False,
-            "hidden_act": "silu",
-            "tie_word_embeddings": True,
-            "num_key_value_heads": config["num_attention_heads"],
-            "head_dim": config["hidden_size"] // config["num_attention_heads"],
-            "rope_scaling": None,
-        }
-        found = {key: (config.get(key, ours), ours) for key, ours in same.items()}
-        found["rope_type"] = (rope.get("rope_type", "default"), "default")
-        for key, (theirs, ours) in found.items():
-            if theirs != ours:
-                raise InvalidValueError(f"{key} is {theirs!r}: a model of ours has {ours!r}")
-        return cls(
+        sizes = cls(
             vocabulary_size=config["vocab_size"],
             context=config["max_position_embeddings"],
             width=config["hidden_size"],
@@ -123,6 +109,21 @@ class GPTConfig:
             rope_theta=rope["rope_theta"],
             norm_eps=config["rms_norm_eps"],
         )
+        fixed = {
+            "attention_bias": False,
+            "mlp_bias": False,
+            "hidden_act": "silu",
+            "tie_word_embeddings": True,
+            "num_key_value_heads": sizes.heads,
+            "head_dim": sizes.width // sizes.heads,
+            "rope_scaling": None,
+        }
+        found = {key: (config.get(key, ours), ours) for key, ours in fixed.items()}
+        found["rope_type"] = (rope.get("rope_type", "default"), "default")
+        for key, (theirs, ours) in found.items():
+            if theirs != ours:
+                raise InvalidValueError(f"{key} is {theirs!r}: a model of ours has {ours!r}")
+        return sizes
 
 
 class RMSNorm(nn.Module):

@@ -5,10 +5,10 @@ Weight-only schemes replace each row of a matrix, or each group of neighbours in
 the model whose weights are those products, and that is what is measured here: the arithmetic stays
 that of the original, and the KL is that of the weights alone.
 
-Of a mini-GPT all matrices are quantised, the embedding, which is the head too, with the rest.  Of a
-`transformers` model the linear layers are, and embedding and head stay, as `transformers` does when
-it quantises with torchao; so ``FOLDER@int8`` is the model that ``kullback quantise FOLDER --scheme
-int8`` saves.  Normalisation weights and biases are never quantised.
+`quantise_layers` quantises the linear layers and leaves embedding and head, as `transformers` does
+when it quantises with torchao; so ``FOLDER@int8`` is the model that ``kullback quantise FOLDER
+--scheme int8`` saves.  `quantise` takes a mini-GPT's embedding, which is its head too, with the
+rest: most of so small a model's weights are there.  Normalisation weights and biases stay.
 """
 
 from __future__ import annotations
@@ -30,7 +30,14 @@ from kullback.gpt import GPT
 if TYPE_CHECKING:
     from torchao.core.config import AOBaseConfig
 
-__all__ = ["QuantisedGPT", "Scheme", "quantise", "quantise_layers", "size_in_bytes"]
+__all__ = [
+    "QuantisedGPT",
+    "Scheme",
+    "linear_weights",
+    "quantise",
+    "quantise_layers",
+    "size_in_bytes",
+]
 
 PATTERN = re.compile(r"int([1-8])(?:-g(\d+))?")
 # One 8-bit float with a scale a row; the 16-bit ones need none.
@@ -85,6 +92,14 @@ class Scheme:
         )
         return -(-rows * columns * self.bits // 8) + 4 * scales
 
+    def check_fits(self, name: str, shape: torch.Size) -> None:
+        """Raise `InvalidValueError` where the columns of layer `name` are no whole groups."""
+        if self.group and shape[1] % self.group:
+            raise InvalidValueError(
+                f"the scheme {self.name} does not fit {name}: its {shape[1]} columns are not a "
+                f"multiple of {self.group}; choose another group size"
+            )
+
     def torchao_config(self) -> AOBaseConfig:
         """The scheme in torchao's words; not for the 16-bit floats, which need none."""
         from torchao.quantization import Float8WeightOnlyConfig, IntxWeightOnlyConfig
@@ -110,8 +125,16 @@ class QuantisedGPT:
 
 
 def size_in_bytes(model: nn.Module) -> int:
-    """The size of a model's parameters as they are, each shared one once."""
-    return sum(weight.element_size() * weight.numel() for weight in model.parameters())
+    """The size of a model's parameters as they are kept, each shared one once."""
+    return sum(_kept_bytes(weight) for weight in model.parameters())
+
+
+def _kept_bytes(weight: Tensor) -> int:
+    """The bytes of a tensor; of one that wraps others (torchao's), theirs."""
+    if hasattr(weight, "__tensor_flatten__"):
+        inner, _ = weight.__tensor_flatten__()
+        return sum(_kept_bytes(getattr(weight, name)) for name in inner)
+    return weight.element_size() * weight.numel()
 
 
 def quantise(gpt: GPT, scheme: Scheme) -> QuantisedGPT:
@@ -177,12 +200,8 @@ def _rounded(matrix: Float[Tensor, "out in"], scheme: Scheme, name: str) -> Floa
         raise MissingExtraError(
             "quantisation needs torchao: pip install 'kullback[quantise]'"
         ) from error
+    scheme.check_fits(name, matrix.shape)
     rows, columns = matrix.shape
-    if scheme.group and columns % scheme.group:
-        raise InvalidValueError(
-            f"the scheme {scheme.name} does not fit {name}: its {columns} columns are not a "
-            f"multiple of {scheme.group}; choose another group size"
-        )
     shell = nn.Linear(columns, rows, bias=False, device="meta", dtype=matrix.dtype)
     shell.weight = nn.Parameter(matrix.clone(memory_format=torch.contiguous_format))
     quantize_(shell, scheme.torchao_config())

@@ -50,7 +50,16 @@ from kullback.report.text_results import (
 )
 from kullback.text import TextTokenizer
 
-__all__ = ["curve", "evaluate_text", "histogram", "model_fingerprint", "plain", "reading_notes"]
+__all__ = [
+    "curve",
+    "evaluate_text",
+    "histogram",
+    "model_fingerprint",
+    "passages",
+    "plain",
+    "reading_notes",
+    "top_words",
+]
 
 # Tokens at the beginning of the text that the report shows, and the alternatives of each.
 SHOWN_TOKENS = 1200
@@ -139,7 +148,7 @@ def evaluate_text(
             }
             for one in measured.calibration.diagram
         ],
-        "passages": passages(reading, concatenate(shown), model.tokenizer) if shown else [],
+        "passages": _passages(reading, shown, model.tokenizer) if shown else [],
     }
 
 
@@ -245,24 +254,20 @@ def histogram(values_M: np.ndarray, edges: np.ndarray) -> Histogram:
     return {"edges": edges.tolist(), "share": (counts / max(1, len(values_M))).tolist()}
 
 
-def passages(reading: Reading, found: TokenStatistics, tokenizer: TextTokenizer) -> list[Passage]:
-    """The first rows of the reading as they stand in their documents."""
-    shown: list[Passage] = []
+def passages(reading: Reading, count: int, token: Callable[[int], TextToken]) -> list[Passage]:
+    """The first `count` rows of the reading as they stand in their documents."""
+    shown: list[tuple[int, int, list[TextToken]]] = []
     places, spans_M2 = reading.places, reading.byte_spans
-    for row in range(min(len(found), SHOWN_TOKENS)):
+    for row in range(count):
         document = int(places.document_M[row])
         follows = row > 0 and places.document_M[row - 1] == document
         if not follows or spans_M2[row, 0] != spans_M2[row - 1, 1]:
-            name = reading.documents[document].name
-            shown.append({"document": name, "byte_start": int(spans_M2[row, 0]), "tokens": []})
-        token: TextToken = {
-            "text": reading.text_of(row),
-            "nll": float(found.nll[row]),
-            "rank": int(found.rank[row]),
-            "top": top_words(found, row, tokenizer),
-        }
-        shown[-1]["tokens"] = [*shown[-1]["tokens"], token]
-    return shown
+            shown.append((document, int(spans_M2[row, 0]), []))
+        shown[-1][2].append(token(row))
+    return [
+        {"document": reading.documents[document].name, "byte_start": start, "tokens": tokens}
+        for document, start, tokens in shown
+    ]
 
 
 def top_words(
@@ -275,6 +280,22 @@ def top_words(
         for word, log_probability in zip(words, log_probabilities, strict=True)
         if word >= 0
     ]
+
+
+def _passages(
+    reading: Reading, shown: Sequence[TokenStatistics], tokenizer: TextTokenizer
+) -> list[Passage]:
+    found = concatenate(shown)
+
+    def token(row: int) -> TextToken:
+        return {
+            "text": reading.text_of(row),
+            "nll": float(found.nll[row]),
+            "rank": int(found.rank[row]),
+            "top": top_words(found, row, tokenizer),
+        }
+
+    return passages(reading, min(len(found), SHOWN_TOKENS), token)
 
 
 def _names(documents: Sequence[Document]) -> str:

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from kullback import __version__
-from kullback.cli import derive, evaluating, lab, sources, training
+from kullback.cli import comparing, derive, evaluating, lab, sources, training
 from kullback.cli.parsing import INTERRUPTED, Parser
 from kullback.errors import KullbackError
 
@@ -46,10 +46,12 @@ def _parser() -> argparse.ArgumentParser:
         epilog="examples:\n  kullback lab -o lab\n  kullback derive\n"
         "  kullback source describe conjugation\n"
         "  kullback train --source conjugation -o runs/mine\n  kullback evaluate runs/mine\n"
-        "  kullback sample runs/mine --prompt 'yesterday she'",
+        "  kullback sample runs/mine --prompt 'yesterday she'\n"
+        "  kullback evaluate FOLDER --text book.txt\n"
+        "  kullback compare FOLDER FOLDER@int8 --text book.txt",
     )
     parser.add_argument("--version", action="version", version=f"kullback {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for room in (lab, derive, sources, training, evaluating):
+    for room in (lab, derive, sources, training, evaluating, comparing):
         room.add(commands)
     return parser

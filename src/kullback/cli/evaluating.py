@@ -16,11 +16,10 @@ if TYPE_CHECKING:
     from kullback.cli.parsing import Commands
     from kullback.documents import Document
     from kullback.evaluate.protocol import Protocol
-    from kullback.models.base import TextModel
     from kullback.report.results import LanguagePart
     from kullback.sources.language import Language
 
-__all__ = ["add", "add_text_options", "load", "protocol_of", "read_text"]
+__all__ = ["add", "add_text_options", "protocol_of", "read_text", "torch_dtype"]
 
 DTYPES = ("float32", "float64", "bfloat16", "float16")
 
@@ -98,14 +97,11 @@ def read_text(options: argparse.Namespace) -> list[Document]:
     return read_documents(options.text, options.field)
 
 
-def load(name: str, options: argparse.Namespace) -> TextModel:
-    """The model called `name`, in the type and place that the options say."""
+def torch_dtype(options: argparse.Namespace) -> torch.dtype | None:
+    """torch's name for the type that the options ask for."""
     import torch
 
-    from kullback.models.load import load_text_model
-
-    dtype: torch.dtype | None = None if options.dtype is None else getattr(torch, options.dtype)
-    return load_text_model(name, dtype, options.device, options.trust_remote_code)
+    return None if options.dtype is None else getattr(torch, options.dtype)
 
 
 def _evaluate(options: argparse.Namespace) -> None:
@@ -121,6 +117,7 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 def _on_text(options: argparse.Namespace) -> None:
     from kullback.evaluate.team import form_team
+    from kullback.models.quantised import load_named
     from kullback.report.text_page import write_text_report
     from kullback.report.text_progress import TextProgress
     from kullback.report.text_terminal import evaluation_summary
@@ -128,7 +125,9 @@ def _on_text(options: argparse.Namespace) -> None:
 
     protocol, documents = protocol_of(options), read_text(options)
     with form_team() as team:
-        model = load(options.model, options)
+        model = load_named(
+            options.model, torch_dtype(options), options.device, options.trust_remote_code
+        ).model
         with TextProgress(progress_console() if team.leads else None) as progress:
             results = evaluate_text(
                 model, documents, protocol, team, options.records, progress.show,

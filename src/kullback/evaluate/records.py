@@ -332,15 +332,15 @@ def read_records(path: Path) -> tuple[RecordsMetadata, Records]:
     Raises `InvalidValueError` where it is missing, cut short, or another Parquet file.
     """
     try:
-        file = pq.ParquetFile(path)
-        content = (file.schema_arrow.metadata or {}).get(KEY)
-        if content is None:
-            raise InvalidValueError(
-                f"{path} is a Parquet file, but no records of ours: write some with kullback "
-                "evaluate --records"
-            )
-        metadata = RecordsMetadata.from_json(content.decode())
-        return metadata, _records(file.read(columns=list(TYPES)))
+        with path.open("rb") as content, pq.ParquetFile(content) as file:
+            about = (file.schema_arrow.metadata or {}).get(KEY)
+            if about is None:
+                raise InvalidValueError(
+                    f"{path} is a Parquet file, but no records of ours: write some with kullback "
+                    "evaluate --records"
+                )
+            metadata = RecordsMetadata.from_json(about.decode())
+            return metadata, _records(file.read(columns=list(TYPES)))
     except OSError as error:
         why = error.strerror or str(error).splitlines()[0]
         raise InvalidValueError(f"the records {path} cannot be read: {why}") from None

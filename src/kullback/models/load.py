@@ -33,7 +33,7 @@ from kullback.text import TextTokenizer
 if TYPE_CHECKING:
     from kullback.models.huggingface import HuggingFaceModel
 
-__all__ = ["load_text_model"]
+__all__ = ["load_text_model", "quiet_loggers", "quiet_transformers"]
 
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 # Libraries that talk while they load; what they have to say of importance we find out ourselves.
@@ -73,7 +73,7 @@ def load_text_model(
         elif path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
             raise InvalidValueError(f"there is no model at {name}: no such file or folder")
     on_hub = gguf is None and not path.is_dir()
-    with _quiet(), _quiet_transformers():
+    with quiet_loggers(), quiet_transformers():
         return _load(name, name if on_hub else str(source), gguf, dtype, device, trust_remote_code)
 
 
@@ -225,7 +225,7 @@ def _first_sentence(error: Exception) -> str:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet_loggers() -> Iterator[None]:
     """Silence the libraries' remarks, not their errors."""
     loggers = [logging.getLogger(name) for name in TALKATIVE]
     levels = [logger.level for logger in loggers]
@@ -239,7 +239,7 @@ def _quiet() -> Iterator[None]:
 
 
 @contextmanager
-def _quiet_transformers() -> Iterator[None]:
+def quiet_transformers() -> Iterator[None]:
     """No progress bars and no warnings from transformers, where it is installed."""
     if not find_spec("transformers"):
         yield

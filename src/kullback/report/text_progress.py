@@ -27,6 +27,7 @@ class TextProgress:
         self._live = Live(console=console, auto_refresh=False, transient=True)
         self._first: tuple[float, int] | None = None
         self._printed_at = time.monotonic()
+        self._what = ""
 
     def __enter__(self) -> Self:
         if self.console is not None and self.console.is_terminal:
@@ -41,6 +42,12 @@ class TextProgress:
     ) -> None:
         if self.console is not None and self.console.is_terminal:
             self._live.stop()
+
+    def show_named(self, what: str, done: int, total: int) -> None:
+        """Show how far one of several passes is; each has a time left of its own."""
+        if what != self._what:
+            self._what, self._first = what, None
+        self.show(done, total)
 
     def show(self, done: int, total: int) -> None:
         """Show that `done` of `total` tokens are done."""
@@ -60,7 +67,8 @@ class TextProgress:
         """The line at time `now`, in seconds."""
         assert self._first is not None
         began, before = self._first
-        text = f"{done:>9,} of {total:,} tokens"
+        text = f"{self._what}  " if self._what else ""
+        text += f"{done:>9,} of {total:,} tokens"
         if done > before and now > began:
             speed = (done - before) / (now - began)
             left = round((total - done) / speed)

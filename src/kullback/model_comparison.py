@@ -1,0 +1,367 @@
+"""`kullback compare`, whole: from models and documents to plain results.
+
+The pass is that of :mod:`kullback.evaluate.reading`, the measures those of :mod:`kullback.compare`;
+here they become the document that ``--json`` prints and the report shows
+(:mod:`kullback.report.text_results`).
+
+Axes: M scored tokens, K candidates.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import partial
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+
+from kullback.compare import (
+    CONFIDENCE_EDGES,
+    compare_tokens,
+    concatenate_divergences,
+    kl_quantiles,
+    pareto_front,
+    worst_tokens,
+)
+from kullback.documents import Document
+from kullback.errors import InvalidValueError
+from kullback.evaluate.divergence import DivergenceStatistics
+from kullback.evaluate.protocol import Protocol
+from kullback.evaluate.reading import LiveModel, Predictor, Reading, divergence_rows
+from kullback.evaluate.text import means_by, position_edges
+from kullback.evaluate.uncertainty import mean_with_interval, simultaneous_means
+from kullback.evaluate.windows import Window
+from kullback.models.base import Predictions, TextModel
+from kullback.models.quantised import SizedModel
+from kullback.report.text_results import (
+    ComparisonResults,
+    Histogram,
+    MeasurementData,
+    Passage,
+    SchemeResult,
+    TextToken,
+    WorstToken,
+)
+from kullback.text import TextTokenizer
+from kullback.text_evaluation import (
+    curve,
+    histogram,
+    model_fingerprint,
+    passages,
+    plain,
+    reading_notes,
+    top_words,
+)
+
+__all__ = ["Candidate", "Job", "compare_models", "noise_floor"]
+
+SHOWN_TOKENS = 1200
+WORST = 20
+CONTEXT_BYTES = 80
+NOISE_WINDOWS = 8
+# log10 of KL in nats; what is nearer than 1e-10 stands in the first bin.
+KL_EDGES = np.arange(-10.0, 2.25, 0.25)
+MOVED_IS_NOT_WORSE = (
+    "KL says how far the candidate moved from the reference, not that it is worse; "
+    "ΔCE says how much worse it predicts this text"
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """A model to compare with the reference; `open` loads it when its turn comes."""
+
+    name: str
+    open: Callable[[], SizedModel]
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """What to do beside the comparison itself, and whom to tell."""
+
+    noise: bool = False
+    noise_dtype: Callable[[], TextModel] | None = None
+    """Loads the reference in another type, for the noise floor."""
+    progress: Callable[[str, int, int], None] = lambda what, done, total: None
+    command: str = ""
+    with_passages: bool = False
+
+
+def compare_models(
+    reference: TextModel,
+    candidates: Sequence[Candidate],
+    documents: Sequence[Document],
+    protocol: Protocol,
+    job: Job | None = None,
+) -> ComparisonResults:
+    """Everything about how far the candidates are from `reference` on `documents`.
+
+    The first candidate is shown in full; where there are several, all are ranked, with intervals
+    that hold for all at once.  Raises `InvalidValueError` where the tokenizers differ.
+    """
+    job = job or Job()
+    reading = Reading.of(documents, protocol, reference.tokenizer, reference.context)
+    began = time.perf_counter()
+    first: DivergenceStatistics | None = None
+    summaries: list[_Summary] = []
+    for candidate in candidates:
+        sized = candidate.open()
+        _check_same_tokens(reference, sized.model, reading)
+        rows = divergence_rows(
+            LiveModel(reference),
+            LiveModel(sized.model),
+            reading,
+            progress=partial(job.progress, candidate.name),
+            vocabulary_size=min(reference.vocabulary_size, sized.model.vocabulary_size),
+        )
+        found = concatenate_divergences(list(rows))
+        summaries.append(_Summary.of(candidate.name, sized, found))
+        first = first or found
+    if first is None:
+        raise InvalidValueError("there is no candidate: name a model, or schemes with --schemes")
+    floor = noise_floor(reference, reading, job) if job.noise else {}
+    measures = compare_tokens(first, reading.places)
+    places, tokenizer = reading.places, reference.tokenizer
+    padding = max(float(first.reference_padding.max()), float(first.candidate_padding.max()))
+    notes = [*reference.notes, *reading_notes(reading), MOVED_IS_NOT_WORSE]
+    if padding > 0:
+        notes.append(
+            f"words that only one of the models has were left out: at most {padding:.2g} of the "
+            "probability at any token"
+        )
+    position_M = places.position_M.astype(np.float64)
+    by_position = means_by(
+        first.kl, position_M, position_edges(places.position_M), places.document_M, "nats/token"
+    )
+    by_confidence = means_by(
+        first.kl, first.reference.top1_probability, CONFIDENCE_EDGES, places.document_M,
+        "nats/token",
+    )  # fmt: skip
+    identity = model_fingerprint(reference, documents, reading)
+    return {
+        "title": f"{candidates[0].name} against {reference.name}",
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": job.command,
+        "reference": reference.name,
+        "candidate": candidates[0].name,
+        "fingerprint": str(identity),
+        "protocol": {**identity.parts, "candidate_weights": summaries[0].fingerprint},
+        "notes": notes,
+        "documents": len(documents),
+        "scored_tokens": reading.coverage.scored_tokens,
+        "bytes": reading.coverage.bytes,
+        "seconds": time.perf_counter() - began,
+        "measures": {name: plain(one) for name, one in measures.items()},
+        "noise_floor": floor,
+        "above_noise": _above_noise(plain(measures["kl"]), floor),
+        "kl_quantiles": kl_quantiles(first.kl),
+        "kl_histogram": _log_histogram(first.kl),
+        "kl_by_position": curve(by_position),
+        "kl_by_confidence": curve(by_confidence),
+        "kl_by_token_class": {
+            name: plain(mean_with_interval(first.kl[here], places.document_M[here], "nats/token"))
+            for name, here in _token_classes(reading.targets, tokenizer)
+        },
+        "worst": _worst(first, reading, tokenizer),
+        "passages": _passages(first, reading, tokenizer) if job.with_passages else [],
+        "schemes": _ranked(summaries, reading) if len(summaries) > 1 else [],
+        "sensitivity": [],
+        "sensitivity_sum": None,
+        "sensitivity_whole": None,
+    }
+
+
+@dataclass(frozen=True, eq=False)
+class _Summary:
+    """What is kept of each candidate, when its model has gone."""
+
+    name: str
+    size_bytes: int
+    fingerprint: str
+    kl_M: Float[np.ndarray, "M"]
+    difference_M: Float[np.ndarray, "M"]
+    agreement_M: Float[np.ndarray, "M"]
+
+    @classmethod
+    def of(cls, name: str, sized: SizedModel, found: DivergenceStatistics) -> _Summary:
+        before_M, after_M = found.reference.nll, found.candidate.nll
+        difference_M = np.subtract(
+            after_M, before_M, out=np.zeros(len(found)), where=after_M != before_M
+        )
+        fingerprint = sized.model.weights_fingerprint()
+        agreement_M = found.top1_agreement.astype(np.float64)
+        return cls(name, sized.size_bytes, fingerprint, found.kl, difference_M, agreement_M)
+
+
+def _ranked(summaries: Sequence[_Summary], reading: Reading) -> list[SchemeResult]:
+    """All candidates, the nearest first, with intervals that hold for all of them at once."""
+    document_M = reading.places.document_M
+
+    def family(rows: list[np.ndarray], unit: str) -> list[MeasurementData]:
+        return [plain(one) for one in simultaneous_means(np.stack(rows), document_M, unit)]
+
+    kls = family([each.kl_M for each in summaries], "nats/token")
+    differences = family([each.difference_M for each in summaries], "nats/token")
+    agreements = family([each.agreement_M for each in summaries], "")
+    front = pareto_front(
+        [each.size_bytes for each in summaries], [float(each.kl_M.mean()) for each in summaries]
+    )
+    found: list[SchemeResult] = [
+        {
+            "name": each.name,
+            "bytes": each.size_bytes,
+            "kl": kls[i],
+            "delta_cross_entropy": differences[i],
+            "top1_agreement": agreements[i],
+            "on_pareto_front": front[i],
+        }
+        for i, each in enumerate(summaries)
+    ]
+    order = np.argsort([float(each.kl_M.mean()) for each in summaries], kind="stable")
+    return [found[i] for i in order]
+
+
+@dataclass(frozen=True, eq=False)
+class _InABatch:
+    """The model itself, reading each window beside a copy: other shapes, other roundings."""
+
+    model: TextModel
+
+    @property
+    def name(self) -> str:
+        return f"{self.model.name} in batches of two"
+
+    def predictions(self, window: Window, rows: slice) -> Predictions:
+        inputs_T = torch.from_numpy(window.inputs.astype(np.int64)).to(self.model.device)
+        wanted_M = torch.arange(window.rows.start, window.rows.stop, device=self.model.device)
+        return self.model.predict(torch.stack([inputs_T, inputs_T])).select(wanted_M)
+
+
+def noise_floor(reference: TextModel, reading: Reading, job: Job) -> dict[str, MeasurementData]:
+    """KL of the reference from itself under another batch shape and in another type.
+
+    Measured on a few windows, spread over the text: rounding is much the same everywhere.
+    """
+    step = -(-len(reading.windows) // NOISE_WINDOWS)
+    some = replace(reading, windows=reading.windows[::step])
+    others: list[tuple[str, Predictor]] = [("batch shape", _InABatch(reference))]
+    if job.noise_dtype is not None:
+        other = job.noise_dtype()
+        others.append((str(other.dtype).removeprefix("torch."), LiveModel(other)))
+    floor = {}
+    for name, predictor in others:
+        rows = divergence_rows(
+            LiveModel(reference),
+            predictor,
+            some,
+            progress=partial(job.progress, f"noise: {name}"),
+        )
+        kl_M = concatenate_divergences(list(rows)).kl
+        floor[name] = plain(mean_with_interval(kl_M, some.places.document_M, "nats/token"))
+    return floor
+
+
+def _above_noise(kl: MeasurementData, floor: dict[str, MeasurementData]) -> bool | None:
+    """Whether the KL, less its uncertainty, is above what another batch shape alone makes."""
+    if "batch shape" not in floor:
+        return None
+    shape = floor["batch shape"]
+    low = kl["interval"][0] if kl["interval"] else kl["value"]
+    high = shape["interval"][1] if shape["interval"] else shape["value"]
+    return low is not None and high is not None and low > high
+
+
+def _check_same_tokens(reference: TextModel, candidate: TextModel, reading: Reading) -> None:
+    """Raise `InvalidValueError` unless both models read the text as the same tokens."""
+    if candidate.context is not None and reading.protocol.window is not None:
+        reading.protocol.resolve(candidate.context)  # the window must fit both
+    if candidate.tokenizer.fingerprint == reference.tokenizer.fingerprint:
+        return
+    for document, encoding in zip(reading.documents, reading.encodings, strict=True):
+        other = candidate.tokenizer.encode(document.text)
+        if not np.array_equal(other.ids, encoding.ids):
+            raise InvalidValueError(
+                f"{reference.name} and {candidate.name} read {document.name} as different tokens "
+                f"({len(encoding.ids):,} and {len(other.ids):,}): a KL by token does not exist; "
+                "compare them by bytes with --by-bytes"
+            )
+
+
+def _log_histogram(kl_M: Float[np.ndarray, "M"]) -> Histogram:
+    smallest = 10.0 ** KL_EDGES[0]
+    return histogram(np.log10(np.clip(kl_M, smallest, 10.0 ** (KL_EDGES[-1] - 1e-9))), KL_EDGES)
+
+
+CLASSES = {
+    "word": re.compile(r"[ \n]?[^\W\d_]+"),
+    "number": re.compile(r"\s?\d+"),
+    "blank": re.compile(r"\s+"),
+    "punctuation": re.compile(r"\s?[^\w\s]+"),
+}
+
+
+def _token_classes(
+    targets_M: Int[np.ndarray, "M"], tokenizer: TextTokenizer
+) -> Iterator[tuple[str, Int[np.ndarray, "m"]]]:
+    """The rows of each class of tokens that occurs: a word that begins, one that goes on ..."""
+    ids, inverse_M = np.unique(targets_M, return_inverse=True)
+    names = np.array([_token_class(tokenizer.token_text(int(token))) for token in ids])
+    class_M = names[inverse_M]
+    for name in ("word begins", "word goes on", "number", "punctuation", "blank", "other"):
+        here = np.flatnonzero(class_M == name)
+        if len(here):
+            yield name, here
+
+
+def _token_class(text: str) -> str:
+    for name, pattern in CLASSES.items():
+        if pattern.fullmatch(text):
+            if name != "word":
+                return name
+            return "word begins" if text[0].isspace() or text[0].isupper() else "word goes on"
+    return "other"
+
+
+def _worst(
+    found: DivergenceStatistics, reading: Reading, tokenizer: TextTokenizer
+) -> list[WorstToken]:
+    shown: list[WorstToken] = []
+    for row in worst_tokens(found.kl, WORST):
+        before, after = reading.text_around(int(row), CONTEXT_BYTES)
+        shown.append(
+            {
+                "document": reading.documents[int(reading.places.document_M[row])].name,
+                "byte_start": int(reading.byte_spans[row, 0]),
+                "before": before,
+                "token": reading.text_of(int(row)),
+                "after": after,
+                "kl": float(found.kl[row]),
+                "reference_nll": float(found.reference.nll[row]),
+                "candidate_nll": float(found.candidate.nll[row]),
+                "reference_top": top_words(found.reference, int(row), tokenizer),
+                "candidate_top": top_words(found.candidate, int(row), tokenizer),
+            }
+        )
+    return shown
+
+
+def _passages(
+    found: DivergenceStatistics, reading: Reading, tokenizer: TextTokenizer
+) -> list[Passage]:
+    def token(row: int) -> TextToken:
+        return {
+            "text": reading.text_of(row),
+            "nll": float(found.reference.nll[row]),
+            "rank": int(found.reference.rank[row]),
+            "top": top_words(found.reference, row, tokenizer),
+            "kl": float(found.kl[row]),
+            "candidate_nll": float(found.candidate.nll[row]),
+            "candidate_top": top_words(found.candidate, row, tokenizer),
+        }
+
+    return passages(reading, min(len(found), SHOWN_TOKENS), token)
