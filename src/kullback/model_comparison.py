@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 
@@ -38,6 +38,7 @@ from kullback.evaluate.uncertainty import mean_with_interval, simultaneous_means
 from kullback.evaluate.windows import Window
 from kullback.models.base import Predictions, TextModel
 from kullback.models.quantised import SizedModel
+from kullback.quantise import Scheme
 from kullback.report.text_results import (
     ComparisonResults,
     Histogram,
@@ -47,6 +48,7 @@ from kullback.report.text_results import (
     TextToken,
     WorstToken,
 )
+from kullback.sensitivity import measure_sensitivity, part_of_reading
 from kullback.text import TextTokenizer
 from kullback.text_evaluation import (
     curve,
@@ -63,7 +65,6 @@ __all__ = ["Candidate", "Job", "compare_models", "noise_floor"]
 SHOWN_TOKENS = 1200
 WORST = 20
 CONTEXT_BYTES = 80
-NOISE_WINDOWS = 8
 # log10 of KL in nats; what is nearer than 1e-10 stands in the first bin.
 KL_EDGES = np.arange(-10.0, 2.25, 0.25)
 MOVED_IS_NOT_WORSE = (
@@ -87,6 +88,8 @@ class Job:
     noise: bool = False
     noise_dtype: Callable[[], TextModel] | None = None
     """Loads the reference in another type, for the noise floor."""
+    sensitivity: Scheme | None = None
+    """Rank the reference's layers by what this scheme costs in each."""
     progress: Callable[[str, int, int], None] = lambda what, done, total: None
     command: str = ""
     with_passages: bool = False
@@ -125,6 +128,11 @@ def compare_models(
     if first is None:
         raise InvalidValueError("there is no candidate: name a model, or schemes with --schemes")
     floor = noise_floor(reference, reading, job) if job.noise else {}
+    layers = None
+    if job.sensitivity is not None:
+        layers = measure_sensitivity(
+            reference, job.sensitivity, reading, partial(job.progress, "layers, one by one")
+        )
     measures = compare_tokens(first, reading.places)
     places, tokenizer = reading.places, reference.tokenizer
     padding = max(float(first.reference_padding.max()), float(first.candidate_padding.max()))
@@ -170,9 +178,12 @@ def compare_models(
         "worst": _worst(first, reading, tokenizer),
         "passages": _passages(first, reading, tokenizer) if job.with_passages else [],
         "schemes": _ranked(summaries, reading) if len(summaries) > 1 else [],
-        "sensitivity": [],
-        "sensitivity_sum": None,
-        "sensitivity_whole": None,
+        "sensitivity": [
+            {"layer": one.group, "kl": plain(one.kl), "bytes_saved": one.bytes_saved}
+            for one in (layers.groups if layers else [])
+        ],
+        "sensitivity_sum": layers.sum_of_parts if layers else None,
+        "sensitivity_whole": layers.whole if layers else None,
     }
 
 
@@ -245,10 +256,9 @@ class _InABatch:
 def noise_floor(reference: TextModel, reading: Reading, job: Job) -> dict[str, MeasurementData]:
     """KL of the reference from itself under another batch shape and in another type.
 
-    Measured on a few windows, spread over the text: rounding is much the same everywhere.
+    Measured on a part of the text: rounding is much the same everywhere.
     """
-    step = -(-len(reading.windows) // NOISE_WINDOWS)
-    some = replace(reading, windows=reading.windows[::step])
+    some = part_of_reading(reading)
     others: list[tuple[str, Predictor]] = [("batch shape", _InABatch(reference))]
     if job.noise_dtype is not None:
         other = job.noise_dtype()

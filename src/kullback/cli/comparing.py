@@ -40,6 +40,10 @@ def add(commands: Commands) -> None:
         "--noise-floor", action="store_true",
         help="measure the reference against itself in another batch shape and in bfloat16",
     )  # fmt: skip
+    compare.add_argument(
+        "--sensitivity", action="store_true",
+        help="quantise one layer group at a time by the first scheme, and rank them by KL",
+    )  # fmt: skip
     add_text_options(compare)
     compare.add_argument("--report", type=Path, metavar="FILE.html", help="a page to look at")
 
@@ -87,6 +91,12 @@ def _compare(options: argparse.Namespace) -> None:
             f"--schemes quantises the reference, and {options.reference} is quantised already: "
             f"give {base}"
         )
+    wanted = _scheme_of(names[0])
+    if options.sensitivity and (wanted is None or scheme is not None):
+        raise InvalidValueError(
+            "--sensitivity needs a scheme to try on the reference's layers: give --schemes NAME, "
+            "and a reference that is not quantised"
+        )
     protocol, documents = protocol_of(options), read_text(options)
     reference = _open(options.reference, options).model
     noise_dtype = None
@@ -101,7 +111,9 @@ def _compare(options: argparse.Namespace) -> None:
             documents,
             protocol,
             Job(
-                options.noise_floor, noise_dtype, progress.show_named, options.command_line,
+                options.noise_floor, noise_dtype,
+                Scheme.parse(wanted) if options.sensitivity and wanted else None,
+                progress.show_named, options.command_line,
                 with_passages=options.report is not None,
             ),
         )  # fmt: skip
@@ -113,6 +125,13 @@ def _compare(options: argparse.Namespace) -> None:
     result_console().print(comparison_summary(results))
     if options.report is not None:
         print(f"written: {options.report}")
+
+
+def _scheme_of(name: str) -> str | None:
+    from kullback.models.quantised import split_scheme
+
+    _, scheme = split_scheme(name)
+    return None if scheme is None else scheme.name
 
 
 def _quantise(options: argparse.Namespace) -> None:
