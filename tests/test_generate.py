@@ -63,7 +63,7 @@ def test_temperature_zero_takes_the_most_probable_token(gpt: GPT):
         assert found == [expected, expected]
 
 
-@pytest.mark.parametrize("temperature", [1.0, 2.5])
+@pytest.mark.parametrize("temperature", [1.0, 1.5])
 def test_sentences_come_as_often_as_the_model_says(gpt: GPT, temperature: float):
     """Counts of 4,000 sentences fit the model's probabilities (chi-square, p > 0.001)."""
     drawn = generate(gpt, [], 4000, np.random.default_rng(0), temperature)

@@ -233,13 +233,16 @@ def test_descriptions_that_describe_no_run(changes: dict[str, object], half: Pat
     """A training.json that is JSON but no description is named."""
     edit_json(half / "training.json", **changes)
     said = complaint(resume, half)
-    assert said.startswith(f"{half / 'training.json'} does not describe a run (")
+    assert said.startswith(f"{half / 'training.json'} does not describe a run: ")
 
 
 def test_descriptions_with_impossible_values(half: Path):
     """Values in a training.json are checked like those of the command line."""
     edit_json(half / "training.json", config={"steps": -4})
-    assert complaint(resume, half) == "steps is -4: it must be positive"
+    assert complaint(resume, half) == (
+        f"{half / 'training.json'} does not describe a run: steps is -4: it must be positive; "
+        "restore it, or train a new run"
+    )
 
 
 @pytest.mark.parametrize("damage", ["{", "remove"])

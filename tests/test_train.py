@@ -225,7 +225,7 @@ def test_ctrl_c_says_how_to_go_on(tmp_path: Path):
     """SIGINT ends `kullback train` with code 130 and the command that ends the run bit for bit."""
     batches = weather(tmp_path, sentences=4)
     run = tmp_path / "my run"  # the blank must be quoted
-    options = "--width 8 --heads 2 --layers 1 --mlp-width 16 --batch 4 --threads 1 --steps 150"
+    options = "--width 8 --heads 2 --layers 1 --mlp-width 16 --batch 4 --threads 1 --steps 60"
     source = ["--source", tmp_path / "weather.toml", *options.split()]
     process = subprocess.Popen(command("train", *source, "-o", run), stderr=subprocess.PIPE)
     while not (run / "training.json").exists():
@@ -236,10 +236,10 @@ def test_ctrl_c_says_how_to_go_on(tmp_path: Path):
     assert process.returncode == 130
     message = re.search(r"stopped at step (\d+); go on with: (kullback train .*)", said.decode())
     assert message
-    assert int(message[1]) < 150
+    assert int(message[1]) < 60
     go_on = command(*shlex.split(message[2])[1:])
     assert subprocess.run(go_on, capture_output=True, timeout=120).returncode == 0
-    config = TrainingConfig(steps=150, shards=1)
+    config = TrainingConfig(steps=60, shards=1)
     alone = train(tmp_path / "alone", batches, sizes(batches), config)
     assert fingerprint(load_model(run)) == fingerprint(alone)
     assert metrics_but_times(run) == metrics_but_times(tmp_path / "alone")
@@ -343,6 +343,7 @@ def test_one_step_is_clipped_muon_and_adamw(tmp_path: Path):
     state = _State(GPT(sizes(batches), seed=2), config)
     twin = GPT(sizes(batches), seed=2)
     named = dict(twin.named_parameters())
+    begin = {name: weight.detach().clone() for name, weight in named.items()}
     blocks = {n: w for n, w in named.items() if w.ndim == 2 and "layers" in n}
     rest = [w for n, w in named.items() if n not in blocks]
     assert len(blocks) == 7
@@ -361,8 +362,10 @@ def test_one_step_is_clipped_muon_and_adamw(tmp_path: Path):
             optimiser.step()
     for name, weight in state.model.named_parameters():
         # Muon's update is computed in 8 bits of mantissa, in another order there.
-        bound = 6 * config.muon_lr * 0.02 if name in blocks else 1e-6
-        torch.testing.assert_close(weight, named[name], rtol=1e-5, atol=bound, msg=name)
+        bound = 0.04 if name in blocks else 1e-4
+        moved = (named[name] - begin[name]).norm()
+        assert moved > 0.01, name
+        assert (weight - named[name]).norm() < bound * moved, name
 
 
 @pytest.mark.parametrize("factor", [3000.0, 1e30])

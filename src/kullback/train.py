@@ -191,19 +191,16 @@ def resume(run: Path, report: Report = lambda metrics: None, stop_at: int | None
 
     Raises `RunError` when the folder is no run, is damaged, is in use, or its data has changed.
     """
-    read_json(run / "training.json")  # or there is no folder to lock
+    training_description(run)  # or there is no folder to lock
     with locked(run), _stop_on_signal() as stopping:
-        description = read_json(run / "training.json")
+        description = training_description(run)
         tokenizer = load_tokenizer(run / "tokenizer.json")
         try:
             batches = batches_from_spec(description["data"], tokenizer)
-            config = TrainingConfig(**description["config"])
-            state = _State(GPT(GPTConfig(**description["model"]), seed=config.seed), config)
         except (KeyError, TypeError) as error:
-            raise RunError(
-                f"{run / 'training.json'} does not describe a run ({error!r}); restore it, or "
-                "train a new run"
-            ) from None
+            raise _no_description(run, error) from None
+        config = TrainingConfig(**description["config"])
+        state = _State(GPT(GPTConfig(**description["model"]), seed=config.seed), config)
         if (run / "checkpoint.safetensors").exists():
             state.load(run / "checkpoint.safetensors")
         return _loop(run, batches, state, report, stopping, stop_at)
@@ -413,5 +410,25 @@ def _stop_on_signal() -> Iterator[Callable[[], bool]]:
 
 
 def training_description(run: Path) -> Mapping[str, Any]:
-    """What ``training.json`` says of a run; `RunError` where there is none."""
-    return read_json(run / "training.json")
+    """What ``training.json`` says of a run: its data, config, model and floor.
+
+    Raises `RunError` where there is none, or where it does not describe a run.
+    """
+    description = read_json(run / "training.json")
+    try:
+        config = description["config"]
+        for name, place in (("data", description), ("floor", description), ("steps", config)):
+            if name not in place:
+                raise KeyError(name)
+        TrainingConfig(**config)
+        GPTConfig(**description["model"])
+    except (KeyError, TypeError, InvalidValueError) as error:
+        raise _no_description(run, error) from None
+    return description
+
+
+def _no_description(run: Path, error: Exception) -> RunError:
+    reason = f"it has no {error}" if isinstance(error, KeyError) else error
+    return RunError(
+        f"{run / 'training.json'} does not describe a run: {reason}; restore it, or train a new run"
+    )

@@ -1,0 +1,75 @@
+"""Threads and processes that share the windows."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tests.tiny_models import TEXT, tiny_llama
+
+from kullback.evaluate.team import Team, form_team
+
+SCRIPT = """
+import json, sys
+from pathlib import Path
+from kullback.documents import Document
+from kullback.evaluate.protocol import Protocol
+from kullback.evaluate.team import form_team
+from kullback.models.load import load_text_model
+from kullback.text_evaluation import evaluate_text
+
+folder, out = sys.argv[1:]
+text = Path(folder, "text.txt").read_text(encoding="utf-8")
+documents = [Document(str(i), text[i:]) for i in range(3)]
+with form_team() as team:
+    model = load_text_model(folder)
+    records = Path(out + ".parquet")
+    results = evaluate_text(model, documents, Protocol(window=16), team, records)
+    assert (results is not None) == team.leads
+if results is not None:
+    Path(out).write_text(json.dumps(results["measures"]))
+"""
+
+
+def run(folder: Path, out: Path, *launcher: str) -> dict:
+    """Evaluate in other processes, and return the measures."""
+    script = folder / "evaluate.py"
+    script.write_text(SCRIPT)
+    command = [*launcher, str(script), str(folder), str(out)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run(command, check=True, capture_output=True, env=environment, timeout=200)
+    return json.loads(out.read_text())
+
+
+def test_two_processes_find_what_one_finds(tmp_path: Path):
+    """Under torchrun with two processes the measures are equal, and the records byte for byte."""
+    folder = tiny_llama(tmp_path / "tiny")
+    (folder / "text.txt").write_text(TEXT, encoding="utf-8")
+    alone = run(folder, tmp_path / "one", sys.executable)
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    together = run(folder, tmp_path / "two", sys.executable, *torchrun)
+    assert together == alone
+    records = [(tmp_path / name).read_bytes() for name in ("one.parquet", "two.parquet")]
+    assert records[0] == records[1]
+
+
+def test_a_team_of_one_maps_in_order():
+    """Without torchrun the results come in the order of the windows, and everything is shared."""
+    with form_team() as team:
+        assert list(team.map(lambda x: x * x, range(50))) == [x * x for x in range(50)]
+        assert team.share("value") == "value"
+    assert Team().leads
+
+
+def test_an_error_in_a_thread_is_the_callers():
+    """What a window raises reaches whoever asked."""
+
+    def fail(window: int) -> int:
+        raise ValueError(window)
+
+    with pytest.raises(ValueError, match="0"):
+        list(Team().map(fail, range(3)))
