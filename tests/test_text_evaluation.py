@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.tiny_models import TEXT, tiny_llama
 
 from kullback.documents import Document
 from kullback.errors import InvalidValueError
@@ -19,6 +18,7 @@ from kullback.models.base import TextModel
 from kullback.models.load import load_text_model
 from kullback.report.text_results import TextResults
 from kullback.text_evaluation import evaluate_text
+from tiny_models import TEXT, tiny_llama
 
 DOCUMENTS = [Document(f"part {i}", TEXT[i:]) for i in range(6)]
 

@@ -351,18 +351,20 @@ def test_one_step_is_clipped_muon_and_adamw(tmp_path: Path):
     adamw = torch.optim.AdamW(rest, betas=(0.9, 0.95), weight_decay=0.0)
     generator = torch.Generator().manual_seed(0)
     for step in range(6):
-        gradients = [torch.randn(w.shape, generator=generator) for w in named.values()]
+        # Norms from 0.02, which is left alone, to 300.
+        scale = 10.0 ** (step - 3)
+        gradients = [scale * torch.randn(w.shape, generator=generator) for w in named.values()]
         norm = math.sqrt(sum(g.square().sum().item() for g in gradients))
         for weight, gradient in zip(named.values(), gradients, strict=True):
-            weight.grad = gradient * (config.clip_norm / norm)
+            weight.grad = gradient * min(1.0, config.clip_norm / norm)
         state.update([g.clone() for g in gradients])
         state.step += 1
         for optimiser, lr in ((muon, config.muon_lr), (adamw, config.adamw_lr)):
             optimiser.param_groups[0]["lr"] = lr * config.rate(step)
             optimiser.step()
     for name, weight in state.model.named_parameters():
-        # Muon's update is computed in 8 bits of mantissa, in another order there.
-        bound = 0.04 if name in blocks else 1e-4
+        # Muon computes with 8 bits of mantissa, in another order there (tests/test_muon.py: 32).
+        bound = 0.1 if name in blocks else 1e-4
         moved = (named[name] - begin[name]).norm()
         assert moved > 0.01, name
         assert (weight - named[name]).norm() < bound * moved, name

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from tests.tiny_models import TEXT, tiny_llama
 from transformers import LlamaForCausalLM
 
 from kullback.documents import Document
@@ -16,6 +15,7 @@ from kullback.evaluate.text import concatenate
 from kullback.models.base import DensePredictions
 from kullback.models.huggingface import HuggingFaceModel
 from kullback.models.load import load_text_model
+from tiny_models import TEXT, tiny_llama
 
 DOCUMENTS = [Document("first", TEXT), Document("second", "Another one: ¿qué tal?\n")]
 

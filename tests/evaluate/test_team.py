@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.tiny_models import TEXT, tiny_llama
 
 from kullback.evaluate.team import Team, form_team
+from tiny_models import TEXT, tiny_llama
 
 SCRIPT = """
 import json, sys
