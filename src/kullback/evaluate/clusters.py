@@ -283,7 +283,8 @@ class LongTexts:
             parts.append(residual_G[whole] / np.sqrt(1 - np.minimum(x / x_G.sum(), 0.5)))
             degrees.append(effective)
         variances = [float(part @ part) for part in parts]
-        satterthwaite = sum(v**2 / df for v, df in zip(variances, degrees, strict=True))
+        # Documents that hold nothing of what is summed have no degrees, and no variance.
+        satterthwaite = sum(v**2 / df for v, df in zip(variances, degrees, strict=True) if v > 0)
         total = sum(variances) ** 2 / satterthwaite if satterthwaite > 0 else min(degrees)
         if too_few:
             return Spread(np.concatenate(parts), 0.0, "no interval", self._why(longest), True)

@@ -28,6 +28,7 @@ import torch
 from kullback.errors import InvalidValueError, KullbackError, MissingExtraError
 from kullback.models.base import TextModel
 from kullback.models.checkpoint import GPTTextModel
+from kullback.models.memory_reuse import keep_freed_memory
 from kullback.text import TextTokenizer
 
 if TYPE_CHECKING:
@@ -54,7 +55,11 @@ def load_text_model(
     Raises `InvalidValueError` (or `RunError` for a run folder) saying in one sentence what is
     missing, damaged, unknown, out of reach, or does not fit; `MissingExtraError` without
     transformers.
+
+    On a CPU the process keeps freed memory from now on (`keep_freed_memory`).
     """
+    if torch.device(device).type == "cpu":
+        keep_freed_memory()
     path = Path(name).expanduser()
     # The mini-GPT rotates by complex numbers, of which there are none of 16 bits; a run folder is a
     # Hugging Face folder too.

@@ -1,0 +1,180 @@
+"""A safetensors file that grows by rows, without being in memory.
+
+The format wants the header first and each tensor in one piece, and neither length is known before
+the last row.  So room is left for the header; the column that is first appended to grows in the
+file itself, the others in unnamed temporary files beside it, which no killed process leaves behind;
+`publish` puts them one after the other, writes the header into its room, padded with blanks as the
+format allows, and gives the file its name.
+
+Format: https://github.com/huggingface/safetensors, "Format".  Axes: M rows.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import IO
+
+import torch
+from torch import Tensor
+
+from kullback.errors import InvalidValueError, RunError
+
+__all__ = ["DTYPES", "PADDING", "SafetensorsStream"]
+
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "BF16": torch.bfloat16,
+    "F16": torch.float16,
+    "I32": torch.int32,
+    "U8": torch.uint8,
+}
+NAMES = {dtype: name for name, dtype in DTYPES.items()}
+PADDING = "padding"
+"""A tensor of up to seven bytes, which aligns those that follow."""
+ALIGNMENT = 64
+# For the header's entries: up to twenty tensors of about 100 characters each.
+ENTRIES_ROOM = 2048
+
+
+@dataclass(eq=False)
+class _Column:
+    """A tensor that grows in a file."""
+
+    file: IO[bytes]
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    """Of one row."""
+    rows: int = 0
+
+
+class SafetensorsStream:
+    """A context manager: `append` rows to columns, then `publish`.
+
+    `metadata_bytes` is the most that the metadata will take.  Left without `publish`, nothing is at
+    `path` but what was there before.  Raises `RunError` where the disk refuses.
+
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     with SafetensorsStream(Path(folder) / "x", metadata_bytes=100) as stream:
+    ...         stream.append("a", torch.zeros(2, 3))
+    ...         stream.append("a", torch.ones(1, 3))
+    ...         stream.publish({}, {"about": "an example"})
+    ...     from safetensors.torch import load_file
+    ...     load_file(Path(folder) / "x")["a"].shape
+    torch.Size([3, 3])
+    """
+
+    def __init__(self, path: Path, metadata_bytes: int) -> None:
+        self.path = path
+        size = 8 + metadata_bytes + ENTRIES_ROOM
+        self._header_bytes = -(-size // ALIGNMENT) * ALIGNMENT - 8
+        self._beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+        self._columns: dict[str, _Column] = {}
+        self._open = ExitStack()
+
+    def __enter__(self) -> SafetensorsStream:
+        with self._explained():
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._main = self._open.enter_context(self._beside.open("wb"))
+            self._open.callback(self._beside.unlink, missing_ok=True)
+            self._main.seek(8 + self._header_bytes)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        with self._explained():
+            self._open.close()
+
+    def append(self, name: str, values: Tensor) -> None:
+        """Add rows to a column; `InvalidValueError` where they are not like those before."""
+        shape = tuple(values.shape[1:])
+        with self._explained():
+            if name not in self._columns:
+                file: IO[bytes] = self._main
+                if self._columns:
+                    file = tempfile.TemporaryFile(dir=self.path.parent)  # noqa: SIM115 - it stays open
+                    self._open.callback(file.close)
+                self._columns[name] = _Column(file, values.dtype, shape)
+            column = self._columns[name]
+            if (values.dtype, shape) != (column.dtype, column.shape):
+                raise InvalidValueError(
+                    f"{name} is {values.dtype} of shape {shape} a row; the rows before were "
+                    f"{column.dtype} of shape {column.shape}: do not mix models in a file"
+                )
+            column.file.write(_bytes(values))
+            column.rows += len(values)
+
+    def publish(self, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+        """Finish the columns, add whole tensors and metadata, and give the file its name.
+
+        Raises `InvalidValueError` where the columns have different lengths.
+        """
+        lengths = {name: column.rows for name, column in self._columns.items()}
+        if len(set(lengths.values())) != 1:
+            raise InvalidValueError(f"the columns must have the same number of rows: {lengths}")
+        with self._explained():
+            (main, first), *narrow = self._columns.items()
+            aligning = torch.zeros(-self._main.tell() % 8, dtype=torch.uint8)
+            rest: list[tuple[str, _Column | Tensor]] = [*narrow, *tensors.items()]
+            # Wider numbers first, so that all are aligned.
+            rest.sort(key=lambda one: -one[1].dtype.itemsize)
+            pieces: list[tuple[str, _Column | Tensor]] = [(main, first), (PADDING, aligning), *rest]
+            header: dict[str, object] = {"__metadata__": dict(metadata)}
+            begin = 0
+            for name, piece in pieces:
+                shape = self._put(piece)
+                end = begin + piece.dtype.itemsize * math.prod(shape)
+                kind = NAMES[piece.dtype]
+                header[name] = {"dtype": kind, "shape": shape, "data_offsets": [begin, end]}
+                begin = end
+            content = json.dumps(header, separators=(",", ":")).encode()
+            if len(content) > self._header_bytes:
+                raise InvalidValueError(
+                    f"the header takes {len(content)} bytes and has room for {self._header_bytes}: "
+                    "give a larger metadata_bytes"
+                )
+            self._main.seek(0)
+            self._main.write(self._header_bytes.to_bytes(8, "little"))
+            self._main.write(content.ljust(self._header_bytes))
+            self._main.flush()
+            os.fsync(self._main.fileno())
+            self._beside.replace(self.path)
+
+    def _put(self, piece: _Column | Tensor) -> tuple[int, ...]:
+        """Write a piece, unless it is in the file already; its shape."""
+        if isinstance(piece, Tensor):
+            self._main.write(_bytes(piece))
+            return tuple(piece.shape)
+        if piece.file is not self._main:
+            piece.file.seek(0)
+            shutil.copyfileobj(piece.file, self._main, 1 << 20)
+        return (piece.rows, *piece.shape)
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise RunError(
+                f"{self.path} cannot be written: {error.strerror or error}; what was there before "
+                "is unharmed. Free some space or choose another file, then run the command again"
+            ) from error
+
+
+def _bytes(values: Tensor) -> memoryview:
+    # NumPy has no bfloat16: bytes are bytes.
+    flat = values.detach().cpu().contiguous().view(-1).view(torch.uint8)
+    return flat.numpy().data
