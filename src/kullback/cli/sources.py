@@ -130,7 +130,7 @@ def _source_sample(options: argparse.Namespace) -> None:
 
 
 def _source_export(options: argparse.Namespace) -> None:
-    from kullback.sources.export import export_source
+    from kullback.source_export import export_source
 
     facts = export_source(open_named(options), options.tokens, options.output, options.seed)
     if options.json:

@@ -132,7 +132,7 @@ def _kl(
     not quite normalised, whose error is of order ε².
     """
     p_normaliser_B1 = torch.logsumexp(p_logits_BV, dim=1, keepdim=True)
-    difference = p_logits_BV.double().sub_(q_logits_BV)
+    difference = p_logits_BV.to(torch.float64, copy=True).sub_(q_logits_BV)
     difference.sub_(p_normaliser_B1.double() - q_normaliser_B1.double())
     p_BV = (p_logits_BV - p_normaliser_B1).exp_()
     terms = torch.expm1(-difference).add_(difference).mul_(p_BV)

@@ -9,8 +9,9 @@ stretched so far that a soft-cap bends the logits.  A model that no head reprodu
 ("dense": N×V logits in memory), and says so in its notes.
 
 In 16-bit types the body computes in that type; hidden states are widened to float32 and so is the
-head, since bfloat16 logits are rounded at the third digit.  Measured on SmolLM2-135M (1,024
-positions, Zen 4): a float32 head costs 0.3 s more a core than a bfloat16 one, of about 2.3 s.
+head.  Measured on SmolLM2-135M (1,024 positions, Zen 4): a bfloat16 head would save 0.3 s of 2.3 a
+core, but its rounded logits tie at the top of 5 % of the rows, change the most probable word in
+2 %, and raise the mean nll by 2e-4 nats.
 
 Axes: N sequences, T positions, M rows (positions of all sequences), D width, V vocabulary.
 """

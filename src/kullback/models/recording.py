@@ -123,6 +123,7 @@ class RecordingWriter:
         self._stream.__enter__()
         return self
 
+    @torch.inference_mode()
     def append(
         self,
         predictions: Predictions,
@@ -180,6 +181,7 @@ class RecordingWriter:
             return
         head, hidden_MD = predictions.head, predictions.hidden_MD.cpu()
         if self._live is None:
+            _check_head(head)
             self._live = head
             if self.hidden_dtype is None:
                 own = head.weight_VD.dtype
@@ -385,6 +387,16 @@ def _head(
             "or soft-cap differs; give that model's own head"
         )
     return given
+
+
+def _check_head(head: Head) -> None:
+    for part in (head.weight_VD, head.bias_V):
+        plain = part is None or not hasattr(part, "__tensor_flatten__")
+        if part is not None and not (plain and part.dtype in DTYPES.values()):
+            raise InvalidValueError(
+                f"the head is {type(part).__name__} of {part.dtype}, which cannot be stored as it "
+                "is: record with --distributions top-k"
+            )
 
 
 def _weights(head: Head) -> dict[str, Tensor]:

@@ -42,6 +42,7 @@ class TruncatedPredictions:
     """log of the mass of all words that are neither among the K nor the target; may be -inf."""
 
     @classmethod
+    @torch.inference_mode()
     def of(
         cls,
         predictions: Predictions,
@@ -54,7 +55,7 @@ class TruncatedPredictions:
         >>> from kullback.models.base import DensePredictions
         >>> half = torch.tensor([[0.5, 0.25, 0.125, 0.125]]).log()
         >>> found = TruncatedPredictions.of(DensePredictions(half), torch.tensor([1]), k=1)
-        >>> found.top_words_MK.tolist(), found.log_rest_M.exp().tolist()
+        >>> found.top_words_MK.tolist(), found.log_rest_M.exp().round(decimals=6).tolist()
         ([[0]], [0.25])
         """
         V = predictions.vocabulary_size if vocabulary_size is None else vocabulary_size

@@ -36,6 +36,7 @@ __all__ = [
     "prepare_classes",
     "prepare_layers",
     "prepare_schemes",
+    "short_names",
 ]
 
 _MOST_BARS = 40  # more would not fit a screen; the table has them all
@@ -145,7 +146,7 @@ def prepare_schemes(schemes: Sequence[SchemeResult]) -> SchemeSizes | None:
     shown = np.flatnonzero((kl > 0) & (sizes > 0))
     if not len(shown):
         return None
-    names = [_short(visible(scheme["name"])) for scheme in ordered]
+    names = [_short(name) for name in short_names([scheme["name"] for scheme in ordered])]
     ends = finite([x for each in ordered for x in each["kl"]["interval"] or (None, None)])
     ends[~(ends > 0)] = np.nan
     return SchemeSizes(
@@ -201,8 +202,25 @@ def plot_schemes(schemes: SchemeSizes) -> Figure:
         axes.set_xlabel("size of the weights (log scale)")
         axes.set_title("KL, nats/token (log scale)")
         axes.grid(axis="y")
-        axes.legend(loc="lower left", bbox_to_anchor=(0, 1.06), ncols=2, borderaxespad=0.2)
+        if not front.all():
+            axes.legend(loc="upper right")  # the front goes down from the left: here is room
     return figure
+
+
+def short_names(names: Sequence[str]) -> list[str]:
+    """The names, visible, without the folders and the model that all of them begin with.
+
+    >>> short_names(["runs/mine@int8", "runs/mine@int4-g32"]), short_names(["runs/mine@int8"])
+    (['int8', 'int4-g32'], ['runs/mine@int8'])
+    """
+    begin = 0
+    if len(set(names)) > 1:
+        for i, letters in enumerate(zip(*names, strict=False)):
+            if len(set(letters)) > 1:
+                break
+            if letters[0] in "/@":
+                begin = i + 1
+    return [visible(name[begin:]) for name in names]
 
 
 def _or_nan(value: float | None, otherwise: float) -> float:

@@ -153,13 +153,15 @@ def plot_histogram(
             edgecolor=LIGHT["paper"], linewidth=0.6,
         )  # fmt: skip
         tallest = float(share.max())
-        heights = (1.16, 1.08) if marks else (1.0,)
-        for place, (name, x) in enumerate(sorted((marks or {}).items(), key=lambda m: m[1])):
-            if not edges[0] <= x <= edges[-1]:
-                continue
-            y = tallest * heights[place % len(heights)]
+        inside = sorted(
+            (x, name) for name, x in (marks or {}).items() if edges[0] <= x <= edges[-1]
+        )
+        for place, (x, name) in enumerate(inside):
+            y = tallest * (1.16, 1.08)[place % 2]
             axes.vlines(x, 0, y, LIGHT["ink"], linewidth=1.0, linestyle=(0, (3, 2)))
-            left = x > (edges[0] + edges[-1]) / 2
+            # Away from the other mark; one by itself to where there is more room.
+            alone = len(inside) == 1
+            left = x > (edges[0] + edges[-1]) / 2 if alone else place == 0
             axes.annotate(
                 name, (x, y), xytext=(-4 if left else 4, 0), textcoords="offset points",
                 ha="right" if left else "left", va="center", size=8,

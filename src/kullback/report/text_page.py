@@ -8,7 +8,7 @@ its figures inside.  Whatever comes from a text, a model or a command line is ma
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from kullback.report.comparison_figures import (
     prepare_classes,
     prepare_layers,
     prepare_schemes,
+    short_names,
 )
 from kullback.report.figures import plot_reliability
 from kullback.report.intervals import Written, measure, write, write_number
@@ -130,7 +131,7 @@ def render_comparison_report(results: ComparisonResults) -> str:
         parts=_parts(results["protocol"]),
         # Said at the top already.
         notes=[note for note in results["notes"] if note.rstrip(".") != MOVED_NOT_WORSE[:-1]],
-        schemes=[_SchemeRow.of(scheme) for scheme in results["schemes"]],
+        schemes=_scheme_rows(results["schemes"]),
         left_out=", ".join(_without_place(results["schemes"])),
         layers=[
             (visible(each["layer"]), write(each["kl"]), each["bytes_saved"])
@@ -210,20 +211,24 @@ class _SchemeRow:
     agreement: Written
     on_front: bool
 
-    @classmethod
-    def of(cls, scheme: SchemeResult) -> _SchemeRow:
-        return cls(
-            visible(scheme["name"]),
+
+def _scheme_rows(schemes: Sequence[SchemeResult]) -> list[_SchemeRow]:
+    names = short_names([scheme["name"] for scheme in schemes])
+    return [
+        _SchemeRow(
+            name,
             scheme["bytes"],
             write(scheme["kl"], measure("kl")),
             write(scheme["delta_cross_entropy"], measure("delta_cross_entropy")),
             write(scheme["top1_agreement"], measure("top1_agreement")),
             scheme["on_pareto_front"],
         )
+        for name, scheme in zip(names, schemes, strict=True)
+    ]
 
 
-def _without_place(schemes: Iterable[SchemeResult]) -> tuple[str, ...]:
-    found = prepare_schemes(list(schemes))
+def _without_place(schemes: Sequence[SchemeResult]) -> tuple[str, ...]:
+    found = prepare_schemes(schemes)
     return found.left_out if found else ()
 
 
@@ -245,7 +250,7 @@ def _text_figures(results: TextResults) -> Figures:
     if (histogram := prepare_histogram(results["nll_histogram"])) is not None:
         mean = _value(results["measures"], "cross_entropy")
         marks = {} if mean is None else {f"mean {write_number(mean)}": mean}
-        figure = plot_histogram(histogram, "ink", "nll of a token, nats", marks=marks)
+        figure = plot_histogram(histogram, "muted", "nll of a token, nats", marks=marks)
         found["distribution"] = figure, "The share of tokens by their nll."
     ece = _value(results["measures"], "ece")
     if (panel := prepare_reliability(results["reliability"], ece)) is not None:

@@ -1,0 +1,207 @@
+"""The command line: what goes where, and what is said of bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from kullback.cli import main
+from tiny_models import TEXT, tiny_llama
+from tiny_runs import WEATHER, trained
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on the weather."""
+    folder = tmp_path_factory.mktemp("runs") / "weather"
+    trained(folder, steps=20)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Llama, with a text beside it."""
+    folder = tiny_llama(tmp_path_factory.mktemp("models") / "tiny")
+    (folder.parent / "text.txt").write_text(TEXT, encoding="utf-8")
+    return folder
+
+
+def grammar(folder: Path, text: str) -> str:
+    """Write a grammar file."""
+    path = folder / "some.toml"
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+COMMANDS = (
+    "lab", "derive", "source list", "source describe", "source sample", "source export", "train",
+    "sample", "evaluate", "compare", "quantise",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_has_examples(command, capsys):
+    """Every command's help ends with examples that begin with its name."""
+    with pytest.raises(SystemExit) as stop:
+        main([*command.split(), "--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    assert "examples:" in text
+    assert f"kullback {command}" in text.split("examples:")[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("source describe conjugatoin", ["conjugatoin", "conjugation", ".toml"]),
+        ("source sample conjugation -n -1", ["-1"]),
+        ("source describe conjugation --holdout 100000", ["100000"]),
+        ("source describe missing.toml", ["missing.toml"]),
+        ("train --source conjugation --steps 0 -o {tmp}/a", ["steps", "0", "positive"]),
+        ("train --source conjugation --width 63 -o {tmp}/b", ["width", "63"]),
+        ("train --source conjugation --heads 0 -o {tmp}/c", ["heads", "0"]),
+        ("train --source conjugation", ["-o RUN"]),
+        ("train --text {tmp}/none.txt -o {tmp}/d", ["none.txt"]),
+        ("train --resume {tmp}/none", ["none", "not a run folder"]),
+        ("sample {tmp}/none", ["none", "not a run folder"]),
+        ("evaluate {tmp}/none", ["none", "not a run folder"]),
+        ("evaluate {tmp}/none --text {tmp}/x.txt", ["x.txt"]),
+        ("evaluate {tmp} --report {tmp}/r.html", ["--text"]),
+        ("compare {tmp} {tmp}", ["--text"]),
+        ("compare a --schemes int9 --text {tmp}/x", ["int9", "int4-g32"]),
+        ("quantise {tmp}/none --scheme int4-g -o {tmp}/e", ["int4-g", "int8"]),
+        ("quantise {tmp}/none --scheme int8 -o {tmp}/e", ["none"]),
+        ("derive --p 0.5,0.6", ["1.1"]),
+    ],
+)
+def test_bad_input_is_one_sentence(arguments, words, tmp_path, capsys):
+    """Bad input exits with 2 and one line that names the value and the remedy; nothing is written."""
+    code = main(arguments.format(tmp=tmp_path).split())
+    streams = capsys.readouterr()
+    assert code == 2
+    assert streams.out == ""
+    assert len(streams.err.splitlines()) == 1
+    assert streams.err.startswith("kullback: ")
+    assert all(word in streams.err for word in words), streams.err
+    assert not any((tmp_path / name / "model.safetensors").exists() for name in "abcd")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("name = [", ["some.toml"]),
+        (WEATHER.replace("p = 0.6", "p = 0.7"), ["sentence", "1.1"]),
+        (WEATHER.replace("<sky>", "<skies>"), ["skies"]),
+        (WEATHER.replace("p = 0.6", "p = -0.6"), ["-0.6"]),
+    ],
+)
+def test_bad_grammars_are_one_sentence(text, words, tmp_path, capsys):
+    """A malformed grammar, or probabilities that do not sum to one, are named with their place."""
+    assert main(["source", "describe", grammar(tmp_path, text)]) == 2
+    error = capsys.readouterr().err
+    assert len(error.splitlines()) == 1
+    assert all(word in error for word in words), error
+
+
+def test_unknown_options_exit_with_2(capsys):
+    """An option that does not exist is one line that points to the help."""
+    with pytest.raises(SystemExit) as stop:
+        main(["lab", "--stepz", "3"])
+    assert stop.value.code == 2
+    assert "--help" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "source list --json",
+        "source describe {grammar} --json",
+        "source sample {grammar} -n 3 --json",
+        "source export {grammar} --tokens 50 -o {tmp}/export --json",
+        "derive --json",
+        "sample {run} -n 2 --json",
+        "evaluate {run} --json",
+        "evaluate {llama} --text {text} --window 32 --json",
+        "compare {llama} {llama}@int8 --text {text} --window 32 --json",
+        "quantise {llama} --scheme bf16 -o {tmp}/q --json",
+    ],
+)
+def test_json_is_one_document(arguments, run, llama, tmp_path, capsys):
+    """With --json standard output is one JSON document and nothing else."""
+    places = {
+        "grammar": grammar(tmp_path, WEATHER),
+        "tmp": tmp_path,
+        "run": run,
+        "llama": llama,
+        "text": llama.parent / "text.txt",
+    }
+    assert main(arguments.format(**places).split()) == 0
+    assert json.loads(capsys.readouterr().out)
+
+
+def test_sentences_begin_with_the_prompt(run, capsys):
+    """A prompt is kept, and a word that the model has not is named."""
+    assert main(["sample", str(run), "--prompt", "today it", "-n", "3"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3
+    assert all(line.startswith("today it") for line in lines)
+    assert main(["sample", str(run), "--prompt", "today xyzzy"]) == 2
+    assert "'xyzzy'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "options", [["-n", "-1"], ["--temperature", "-1"], ["--temperature", "nan"]]
+)
+def test_impossible_samples_are_refused(options, run, capsys):
+    """A negative number of sentences, or a temperature below zero, is named."""
+    assert main(["sample", str(run), *options]) == 2
+    assert options[1].removeprefix("-") in capsys.readouterr().err
+
+
+def test_evaluation_on_text_writes_tables_records_and_a_page(llama, tmp_path, capsys):
+    """``evaluate --text`` prints the measures with intervals and writes what it was asked for."""
+    records, report = tmp_path / "tokens.parquet", tmp_path / "page.html"
+    text = str(llama.parent / "text.txt")
+    arguments = ["evaluate", str(llama), "--text", text, "--window", "32"]
+    assert main([*arguments, "--records", str(records), "--report", str(report)]) == 0
+    table = capsys.readouterr().out
+    assert "±" in table
+    assert "bits/byte" in table
+    assert records.stat().st_size > 0
+    assert "<svg" in report.read_text(encoding="utf-8")
+
+
+def test_comparison_prints_the_ranking_and_writes_a_page(llama, tmp_path, capsys):
+    """``compare --schemes`` ranks the schemes, and the page says what KL does not say."""
+    report, text = tmp_path / "page.html", str(llama.parent / "text.txt")
+    arguments = ["compare", str(llama), "--text", text, "--window", "32", "--noise-floor"]
+    schemes = ["--schemes", "int8,int2-g32", "--sensitivity", "--report", str(report)]
+    assert main([*arguments, *schemes]) == 0
+    table = capsys.readouterr().out
+    assert "int8" in table
+    assert "int2-g32" in table
+    page = report.read_text(encoding="utf-8")
+    assert "not that it is worse" in page
+
+
+def test_ctrl_c_ends_with_130(tmp_path):
+    """Ctrl-C in training exits with 130 and says how to go on."""
+    command = [sys.executable, "-m", "kullback", "train", "--source",
+               grammar(tmp_path, WEATHER), "--steps", "100000", "-o", str(tmp_path / "run")]  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "run" / "checkpoint.safetensors").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert f"kullback train --resume {tmp_path / 'run'}" in error
