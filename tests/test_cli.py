@@ -82,7 +82,7 @@ def test_help_has_examples(command, capsys):
     ],
 )
 def test_bad_input_is_one_sentence(arguments, words, tmp_path, capsys):
-    """Bad input exits with 2 and one line that names the value and the remedy; nothing is written."""
+    """Bad input exits with 2 and one line with the value and the remedy; nothing is written."""
     code = main(arguments.format(tmp=tmp_path).split())
     streams = capsys.readouterr()
     assert code == 2

@@ -70,7 +70,8 @@ MEASURES = {
         "Overconfidence", "Mean confidence minus accuracy of the first guess.", True, True
     ),
     "kl": Measure(
-        "KL(reference‖candidate)", "What it costs to expect the candidate where the reference is."
+        "KL(reference‖candidate)",
+        "The extra nats of predicting with the candidate what the reference would say.",
     ),
     "reverse_kl": Measure("KL(candidate‖reference)", "The same the other way round."),
     "jensen_shannon": Measure(
@@ -79,8 +80,12 @@ MEASURES = {
     "delta_cross_entropy": Measure(
         "ΔCE", "The candidate's cross-entropy minus the reference's: above 0 is worse.", signed=True
     ),
-    "reference_cross_entropy": Measure("Cross-entropy of the reference"),
-    "candidate_cross_entropy": Measure("Cross-entropy of the candidate"),
+    "reference_cross_entropy": Measure(
+        "CE of the reference", "Its cross-entropy on the same text."
+    ),
+    "candidate_cross_entropy": Measure(
+        "CE of the candidate", "Its cross-entropy on the same text."
+    ),
     "top1_agreement": Measure(
         "Same first guess", "How often both find the same token likeliest.", share=True
     ),

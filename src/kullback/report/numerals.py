@@ -35,8 +35,10 @@ def nats(value: float | None, decimals: int = 4) -> str:
 def percent(share: float | None) -> str:
     """A share as a percentage; 100 % is said only of the whole, and 0 % only of nothing.
 
-    >>> [percent(x) for x in (0.984, 1.0, 0.99961, 0.0, 0.0001, 0.999999999)]
-    ['98.4 %', '100 %', '99.96 %', '0 %', '0.01 %', '> 99.999 %']
+    The space is narrow and does not break.
+
+    >>> [percent(x)[:-2] for x in (0.984, 1.0, 0.99961, 0.0, 0.0001, 0.999999999)]
+    ['98.4', '100', '99.96', '0', '0.01', '> 99.999']
     """
     special = _special(share)
     if special is not None:

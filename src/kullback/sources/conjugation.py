@@ -182,6 +182,8 @@ class ConjugationSource:
                 for rank, verb in enumerate(self.verbs, start=1)
                 if subject.en != "it" or self._tables.verbs[verb].said_of_it
             }
+            if not weights:  # nothing that *it* does: then nobody says *it*
+                continue
             total = sum(weights.values())
             for c, cue in enumerate(self._tables.cues):
                 for frame, p_frame in cue.frames.items():
