@@ -193,8 +193,8 @@ def test_comparison_prints_the_ranking_and_writes_a_page(llama, tmp_path, capsys
 
 def test_ctrl_c_ends_with_130(tmp_path):
     """Ctrl-C in training exits with 130 and says how to go on."""
-    command = [sys.executable, "-m", "kullback", "train", "--source",
-               grammar(tmp_path, WEATHER), "--steps", "100000", "-o", str(tmp_path / "run")]  # fmt: skip
+    train = ["train", "--source", grammar(tmp_path, WEATHER), "--steps", "100000"]
+    command = [sys.executable, "-m", "kullback", *train, "-o", str(tmp_path / "run")]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
     deadline = time.monotonic() + 60

@@ -52,13 +52,19 @@ def forms(x: Tensor, targets: Tensor, k: int) -> tuple[Predictions, Predictions]
     seed=st.integers(0, 2**16),
     scale=st.sampled_from([1e-3, 0.1, 1.0, 5.0, 20.0]),
     excluded=st.booleans(),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
 )
 def test_kl_lies_between_its_bounds(
-    words: int, ks: tuple[int, int], seed: int, scale: float, excluded: bool
+    words: int,
+    ks: tuple[int, int],
+    seed: int,
+    scale: float,
+    excluded: bool,
+    dtype: torch.dtype,
 ) -> None:
     """Whatever is truncated, near or far, lower <= KL <= upper in every row."""
     p = logits(20, words, seed)
-    q = p + logits(20, words, seed + 1, scale)
+    q = p.to(dtype) + logits(20, words, seed + 1, scale)
     if excluded and words > 2:
         q[:, 1] = -torch.inf
         p[::2, 1] = -torch.inf

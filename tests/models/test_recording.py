@@ -201,12 +201,13 @@ def test_how_rows_come_in_does_not_show_in_the_file(tmp_path: Path) -> None:
         assert (tmp_path / "one").read_bytes() == (tmp_path / "many").read_bytes()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("k", [1, 7, V])
 def test_a_top_k_recording_holds_the_largest_the_target_and_the_rest(
-    k: int, tmp_path: Path
+    k: int, dtype: torch.dtype, tmp_path: Path
 ) -> None:
     """Log-probabilities are those of a float64 softmax, and all masses sum to one."""
-    live = dense()
+    live = DensePredictions(dense().logits_MV.to(dtype))
     read = (
         write(tmp_path / "x", live, "top-k", k=k)
         .predictions(slice(3, 25))

@@ -125,13 +125,12 @@ def _train(options: argparse.Namespace) -> int:
 
 def _sample(options: argparse.Namespace) -> None:
     import numpy as np
-    from tokenizers import Tokenizer
 
     from kullback.generate import generate
-    from kullback.run_folder import load_model
+    from kullback.run_folder import load_model, load_tokenizer
 
     gpt = load_model(options.run_folder)
-    tokenizer = Tokenizer.from_file(str(options.run_folder / "tokenizer.json"))
+    tokenizer = load_tokenizer(options.run_folder / "tokenizer.json")
     known = tokenizer.get_vocab()
     word_level = json.loads(tokenizer.to_str())["model"]["type"] == "WordLevel"
     for word in options.prompt.split() if word_level else ():

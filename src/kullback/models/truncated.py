@@ -143,13 +143,15 @@ def truncate(
             )
         top_BK, words_BK = logits_BV.topk(k, dim=1)
         target_B1 = targets_M[rows, None]
+        # Before the rest is cut out: float64 logits are not copied.
+        target_logits_B = logits_BV.gather(1, target_B1)[:, 0]
         wide_BV = logits_BV.double()
         log_z_B = wide_BV.logsumexp(dim=1)
         wide_BV.scatter_(1, words_BK, -torch.inf).scatter_(1, target_B1, -torch.inf)
         yield {
             "top_logits": top_BK,
             "top_words": words_BK.int(),
-            "target_logits": logits_BV.gather(1, target_B1)[:, 0],
+            "target_logits": target_logits_B,
             "log_normaliser": log_z_B,
             "log_rest": wide_BV.logsumexp(dim=1) - log_z_B,
         }

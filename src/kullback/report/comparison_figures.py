@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from numpy.typing import NDArray
 
 from kullback.report.numerals import bytes_
@@ -193,12 +193,19 @@ def plot_schemes(schemes: SchemeSizes) -> Figure:
                 name, (x, y), xytext=(-7 if left else 7, 5), textcoords="offset points",
                 ha="right" if left else "left", size=8,
             )  # fmt: skip
-        axes.margins(0.08, 0.12)
+        ends = np.concatenate([schemes.kl, schemes.low, schemes.high])
+        axes.set_xlim(*_log_limits(schemes.sizes, 1.5))
+        axes.set_ylim(*_log_limits(ends[np.isfinite(ends)], 10.0))
         ticks = _apart(schemes.sizes)
         axes.set_xticks(ticks, [bytes_(x) for x in ticks])
         axes.xaxis.set_minor_locator(NullLocator())
         axes.yaxis.set_minor_locator(NullLocator())
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: power_of_ten(np.log10(y))))
+        low, high = axes.get_ylim()
+        if high < 100 * low:  # decades alone would be one tick or two
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_major_formatter(plain_ticks())
+        else:
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: power_of_ten(np.log10(y))))
         axes.set_xlabel("size of the weights (log scale)")
         axes.set_title("KL, nats/token (log scale)")
         axes.grid(axis="y")
@@ -230,6 +237,13 @@ def _or_nan(value: float | None, otherwise: float) -> float:
 def _short(name: str) -> str:
     """The end of a long name, which tells layers and schemes apart."""
     return name if len(name) <= _LONGEST_LABEL else f"…{name[1 - _LONGEST_LABEL :]}"
+
+
+def _log_limits(values: FloatArray, least: float) -> tuple[float, float]:
+    """Limits of a log axis that leave some room, and span a factor of `least` or more."""
+    low, high = float(values.min()), float(values.max())
+    room = max((high / low) ** 0.1, (least * low / high) ** 0.5, 1.05)
+    return low / room, high * room
 
 
 def _apart(sizes: FloatArray) -> list[float]:

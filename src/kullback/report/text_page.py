@@ -8,6 +8,7 @@ its figures inside.  Whatever comes from a text, a model or a command line is ma
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -330,11 +331,15 @@ def _render(template: str, figures: Figures, **values: object) -> str:
         keep_trailing_newline=True,
     )
     environment.filters.update(_FILTERS)
-    return environment.get_template(template).render(
-        figures={
+    with warnings.catch_warnings():
+        # A name may be in a script that matplotlib's font lacks: the reader's browser has another.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        drawn = {
             name: Markup(inline(to_svg(figure, name, words)))
             for name, (figure, words) in figures.items()
-        },
+        }
+    return environment.get_template(template).render(
+        figures=drawn,
         surprisal_names=_SURPRISAL_NAMES,
         kl_names=_KL_NAMES,
         light=LIGHT,

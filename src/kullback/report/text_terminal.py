@@ -44,7 +44,7 @@ def evaluation_summary(results: TextResults) -> RenderableType:
         Text(
             f"{_count(results['documents'], 'document')}, {results['bytes']:,} bytes, "
             f"{results['scored_tokens']:,} of {results['tokens']:,} tokens scored in "
-            f"{numerals.seconds(results['seconds'])}, "
+            f"{_wide(numerals.seconds(results['seconds']))}, "
             f"{results['tokens_per_second']:,.0f} tokens/s"
         ),
         _protocol(results["protocol"], results["fingerprint"]),
@@ -60,7 +60,7 @@ def comparison_summary(results: ComparisonResults) -> RenderableType:
         _title(results["title"]),
         Text(
             f"{_count(results['documents'], 'document')}, {results['bytes']:,} bytes, "
-            f"{results['scored_tokens']:,} tokens scored in {numerals.seconds(results['seconds'])}"
+            f"{results['scored_tokens']:,} tokens scored in {_wide(numerals.seconds(results['seconds']))}"
         ),
         _protocol(results["protocol"], results["fingerprint"]),
         _verdict(results),
@@ -221,7 +221,16 @@ def _table(first: str, *others: str) -> Table:
 
 def _add(table: Table, cells: Sequence[str], style: str = "") -> None:
     """A row of plain text: no markup, no control characters."""
-    table.add_row(*(Text(visible(cell), style=style) for cell in cells))
+    table.add_row(*(Text(_wide(visible(cell)), style=style) for cell in cells))
+
+
+def _wide(text: str) -> str:
+    """Narrow blanks, which not every terminal has, as commas in numbers and as blanks before units.
+
+    >>> _wide("12\u202f345 of 1.05\u202fMB")
+    '12,345 of 1.05 MB'
+    """
+    return re.sub("\u202f(?=[0-9])", ",", text).replace("\u202f", " ")
 
 
 def _count(number: int, thing: str) -> str:

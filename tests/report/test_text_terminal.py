@@ -1,0 +1,141 @@
+"""The summaries of an evaluation on text and of a comparison in the terminal."""
+
+from __future__ import annotations
+
+import io
+import math
+
+import pytest
+from rich.cells import cell_len
+from rich.console import Console, RenderableType
+from text_samples import (
+    comparison_results,
+    measured,
+    nearly_empty_comparison,
+    nearly_empty_text,
+    text_results,
+)
+
+from kullback.report.text_terminal import comparison_summary, evaluation_summary
+
+
+def printed(shown: RenderableType, width: int = 200) -> str:
+    """What a terminal of that width, without colours, would show."""
+    console = Console(file=io.StringIO(), width=width, force_terminal=False, color_system=None)
+    console.print(shown)
+    file = console.file
+    assert isinstance(file, io.StringIO)
+    return file.getvalue()
+
+
+SUMMARIES = {
+    "evaluation": lambda: evaluation_summary(text_results()),
+    "hostile evaluation": lambda: evaluation_summary(text_results(hostile=True)),
+    "empty evaluation": lambda: evaluation_summary(nearly_empty_text()),
+    "comparison": lambda: comparison_summary(comparison_results()),
+    "hostile comparison": lambda: comparison_summary(comparison_results(hostile=True)),
+    "empty comparison": lambda: comparison_summary(nearly_empty_comparison()),
+}
+
+
+@pytest.mark.parametrize("kind", SUMMARIES)
+def test_no_line_is_wider_than_100_columns(kind):
+    """On a terminal of 200 columns no line takes more than 100, and on one of 80 none over 80."""
+    for width, most in ((200, 100), (80, 80)):
+        lines = printed(SUMMARIES[kind](), width).splitlines()
+        assert lines
+        assert max(cell_len(line) for line in lines) <= most
+
+
+@pytest.mark.parametrize("kind", ["hostile evaluation", "hostile comparison"])
+def test_a_text_cannot_steer_the_terminal(kind):
+    """Escapes and marks of direction come out as pictures, and markup of styles as it stands."""
+    shown = printed(SUMMARIES[kind]())
+    assert all(letter.isprintable() or letter == "\n" for letter in shown)
+    assert "␛[31m" in shown
+    assert "[red]" in shown
+    assert "{{7*7}}" in shown
+
+
+def row(shown: str, label: str) -> list[str]:
+    """The words of the line that begins with `label`."""
+    line = next(line for line in shown.splitlines() if line.startswith(label))
+    return line.removeprefix(label).split()
+
+
+def test_values_have_the_digits_that_their_interval_warrants():
+    """Two significant digits of the half interval, and the value with the same decimals."""
+    shown = printed(SUMMARIES["evaluation"]())
+    assert row(shown, "Cross-entropy") == ["2.512", "±", "0.034", "nats/token", "4", "250"]
+    assert row(shown, "Bits per byte") == ["0.812", "±", "0.012", "bits/byte", "4", "250"]
+    assert row(shown, "Perplexity") == ["12.30", "[11.90,", "13.10]", "4", "250"]
+    assert row(shown, "First guess right") == ["45.1", "±", "1.2", "%", "4", "250"]
+    assert row(shown, "Word perplexity") == ["∞", "4", "250"]
+    assert row(shown, "Overconfidence") == ["–", "%", "4", "250"]
+
+
+def test_protocol_stands_in_one_line_with_the_short_fingerprint():
+    """Preset, window, BOS, type and device without hashes, and 16 digits of the fingerprint."""
+    results = {**text_results(), "fingerprint": "0123456789abcdef" * 4}
+    shown = printed(evaluation_summary(results))
+    assert (
+        "protocol: sliding, window 512, bos book.txt, float32, cpu; fingerprint 0123456789abcdef\n"
+        in shown
+    )
+    assert "a" * 64 not in shown
+
+
+def test_notes_and_methods_are_shown_once():
+    """What all intervals come from is one line; each note is another."""
+    shown = printed(SUMMARIES["evaluation"]())
+    assert shown.count("• 20 documents: ratio of sums\n") == 1
+    assert "• book.txt\n" in shown
+
+
+@pytest.mark.parametrize(
+    ("above", "words"),
+    [(True, "is above the noise floor"), (False, "is not above the noise floor")],
+)
+def test_comparison_says_where_the_noise_is(above, words):
+    """KL ± half, its verdict, and the floor in the line below."""
+    shown = printed(comparison_summary({**comparison_results(), "above_noise": above}))
+    assert f"KL(reference‖candidate) 0.01234 ± 0.00056 nats/token {words}\n" in shown
+    assert "the reference against itself, batch shape: (3.21 ± 0.43) × 10⁻⁷ nats/token\n" in shown
+
+
+def test_comparison_without_a_noise_floor_says_so():
+    """Where no floor was measured the line says that, and gives no verdict."""
+    results = {**comparison_results(), "above_noise": None, "noise_floor": {}}
+    shown = printed(comparison_summary(results))
+    assert "0.00056 nats/token; the noise floor was not measured\n" in shown
+
+
+def test_comparison_lists_schemes_layers_and_worst_tokens():
+    """Schemes under their short names, the sum of parts beside the whole, tokens in context."""
+    shown = printed(SUMMARIES["comparison"]())
+    assert row(shown, "int4 ") == [
+        "1.00", "MB", "0.0123", "±", "0.0025", "+0.010", "±", "0.020",
+        "90.0", "±", "1.0", "●",
+    ]  # fmt: skip
+    assert row(shown, "nf4 ")[-1] == "1.0"  # not on the front
+    assert "the parts add up to 0.01100 nats/token, all together cost 0.01230\n" in shown
+    assert "before book.txtbook.txt" in shown
+    assert "␣the 0.500" in shown
+    assert "median 0.00300, 99 % 0.250, maximum ∞" in shown
+
+
+def test_many_layers_are_cut_and_counted():
+    """Of 30 groups the first 12 are shown, and the rest are counted."""
+    one = comparison_results()["sensitivity"][0]
+    many = [{**one, "layer": f"layer {i}."} for i in range(30)]
+    shown = printed(comparison_summary({**comparison_results(), "sensitivity": many}))
+    assert "layer 11." in shown
+    assert "layer 12." not in shown
+    assert "and 18 more groups\n" in shown
+
+
+def test_an_infinite_kl_is_shown():
+    """Where the candidate excludes what the reference expects, KL is ∞ and has no interval."""
+    results = {**comparison_results(), "measures": {"kl": measured(math.inf, None)}}
+    shown = printed(comparison_summary(results))
+    assert "KL(reference‖candidate) ∞ nats/token" in shown
