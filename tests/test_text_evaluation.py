@@ -13,6 +13,7 @@ import torch
 from kullback.documents import Document
 from kullback.errors import InvalidValueError
 from kullback.evaluate.protocol import Protocol
+from kullback.evaluate.reading import Reading
 from kullback.evaluate.records import RecordsWriter, read_records
 from kullback.models.base import TextModel
 from kullback.models.load import load_text_model
@@ -133,11 +134,15 @@ def test_bfloat16_is_near_float32(found, model, tmp_path):
     """In bfloat16 the cross-entropy differs by less than 0.05 nats, and not by nothing."""
     folder = tiny_llama(tmp_path / "tiny")
     rounded = evaluate_text(
-        load_text_model(str(folder), torch.bfloat16), DOCUMENTS, Protocol(window=32)
+        load_text_model(str(folder), torch.bfloat16),
+        DOCUMENTS,
+        Protocol(window=32),
+        exact=lambda: model,
     )
     assert rounded is not None
     exact = found[0]["measures"]["cross_entropy"]["value"]
     assert 0 < abs(rounded["measures"]["cross_entropy"]["value"] - exact) < 0.05
+    assert any("bfloat16 instead of float32 changes" in note for note in rounded["notes"])
 
 
 @pytest.mark.parametrize("text", ["", "x"])
@@ -145,3 +150,25 @@ def test_nothing_to_score_is_an_error(model, text):
     """An empty text, or one of a single token, is an error that says so."""
     with pytest.raises(InvalidValueError, match=r"the text has [01] token"):
         evaluate_text(model, [Document("short", text)], Protocol())
+
+
+def test_the_best_temperature_is_the_one_of_a_fine_grid(model):
+    """The temperature found has the smallest nll of a fine grid, computed from the logits."""
+    results = evaluate_text(model, DOCUMENTS, Protocol(window=32), with_temperature=True)
+    assert results is not None
+    (note,) = (note for note in results["notes"] if note.startswith("temperature"))
+    found = float(note.split()[1].rstrip(","))
+    reading = Reading.of(DOCUMENTS, Protocol(window=32), model.tokenizer, model.context)
+    logits, targets = [], []
+    for window in reading.windows:
+        inputs = torch.from_numpy(window.inputs)[None]
+        with torch.no_grad():
+            logits.append(model.model(inputs).logits[0, window.rows].double())
+        targets.append(torch.from_numpy(window.targets))
+    whole, target = torch.cat(logits), torch.cat(targets)
+    grid = np.exp(np.arange(np.log(0.25), np.log(4.0), 0.002))
+    nll = [float(torch.nn.functional.cross_entropy(whole / t, target)) for t in grid]
+    best = grid[int(np.argmin(nll))]
+    assert found == pytest.approx(best, rel=0.004) or found == 4.0
+    saved = float(torch.nn.functional.cross_entropy(whole, target)) - min(nll)
+    assert results["measures"]["temperature_saves"]["value"] == pytest.approx(saved, rel=1e-3)

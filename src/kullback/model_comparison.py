@@ -32,7 +32,13 @@ from kullback.documents import Document
 from kullback.errors import InvalidValueError
 from kullback.evaluate.divergence import DivergenceStatistics
 from kullback.evaluate.protocol import Protocol
-from kullback.evaluate.reading import LiveModel, Predictor, Reading, divergence_rows
+from kullback.evaluate.reading import (
+    LiveModel,
+    Predictor,
+    Reading,
+    divergence_rows,
+    part_of_reading,
+)
 from kullback.evaluate.text import means_by, position_edges
 from kullback.evaluate.uncertainty import mean_with_interval, simultaneous_means
 from kullback.evaluate.windows import Window
@@ -48,7 +54,7 @@ from kullback.report.text_results import (
     TextToken,
     WorstToken,
 )
-from kullback.sensitivity import measure_sensitivity, part_of_reading
+from kullback.sensitivity import measure_sensitivity
 from kullback.text import TextTokenizer
 from kullback.text_evaluation import (
     curve,

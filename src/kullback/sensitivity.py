@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -20,7 +20,12 @@ from torch import nn
 
 from kullback.compare import concatenate_divergences
 from kullback.errors import InvalidValueError
-from kullback.evaluate.reading import LiveModel, Reading, divergence_rows
+from kullback.evaluate.reading import (
+    LiveModel,
+    Reading,
+    divergence_rows,
+    part_of_reading,
+)
 from kullback.evaluate.uncertainty import Measurement, simultaneous_means
 from kullback.evaluate.windows import Window
 from kullback.models.base import Predictions, TextModel
@@ -28,9 +33,7 @@ from kullback.models.checkpoint import GPTTextModel
 from kullback.models.huggingface import HuggingFaceModel
 from kullback.quantise import Scheme, linear_weights, quantise_layers
 
-__all__ = ["GroupCost", "Sensitivity", "measure_sensitivity", "part_of_reading"]
-
-PART_TOKENS = 4096
+__all__ = ["GroupCost", "Sensitivity", "measure_sensitivity"]
 
 
 @dataclass(frozen=True)
@@ -51,11 +54,6 @@ class Sensitivity:
     sum_of_parts: float
     whole: float
     """KL with everything quantised together, on the same part of the text."""
-
-
-def part_of_reading(reading: Reading, tokens: int = PART_TOKENS) -> Reading:
-    """Every so-manieth window, so that about `tokens` tokens, spread over the text, are scored."""
-    return replace(reading, windows=reading.windows[:: max(1, len(reading) // tokens)])
 
 
 def measure_sensitivity(

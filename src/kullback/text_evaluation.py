@@ -17,11 +17,19 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
+import torch
 
+from kullback.compare import concatenate_divergences
 from kullback.documents import Document
 from kullback.evaluate.fingerprint import Fingerprint, fingerprint
 from kullback.evaluate.protocol import Protocol
-from kullback.evaluate.reading import LiveModel, Reading, token_rows
+from kullback.evaluate.reading import (
+    LiveModel,
+    Reading,
+    divergence_rows,
+    part_of_reading,
+    token_rows,
+)
 from kullback.evaluate.records import (
     Records,
     RecordsMetadata,
@@ -30,6 +38,7 @@ from kullback.evaluate.records import (
 )
 from kullback.evaluate.statistics import TokenStatistics
 from kullback.evaluate.team import Team
+from kullback.evaluate.temperature import fit_temperature, tempered_nll
 from kullback.evaluate.text import (
     NLL_EDGES,
     MeansBy,
@@ -38,7 +47,7 @@ from kullback.evaluate.text import (
     measure_text,
     position_edges,
 )
-from kullback.evaluate.uncertainty import Measurement
+from kullback.evaluate.uncertainty import Measurement, mean_with_interval
 from kullback.models.base import TextModel
 from kullback.report.text_results import (
     Curve,
@@ -64,6 +73,8 @@ __all__ = [
 # Tokens at the beginning of the text that the report shows, and the alternatives of each.
 SHOWN_TOKENS = 1200
 TOP_K = 5
+# Enough for the noise of a narrower type, which is much the same everywhere.
+NOISE_TOKENS = 2048
 
 
 def evaluate_text(
@@ -75,12 +86,15 @@ def evaluate_text(
     progress: Callable[[int, int], None] = lambda done, total: None,
     command: str = "",
     with_passages: bool = False,
+    exact: Callable[[], TextModel] | None = None,
+    with_temperature: bool = False,
 ) -> TextResults | None:
     """Everything about `model` on `documents`; None for a process that does not lead its team.
 
     `records` names a Parquet file for one row a token; a run that was killed goes on after the
     rows that are on disk.  `with_passages` keeps the beginning of the text, token by token, for a
-    report.
+    report.  `exact` loads the same model in float32: the noise of the narrower type is measured on
+    a part of the text and noted.  `with_temperature` adds the temperature that would serve best.
 
     Raises `InvalidValueError` for a text, protocol or model that cannot be measured, `RunError`
     where the records cannot be written.
@@ -116,6 +130,12 @@ def evaluate_text(
         shown = _shown_again(model, reading)
     found, places = _statistics(concatenate_records(parts)), reading.places
     measured = measure_text(found, places)
+    measures = {name: plain(one) for name, one in measured.measures.items()}
+    notes = [*model.notes, *reading_notes(reading)]
+    if exact is not None:
+        notes.append(arithmetic_noise(model, exact(), reading))
+    if with_temperature:
+        notes.append(_best_temperature(model, reading, measures))
     position_M = places.position_M.astype(np.float64)
     by_position = means_by(
         found.nll, position_M, position_edges(places.position_M), places.document_M, "nats/token"
@@ -127,7 +147,7 @@ def evaluate_text(
         "model": model.name,
         "fingerprint": str(identity),
         "protocol": dict(identity.parts),
-        "notes": [*model.notes, *reading_notes(reading)],
+        "notes": notes,
         "documents": len(documents),
         "tokens": reading.coverage.tokens,
         "scored_tokens": reading.coverage.scored_tokens,
@@ -135,7 +155,7 @@ def evaluate_text(
         "words": sum(document.n_words for document in documents),
         "seconds": seconds,
         "tokens_per_second": (len(reading) - int(reading.starts[first])) / seconds,
-        "measures": {name: plain(one) for name, one in measured.measures.items()},
+        "measures": measures,
         "nll_by_position": curve(by_position),
         "nll_histogram": histogram(found.nll, NLL_EDGES),
         "reliability": [
@@ -219,6 +239,45 @@ def reading_notes(reading: Reading) -> list[str]:
             "tokens of overlapping windows count a little less than 1, as in the Transformers guide"
         )
     return notes
+
+
+def arithmetic_noise(model: TextModel, exact: TextModel, reading: Reading) -> str:
+    """What the arithmetic of `model` costs against that of `exact`, on a part of the text."""
+    part = part_of_reading(reading, NOISE_TOKENS)
+    rows = divergence_rows(LiveModel(exact), LiveModel(model), part)
+    found = concatenate_divergences(list(rows))
+    document_M = part.places.document_M
+    difference_M = found.candidate.nll - found.reference.nll
+    change = mean_with_interval(difference_M, document_M, "nats/token")
+    kl = mean_with_interval(found.kl, document_M, "nats/token")
+    names = [str(one.dtype).removeprefix("torch.") for one in (model, exact)]
+    distance = float(np.abs(difference_M).mean())
+    return (
+        f"{names[0]} instead of {names[1]} changes the cross-entropy by {change}, with a KL of "
+        f"{kl} and a mean |Δnll| of {distance:.2g} nats a token (measured on {len(part):,} tokens)"
+    )
+
+
+def _best_temperature(
+    model: TextModel, reading: Reading, measures: dict[str, MeasurementData]
+) -> str:
+    """Fit the temperature on a part of the text, add it to the measures, and say what it is."""
+    part, live = part_of_reading(reading), LiveModel(model)
+    windows = [
+        (live.predictions(window, slice(0, 0)), torch.from_numpy(window.targets.astype(np.int64)))
+        for window in part.windows
+    ]
+
+    def nll(temperature_T: np.ndarray) -> np.ndarray:
+        return np.concatenate([tempered_nll(*one, temperature_T) for one in windows], axis=1)
+
+    fit = fit_temperature(nll, part.places.document_M)
+    measures["temperature_saves"] = plain(fit.saved)
+    ends = ", the end of the range that was searched" if fit.at_limit else ""
+    return (
+        f"temperature {fit.temperature:.4f}{ends} minimises the nll and would save {fit.saved} "
+        f"(fitted to {len(part):,} tokens)"
+    )
 
 
 def plain(measured: Measurement) -> MeasurementData:

@@ -191,7 +191,7 @@ def test_correlated_tokens_widen_our_interval_only(tmp_path: Path) -> None:
 
 
 def test_q_rounded_to_its_file_moves_kl_by_less_than_a_step(tmp_path: Path) -> None:
-    """The KL from Q's file and from its logits differ by 2.4e-4 nats at most, if none is clipped."""
+    """The KL from Q's file is within 2.4e-4 nats of that from its logits, if none is clipped."""
     base, q = files(tmp_path, scale=0.5, spread=2.0)
     rng = np.random.default_rng(0)
     rng.integers(0, V, (CHUNKS, CONTEXT))

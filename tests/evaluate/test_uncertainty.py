@@ -344,3 +344,13 @@ def test_bootstraps_refuse_what_they_cannot_resample() -> None:
         bootstrap_over_blocks(np.ones(0), "")
     with pytest.raises(InvalidValueError, match="block_length is 0"):
         bootstrap_over_blocks(np.ones(5), "", block_length=0)
+
+
+def test_a_document_without_any_denominator_is_no_error() -> None:
+    """A short document that has nothing in the denominator takes no part, and crashes nothing."""
+    document = np.repeat([0, 1], [4000, 50])
+    denominator = (document == 0).astype(float)
+    values = np.random.default_rng(0).random(4050) * denominator
+    found = mean_with_interval(values, document, "", denominator)
+    assert found.value == pytest.approx(values[:4000].mean())
+    assert math.isfinite(found.interval[0])

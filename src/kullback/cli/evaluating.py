@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from kullback.cli.parsing import Commands
     from kullback.documents import Document
     from kullback.evaluate.protocol import Protocol
+    from kullback.models.base import TextModel
     from kullback.report.results import LanguagePart
     from kullback.sources.language import Language
 
@@ -46,6 +48,10 @@ def add(commands: Commands) -> None:
     evaluate.add_argument(
         "--records", type=Path, metavar="FILE.parquet", help="one row a token; resumes where it was"
     )
+    evaluate.add_argument(
+        "--temperature", action="store_true",
+        help="also find the temperature that minimises the nll, and the nats it would save",
+    )  # fmt: skip
     evaluate.add_argument("--report", type=Path, metavar="FILE.html", help="a page to look at")
     known = evaluate.add_argument_group("on a source")
     known.add_argument("--source", metavar="NAME", help="default: what the run was trained on")
@@ -128,10 +134,14 @@ def _on_text(options: argparse.Namespace) -> None:
         model = load_named(
             options.model, torch_dtype(options), options.device, options.trust_remote_code
         ).model
+        exact = None
+        if options.dtype in ("bfloat16", "float16"):
+            exact = partial(_load_exact, options)
         with TextProgress(progress_console() if team.leads else None) as progress:
             results = evaluate_text(
                 model, documents, protocol, team, options.records, progress.show,
-                options.command_line, with_passages=options.report is not None,
+                options.command_line, with_passages=options.report is not None, exact=exact,
+                with_temperature=options.temperature,
             )  # fmt: skip
     if results is None:
         return
@@ -144,6 +154,14 @@ def _on_text(options: argparse.Namespace) -> None:
     for path in (options.records, options.report):
         if path is not None:
             print(f"written: {path}")
+
+
+def _load_exact(options: argparse.Namespace) -> TextModel:
+    import torch
+
+    from kullback.models.quantised import load_named
+
+    return load_named(options.model, torch.float32, options.device, options.trust_remote_code).model
 
 
 def _on_source(options: argparse.Namespace) -> None:

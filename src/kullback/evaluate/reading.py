@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Protocol as Interface
 from typing import TypeVar
@@ -32,7 +32,10 @@ from kullback.evaluate.windows import Coverage, Window, coverage, plan
 from kullback.models.base import Predictions, TextModel
 from kullback.text import Encoding, TextTokenizer
 
-__all__ = ["LiveModel", "Predictor", "Reading", "divergence_rows", "token_rows"]
+__all__ = ["LiveModel", "Predictor", "Reading", "divergence_rows", "part_of_reading", "token_rows"]
+
+# Windows of about so many tokens stand for the whole where every window is much alike.
+PART_TOKENS = 4096
 
 Progress = Callable[[int, int], None]
 """Called with the scored tokens done, and all of them."""
@@ -126,6 +129,11 @@ class Reading:
     @cached_property
     def _bytes(self) -> list[bytes]:
         return [document.text.encode() for document in self.documents]
+
+
+def part_of_reading(reading: Reading, tokens: int = PART_TOKENS) -> Reading:
+    """Every so-manieth window, so that about `tokens` tokens, spread over the text, are scored."""
+    return replace(reading, windows=reading.windows[:: max(1, len(reading) // tokens)])
 
 
 class Predictor(Interface):

@@ -3,7 +3,7 @@
 ``nll(T) = −z_target / T + log Σ_w exp(z_w / T)`` (Guo et al. 2017, sect. 4.2) is convex in 1/T, so
 its minimum is found by bracketing alone; a model that is only too sure, or not enough, is mended.
 
-Axes: T temperatures, M tokens.
+Axes: T temperatures, M tokens, B rows of a block, V vocabulary.
 """
 
 from __future__ import annotations
@@ -13,15 +13,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from jaxtyping import Float, Int
+from torch import Tensor
 
 from kullback.errors import InvalidValueError
 from kullback.evaluate.uncertainty import Measurement, mean_with_interval
+from kullback.models.base import Predictions
 
-__all__ = ["TemperatureFit", "fit_temperature"]
+__all__ = ["TemperatureFit", "fit_temperature", "tempered_nll"]
 
 # Temperatures to a call: the logits are computed once for all of them.
 GRID = 9
+# Logits that are whole in memory at a time.
+BLOCK_BYTES = 32 << 20
 # The bracket of log T at which a parabola takes over; its error in log T is then below 1e-5.
 NARROW = 0.03
 
@@ -99,3 +104,30 @@ def _vertex(log_T: Float[np.ndarray, "T"], mean_T: Float[np.ndarray, "T"], best:
     if not curvature > 0:
         return float(log_T[best])
     return centre + width * float(np.clip(-slope / (2 * curvature), -1.0, 1.0))
+
+
+@torch.inference_mode()
+def tempered_nll(
+    predictions: Predictions, targets_M: Int[Tensor, "M"], temperature_T: Float[np.ndarray, "T"]
+) -> Float[np.ndarray, "T M"]:
+    """The nll of each target at each temperature, in nats; the logits are made once for all.
+
+    >>> from kullback.models.base import DensePredictions
+    >>> logits = DensePredictions(torch.tensor([[0.0, 0.0, 3.0]]))
+    >>> tempered_nll(logits, torch.tensor([0]), np.array([1.0, 1e6])).round(3).tolist()
+    [[3.095], [1.099]]
+    """
+    M = len(predictions)
+    nll_TM = np.empty((len(temperature_T), M))
+    rows = max(1, BLOCK_BYTES // (4 * predictions.vocabulary_size))
+    for start in range(0, M, rows):
+        part = slice(start, min(start + rows, M))
+        logits_BV = predictions.logits(part)
+        target_B1 = targets_M[part, None].to(logits_BV.device)
+        # Below the target's logit: what is exponentiated is at T = 1 exact where it matters.
+        logits_BV -= logits_BV.gather(1, target_B1)
+        scaled_BV = torch.empty_like(logits_BV)
+        for i, temperature in enumerate(temperature_T.tolist()):
+            torch.div(logits_BV, temperature, out=scaled_BV)
+            nll_TM[i, part] = torch.logsumexp(scaled_BV, dim=1).double().cpu().numpy()
+    return nll_TM

@@ -120,7 +120,7 @@ class Measurement:
         if self.bounds is not None:
             interval = f"[{low:.{digits}f}, {high:.{digits}f}]"
             return f"{self.value:.{digits}f} {interval} {self.unit}".rstrip()
-        return f"{self.value:.{digits}f} ± {half:.{digits}f} {self.unit}"
+        return f"{self.value:.{digits}f} ± {half:.{digits}f} {self.unit}".rstrip()
 
 
 def ratio_of_sums(

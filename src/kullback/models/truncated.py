@@ -143,15 +143,20 @@ def truncate(
             )
         top_BK, words_BK = logits_BV.topk(k, dim=1)
         target_B1 = targets_M[rows, None]
-        # Before the rest is cut out: float64 logits are not copied.
-        target_logits_B = logits_BV.gather(1, target_B1)[:, 0]
-        wide_BV = logits_BV.double()
-        log_z_B = wide_BV.logsumexp(dim=1)
-        wide_BV.scatter_(1, words_BK, -torch.inf).scatter_(1, target_B1, -torch.inf)
+        mass_BV = (logits_BV.double() - largest_B[:, None].double()).exp_()
+        log_total_B = mass_BV.sum(dim=1).log_()
+        mass_BV.scatter_(1, words_BK, 0.0).scatter_(1, target_B1, 0.0)
+        rest_B = mass_BV.sum(dim=1)
+        log_rest_B = rest_B.log() - log_total_B
+        # What underflows is not nothing: a rest of 0 says that all other words are excluded.
+        for row in (rest_B == 0).nonzero()[:, 0].tolist():
+            others_V = logits_BV[row].double()
+            others_V[words_BK[row]] = others_V[targets_M[start + row]] = -torch.inf
+            log_rest_B[row] = (others_V - largest_B[row]).logsumexp(dim=0) - log_total_B[row]
         yield {
             "top_logits": top_BK,
             "top_words": words_BK.int(),
-            "target_logits": target_logits_B,
-            "log_normaliser": log_z_B,
-            "log_rest": wide_BV.logsumexp(dim=1) - log_z_B,
+            "target_logits": logits_BV.gather(1, target_B1)[:, 0],
+            "log_normaliser": largest_B.double() + log_total_B,
+            "log_rest": log_rest_B,
         }

@@ -56,11 +56,12 @@ def evaluation_summary(results: TextResults) -> RenderableType:
 
 def comparison_summary(results: ComparisonResults) -> RenderableType:
     """A comparison on one screen or two."""
+    took = _wide(numerals.seconds(results["seconds"]))
     parts: list[RenderableType] = [
         _title(results["title"]),
         Text(
             f"{_count(results['documents'], 'document')}, {results['bytes']:,} bytes, "
-            f"{results['scored_tokens']:,} tokens scored in {_wide(numerals.seconds(results['seconds']))}"
+            f"{results['scored_tokens']:,} tokens scored in {took}"
         ),
         _protocol(results["protocol"], results["fingerprint"]),
         _verdict(results),
