@@ -42,7 +42,7 @@ def grammar(folder: Path, text: str) -> str:
 
 COMMANDS = (
     "lab", "derive", "source list", "source describe", "source sample", "source export", "train",
-    "sample", "evaluate", "compare", "quantise",
+    "sample", "evaluate", "compare", "quantise", "record",
 )  # fmt: skip
 
 

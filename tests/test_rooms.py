@@ -31,7 +31,8 @@ ROOMS = (
     ("models", "evaluate"),
     ("byte_boundaries", "compare", "sensitivity"),
     ("report",),
-    ("lab", "text_evaluation", "model_comparison"),
+    ("lab", "text_evaluation"),
+    ("model_comparison", "stored_comparison"),
     ("cli",),
     ("__main__",),
 )

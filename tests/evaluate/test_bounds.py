@@ -165,6 +165,24 @@ def test_the_upper_bound_is_the_worst_case() -> None:
         assert named + entropy - answer.fun == pytest.approx(expected, abs=1e-9)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_probabilities_too_small_for_a_float_are_not_zero(dtype: torch.dtype) -> None:
+    """Words of probability e^-1000 are possible: where a model has them, no KL is infinite."""
+    p = torch.tensor([[0.0, -1.0, -1000.0, -1001.0, -1002.0]], dtype=dtype)
+    q = p.flip(1)
+    targets = torch.zeros(1, dtype=torch.int64)
+    log_p, log_q = (torch.log_softmax(x.double(), 1) for x in (p, q))
+    expected = float((log_p.exp() * (log_p - log_q)).sum())
+    for first, second in itertools.product(forms(p, targets, 2), forms(q, targets, 2)):
+        found = kl_bounds(first, second)
+        assert 0 < found.lower_M[0] <= expected * (1 + ROUNDING)
+        assert np.isfinite(found.lower_M[0])
+        assert found.upper_M[0] >= expected * (1 - ROUNDING)
+    excluding = torch.where(q == -1000.0, -torch.inf, q)
+    found = kl_bounds(DensePredictions(p), DensePredictions(excluding))
+    assert np.isfinite(found.lower_M[0]) == (float(excluding[0, 2]) > -torch.inf)
+
+
 def test_bounds_close_in_as_k_grows() -> None:
     """More words known never widen the bounds."""
     p, q = logits(60, 64, 5), logits(60, 64, 6)

@@ -1,4 +1,4 @@
-"""`kullback compare` and `kullback quantise`."""
+"""`kullback compare`: models, recordings and logits files."""
 
 from __future__ import annotations
 
@@ -20,15 +20,21 @@ __all__ = ["add"]
 
 
 def add(commands: Commands) -> None:
-    """Declare the commands."""
+    """Declare the command."""
     compare = add_command(
         commands, "compare", _compare, "is it still the same model, and how far is it?",
         "kullback compare FOLDER FOLDER@int8 --text book.txt --noise-floor",
         "kullback compare FOLDER OTHER --text texts/ --report compared.html",
         "kullback compare FOLDER --schemes int8,int4-g32,int2-g32 --text book.txt --json",
+        "kullback compare reference.rec FOLDER --text book.txt",
+        "kullback compare base.kld other.kld      # llama.cpp --kl-divergence-base files",
+        "kullback compare FOLDER OTHER --by-bytes --text book.txt",
         notes="\nKL(reference‖candidate) says how far the candidate moved, not that it is worse.\n",
     )  # fmt: skip
-    compare.add_argument("reference", metavar="REFERENCE", help="a model, or MODEL@SCHEME")
+    compare.add_argument(
+        "reference", metavar="REFERENCE",
+        help="a model, MODEL@SCHEME, a recording, or a logits file of llama.cpp",
+    )  # fmt: skip
     compare.add_argument(
         "candidate", metavar="CANDIDATE", nargs="*", help="models to compare with it"
     )
@@ -41,23 +47,15 @@ def add(commands: Commands) -> None:
         help="measure the reference against itself in another batch shape and in bfloat16",
     )  # fmt: skip
     compare.add_argument(
+        "--by-bytes", action="store_true",
+        help="for tokenizers that differ: compare where both have a boundary",
+    )  # fmt: skip
+    compare.add_argument(
         "--sensitivity", action="store_true",
         help="quantise one layer group at a time by the first scheme, and rank them by KL",
     )  # fmt: skip
     add_text_options(compare)
     compare.add_argument("--report", type=Path, metavar="FILE.html", help="a page to look at")
-
-    quantise = add_command(
-        commands, "quantise", _quantise, "save a quantised model that transformers loads",
-        "kullback quantise FOLDER --scheme int8 -o FOLDER-int8",
-        "kullback quantise runs/mine --scheme int4-g32 -o runs/mine-int4",
-    )  # fmt: skip
-    quantise.add_argument("model", metavar="MODEL", help="a folder, a hub name or a .gguf file")
-    quantise.add_argument("--scheme", required=True, help="int8, int4-g32, fp8, bf16 and the like")
-    quantise.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
-    quantise.add_argument(
-        "--trust-remote-code", action="store_true", help="run code that comes with the model"
-    )
 
 
 def _open(name: str, options: argparse.Namespace) -> SizedModel:
@@ -77,6 +75,10 @@ def _compare(options: argparse.Namespace) -> None:
     from kullback.report.text_progress import TextProgress
     from kullback.report.text_terminal import comparison_summary
 
+    stored = _stored_kinds(options)
+    if stored or options.by_bytes:
+        _compare_stored(options, stored)
+        return
     if options.text is None:
         raise InvalidValueError("--text FILE is missing: say which text to compare the models on")
     schemes = [name for name in options.schemes.split(",") if name]
@@ -127,24 +129,69 @@ def _compare(options: argparse.Namespace) -> None:
         print(f"written: {options.report}")
 
 
+def _stored_kinds(options: argparse.Namespace) -> set[str]:
+    """What there is among the names but models: "recording", "logits"."""
+    from kullback.models.llama_cpp_logits import is_llama_cpp_logits
+    from kullback.models.recording import is_recording
+
+    paths = [Path(name) for name in (options.reference, *options.candidate)]
+    found = {"logits" for path in paths if is_llama_cpp_logits(path)}
+    return found | {"recording" for path in paths if is_recording(path)}
+
+
+def _compare_stored(options: argparse.Namespace, stored: set[str]) -> None:
+    from kullback.models.recording import Recording, is_recording
+    from kullback.report.text_progress import TextProgress
+    from kullback.report.text_terminal import stored_summary
+    from kullback.stored_comparison import (
+        compare_by_bytes,
+        compare_logits_files,
+        compare_recorded,
+    )
+
+    if len(options.candidate) != 1 or options.schemes or options.sensitivity or options.noise_floor:
+        raise InvalidValueError(
+            "recordings, logits files and --by-bytes compare one candidate, without --schemes, "
+            "--sensitivity and --noise-floor: these need the models themselves"
+        )
+    names, printed = (options.reference, options.candidate[0]), ""
+    if stored == {"logits"}:
+        results, printed = compare_logits_files(*map(Path, names))
+    elif "logits" in stored:
+        raise InvalidValueError("a logits file of llama.cpp is compared with another such file")
+    else:
+        recorded = [is_recording(Path(name)) for name in names]
+        if options.text is None and not all(recorded):
+            raise InvalidValueError("--text FILE is missing: the model must read what was recorded")
+        documents = [] if options.text is None else read_text(options)
+        sides = [
+            Recording.open(Path(name)) if is_file else _open(name, options).model
+            for name, is_file in zip(names, recorded, strict=True)
+        ]
+        with TextProgress(progress_console()) as progress:
+            if options.by_bytes:
+                models = [side for side in sides if not isinstance(side, Recording)]
+                if len(models) != 2:
+                    raise InvalidValueError("--by-bytes needs two models that read the text now")
+                results = compare_by_bytes(
+                    models[0], models[1], documents, protocol_of(options), progress.show
+                )
+            else:
+                results = compare_recorded(
+                    sides[0], sides[1], documents, protocol_of(options), progress.show
+                )
+    if options.json:
+        print_json({**results, "llama.cpp": printed} if printed else results)
+        return
+    result_console().print(stored_summary(results))
+    if printed:
+        print(
+            f"\nas llama.cpp prints it (its ± takes tokens as independent), ours beside:\n{printed}"
+        )
+
+
 def _scheme_of(name: str) -> str | None:
     from kullback.models.quantised import split_scheme
 
     _, scheme = split_scheme(name)
     return None if scheme is None else scheme.name
-
-
-def _quantise(options: argparse.Namespace) -> None:
-    from kullback.models.quantised import save_quantised
-    from kullback.quantise import Scheme
-
-    scheme = Scheme.parse(options.scheme)
-    with progress_console().status(f"quantising {options.model} to {scheme.name}"):
-        size = save_quantised(options.model, scheme, options.output, options.trust_remote_code)
-    if options.json:
-        print_json({"folder": str(options.output), "scheme": scheme.name, "bytes": size})
-        return
-    print(
-        f"written: {options.output}, {size:,} bytes "
-        f"(kullback compare {options.model} {options.output} --text FILE)"
-    )

@@ -156,6 +156,8 @@ def _terms(log_p: Float[Tensor, "B W"], log_q: Float[Tensor, "B W"]) -> Float[Te
     ratio = torch.where(log_p == log_q, 0, log_p - log_q)
     # p (e^(-l) - 1 + l) keeps the digits of a small l; far from it q - p + p l is as good.
     terms = torch.where(ratio.abs() < 1, p * (torch.expm1(-ratio) + ratio), q - p + p * ratio)
+    # q = 0 < p, also where p is too small for a float.
+    terms = torch.where(log_q == -torch.inf, torch.inf, terms)
     # p = 0: the limit is q.  The rounding of a term near zero can fall below it.
     return torch.where(log_p == -torch.inf, q, terms).clamp_min(0)
 
@@ -212,7 +214,9 @@ def _reference_truncated(
     log_c_B1 = p.log_most_B[:, None]
     log_p_BN = torch.where(order_N < full_B[:, None], log_c_B1, -torch.inf)
     log_p_BN = torch.where(order_N == full_B[:, None], left_B[:, None].log(), log_p_BN)
-    cross_BN = torch.where(log_p_BN == -torch.inf, 0, log_p_BN.exp() * (log_p_BN - lowest_BN))
+    cross_BN = log_p_BN.exp() * (log_p_BN - lowest_BN)
+    cross_BN = torch.where(lowest_BN == -torch.inf, torch.inf, cross_BN)
+    cross_BN = torch.where(log_p_BN == -torch.inf, 0, cross_BN)
     # The q - p of the terms of all unnamed words together.
     upper_B = named_B + cross_BN.sum(dim=1) + q_rest_B.exp() - rest_B
     upper_B = torch.where(p.log_rest_B == -torch.inf, lower_B, torch.maximum(upper_B, lower_B))

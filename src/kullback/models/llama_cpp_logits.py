@@ -28,7 +28,7 @@ from jaxtyping import Float, Int
 from kullback.errors import InvalidValueError
 from kullback.models.base import DensePredictions
 
-__all__ = ["LlamaCppLogits", "write_llama_cpp_logits"]
+__all__ = ["LlamaCppLogits", "is_llama_cpp_logits", "write_llama_cpp_logits"]
 
 MAGIC = b"_logits_"
 HEADER_BYTES = len(MAGIC) + 3 * 4
@@ -126,6 +126,14 @@ class LlamaCppLogits:
         """How far the probabilities of each row sum to more than one."""
         mass_B: np.ndarray = np.exp(self.log_probabilities(rows).astype(np.float64)).sum(axis=1)
         return mass_B - 1.0
+
+
+def is_llama_cpp_logits(path: Path) -> bool:
+    """Whether the file begins as a base-logits file does."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(len(MAGIC)) == MAGIC
 
 
 def write_llama_cpp_logits(

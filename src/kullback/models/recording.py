@@ -49,7 +49,14 @@ from kullback.models.base import (
 from kullback.models.safetensors_stream import DTYPES, PADDING, SafetensorsStream
 from kullback.models.truncated import TruncatedPredictions, truncate
 
-__all__ = ["Kind", "Recording", "RecordingWriter", "TruncatedPredictions", "check_same_text"]
+__all__ = [
+    "Kind",
+    "Recording",
+    "RecordingWriter",
+    "TruncatedPredictions",
+    "check_same_text",
+    "is_recording",
+]
 
 Kind = Literal["exact", "top-k"]
 FORMAT = 1
@@ -324,6 +331,15 @@ class Recording:
         for column in words:
             if column.min() < 0 or column.max() >= self.vocabulary_size:
                 raise ValueError(f"it holds words outside of [0, {self.vocabulary_size})")
+
+
+def is_recording(path: Path) -> bool:
+    """Whether the file is one of ours; false for folders, for models, and where there is none."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return KEY in (file.metadata() or {})
+    except (SafetensorError, OSError):
+        return False
 
 
 def check_same_text(first: Mapping[str, object], second: Mapping[str, object]) -> None:

@@ -13,12 +13,14 @@ from typing import NotRequired, TypedDict
 __all__ = [
     "ComparisonResults",
     "Curve",
+    "DifferentBytes",
     "Histogram",
     "LayerSensitivity",
     "MeasurementData",
     "Passage",
     "ReliabilityData",
     "SchemeResult",
+    "StoredResults",
     "TextResults",
     "TextToken",
     "WorstToken",
@@ -183,3 +185,24 @@ class ComparisonResults(TypedDict):
     sensitivity_sum: float | None
     """The layers' KL added up, to set beside the KL of all of them quantised together."""
     sensitivity_whole: float | None
+
+
+class DifferentBytes(TypedDict):
+    """A stretch between two boundaries that both tokenizers have."""
+
+    document: str
+    byte_start: int
+    text: str
+    reference_nll: float
+    candidate_nll: float
+
+
+class StoredResults(TypedDict):
+    """A comparison from recordings, from logits files, or by bytes."""
+
+    title: str
+    notes: Sequence[str]
+    measures: Mapping[str, MeasurementData]
+    kl_quantiles: Mapping[str, float]
+    spans: Sequence[DifferentBytes]
+    """Where two models with different tokenizers differ most."""

@@ -22,12 +22,13 @@ from kullback.report.text_results import (
     LayerSensitivity,
     MeasurementData,
     SchemeResult,
+    StoredResults,
     TextResults,
     WorstToken,
 )
 from kullback.report.visible_text import visible, visible_token
 
-__all__ = ["comparison_summary", "evaluation_summary"]
+__all__ = ["comparison_summary", "evaluation_summary", "stored_summary"]
 
 WIDTH = 100
 _SHOWN_LAYERS = 12
@@ -77,6 +78,23 @@ def comparison_summary(results: ComparisonResults) -> RenderableType:
         parts += _sensitivity(results)
     if results["worst"]:
         parts.append(_worst(results["worst"]))
+    parts += _notes(results["measures"], results["notes"])
+    return Constrain(Group(*parts), WIDTH)
+
+
+def stored_summary(results: StoredResults) -> RenderableType:
+    """A comparison from recordings, logits files or by bytes, on one screen."""
+    parts: list[RenderableType] = [_title(results["title"]), _measures(results["measures"])]
+    if results["kl_quantiles"]:
+        quantiles = (f"{name} {write_number(x)}" for name, x in results["kl_quantiles"].items())
+        parts.append(Text("KL of single tokens, nats: " + ", ".join(quantiles)))
+    if results["spans"]:
+        table = _table("where they differ most", "reference, nats", "candidate, nats")
+        for span in results["spans"]:
+            text = span["text"] if len(span["text"]) < 60 else span["text"][:57] + "..."
+            nlls = (span["reference_nll"], span["candidate_nll"])
+            _add(table, [text, *(write_number(nll) for nll in nlls)])
+        parts.append(table)
     parts += _notes(results["measures"], results["notes"])
     return Constrain(Group(*parts), WIDTH)
 
