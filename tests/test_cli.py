@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from kullback.cli import main
 from tiny_models import TEXT, tiny_llama
-from tiny_runs import WEATHER, trained
+from tiny_runs import WEATHER, contents, trained
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +82,7 @@ def test_help_has_examples(command, capsys):
         ("quantise {tmp}/none --scheme int4-g -o {tmp}/e", ["int4-g", "int8"]),
         ("quantise {tmp}/none --scheme int8 -o {tmp}/e", ["none"]),
         ("derive --p 0.5,0.6", ["1.1"]),
+        ("lab --steps 0 -o {tmp}/f", ["steps", "0", "positive"]),
     ],
 )
 def test_bad_input_is_one_sentence(arguments, words, tmp_path, capsys):
@@ -110,12 +114,115 @@ def test_bad_grammars_are_one_sentence(text, words, tmp_path, capsys):
     assert all(word in error for word in words), error
 
 
-def test_unknown_options_exit_with_2(capsys):
-    """An option that does not exist is one line that points to the help."""
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("lab --stepz 3", ["--stepz"]),
+        ("lba", ["lba"]),
+        ("source", ["ACTION"]),
+        ("train -o somewhere", ["--source", "--text", "--resume"]),
+        ("sample RUN --temperature warm", ["--temperature", "warm"]),
+        ("lab --seed -1", ["--seed", "-1", "at least 0"]),
+        ("sample RUN --seed -1", ["--seed", "-1", "at least 0"]),
+        ("source sample conjugation --seed -1", ["--seed", "-1", "at least 0"]),
+        ("evaluate RUN --sentences 5 --seed x", ["--seed", "'x'", "at least 0"]),
+    ],
+)
+def test_a_wrong_command_line_points_to_the_help(arguments, words, capsys):
+    """What the parser refuses is one line that names it and the help, and exits with 2."""
     with pytest.raises(SystemExit) as stop:
-        main(["lab", "--stepz", "3"])
-    assert stop.value.code == 2
-    assert "--help" in capsys.readouterr().err
+        main(arguments.split())
+    streams = capsys.readouterr()
+    assert (stop.value.code, streams.out) == (2, "")
+    assert len(streams.err.splitlines()) == 1
+    assert all(word in streams.err for word in (*words, "--help")), streams.err
+
+
+def other_sizes(run: Path) -> None:
+    """Claim a width that the weights have not."""
+    config = json.loads((run / "config.json").read_text())
+    config.update(hidden_size=32, head_dim=16)
+    (run / "config.json").write_text(json.dumps(config))
+
+
+def half(name: str) -> Callable[[Path], None]:
+    """Keep the first half of a file."""
+
+    def cut(run: Path) -> None:
+        content = (run / name).read_bytes()
+        (run / name).write_bytes(content[: len(content) // 2])
+
+    return cut
+
+
+@pytest.mark.parametrize("command", ["sample {run}", "evaluate {run}"])
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (half("model.safetensors"), ["model.safetensors", "damaged or truncated", "restore it"]),
+        (half("config.json"), ["config.json", "damaged or truncated", "restore it"]),
+        (other_sizes, ["model.safetensors", "hidden_size"]),
+        (lambda run: (run / "config.json").unlink(), ["not a run folder", "config.json"]),
+    ],
+    ids=["truncated weights", "truncated configuration", "another model", "no configuration"],
+)
+def test_damaged_runs_are_one_sentence(command, damage, words, run, tmp_path, capsys):
+    """A truncated or foreign run is named with the remedy, and its files stay as they are."""
+    copy = Path(shutil.copytree(run, tmp_path / "copy"))
+    damage(copy)
+    before = contents(copy)
+    assert main(command.format(run=copy).split()) == 2
+    streams = capsys.readouterr()
+    assert streams.out == ""
+    assert len(streams.err.splitlines()) == 1, streams.err
+    assert "copy" in streams.err
+    print(streams.err)
+    assert contents(copy) == before
+
+
+def test_a_run_of_another_language_is_refused(run, capsys):
+    """A model measured on a source that it does not know is told both sizes."""
+    assert main(["evaluate", str(run), "--source", "conjugation"]) == 2
+    error = capsys.readouterr().err
+    assert "do not belong together" in error
+    assert "604" in error
+
+
+def test_a_finished_run_is_not_trained_over(run, tmp_path, capsys):
+    """Training into a folder with a run is refused, and the run is whole afterwards."""
+    before = contents(run)
+    source = grammar(tmp_path, WEATHER)
+    assert main(["train", "--source", source, "--steps", "2", "-o", str(run)]) == 2
+    error = capsys.readouterr().err
+    assert len(error.splitlines()) == 1
+    assert f"--resume {run}" in error
+    assert contents(run) == before
+
+
+def test_sources_are_listed_described_sampled_and_exported(tmp_path, capsys):
+    """Each action of ``source`` prints what it is for: names, floor, surprisals, a folder."""
+    weather = grammar(tmp_path, WEATHER)
+    assert main(["source", "list"]) == 0
+    assert "conjugation" in capsys.readouterr().out
+    assert main(["source", "describe", weather]) == 0
+    assert "entropy per token (the floor)" in capsys.readouterr().out
+    assert main(["source", "sample", weather, "-n", "4"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 4
+    assert all(re.fullmatch(r" +\d\.\d{4} nats  (today|ayer).*", line) for line in lines), lines
+    folder = tmp_path / "export"
+    assert main(["source", "export", weather, "--tokens", "100", "-o", str(folder)]) == 0
+    assert "nats/token, and no less" in capsys.readouterr().out
+    assert (folder / "README.txt").exists()
+
+
+def test_the_program_itself_exits_with_2_and_one_line(tmp_path):
+    """As a process, too, bad input is one line on standard error without a traceback."""
+    command = [sys.executable, "-m", "kullback", "sample", str(tmp_path / "none")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert len(done.stderr.splitlines()) == 1
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -162,7 +269,11 @@ def test_sentences_begin_with_the_prompt(run, capsys):
 def test_impossible_samples_are_refused(options, run, capsys):
     """A negative number of sentences, or a temperature below zero, is named."""
     assert main(["sample", str(run), *options]) == 2
-    assert options[1].removeprefix("-") in capsys.readouterr().err
+    streams = capsys.readouterr()
+    assert streams.out == ""
+    assert len(streams.err.splitlines()) == 1
+    name = options[0].lstrip("-")
+    assert re.match(rf"kullback: {name} is {options[1]}", streams.err), streams.err
 
 
 def test_evaluation_on_text_writes_tables_records_and_a_page(llama, tmp_path, capsys):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from kullback.errors import RunError
+from kullback.errors import InvalidValueError, RunError
 from kullback.evaluate.truth import Corpus
 from kullback.lab import LabConfig, Progress, run_lab
 from kullback.report.results import LabResults
@@ -68,9 +68,9 @@ def test_the_report_is_one_page_without_a_network(lab):
     page = (folder / "report.html").read_text(encoding="utf-8")
     for needle in ('src="http', 'href="http', "url(http", "<script", "@import"):
         assert needle not in page
-    assert page.count("<svg") >= 4
+    assert page.count("<svg") == 4
     names = {path.stem for path in (folder / "figures").glob("*.svg")}
-    assert names == {"training", "slots", "calibration", "quantisation"}
+    assert names == {"training", "slots", "calibration", "quantisation", "sentences"}
 
 
 def test_a_finished_lab_is_not_trained_again(lab):
@@ -94,3 +94,13 @@ def test_another_configuration_is_refused_by_name(lab):
     with pytest.raises(RunError, match="another config than this lab's"):
         run_lab(folder, other, Progress(), "kullback lab")
     assert (folder / "results.json").read_bytes() == before
+
+
+def test_impossible_configurations_are_refused_before_anything_begins(tmp_path):
+    """No steps, or a seed below zero, is named before a word is said or a folder made."""
+    said: list[str] = []
+    for wrong, words in ((LabConfig(steps=0), "steps is 0"), (LabConfig(seed=-1), "seed is -1")):
+        with pytest.raises(InvalidValueError, match=words):
+            run_lab(tmp_path / "lab", wrong, Progress(said.append), "kullback lab")
+    assert said == []
+    assert list(tmp_path.iterdir()) == []

@@ -90,9 +90,10 @@ def run_lab(folder: Path, config: LabConfig, progress: Progress, command: str) -
     one that was made with another configuration is a `RunError`.
     """
     began = time.perf_counter()
+    training = TrainingConfig(steps=config.steps, seed=config.seed)
     progress.stage("building the conjugation language")
     source = open_source("conjugation", config.holdout, config.seed)
-    training_seconds = _train(folder / "run", source, config, progress)
+    training_seconds = _train(folder / "run", source, config, training, progress)
     model = GPTModel(GPTModel.load(folder / "run").gpt)
     metrics = read_metrics(folder / "run" / "metrics.jsonl")
 
@@ -179,7 +180,9 @@ def run_lab(folder: Path, config: LabConfig, progress: Progress, command: str) -
     return results
 
 
-def _train(run: Path, source: Source, config: LabConfig, progress: Progress) -> float:
+def _train(
+    run: Path, source: Source, config: LabConfig, training: TrainingConfig, progress: Progress
+) -> float:
     """Train, go on, or find it done; the seconds that training took in this call."""
     batches = SentenceBatches(source, config.sentences, config.seed)
     gpt = GPTConfig(
@@ -190,7 +193,6 @@ def _train(run: Path, source: Source, config: LabConfig, progress: Progress) -> 
         config.heads,
         config.mlp_width,
     )
-    training = TrainingConfig(steps=config.steps, seed=config.seed)
     began = time.perf_counter()
     if (run / "training.json").exists():
         found = training_description(run)

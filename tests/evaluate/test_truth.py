@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from kullback.evaluate.truth import Corpus, evaluate_on_source
 from kullback.gpt import GPT, GPTConfig
 from kullback.models.base import DensePredictions
 from kullback.models.checkpoint import GPTModel
+from kullback.sources.catalogue import open_source
 from kullback.sources.language import Language
 from tiny_runs import exact_kl, weather
 
@@ -25,13 +27,44 @@ def language(tmp_path_factory: pytest.TempPathFactory) -> Language:
     return weather(tmp_path_factory.mktemp("weather")).source.training
 
 
-@pytest.fixture(scope="module")
-def model(language: Language) -> GPTModel:
+def random_model(language: Language) -> GPTModel:
     """An untrained mini-GPT, in float64, away from uniform."""
     gpt = GPT(GPTConfig(len(language.vocabulary), 16, 16, 1, 2, 16), seed=1).double()
     for weight in gpt.parameters():
         weight.data.mul_(4.0)
     return GPTModel(gpt)
+
+
+@pytest.fixture(scope="module")
+def model(language: Language) -> GPTModel:
+    """Such a model of the weather."""
+    return random_model(language)
+
+
+# *Cut* is present and past: "we cut today" is said in two ways, and the prefix "we cut" too.
+AMBIGUOUS = """
+name = "ambiguous"
+[rules]
+sentence = [{ p = 0.6, then = "we <present>" }, { p = 0.4, then = "we <past>" }]
+present = [{ p = 0.5, then = "cut <now>" }, { p = 0.5, then = "go <now>" }]
+past = [{ p = 0.7, then = "cut <before>" }, { p = 0.3, then = "went <before>" }]
+now = [{ p = 0.5, then = "today" }, { p = 0.3, then = "daily" }, { p = 0.2, then = "" }]
+before = [{ p = 0.25, then = "today" }, { p = 0.75, then = "once" }]
+"""
+
+
+def sentences_of_ambiguous() -> dict[tuple[str, ...], float]:
+    """Its sentences, written out from the rules: equal strings are added up."""
+    found: Counter[tuple[str, ...]] = Counter()
+    for p_tense, forms, cues in (
+        (0.6, {"cut": 0.5, "go": 0.5}, {"today": 0.5, "daily": 0.3, "": 0.2}),
+        (0.4, {"cut": 0.7, "went": 0.3}, {"today": 0.25, "once": 0.75}),
+    ):
+        for form, p_form in forms.items():
+            for cue, p_cue in cues.items():
+                words = tuple(word for word in ("we", form, cue, "</s>") if word)
+                found[words] += p_tense * p_form * p_cue
+    return dict(found)
 
 
 @dataclass
@@ -68,6 +101,37 @@ def test_exact_kl_is_the_sum_over_all_prefixes(language, model):
     assert found.prefixes == language.number_of_prefixes
     assert found.kl.value == pytest.approx(exact_kl(model.gpt, language), abs=1e-9)
     assert found.entropy.value == pytest.approx(language.entropy_per_token, abs=1e-12)
+
+
+def test_kl_and_entropy_are_those_of_listed_sentences(tmp_path: Path):
+    """Against sentences listed from the rules, without the source's own sums: equal to 1e-9."""
+    path = tmp_path / "ambiguous.toml"
+    path.write_text(AMBIGUOUS, encoding="utf-8")
+    language = open_source(str(path)).training
+    model = random_model(language)
+    masses: Counter[tuple[str, ...]] = Counter()
+    for words, p in sentences_of_ambiguous().items():
+        for t in range(len(words) + 1):
+            masses[words[:t]] += p
+    number = {word: i for i, word in enumerate(language.vocabulary)}
+    entropies, divergences, tokens = [], [], []
+    for longer, mass in masses.items():
+        if not longer:
+            continue
+        prefix, word = longer[:-1], longer[-1]
+        ids = torch.tensor([[0, *(number[each] for each in prefix)]])
+        with torch.no_grad():
+            logits = model.gpt(ids)[0, -1].tolist()
+        log_q = logits[number[word]] - math.log(math.fsum(map(math.exp, logits)))
+        log_p = math.log(mass / masses[prefix])
+        entropies.append(-mass * log_p)
+        divergences.append(mass * (log_p - log_q))
+        tokens.append(mass)
+    found = evaluate_on_source(model, Corpus.everything(language))
+    total = math.fsum(tokens)
+    assert found.kl.value == pytest.approx(math.fsum(divergences) / total, abs=1e-9)
+    assert found.entropy.value == pytest.approx(math.fsum(entropies) / total, abs=1e-12)
+    assert found.kl.value > 0.1
 
 
 def test_cross_entropy_is_entropy_plus_kl(language, model):
@@ -160,6 +224,13 @@ def test_excluding_what_the_language_says_is_infinite(language):
     assert found.kl.value == found.cross_entropy.value == math.inf
 
 
+def test_a_hopeless_model_has_an_infinite_perplexity(language):
+    """A cross-entropy whose exponential is beyond float64 is a number, its perplexity is inf."""
+    found = evaluate_on_source(Oracle(language, change=1e4), Corpus.everything(language))
+    assert 710 < found.cross_entropy.value < math.inf
+    assert found.perplexity == math.inf
+
+
 def test_a_damaged_model_is_named(language):
     """NaN weights are an error, not a number."""
     gpt = GPT(GPTConfig(len(language.vocabulary), 16, 16, 1, 2, 16))
@@ -182,8 +253,6 @@ def test_best_samples_where_there_are_too_many_prefixes(language, tmp_path: Path
         'name = "endless"\nstart = "s"\n[rules]\n'
         's = [{ p = 0.5, then = "a <s>" }, { p = 0.5, then = "b" }]\n'
     )
-    from kullback.sources.catalogue import open_source
-
     endless = open_source(str(grammar)).training
     assert not Corpus.best(endless, 50, 0).exact
     assert Corpus.best(language, 50, 0).exact

@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from kullback.cli.output import print_json, result_console
-from kullback.cli.parsing import add_command
+from kullback.cli.parsing import add_command, seed
 
 if TYPE_CHECKING:
     from kullback.cli.parsing import Commands
@@ -27,7 +27,7 @@ def add(commands: Commands) -> None:
         "--p", metavar="P", help="the truth: probabilities with commas between them"
     )
     derive.add_argument("--q", metavar="P", help="the model (default: uniform where --p is given)")
-    derive.add_argument("--seed", type=int, default=0, help="of what is sampled (default: 0)")
+    derive.add_argument("--seed", type=seed, default=0, help="of what is sampled (default: 0)")
 
 
 def _derive(options: argparse.Namespace) -> None:

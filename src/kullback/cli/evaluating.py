@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kullback.cli.output import print_json, progress_console, result_console
-from kullback.cli.parsing import add_command
+from kullback.cli.parsing import add_command, seed
 from kullback.errors import InvalidValueError
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def add(commands: Commands) -> None:
         "--sentences", type=int, default=0,
         help="measure on a sample of so many (default: all prefixes if feasible)",
     )  # fmt: skip
-    known.add_argument("--seed", type=int, default=0, help="of the sample (default: 0)")
+    known.add_argument("--seed", type=seed, default=0, help="of the sample (default: 0)")
 
 
 def add_text_options(command: argparse.ArgumentParser) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kullback.cli.output import print_json, progress_console, result_console
-from kullback.cli.parsing import INTERRUPTED, add_command
+from kullback.cli.parsing import INTERRUPTED, add_command, seed
 
 if TYPE_CHECKING:
     from kullback.cli.parsing import Commands
@@ -28,7 +28,7 @@ def add(commands: Commands) -> None:
         help="folder for the run, results.json and report.html (default: lab)",
     )  # fmt: skip
     lab.add_argument("--steps", type=int, default=800, help="training steps (default: 800)")
-    lab.add_argument("--seed", type=int, default=0, help="of everything random (default: 0)")
+    lab.add_argument("--seed", type=seed, default=0, help="of everything random (default: 0)")
 
 
 def _lab(options: argparse.Namespace) -> int:

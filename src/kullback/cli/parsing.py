@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     # What `add_subparsers` returns has no public name.
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
-__all__ = ["Parser", "add_command"]
+__all__ = ["Parser", "add_command", "seed"]
 
 INTERRUPTED = 130
 
@@ -28,6 +28,14 @@ class Parser(argparse.ArgumentParser):
         """Say what is wrong in one line, and exit with 2."""
         print(f"kullback: {message} (see {self.prog} --help)", file=sys.stderr)
         raise SystemExit(2)
+
+
+def seed(text: str) -> int:
+    """An integer that a generator of random numbers can start from: at least 0."""
+    number = int(text) if text.removeprefix("-").isdecimal() else -1
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"{text!r}: it must be an integer of at least 0")
+    return number
 
 
 def add_command(

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kullback.cli.output import print_json, result_console
-from kullback.cli.parsing import add_command
+from kullback.cli.parsing import add_command, seed
 from kullback.errors import InvalidValueError
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def add(commands: Commands) -> None:
             metavar="CELLS",
             help="cells of the conjugation table to hold out (default: 0)",
         )
-        action.add_argument("--seed", type=int, default=0, help="of what is drawn (default: 0)")
+        action.add_argument("--seed", type=seed, default=0, help="of what is drawn (default: 0)")
 
 
 def open_named(options: argparse.Namespace) -> Source:

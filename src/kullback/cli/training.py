@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kullback.cli.output import print_json, progress_console
-from kullback.cli.parsing import INTERRUPTED, add_command
+from kullback.cli.parsing import INTERRUPTED, add_command, seed
 from kullback.cli.sources import open_named
 from kullback.errors import InvalidValueError
 
@@ -46,7 +46,7 @@ def add(commands: Commands) -> None:
         ("--muon-lr", float, 0.02, "learning rate of the blocks' matrices"),
         ("--adamw-lr", float, 0.003, "learning rate of everything else"),
         ("--threads", int, 2, "threads, one shard of the batch each"),
-        ("--seed", int, 0, "of weights and data"),
+        ("--seed", seed, 0, "of weights and data"),
     ):
         train.add_argument(flag, type=kind, default=default, help=f"{help_text} ({default})")
     train.add_argument("--mlp-width", type=int, default=0, help="MLP width (2.5 × width)")
@@ -65,7 +65,7 @@ def add(commands: Commands) -> None:
     generate.add_argument(
         "--temperature", type=float, default=1.0, help="0 takes the most probable"
     )
-    generate.add_argument("--seed", type=int, default=0, help="(default: 0)")
+    generate.add_argument("--seed", type=seed, default=0, help="(default: 0)")
 
 
 def _train(options: argparse.Namespace) -> int:

@@ -27,7 +27,7 @@ from kullback.evaluate.calibration import (
     reliability,
 )
 from kullback.evaluate.true_distributions import RowStatistics, TrueDistributions, row_statistics
-from kullback.evaluate.uncertainty import Measurement, ratio_of_sums
+from kullback.evaluate.uncertainty import Measurement, perplexity, ratio_of_sums
 from kullback.models.base import LanguageModel
 from kullback.sources.language import Language, Sentences
 from kullback.threads import cores, workers
@@ -107,8 +107,8 @@ class TruthEvaluation:
 
     @property
     def perplexity(self) -> float:
-        """exp(cross-entropy per token)."""
-        return math.exp(self.cross_entropy.value)
+        """exp(cross-entropy per token); inf where that is beyond float64."""
+        return perplexity(self.cross_entropy).value
 
     @property
     def identity_residual(self) -> float:

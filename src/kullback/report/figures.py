@@ -19,9 +19,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from numpy.typing import NDArray
 
-from kullback.report.numerals import bytes_, count, nats, percent
+from kullback.report.numerals import bytes_, count, nats, percent, tick
 from kullback.report.results import Evaluation, LabResults, Quantisation, headline_evaluation
 from kullback.report.svg import LIGHT, house_style
+from kullback.report.visible_text import visible
 
 __all__ = [
     "QuantisationSizes",
@@ -187,7 +188,7 @@ def prepare_slots(evaluation: Evaluation) -> SlotShares | None:
     tokens = np.array([slot["tokens_per_sentence"] for slot in slots], dtype=np.float64)
     share = tokens / tokens.sum()
     return SlotShares(
-        slots=tuple(slot["slot"] for slot in slots),
+        slots=tuple(visible(slot["slot"]) for slot in slots),
         entropy=share * np.array([slot["entropy"] for slot in slots]),
         kl=share * np.array([slot["kl"] for slot in slots]),
     )
@@ -252,7 +253,7 @@ def prepare_reliability(results: LabResults) -> tuple[tuple[Reliability, ...], .
 def _reliability(evaluation: Evaluation, is_baseline: bool) -> Reliability:
     bins = [b for b in evaluation["reliability"] if b["weight"] > 0]
     return Reliability(
-        title=f"{evaluation['name']}, {evaluation['language']}",
+        title=f"{visible(evaluation['name'])}, {evaluation['language']}",
         is_baseline=is_baseline,
         confidence=np.array([b["confidence"] for b in bins], dtype=np.float64),
         accuracy=np.array([b["accuracy"] for b in bins], dtype=np.float64),
@@ -332,7 +333,7 @@ def prepare_quantisation(results: LabResults) -> QuantisationSizes | None:
         return None
     originals = [q["kl_truth"] for q in schemes if q["kl_original"] == 0.0]
     return QuantisationSizes(
-        schemes=tuple(q["scheme"] for q in schemes),
+        schemes=tuple(visible(q["scheme"]) for q in schemes),
         sizes=np.array([q["bytes"] for q in schemes], dtype=np.float64),
         kl_original=_above_zero(np.array([q["kl_original"] for q in schemes], dtype=np.float64)),
         kl_truth=_above_zero(np.array([q["kl_truth"] for q in schemes], dtype=np.float64)),
@@ -376,8 +377,8 @@ def plot_quantisation(sizes: QuantisationSizes) -> Figure:
 
 
 def _plain() -> FuncFormatter:
-    """Tick labels without trailing zeros and without powers of ten in a corner."""
-    return FuncFormatter(lambda value, _: f"{value:g}".replace("-", "−"))
+    """Tick labels without trailing zeros, and without powers of ten in a corner."""
+    return FuncFormatter(lambda value, _: tick(value))
 
 
 def _above_zero(values: FloatArray) -> FloatArray:

@@ -10,7 +10,16 @@ from __future__ import annotations
 
 import math
 
-__all__ = ["balanced_identity", "bytes_", "count", "nats", "percent", "probability", "seconds"]
+__all__ = [
+    "balanced_identity",
+    "bytes_",
+    "count",
+    "nats",
+    "percent",
+    "probability",
+    "seconds",
+    "tick",
+]
 
 _NARROW_SPACE = "\u202f"
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -103,6 +112,20 @@ def seconds(value: float) -> str:
         return f"{value:.1f}{_NARROW_SPACE}s"
     minutes, rest = divmod(round(value), 60)
     return f"{minutes}{_NARROW_SPACE}min {rest}{_NARROW_SPACE}s"
+
+
+def tick(value: float) -> str:
+    """A number beside an axis: no trailing zeros, and small or large ones as powers of ten.
+
+    >>> [tick(x) for x in (0.0, 0.25, -1.0, 1e-5, 2e-6, 1e7)]
+    ['0', '0.25', '−1', '10⁻⁵', '2 × 10⁻⁶', '10⁷']
+    """
+    if value == 0 or 1e-4 <= abs(value) < 1e6:
+        return f"{value:g}".replace("-", "−")
+    mantissa, exponent = f"{value:.3e}".split("e")
+    power = f"10{str(int(exponent)).translate(_SUPERSCRIPTS)}"
+    factor = f"{float(mantissa):g}".replace("-", "−")
+    return power if factor == "1" else f"{factor} × {power}"
 
 
 def balanced_identity(cross_entropy: float, entropy: float, kl: float) -> tuple[str, str, str]:

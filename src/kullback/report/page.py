@@ -3,13 +3,12 @@
 `write_lab_report` computes the tables, has the figures drawn, renders ``lab.html.jinja`` with them
 and puts the result in place in one step.  The page loads nothing: no script, no font, no image from
 anywhere, and its content security policy makes a browser refuse if it ever tried.  Whatever comes
-from a corpus or a command line is escaped; only the figures, which are made here, are markup.
+from a corpus or a command line is made visible (:mod:`kullback.report.visible_text`) and escaped;
+only the figures, which are made here, are markup.
 """
 
 from __future__ import annotations
 
-import math
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from kullback.errors import InvalidValueError
+from kullback.files import write_atomically
 from kullback.report import numerals
 from kullback.report.figures import (
     plot_quantisation,
@@ -31,13 +31,12 @@ from kullback.report.figures import (
     prepare_training,
 )
 from kullback.report.results import LabResults, MinimalPairAccuracy, headline_evaluation
+from kullback.report.sentences import STEP_NAMES, WASTEFUL, sentences_svg, surprisal_level
 from kullback.report.svg import DARK, LIGHT, inline, to_svg
+from kullback.report.visible_text import visible
 
-__all__ = ["render_figures", "render_lab_report", "surprisal_level", "write_lab_report"]
+__all__ = ["render_figures", "render_lab_report", "write_lab_report"]
 
-#: The steps of the surprisal scale: a token whose probability is at least this is of that level.
-SURPRISAL_STEPS = (0.95, 1 / 2, 1 / 4, 1 / 8, 1 / 16, 1 / 64)
-_STEP_NAMES = ("≥ 95 %", "≥ ½", "≥ ¼", "≥ ⅛", "≥ 1⁄16", "≥ 1⁄64", "less")
 _GROUPS = ("all", "tense", "person", "regularity", "verb")
 
 
@@ -62,10 +61,9 @@ class PairTable:
 def write_lab_report(results: LabResults, path: Path) -> None:
     """Write the report of a lab run to `path`, and its figures to a folder ``figures`` beside it.
 
-    Missing folders are made.  Every file is written under another name first and then put in place
-    at once, so that a reader sees the old report or the new one, and a failure leaves the old one.
+    Missing folders are made.  Every file is whole or not there, and a failure leaves the old one.
     Equal results give equal bytes.  Raises `InvalidValueError` where `path` is a folder or the
-    results have no evaluation on the training language, and OSError where the disk refuses.
+    results have no evaluation on the training language, and `RunError` where the disk refuses.
     """
     path = Path(path)
     if path.is_dir():
@@ -75,11 +73,10 @@ def write_lab_report(results: LabResults, path: Path) -> None:
     figures = render_figures(results)
     page = render_lab_report(results, figures)
     folder = path.parent / "figures"
-    folder.mkdir(parents=True, exist_ok=True)
     for name, svg in figures.items():
         preamble = '<?xml version="1.0" encoding="utf-8"?>\n'
-        _write_atomically(folder / f"{name}.svg", f"{preamble}{svg}\n")
-    _write_atomically(path, page)
+        write_atomically(folder / f"{name}.svg", f"{preamble}{svg}\n".encode())
+    write_atomically(path, page.encode())
 
 
 def render_figures(results: LabResults) -> dict[str, str]:
@@ -101,7 +98,10 @@ def render_figures(results: LabResults) -> dict[str, str]:
     if (sizes := prepare_quantisation(results)) is not None:
         words = "KL from the original and from the truth, against the size of the weights."
         drawn["quantisation"] = plot_quantisation(sizes), words
-    return {name: to_svg(figure, name, words) for name, (figure, words) in drawn.items()}
+    figures = {name: to_svg(figure, name, words) for name, (figure, words) in drawn.items()}
+    if results["sentences"]:
+        figures["sentences"] = sentences_svg(results["sentences"])
+    return figures
 
 
 def render_lab_report(results: LabResults, figures: Mapping[str, str]) -> str:
@@ -123,19 +123,11 @@ def render_lab_report(results: LabResults, figures: Mapping[str, str]) -> str:
         figures={name: Markup(inline(svg)) for name, svg in figures.items()},
         pair_tables=_pair_tables(results["minimal_pairs"]),
         quantised_slots=_quantised_slots(results),
-        legend=list(enumerate(_STEP_NAMES)),
+        legend=list(enumerate(STEP_NAMES)),
+        wasteful=WASTEFUL,
         light=LIGHT,
         dark=DARK,
     )
-
-
-def surprisal_level(surprisal: float) -> int:
-    """The step of the colour scale for a surprisal in nats: 0 is nearly certain, 6 a shock.
-
-    >>> [surprisal_level(x) for x in (0.0, 0.6, 1.0, 9.0, float("inf"))]
-    [0, 1, 2, 6, 6]
-    """
-    return sum(surprisal > -math.log(step) for step in SURPRISAL_STEPS)
 
 
 _FILTERS: dict[str, Callable[..., object]] = {
@@ -154,6 +146,8 @@ def _environment() -> Environment:
         loader=FileSystemLoader(Path(__file__).parent, encoding="utf-8"),
         autoescape=True,
         undefined=StrictUndefined,
+        # What has no glyph of its own would make the page invalid; markup stays as it is.
+        finalize=lambda value: visible(value) if type(value) is str else value,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
@@ -202,16 +196,3 @@ def _quantised_slots(results: LabResults) -> tuple[tuple[str, tuple[float | None
     by_scheme = [{s["slot"]: s["kl_original"] for s in q["by_slot"]} for q in schemes]
     slots = dict.fromkeys(slot for table in by_scheme for slot in table)
     return tuple((slot, tuple(table.get(slot) for table in by_scheme)) for slot in slots)
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    """Put `text` at `path` in one step; a failure leaves what was there, and nothing beside it."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with draft.open("w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)

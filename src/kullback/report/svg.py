@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,6 +31,16 @@ LIGHT = {
     "entropy": "#3a6b9c",
     "kl": "#b5452d",
     "other": "#75629a",
+    # The scale of surprisals, from nearly certain to a shock, and the text on it.
+    "s0": "#eaf3f0",
+    "s1": "#cfe6df",
+    "s2": "#aad3c8",
+    "s3": "#7dbbac",
+    "s4": "#2f7d6e",
+    "s5": "#1f5f54",
+    "s6": "#0d3d36",
+    "on-low": "#14201d",
+    "on-high": "#ffffff",
 }
 DARK = {
     "paper": "#15171a",
@@ -39,6 +50,15 @@ DARK = {
     "entropy": "#7fb0de",
     "kl": "#f08a6c",
     "other": "#b9a6db",
+    "s0": "#1b2927",
+    "s1": "#1f3835",
+    "s2": "#254d47",
+    "s3": "#2c675e",
+    "s4": "#4fa696",
+    "s5": "#86ccbd",
+    "s6": "#d0f0e8",
+    "on-low": "#e3efec",
+    "on-high": "#0b1715",
 }
 
 _SVG = "http://www.w3.org/2000/svg"
@@ -101,7 +121,10 @@ def to_svg(figure: Figure, name: str, description: str) -> str:
     True
     """
     buffer = io.BytesIO()
-    with house_style(), matplotlib.rc_context({"svg.hashsalt": f"kullback {name}"}):
+    with house_style(), warnings.catch_warnings():
+        matplotlib.rcParams["svg.hashsalt"] = f"kullback {name}"  # house_style() puts it back
+        # A name may be in a script that matplotlib's font lacks: the reader's browser has another.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         figure.savefig(buffer, format="svg", metadata=nothing)
     root = ElementTree.fromstring(buffer.getvalue())

@@ -8,7 +8,6 @@ its figures inside.  Whatever comes from a text, a model or a command line is ma
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +30,7 @@ from kullback.report.comparison_figures import (
 )
 from kullback.report.figures import plot_reliability
 from kullback.report.intervals import Written, measure, write, write_number
-from kullback.report.page import surprisal_level
+from kullback.report.sentences import STEP_NAMES, surprisal_level
 from kullback.report.svg import DARK, LIGHT, inline, to_svg
 from kullback.report.text_figures import (
     plot_curve,
@@ -64,7 +63,6 @@ MOVED_NOT_WORSE = (
 #: The steps of the KL scale in nats: a token whose KL is at least this is of the next level.
 KL_STEPS = (0.001, 0.01, 0.03, 0.1, 0.3, 1.0)
 _KL_NAMES = ("< 0.001", "≥ 0.001", "≥ 0.01", "≥ 0.03", "≥ 0.1", "≥ 0.3", "≥ 1")
-_SURPRISAL_NAMES = ("≥ 95 %", "≥ ½", "≥ ¼", "≥ ⅛", "≥ 1⁄16", "≥ 1⁄64", "less")
 _HEADLINE = {
     "bits_per_byte": "bits/byte",
     "cross_entropy": "nats/token",
@@ -331,16 +329,13 @@ def _render(template: str, figures: Figures, **values: object) -> str:
         keep_trailing_newline=True,
     )
     environment.filters.update(_FILTERS)
-    with warnings.catch_warnings():
-        # A name may be in a script that matplotlib's font lacks: the reader's browser has another.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        drawn = {
-            name: Markup(inline(to_svg(figure, name, words)))
-            for name, (figure, words) in figures.items()
-        }
+    drawn = {
+        name: Markup(inline(to_svg(figure, name, words)))
+        for name, (figure, words) in figures.items()
+    }
     return environment.get_template(template).render(
         figures=drawn,
-        surprisal_names=_SURPRISAL_NAMES,
+        surprisal_names=STEP_NAMES,
         kl_names=_KL_NAMES,
         light=LIGHT,
         dark=DARK,
