@@ -1,4 +1,4 @@
-"""A language of 16 sentences and models that learn it in a second: what several test files train.
+"""A language of 11 sentences and models that learn it in a second: what several test files train.
 
 The language is finite, so that a test can go through all its prefixes.
 """

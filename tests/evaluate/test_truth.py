@@ -23,7 +23,7 @@ from tiny_runs import exact_kl, weather
 
 @pytest.fixture(scope="module")
 def language(tmp_path_factory: pytest.TempPathFactory) -> Language:
-    """Sixteen sentences about the weather."""
+    """Eleven sentences about the weather."""
     return weather(tmp_path_factory.mktemp("weather")).source.training
 
 

@@ -16,7 +16,7 @@ from tiny_runs import weather
 
 @pytest.fixture(scope="module")
 def language(tmp_path_factory: pytest.TempPathFactory) -> Language:
-    """Sixteen sentences about the weather."""
+    """Eleven sentences about the weather."""
     folder: Path = tmp_path_factory.mktemp("weather")
     return weather(folder).source.training
 

@@ -1,7 +1,7 @@
 """What people see in the terminal: progress while it lasts, then tables.
 
-Progress goes to standard error.  In a terminal it is one line that stays in place; in a file or a
-pipe it is a line now and then.
+Progress goes to standard error.  In a terminal it is a bar and a line that stay in place; in a file
+or a pipe it is a line now and then.
 """
 
 from __future__ import annotations
@@ -53,8 +53,11 @@ class TrainingDisplay:
         """Show the metrics now (terminal), or every five seconds and at the end (elsewhere)."""
         line = self._line(metrics)
         if self.console.is_terminal:
-            bar = ProgressBar(self.steps, metrics.step, width=40)
-            self._live.update(Group(bar, line), refresh=True)
+            # A grid: in a group the bar does not end its line, and the time left is cut off.
+            rows = Table.grid()
+            rows.add_row(ProgressBar(self.steps, metrics.step, width=40))
+            rows.add_row(line)
+            self._live.update(rows, refresh=True)
             return
         now = time.monotonic()
         if now - self._printed_at >= 5 or metrics.step == self.steps:
