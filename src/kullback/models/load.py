@@ -19,6 +19,7 @@ import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -104,16 +105,20 @@ def _load(
     if dtype is None:
         dtype = torch.float32 if torch.device(device).type == "cpu" else None
     with _explained(name, "configuration"):
-        AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code, **where)
+        config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code, **where)
     # The tokenizer first: it is small, and fails in a moment where the weights take minutes.
     with _explained(name, "tokenizer"):
         tokenizer = TextTokenizer.from_transformers(
-            AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code, **where)
+            AutoTokenizer.from_pretrained(
+                source, config=config, trust_remote_code=trust_remote_code, **where
+            )
         )
     with _explained(name, "weights"):
         # transformers declares the answer without the second half that we ask for.
         answer: Any = AutoModelForCausalLM.from_pretrained(
             source,
+            # Each reading of a GGUF file's header takes seconds.
+            config=config,
             dtype=dtype or "auto",
             trust_remote_code=trust_remote_code,
             output_loading_info=True,
@@ -249,14 +254,19 @@ def quiet_transformers() -> Iterator[None]:
     if not find_spec("transformers"):
         yield
         return
+    from transformers import modeling_gguf_pytorch_utils as gguf_loader
     from transformers.utils import logging as chatter
 
+    # The loader of GGUF files draws a bar of its own, whatever is set.
+    bar = gguf_loader.tqdm  # type: ignore[attr-defined] # theirs
+    gguf_loader.tqdm = partial(bar, disable=True)  # type: ignore[attr-defined] # theirs
     level, bars = chatter.get_verbosity(), chatter.is_progress_bar_enabled()
     chatter.set_verbosity(logging.ERROR)
     chatter.disable_progress_bar()  # type: ignore[no-untyped-call] # theirs
     try:
         yield
     finally:
+        gguf_loader.tqdm = bar  # type: ignore[attr-defined] # theirs
         chatter.set_verbosity(level)
         if bars:
             chatter.enable_progress_bar()  # type: ignore[no-untyped-call] # theirs
