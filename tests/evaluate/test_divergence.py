@@ -209,18 +209,37 @@ def test_a_smaller_vocabulary_on_request() -> None:
     assert np.all(found.reference_padding > 0)
 
 
-def test_small_scratch_and_threads_change_nothing() -> None:
-    """The result does not depend on the rows held at once, nor on another thread's work."""
-    first = FactoredPredictions(noise(256, 16, 24), Head(noise(1400, 16, 25)))
-    second = FactoredPredictions(noise(256, 16, 26), Head(noise(1400, 16, 27)))
-    targets = torch.arange(256)
+def test_rows_apart_and_threads_change_nothing() -> None:
+    """The result does not depend on the rows read at once, nor on another thread's work."""
+    first = FactoredPredictions(noise(600, 16, 24), Head(noise(1400, 16, 25)))
+    second = FactoredPredictions(noise(600, 16, 26), Head(noise(1400, 16, 27)))
+    targets = torch.arange(600)
     whole = divergence_statistics(first, second, targets)
-    small = divergence_statistics(first, second, targets, scratch_bytes=1 << 20)
-    np.testing.assert_allclose(small.kl, whole.kl, 1e-5)
+    some = torch.arange(250, 350)
+    part = divergence_statistics(first.select(some), second.select(some), targets[some])
+    np.testing.assert_allclose(part.kl, whole.kl[250:350], 1e-5)
+    np.testing.assert_allclose(part.jensen_shannon, whole.jensen_shannon[250:350], 1e-5)
     with ThreadPoolExecutor(2) as pool:
         both = list(pool.map(lambda _: divergence_statistics(first, second, targets), range(2)))
     for found in both:
         np.testing.assert_array_equal(found.kl, whole.kl)
+
+
+@pytest.mark.parametrize("late", [0.0, 0.1, 1.0, 8.0, 60.0, 300.0])
+@pytest.mark.parametrize("far", [0.05, 1.0])
+def test_words_that_come_late_and_change_the_normalisers(late: float, far: float) -> None:
+    """Whatever the early blocks took for the normalisers, all divergences are those of the end."""
+    p_logits = 2 * noise(60, 4000, 31)
+    q_logits = p_logits + far * noise(60, 4000, 32)
+    p_logits[:20, 3500:] += late
+    q_logits[20:40, 3500:] += late
+    p_logits[40:, 3000:] += late
+    q_logits[40:, 3900:] += late
+    found = compare(p_logits, q_logits)
+    for name, expected in zip(
+        ("kl", "reverse_kl", "jensen_shannon"), brute_force(p_logits, q_logits), strict=True
+    ):
+        np.testing.assert_allclose(getattr(found, name), expected, 1e-5, err_msg=name)
 
 
 def test_all_forms_and_types_of_predictions_can_be_compared() -> None:

@@ -1,27 +1,16 @@
 """How far apart are two models' predictions at the same positions?  Both stream, nothing is stored.
 
-With p the reference, q the candidate and l = log p - log q at each of V words, in nats,
+Both models' logits of a block of words are made, measured and dropped; what a block leaves is in
+:mod:`kullback.evaluate.log_ratio_sums`, and says all three divergences when the last has gone by.
+So a KL is never negative, equal logits give exactly zero, KLs between quantised models keep five
+digits, and the memory is that of a block, whatever M and V.
 
-    KL(p‖q) = Σ p f(l)      KL(q‖p) = Σ q f(-l)      f(l) = e^(-l) - 1 + l
-    JS      = (KL(p‖q) + KL(q‖p)) / 4 - Σ (p + q) g(l) / 2      g(l) = log cosh(l / 2)
-            = Σ [(p + q) (log 2 - t) - min(p, q) |l|] / 2       t = log(1 + e^(-|l|))
-
-The textbook's Σ p l adds and subtracts numbers of size |l| to get one of size l²: in float32
-nothing is left of a KL of 1e-6.  The terms above sum to the same (since Σ p = Σ q = 1), each is at
-least zero, and an error e of the normalisers enters as e², not e.  Where |l| <= 1/2, f and g are
-series, exact to float32; elsewhere f and the second form of JS are computed as written.  So a KL is
-never negative, equal logits give exactly zero, and KLs between quantised models keep five digits.
-
-A chunk of rows keeps the logits of both models until their normalisers are known, and is then
-gone over once more.  The memory is that of the chunk, whatever M and V.
-
-Axes: M rows, B rows of a chunk, W words of a block, V vocabulary.
+Axes: M rows, B rows of a chunk, R some of them, N blocks of W words, V vocabulary.
 """
 
 from __future__ import annotations
 
 import math
-import threading
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,6 +19,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from kullback.errors import InvalidValueError
+from kullback.evaluate.log_ratio_sums import LogRatioSums, block_jensen_shannon
 from kullback.evaluate.logit_blocks import (
     Chunk,
     check_targets,
@@ -37,17 +27,12 @@ from kullback.evaluate.logit_blocks import (
     row_chunks,
     wide,
 )
-from kullback.evaluate.statistics import BlockSums, TokenStatistics, bits_per_nat
+from kullback.evaluate.statistics import BlockSums, TokenStatistics
 from kullback.models.base import Predictions
 
 __all__ = ["DivergenceStatistics", "divergence_statistics"]
 
-# The logits that two threads hold, each of two models, leave room below 256 MB.  At V = 49,152 it
-# is 244 rows, at which the head's matmul is within 4 % of its best.
-SCRATCH_BYTES = 96 << 20
 TOP_K = 5
-# Up to here the series of f and g are exact to float32; beyond, so are their formulas.
-SERIES_LIMIT = 0.5
 # Where the normalisers differ by more, float32 rounds the difference of two logits too much.
 OFFSET_LIMIT = 2.0
 
@@ -94,7 +79,6 @@ def divergence_statistics(
     candidate: Predictions,
     targets_M: Int[Tensor, "M"],
     vocabulary_size: int | None = None,
-    scratch_bytes: int = SCRATCH_BYTES,
 ) -> DivergenceStatistics:
     """Compare two models' predictions of the same M positions, in nats.
 
@@ -102,9 +86,8 @@ def divergence_statistics(
     models often pad their vocabulary to a round number.  The distributions are those over the words
     compared, which sum to 1; what a model gives to the others is reported as its padding.
 
-    On a CPU the cost above the two heads' matmuls is about half of theirs at D = 576 (more where
-    the scratch holds under 200 rows), and `scratch_bytes` of memory, which the thread keeps for
-    its next call.  Safe to call from several threads, on different rows.
+    On a CPU the cost above the two heads' matmuls is about a third of theirs at D = 576, with a
+    dozen blocks of a megabyte in memory.  Safe to call from several threads, on different rows.
 
     Raises `InvalidValueError` where the rows, targets or vocabularies do not fit, and naming the
     row where logits hold NaN or +inf, or only -inf.
@@ -144,195 +127,161 @@ def divergence_statistics(
         return found
     device = device_of(reference)
     targets_M = targets_M.to(device)
-    for rows in row_chunks(reference, device, max(1, scratch_bytes // (8 * V))):
+    for rows in row_chunks(reference, device, most=M):
         chunks = [Chunk.of(model, rows, targets_M[rows]) for model in (reference, candidate)]
-        first, second = map(_Side, chunks, _room(chunks, V), (V, V))
-        found.reference_padding[rows] = first.finish(found.reference, rows, "the reference")
-        found.candidate_padding[rows] = second.finish(found.candidate, rows, "the candidate")
-        _compare(first, second, found, rows)
+        _Pair(chunks, V).compare(found, rows)
     return found
 
 
-# The memory of each thread's last chunk: fresh pages cost as much as ten passes over them.
-_kept = threading.local()
+@dataclass(eq=False)
+class _Normaliser:
+    """m and Z of the words so far: q = e^(x-m) / Z."""
+
+    largest_B: Float[Tensor, "B"]
+    """m in the type of the logits: its lowest number where none was finite."""
+    z_B: Float[Tensor, "B"]
+    """In float64."""
+
+    @classmethod
+    def of_nothing(cls, like_B: Float[Tensor, "B"]) -> _Normaliser:
+        lowest = torch.finfo(like_B.dtype).min
+        return cls(torch.full_like(like_B, lowest), torch.zeros_like(wide(like_B)))
+
+    def add(self, largest_B: Float[Tensor, "B"], z_B: Float[Tensor, "B"]) -> None:
+        """Take in the m and Z of a block."""
+        before_B, self.largest_B = self.largest_B, torch.maximum(self.largest_B, largest_B)
+        m_B = wide(self.largest_B)
+        self.z_B = self.z_B * (wide(before_B) - m_B).exp()
+        self.z_B += wide(z_B) * (wide(largest_B) - m_B).exp()
+
+    def log_probabilities(self, logits_BX: Float[Tensor, "B X"]) -> Float[Tensor, "B X"]:
+        """log q in float64."""
+        return wide(logits_BX) - wide(self.largest_B)[:, None] - self.z_B.log()[:, None]
 
 
-def _room(chunks: list[Chunk], vocabulary_size: int) -> Float[Tensor, "2 N B W"]:
-    """Memory for both models' logits, in which each block is contiguous.
+@dataclass(frozen=True, eq=False)
+class _Estimate:
+    """What was taken for log Z_p - log Z_q at a block, both Z about an origin of the logits."""
 
-    (In rows of V the lines of a block would compete for the same few places of the cache.)
-    """
-    dtype = torch.promote_types(*(chunk.target_logits_B.dtype for chunk in chunks))
-    width, rows = chunks[0].width, len(chunks[0].targets_B)
-    shape = (2, math.ceil(vocabulary_size / width), rows, width)
-    flat: Tensor | None = getattr(_kept, "flat", None)
-    like = chunks[0].target_logits_B
-    if (
-        flat is None
-        or (flat.dtype, flat.device) != (dtype, like.device)
-        or not math.prod(shape) <= len(flat) <= 2 * math.prod(shape)
-    ):
-        _kept.flat = None
-        flat = _kept.flat = like.new_empty(math.prod(shape), dtype=dtype)
-    return flat[: math.prod(shape)].view(shape)
+    origins: tuple[Float[Tensor, "B"], Float[Tensor, "B"]] | None
+    """In float64; None for the logits' own, 0."""
+    offset_B: Float[Tensor, "B"]
 
 
-class _Side:
-    """One model's logits of a chunk of rows, and their sums."""
+class _Pair:
+    """The predictions of two models at the same rows."""
 
-    def __init__(
-        self, chunk: Chunk, room_NBW: Float[Tensor, "N B W"], vocabulary_size: int
-    ) -> None:
-        """Make the logits, and sum over them while they are in the cache."""
-        self.sums = BlockSums(chunk.target_logits_B, TOP_K)
-        self.padding = BlockSums(chunk.target_logits_B)
-        self.room_NBW = room_NBW
-        self.blocks: list[Float[Tensor, "B W"]] = []
-        self.largest_B = self.log_z_B = torch.empty(0)
-        for words, block_BW in chunk.blocks(0, vocabulary_size):
-            kept_BW = self.room_NBW[len(self.blocks), :, : block_BW.shape[1]]
-            self.blocks.append(kept_BW.copy_(block_BW))
-            self.sums.add(words.start, block_BW)
-        for words, block_BW in chunk.blocks(vocabulary_size, chunk.predictions.vocabulary_size):
-            self.padding.add(words.start, block_BW)
+    def __init__(self, chunks: list[Chunk], vocabulary_size: int) -> None:
+        likes = [chunk.target_logits_B for chunk in chunks]
+        self.chunks, self.vocabulary_size = chunks, vocabulary_size
+        self.dtype = torch.promote_types(*(like_B.dtype for like_B in likes))
+        self.sums = [BlockSums(like_B, TOP_K) for like_B in likes]
+        self.normalisers = [_Normaliser.of_nothing(like_B) for like_B in likes]
+        self.ratios = LogRatioSums()
+        self.estimates: list[_Estimate] = []
+        self.at_top1_B = torch.zeros_like(likes[1])
 
-    def finish(self, found: TokenStatistics, rows: slice, name: str) -> Float[np.ndarray, "B"]:
-        """Write the model's own statistics; return the mass of the words that are left out."""
-        self.largest_B, self.log_z_B = self.sums.finish(found, rows, name)
-        outside_B = self.padding.log_sum()
-        if outside_B is None:
-            return np.zeros(len(self.largest_B))
-        return torch.sigmoid(outside_B - self.largest_B - self.log_z_B).cpu().numpy()
+    def compare(self, found: DivergenceStatistics, rows: slice) -> None:
+        """Stream both models' blocks once, and write what they say."""
+        blocks = [chunk.blocks(0, self.vocabulary_size) for chunk in self.chunks]
+        for (words, x_BW), (_, y_BW) in zip(*blocks, strict=True):
+            self._add(words, x_BW, y_BW)
+        for i, name in enumerate(("reference", "candidate")):
+            largest_B, log_z_B = self.sums[i].finish(getattr(found, name), rows, f"the {name}")
+            self.normalisers[i] = _Normaliser(largest_B, log_z_B.exp())
+            padding_B = getattr(found, f"{name}_padding")
+            padding_B[rows] = self._padding(i).cpu().numpy()
+        first_B5, second_B5 = (sums.top.words_BK for sums in self.sums)
+        is_shared = (first_B5[:, :, None] == second_B5[:, None, :]) & (first_B5 >= 0)[:, :, None]
+        found.top5_overlap[rows] = is_shared.any(dim=2).sum(dim=1).cpu().numpy()
+        at_top1_B1 = self.normalisers[1].log_probabilities(self.at_top1_B[:, None])
+        found.candidate_at_reference_top1[rows] = at_top1_B1[:, 0].exp().cpu().numpy()
+        self._write_divergences(found, rows)
 
-    def narrow(self, values_B: Tensor) -> Float[Tensor, "B 1"]:
-        """A column in the logits' own type and place."""
-        return values_B.to(self.room_NBW)[:, None]
-
-    def log_probabilities(self, words_B: Int[Tensor, "B"]) -> Float[Tensor, "B"]:
-        """log q of one word of each row."""
-        width = self.room_NBW.shape[2]
-        rows_B = torch.arange(len(words_B), device=words_B.device)
-        logits_B = self.room_NBW[words_B // width, rows_B, words_B % width]
-        return wide(logits_B) - self.largest_B - self.log_z_B
-
-
-def _compare(first: _Side, second: _Side, found: DivergenceStatistics, rows: slice) -> None:
-    """Write what is said of both models."""
-    overlap_B = first.sums.top.words_BK[:, :, None] == second.sums.top.words_BK[:, None, :]
-    overlap_B &= first.sums.top.words_BK[:, :, None] >= 0
-    found.top5_overlap[rows] = overlap_B.any(dim=2).sum(dim=1).cpu().numpy()
-    at_top1_B = second.log_probabilities(first.sums.top1.words_BK[:, 0])
-    found.candidate_at_reference_top1[rows] = at_top1_B.exp().cpu().numpy()
-    terms = _Terms(first, second)
-    for x_BW, y_BW in zip(first.blocks, second.blocks, strict=True):
-        terms.add(x_BW, y_BW)
-    found.kl[rows] = (terms.kl_B + terms.kl_rest_B).cpu().numpy()
-    found.reverse_kl[rows] = (terms.reverse_B + terms.reverse_rest_B).cpu().numpy()
-    found.jensen_shannon[rows] = (terms.js_B + terms.js_rest_B).cpu().numpy()
-
-
-class _Terms:
-    """The sums over blocks of words, in float64."""
-
-    def __init__(self, first: _Side, second: _Side) -> None:
-        self.first, self.second = first, second
-        self.per_bit = bits_per_nat(first.room_NBW.dtype)
-        offset_B = first.largest_B - second.largest_B + first.log_z_B - second.log_z_B
-        self.offset_B1 = first.narrow(offset_B)
-        self.is_offset = bool((offset_B.abs() > OFFSET_LIMIT).any())
-        zeros_B = torch.zeros_like(first.log_z_B)
-        self.kl_B, self.reverse_B, self.js_B = zeros_B, zeros_B.clone(), zeros_B.clone()
-        # What words that one of the models excludes add to each.
-        self.kl_rest_B, self.reverse_rest_B = zeros_B.clone(), zeros_B.clone()
-        self.js_rest_B = zeros_B.clone()
-        self.scratch: list[Float[Tensor, "B W"]] = []
-
-    def add(self, x_BW: Float[Tensor, "B W"], y_BW: Float[Tensor, "B W"]) -> None:
-        """Add a block of words, given as both models' logits."""
-        # Memory that was used just before is in the cache; fresh memory doubles the time.
-        if not self.scratch or self.scratch[0].shape != x_BW.shape:
-            self.scratch = [torch.empty_like(x_BW) for _ in range(9)]
-        p_BW, q_BW, l_BW, narrow_BW, *free = self.scratch
-        self._probabilities(self.first, x_BW, out=p_BW)
-        self._probabilities(self.second, y_BW, out=q_BW)
-        self._log_ratios(x_BW, y_BW, out=l_BW)
-        smallest, largest = (extreme.item() for extreme in l_BW.aminmax())
-        if not (math.isfinite(smallest) and math.isfinite(largest)):
-            self._set_aside_excluded(p_BW, q_BW, l_BW)
-        if smallest >= -SERIES_LIMIT and largest <= SERIES_LIMIT:
-            kl_BW, reverse_BW, js_BW = _series(p_BW, q_BW, l_BW, free)
+    def _add(self, words: slice, x_BW: Float[Tensor, "B W"], y_BW: Float[Tensor, "B W"]) -> None:
+        """Add a block of both models' logits, which are overwritten."""
+        largest = [logits_BW.amax(dim=1) for logits_BW in (x_BW, y_BW)]
+        so_far = [
+            wide(torch.maximum(normaliser.largest_B, largest_B))
+            for normaliser, largest_B in zip(self.normalisers, largest, strict=True)
+        ]
+        origins = None
+        if bool(((so_far[0] - so_far[1]).abs() > OFFSET_LIMIT).any()):
+            # In float64, each below its largest: exact, however large the logits are.
+            origins = (so_far[0], so_far[1])
+            first_BW, second_BW = wide(x_BW), wide(y_BW)
+            first_BW -= origins[0][:, None]
+            second_BW -= origins[1][:, None]
+            difference_BW = first_BW.sub_(second_BW)
         else:
-            torch.clamp(l_BW, -SERIES_LIMIT, SERIES_LIMIT, out=narrow_BW)
-            kl_BW, reverse_BW, js_BW = _series(p_BW, q_BW, narrow_BW, free)
-            is_far_BW = torch.ne(narrow_BW, l_BW, out=narrow_BW)
-            far_BW, other_BW, *_ = free
-            torch.sub(q_BW, p_BW, out=far_BW).addcmul_(p_BW, l_BW)
-            kl_BW.lerp_(far_BW, is_far_BW)
-            torch.sub(p_BW, q_BW, out=far_BW).addcmul_(q_BW, l_BW, value=-1)
-            reverse_BW.lerp_(far_BW, is_far_BW)
-            distance_BW = l_BW.abs_()
-            torch.mul(distance_BW, -self.per_bit, out=far_BW).exp2_().log1p_()
-            far_BW.neg_().add_(math.log(2)).mul_(torch.add(p_BW, q_BW, out=other_BW))
-            torch.minimum(p_BW, q_BW, out=other_BW)
-            far_BW.addcmul_(other_BW, distance_BW, value=-1).mul_(0.5)
-            js_BW.lerp_(far_BW, is_far_BW)
-        self.kl_B += wide(kl_BW.sum(dim=1))
-        self.reverse_B += wide(reverse_BW.sum(dim=1))
-        self.js_B += wide(js_BW.sum(dim=1))
+            # The difference of close logits is exact.
+            difference_BW = x_BW - y_BW
+        self.sums[0].add(words.start, x_BW, largest[0])
+        top1_B = self.sums[0].top1.words_BK[:, 0]
+        moved_B = (top1_B >= words.start).nonzero()[:, 0]
+        self.at_top1_B[moved_B] = y_BW[moved_B, top1_B[moved_B] - words.start]
+        self.sums[1].add(words.start, y_BW, largest[1])
+        for normaliser, largest_B, sums in zip(self.normalisers, largest, self.sums, strict=True):
+            normaliser.add(largest_B, sums.blocks[-1].z_B)
+        # As it will be subtracted: rounded, and 0 where a model has given nothing yet.
+        offset_B = self._log_z_difference(origins).nan_to_num(0, 0, 0).to(self.dtype)
+        self.estimates.append(_Estimate(origins, offset_B))
+        difference_BW -= offset_B[:, None].to(difference_BW)
+        p_BW, q_BW = (sums.exponentials_BW.to(self.dtype) for sums in self.sums)
+        self.ratios.add(p_BW, q_BW, difference_BW.to(p_BW))
 
-    def _probabilities(self, side: _Side, x_BW: Tensor, out: Tensor) -> None:
-        torch.sub(x_BW, side.narrow(side.largest_B), out=out)
-        bits_B1 = side.narrow(side.log_z_B / -math.log(2))
-        torch.add(bits_B1, out, alpha=self.per_bit, out=out).exp2_()
+    def _log_z_difference(
+        self, origins: tuple[Float[Tensor, "B"], Float[Tensor, "B"]] | None
+    ) -> Float[Tensor, "B"]:
+        """log Z_p - log Z_q of the words so far, in float64, both Z about an origin."""
+        first, second = self.normalisers
+        first_B, second_B = wide(first.largest_B), wide(second.largest_B)
+        if origins is not None:
+            first_B, second_B = first_B - origins[0], second_B - origins[1]
+        return first_B - second_B + first.z_B.log() - second.z_B.log()
 
-    def _log_ratios(self, x_BW: Tensor, y_BW: Tensor, out: Tensor) -> None:
-        """l = log p - log q: the difference of close logits is exact."""
-        if not self.is_offset:
-            torch.sub(x_BW, y_BW, out=out).sub_(self.offset_B1)
-            return
-        # In float64, each below its largest: exact, however large the logits are.
-        x_BW = wide(x_BW).sub_(self.first.largest_B[:, None])
-        y_BW = wide(y_BW).sub_(self.second.largest_B[:, None])
-        log_z_B = self.first.log_z_B - self.second.log_z_B
-        out.copy_(x_BW.sub_(y_BW).sub_(log_z_B[:, None]))
+    def _write_divergences(self, found: DivergenceStatistics, rows: slice) -> None:
+        """What the sums say, and where they cannot say JS, what the logits do."""
+        log_scales = [
+            wide(torch.stack([block.largest_B for block in sums.blocks]))
+            - wide(normaliser.largest_B)
+            - normaliser.z_B.log()
+            for sums, normaliser in zip(self.sums, self.normalisers, strict=True)
+        ]
+        epsilons = [
+            self._log_z_difference(estimate.origins) - wide(estimate.offset_B)
+            for estimate in self.estimates
+        ]
+        divergences = self.ratios.divergences(torch.stack(epsilons), *log_scales)
+        found.kl[rows] = divergences.kl_B.cpu().numpy()
+        found.reverse_kl[rows] = divergences.reverse_kl_B.cpu().numpy()
+        js_NB, is_coarse_NB = divergences.jensen_shannon_NB, divergences.is_coarse_NB
+        rows_R = is_coarse_NB.any(dim=0).nonzero()[:, 0]
+        if len(rows_R):
+            chunks = [chunk.select(rows_R) for chunk in self.chunks]
+            normalisers = [
+                _Normaliser(each.largest_B[rows_R], each.z_B[rows_R]) for each in self.normalisers
+            ]
+            for n in is_coarse_NB.any(dim=1).nonzero()[:, 0].tolist():
+                width = self.chunks[0].width
+                words = slice(n * width, min((n + 1) * width, self.vocabulary_size))
+                logs = [
+                    normaliser.log_probabilities(next(chunk.blocks(words.start, words.stop))[1])
+                    for normaliser, chunk in zip(normalisers, chunks, strict=True)
+                ]
+                exact_R = block_jensen_shannon(*logs)
+                js_NB[n, rows_R] = torch.where(is_coarse_NB[n, rows_R], exact_R, js_NB[n, rows_R])
+        found.jensen_shannon[rows] = js_NB.sum(dim=0).clamp_(0, math.log(2)).cpu().numpy()
 
-    def _set_aside_excluded(self, p_BW: Tensor, q_BW: Tensor, l_BW: Tensor) -> None:
-        """Account for words that a model excludes, and take them out of the block."""
-        no_q_BW, no_p_BW = l_BW == torch.inf, l_BW == -torch.inf
-        # By the limits of p f(l) and q f(-l) for q -> 0, and for p -> 0.
-        only_p_B = wide((p_BW * no_q_BW).sum(dim=1))
-        only_q_B = wide((q_BW * no_p_BW).sum(dim=1))
-        infinite = torch.tensor(torch.inf, dtype=torch.float64, device=only_p_B.device)
-        self.kl_rest_B += torch.where(no_q_BW.any(dim=1).to(only_p_B.device), infinite, only_q_B)
-        self.reverse_rest_B += torch.where(
-            no_p_BW.any(dim=1).to(only_p_B.device), infinite, only_p_B
-        )
-        self.js_rest_B += (only_p_B + only_q_B) * (math.log(2) / 2)
-        excluded_BW = ~torch.isfinite(l_BW)
-        for values_BW in (p_BW, q_BW, l_BW):
-            values_BW.masked_fill_(excluded_BW, 0)
-
-
-def _series(
-    p_BW: Float[Tensor, "B W"],
-    q_BW: Float[Tensor, "B W"],
-    l_BW: Float[Tensor, "B W"],
-    scratch: list[Float[Tensor, "B W"]],
-) -> tuple[Float[Tensor, "B W"], Float[Tensor, "B W"], Float[Tensor, "B W"]]:
-    """The terms of both KLs and of JS, for small l: f(±l) = l² (even ∓ odd).
-
-    They are the last three of the `scratch` of five blocks.
-    """
-    square_BW, g_BW, even_BW, odd_BW, kl_BW = scratch
-    torch.mul(l_BW, l_BW, out=square_BW)
-    # cosh l - 1 and sinh l - l, by Taylor; Horner's scheme in l².
-    torch.mul(square_BW, 1 / 720, out=even_BW).add_(1 / 24).mul_(square_BW).add_(1 / 2)
-    torch.mul(square_BW, 1 / 5040, out=odd_BW).add_(1 / 120).mul_(square_BW).add_(1 / 6)
-    odd_BW.mul_(l_BW)
-    torch.sub(even_BW, odd_BW, out=kl_BW).mul_(square_BW).mul_(p_BW)
-    reverse_BW = even_BW.add_(odd_BW).mul_(square_BW).mul_(q_BW)
-    # g(l) = l²/8 - l⁴/192 + l⁶/2880 - ...
-    torch.mul(square_BW, 1 / 2880, out=g_BW).sub_(1 / 192).mul_(square_BW).add_(1 / 8)
-    js_BW = torch.add(p_BW, q_BW, out=odd_BW).mul_(-0.5).mul_(g_BW.mul_(square_BW))
-    js_BW.add_(kl_BW, alpha=0.25).add_(reverse_BW, alpha=0.25)
-    return kl_BW, reverse_BW, js_BW
+    def _padding(self, model: int) -> Float[Tensor, "B"]:
+        """The mass of the words that are left out."""
+        chunk, normaliser = self.chunks[model], self.normalisers[model]
+        outside = BlockSums(chunk.target_logits_B)
+        for words, block_BW in chunk.blocks(
+            self.vocabulary_size, chunk.predictions.vocabulary_size
+        ):
+            outside.add(words.start, block_BW, block_BW.amax(dim=1))
+        log_sum_B = outside.log_sum()
+        if log_sum_B is None:
+            return torch.zeros_like(normaliser.z_B)
+        return torch.sigmoid(log_sum_B - wide(normaliser.largest_B) - normaliser.z_B.log())

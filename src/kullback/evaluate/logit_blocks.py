@@ -125,6 +125,11 @@ class Chunk:
         """W, the words of a block; the last has fewer."""
         return CPU_WORDS if self.targets_B.device.type == "cpu" else DEVICE_WORDS
 
+    def select(self, rows_R: Int[Tensor, "R"]) -> Chunk:
+        """The same with some of the rows."""
+        some = self.predictions.select(rows_R + self.rows.start)
+        return Chunk.of(some, slice(0, len(rows_R)), self.targets_B[rows_R])
+
     def blocks(self, first: int, stop: int) -> Iterator[tuple[slice, Float[Tensor, "B W"]]]:
         """Blocks of the words from `first` to `stop`; the caller may overwrite the logits."""
         width = self.width

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -40,7 +41,7 @@ from kullback.evaluate.logit_blocks import (
 )
 from kullback.models.base import Predictions
 
-__all__ = ["BlockSums", "TokenStatistics", "bits_per_nat", "token_statistics"]
+__all__ = ["BlockSum", "BlockSums", "TokenStatistics", "bits_per_nat", "token_statistics"]
 
 # Enough for top-10 lists; the rank gives the accuracy at any k.
 LARGEST_TOP_K = 10
@@ -123,9 +124,20 @@ def token_statistics(
         chunk = Chunk.of(predictions, part, targets_M[part])
         sums = BlockSums(chunk.target_logits_B, top_k)
         for words, block_BW in chunk.blocks(0, V):
-            sums.add(words.start, block_BW)
+            sums.add(words.start, block_BW, block_BW.amax(dim=1))
         sums.finish(found, part)
     return found
+
+
+class BlockSum(NamedTuple):
+    """What one block leaves of each row."""
+
+    largest_B: Float[Tensor, "B"]
+    z_B: Float[Tensor, "B"]
+    s_B: Float[Tensor, "B"]
+    root_c_B: Float[Tensor, "B"]
+    above_B: Float[Tensor, "B"]
+    """The number of words above the target."""
 
 
 class BlockSums:
@@ -133,20 +145,21 @@ class BlockSums:
 
     def __init__(self, target_logits_B: Float[Tensor, "B"], top_k: int = 0) -> None:
         self.target_logits_B = target_logits_B
-        # Of each block: the largest logit, Z, S and the root of C, and the words above the target.
-        self.blocks: list[tuple[Tensor, Tensor, Tensor, Tensor, Tensor]] = []
+        self.blocks: list[BlockSum] = []
         self.top1 = TopWords(target_logits_B, 1)
         self.top = TopWords(target_logits_B, top_k) if top_k > 1 else self.top1
         self.top_k = top_k
-        self.scratch_BW = target_logits_B.new_empty(0, 0)
+        # e^(x-m) of the last block; until the next, others may use and overwrite it.
+        self.exponentials_BW = target_logits_B.new_empty(0, 0)
         self.per_bit = bits_per_nat(target_logits_B.dtype)
 
-    def add(self, first_word: int, block_BW: Float[Tensor, "B W"]) -> None:
-        """Add a block of words; its logits are overwritten."""
-        if self.scratch_BW.shape != block_BW.shape:
-            self.scratch_BW = torch.empty_like(block_BW)
-        scratch_BW = self.scratch_BW
-        largest_B = block_BW.amax(dim=1)
+    def add(
+        self, first_word: int, block_BW: Float[Tensor, "B W"], largest_B: Float[Tensor, "B"]
+    ) -> None:
+        """Add a block of words and its maxima; its logits are overwritten."""
+        if self.exponentials_BW.shape != block_BW.shape:
+            self.exponentials_BW = torch.empty_like(block_BW)
+        scratch_BW = self.exponentials_BW
         self.top1.update(first_word, block_BW, largest_B)
         if self.top is not self.top1:
             self.top.update(first_word, block_BW, largest_B)
@@ -164,7 +177,7 @@ class BlockSums:
             # 0 × -inf: an impossible word has no surprise to contribute.  (A logit that is NaN
             # has made the largest NaN, which `finish` reports.)
             s_B = block_BW.nan_to_num_(nan=0.0).sum(dim=1)
-        self.blocks.append((largest_B, z_B, s_B, root_c_B, above_B))
+        self.blocks.append(BlockSum(largest_B, z_B, s_B, root_c_B, above_B))
 
     def finish(
         self, found: TokenStatistics, rows: slice, name: str = "the predictions"
