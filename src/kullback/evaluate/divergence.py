@@ -154,9 +154,12 @@ class _Normaliser:
         self.z_B = self.z_B * (wide(before_B) - m_B).exp()
         self.z_B += wide(z_B) * (wide(largest_B) - m_B).exp()
 
-    def log_probabilities(self, logits_BX: Float[Tensor, "B X"]) -> Float[Tensor, "B X"]:
-        """log q in float64."""
-        return wide(logits_BX) - wide(self.largest_B)[:, None] - self.z_B.log()[:, None]
+    def log_probabilities(
+        self, logits_RX: Float[Tensor, "R X"], rows_R: Int[Tensor, "R"] | slice = slice(None)
+    ) -> Float[Tensor, "R X"]:
+        """log q in float64, of logits of some rows, or of all."""
+        largest_R, log_z_R = wide(self.largest_B)[rows_R], self.z_B[rows_R].log()
+        return wide(logits_RX) - largest_R[:, None] - log_z_R[:, None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -256,21 +259,16 @@ class _Pair:
         found.kl[rows] = divergences.kl_B.cpu().numpy()
         found.reverse_kl[rows] = divergences.reverse_kl_B.cpu().numpy()
         js_NB, is_coarse_NB = divergences.jensen_shannon_NB, divergences.is_coarse_NB
-        rows_R = is_coarse_NB.any(dim=0).nonzero()[:, 0]
-        if len(rows_R):
-            chunks = [chunk.select(rows_R) for chunk in self.chunks]
-            normalisers = [
-                _Normaliser(each.largest_B[rows_R], each.z_B[rows_R]) for each in self.normalisers
-            ]
-            for n in is_coarse_NB.any(dim=1).nonzero()[:, 0].tolist():
-                width = self.chunks[0].width
-                words = slice(n * width, min((n + 1) * width, self.vocabulary_size))
-                logs = [
-                    normaliser.log_probabilities(next(chunk.blocks(words.start, words.stop))[1])
-                    for normaliser, chunk in zip(normalisers, chunks, strict=True)
-                ]
-                exact_R = block_jensen_shannon(*logs)
-                js_NB[n, rows_R] = torch.where(is_coarse_NB[n, rows_R], exact_R, js_NB[n, rows_R])
+        width = self.chunks[0].width
+        for n in is_coarse_NB.any(dim=1).nonzero()[:, 0].tolist():
+            words = slice(n * width, min((n + 1) * width, self.vocabulary_size))
+            rows_R = is_coarse_NB[n].nonzero()[:, 0]
+            js_NB[n, rows_R] = block_jensen_shannon(
+                *(
+                    normaliser.log_probabilities(chunk.block_of(rows_R, words), rows_R)
+                    for normaliser, chunk in zip(self.normalisers, self.chunks, strict=True)
+                )
+            )
         found.jensen_shannon[rows] = js_NB.sum(dim=0).clamp_(0, math.log(2)).cpu().numpy()
 
     def _padding(self, model: int) -> Float[Tensor, "B"]:

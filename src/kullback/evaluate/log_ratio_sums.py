@@ -265,8 +265,8 @@ def _far_parts(sums_SNB: Float[Tensor, "S N B"], shift: _Shift) -> _Parts:
         js += (-e) ** k / math.factorial(k) * (back * of_p[k - 1] + in_q * of_q[k - 1])
     mass = in_p * p + in_q * q
     distance = epsilon.abs()
-    remainder = torch.where(distance < 1, TAYLOR_REMAINDER * distance**5, 1) * mass
-    return kl, reverse, js / 2, remainder
+    remainder = torch.where(distance < 1, TAYLOR_REMAINDER * distance**5, 2) * mass
+    return kl, reverse, js / 2, remainder / 2
 
 
 def _excluded_parts(sums_SNB: Float[Tensor, "S N B"], shift: _Shift) -> _Parts:

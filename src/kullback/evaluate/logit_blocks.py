@@ -125,11 +125,6 @@ class Chunk:
         """W, the words of a block; the last has fewer."""
         return CPU_WORDS if self.targets_B.device.type == "cpu" else DEVICE_WORDS
 
-    def select(self, rows_R: Int[Tensor, "R"]) -> Chunk:
-        """The same with some of the rows."""
-        some = self.predictions.select(rows_R + self.rows.start)
-        return Chunk.of(some, slice(0, len(rows_R)), self.targets_B[rows_R])
-
     def blocks(self, first: int, stop: int) -> Iterator[tuple[slice, Float[Tensor, "B W"]]]:
         """Blocks of the words from `first` to `stop`; the caller may overwrite the logits."""
         width = self.width
@@ -143,12 +138,25 @@ class Chunk:
             if self.whole_BV is None:
                 block_BW = _at_least_float32(self.predictions.logits(self.rows, words))
             else:
-                block_BW = _at_least_float32(self.whole_BV[:, words])
+                block_BW = _at_least_float32(self.whole_BV[:, words].clone())
             here = slice(begins[i], begins[i + 1])
             if here.start < here.stop:
                 here_rows = row_B[here]
                 block_BW[here_rows, target_B[here] - start] = self.target_logits_B[here_rows]
             yield words, block_BW
+
+    def block_of(self, rows_R: Int[Tensor, "R"], words: slice) -> Float[Tensor, "R W"]:
+        """Some rows of a block, once more; the caller may overwrite the logits."""
+        if self.whole_BV is None:
+            some = self.predictions.select(rows_R + self.rows.start)
+            block_RW = _at_least_float32(some.logits(slice(0, len(rows_R)), words))
+        else:
+            block_RW = _at_least_float32(self.whole_BV[:, words][rows_R])
+        target_R = self.targets_B[rows_R]
+        inside_R = ((target_R >= words.start) & (target_R < words.stop)).nonzero()[:, 0]
+        target_logits_R = self.target_logits_B[rows_R[inside_R]]
+        block_RW[inside_R, target_R[inside_R] - words.start] = target_logits_R
+        return block_RW
 
 
 def _at_least_float32(logits: Tensor) -> Tensor:
