@@ -18,9 +18,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import torch
-from evaluate_overhead import ROOT, measured, smollm2, untouched
 from transformers import AutoTokenizer
 
+from evaluate_overhead import ROOT, measured, smollm2, untouched
 from kullback.documents import Document
 from kullback.evaluate.protocol import Protocol
 from kullback.models.load import load_text_model
