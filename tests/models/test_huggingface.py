@@ -12,6 +12,7 @@ from torch import nn
 from transformers import BertConfig, BertLMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from kullback.errors import InvalidValueError
+from kullback.models import fast_linear
 from kullback.models.base import DensePredictions, FactoredPredictions
 from kullback.models.fast_attention import causal_attention
 from kullback.models.fast_linear import linear
@@ -254,6 +255,25 @@ def test_linear_is_torchs_linear(shape: tuple[int, ...], bias: bool) -> None:
     weight.requires_grad_(True)
     linear(x, weight[::2], b).sum().backward()
     assert weight.grad is not None
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_processor_without_16_bit_products_rounds_as_one_with_them(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Widened, a layer gives the exact sums of 16-bit products, rounded once to 16 bits."""
+    monkeypatch.setattr(fast_linear, "multiplies", lambda dtype: dtype == torch.float32)
+    generator = torch.Generator().manual_seed(0)
+    x, weight, bias = (
+        torch.randn(shape, generator=generator).to(dtype) for shape in ((30, 40), (20, 40), (20,))
+    )
+    exact = nn.functional.linear(x.double(), weight.double(), bias.double())
+    with torch.inference_mode():
+        found = linear(x, weight, bias)
+    assert found.dtype == dtype
+    # Half a unit in the last place, and the rounding of float32.
+    unit = torch.finfo(dtype).eps * exact.abs()
+    assert ((found.double() - exact).abs() <= unit / 2 + 1e-5).all()
 
 
 @pytest.mark.parametrize(("heads", "key_heads"), [(4, 4), (6, 2), (3, 1)])

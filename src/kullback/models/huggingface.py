@@ -33,7 +33,7 @@ from kullback.models.base import (
     weights_fingerprint,
 )
 from kullback.models.fast_attention import undo_fast_attention, use_fast_attention
-from kullback.models.fast_linear import use_fast_linear
+from kullback.models.fast_linear import multiplies, use_fast_linear
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -91,13 +91,19 @@ class HuggingFaceModel:
                 )
             _check_causal(model, probe_1T, logits_TV, name)
             head, reason = find_head(model, probe_1T)
-        notes: tuple[str, ...] = ()
-        if head is None:
-            notes = (
-                f"{name} cannot be split into hidden states and a head ({reason}); its logits are "
-                f"kept whole, {4 * V:,} bytes a token",
+        notes: list[str] = []
+        if model.device.type == "cpu" and not multiplies(model.dtype):
+            notes.append(
+                f"this processor cannot multiply numbers of {str(model.dtype).split('.')[1]}: they "
+                "are widened to float32 and the results rounded, which is as exact but no faster "
+                "than float32"
             )
-        return cls(model, tokenizer, name, head, V, notes)
+        if head is None:
+            notes.append(
+                f"{name} cannot be split into hidden states and a head ({reason}); its logits are "
+                f"kept whole, {4 * V:,} bytes a token"
+            )
+        return cls(model, tokenizer, name, head, V, tuple(notes))
 
     @property
     def context(self) -> int | None:
