@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -10,10 +11,18 @@ import pytest
 import torch
 from torch import Tensor
 
+from block_arithmetic import block_sums_by
 from kullback.errors import InvalidValueError
 from kullback.evaluate.divergence import DivergenceStatistics, divergence_statistics
 from kullback.evaluate.statistics import token_statistics
 from kullback.models.base import ComputedPredictions, DensePredictions, FactoredPredictions, Head
+
+
+@pytest.fixture(autouse=True, params=["compiled", "torch"])
+def arithmetic(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Every test holds for the sums in C and for those in torch."""
+    with block_sums_by(request.param):
+        yield
 
 
 def brute_force(p_logits: Tensor, q_logits: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from block_arithmetic import block_sums_by
 from kullback.errors import InvalidValueError
 from kullback.evaluate.statistics import TokenStatistics, token_statistics
 from kullback.models.base import (
@@ -19,6 +21,13 @@ from kullback.models.base import (
     Head,
     Predictions,
 )
+
+
+@pytest.fixture(autouse=True, params=["compiled", "torch"])
+def arithmetic(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Every test holds for the sums in C and for those in torch."""
+    with block_sums_by(request.param):
+        yield
 
 
 @dataclass

@@ -19,6 +19,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from kullback.errors import InvalidValueError
+from kullback.evaluate.compiled_block_sums import BlockLibrary, block_library
 from kullback.evaluate.log_ratio_sums import LogRatioSums, block_jensen_shannon
 from kullback.evaluate.logit_blocks import (
     Chunk,
@@ -177,18 +178,26 @@ class _Pair:
     def __init__(self, chunks: list[Chunk], vocabulary_size: int) -> None:
         likes = [chunk.target_logits_B for chunk in chunks]
         self.chunks, self.vocabulary_size = chunks, vocabulary_size
+        self.width = min(chunk.width for chunk in chunks)
         self.dtype = torch.promote_types(*(like_B.dtype for like_B in likes))
         self.sums = [BlockSums(like_B, TOP_K) for like_B in likes]
         self.normalisers = [_Normaliser.of_nothing(like_B) for like_B in likes]
         self.ratios = LogRatioSums()
         self.estimates: list[_Estimate] = []
         self.at_top1_B = torch.zeros_like(likes[1])
+        # m and Z of both models, as the library keeps them.
+        nothing_4 = torch.tensor([torch.finfo(torch.float32).min, 0.0] * 2, dtype=torch.float64)
+        self.state_4B = nothing_4[:, None].repeat(1, len(likes[0]))
 
     def compare(self, found: DivergenceStatistics, rows: slice) -> None:
         """Stream both models' blocks once, and write what they say."""
-        blocks = [chunk.blocks(0, self.vocabulary_size) for chunk in self.chunks]
+        library = block_library()
+        blocks = [chunk.blocks(0, self.vocabulary_size, self.width) for chunk in self.chunks]
         for (words, x_BW), (_, y_BW) in zip(*blocks, strict=True):
-            self._add(words, x_BW, y_BW)
+            if library is not None and library.takes(x_BW, y_BW):
+                self._add(library, words, x_BW, y_BW)
+            else:
+                self._add_by_torch(words, x_BW, y_BW)
         for i, name in enumerate(("reference", "candidate")):
             largest_B, log_z_B = self.sums[i].finish(getattr(found, name), rows, f"the {name}")
             self.normalisers[i] = _Normaliser(largest_B, log_z_B.exp())
@@ -201,7 +210,32 @@ class _Pair:
         found.candidate_at_reference_top1[rows] = at_top1_B1[:, 0].exp().cpu().numpy()
         self._write_divergences(found, rows)
 
-    def _add(self, words: slice, x_BW: Float[Tensor, "B W"], y_BW: Float[Tensor, "B W"]) -> None:
+    def _add(
+        self, library: BlockLibrary, words: slice, x_BW: Float[Tensor, "B W"], y_BW: Tensor
+    ) -> None:
+        """Add a block of both models' logits."""
+        first, second = self.sums
+        found = library.pair(
+            words.start, x_BW, y_BW,
+            (first.target_logits_B, second.target_logits_B),
+            (first.top.columns, second.top.columns),
+            self.state_4B,
+        )  # fmt: skip
+        for sums, sums_SB in zip(self.sums, found.sums, strict=True):
+            sums.take(sums_SB)
+        self._note_top1(words, y_BW)
+        self.estimates.append(_Estimate(found.origins, found.offset_B))
+        self.ratios.take(found)
+
+    def _note_top1(self, words: slice, y_BW: Float[Tensor, "B W"]) -> None:
+        """Keep the candidate's logits of words that have become the reference's most probable."""
+        top1_B = self.sums[0].top1.words_BK[:, 0]
+        moved_B = (top1_B >= words.start).nonzero()[:, 0]
+        self.at_top1_B[moved_B] = y_BW[moved_B, top1_B[moved_B] - words.start]
+
+    def _add_by_torch(
+        self, words: slice, x_BW: Float[Tensor, "B W"], y_BW: Float[Tensor, "B W"]
+    ) -> None:
         """Add a block of both models' logits, which are overwritten."""
         largest = [logits_BW.amax(dim=1) for logits_BW in (x_BW, y_BW)]
         so_far = [
@@ -219,11 +253,9 @@ class _Pair:
         else:
             # The difference of close logits is exact.
             difference_BW = x_BW - y_BW
-        self.sums[0].add(words.start, x_BW, largest[0])
-        top1_B = self.sums[0].top1.words_BK[:, 0]
-        moved_B = (top1_B >= words.start).nonzero()[:, 0]
-        self.at_top1_B[moved_B] = y_BW[moved_B, top1_B[moved_B] - words.start]
-        self.sums[1].add(words.start, y_BW, largest[1])
+        self.sums[0].add_by_torch(words.start, x_BW, largest[0])
+        self._note_top1(words, y_BW)
+        self.sums[1].add_by_torch(words.start, y_BW, largest[1])
         for normaliser, largest_B, sums in zip(self.normalisers, largest, self.sums, strict=True):
             normaliser.add(largest_B, sums.blocks[-1].z_B)
         # As it will be subtracted: rounded, and 0 where a model has given nothing yet.
@@ -259,7 +291,7 @@ class _Pair:
         found.kl[rows] = divergences.kl_B.cpu().numpy()
         found.reverse_kl[rows] = divergences.reverse_kl_B.cpu().numpy()
         js_NB, is_coarse_NB = divergences.jensen_shannon_NB, divergences.is_coarse_NB
-        width = self.chunks[0].width
+        width = self.width
         for n in is_coarse_NB.any(dim=1).nonzero()[:, 0].tolist():
             words = slice(n * width, min((n + 1) * width, self.vocabulary_size))
             rows_R = is_coarse_NB[n].nonzero()[:, 0]
@@ -278,7 +310,7 @@ class _Pair:
         for words, block_BW in chunk.blocks(
             self.vocabulary_size, chunk.predictions.vocabulary_size
         ):
-            outside.add(words.start, block_BW, block_BW.amax(dim=1))
+            outside.add(words.start, block_BW)
         log_sum_B = outside.log_sum()
         if log_sum_B is None:
             return torch.zeros_like(normaliser.z_B)

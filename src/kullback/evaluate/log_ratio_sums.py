@@ -31,6 +31,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from kullback.evaluate.compiled_block_sums import PairSums
 from kullback.evaluate.logit_blocks import wide
 
 __all__ = ["Divergences", "LogRatioSums", "block_jensen_shannon"]
@@ -127,6 +128,15 @@ class LogRatioSums:
             self.far[len(self.moments)] = _far_sums(p_far_BW, q_BW.mul_(is_far_BW), d_BW, v_BW)
             d_BW.clamp_(-NEAR, NEAR)
         self.moments.append(_moments(p_BW, d_BW, self.scratch))
+
+    def take(self, sums: PairSums) -> None:
+        """Take the sums of a block that were made elsewhere."""
+        n = len(self.moments)
+        if sums.far_SB is not None:
+            self.far[n] = sums.far_SB
+        if sums.excluded_SB is not None:
+            self.excluded[n] = sums.excluded_SB
+        self.moments.append(sums.moments_KB)
 
     def _set_aside_excluded(self, p_BW: Tensor, q_BW: Tensor, d_BW: Tensor) -> None:
         """Account for words that a model excludes, and take them out of the block."""

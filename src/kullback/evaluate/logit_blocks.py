@@ -21,12 +21,23 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from kullback.errors import InvalidValueError
+from kullback.evaluate.compiled_block_sums import MOST_WORDS, block_library
 from kullback.models.base import DensePredictions, FactoredPredictions, Predictions
 
-__all__ = ["Chunk", "TopWords", "check_rows", "check_targets", "device_of", "row_chunks", "wide"]
+__all__ = [
+    "Chunk",
+    "TopWords",
+    "check_rows",
+    "check_targets",
+    "device_of",
+    "is_compiled",
+    "row_chunks",
+    "wide",
+]
 
 # Rows × words of a block.  On a CPU the passes over a block of 1 MB meet the caches, and the matmul
-# is within 3 % of its best; an accelerator wants fewer, larger kernels.
+# is within 3 % of its best; compiled code passes once, over twice as many words; an accelerator
+# wants fewer, larger kernels.
 CPU_ROWS, CPU_WORDS = 512, 512
 DEVICE_ROWS, DEVICE_WORDS = 1024, 8192
 # Predictions that can only be made for the whole vocabulary are made in pieces of this size.
@@ -36,6 +47,12 @@ WHOLE_ROWS_BYTES = 32 << 20
 def wide(values_B: Tensor) -> Tensor:
     """The values in float64, where the device has it; else on the CPU."""
     return (values_B.cpu() if values_B.device.type == "mps" else values_B).double()
+
+
+def is_compiled(logits_B: Float[Tensor, "B"]) -> bool:
+    """Whether blocks of logits like these are summed in C."""
+    fits = logits_B.dtype == torch.float32 and logits_B.device.type == "cpu"
+    return fits and block_library() is not None
 
 
 def row_chunks(predictions: Predictions, device: torch.device, most: int) -> list[slice]:
@@ -122,12 +139,16 @@ class Chunk:
 
     @property
     def width(self) -> int:
-        """W, the words of a block; the last has fewer."""
+        """The W that suits the device; the last block has fewer words."""
+        if is_compiled(self.target_logits_B):
+            return MOST_WORDS
         return CPU_WORDS if self.targets_B.device.type == "cpu" else DEVICE_WORDS
 
-    def blocks(self, first: int, stop: int) -> Iterator[tuple[slice, Float[Tensor, "B W"]]]:
+    def blocks(
+        self, first: int, stop: int, width: int | None = None
+    ) -> Iterator[tuple[slice, Float[Tensor, "B W"]]]:
         """Blocks of the words from `first` to `stop`; the caller may overwrite the logits."""
-        width = self.width
+        width = width or self.width
         starts = list(range(first, stop, width))
         # The rows in the order of their targets, and where in this order each block begins.
         target_B, row_B = self.targets_B.sort()
@@ -169,6 +190,11 @@ class TopWords:
     def __init__(self, logits_B: Float[Tensor, "B"], k: int) -> None:
         self.logits_BK = logits_B.new_full((len(logits_B), k), -torch.inf)
         self.words_BK = torch.full_like(self.logits_BK, -1, dtype=torch.int64)
+
+    @property
+    def columns(self) -> tuple[Float[Tensor, "B K"], Int[Tensor, "B K"]]:
+        """Logits and words, to be read or brought up to date."""
+        return self.logits_BK, self.words_BK
 
     def update(
         self, start: int, block_BW: Float[Tensor, "B W"], largest_B: Float[Tensor, "B"]

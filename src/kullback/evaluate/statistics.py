@@ -30,12 +30,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from kullback.errors import InvalidValueError
+from kullback.evaluate.compiled_block_sums import block_library
 from kullback.evaluate.logit_blocks import (
     Chunk,
     TopWords,
     check_rows,
     check_targets,
     device_of,
+    is_compiled,
     row_chunks,
     wide,
 )
@@ -124,7 +126,7 @@ def token_statistics(
         chunk = Chunk.of(predictions, part, targets_M[part])
         sums = BlockSums(chunk.target_logits_B, top_k)
         for words, block_BW in chunk.blocks(0, V):
-            sums.add(words.start, block_BW, block_BW.amax(dim=1))
+            sums.add(words.start, block_BW)
         sums.finish(found, part)
     return found
 
@@ -146,17 +148,31 @@ class BlockSums:
     def __init__(self, target_logits_B: Float[Tensor, "B"], top_k: int = 0) -> None:
         self.target_logits_B = target_logits_B
         self.blocks: list[BlockSum] = []
-        self.top1 = TopWords(target_logits_B, 1)
-        self.top = TopWords(target_logits_B, top_k) if top_k > 1 else self.top1
+        self.library = block_library() if is_compiled(target_logits_B) else None
+        self.top = TopWords(target_logits_B, max(1, top_k))
+        # torch's topk gives any of equal words, its argmax the first; the library keeps the first.
+        self.top1 = self.top if self.library or top_k < 2 else TopWords(target_logits_B, 1)
         self.top_k = top_k
         # e^(x-m) of the last block; until the next, others may use and overwrite it.
         self.exponentials_BW = target_logits_B.new_empty(0, 0)
         self.per_bit = bits_per_nat(target_logits_B.dtype)
 
-    def add(
+    def add(self, first_word: int, block_BW: Float[Tensor, "B W"]) -> None:
+        """Add a block of words; its logits are overwritten."""
+        if self.library is not None and self.library.takes(block_BW):
+            targets_B, top = self.target_logits_B, self.top.columns
+            self.take(self.library.sums(first_word, block_BW, targets_B, top))
+        else:
+            self.add_by_torch(first_word, block_BW, block_BW.amax(dim=1))
+
+    def take(self, sums_SB: Float[Tensor, "5 B"]) -> None:
+        """Take the sums of a block that the library has made."""
+        self.blocks.append(BlockSum(*sums_SB))
+
+    def add_by_torch(
         self, first_word: int, block_BW: Float[Tensor, "B W"], largest_B: Float[Tensor, "B"]
     ) -> None:
-        """Add a block of words and its maxima; its logits are overwritten."""
+        """Add a block of words and its maxima in torch's arithmetic; its logits are overwritten."""
         if self.exponentials_BW.shape != block_BW.shape:
             self.exponentials_BW = torch.empty_like(block_BW)
         scratch_BW = self.exponentials_BW

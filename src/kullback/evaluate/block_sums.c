@@ -1,0 +1,316 @@
+/* What a block of logits leaves of each row: the sums of statistics.py and log_ratio_sums.py.
+
+   The arithmetic is that of the Python there, and so are the names; a row of a block (2 kB) stays
+   in the first cache for all passes over it, and a pass is one sweep, where torch needs fifty.
+   Compiled and called by compiled_block_sums.py, which says when.
+
+   Sums over LANES neighbouring words at a time are float, the lanes are added in double, and what
+   is known of a whole row (normalisers, offsets) is double.  No flag that lets the compiler
+   reorder arithmetic is needed or wanted.
+
+   B rows, W words of a block, at most MOST_WORDS of them. */
+
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+#if defined(__AVX512F__)
+enum { LANES = 16 };
+#else
+enum { LANES = 8 };
+#endif
+enum { MOST_WORDS = 1024, SUMS = 5, MOMENTS = 9, FAR = 10, EXCLUDED = 4 };
+
+/* From log_ratio_sums.py. */
+static const float NEAR = 0.5f, FARTHEST = 80.0f;
+static const float BITS_PER_NAT = 1.44269504088896340736f, LOG_2 = 0.69314718055994530942f;
+
+typedef float vf __attribute__((vector_size(4 * LANES)));
+typedef int32_t vi __attribute__((vector_size(4 * LANES)));
+typedef double vd __attribute__((vector_size(8 * LANES)));
+
+static inline vf load(const float *x) {
+  vf v;
+  memcpy(&v, x, sizeof v);
+  return v;
+}
+
+static inline void store(float *x, vf v) { memcpy(x, &v, sizeof v); }
+
+static inline vf all(float x) { return x - (vf){0}; }
+
+static inline vf select(vi where, vf a, vf b) {
+  return (vf)(((vi)a & where) | ((vi)b & ~where));
+}
+
+static inline vf keep(vi where, vf a) { return (vf)((vi)a & where); }
+
+static inline int any(vi where) {
+  int64_t parts[LANES / 2], found = 0;
+  memcpy(parts, &where, sizeof where);
+  for (int i = 0; i < LANES / 2; i++) found |= parts[i];
+  return found != 0;
+}
+
+static inline double sum(vf v) {
+  double total = 0;
+  for (int i = 0; i < LANES; i++) total += v[i];
+  return total;
+}
+
+/* 2^t for t <= 0; 0 below 2^-126.  2^t = 2^n e^(f log 2) with |f| <= 1/2; the series of e^x up to
+   x^7 misses it by 5e-9. */
+static inline vf exp2_of(vf t) {
+  const vi tiny = t < -126.0f;
+  t = select(tiny, all(-126.0f), t);
+  const float magic = 12582912.0f; /* 1.5 × 2^23: adding it rounds to an integer */
+  const vf shifted = t + magic, f = (t - (shifted - magic)) * LOG_2;
+  const vi n = (vi)shifted - 0x4B400000;
+  vf e = all(1.0f / 5040);
+  e = e * f + 1.0f / 720;
+  e = e * f + 1.0f / 120;
+  e = e * f + 1.0f / 24;
+  e = e * f + 1.0f / 6;
+  e = e * f + 0.5f;
+  e = e * f + 1.0f;
+  e = e * f + 1.0f;
+  return keep(~tiny, (vf)((vi)e + (n << 23)));
+}
+
+/* log(1 + w) = 2 atanh(w / (2 + w)) for w in [0, 0.61]; the series up to u^11 misses it by 1e-9. */
+static inline vf log1p_of(vf w) {
+  const vf u = w / (w + 2.0f), u2 = u * u;
+  vf s = all(1.0f / 11);
+  s = s * u2 + 1.0f / 9;
+  s = s * u2 + 1.0f / 7;
+  s = s * u2 + 1.0f / 5;
+  s = s * u2 + 1.0f / 3;
+  s = s * u2 + 1.0f;
+  return 2.0f * u * s;
+}
+
+/* One model: m, Σ e^(x-m), Σ (x-m) e^(x-m) with x-m in bits, √Σ e^(2(x-m)), and the number of words
+   above the target; e gets e^(x-m).  The row has been padded with -inf to whole vectors. */
+static void row_sums(const float *x, int width, float target, float *e, double *out) {
+  vf largest_v = all(-INFINITY);
+  vi is_nan = {0}, above = {0};
+  for (int i = 0; i < width; i += LANES) {
+    const vf v = load(x + i);
+    largest_v = select(v > largest_v, v, largest_v);
+    is_nan |= v != v;
+    above -= v > target;
+  }
+  float largest = largest_v[0];
+  int64_t n_above = 0;
+  for (int i = 0; i < LANES; i++) {
+    if (largest_v[i] > largest) largest = largest_v[i];
+    n_above += above[i];
+  }
+  if (any(is_nan)) largest = NAN;
+  /* Where no logit is finite, any finite shift will do. */
+  const float shift = largest == -INFINITY ? -3.4028234664e38f : largest;
+  vf z = {0}, s = {0}, c = {0};
+  for (int i = 0; i < width; i += LANES) {
+    vf t = (load(x + i) - shift) * BITS_PER_NAT;
+    /* An impossible word has no surprise to contribute: 0 × -126, not 0 × -inf. */
+    t = select(t < -126.0f, all(-126.0f), t);
+    const vf e_v = keep(t > -126.0f, exp2_of(t));
+    store(e + i, e_v);
+    z += e_v;
+    s += t * e_v;
+    c += e_v * e_v;
+  }
+  out[0] = largest;
+  out[1] = sum(z);
+  out[2] = sum(s);
+  out[3] = sqrt(sum(c));
+  out[4] = (double)n_above;
+}
+
+/* The k largest logits of a row so far and their words, falling; among equals the first stays in
+   front. */
+static void update_top(const float *x, int width, int64_t first_word, float largest, float *logits,
+                       int64_t *words, int k) {
+  if (!(largest > logits[k - 1])) return;
+  for (int i = 0; i < width; i += LANES) {
+    if (!any(load(x + i) > logits[k - 1])) continue;
+    for (int j = i; j < i + LANES; j++) {
+      if (!(x[j] > logits[k - 1])) continue;
+      int place = k - 1;
+      for (; place > 0 && x[j] > logits[place - 1]; place--) {
+        logits[place] = logits[place - 1];
+        words[place] = words[place - 1];
+      }
+      logits[place] = x[j];
+      words[place] = first_word + j;
+    }
+  }
+}
+
+/* The row as whole vectors: itself, or a copy with -inf behind it. */
+static const float *padded(const float *row, int words, float *copy) {
+  if (words % LANES == 0) return row;
+  memcpy(copy, row, sizeof(float) * words);
+  for (int i = words; i % LANES; i++) copy[i] = -INFINITY;
+  return copy;
+}
+
+static int whole_vectors(int words) { return (words + LANES - 1) / LANES * LANES; }
+
+/* sums is SUMS × B; the top words are B × k. */
+void kullback_block_sums(const float *logits, int64_t stride, int64_t rows, int words,
+                         int64_t first_word, const float *targets, double *sums,
+                         float *top_logits, int64_t *top_words, int k) {
+  float copy[MOST_WORDS + LANES], e[MOST_WORDS + LANES];
+  for (int64_t b = 0; b < rows; b++) {
+    double out[SUMS];
+    const float *x = padded(logits + b * stride, words, copy);
+    row_sums(x, whole_vectors(words), targets[b], e, out);
+    update_top(x, whole_vectors(words), first_word, (float)out[0], top_logits + b * k,
+               top_words + b * k, k);
+    for (int i = 0; i < SUMS; i++) sums[i * rows + b] = out[i];
+  }
+}
+
+/* m and Z of the words so far. */
+static void normalise(double *m, double *z, const double *block) {
+  const double before = *m;
+  if (block[0] > *m) *m = block[0];
+  *z = *z * exp(before - *m) + block[1] * exp(block[0] - *m);
+}
+
+/* d = (x - mx) - (y - my) - offset, exact in double, however large the logits are, and rounded. */
+static inline vf difference(const float *x, double mx, const float *y, double my, double offset) {
+  const vd below_x = __builtin_convertvector(load(x), vd) - mx;
+  const vd below_y = __builtin_convertvector(load(y), vd) - my;
+  return __builtin_convertvector(below_x - below_y - offset, vf);
+}
+
+/* Sums over words that one of the models excludes, which are then taken out: p, q and d are 0. */
+static void set_aside(const float *x, const float *y, int width, float *p, float *q, float *d,
+                      float *out, int64_t stride) {
+  double only_p = 0, only_q = 0;
+  int without_q = 0, without_p = 0;
+  for (int i = 0; i < width; i++) {
+    const int no_x = x[i] == -INFINITY, no_y = y[i] == -INFINITY;
+    if (!no_x && !no_y) continue;
+    if (!no_x) only_p += p[i], without_q = 1;
+    if (!no_y) only_q += q[i], without_p = 1;
+    p[i] = q[i] = d[i] = 0;
+  }
+  out[0] = (float)only_p;
+  out[stride] = (float)only_q;
+  out[2 * stride] = (float)without_q;
+  out[3 * stride] = (float)without_p;
+}
+
+/* Σ p d^k of near words; whether there are far ones. */
+static int near_sums(const float *p, const float *d, int width, float *out, int64_t stride) {
+  vf m[MOMENTS] = {{0}};
+  vi far = {0};
+  for (int i = 0; i < width; i += LANES) {
+    const vf d_v = load(d + i);
+    const vi is_near = (d_v >= -NEAR) & (d_v <= NEAR);
+    far |= ~is_near;
+    const vf p0 = keep(is_near, load(p + i)), d1 = keep(is_near, d_v);
+    const vf d2 = d1 * d1, d3 = d2 * d1, d4 = d2 * d2, p4 = p0 * d4;
+    m[0] += p0;
+    m[1] += p0 * d1;
+    m[2] += p0 * d2;
+    m[3] += p0 * d3;
+    m[4] += p4;
+    m[5] += p4 * d1;
+    m[6] += p4 * d2;
+    m[7] += p4 * d3;
+    m[8] += p4 * d4;
+  }
+  for (int k = 0; k < MOMENTS; k++) out[k * stride] = (float)sum(m[k]);
+  return any(far);
+}
+
+/* Σ p, Σ q, Σ p d, Σ q d, Σ p s(d), Σ q s(-d), and Σ q v^k for k up to 4, of far words, with
+   s(d) = log(2 / (1 + e^-d)) and v = 1 / (1 + e^d). */
+static void far_sums(const float *p, const float *q, const float *d, int width, float *out,
+                     int64_t stride) {
+  vf m[FAR] = {{0}};
+  for (int i = 0; i < width; i += LANES) {
+    const vf d_v = load(d + i);
+    const vi is_far = (d_v < -NEAR) | (d_v > NEAR);
+    if (!any(is_far)) continue;
+    const vf p_v = keep(is_far, load(p + i)), q_v = keep(is_far, load(q + i));
+    const vi is_positive = d_v > 0.0f;
+    vf size = select(is_positive, d_v, -d_v);
+    size = select(size > FARTHEST, all(FARTHEST), size);
+    const vf w = exp2_of(size * -BITS_PER_NAT), part = 1.0f / (w + 1.0f);
+    const vf v = select(is_positive, w * part, part);
+    /* log 2 - log(1 + e^-|d|) is s of the positive side; the other side's is lower by |d|. */
+    const vf upper = LOG_2 - log1p_of(w), lower = upper - size;
+    const vf qv = q_v * v, qv2 = qv * v, qv3 = qv2 * v;
+    m[0] += p_v;
+    m[1] += q_v;
+    m[2] += p_v * d_v;
+    m[3] += q_v * d_v;
+    m[4] += p_v * select(is_positive, upper, lower);
+    m[5] += q_v * select(is_positive, lower, upper);
+    m[6] += qv;
+    m[7] += qv2;
+    m[8] += qv3;
+    m[9] += qv3 * v;
+  }
+  for (int k = 0; k < FAR; k++) out[k * stride] = (float)sum(m[k]);
+}
+
+/* Two models.  state is 4 × B: m and Z of the words so far of either model, brought up to date;
+   x_sums and y_sums are SUMS × B; the top words are B × k; offsets is B, what was taken for log Zx - log Zy, each
+   about its m; moments, far and excluded are MOMENTS, FAR and EXCLUDED × B, the latter two zero
+   where a row has no such words.  Returns 1 where any row has far words, plus 2 where any has
+   excluded ones. */
+int kullback_pair_sums(const float *x_logits, int64_t x_stride, const float *y_logits,
+                       int64_t y_stride, int64_t rows, int words, int64_t first_word,
+                       const float *x_targets, const float *y_targets, double *state,
+                       double *x_sums, double *y_sums, float *x_top_logits, int64_t *x_top_words,
+                       float *y_top_logits, int64_t *y_top_words, int k, double *offsets,
+                       float *moments, float *far, float *excluded) {
+  float copies[2][MOST_WORDS + LANES];
+  float p[MOST_WORDS + LANES], q[MOST_WORDS + LANES], d[MOST_WORDS + LANES];
+  const int width = whole_vectors(words);
+  int found = 0;
+  for (int64_t b = 0; b < rows; b++) {
+    const float *x = padded(x_logits + b * x_stride, words, copies[0]);
+    const float *y = padded(y_logits + b * y_stride, words, copies[1]);
+    double of_x[SUMS], of_y[SUMS];
+    row_sums(x, width, x_targets[b], p, of_x);
+    row_sums(y, width, y_targets[b], q, of_y);
+    update_top(x, width, first_word, (float)of_x[0], x_top_logits + b * k, x_top_words + b * k, k);
+    update_top(y, width, first_word, (float)of_y[0], y_top_logits + b * k, y_top_words + b * k, k);
+    for (int i = 0; i < SUMS; i++) {
+      x_sums[i * rows + b] = of_x[i];
+      y_sums[i * rows + b] = of_y[i];
+    }
+    double *mx = state + b, *zx = mx + rows, *my = zx + rows, *zy = my + rows;
+    normalise(mx, zx, of_x);
+    normalise(my, zy, of_y);
+    /* 0 where a model has given nothing yet. */
+    double offset = log(*zx) - log(*zy);
+    if (!isfinite(offset)) offset = 0;
+    offsets[b] = offset;
+    vi is_excluded = {0};
+    for (int i = 0; i < width; i += LANES) {
+      is_excluded |= (load(x + i) == -INFINITY) | (load(y + i) == -INFINITY);
+      store(d + i, difference(x + i, *mx, y + i, *my, offset));
+    }
+    if (any(is_excluded)) {
+      set_aside(x, y, width, p, q, d, excluded + b, rows);
+      found |= 2 * (excluded[b + 2 * rows] != 0 || excluded[b + 3 * rows] != 0);
+    } else {
+      for (int i = 0; i < EXCLUDED; i++) excluded[b + i * rows] = 0;
+    }
+    if (near_sums(p, d, width, moments + b, rows)) {
+      far_sums(p, q, d, width, far + b, rows);
+      found |= 1;
+    } else {
+      for (int i = 0; i < FAR; i++) far[b + i * rows] = 0;
+    }
+  }
+  return found;
+}
