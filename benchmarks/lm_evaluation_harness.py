@@ -90,7 +90,7 @@ def main() -> None:
     cpu = [statistics.median(one[side][1] for one in rounds) for side in (0, 1)]
     wall_ratio = statistics.median(b[0] / a[0] for a, b in rounds)
     cpu_ratio = statistics.median(b[1] / a[1] for a, b in rounds)
-    tokens, our_nll = found["scored_tokens"], found["measures"]["nll"]["value"]
+    tokens, our_nll = found["scored_tokens"], found["measures"]["cross_entropy"]["value"]
     assert our_nll is not None
     nll = [their_nll / tokens, our_nll]
     print(f"{tokens} tokens in windows of {arguments.window}, {arguments.rounds} rounds, medians")
