@@ -336,6 +336,20 @@ def test_block_bootstrap_is_scipys_for_blocks_of_one() -> None:
     assert blocks.interval == pytest.approx((plain.low, plain.high), abs=0.05 * width)
 
 
+def test_a_text_without_memory_is_resampled_token_by_token() -> None:
+    """Where the automatic block length falls below one token, a block is one token."""
+    lengths = {
+        bootstrap_over_blocks(np.random.default_rng(seed).standard_normal(400), "").method
+        for seed in range(20)
+    }
+    shortest = min(
+        optimal_block_length(np.random.default_rng(seed).standard_normal(400)).circular
+        for seed in range(20)
+    )
+    assert shortest < 1
+    assert any("blocks of 1 tokens" in method for method in lengths)
+
+
 def test_bootstraps_refuse_what_they_cannot_resample() -> None:
     """One document, no token and a block below one token are refused."""
     with pytest.raises(InvalidValueError, match="at least two"):

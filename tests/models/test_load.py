@@ -259,6 +259,30 @@ def test_a_hub_name_offline_is_one_sentence(
     assert "the hub is out of reach" in message
 
 
+@pytest.mark.parametrize("device", ["cuda:99", "abacus", "meta"])
+def test_a_device_that_is_not_there_is_named(device: str, folder: Path) -> None:
+    """A device that torch does not find, or that holds no numbers, is one sentence."""
+    with pytest.raises(InvalidValueError) as found:
+        load_text_model(str(folder), device=device)
+    assert str(found.value).startswith(f"the device {device!r} cannot be used here: use cpu")
+
+
+def test_an_unreachable_hub_is_one_sentence() -> None:
+    """What the hub's own library says of its attempts does not reach the terminal."""
+    script = (
+        "import huggingface_hub.utils._http as http\n"
+        "from kullback.models.load import *\n"
+        "with quiet_loggers(): http.logger.warning('Retrying')"
+    )
+    later = "from kullback.models.load import *\n" + (
+        "with quiet_loggers():\n    import huggingface_hub.utils._http as http\n"
+        "    http.logger.warning('Retrying')"
+    )
+    for code in (script, later):
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_loading_is_silent(folder: Path) -> None:
     """No progress bars and no remarks of the libraries reach the terminal."""
     script = f"from kullback.models.load import *; load_text_model({str(folder)!r}); print('done')"

@@ -110,7 +110,8 @@ def bootstrap_over_blocks(
     if tokens == 0:
         raise InvalidValueError("values is empty: give at least one token")
     if block_length is None:
-        block_length = optimal_block_length(values_M).circular
+        # Below one where neighbours differ more than strangers do: then a token is a block.
+        block_length = max(1.0, optimal_block_length(values_M).circular)
     if not block_length >= 1:
         raise InvalidValueError(f"block_length is {block_length}: it must be at least 1 token")
     length = min(tokens, max(1, round(block_length)))

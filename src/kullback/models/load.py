@@ -35,7 +35,7 @@ from kullback.text import TextTokenizer
 if TYPE_CHECKING:
     from kullback.models.huggingface import HuggingFaceModel
 
-__all__ = ["load_text_model", "quiet_loggers", "quiet_transformers"]
+__all__ = ["check_device", "load_text_model", "quiet_loggers", "quiet_transformers"]
 
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 # Libraries that talk while they load; what they have to say of importance we find out ourselves.
@@ -59,6 +59,7 @@ def load_text_model(
 
     On a CPU the process keeps freed memory from now on (`keep_freed_memory`).
     """
+    check_device(device)
     if torch.device(device).type == "cpu":
         keep_freed_memory()
     path = Path(name).expanduser()
@@ -81,6 +82,29 @@ def load_text_model(
     on_hub = gguf is None and not path.is_dir()
     with quiet_loggers(), quiet_transformers():
         return _load(name, name if on_hub else str(source), gguf, dtype, device, trust_remote_code)
+
+
+def check_device(device: torch.device | str) -> None:
+    """Raise `InvalidValueError` unless tensors can be put on `device`.
+
+    >>> check_device("abacus")
+    Traceback (most recent call last):
+    kullback.errors.InvalidValueError: the device 'abacus' cannot be used here: use cpu ...
+    """
+    try:
+        # A number comes back only from a device that computes; "meta" has none.
+        torch.zeros(1, device=device).item()
+    # torch raises AssertionError, NotImplementedError or RuntimeError, each in many words.
+    except Exception:
+        known = ["cpu"]
+        if torch.cuda.is_available():
+            known += [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+        if torch.backends.mps.is_available():
+            known.append("mps")
+        raise InvalidValueError(
+            f"the device {str(device)!r} cannot be used here: use {' or '.join(known)} "
+            "(for others torch must be built for them and find them)"
+        ) from None
 
 
 def _load(
@@ -237,6 +261,9 @@ def _first_sentence(error: Exception) -> str:
 @contextmanager
 def quiet_loggers() -> Iterator[None]:
     """Silence the libraries' remarks, not their errors."""
+    if find_spec("huggingface_hub"):
+        # Imported later, it would set its level anew.
+        import huggingface_hub.utils.logging  # noqa: F401
     loggers = [logging.getLogger(name) for name in TALKATIVE]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
