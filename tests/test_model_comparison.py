@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from kullback.comparison_sides import LiveSide, RecordedSide
 from kullback.documents import Document
 from kullback.errors import InvalidValueError
 from kullback.evaluate.protocol import Protocol
@@ -17,6 +18,7 @@ from kullback.model_comparison import Candidate, Job, compare_models
 from kullback.models.load import load_text_model
 from kullback.models.quantised import load_named, save_quantised
 from kullback.quantise import Scheme
+from kullback.stored_comparison import record_text
 from tiny_models import TEXT, tiny_llama
 
 DOCUMENTS = [Document(f"part {i}", TEXT[i:]) for i in range(6)]
@@ -29,11 +31,23 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(tiny_llama(tmp_path_factory.mktemp("models") / "tiny"))
 
 
+def side(name: str) -> LiveSide | RecordedSide:
+    """The recording or the model of that name."""
+    path = Path(name)
+    return RecordedSide.open(path) if path.is_file() else LiveSide(load_named(name))
+
+
+def record(name: str, path: Path) -> str:
+    """Record what a model says of the documents."""
+    sized = load_named(name)
+    record_text(sized.model, DOCUMENTS, PROTOCOL, path, size_bytes=sized.size_bytes)
+    return str(path)
+
+
 def compare(folder: str, *names: str, job: Job | None = None):
     """Compare the model in `folder` with others."""
-    reference = load_named(folder).model
-    candidates = [Candidate(name, partial(load_named, name)) for name in names]
-    return compare_models(reference, candidates, DOCUMENTS, PROTOCOL, job)
+    candidates = [Candidate(name, partial(side, name)) for name in names]
+    return compare_models(side(folder), candidates, DOCUMENTS, PROTOCOL, job)
 
 
 def test_measures_equal_whole_softmaxes(folder, tmp_path):
@@ -135,3 +149,76 @@ def test_worst_tokens_stand_in_their_context(folder):
     assert found["passages"][0]["tokens"][0]["kl"] >= 0
     assert set(found["kl_by_token_class"]) >= {"word begins", "word goes on", "number", "blank"}
     assert Path(folder).exists()
+
+
+def measured(found: dict) -> dict:
+    """What was measured, without the names, the times and what says which file it was."""
+    apart = {"title", "created", "reference", "candidate", "notes", "seconds"}
+    return {name: value for name, value in found.items() if name not in apart}
+
+
+def test_a_recording_in_the_place_of_a_model_gives_all_that_the_model_does(folder, tmp_path):
+    """With an exact recording on either side every number and token is that of the live models."""
+    other = folder + "@int4-g32"
+    job = Job(with_passages=True)
+    live = measured(compare(folder, other, job=job))
+    reference, candidate = record(folder, tmp_path / "one.rec"), record(other, tmp_path / "two.rec")
+    for found in (
+        compare(reference, other, job=job),
+        compare(folder, candidate, job=job),
+    ):
+        assert found["worst"]
+        assert found["passages"]
+        assert any("is a recording of" in note for note in found["notes"])
+        assert measured(found) == live
+
+
+def test_recordings_and_models_are_ranked_together(folder, tmp_path):
+    """A recorded candidate has its model's size and place; the text is read by the second, then."""
+    names = [f"{folder}@{scheme}" for scheme in ("int8", "int4-g32", "int2-g32")]
+    live = compare(folder, *names)["schemes"]
+    reference, first = record(folder, tmp_path / "a.rec"), record(names[0], tmp_path / "b.rec")
+    found = compare(reference, first, *names[1:])["schemes"]
+    assert [one["name"] for one in found] == [first, *names[1:]]
+    for one, expected in zip(found, live, strict=True):
+        assert {**one, "name": ""} == {**expected, "name": ""}
+
+
+def test_a_recording_that_does_not_say_its_size_is_on_no_front(folder, tmp_path):
+    """A candidate whose size is unknown is ranked by its KL and takes no place on the front."""
+    path = tmp_path / "a.rec"
+    record_text(load_named(folder).model, DOCUMENTS, PROTOCOL, path)
+    nearest, other = compare(folder, folder + "@int8", str(path))["schemes"]
+    assert (nearest["bytes"], nearest["on_pareto_front"]) == (None, False)
+    assert nearest["kl"]["value"] == 0.0
+    assert other["on_pareto_front"] is True
+
+
+def test_each_candidate_is_compared_with_the_noise(folder):
+    """The model itself does not rise above the noise floor, two bits do; unmeasured is None."""
+    names = (folder, folder + "@int2-g32")
+    found = compare(folder, *names, job=Job(noise=True))
+    assert [one["above_noise"] for one in found["schemes"]] == [False, True]
+    assert {one["above_noise"] for one in compare(folder, *names)["schemes"]} == {None}
+
+
+def test_what_needs_the_model_is_refused_of_a_recording(folder, tmp_path):
+    """Noise and sensitivity of a recorded reference, and recordings alone, say what to give."""
+    path = record(folder, tmp_path / "a.rec")
+    with pytest.raises(InvalidValueError, match="the noise floor needs the model itself"):
+        compare(path, folder, job=Job(noise=True))
+    with pytest.raises(InvalidValueError, match="the sensitivity of layers needs the model"):
+        compare(path, folder, job=Job(sensitivity=Scheme.parse("int8")))
+    with pytest.raises(InvalidValueError, match="all sides are recordings"):
+        compare(path, path)
+
+
+def test_a_recording_of_another_reading_is_refused(folder, tmp_path):
+    """A recorded candidate of another protocol is named, with what differs and who reads."""
+    path = record(folder, tmp_path / "a.rec")
+    with pytest.raises(
+        InvalidValueError, match=r"window is 32 in .*a\.rec and 16 in the reading of"
+    ):
+        compare_models(
+            side(folder), [Candidate("a", partial(side, path))], DOCUMENTS, Protocol(window=16)
+        )

@@ -32,7 +32,8 @@ ROOMS = (
     ("byte_boundaries", "compare", "sensitivity"),
     ("report",),
     ("lab", "text_evaluation"),
-    ("model_comparison", "stored_comparison"),
+    ("comparison_sides", "noise_floor"),
+    ("model_comparison", "stored_comparison", "records_comparison", "byte_comparison"),
     ("cli",),
     ("__main__",),
 )

@@ -14,7 +14,8 @@ from kullback.documents import Document
 from kullback.errors import InvalidValueError
 from kullback.evaluate.protocol import Protocol
 from kullback.evaluate.reading import Reading
-from kullback.evaluate.records import RecordsWriter, read_records
+from kullback.evaluate.records import read_records
+from kullback.evaluate.records_writer import RecordsWriter
 from kullback.models.base import TextModel
 from kullback.models.load import load_text_model
 from kullback.report.text_results import TextResults
@@ -58,6 +59,18 @@ def test_measures_are_those_of_the_records(found):
         assert value(f"top{k}_accuracy") == pytest.approx((rows.rank <= k).mean(), rel=1e-12)
     brier = rows.sum_of_squares - 2 * np.exp(-rows.nll) + 1
     assert value("brier") == pytest.approx(brier.mean(), rel=1e-7)
+    expected = rows.sum_of_squares.astype(np.float64)
+    for name, forecast, outcome in (
+        ("ece", rows.top1_probability.astype(np.float64), rows.rank == 1),
+        ("target_ece", expected, np.exp(-rows.nll)),
+    ):
+        inner = np.quantile(forecast, np.arange(1, 15) / 15, method="inverted_cdf")
+        bins = np.searchsorted(np.unique(inner), forecast, side="left")
+        gaps = np.bincount(bins, outcome - forecast) / len(rows)
+        assert value(name) == pytest.approx(np.abs(gaps).sum(), rel=1e-6)
+    assert value("rms_calibration_error") >= 0
+    shares = [one["weight"] for one in results["target_reliability"]]
+    assert sum(shares) == pytest.approx(1.0)
 
 
 def test_every_number_has_an_interval_and_the_whole_is_json(found):

@@ -14,10 +14,10 @@ Axes: M scored tokens, in text order.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from kullback.evaluate.divergence import DivergenceStatistics
 from kullback.evaluate.statistics import TokenStatistics
@@ -30,6 +30,7 @@ __all__ = [
     "compare_tokens",
     "concatenate_divergences",
     "kl_quantiles",
+    "paired_measures",
     "pareto_front",
     "worst_tokens",
 ]
@@ -52,9 +53,8 @@ def concatenate_divergences(parts: Sequence[DivergenceStatistics]) -> Divergence
 def compare_tokens(found: DivergenceStatistics, places: Places) -> dict[str, Measurement]:
     """The measures of a comparison by name, in the order to show, each with its paired interval.
 
-    ``delta_cross_entropy`` is the candidate's minus the reference's: above 0 the candidate predicts
-    worse.  ``delta_p_rms`` is sqrt(mean Δp²) of the target, its interval that of the mean under the
-    root.
+    The divergences, then those of `paired_measures`, then the share of the five likeliest words
+    that both name.
     """
 
     def mean(values_M: np.ndarray, unit: str) -> Measurement:
@@ -62,30 +62,58 @@ def compare_tokens(found: DivergenceStatistics, places: Places) -> dict[str, Mea
             values_M * places.weight_M, places.document_M, unit, places.weight_M
         )
 
-    change_M = found.target_probability_change
-    before_M, after_M = found.reference.nll, found.candidate.nll
-    # Where both are infinite there is no difference: inf - inf must not be taken.
-    difference_M = np.subtract(
-        after_M, before_M, out=np.zeros(len(found)), where=after_M != before_M
-    )
     return {
         "kl": mean(found.kl, "nats/token"),
         "reverse_kl": mean(found.reverse_kl, "nats/token"),
         "jensen_shannon": mean(found.jensen_shannon, "nats/token"),
-        "delta_cross_entropy": mean(difference_M, "nats/token"),
-        "reference_cross_entropy": mean(found.reference.nll, "nats/token"),
-        "candidate_cross_entropy": mean(found.candidate.nll, "nats/token"),
-        "top1_agreement": mean(found.top1_agreement, ""),
+        **paired_measures(
+            found.reference.nll,
+            found.candidate.nll,
+            found.top1_agreement,
+            places.document_M,
+            places.weight_M,
+        ),
         "top5_agreement": mean(found.top5_overlap / 5.0, ""),
+    }
+
+
+def paired_measures(
+    reference_nll_M: Float[np.ndarray, "M"],
+    candidate_nll_M: Float[np.ndarray, "M"],
+    agreement_M: Bool[np.ndarray, "M"],
+    document_M: Int[np.ndarray, "M"],
+    weight_M: Float[np.ndarray, "M"],
+) -> dict[str, Measurement]:
+    """What two surprisals in nats, and whether the first guesses agree, say at each token.
+
+    ``delta_cross_entropy`` is the candidate's minus the reference's: above 0 the candidate predicts
+    worse.  ``delta_p_rms`` is sqrt(mean Δp²) of the target, its interval that of the mean under the
+    root.
+    """
+
+    def mean(values_M: np.ndarray, unit: str) -> Measurement:
+        return mean_with_interval(values_M * weight_M, document_M, unit, weight_M)
+
+    change_M = np.exp(-candidate_nll_M) - np.exp(-reference_nll_M)
+    # Where both are infinite there is no difference: inf - inf must not be taken.
+    difference_M = np.subtract(
+        candidate_nll_M,
+        reference_nll_M,
+        out=np.zeros(len(change_M)),
+        where=candidate_nll_M != reference_nll_M,
+    )
+    return {
+        "delta_cross_entropy": mean(difference_M, "nats/token"),
+        "reference_cross_entropy": mean(reference_nll_M, "nats/token"),
+        "candidate_cross_entropy": mean(candidate_nll_M, "nats/token"),
         "delta_p_mean": mean(change_M, ""),
         "delta_p_rms": _root(mean(change_M**2, "")),
+        "top1_agreement": mean(agreement_M, ""),
     }
 
 
 def _root(square: Measurement) -> Measurement:
     """sqrt of a mean, its interval the roots of the mean's."""
-    from dataclasses import replace
-
     low, high = square.interval
     value = max(square.value, 0.0) ** 0.5
     bounds = (max(low, 0.0) ** 0.5, max(high, 0.0) ** 0.5)

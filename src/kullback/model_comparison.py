@@ -11,13 +11,12 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 
 import numpy as np
-import torch
 from jaxtyping import Float, Int
 
 from kullback.compare import (
@@ -28,22 +27,16 @@ from kullback.compare import (
     pareto_front,
     worst_tokens,
 )
+from kullback.comparison_sides import Side
 from kullback.documents import Document
 from kullback.errors import InvalidValueError
 from kullback.evaluate.divergence import DivergenceStatistics
 from kullback.evaluate.protocol import Protocol
-from kullback.evaluate.reading import (
-    LiveModel,
-    Predictor,
-    Reading,
-    divergence_rows,
-    part_of_reading,
-)
+from kullback.evaluate.reading import Reading, divergence_rows
 from kullback.evaluate.text import means_by, position_edges
 from kullback.evaluate.uncertainty import mean_with_interval, simultaneous_means
-from kullback.evaluate.windows import Window
-from kullback.models.base import Predictions, TextModel
-from kullback.models.quantised import SizedModel
+from kullback.models.base import TextModel
+from kullback.noise_floor import above_noise, noise_floor
 from kullback.quantise import Scheme
 from kullback.report.text_results import (
     ComparisonResults,
@@ -59,14 +52,13 @@ from kullback.text import TextTokenizer
 from kullback.text_evaluation import (
     curve,
     histogram,
-    model_fingerprint,
     passages,
     plain,
     reading_notes,
     top_words,
 )
 
-__all__ = ["Candidate", "Job", "compare_models", "noise_floor"]
+__all__ = ["Candidate", "Job", "compare_models"]
 
 SHOWN_TOKENS = 1200
 WORST = 20
@@ -81,10 +73,10 @@ MOVED_IS_NOT_WORSE = (
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """A model to compare with the reference; `open` loads it when its turn comes."""
+    """Whatever is compared with the reference; `open` loads it when its turn comes."""
 
     name: str
-    open: Callable[[], SizedModel]
+    open: Callable[[], Side]
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,7 +94,7 @@ class Job:
 
 
 def compare_models(
-    reference: TextModel,
+    reference: Side,
     candidates: Sequence[Candidate],
     documents: Sequence[Document],
     protocol: Protocol,
@@ -110,39 +102,48 @@ def compare_models(
 ) -> ComparisonResults:
     """Everything about how far the candidates are from `reference` on `documents`.
 
-    The first candidate is shown in full; where there are several, all are ranked, with intervals
-    that hold for all at once.  Raises `InvalidValueError` where the tokenizers differ.
+    Each side is a model, or an exact recording of one.  The first candidate is shown in full; where
+    there are several, all are ranked, with intervals that hold for all at once.  Raises
+    `InvalidValueError` where tokenizers differ, where a recording is of another text or protocol,
+    and where the job needs a model and the reference is a recording.
     """
     job = job or Job()
-    reading = Reading.of(documents, protocol, reference.tokenizer, reference.context)
+    _check_job(reference, job)
+    reader, opened = _reader(reference, candidates)
+    reading = Reading.of(documents, protocol, reader.tokenizer, reader.context)
+    reference.check(documents, reading, reader)
     began = time.perf_counter()
     first: DivergenceStatistics | None = None
     summaries: list[_Summary] = []
-    for candidate in candidates:
-        sized = candidate.open()
-        _check_same_tokens(reference, sized.model, reading)
+    notes = list(reference.notes)
+    for i, candidate in enumerate(candidates):
+        side = opened.pop(i) if i in opened else candidate.open()
+        side.check(documents, reading, reader)
         rows = divergence_rows(
-            LiveModel(reference),
-            LiveModel(sized.model),
+            reference,
+            side,
             reading,
             progress=partial(job.progress, candidate.name),
-            vocabulary_size=min(reference.vocabulary_size, sized.model.vocabulary_size),
+            vocabulary_size=min(reference.vocabulary_size, side.vocabulary_size),
         )
         found = concatenate_divergences(list(rows))
-        summaries.append(_Summary.of(candidate.name, sized, found))
+        weights = str(side.fingerprint(documents, reading).parts.get("weights", ""))
+        summaries.append(_Summary.of(candidate.name, side.size_bytes, weights, found))
+        if side.model is None:
+            notes += side.notes
         first = first or found
-    if first is None:
-        raise InvalidValueError("there is no candidate: name a model, or schemes with --schemes")
-    floor = noise_floor(reference, reading, job) if job.noise else {}
-    layers = None
-    if job.sensitivity is not None:
+    assert first is not None
+    floor, layers = {}, None
+    if job.noise and reference.model is not None:
+        floor = noise_floor(reference.model, reading, job.noise_dtype, job.progress)
+    if job.sensitivity is not None and reference.model is not None:
         layers = measure_sensitivity(
-            reference, job.sensitivity, reading, partial(job.progress, "layers, one by one")
+            reference.model, job.sensitivity, reading, partial(job.progress, "layers, one by one")
         )
     measures = compare_tokens(first, reading.places)
-    places, tokenizer = reading.places, reference.tokenizer
+    places, tokenizer = reading.places, reader.tokenizer
     padding = max(float(first.reference_padding.max()), float(first.candidate_padding.max()))
-    notes = [*reference.notes, *reading_notes(reading), MOVED_IS_NOT_WORSE]
+    notes += [*reading_notes(reading), MOVED_IS_NOT_WORSE]
     if padding > 0:
         notes.append(
             f"words that only one of the models has were left out: at most {padding:.2g} of the "
@@ -156,7 +157,7 @@ def compare_models(
         first.kl, first.reference.top1_probability, CONFIDENCE_EDGES, places.document_M,
         "nats/token",
     )  # fmt: skip
-    identity = model_fingerprint(reference, documents, reading)
+    identity = reference.fingerprint(documents, reading)
     return {
         "title": f"{candidates[0].name} against {reference.name}",
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -164,7 +165,7 @@ def compare_models(
         "reference": reference.name,
         "candidate": candidates[0].name,
         "fingerprint": str(identity),
-        "protocol": {**identity.parts, "candidate_weights": summaries[0].fingerprint},
+        "protocol": {**identity.parts, "candidate_weights": summaries[0].weights},
         "notes": notes,
         "documents": len(documents),
         "scored_tokens": reading.coverage.scored_tokens,
@@ -172,7 +173,7 @@ def compare_models(
         "seconds": time.perf_counter() - began,
         "measures": {name: plain(one) for name, one in measures.items()},
         "noise_floor": floor,
-        "above_noise": _above_noise(plain(measures["kl"]), floor),
+        "above_noise": above_noise(plain(measures["kl"]), floor),
         "kl_quantiles": kl_quantiles(first.kl),
         "kl_histogram": _log_histogram(first.kl),
         "kl_by_position": curve(by_position),
@@ -183,7 +184,7 @@ def compare_models(
         },
         "worst": _worst(first, reading, tokenizer),
         "passages": _passages(first, reading, tokenizer) if job.with_passages else [],
-        "schemes": _ranked(summaries, reading) if len(summaries) > 1 else [],
+        "schemes": _ranked(summaries, reading, floor) if len(summaries) > 1 else [],
         "sensitivity": [
             {"layer": one.group, "kl": plain(one.kl), "bytes_saved": one.bytes_saved}
             for one in (layers.groups if layers else [])
@@ -193,29 +194,64 @@ def compare_models(
     }
 
 
+def _check_job(reference: Side, job: Job) -> None:
+    """Raise `InvalidValueError` where the reference's model is needed and is not here."""
+    wanted = {
+        "the noise floor": job.noise,
+        "the sensitivity of layers": job.sensitivity is not None,
+    }
+    for what, needed in wanted.items():
+        if needed and reference.model is None:
+            raise InvalidValueError(
+                f"{what} needs the model itself, and the reference {reference.name} is a "
+                "recording: name the model, or leave that out"
+            )
+
+
+def _reader(reference: Side, candidates: Sequence[Candidate]) -> tuple[TextModel, dict[int, Side]]:
+    """The first model, whose tokenizer reads the text, and the candidates opened to find it."""
+    opened: dict[int, Side] = {}
+    if not candidates:
+        raise InvalidValueError("there is no candidate: name a model, or schemes with --schemes")
+    if reference.model is not None:
+        return reference.model, opened
+    for i, candidate in enumerate(candidates):
+        opened[i] = candidate.open()
+        model = opened[i].model
+        if model is not None:
+            return model, opened
+    raise InvalidValueError(
+        "all sides are recordings, which have no tokenizer to read the text with: name a model "
+        "among them, or compare two recordings alone"
+    )
+
+
 @dataclass(frozen=True, eq=False)
 class _Summary:
     """What is kept of each candidate, when its model has gone."""
 
     name: str
-    size_bytes: int
-    fingerprint: str
+    size_bytes: int | None
+    weights: str
     kl_M: Float[np.ndarray, "M"]
     difference_M: Float[np.ndarray, "M"]
     agreement_M: Float[np.ndarray, "M"]
 
     @classmethod
-    def of(cls, name: str, sized: SizedModel, found: DivergenceStatistics) -> _Summary:
+    def of(
+        cls, name: str, size_bytes: int | None, weights: str, found: DivergenceStatistics
+    ) -> _Summary:
         before_M, after_M = found.reference.nll, found.candidate.nll
         difference_M = np.subtract(
             after_M, before_M, out=np.zeros(len(found)), where=after_M != before_M
         )
-        fingerprint = sized.model.weights_fingerprint()
         agreement_M = found.top1_agreement.astype(np.float64)
-        return cls(name, sized.size_bytes, fingerprint, found.kl, difference_M, agreement_M)
+        return cls(name, size_bytes, weights, found.kl, difference_M, agreement_M)
 
 
-def _ranked(summaries: Sequence[_Summary], reading: Reading) -> list[SchemeResult]:
+def _ranked(
+    summaries: Sequence[_Summary], reading: Reading, floor: Mapping[str, MeasurementData]
+) -> list[SchemeResult]:
     """All candidates, the nearest first, with intervals that hold for all of them at once."""
     document_M = reading.places.document_M
 
@@ -225,9 +261,6 @@ def _ranked(summaries: Sequence[_Summary], reading: Reading) -> list[SchemeResul
     kls = family([each.kl_M for each in summaries], "nats/token")
     differences = family([each.difference_M for each in summaries], "nats/token")
     agreements = family([each.agreement_M for each in summaries], "")
-    front = pareto_front(
-        [each.size_bytes for each in summaries], [float(each.kl_M.mean()) for each in summaries]
-    )
     found: list[SchemeResult] = [
         {
             "name": each.name,
@@ -235,77 +268,21 @@ def _ranked(summaries: Sequence[_Summary], reading: Reading) -> list[SchemeResul
             "kl": kls[i],
             "delta_cross_entropy": differences[i],
             "top1_agreement": agreements[i],
-            "on_pareto_front": front[i],
+            "on_pareto_front": on_front,
+            "above_noise": above_noise(kls[i], floor),
         }
-        for i, each in enumerate(summaries)
+        for i, (each, on_front) in enumerate(zip(summaries, _on_front(summaries), strict=True))
     ]
     order = np.argsort([float(each.kl_M.mean()) for each in summaries], kind="stable")
     return [found[i] for i in order]
 
 
-@dataclass(frozen=True, eq=False)
-class _InABatch:
-    """The model itself, reading each window beside a copy: other shapes, other roundings."""
-
-    model: TextModel
-
-    @property
-    def name(self) -> str:
-        return f"{self.model.name} in batches of two"
-
-    def predictions(self, window: Window, rows: slice) -> Predictions:
-        inputs_T = torch.from_numpy(window.inputs.astype(np.int64)).to(self.model.device)
-        wanted_M = torch.arange(window.rows.start, window.rows.stop, device=self.model.device)
-        return self.model.predict(torch.stack([inputs_T, inputs_T])).select(wanted_M)
-
-
-def noise_floor(reference: TextModel, reading: Reading, job: Job) -> dict[str, MeasurementData]:
-    """KL of the reference from itself under another batch shape and in another type.
-
-    Measured on a part of the text: rounding is much the same everywhere.
-    """
-    some = part_of_reading(reading)
-    others: list[tuple[str, Predictor]] = [("batch shape", _InABatch(reference))]
-    if job.noise_dtype is not None:
-        other = job.noise_dtype()
-        others.append((str(other.dtype).removeprefix("torch."), LiveModel(other)))
-    floor = {}
-    for name, predictor in others:
-        rows = divergence_rows(
-            LiveModel(reference),
-            predictor,
-            some,
-            progress=partial(job.progress, f"noise: {name}"),
-        )
-        kl_M = concatenate_divergences(list(rows)).kl
-        floor[name] = plain(mean_with_interval(kl_M, some.places.document_M, "nats/token"))
-    return floor
-
-
-def _above_noise(kl: MeasurementData, floor: dict[str, MeasurementData]) -> bool | None:
-    """Whether the KL, less its uncertainty, is above what another batch shape alone makes."""
-    if "batch shape" not in floor:
-        return None
-    shape = floor["batch shape"]
-    low = kl["interval"][0] if kl["interval"] else kl["value"]
-    high = shape["interval"][1] if shape["interval"] else shape["value"]
-    return low is not None and high is not None and low > high
-
-
-def _check_same_tokens(reference: TextModel, candidate: TextModel, reading: Reading) -> None:
-    """Raise `InvalidValueError` unless both models read the text as the same tokens."""
-    if candidate.context is not None and reading.protocol.window is not None:
-        reading.protocol.resolve(candidate.context)  # the window must fit both
-    if candidate.tokenizer.fingerprint == reference.tokenizer.fingerprint:
-        return
-    for document, encoding in zip(reading.documents, reading.encodings, strict=True):
-        other = candidate.tokenizer.encode(document.text)
-        if not np.array_equal(other.ids, encoding.ids):
-            raise InvalidValueError(
-                f"{reference.name} and {candidate.name} read {document.name} as different tokens "
-                f"({len(encoding.ids):,} and {len(other.ids):,}): a KL by token does not exist; "
-                "compare them by bytes with --by-bytes"
-            )
+def _on_front(summaries: Sequence[_Summary]) -> list[bool]:
+    """Which candidates no other beats in size and in KL; none whose size nobody knows."""
+    sizes = {i: each.size_bytes for i, each in enumerate(summaries) if each.size_bytes is not None}
+    front = pareto_front(list(sizes.values()), [float(summaries[i].kl_M.mean()) for i in sizes])
+    found = {i for i, on_front in zip(sizes, front, strict=True) if on_front}
+    return [i in found for i in range(len(summaries))]
 
 
 def _log_histogram(kl_M: Float[np.ndarray, "M"]) -> Histogram:

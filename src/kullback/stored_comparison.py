@@ -1,46 +1,54 @@
-"""Comparing what is on disk, and what has no tokens in common.
+"""Comparing predictions that are on disk.
 
-* :func:`record_text` writes what a model says of a text (:mod:`kullback.models.recording`), and
-  :func:`compare_recorded` takes such a recording in the place of either model, or of both.  From
-  top-k recordings a KL is only bounded, and the measure is called a bound.
+* :func:`record_text` writes what a model says of a text (:mod:`kullback.models.recording`);
+* :func:`compare_recorded` compares two such recordings, or one of either kind with a model.  From
+  top-k recordings a KL is only bounded, and the measure is called a bound.  (An exact recording and
+  a model have a whole comparison: :mod:`kullback.model_comparison`.)
 * :func:`compare_logits_files` takes two base-logits files of llama.cpp.
-* :func:`compare_by_bytes` takes two models whose tokenizers differ, at the bytes where both have a
-  boundary.
 
 Axes: M scored tokens.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 
-from kullback.byte_boundaries import ScoredBytes, compare_at_shared_boundaries
 from kullback.compare import compare_tokens, concatenate_divergences, kl_quantiles
+from kullback.comparison_sides import LiveSide, RecordedSide, check_is_text
 from kullback.documents import Document
+from kullback.errors import InvalidValueError
 from kullback.evaluate.bounds import KLBounds, kl_bounds
-from kullback.evaluate.divergence import divergence_statistics
+from kullback.evaluate.divergence import DivergenceStatistics, divergence_statistics
+from kullback.evaluate.fingerprint import Fingerprint
 from kullback.evaluate.llama_cpp_statistics import llama_cpp_statistics
 from kullback.evaluate.protocol import Protocol
-from kullback.evaluate.reading import LiveModel, Reading, token_rows
-from kullback.evaluate.text import Places, concatenate
-from kullback.evaluate.uncertainty import mean_with_interval
+from kullback.evaluate.reading import LiveModel, Reading
+from kullback.evaluate.team import Team
+from kullback.evaluate.text import Places
+from kullback.evaluate.uncertainty import Measurement, mean_with_interval
 from kullback.models.base import Predictions, TextModel
 from kullback.models.llama_cpp_logits import LlamaCppLogits
 from kullback.models.recording import Kind, Recording, RecordingWriter, check_same_text
-from kullback.report.text_results import DifferentBytes, MeasurementData, StoredResults
+from kullback.report.text_results import DifferentBytes, StoredResults
 from kullback.text_evaluation import model_fingerprint, plain
 
-__all__ = ["compare_by_bytes", "compare_logits_files", "compare_recorded", "record_text"]
+__all__ = ["Origin", "compare_logits_files", "compare_recorded", "record_text", "stored_results"]
 
 Progress = Callable[[int, int], None]
 ROWS = 512
-SHOWN_SEGMENTS = 12
+NO_WEIGHTS = (
+    "recordings do not keep how often a token counts: those of overlapping windows count 1 each, "
+    "unlike in a comparison with a model"
+)
 
 
 def record_text(
@@ -51,14 +59,20 @@ def record_text(
     kind: Kind = "exact",
     k: int = 64,
     progress: Progress = lambda done, total: None,
+    size_bytes: int | None = None,
 ) -> int:
     """Write what `model` says of `documents` to `path`; returns the scored tokens.
 
-    Raises `InvalidValueError` for a text, protocol or kind that does not fit, `RunError` where the
-    file cannot be written.
+    `size_bytes` is what the weights take, where that is known: a comparison ranks by it.  Raises
+    `InvalidValueError` for a text, protocol or kind that does not fit, `RunError` where the file
+    cannot be written.
     """
     reading = Reading.of(documents, protocol, model.tokenizer, model.context)
-    metadata = {"model": model.name, **model_fingerprint(model, documents, reading).parts}
+    metadata = {
+        "model": model.name,
+        "size_bytes": size_bytes,
+        **model_fingerprint(model, documents, reading).parts,
+    }
     live, places = LiveModel(model), reading.places
     with RecordingWriter(path, kind, metadata, model.vocabulary_size, k) as writer:
         for index, window in enumerate(reading.windows):
@@ -73,6 +87,15 @@ def record_text(
     return len(reading)
 
 
+@dataclass(frozen=True)
+class Origin:
+    """Where one side's numbers come from."""
+
+    name: str
+    identity: Fingerprint | None = None
+    """What they depend on; None where nobody wrote it down."""
+
+
 @dataclass(frozen=True, eq=False)
 class _Pair:
     """Some rows of both sides."""
@@ -82,88 +105,139 @@ class _Pair:
     targets_M: Int[np.ndarray, "M"]
 
 
+Part = TypeVar("Part", DivergenceStatistics, KLBounds)
+
+
+@dataclass(frozen=True, eq=False)
+class _Rows:
+    """All rows of both sides, in pieces that are made when their turn comes."""
+
+    pieces: Sequence[Callable[[], _Pair]]
+    places: Places
+    progress: Progress
+
+    def each(self, measure: Callable[[_Pair], Part]) -> list[Part]:
+        """`measure` of every piece, in order, shared between threads."""
+        found: list[Part] = []
+        done = 0
+        for part in Team().map(lambda make: measure(make()), self.pieces):
+            found.append(part)
+            done += len(part)
+            self.progress(done, len(self.places))
+        return found
+
+
 def compare_recorded(
-    reference: Recording | TextModel,
-    candidate: Recording | TextModel,
+    reference: RecordedSide | LiveSide,
+    candidate: RecordedSide | LiveSide,
     documents: Sequence[Document] = (),
     protocol: Protocol | None = None,
     progress: Progress = lambda done, total: None,
 ) -> StoredResults:
     """Compare two recordings, or a recording and a model that reads the text now.
 
-    Raises `InvalidValueError` where text, tokenizer or protocol are not the same.
+    Two recordings need no text; one that is given must be theirs.  Raises `InvalidValueError` where
+    text, tokenizer or protocol are not the same.
     """
-    if isinstance(reference, Recording) and isinstance(candidate, Recording):
-        check_same_text(reference.metadata, candidate.metadata)
-        places = _places(reference.documents, reference.positions)
-        pairs = _recorded_pairs(reference, candidate)
+    sides = (reference, candidate)
+    notes = [note for side in sides if isinstance(side, RecordedSide) for note in side.notes]
+    if isinstance(reference, RecordedSide) and isinstance(candidate, RecordedSide):
+        if documents:
+            check_is_text(reference.name, reference.identity.parts, documents)
+        rows = _recorded_rows(reference, candidate, progress)
+        identities = (reference.identity, candidate.identity)
+        if _preset(reference.identity) == "hf-stride":
+            notes.append(NO_WEIGHTS)
     else:
-        model = candidate if isinstance(reference, Recording) else reference
-        recording = reference if isinstance(reference, Recording) else candidate
-        assert isinstance(recording, Recording)
-        assert not isinstance(model, Recording)
-        reading = Reading.of(documents, protocol or Protocol(), model.tokenizer, model.context)
-        parts = model_fingerprint(model, documents, reading).parts
-        check_same_text(recording.metadata, parts)
-        places = reading.places
-        pairs = _mixed_pairs(recording, model, reading, swap=recording is candidate)
-    truncated = any(
-        isinstance(one, Recording) and one.kind == "top-k" for one in (reference, candidate)
+        reader = reference.model or candidate.model
+        assert reader is not None
+        reading = Reading.of(documents, protocol or Protocol(), reader.tokenizer, reader.context)
+        for side in sides:
+            side.check(documents, reading, reader)
+        rows = _read_rows(reference, candidate, reading, progress)
+        identities = (
+            reference.fingerprint(documents, reading),
+            candidate.fingerprint(documents, reading),
+        )
+    first = Origin(reference.name, identities[0])
+    second = Origin(candidate.name, identities[1])
+    if any(isinstance(side, RecordedSide) and side.recording.kind == "top-k" for side in sides):
+        measures, bounds = _bounds(rows)
+        return stored_results(first, second, measures, len(rows.places), notes=[*bounds, *notes])
+    measures, quantiles = _divergences(rows)
+    return stored_results(
+        first, second, measures, len(rows.places), kl_quantiles=quantiles, notes=notes
     )
-    measure = _bounds if truncated else _divergences
-    title = f"{candidate.name} against {reference.name}"
-    return measure(pairs, places, title, progress)
 
 
-def _recorded_pairs(reference: Recording, candidate: Recording) -> Iterator[_Pair]:
-    for start in range(0, len(reference), ROWS):
-        rows = slice(start, min(start + ROWS, len(reference)))
-        targets_M = reference.targets[rows]
-        yield _Pair(reference.predictions(rows), candidate.predictions(rows), targets_M)
+def _recorded_rows(reference: RecordedSide, candidate: RecordedSide, progress: Progress) -> _Rows:
+    one, two = reference.recording, candidate.recording
+    check_same_text(one.metadata, two.metadata, (reference.name, candidate.name))
+    if not np.array_equal(one.targets, two.targets):
+        raise InvalidValueError(
+            f"{reference.name} has {len(one):,} rows and {candidate.name} {len(two):,}, and they "
+            "are not about the same tokens, though the text is the same: one is damaged; record "
+            "both again"
+        )
+    return _stored_rows(one, two, _places(one.documents, one.positions), progress)
 
 
-def _mixed_pairs(
-    recording: Recording, model: TextModel, reading: Reading, swap: bool
-) -> Iterator[_Pair]:
-    live = LiveModel(model)
-    for index, window in enumerate(reading.windows):
+def _stored_rows(
+    one: Recording | LlamaCppLogits,
+    two: Recording | LlamaCppLogits,
+    places: Places,
+    progress: Progress,
+) -> _Rows:
+    def piece(start: int) -> _Pair:
+        rows = slice(start, min(start + ROWS, len(one)))
+        return _Pair(one.predictions(rows), two.predictions(rows), one.targets[rows])
+
+    pieces = [partial(piece, start) for start in range(0, len(one), ROWS)]
+    return _Rows(pieces, places, progress)
+
+
+def _read_rows(
+    reference: RecordedSide | LiveSide,
+    candidate: RecordedSide | LiveSide,
+    reading: Reading,
+    progress: Progress,
+) -> _Rows:
+    def piece(index: int) -> _Pair:
+        window = reading.windows[index]
         rows = slice(int(reading.starts[index]), int(reading.starts[index + 1]))
-        sides = [recording.predictions(rows), live.predictions(window, rows)]
-        reference, candidate = sides[::-1] if swap else sides
-        yield _Pair(reference, candidate, window.targets)
+        return _Pair(
+            reference.predictions(window, rows),
+            candidate.predictions(window, rows),
+            window.targets,
+        )
+
+    pieces = [partial(piece, index) for index in range(len(reading.windows))]
+    return _Rows(pieces, reading.places, progress)
 
 
-def _divergences(
-    pairs: Iterator[_Pair], places: Places, title: str, progress: Progress
-) -> StoredResults:
-    parts, done = [], 0
-    for pair in pairs:
+def _divergences(rows: _Rows) -> tuple[dict[str, Measurement], dict[str, float]]:
+    def measure(pair: _Pair) -> DivergenceStatistics:
         targets_M = torch.from_numpy(pair.targets_M.astype(np.int64))
-        parts.append(divergence_statistics(pair.reference, pair.candidate, targets_M))
-        done += len(targets_M)
-        progress(done, len(places))
-    found = concatenate_divergences(parts)
-    measures = {name: plain(one) for name, one in compare_tokens(found, places).items()}
-    return _results(title, measures, kl_quantiles(found.kl))
+        return divergence_statistics(pair.reference, pair.candidate, targets_M)
+
+    found = concatenate_divergences(rows.each(measure))
+    return compare_tokens(found, rows.places), kl_quantiles(found.kl)
 
 
-def _bounds(
-    pairs: Iterator[_Pair], places: Places, title: str, progress: Progress
-) -> StoredResults:
-    parts: list[KLBounds] = []
-    done = 0
-    for pair in pairs:
-        parts.append(kl_bounds(pair.reference, pair.candidate))
-        done += len(pair.targets_M)
-        progress(done, len(places))
-    lower_M = np.concatenate([part.lower_M for part in parts])
-    upper_M = np.concatenate([part.upper_M for part in parts])
-    document_M = places.document_M
+def _bounds(rows: _Rows) -> tuple[dict[str, Measurement], list[str]]:
+    parts = rows.each(lambda pair: kl_bounds(pair.reference, pair.candidate))
+    places = rows.places
+
+    def mean(values_M: Float[np.ndarray, "M"]) -> Measurement:
+        weighted_M = values_M * places.weight_M
+        return mean_with_interval(weighted_M, places.document_M, "nats/token", places.weight_M)
+
     measures = {
-        "kl_lower_bound": plain(mean_with_interval(lower_M, document_M, "nats/token")),
-        "kl_upper_bound": plain(mean_with_interval(upper_M, document_M, "nats/token")),
+        "kl_lower_bound": mean(np.concatenate([part.lower_M for part in parts])),
+        "kl_upper_bound": mean(np.concatenate([part.upper_M for part in parts])),
     }
-    return _results(title, measures, {}, [note for note in {part.note for part in parts} if note])
+    # The longest says what the others say, too.
+    return measures, sorted({part.note for part in parts if part.note}, key=len)[-1:]
 
 
 def _places(document_M: Int[np.ndarray, "M"], position_M: Int[np.ndarray, "M"]) -> Places:
@@ -171,92 +245,61 @@ def _places(document_M: Int[np.ndarray, "M"], position_M: Int[np.ndarray, "M"]) 
     return Places(document_M, position_M, nothing.astype(np.int64), nothing, nothing + 1)
 
 
-def compare_logits_files(base: Path, q: Path) -> tuple[StoredResults, str]:
+def _preset(identity: Fingerprint) -> object:
+    protocol = identity.parts.get("protocol")
+    return protocol.get("preset") if isinstance(protocol, dict) else None
+
+
+def compare_logits_files(base: Path, q: Path) -> StoredResults:
     """Two base-logits files of llama.cpp: our measures, and what llama.cpp prints beside ours.
 
-    Raises `InvalidValueError` where a file is damaged, or the two are of different texts.
+    They say nothing of text or model, so that there is no fingerprint.  Raises `InvalidValueError`
+    where a file is damaged, or the two are of different texts.
     """
-    files = LlamaCppLogits.open(base), LlamaCppLogits.open(q)
-    printed = llama_cpp_statistics(*files)
-    chunk_M = np.arange(len(files[0])) // files[0].rows_per_chunk
-    position_M = np.tile(np.arange(files[0].rows_per_chunk), len(files[0].tokens_CT))
-    pairs = (
-        _Pair(files[0].predictions(rows), files[1].predictions(rows), files[0].targets[rows])
-        for start in range(0, len(files[0]), ROWS)
-        for rows in [slice(start, min(start + ROWS, len(files[0])))]
-    )
-    places = _places(chunk_M, position_M + files[0].context // 2 + 1)
-    found = _divergences(pairs, places, f"{q.name} against {base.name}", lambda done, total: None)
-    error = float(np.abs(files[0].mass_error(slice(0, ROWS))).max())
-    found["notes"] = [
+    one, two = LlamaCppLogits.open(base), LlamaCppLogits.open(q)
+    printed = llama_cpp_statistics(one, two)
+    chunk_M = np.arange(len(one)) // one.rows_per_chunk
+    position_M = np.tile(np.arange(one.rows_per_chunk), len(one.tokens_CT))
+    places = _places(chunk_M, position_M + one.context // 2 + 1)
+    measures, quantiles = _divergences(_stored_rows(one, two, places, lambda done, total: None))
+    error = float(np.abs(one.mass_error(slice(0, ROWS))).max())
+    note = (
         f"llama.cpp's files clip and round: the base's rows sum to 1 ± {error:.1e}; the measures "
         "are those of the rows made to sum to 1"
-    ]
-    return found, str(printed)
+    )
+    found = stored_results(
+        Origin(base.name), Origin(q.name), measures, len(one), kl_quantiles=quantiles, notes=[note]
+    )
+    return {**found, "llama_cpp": str(printed)}
 
 
-def compare_by_bytes(
-    reference: TextModel,
-    candidate: TextModel,
-    documents: Sequence[Document],
-    protocol: Protocol,
-    progress: Progress = lambda done, total: None,
-) -> StoredResults:
-    """Two models that read a text as different tokens: ΔCE by byte and by document.
-
-    Each reads with its own tokenizer under the same protocol.  Raises `InvalidValueError` where
-    nothing can be compared.
-    """
-    scored = []
-    for number, model in enumerate((reference, candidate)):
-        reading = Reading.of(documents, protocol, model.tokenizer, model.context)
-
-        def half(done: int, total: int, offset: int = number) -> None:
-            progress(done + offset * total, 2 * total)
-
-        found = concatenate(list(token_rows(LiveModel(model), reading, progress=half)))
-        nll_M: Float[np.ndarray, "M"] = found.nll
-        lengths = np.array([document.n_bytes for document in reading.documents])
-        scored.append(
-            ScoredBytes.of_scored(reading.byte_spans, nll_M, reading.places.document_M, lengths)
-        )
-    compared = compare_at_shared_boundaries(*scored)
-    texts = [document.text.encode() for document in reading.documents]
-    spans: list[DifferentBytes] = []
-    for segment in compared.largest(SHOWN_SEGMENTS):
-        begin, end = (int(place) for place in compared.byte_spans_S2[segment])
-        document = int(compared.document_S[segment])
-        spans.append(
-            {
-                "document": reading.documents[document].name,
-                "byte_start": begin,
-                "text": texts[document][begin:end].decode(errors="replace"),
-                "reference_nll": float(compared.reference_nll_S[segment]),
-                "candidate_nll": float(compared.candidate_nll_S[segment]),
-            }
-        )
-    measures = {
-        "delta_cross_entropy_per_byte": plain(compared.per_byte),
-        "delta_cross_entropy_per_document": plain(compared.per_document),
-    }
-    results = _results(f"{candidate.name} against {reference.name}, by bytes", measures, {})
-    results["spans"] = spans
-    results["notes"] = ["above 0 the candidate predicts worse; tokenizers differ: no KL by token"]
-    if compared.unscored_bytes:
-        results["notes"] = [*results["notes"], f"{compared.unscored_bytes:,} bytes are not scored"]
-    return results
-
-
-def _results(
-    title: str,
-    measures: dict[str, MeasurementData],
-    quantiles: dict[str, float],
+def stored_results(
+    reference: Origin,
+    candidate: Origin,
+    measures: Mapping[str, Measurement],
+    scored_tokens: int,
+    *,
+    title: str = "",
+    kl_quantiles: Mapping[str, float] | None = None,
     notes: Sequence[str] = (),
+    spans: Sequence[DifferentBytes] = (),
 ) -> StoredResults:
+    """The measures as plain data, with what each side's numbers depend on."""
+    identities = [side.identity or Fingerprint({}) for side in (reference, candidate)]
+    fingerprints = [str(each) if each.parts else "" for each in identities]
     return {
-        "title": title,
+        "title": title or f"{candidate.name} against {reference.name}",
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": "",
+        "reference": reference.name,
+        "candidate": candidate.name,
+        "fingerprint": fingerprints[0],
+        "protocol": dict(identities[0].parts),
+        "candidate_fingerprint": fingerprints[1],
+        "candidate_protocol": dict(identities[1].parts),
         "notes": list(notes),
-        "measures": measures,
-        "kl_quantiles": quantiles,
-        "spans": [],
+        "scored_tokens": scored_tokens,
+        "measures": {name: plain(one) for name, one in measures.items()},
+        "kl_quantiles": dict(kl_quantiles or {}),
+        "spans": list(spans),
     }

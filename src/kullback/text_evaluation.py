@@ -21,6 +21,7 @@ import torch
 
 from kullback.compare import concatenate_divergences
 from kullback.documents import Document
+from kullback.evaluate.calibration import Calibration
 from kullback.evaluate.fingerprint import Fingerprint, fingerprint
 from kullback.evaluate.protocol import Protocol
 from kullback.evaluate.reading import (
@@ -33,9 +34,9 @@ from kullback.evaluate.reading import (
 from kullback.evaluate.records import (
     Records,
     RecordsMetadata,
-    RecordsWriter,
     concatenate_records,
 )
+from kullback.evaluate.records_writer import RecordsWriter
 from kullback.evaluate.statistics import TokenStatistics
 from kullback.evaluate.team import Team
 from kullback.evaluate.temperature import fit_temperature, tempered_nll
@@ -48,16 +49,19 @@ from kullback.evaluate.text import (
     position_edges,
 )
 from kullback.evaluate.uncertainty import Measurement, mean_with_interval
-from kullback.models.base import TextModel
+from kullback.evaluate.windows import Window
+from kullback.models.base import Predictions, TextModel
 from kullback.report.text_results import (
     Curve,
     Histogram,
     MeasurementData,
     Passage,
+    ReliabilityData,
     TextResults,
     TextToken,
 )
 from kullback.text import TextTokenizer
+from kullback.threads import cores, workers
 
 __all__ = [
     "curve",
@@ -68,6 +72,7 @@ __all__ = [
     "plain",
     "reading_notes",
     "top_words",
+    "window_records",
 ]
 
 # Tokens at the beginning of the text that the report shows, and the alternatives of each.
@@ -120,7 +125,7 @@ def evaluate_text(
         for index, found in enumerate(rows, start=first):
             if found.top_words.shape[1]:
                 shown.append(found)
-            parts.append(_records(reading, index, found))
+            parts.append(window_records(reading, index, found))
             if writer is not None:
                 writer.append(int(reading.starts[index]), parts[-1])
     seconds = time.perf_counter() - began
@@ -158,21 +163,27 @@ def evaluate_text(
         "measures": measures,
         "nll_by_position": curve(by_position),
         "nll_histogram": histogram(found.nll, NLL_EDGES),
-        "reliability": [
-            {
-                "low": one.low,
-                "high": one.high,
-                "confidence": one.confidence,
-                "accuracy": one.accuracy,
-                "weight": one.weight,
-            }
-            for one in measured.calibration.diagram
-        ],
+        "reliability": _reliability(measured.calibration),
+        "target_reliability": _reliability(measured.target_calibration),
         "passages": _passages(reading, shown, model.tokenizer) if shown else [],
     }
 
 
-def _records(reading: Reading, index: int, found: TokenStatistics) -> Records:
+def _reliability(calibration: Calibration) -> list[ReliabilityData]:
+    """The bins of a reliability diagram as plain data."""
+    return [
+        {
+            "low": one.low,
+            "high": one.high,
+            "confidence": one.confidence,
+            "accuracy": one.accuracy,
+            "weight": one.weight,
+        }
+        for one in calibration.diagram
+    ]
+
+
+def window_records(reading: Reading, index: int, found: TokenStatistics) -> Records:
     """The rows of one window, in the types of the records, whether they are written or not."""
     rows = slice(int(reading.starts[index]), int(reading.starts[index + 1]))
     places, spans_M2 = reading.places, reading.byte_spans[rows]
@@ -263,15 +274,21 @@ def _best_temperature(
 ) -> str:
     """Fit the temperature on a part of the text, add it to the measures, and say what it is."""
     part, live = part_of_reading(reading), LiveModel(model)
-    windows = [
-        (live.predictions(window, slice(0, 0)), torch.from_numpy(window.targets.astype(np.int64)))
-        for window in part.windows
-    ]
 
-    def nll(temperature_T: np.ndarray) -> np.ndarray:
-        return np.concatenate([tempered_nll(*one, temperature_T) for one in windows], axis=1)
+    def read(window: Window) -> tuple[Predictions, torch.Tensor]:
+        targets_M = torch.from_numpy(window.targets.astype(np.int64))
+        return live.predictions(window, slice(0, 0)), targets_M
 
-    fit = fit_temperature(nll, part.places.document_M)
+    with workers(cores()) as pool:
+        windows = list(pool.map(read, part.windows))
+
+        def nll(temperature_T: np.ndarray) -> np.ndarray:
+            def one(read: tuple[Predictions, torch.Tensor]) -> np.ndarray:
+                return tempered_nll(read[0], read[1], temperature_T)
+
+            return np.concatenate(list(pool.map(one, windows)), axis=1)
+
+        fit = fit_temperature(nll, part.places.document_M)
     measures["temperature_saves"] = plain(fit.saved)
     ends = ", the end of the range that was searched" if fit.at_limit else ""
     return (
@@ -291,8 +308,15 @@ def plain(measured: Measurement) -> MeasurementData:
         "n": measured.n,
         "effective_n": _finite(measured.effective_n),
         "design_effect": _finite(measured.design_effect),
-        "method": measured.method + (f"; {measured.note}" if measured.note else ""),
+        "method": _method(measured),
     }
+
+
+def _method(measured: Measurement) -> str:
+    """How the interval was computed and what to know of it, or why there is none."""
+    if measured.note.startswith(measured.method):
+        return measured.note
+    return measured.method + (f"; {measured.note}" if measured.note else "")
 
 
 def curve(found: MeansBy) -> Curve:

@@ -21,7 +21,8 @@ import pytest
 from kullback.documents import Document
 from kullback.errors import InvalidValueError, RunError
 from kullback.evaluate.fingerprint import Fingerprint
-from kullback.evaluate.records import Records, RecordsMetadata, RecordsWriter, read_records
+from kullback.evaluate.records import Records, RecordsMetadata, is_records, read_records
+from kullback.evaluate.records_writer import RecordsWriter
 
 METADATA = RecordsMetadata.of(
     "tiny", Fingerprint({"text": "t", "dtype": "float32"}), [Document("a.txt", "one two")]
@@ -34,7 +35,7 @@ import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from test_records import METADATA, WINDOW, rows
-from kullback.evaluate.records import RecordsWriter
+from kullback.evaluate.records_writer import RecordsWriter
 path, windows = Path(sys.argv[1]), int(sys.argv[2])
 with RecordsWriter(path, METADATA, rows_per_group=100) as writer:
     print(writer.done, flush=True)
@@ -240,3 +241,13 @@ def test_an_evaluation_without_rows_makes_an_empty_file(tmp_path: Path) -> None:
         pass
     metadata, found = read_records(tmp_path / "r.parquet")
     assert (len(found), metadata) == (0, METADATA)
+
+
+def test_records_are_known_by_their_name_or_their_beginning(tmp_path: Path) -> None:
+    """A name in .parquet, there or not, and a file that begins as Parquet does; no folder."""
+    write(tmp_path / "some", 10)
+    (tmp_path / "text").write_text("PAR")
+    (tmp_path / "folder.parquet").mkdir()
+    assert is_records(tmp_path / "none.parquet")
+    assert is_records(tmp_path / "some")
+    assert not any(is_records(tmp_path / name) for name in ("text", "none", "folder.parquet"))

@@ -15,6 +15,7 @@ from kullback.report.comparison_figures import (
     prepare_schemes,
     short_names,
 )
+from kullback.report.figures import plot_reliability
 from kullback.report.text_figures import (
     plot_curve,
     plot_histogram,
@@ -63,6 +64,12 @@ def test_reliability_leaves_out_empty_bins():
     assert found is not None
     assert found.confidence.tolist() == [0.25, 0.75]
     assert prepare_reliability([], None) is None
+    target = prepare_reliability(text_results()["target_reliability"], None, "the target")
+    assert target is not None
+    shown = plot_reliability([[found, target]], "expected", "found").axes
+    titles = [axes.get_title("left").partition("\n")[0] for axes in shown]
+    assert titles == ["the first guess", "the target"]
+    assert (shown[0].get_xlabel(), shown[0].get_ylabel()) == ("expected", "found")
 
 
 def test_schemes_without_a_place_are_named():

@@ -15,7 +15,9 @@ from text_samples import (
     comparison_results,
     measured,
     nearly_empty_comparison,
+    nearly_empty_stored,
     nearly_empty_text,
+    stored_results,
     text_results,
 )
 
@@ -26,8 +28,10 @@ from kullback.report.text_page import (
     MOVED_NOT_WORSE,
     kl_level,
     render_comparison_report,
+    render_stored_report,
     render_text_report,
     write_comparison_report,
+    write_stored_report,
     write_text_report,
 )
 
@@ -38,6 +42,9 @@ PAGES: dict[str, Callable[[], str]] = {
     "comparison": lambda: render_comparison_report(comparison_results()),
     "hostile comparison": lambda: render_comparison_report(comparison_results(hostile=True)),
     "empty comparison": lambda: render_comparison_report(nearly_empty_comparison()),
+    "files": lambda: render_stored_report(stored_results()),
+    "hostile files": lambda: render_stored_report(stored_results(hostile=True)),
+    "empty files": lambda: render_stored_report(nearly_empty_stored()),
 }
 
 
@@ -78,7 +85,7 @@ def test_pages_load_nothing(page):
     assert "default-src 'none'; style-src 'unsafe-inline'" in parsed.attributes("content")
 
 
-@pytest.mark.parametrize("kind", ["hostile evaluation", "hostile comparison"])
+@pytest.mark.parametrize("kind", ["hostile evaluation", "hostile comparison", "hostile files"])
 def test_what_a_text_says_is_shown_and_not_obeyed(kind):
     """Markup, template code, control characters and marks of direction arrive as visible text."""
     page = PAGES[kind]()
@@ -95,6 +102,7 @@ def test_equal_results_give_equal_bytes():
     for render, make in (
         (render_text_report, text_results),
         (render_comparison_report, comparison_results),
+        (render_stored_report, stored_results),
     ):
         results = make()
         before = copy.deepcopy(results)
@@ -180,6 +188,46 @@ def test_comparison_draws_what_was_measured():
     assert not {"schemes", "layers"} & set(ids)
 
 
+def test_schemes_that_are_not_above_the_noise_are_marked():
+    """The mark stands at the KL of those alone, and one line below the table explains it."""
+    shown = Page(PAGES["comparison"]()).words
+    assert "bf16 4.00 MB 0 ± 0 ≈ +0.010" in shown
+    assert shown.count("≈") == 2
+    assert "≈ not above the noise floor: rounding alone makes as large a KL." in shown
+    schemes = [{**each, "above_noise": None} for each in comparison_results()["schemes"]]
+    unknown = render_comparison_report({**comparison_results(), "schemes": schemes})
+    assert "≈" not in Page(unknown).words
+
+
+def test_a_scheme_of_unknown_size_has_a_row_and_no_dot():
+    """A recording that does not say its size stands in the table, and is named below the figure."""
+    schemes = [dict(each) for each in comparison_results()["schemes"]]
+    schemes[1]["bytes"] = None
+    shown = Page(render_comparison_report({**comparison_results(), "schemes": schemes})).words
+    assert "int8 – 0.00100 ± 0.00020" in shown
+    assert "With no place on a logarithmic scale: int8, broken, bf16." in shown
+
+
+def test_files_are_shown_with_both_origins():
+    """Measures, quantiles, spans, what llama.cpp prints, and each side's fingerprint and parts."""
+    shown = Page(PAGES["files"]()).words
+    for words in (
+        "KL, lower bound",
+        "0.01234 0.01178 to 0.01290 nats/token",
+        "12 345 tokens scored",
+        "median0.00300",
+        "␣book.rec book.rec, 99 0.5000 ∞",
+        "Mean KLD: 0.5",
+        "The reference fedcba9876543210",
+        "The candidate 0123456789abcdef",
+        "kullback compare a.rec book.rec",
+    ):
+        assert words in shown, words
+    nothing = Page(PAGES["empty files"]()).words
+    assert "What the numbers depend on" not in nothing
+    assert "llama.cpp" not in nothing
+
+
 def test_one_scheme_is_shown_under_its_whole_name():
     """A single candidate has a table and a figure; there is nothing to rank and nothing shared."""
     results = {**comparison_results(), "schemes": comparison_results()["schemes"][1:2]}
@@ -244,10 +292,17 @@ def test_missing_numbers_leave_a_page():
     assert "∞ nats/token no interval" in Page(render_text_report(text)).words
 
 
-@pytest.mark.parametrize("write", [write_text_report, write_comparison_report])
-def test_files_are_whole_or_not_there(write, tmp_path):
+@pytest.mark.parametrize(
+    ("write", "make"),
+    [
+        (write_text_report, text_results),
+        (write_comparison_report, comparison_results),
+        (write_stored_report, stored_results),
+    ],
+)
+def test_files_are_whole_or_not_there(write, make, tmp_path):
     """Folders are made, a folder in the file's place is refused, and nothing is left beside."""
-    results = text_results() if write is write_text_report else comparison_results()
+    results = make()
     path = tmp_path / "new" / "report.html"
     write(results, path)
     Page(path.read_text(encoding="utf-8"))

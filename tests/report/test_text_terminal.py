@@ -12,11 +12,13 @@ from text_samples import (
     comparison_results,
     measured,
     nearly_empty_comparison,
+    nearly_empty_stored,
     nearly_empty_text,
+    stored_results,
     text_results,
 )
 
-from kullback.report.text_terminal import comparison_summary, evaluation_summary
+from kullback.report.text_terminal import comparison_summary, evaluation_summary, stored_summary
 
 
 def printed(shown: RenderableType, width: int = 200) -> str:
@@ -35,6 +37,9 @@ SUMMARIES = {
     "comparison": lambda: comparison_summary(comparison_results()),
     "hostile comparison": lambda: comparison_summary(comparison_results(hostile=True)),
     "empty comparison": lambda: comparison_summary(nearly_empty_comparison()),
+    "files": lambda: stored_summary(stored_results()),
+    "hostile files": lambda: stored_summary(stored_results(hostile=True)),
+    "empty files": lambda: stored_summary(nearly_empty_stored()),
 }
 
 
@@ -47,7 +52,7 @@ def test_no_line_is_wider_than_100_columns(kind):
         assert max(cell_len(line) for line in lines) <= most
 
 
-@pytest.mark.parametrize("kind", ["hostile evaluation", "hostile comparison"])
+@pytest.mark.parametrize("kind", ["hostile evaluation", "hostile comparison", "hostile files"])
 def test_a_text_cannot_steer_the_terminal(kind):
     """Escapes and marks of direction come out as pictures, and markup of styles as it stands."""
     shown = printed(SUMMARIES[kind]())
@@ -139,3 +144,38 @@ def test_an_infinite_kl_is_shown():
     results = {**comparison_results(), "measures": {"kl": measured(math.inf, None)}}
     shown = printed(comparison_summary(results))
     assert "KL(reference‖candidate) ∞ nats/token" in shown
+
+
+def test_schemes_that_are_not_above_the_noise_are_marked():
+    """The mark stands behind the KL of those alone, and one line explains it."""
+    shown = printed(SUMMARIES["comparison"]())
+    assert row(shown, "bf16 ")[2:6] == ["0", "±", "0", "≈"]
+    assert "≈" not in row(shown, "int8 ")
+    assert "≈ not above the noise floor: rounding alone makes as large a KL\n" in shown
+    schemes = [{**each, "above_noise": None} for each in comparison_results()["schemes"]]
+    unknown = comparison_summary({**comparison_results(), "schemes": schemes})
+    assert "≈" not in printed(unknown)
+
+
+def test_a_scheme_of_unknown_size_has_a_dash():
+    """A recording that does not say its size has – in its place."""
+    schemes = [{**each, "bytes": None} for each in comparison_results()["schemes"]]
+    shown = printed(comparison_summary({**comparison_results(), "schemes": schemes}))
+    assert row(shown, "int8 ")[0] == "–"
+
+
+def test_files_are_shown_with_both_origins():
+    """Each side has a line with its protocol and fingerprint, in one order; without one, none."""
+    results = stored_results()
+    how = dict(sorted(results["protocol"]["protocol"].items()))  # as a file has them
+    shown = printed(
+        stored_summary({**results, "protocol": {**results["protocol"], "protocol": how}})
+    )
+    for line in (
+        "12,345 tokens scored\n",
+        "reference: sliding, window 512, bos book.txt, float32, cpu; fingerprint fedcba9876543210",
+        "candidate: sliding, window 512, bos book.txt, bfloat16, cpu; fingerprint 0123456789abcdef",
+        "median 0.00300, 99 % 0.250, maximum ∞",
+    ):
+        assert line in shown, line
+    assert "fingerprint" not in printed(SUMMARIES["empty files"]())

@@ -8,6 +8,7 @@ from kullback.report.text_results import (
     ComparisonResults,
     Curve,
     MeasurementData,
+    StoredResults,
     TextResults,
     TextToken,
 )
@@ -95,6 +96,9 @@ def text_results(hostile: bool = False) -> TextResults:
             {"low": 0.5, "high": 1.0, "confidence": 0.75, "accuracy": 0.5, "weight": 0.25},
             {"low": 1.0, "high": 1.0, "confidence": 1.0, "accuracy": 0.0, "weight": 0.0},
         ],
+        "target_reliability": [
+            {"low": 0.0, "high": 1.0, "confidence": 0.25, "accuracy": 0.5, "weight": 1.0},
+        ],
         "passages": [{"document": name, "byte_start": 7, "tokens": tokens()}],
     }
 
@@ -156,6 +160,7 @@ def comparison_results(hostile: bool = False) -> ComparisonResults:
                 "delta_cross_entropy": measured(0.01, 0.02),
                 "top1_agreement": measured(0.9, 0.01, ""),
                 "on_pareto_front": front,
+                "above_noise": kl > 0,
             }
             for scheme, size, kl, front in (
                 ("bf16", 4_000_000, 0.0, True),
@@ -174,6 +179,58 @@ def comparison_results(hostile: bool = False) -> ComparisonResults:
     }
 
 
+def stored_results(hostile: bool = False) -> StoredResults:
+    """A comparison of files, with all that any of them has."""
+    name = HOSTILE if hostile else "book.rec"
+    protocol = text_results(hostile)["protocol"]
+    return {
+        "title": f"{name} against a.rec",
+        "created": "2026-01-02T03:04:05+00:00",
+        "command": f"kullback compare a.rec {name}",
+        "reference": "a.rec",
+        "candidate": name,
+        "fingerprint": "fedcba9876543210",
+        "protocol": protocol,
+        "candidate_fingerprint": "0123456789abcdef",
+        "candidate_protocol": {**protocol, "dtype": "bfloat16"},
+        "notes": [name],
+        "scored_tokens": 12_345,
+        "measures": {
+            "kl_lower_bound": measured(0.01234, 0.00056),
+            "kl_upper_bound": measured(math.inf, None),
+            name: measured(None, None),
+        },
+        "kl_quantiles": {"median": 0.003, "99 %": 0.25, "maximum": math.inf},
+        "spans": [
+            {
+                "document": name,
+                "byte_start": 99,
+                "text": f" {name}",
+                "reference_nll": 0.5,
+                "candidate_nll": math.inf,
+            }
+        ],
+        "llama_cpp": f"Mean KLD: 0.5\n{name}",
+    }
+
+
+def nearly_empty_stored() -> StoredResults:
+    """A comparison of files that say nothing of themselves."""
+    found: StoredResults = {
+        **stored_results(),
+        "fingerprint": "",
+        "protocol": {},
+        "candidate_fingerprint": "",
+        "candidate_protocol": {},
+        "notes": [],
+        "measures": {},
+        "kl_quantiles": {},
+        "spans": [],
+    }
+    del found["llama_cpp"]  # type: ignore[misc]  # it need not be there
+    return found
+
+
 def nearly_empty_text() -> TextResults:
     """An evaluation of which nothing but its name is known."""
     empty: Curve = {"x": [], "mean": [], "low": [], "high": [], "count": []}
@@ -185,6 +242,7 @@ def nearly_empty_text() -> TextResults:
         "nll_by_position": empty,
         "nll_histogram": {"edges": [], "share": []},
         "reliability": [],
+        "target_reliability": [],
         "passages": [],
     }
 

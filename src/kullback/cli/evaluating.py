@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kullback.cli.output import print_json, progress_console, result_console
+from kullback.cli.output import loading, print_json, progress_console, result_console
 from kullback.cli.parsing import add_command, seed
 from kullback.errors import InvalidValueError
 
@@ -18,10 +18,11 @@ if TYPE_CHECKING:
     from kullback.documents import Document
     from kullback.evaluate.protocol import Protocol
     from kullback.models.base import TextModel
+    from kullback.models.quantised import SizedModel
     from kullback.report.results import LanguagePart
     from kullback.sources.language import Language
 
-__all__ = ["add", "add_text_options", "protocol_of", "read_text", "torch_dtype"]
+__all__ = ["add", "add_text_options", "load_sized", "protocol_of", "read_text"]
 
 DTYPES = ("float32", "float64", "bfloat16", "float16")
 
@@ -74,6 +75,10 @@ def add_text_options(command: argparse.ArgumentParser) -> None:
         "--protocol", default="sliding", metavar="PRESET",
         help="sliding (default), hf-stride, lm-eval or llama.cpp",
     )  # fmt: skip
+    text.add_argument(
+        "--joined", action=argparse.BooleanOptionalAction, default=None,
+        help="read the documents as one, with a blank line between (default: as the protocol does)",
+    )  # fmt: skip
     text.add_argument("--window", type=int, help="tokens that the model reads at once")
     text.add_argument("--stride", type=int, help="tokens by which the window moves")
     text.add_argument(
@@ -93,7 +98,7 @@ def protocol_of(options: argparse.Namespace) -> Protocol:
     """The protocol that the options describe."""
     from kullback.evaluate.protocol import Protocol
 
-    return Protocol(options.protocol, options.window, options.stride, options.bos)
+    return Protocol(options.protocol, options.window, options.stride, options.bos, options.joined)
 
 
 def read_text(options: argparse.Namespace) -> list[Document]:
@@ -110,6 +115,22 @@ def torch_dtype(options: argparse.Namespace) -> torch.dtype | None:
     return None if options.dtype is None else getattr(torch, options.dtype)
 
 
+def load_sized(name: str, options: argparse.Namespace) -> SizedModel:
+    """The model called `name`, in the arithmetic and on the device that the options ask for."""
+    from kullback.models.quantised import load_named
+
+    return load_named(name, torch_dtype(options), options.device, options.trust_remote_code)
+
+
+def check_parquet(option: str, path: Path | None) -> None:
+    """Raise `InvalidValueError` where a file of records would be called something else."""
+    if path is not None and path.suffix != ".parquet":
+        raise InvalidValueError(
+            f"{option} is {path}: the records of tokens are a Parquet file; give a name that ends "
+            "in .parquet"
+        )
+
+
 def _evaluate(options: argparse.Namespace) -> None:
     if options.text is not None:
         if options.source is not None:
@@ -123,17 +144,16 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 def _on_text(options: argparse.Namespace) -> None:
     from kullback.evaluate.team import form_team
-    from kullback.models.quantised import load_named
     from kullback.report.text_page import write_text_report
     from kullback.report.text_progress import TextProgress
     from kullback.report.text_terminal import evaluation_summary
     from kullback.text_evaluation import evaluate_text
 
+    check_parquet("--records", options.records)
     protocol, documents = protocol_of(options), read_text(options)
     with form_team() as team:
-        model = load_named(
-            options.model, torch_dtype(options), options.device, options.trust_remote_code
-        ).model
+        with loading(options.model):
+            model = load_sized(options.model, options).model
         exact = None
         if options.dtype in ("bfloat16", "float16"):
             exact = partial(_load_exact, options)

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.status import Status
 
-__all__ = ["print_json", "progress_console", "result_console"]
+__all__ = ["loading", "print_json", "progress_console", "result_console"]
 
 # What `json.dumps` takes; typed dictionaries are mappings to objects.
 Data: TypeAlias = "Mapping[str, object] | Sequence[object] | str | float | bool | None"
@@ -22,6 +23,13 @@ def progress_console() -> Console:
     from rich.console import Console
 
     return Console(stderr=True)
+
+
+def loading(name: str) -> Status:
+    """While a model loads: a context that says so in a terminal."""
+    from rich.markup import escape
+
+    return progress_console().status(f"loading {escape(name)}")
 
 
 def result_console() -> Console:

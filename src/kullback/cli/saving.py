@@ -6,34 +6,45 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kullback.cli.evaluating import add_text_options, protocol_of, read_text, torch_dtype
-from kullback.cli.output import print_json, progress_console
+from kullback.cli.evaluating import add_text_options, load_sized, protocol_of, read_text
+from kullback.cli.output import loading, print_json, progress_console
 from kullback.cli.parsing import add_command
 from kullback.errors import InvalidValueError
 
 if TYPE_CHECKING:
     from kullback.cli.parsing import Commands
+    from kullback.documents import Document
+    from kullback.evaluate.protocol import Protocol
 
 __all__ = ["add"]
+
+DEFAULT_K = 64
 
 
 def add(commands: Commands) -> None:
     """Declare the commands."""
     record = add_command(
         commands, "record", _record, "write down what a model says, to compare later or elsewhere",
-        "kullback record FOLDER --text book.txt -o book.rec",
+        "kullback record FOLDER --text book.txt -o book.parquet",
+        "kullback record FOLDER --text book.txt --distributions exact -o book.rec",
         "kullback record FOLDER --text book.txt --distributions top-k -k 64 -o book.rec",
         "kullback compare book.rec FOLDER@int8 --text book.txt",
         notes=(
-            "\nexact keeps hidden states and the head: any KL can be computed from it.\n"
+            "\nWithout --distributions: token statistics, at most 64 bytes a token, as Parquet;\n"
+            "goes on where a killed run stopped.  Compared, they give a ΔCE and no KL.\n"
+            "exact keeps hidden states and the head: any KL can be computed from it.\n"
             "top-k keeps k probabilities a token: a KL is then only bounded.\n"
-            "Statistics of the tokens alone: kullback evaluate --records FILE.parquet.\n"
         ),
     )  # fmt: skip
     record.add_argument("model", metavar="MODEL", help="a model, or MODEL@SCHEME")
-    record.add_argument("-o", "--output", type=Path, required=True, metavar="FILE")
-    record.add_argument("--distributions", choices=("exact", "top-k"), default="exact")
-    record.add_argument("-k", type=int, default=64, help="for top-k (default: 64)")
+    record.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="FILE",
+        help="FILE.parquet for token statistics, any other name for distributions",
+    )  # fmt: skip
+    record.add_argument(
+        "--distributions", choices=("exact", "top-k"), help="write them instead of token statistics"
+    )
+    record.add_argument("-k", type=int, help=f"words a token, for top-k (default: {DEFAULT_K})")
     add_text_options(record)
 
     quantise = add_command(
@@ -50,26 +61,67 @@ def add(commands: Commands) -> None:
 
 
 def _record(options: argparse.Namespace) -> None:
-    from kullback.models.quantised import load_named
-    from kullback.report.text_progress import TextProgress
-    from kullback.stored_comparison import record_text
-
-    if options.text is None:
-        raise InvalidValueError("--text FILE is missing: say which text the model is to read")
+    _check_record(options)
     protocol, documents = protocol_of(options), read_text(options)
-    model = load_named(
-        options.model, torch_dtype(options), options.device, options.trust_remote_code
-    ).model
-    with TextProgress(progress_console()) as progress:
-        tokens = record_text(
-            model, documents, protocol, options.output, options.distributions, options.k,
-            progress.show,
-        )  # fmt: skip
+    write = _record_statistics if options.distributions is None else _record_distributions
+    tokens = write(options, documents, protocol)
+    if tokens is None:
+        return
     size = options.output.stat().st_size
     if options.json:
         print_json({"file": str(options.output), "tokens": tokens, "bytes": size})
         return
     print(f"written: {options.output}, {tokens:,} tokens, {size:,} bytes")
+
+
+def _check_record(options: argparse.Namespace) -> None:
+    """Raise `InvalidValueError` for what can be seen to be wrong before anything is loaded."""
+    if options.text is None:
+        raise InvalidValueError("--text FILE is missing: say which text the model is to read")
+    if options.k is not None and options.distributions != "top-k":
+        raise InvalidValueError(f"-k {options.k} is for top-k: add --distributions top-k")
+    is_parquet = options.output.suffix == ".parquet"
+    if options.distributions is None and not is_parquet:
+        raise InvalidValueError(
+            f"-o is {options.output}: token statistics are a Parquet file; give a name that ends "
+            "in .parquet, or --distributions exact (or top-k) to keep distributions"
+        )
+    if options.distributions is not None and is_parquet:
+        raise InvalidValueError(
+            f"-o is {options.output}: distributions are no Parquet file; give another name, such "
+            f"as {options.output.with_suffix('.rec')}, or leave out --distributions"
+        )
+
+
+def _record_statistics(
+    options: argparse.Namespace, documents: list[Document], protocol: Protocol
+) -> int | None:
+    """Write token statistics; None for a process that does not lead its team."""
+    from kullback.evaluate.team import form_team
+    from kullback.report.text_progress import TextProgress
+    from kullback.text_evaluation import evaluate_text
+
+    with form_team() as team:
+        with loading(options.model):
+            model = load_sized(options.model, options).model
+        with TextProgress(progress_console() if team.leads else None) as progress:
+            results = evaluate_text(model, documents, protocol, team, options.output, progress.show)
+    return None if results is None else results["scored_tokens"]
+
+
+def _record_distributions(
+    options: argparse.Namespace, documents: list[Document], protocol: Protocol
+) -> int:
+    from kullback.report.text_progress import TextProgress
+    from kullback.stored_comparison import record_text
+
+    with loading(options.model):
+        sized = load_sized(options.model, options)
+    with TextProgress(progress_console()) as progress:
+        return record_text(
+            sized.model, documents, protocol, options.output, options.distributions,
+            DEFAULT_K if options.k is None else options.k, progress.show, sized.size_bytes,
+        )  # fmt: skip
 
 
 def _quantise(options: argparse.Namespace) -> None:

@@ -310,9 +310,9 @@ class LongTexts:
         count, tokens = len(self.documents.size_G), int(self.documents.size_G.sum())
         texts = "one document" if count == 1 else f"{count} documents"
         return (
-            f"no interval: {texts} of {tokens} tokens in all, correlated over up to "
-            f"{longest:.0f}, give too few independent pieces; give {FEWEST_DOCUMENTS:.0f} or more "
-            f"documents of similar length, or a longer text"
+            f"no interval: {texts} of {tokens} token{'s' * (tokens != 1)} in all, correlated over "
+            f"up to {longest:.0f}, give too few independent pieces; give {FEWEST_DOCUMENTS:.0f} or "
+            "more documents of similar length, or a longer text"
         )
 
 

@@ -174,9 +174,10 @@ def _compiled(folder: Path) -> Path:
 
 def _compiler() -> str:
     """The C compiler that there is: ``CC``, the one that built Python, or the usual names."""
-    own = (sysconfig.get_config_var("CC") or "").split()
+    own = str(sysconfig.get_config_var("CC") or "").split()
     for name in (os.environ.get("CC"), *own[:1], "cc", "gcc", "clang"):
-        if name and (path := shutil.which(name)):
+        path = shutil.which(name) if name else None
+        if path is not None:
             return path
     raise FileNotFoundError("there is no C compiler")
 

@@ -53,6 +53,8 @@ class TextMeasures:
     """By name, in the order to show."""
     calibration: Calibration
     """Of the most probable word."""
+    target_calibration: Calibration
+    """Of the probability of the word that came: Σ q² is what the model expects it to be."""
 
 
 def concatenate(parts: Sequence[TokenStatistics]) -> TokenStatistics:
@@ -101,9 +103,13 @@ def measure_text(found: TokenStatistics, places: Places) -> TextMeasures:
     forecast_M = np.clip(found.top1_probability, 0.0, 1.0)
     calibration = measure_calibration(forecast_M, hit_M, document_M)
     measures["ece"] = calibration.ece
+    measures["rms_calibration_error"] = calibration.rms_error
     measures["smooth_ece"] = calibration.smooth_ece
     measures["overconfidence"] = calibration.mean_gap
-    return TextMeasures(measures, calibration)
+    expected_M = np.clip(found.sum_of_squares, 0.0, 1.0)
+    target_calibration = measure_calibration(expected_M, np.exp(-found.nll), document_M)
+    measures["target_ece"] = target_calibration.ece
+    return TextMeasures(measures, calibration, target_calibration)
 
 
 @dataclass(frozen=True, eq=False)

@@ -71,8 +71,8 @@ HEAD = ("head.weight", "head.bias")
 # What must be the same for two models' rows to be about the same tokens.
 SAME = {
     "text": "the texts are not the same",
-    "tokenizer": "the tokenizers are not the same (compare them at byte boundaries)",
-    "protocol": "the text was not read in the same way",
+    "tokenizer": "the tokenizers are not the same (compare models at byte boundaries: --by-bytes)",
+    "protocol": "it was not read in the same way (--protocol, --joined, --window, --stride, --bos)",
 }
 
 
@@ -342,8 +342,12 @@ def is_recording(path: Path) -> bool:
         return False
 
 
-def check_same_text(first: Mapping[str, object], second: Mapping[str, object]) -> None:
-    """Raise `InvalidValueError` unless two recordings are about the same tokens.
+def check_same_text(
+    first: Mapping[str, object],
+    second: Mapping[str, object],
+    names: tuple[str, str] = ("the first", "the second"),
+) -> None:
+    """Raise `InvalidValueError` unless two recordings, called `names`, are about the same tokens.
 
     Both are metadata; `text`, `tokenizer` and `protocol` must be there and the same.  Weights,
     types and versions may differ: that is what is compared.
@@ -353,26 +357,27 @@ def check_same_text(first: Mapping[str, object], second: Mapping[str, object]) -
     kullback.errors.InvalidValueError: the texts are not the same: text is 'a' in the first ...
     """
     for part, why in SAME.items():
-        missing = [n for n, one in (("first", first), ("second", second)) if part not in one]
+        missing = [n for n, one in zip(names, (first, second), strict=True) if part not in one]
         if first.get(part) != second.get(part):
             raise InvalidValueError(
-                f"{why}: {_difference(part, first.get(part), second.get(part))}; record both with "
-                f"the same {part}"
+                f"{why}: {_difference(part, (first.get(part), second.get(part)), names)}; "
+                f"record both with the same {part}, or read what was recorded"
             )
         if missing:
             raise InvalidValueError(
-                f"the metadata of the {' and the '.join(missing)} do not say which {part} it was: "
+                f"the metadata of {' and '.join(missing)} do not say which {part} it was: "
                 "nobody can tell whether the rows are about the same tokens; record it again"
             )
 
 
-def _difference(part: str, first: object, second: object) -> str:
+def _difference(part: str, values: tuple[object, object], names: tuple[str, str]) -> str:
     """What differs, field by field where the part has fields."""
-    if isinstance(first, dict) and isinstance(second, dict):
-        names = sorted(n for n in first.keys() | second.keys() if first.get(n) != second.get(n))
-        found = [_difference(f"{part}.{n}", first.get(n), second.get(n)) for n in names]
+    one, two = values
+    if isinstance(one, dict) and isinstance(two, dict):
+        differ = sorted(n for n in one.keys() | two.keys() if one.get(n) != two.get(n))
+        found = [_difference(f"{part}.{n}", (one.get(n), two.get(n)), names) for n in differ]
         return ", ".join(found)
-    return f"{part} is {_short(first)} in the first and {_short(second)} in the second"
+    return f"{part} is {_short(one)} in {names[0]} and {_short(two)} in {names[1]}"
 
 
 def _short(value: object) -> str:

@@ -135,14 +135,14 @@ class SchemeSizes:
     high: FloatArray
     on_front: NDArray[np.bool_]
     left_out: tuple[str, ...]
-    """Schemes whose KL is zero, infinite or unknown."""
+    """Schemes whose KL is zero, infinite or unknown, or whose size is unknown."""
 
 
 def prepare_schemes(schemes: Sequence[SchemeResult]) -> SchemeSizes | None:
     """KL against size; None where no scheme has a KL above zero."""
-    ordered = sorted(schemes, key=lambda scheme: scheme["bytes"])
+    ordered = sorted(schemes, key=lambda scheme: scheme["bytes"] or 0)
     kl = finite([scheme["kl"]["value"] for scheme in ordered])
-    sizes = np.array([scheme["bytes"] for scheme in ordered], dtype=np.float64)
+    sizes = np.array([scheme["bytes"] or 0 for scheme in ordered], dtype=np.float64)
     shown = np.flatnonzero((kl > 0) & (sizes > 0))
     if not len(shown):
         return None

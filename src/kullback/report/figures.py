@@ -262,7 +262,11 @@ def _reliability(evaluation: Evaluation, is_baseline: bool) -> Reliability:
     )
 
 
-def plot_reliability(rows: Sequence[Sequence[Reliability]]) -> Figure:
+def plot_reliability(
+    rows: Sequence[Sequence[Reliability]],
+    x_label: str = "confidence of the first guess",
+    y_label: str = "how often it is right",
+) -> Figure:
     """Accuracy against confidence: a dot a bin, its area the bin's weight, its stem the gap."""
     columns = max(len(row) for row in rows)
     with house_style():
@@ -275,9 +279,9 @@ def plot_reliability(rows: Sequence[Sequence[Reliability]]) -> Figure:
             for panel, axes in zip(row, axes_row, strict=False):
                 _draw_reliability(axes, panel)
         for axes in grid[-1]:
-            axes.set_xlabel("confidence of the first guess")
+            axes.set_xlabel(x_label)
         for axes in grid[:, 0]:
-            axes.set_ylabel("how often it is right")
+            axes.set_ylabel(y_label)
     return figure
 
 

@@ -14,7 +14,20 @@ from dataclasses import dataclass
 from kullback.report.numerals import count
 from kullback.report.text_results import MeasurementData
 
-__all__ = ["MEASURES", "Measure", "Written", "measure", "write", "write_number"]
+__all__ = [
+    "MEASURES",
+    "NOT_ABOVE",
+    "NOT_ABOVE_MEANS",
+    "Measure",
+    "Written",
+    "measure",
+    "write",
+    "write_number",
+]
+
+#: The mark of a KL that does not rise above the noise floor, and what it means.
+NOT_ABOVE = "≈"
+NOT_ABOVE_MEANS = "not above the noise floor: rounding alone makes as large a KL"
 
 _NO_NUMBER = "–"
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -35,7 +48,7 @@ class Measure:
     """Written with + where it is above zero: a change."""
 
 
-#: By the names in `TextResults` and `ComparisonResults`.
+#: By the names in `TextResults`, `ComparisonResults` and `StoredResults`.
 MEASURES = {
     "cross_entropy": Measure("Cross-entropy", "The mean surprisal at the next token."),
     "bits_per_byte": Measure(
@@ -62,12 +75,23 @@ MEASURES = {
     "brier": Measure("Brier score", "Mean squared error of the whole distribution, from 0 to 2."),
     "ece": Measure(
         "Calibration error (ECE)",
-        "How far confidence and accuracy lie apart, in bins of equal mass, debiased.",
+        "How far confidence and accuracy lie apart, in bins of equal mass; noise adds to it.",
         share=True,
+    ),
+    "rms_calibration_error": Measure(
+        "Calibration error (RMS)", "Root mean square over the same bins, noise taken off.", True
     ),
     "smooth_ece": Measure("Smooth calibration error", "The same without bins.", share=True),
     "overconfidence": Measure(
         "Overconfidence", "Mean confidence minus accuracy of the first guess.", True, True
+    ),
+    "target_ece": Measure(
+        "Calibration of the target",
+        "ECE of the probability that the token gets, against what the model expects (Σ q²).",
+        share=True,
+    ),
+    "temperature_saves": Measure(
+        "Saved by temperature", "Cross-entropy less that at the temperature that serves best."
     ),
     "kl": Measure(
         "KL(reference‖candidate)",
@@ -96,6 +120,20 @@ MEASURES = {
         "Mean Δp", "Change of the probability of the token that comes.", True, True
     ),
     "delta_p_rms": Measure("RMS Δp", "The size of that change, whatever its sign.", True),
+    "kl_lower_bound": Measure(
+        "KL, lower bound", "KL(reference‖candidate) is at least this: not all of it is known."
+    ),
+    "kl_upper_bound": Measure(
+        "KL, upper bound", "And at most this; ∞ where nothing bounds it from above."
+    ),
+    "delta_cross_entropy_per_byte": Measure(
+        "ΔCE per byte",
+        "Surprisal of the candidate minus the reference's: above 0 is worse.",
+        signed=True,
+    ),
+    "delta_cross_entropy_per_document": Measure(
+        "ΔCE per document", "The same of whole documents.", signed=True
+    ),
 }
 
 

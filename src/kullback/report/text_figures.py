@@ -179,7 +179,9 @@ def plot_histogram(
     return figure
 
 
-def prepare_reliability(bins: Sequence[ReliabilityData], ece: float | None) -> Reliability | None:
+def prepare_reliability(
+    bins: Sequence[ReliabilityData], ece: float | None, title: str = "the first guess"
+) -> Reliability | None:
     """A panel for :func:`kullback.report.figures.plot_reliability`; None where no bin is filled."""
     filled = [each for each in bins if each["weight"] > 0]
     if not filled:
@@ -189,7 +191,7 @@ def prepare_reliability(bins: Sequence[ReliabilityData], ece: float | None) -> R
         for key in ("confidence", "accuracy", "weight")
     )
     return Reliability(
-        title="the first guess",
+        title=title,
         is_baseline=False,
         confidence=confidence,
         accuracy=accuracy,

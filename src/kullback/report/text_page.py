@@ -1,4 +1,4 @@
-"""How do an evaluation on text, and a comparison of two models, become one page each?
+"""How do an evaluation on text, and comparisons of models or of files, become one page each?
 
 A page is one file that loads nothing, as that of a lab run is (:mod:`kullback.report.page`), with
 its figures inside.  Whatever comes from a text, a model or a command line is made visible
@@ -29,7 +29,14 @@ from kullback.report.comparison_figures import (
     short_names,
 )
 from kullback.report.figures import plot_reliability
-from kullback.report.intervals import Written, measure, write, write_number
+from kullback.report.intervals import (
+    NOT_ABOVE,
+    NOT_ABOVE_MEANS,
+    Written,
+    measure,
+    write,
+    write_number,
+)
 from kullback.report.sentences import STEP_NAMES, surprisal_level
 from kullback.report.svg import DARK, LIGHT, inline, to_svg
 from kullback.report.text_figures import (
@@ -43,6 +50,7 @@ from kullback.report.text_results import (
     ComparisonResults,
     MeasurementData,
     SchemeResult,
+    StoredResults,
     TextResults,
 )
 from kullback.report.visible_text import as_running_text, visible, visible_token
@@ -51,8 +59,10 @@ __all__ = [
     "MOVED_NOT_WORSE",
     "kl_level",
     "render_comparison_report",
+    "render_stored_report",
     "render_text_report",
     "write_comparison_report",
+    "write_stored_report",
     "write_text_report",
 ]
 
@@ -84,6 +94,11 @@ def write_text_report(results: TextResults, path: Path) -> None:
 def write_comparison_report(results: ComparisonResults, path: Path) -> None:
     """Write the page of a comparison to `path`, as :func:`write_text_report` does."""
     _write(path, render_comparison_report(results))
+
+
+def write_stored_report(results: StoredResults, path: Path) -> None:
+    """Write the page of a comparison of what is on disk, as :func:`write_text_report` does."""
+    _write(path, render_stored_report(results))
 
 
 def _write(path: Path, page: str) -> None:
@@ -131,6 +146,7 @@ def render_comparison_report(results: ComparisonResults) -> str:
         # Said at the top already.
         notes=[note for note in results["notes"] if note.rstrip(".") != MOVED_NOT_WORSE[:-1]],
         schemes=_scheme_rows(results["schemes"]),
+        not_above=f"{NOT_ABOVE} {NOT_ABOVE_MEANS}.",
         left_out=", ".join(_without_place(results["schemes"])),
         layers=[
             (visible(each["layer"]), write(each["kl"]), each["bytes_saved"])
@@ -139,6 +155,24 @@ def render_comparison_report(results: ComparisonResults) -> str:
         layers_left_out=_left_out(results),
         sum=results["sensitivity_sum"],
         whole=results["sensitivity_whole"],
+    )
+
+
+def render_stored_report(results: StoredResults) -> str:
+    """The page of a comparison of what is on disk, or by bytes, as HTML."""
+    measures = results["measures"]
+    sides = (
+        ("reference", results["fingerprint"], results["protocol"]),
+        ("candidate", results["candidate_fingerprint"], results["candidate_protocol"]),
+    )
+    return _render(
+        "stored.html.jinja",
+        {},
+        results=results,
+        measures=_rows(measures),
+        methods=_methods(measures),
+        origins=[(side, fingerprint, _parts(p)) for side, fingerprint, p in sides if fingerprint],
+        printed=[visible(line) for line in results.get("llama_cpp", "").splitlines()],
     )
 
 
@@ -204,11 +238,12 @@ class _SchemeRow:
     """A line of the table of schemes."""
 
     name: str
-    bytes: int
+    bytes: int | None
     kl: Written
     change: Written
     agreement: Written
     on_front: bool
+    mark: str
 
 
 def _scheme_rows(schemes: Sequence[SchemeResult]) -> list[_SchemeRow]:
@@ -221,6 +256,7 @@ def _scheme_rows(schemes: Sequence[SchemeResult]) -> list[_SchemeRow]:
             write(scheme["delta_cross_entropy"], measure("delta_cross_entropy")),
             write(scheme["top1_agreement"], measure("top1_agreement")),
             scheme["on_pareto_front"],
+            NOT_ABOVE if scheme["above_noise"] is False else "",
         )
         for name, scheme in zip(names, schemes, strict=True)
     ]
@@ -251,10 +287,16 @@ def _text_figures(results: TextResults) -> Figures:
         marks = {} if mean is None else {f"mean {write_number(mean)}": mean}
         figure = plot_histogram(histogram, "muted", "nll of a token, nats", marks=marks)
         found["distribution"] = figure, "The share of tokens by their nll."
-    ece = _value(results["measures"], "ece")
-    if (panel := prepare_reliability(results["reliability"], ece)) is not None:
-        words = "How often the first guess is right, against its confidence."
-        found["reliability"] = plot_reliability([[panel]]), words
+    measures = results["measures"]
+    panels = [
+        prepare_reliability(results["reliability"], _value(measures, "ece")),
+        prepare_reliability(
+            results["target_reliability"], _value(measures, "target_ece"), "the token that comes"
+        ),
+    ]
+    if drawn := [panel for panel in panels if panel is not None]:
+        figure = plot_reliability([drawn], "expected probability", "how often, or how much, it is")
+        found["reliability"] = figure, "What the model expects, against what it turns out to be."
     return found
 
 

@@ -108,10 +108,13 @@ class TextResults(TypedDict):
     tokens_per_second: float
     measures: Mapping[str, MeasurementData]
     """By name, in the order to show: cross_entropy, bits_per_byte, perplexity, word_perplexity,
-    entropy, top1_accuracy, top5_accuracy, top10_accuracy, ece, smooth_ece, brier ..."""
+    entropy, top1_accuracy, top5_accuracy, top10_accuracy, brier, ece, target_ece ..."""
     nll_by_position: Curve
     nll_histogram: Histogram
     reliability: Sequence[ReliabilityData]
+    """Of the first guess: its probability, and how often it is right."""
+    target_reliability: Sequence[ReliabilityData]
+    """Of the token that comes: the probability that the model expects it to have, Σ q², and has."""
     passages: Sequence[Passage]
 
 
@@ -134,11 +137,14 @@ class SchemeResult(TypedDict):
     """One candidate of several, as for `--schemes`."""
 
     name: str
-    bytes: int
+    bytes: int | None
+    """None for a recording that does not say it: such a candidate is on no front."""
     kl: MeasurementData
     delta_cross_entropy: MeasurementData
     top1_agreement: MeasurementData
     on_pareto_front: bool
+    above_noise: bool | None
+    """Whether the KL, with this interval, rises above the noise floor; None if not measured."""
 
 
 class LayerSensitivity(TypedDict):
@@ -198,11 +204,25 @@ class DifferentBytes(TypedDict):
 
 
 class StoredResults(TypedDict):
-    """A comparison from recordings, from logits files, or by bytes."""
+    """A comparison from recordings, token statistics, logits files, or by bytes."""
 
     title: str
+    created: str
+    command: str
+    reference: str
+    candidate: str
+    fingerprint: str
+    """Of the reference's numbers; empty where the file does not say what they depend on."""
+    protocol: Mapping[str, object]
+    """The reference's, part by part; empty where there is no fingerprint."""
+    candidate_fingerprint: str
+    candidate_protocol: Mapping[str, object]
     notes: Sequence[str]
+    scored_tokens: int
+    """Of the reference."""
     measures: Mapping[str, MeasurementData]
     kl_quantiles: Mapping[str, float]
     spans: Sequence[DifferentBytes]
     """Where two models with different tokenizers differ most."""
+    llama_cpp: NotRequired[str]
+    """What llama.cpp prints of the same files."""

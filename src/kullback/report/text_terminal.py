@@ -16,7 +16,14 @@ from rich.text import Text
 
 from kullback.report import numerals
 from kullback.report.comparison_figures import short_names
-from kullback.report.intervals import MEASURES, measure, write, write_number
+from kullback.report.intervals import (
+    MEASURES,
+    NOT_ABOVE,
+    NOT_ABOVE_MEANS,
+    measure,
+    write,
+    write_number,
+)
 from kullback.report.text_results import (
     ComparisonResults,
     LayerSensitivity,
@@ -35,7 +42,9 @@ _SHOWN_LAYERS = 12
 _SHOWN_TOKENS = 8
 _CONTEXT = 34  # characters before a token that the line has room for
 _LONGEST_TOKEN = 24
-_DEGREES = re.compile(r", Student t with [\d.]+ degrees of freedom")
+_SETTINGS = {"preset": 0, "window": 1, "stride": 2, "bos": 3, "joined": 4}
+# What differs between the methods of measures that are otherwise the same.
+_DEGREES = re.compile(r", Student t with [\d.]+ degrees of freedom|(?<=the )\d+ (?=lowest freq)")
 
 
 def evaluation_summary(results: TextResults) -> RenderableType:
@@ -69,11 +78,11 @@ def comparison_summary(results: ComparisonResults) -> RenderableType:
         _measures(results["measures"]),
     ]
     if results["kl_quantiles"]:
-        found = results["kl_quantiles"].items()
-        line = ", ".join(f"{visible(name)} {write_number(kl, 3)}" for name, kl in found)
-        parts.append(Text(f"KL of single tokens, nats: {line}"))
+        parts.append(_quantiles(results["kl_quantiles"]))
     if results["schemes"]:
         parts.append(_schemes(results["schemes"]))
+        if any(scheme["above_noise"] is False for scheme in results["schemes"]):
+            parts.append(Text(f"{NOT_ABOVE} {NOT_ABOVE_MEANS}", style="dim"))
     if results["sensitivity"]:
         parts += _sensitivity(results)
     if results["worst"]:
@@ -83,11 +92,15 @@ def comparison_summary(results: ComparisonResults) -> RenderableType:
 
 
 def stored_summary(results: StoredResults) -> RenderableType:
-    """A comparison from recordings, logits files or by bytes, on one screen."""
-    parts: list[RenderableType] = [_title(results["title"]), _measures(results["measures"])]
+    """A comparison of what is on disk, or by bytes, on one screen."""
+    parts: list[RenderableType] = [
+        _title(results["title"]),
+        Text(f"{_count(results['scored_tokens'], 'token')} scored"),
+        *_origins(results),
+        _measures(results["measures"]),
+    ]
     if results["kl_quantiles"]:
-        quantiles = (f"{name} {write_number(x)}" for name, x in results["kl_quantiles"].items())
-        parts.append(Text("KL of single tokens, nats: " + ", ".join(quantiles)))
+        parts.append(_quantiles(results["kl_quantiles"]))
     if results["spans"]:
         table = _table("where they differ most", "reference, nats", "candidate, nats")
         for span in results["spans"]:
@@ -99,20 +112,31 @@ def stored_summary(results: StoredResults) -> RenderableType:
     return Constrain(Group(*parts), WIDTH)
 
 
+def _origins(results: StoredResults) -> Iterable[RenderableType]:
+    """What each side's numbers depend on, where that is known."""
+    if results["fingerprint"]:
+        yield _protocol(results["protocol"], results["fingerprint"], "reference")
+    if results["candidate_fingerprint"]:
+        identity = (results["candidate_protocol"], results["candidate_fingerprint"])
+        yield _protocol(*identity, "candidate")
+
+
 def _title(title: str) -> Text:
     return Text(f"\n{visible(title)}", style="bold")
 
 
-def _protocol(protocol: Mapping[str, object], fingerprint: str) -> Text:
+def _protocol(protocol: Mapping[str, object], fingerprint: str, before: str = "protocol") -> Text:
     """One line: what is set, without the hashes, and the fingerprint of it all."""
     said: list[str] = []
     how = protocol.get("protocol")
     if isinstance(how, Mapping):
-        said += [_setting(str(name), value) for name, value in how.items()]
+        # The same order for what comes from a file, where the names are sorted.
+        names = sorted(how, key=lambda name: _SETTINGS.get(str(name), len(_SETTINGS)))
+        said += [_setting(str(name), how[name]) for name in names]
     said += [str(protocol[name]) for name in ("dtype", "device") if name in protocol]
     line = ", ".join(visible(each) for each in said if each)
-    before = f"protocol: {line}; " if line else ""
-    return Text(f"{before}fingerprint {visible(fingerprint)[:16]}", style="dim")
+    line = f"{before}: {line}; " if line else f"{before}: " if before != "protocol" else ""
+    return Text(f"{line}fingerprint {visible(fingerprint)[:16]}", style="dim")
 
 
 def _setting(name: str, value: object) -> str:
@@ -153,6 +177,11 @@ def _notes(
             yield Text(f"• {visible(text)}", style="dim")
 
 
+def _quantiles(quantiles: Mapping[str, float]) -> Text:
+    line = ", ".join(f"{visible(name)} {write_number(kl, 3)}" for name, kl in quantiles.items())
+    return Text(f"KL of single tokens, nats: {line}")
+
+
 def _verdict(results: ComparisonResults) -> Text:
     kl = results["measures"].get("kl")
     text = Text("KL(reference‖candidate) ")
@@ -178,13 +207,15 @@ def _schemes(schemes: Sequence[SchemeResult]) -> Table:
     )
     names = short_names([scheme["name"] for scheme in schemes])
     for name, scheme in zip(names, schemes, strict=True):
+        mark = f" {NOT_ABOVE}" if scheme["above_noise"] is False else ""
         cells = [
-            write(scheme["kl"], measure("kl")).both,
+            write(scheme["kl"], measure("kl")).both + mark,
             write(scheme["delta_cross_entropy"], measure("delta_cross_entropy")).both,
             write(scheme["top1_agreement"], measure("top1_agreement")).both,
         ]
         front = "●" if scheme["on_pareto_front"] else ""
-        _add(table, [name, numerals.bytes_(scheme["bytes"]), *cells, front])
+        size = "–" if scheme["bytes"] is None else numerals.bytes_(scheme["bytes"])
+        _add(table, [name, size, *cells, front])
     return table
 
 

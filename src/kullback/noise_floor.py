@@ -1,0 +1,92 @@
+"""What does a model differ from itself by, when only the rounding changes?
+
+A KL is worth nothing where it does not rise above this: the same model, the same text, other shapes
+of the arrays or another type of the arithmetic.  Nats.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+
+from kullback.compare import concatenate_divergences
+from kullback.evaluate.reading import (
+    LiveModel,
+    Predictor,
+    Reading,
+    divergence_rows,
+    part_of_reading,
+)
+from kullback.evaluate.uncertainty import mean_with_interval
+from kullback.evaluate.windows import Window
+from kullback.models.base import Predictions, TextModel
+from kullback.report.text_results import MeasurementData
+from kullback.text_evaluation import plain
+
+__all__ = ["above_noise", "noise_floor"]
+
+BATCH_SHAPE = "batch shape"
+
+
+@dataclass(frozen=True, eq=False)
+class _InABatch:
+    """The model itself, reading each window beside a copy: other shapes, other roundings."""
+
+    model: TextModel
+
+    @property
+    def name(self) -> str:
+        return f"{self.model.name} in batches of two"
+
+    def predictions(self, window: Window, rows: slice) -> Predictions:
+        inputs_T = torch.from_numpy(window.inputs.astype(np.int64)).to(self.model.device)
+        wanted_M = torch.arange(window.rows.start, window.rows.stop, device=self.model.device)
+        return self.model.predict(torch.stack([inputs_T, inputs_T])).select(wanted_M)
+
+
+def noise_floor(
+    reference: TextModel,
+    reading: Reading,
+    in_other_type: Callable[[], TextModel] | None = None,
+    progress: Callable[[str, int, int], None] = lambda what, done, total: None,
+) -> dict[str, MeasurementData]:
+    """KL of the reference from itself under another batch shape, and in another type.
+
+    `in_other_type` loads it in that type.  In nats/token, by the name of what changes, on a part of
+    the text: rounding is much the same everywhere.
+    """
+    some = part_of_reading(reading)
+    others: list[tuple[str, Predictor]] = [(BATCH_SHAPE, _InABatch(reference))]
+    if in_other_type is not None:
+        other = in_other_type()
+        others.append((str(other.dtype).removeprefix("torch."), LiveModel(other)))
+    floor = {}
+    for name, predictor in others:
+        rows = divergence_rows(
+            LiveModel(reference), predictor, some, progress=partial(progress, f"noise: {name}")
+        )
+        kl_M = concatenate_divergences(list(rows)).kl
+        floor[name] = plain(mean_with_interval(kl_M, some.places.document_M, "nats/token"))
+    return floor
+
+
+def above_noise(kl: MeasurementData, floor: Mapping[str, MeasurementData]) -> bool | None:
+    """Whether a KL, less its uncertainty, is above what another batch shape alone makes.
+
+    None where that was not measured.
+
+    >>> kl = {"value": 2e-3, "unit": "nats/token", "interval": (1e-3, 3e-3), "n": 9,
+    ...       "effective_n": 9.0, "design_effect": 1.0, "method": ""}
+    >>> above_noise(kl, {"batch shape": {**kl, "interval": (0.0, 1e-9)}}), above_noise(kl, {})
+    (True, None)
+    """
+    if BATCH_SHAPE not in floor:
+        return None
+    shape = floor[BATCH_SHAPE]
+    low = kl["interval"][0] if kl["interval"] else kl["value"]
+    high = shape["interval"][1] if shape["interval"] else shape["value"]
+    return low is not None and high is not None and low > high

@@ -1,0 +1,176 @@
+"""Comparing token statistics: which of two models predicts a text better, and by how much?
+
+A file of records (:mod:`kullback.evaluate.records`) keeps of each token its surprisal and the
+likeliest word, 60 bytes and not a distribution.  So two files, or a file and a model that reads the
+text now, have a ΔCE, a Δp and an agreement, paired token by token, but no KL: that needs both
+distributions (``kullback record --distributions exact`` or ``top-k``).
+
+Axes: M scored tokens, in text order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+
+from kullback.compare import paired_measures
+from kullback.comparison_sides import RecordedSide, check_is_text
+from kullback.documents import Document
+from kullback.errors import InvalidValueError
+from kullback.evaluate.fingerprint import Fingerprint
+from kullback.evaluate.protocol import Protocol
+from kullback.evaluate.reading import LiveModel, Reading, token_rows
+from kullback.evaluate.records import Records, concatenate_records, read_records
+from kullback.evaluate.statistics import token_statistics
+from kullback.evaluate.team import Team
+from kullback.models.base import TextModel
+from kullback.models.recording import check_same_text
+from kullback.models.truncated import TruncatedPredictions
+from kullback.report.text_results import StoredResults
+from kullback.stored_comparison import Origin, stored_results
+from kullback.text_evaluation import model_fingerprint, window_records
+
+__all__ = ["TokenRows", "compare_records"]
+
+Progress = Callable[[int, int], None]
+ROWS = 512
+NO_KL = (
+    "a KL cannot be computed from token statistics, which hold no distributions: kullback record "
+    "with --distributions exact (or top-k, for bounds) keeps them"
+)
+SIGN = "above 0 the candidate predicts worse"
+
+
+@dataclass(frozen=True, eq=False)
+class TokenRows:
+    """What is known of one side at each of M scored tokens."""
+
+    name: str
+    identity: Fingerprint
+    """What the numbers depend on."""
+    document_M: Int[np.ndarray, "M"]
+    position_M: Int[np.ndarray, "M"]
+    target_M: Int[np.ndarray, "M"]
+    weight_M: Float[np.ndarray, "M"] | None
+    """How often each token counts; None where that was not kept."""
+    nll_M: Float[np.ndarray, "M"]
+    """-log q of the target, nats."""
+    top1_M: Int[np.ndarray, "M"]
+    """The most probable word."""
+
+    def __len__(self) -> int:
+        return len(self.nll_M)
+
+    @classmethod
+    def of_file(cls, path: Path) -> TokenRows:
+        """A file of token statistics; raises as `read_records` does."""
+        metadata, records = read_records(path)
+        return cls._of_records(str(path), metadata.fingerprint, records)
+
+    @classmethod
+    def of_model(
+        cls,
+        model: TextModel,
+        documents: Sequence[Document],
+        protocol: Protocol,
+        progress: Progress = lambda done, total: None,
+        against: TokenRows | None = None,
+    ) -> TokenRows:
+        """A model that reads `documents` now.
+
+        `against` is the other side, if it is known: whether both are about the same tokens is then
+        found before the model reads.  Raises as `Reading.of` and `token_rows` do, and
+        `InvalidValueError` where text, tokenizer or protocol are not those of `against`.
+        """
+        reading = Reading.of(documents, protocol, model.tokenizer, model.context)
+        identity = model_fingerprint(model, documents, reading)
+        if against is not None:
+            names = (against.name, f"the reading of {model.name}")
+            check_same_text(against.identity.parts, identity.parts, names)
+        rows = token_rows(LiveModel(model), reading, progress=progress)
+        parts = [window_records(reading, index, found) for index, found in enumerate(rows)]
+        return cls._of_records(model.name, identity, concatenate_records(parts))
+
+    @classmethod
+    def of_recording(cls, side: RecordedSide) -> TokenRows:
+        """A recording of either kind: both hold the target's probability and the likeliest word."""
+        recording = side.recording
+
+        def measure(start: int) -> tuple[np.ndarray, np.ndarray]:
+            rows = slice(start, min(start + ROWS, len(recording)))
+            said = recording.predictions(rows)
+            if isinstance(said, TruncatedPredictions):
+                return -said.target_log_probability_M.numpy(), said.top_words_MK[:, 0].numpy()
+            targets_M = torch.from_numpy(recording.targets[rows])
+            found = token_statistics(said, targets_M)
+            return found.nll, found.top1
+
+        parts = list(Team().map(measure, range(0, len(recording), ROWS)))
+        return cls(
+            side.name,
+            side.identity,
+            recording.documents,
+            recording.positions,
+            recording.targets,
+            None,
+            np.concatenate([nll_B for nll_B, _ in parts]),
+            np.concatenate([top1_B for _, top1_B in parts]),
+        )
+
+    @classmethod
+    def _of_records(cls, name: str, identity: Fingerprint, records: Records) -> TokenRows:
+        return cls(
+            name,
+            identity,
+            records.document,
+            records.position,
+            records.token_id,
+            records.weight.astype(np.float64),
+            records.nll,
+            records.top1,
+        )
+
+
+def compare_records(
+    reference: TokenRows, candidate: TokenRows, documents: Sequence[Document] = ()
+) -> StoredResults:
+    """ΔCE, both cross-entropies, Δp and the agreement, each with its paired, clustered interval.
+
+    `documents`, where they are given, must be the text of both.  Raises `InvalidValueError` where
+    text, tokenizer or protocol are not the same, and where nothing was scored.
+    """
+    names = (reference.name, candidate.name)
+    check_same_text(reference.identity.parts, candidate.identity.parts, names)
+    if documents:
+        check_is_text(reference.name, reference.identity.parts, documents)
+    for name in ("document_M", "position_M", "target_M"):
+        if not np.array_equal(getattr(reference, name), getattr(candidate, name)):
+            raise InvalidValueError(
+                f"{reference.name} has {len(reference):,} rows and {candidate.name} "
+                f"{len(candidate):,}, and they are not about the same tokens, though the text is "
+                "the same: one is damaged; record both again"
+            )
+    if not len(reference):
+        raise InvalidValueError(
+            f"no token was scored in {reference.name}: there is nothing to compare"
+        )
+    weight_M = reference.weight_M if reference.weight_M is not None else candidate.weight_M
+    measures = paired_measures(
+        reference.nll_M,
+        candidate.nll_M,
+        reference.top1_M == candidate.top1_M,
+        reference.document_M,
+        np.ones(len(reference)) if weight_M is None else weight_M,
+    )
+    return stored_results(
+        Origin(reference.name, reference.identity),
+        Origin(candidate.name, candidate.identity),
+        measures,
+        len(reference),
+        notes=[SIGN, NO_KL],
+    )
