@@ -60,8 +60,16 @@ def load_text_model(
     On a CPU the process keeps freed memory from now on (`keep_freed_memory`).
     """
     check_device(device)
+    model = _load_from(name, dtype, device, trust_remote_code)
     if torch.device(device).type == "cpu":
         keep_freed_memory()
+    return model
+
+
+def _load_from(
+    name: str, dtype: torch.dtype | None, device: torch.device | str, trust_remote_code: bool
+) -> TextModel:
+    """The model, from wherever it lies."""
     path = Path(name).expanduser()
     # The mini-GPT rotates by complex numbers, of which there are none of 16 bits; a run folder is a
     # Hugging Face folder too.
