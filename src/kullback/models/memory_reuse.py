@@ -30,4 +30,5 @@ def keep_freed_memory() -> bool:
         return False
     mallopt = ctypes.CDLL(None).mallopt
     wanted = {M_MMAP_THRESHOLD: 1 << 30, M_TRIM_THRESHOLD: 2**31 - 1, M_ARENA_MAX: 1}
-    return all([bool(mallopt(name, value)) for name, value in wanted.items()])
+    done = [bool(mallopt(name, value)) for name, value in wanted.items()]
+    return all(done)
