@@ -380,18 +380,23 @@ def test_importing_the_measures_loads_neither_torch_nor_scipy() -> None:
         assert loaded.isdisjoint({"torch", "scipy", "jaxtyping", "matplotlib"})
 
 
-def test_importing_the_measures_takes_less_than_150_ms() -> None:
-    """`import kullback.information`, NumPy included, takes under 150 ms in a fresh process."""
+def test_importing_the_measures_takes_little_more_than_numpy() -> None:
+    """`import kullback.information` takes at most twice as long as NumPy, which is most of it.
+
+    The time itself (goal 150 ms) is in docs/log.md: how long NumPy takes depends on the machine.
+    """
     script = (
-        "import time; start = time.perf_counter(); import kullback.information;"
-        "print(time.perf_counter() - start)"
+        "import sys, time, importlib; start = time.process_time();"
+        "importlib.import_module(sys.argv[1]); print(time.process_time() - start)"
     )
-    # The fastest of a few: what the import costs, and not what else the machine is doing.
-    runs = [
-        subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-        for _ in range(5)
-    ]
-    assert 0 < min(float(run.stdout) for run in runs) < 0.150
+
+    def seconds(module: str) -> float:
+        command = [sys.executable, "-c", script, module]
+        return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+    # The fastest of a few, in turn: what the import costs, not what else the machine is doing.
+    pairs = [(seconds("kullback.information"), seconds("numpy")) for _ in range(5)]
+    assert 0 < min(ours for ours, _ in pairs) < 2 * min(numpys for _, numpys in pairs)
 
 
 def test_the_import_check_can_fail() -> None:
