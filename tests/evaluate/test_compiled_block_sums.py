@@ -98,6 +98,18 @@ def test_without_a_compiler_the_sums_are_torchs(
     assert not (tmp_path / "cache").exists()
 
 
+def test_without_a_home_the_sums_are_torchs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process whose user has no home folder gets torch's sums, not an error."""
+
+    def nowhere() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", nowhere)
+    with block_sums_by("compiled"):
+        assert block_library() is None
+
+
 @pytest.mark.parametrize("compiler", ["false", "true"])
 def test_a_compiler_that_makes_nothing_is_no_compiler(
     compiler: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path

@@ -135,7 +135,8 @@ def block_library() -> BlockLibrary | None:
         return None
     try:
         library = ctypes.CDLL(str(_compiled(_cache_folder())))
-    except (OSError, subprocess.SubprocessError):
+    # RuntimeError: there is no home folder to keep it in.
+    except (OSError, RuntimeError, subprocess.SubprocessError):
         return None
     library.kullback_block_sums.argtypes = [
         POINTER, LONG, LONG, INT, LONG, *[POINTER] * 4, INT,
