@@ -28,7 +28,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-__all__ = ["BlockLibrary", "PairSums", "block_library"]
+__all__ = ["BlockLibrary", "RatioRoom", "block_library"]
 
 SOURCE = Path(__file__).with_name("block_sums.c")
 FLAGS = ("-O3", "-shared", "-fPIC", "-Wno-psabi")
@@ -36,7 +36,7 @@ FLAGS = ("-O3", "-shared", "-fPIC", "-Wno-psabi")
 INSTRUCTIONS = {"AVX2": ("-mavx2", "-mfma"), "AVX512": ("-mavx512f", "-mfma")}
 SECONDS = 60
 # As in the C.
-MOST_WORDS, SUMS, MOMENTS, FAR, EXCLUDED = 1024, 5, 9, 10, 4
+MOST_WORDS = 1024
 HAS_FAR, HAS_EXCLUDED = 1, 2
 POINTER, LONG, INT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
 
@@ -44,19 +44,12 @@ Top: TypeAlias = "tuple[Float[Tensor, 'B K'], Int[Tensor, 'B K']]"
 """The logits of the most probable words so far, falling, and the words."""
 
 
-class PairSums(NamedTuple):
-    """What a block of two models leaves of each row."""
+class RatioRoom(NamedTuple):
+    """Where the sums over log-ratios of a block are to be written, in float32."""
 
-    sums: tuple[Float[Tensor, "5 B"], Float[Tensor, "5 B"]]
-    """For each model what `BlockLibrary.sums` gives."""
-    origins: tuple[Float[Tensor, "B"], Float[Tensor, "B"]]
-    """The largest logits so far of either model, in float64."""
-    offset_B: Float[Tensor, "B"]
-    """What was taken for log Z_p - log Z_q, both Z about the origins, in float64."""
     moments_KB: Float[Tensor, "9 B"]
-    far_SB: Float[Tensor, "10 B"] | None
-    """None where the block has no such words."""
-    excluded_SB: Float[Tensor, "4 B"] | None
+    far_SB: Float[Tensor, "10 B"]
+    excluded_SB: Float[Tensor, "4 B"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,21 +69,24 @@ class BlockLibrary:
         )
 
     def sums(
-        self, first_word: int, block_BW: Float[Tensor, "B W"], target_logits_B: Tensor, top: Top
-    ) -> Float[Tensor, "5 B"]:
-        """m, Z, S, √C and the words above the target (`statistics.BlockSum`), in float64.
+        self,
+        first_word: int,
+        block_BW: Float[Tensor, "B W"],
+        target_logits_B: Float[Tensor, "B"],
+        top: Top,
+        sums_SB: Float[Tensor, "5 B"],
+    ) -> None:
+        """Write m, Z, S, √C and the words above the target, in float64, into `sums_SB`.
 
         The most probable words of `top` are brought up to date.
         """
         B, W = block_BW.shape
         targets_B, (top_logits_BK, top_words_BK) = target_logits_B.contiguous(), top
-        sums_SB = torch.empty(SUMS, B, dtype=torch.float64)
         self.library.kullback_block_sums(
             block_BW.data_ptr(), block_BW.stride(0), B, W, first_word, targets_B.data_ptr(),
             sums_SB.data_ptr(), top_logits_BK.data_ptr(), top_words_BK.data_ptr(),
             top_logits_BK.shape[1],
         )  # fmt: skip
-        return sums_SB
 
     def pair(
         self,
@@ -100,32 +96,25 @@ class BlockLibrary:
         target_logits: tuple[Float[Tensor, "B"], Float[Tensor, "B"]],
         tops: tuple[Top, Top],
         state_4B: Float[Tensor, "4 B"],
-    ) -> PairSums:
-        """The sums of both models and of their log-ratios, as `LogRatioSums.add` takes them.
+        sums: tuple[Float[Tensor, "5 B"], Float[Tensor, "5 B"]],
+        offset_B: Float[Tensor, "B"],
+        ratios: RatioRoom,
+    ) -> tuple[bool, bool]:
+        """Write the sums of both models and of their log-ratios; whether far and excluded have any.
 
         `state_4B` holds m and Z of the words so far, of x and of y, in float64; it begins with the
         lowest float32 for m and 0 for Z.  It and the most probable words of `tops`, as many of
-        either model, are brought up to date.
+        either model, are brought up to date.  `sums` are written as by `sums`, and `offset_B` is
+        what was taken for log Z_p - log Z_q, both Z about the m of the state, in float64.
         """
         B, W = x_BW.shape
         targets = [logits_B.contiguous() for logits_B in target_logits]
-        sums = [torch.empty(SUMS, B, dtype=torch.float64) for _ in range(2)]
-        offset_B = torch.empty(B, dtype=torch.float64)
-        parts = [torch.empty(rows, B) for rows in (MOMENTS, FAR, EXCLUDED)]
         found = self.library.kullback_pair_sums(
             x_BW.data_ptr(), x_BW.stride(0), y_BW.data_ptr(), y_BW.stride(0), B, W, first_word,
             *(each.data_ptr() for each in (*targets, state_4B, *sums, *tops[0], *tops[1])),
-            tops[0][0].shape[1], offset_B.data_ptr(), *(part.data_ptr() for part in parts),
+            tops[0][0].shape[1], offset_B.data_ptr(), *(part.data_ptr() for part in ratios),
         )  # fmt: skip
-        moments_KB, far_SB, excluded_SB = parts
-        return PairSums(
-            (sums[0], sums[1]),
-            (state_4B[0].clone(), state_4B[2].clone()),
-            offset_B,
-            moments_KB,
-            far_SB if found & HAS_FAR else None,
-            excluded_SB if found & HAS_EXCLUDED else None,
-        )
+        return bool(found & HAS_FAR), bool(found & HAS_EXCLUDED)
 
 
 @cache

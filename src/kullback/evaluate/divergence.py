@@ -163,15 +163,6 @@ class _Normaliser:
         return wide(logits_RX) - largest_R[:, None] - log_z_R[:, None]
 
 
-@dataclass(frozen=True, eq=False)
-class _Estimate:
-    """What was taken for log Z_p - log Z_q at a block, both Z about an origin of the logits."""
-
-    origins: tuple[Float[Tensor, "B"], Float[Tensor, "B"]] | None
-    """In float64; None for the logits' own, 0."""
-    offset_B: Float[Tensor, "B"]
-
-
 class _Pair:
     """The predictions of two models at the same rows."""
 
@@ -180,10 +171,13 @@ class _Pair:
         self.chunks, self.vocabulary_size = chunks, vocabulary_size
         self.width = min(chunk.width for chunk in chunks)
         self.dtype = torch.promote_types(*(like_B.dtype for like_B in likes))
-        self.sums = [BlockSums(like_B, TOP_K) for like_B in likes]
+        count = math.ceil(vocabulary_size / self.width)
+        self.sums = [BlockSums(like_B, count, TOP_K) for like_B in likes]
         self.normalisers = [_Normaliser.of_nothing(like_B) for like_B in likes]
-        self.ratios = LogRatioSums()
-        self.estimates: list[_Estimate] = []
+        self.ratios = LogRatioSums(likes[0].to(self.dtype), count)
+        # Of each block an origin of either model's logits, and what was taken for
+        # log Z_p - log Z_q, both Z about them.
+        self.estimates_N3B = wide(likes[0]).new_empty(count, 3, len(likes[0]))
         self.at_top1_B = torch.zeros_like(likes[1])
         # m and Z of both models, as the library keeps them.
         nothing_4 = torch.tensor([torch.finfo(torch.float32).min, 0.0] * 2, dtype=torch.float64)
@@ -215,17 +209,17 @@ class _Pair:
     ) -> None:
         """Add a block of both models' logits."""
         first, second = self.sums
-        found = library.pair(
+        estimate_3B = self.estimates_N3B[first.added]
+        has_far, has_excluded = library.pair(
             words.start, x_BW, y_BW,
             (first.target_logits_B, second.target_logits_B),
             (first.top.columns, second.top.columns),
             self.state_4B,
+            (first.room(), second.room()), estimate_3B[2], self.ratios.room(),
         )  # fmt: skip
-        for sums, sums_SB in zip(self.sums, found.sums, strict=True):
-            sums.take(sums_SB)
+        estimate_3B[:2] = self.state_4B[::2]
+        self.ratios.take(has_far, has_excluded)
         self._note_top1(words, y_BW)
-        self.estimates.append(_Estimate(found.origins, found.offset_B))
-        self.ratios.take(found)
 
     def _note_top1(self, words: slice, y_BW: Float[Tensor, "B W"]) -> None:
         """Keep the candidate's logits of words that have become the reference's most probable."""
@@ -242,52 +236,46 @@ class _Pair:
             wide(torch.maximum(normaliser.largest_B, largest_B))
             for normaliser, largest_B in zip(self.normalisers, largest, strict=True)
         ]
-        origins = None
+        estimate_3B = self.estimates_N3B[self.sums[0].added]
+        origins_2B = estimate_3B[:2]
         if bool(((so_far[0] - so_far[1]).abs() > OFFSET_LIMIT).any()):
             # In float64, each below its largest: exact, however large the logits are.
-            origins = (so_far[0], so_far[1])
+            origins_2B.copy_(torch.stack(so_far))
             first_BW, second_BW = wide(x_BW), wide(y_BW)
-            first_BW -= origins[0][:, None]
-            second_BW -= origins[1][:, None]
+            first_BW -= so_far[0][:, None]
+            second_BW -= so_far[1][:, None]
             difference_BW = first_BW.sub_(second_BW)
         else:
-            # The difference of close logits is exact.
+            # The difference of close logits is exact: their own origin will do.
+            origins_2B.zero_()
             difference_BW = x_BW - y_BW
         self.sums[0].add_by_torch(words.start, x_BW, largest[0])
         self._note_top1(words, y_BW)
         self.sums[1].add_by_torch(words.start, y_BW, largest[1])
         for normaliser, largest_B, sums in zip(self.normalisers, largest, self.sums, strict=True):
-            normaliser.add(largest_B, sums.blocks[-1].z_B)
+            normaliser.add(largest_B, sums.blocks.z_B[-1])
         # As it will be subtracted: rounded, and 0 where a model has given nothing yet.
-        offset_B = self._log_z_difference(origins).nan_to_num(0, 0, 0).to(self.dtype)
-        self.estimates.append(_Estimate(origins, offset_B))
+        offset_B = self._log_z_difference(origins_2B).nan_to_num(0, 0, 0).to(self.dtype)
+        estimate_3B[2] = offset_B
         difference_BW -= offset_B[:, None].to(difference_BW)
         p_BW, q_BW = (sums.exponentials_BW.to(self.dtype) for sums in self.sums)
         self.ratios.add(p_BW, q_BW, difference_BW.to(p_BW))
 
-    def _log_z_difference(
-        self, origins: tuple[Float[Tensor, "B"], Float[Tensor, "B"]] | None
-    ) -> Float[Tensor, "B"]:
+    def _log_z_difference(self, origins: Float[Tensor, "2 *N B"]) -> Float[Tensor, "*N B"]:
         """log Z_p - log Z_q of the words so far, in float64, both Z about an origin."""
         first, second = self.normalisers
-        first_B, second_B = wide(first.largest_B), wide(second.largest_B)
-        if origins is not None:
-            first_B, second_B = first_B - origins[0], second_B - origins[1]
+        first_B, second_B = wide(first.largest_B) - origins[0], wide(second.largest_B) - origins[1]
         return first_B - second_B + first.z_B.log() - second.z_B.log()
 
     def _write_divergences(self, found: DivergenceStatistics, rows: slice) -> None:
         """What the sums say, and where they cannot say JS, what the logits do."""
         log_scales = [
-            wide(torch.stack([block.largest_B for block in sums.blocks]))
-            - wide(normaliser.largest_B)
-            - normaliser.z_B.log()
+            wide(sums.blocks.largest_B) - wide(normaliser.largest_B) - normaliser.z_B.log()
             for sums, normaliser in zip(self.sums, self.normalisers, strict=True)
         ]
-        epsilons = [
-            self._log_z_difference(estimate.origins) - wide(estimate.offset_B)
-            for estimate in self.estimates
-        ]
-        divergences = self.ratios.divergences(torch.stack(epsilons), *log_scales)
+        origins_2NB, offset_NB = self.estimates_N3B[:, :2].transpose(0, 1), self.estimates_N3B[:, 2]
+        epsilon_NB = self._log_z_difference(origins_2NB) - offset_NB
+        divergences = self.ratios.divergences(epsilon_NB, *log_scales)
         found.kl[rows] = divergences.kl_B.cpu().numpy()
         found.reverse_kl[rows] = divergences.reverse_kl_B.cpu().numpy()
         js_NB, is_coarse_NB = divergences.jensen_shannon_NB, divergences.is_coarse_NB
@@ -306,10 +294,9 @@ class _Pair:
     def _padding(self, model: int) -> Float[Tensor, "B"]:
         """The mass of the words that are left out."""
         chunk, normaliser = self.chunks[model], self.normalisers[model]
-        outside = BlockSums(chunk.target_logits_B)
-        for words, block_BW in chunk.blocks(
-            self.vocabulary_size, chunk.predictions.vocabulary_size
-        ):
+        first, stop = self.vocabulary_size, chunk.predictions.vocabulary_size
+        outside = BlockSums(chunk.target_logits_B, chunk.count(first, stop))
+        for words, block_BW in chunk.blocks(first, stop):
             outside.add(words.start, block_BW)
         log_sum_B = outside.log_sum()
         if log_sum_B is None:

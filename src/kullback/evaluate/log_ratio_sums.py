@@ -31,7 +31,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from kullback.evaluate.compiled_block_sums import PairSums
+from kullback.evaluate.compiled_block_sums import RatioRoom
 from kullback.evaluate.logit_blocks import wide
 
 __all__ = ["Divergences", "LogRatioSums", "block_jensen_shannon"]
@@ -41,6 +41,8 @@ __all__ = ["Divergences", "LogRatioSums", "block_jensen_shannon"]
 NEAR = 0.5
 SMALL_SHIFT = 0.25
 DEGREE = 8
+# How many sums there are of far words, and of excluded ones.
+FAR, EXCLUDED = 10, 4
 # j(l) = l²/8 - l³/16 + l⁴/64 - ..., and how far from j the polynomial is, per |l|⁹.
 JS_SERIES = (0, 0, 1 / 8, -1 / 16, 1 / 64, -1 / 384, 1 / 2304, -1 / 11520, 1 / 92160)
 JS_SERIES_REMAINDER = 3e-7
@@ -96,12 +98,15 @@ _Parts = tuple[Tensor, Tensor, Tensor, Tensor]
 class LogRatioSums:
     """The sums of one chunk of rows, block by block, and what follows from them."""
 
-    def __init__(self) -> None:
-        self.moments: list[Float[Tensor, "K B"]] = []
-        # By the number of their block, where it has any: the sums over far words, and those over
-        # words that one of the models excludes.
-        self.far: dict[int, Tensor] = {}
-        self.excluded: dict[int, Tensor] = {}
+    def __init__(self, like_B: Float[Tensor, "B"], count: int) -> None:
+        # Room for all blocks at once, as in `BlockSums`.
+        shapes = [(count, rows, len(like_B)) for rows in (DEGREE + 1, FAR, EXCLUDED)]
+        self.moments_NKB, self.far_NSB, self.excluded_NSB = map(like_B.new_empty, shapes)
+        self.added = 0
+        # The blocks that have far words, and words that one of the models excludes; what the
+        # others' room holds means nothing.
+        self.with_far: list[int] = []
+        self.with_excluded: list[int] = []
         self.scratch: list[Float[Tensor, "B W"]] = []
 
     def add(
@@ -117,33 +122,43 @@ class LogRatioSums:
         # Memory that was used just before is in the cache; fresh memory doubles the time.
         if not self.scratch or self.scratch[0].shape != p_BW.shape:
             self.scratch = [torch.empty_like(p_BW) for _ in range(3)]
+        room = self.room()
         smallest, largest = (extreme.item() for extreme in d_BW.aminmax())
-        if not (math.isfinite(smallest) and math.isfinite(largest)):
-            self._set_aside_excluded(p_BW, q_BW, d_BW)
-        if not (smallest >= -NEAR and largest <= NEAR):
+        has_excluded = not (math.isfinite(smallest) and math.isfinite(largest))
+        has_far = not (smallest >= -NEAR and largest <= NEAR)
+        if has_excluded:
+            self._set_aside_excluded(p_BW, q_BW, d_BW, room.excluded_SB)
+        if has_far:
             is_far_BW, p_far_BW, v_BW = self.scratch
             torch.gt(torch.abs(d_BW, out=is_far_BW), NEAR, out=is_far_BW)
             torch.mul(p_BW, is_far_BW, out=p_far_BW)
             p_BW.sub_(p_far_BW)
-            self.far[len(self.moments)] = _far_sums(p_far_BW, q_BW.mul_(is_far_BW), d_BW, v_BW)
+            room.far_SB.copy_(_far_sums(p_far_BW, q_BW.mul_(is_far_BW), d_BW, v_BW))
             d_BW.clamp_(-NEAR, NEAR)
-        self.moments.append(_moments(p_BW, d_BW, self.scratch))
+        room.moments_KB.copy_(_moments(p_BW, d_BW, self.scratch))
+        self.take(has_far, has_excluded)
 
-    def take(self, sums: PairSums) -> None:
-        """Take the sums of a block that were made elsewhere."""
-        n = len(self.moments)
-        if sums.far_SB is not None:
-            self.far[n] = sums.far_SB
-        if sums.excluded_SB is not None:
-            self.excluded[n] = sums.excluded_SB
-        self.moments.append(sums.moments_KB)
+    def room(self) -> RatioRoom:
+        """Where the sums of the next block are to be written."""
+        n = self.added
+        return RatioRoom(self.moments_NKB[n], self.far_NSB[n], self.excluded_NSB[n])
 
-    def _set_aside_excluded(self, p_BW: Tensor, q_BW: Tensor, d_BW: Tensor) -> None:
+    def take(self, has_far: bool, has_excluded: bool) -> None:
+        """Take what was written into the last `room`: moments, and the rest where there is any."""
+        if has_far:
+            self.with_far.append(self.added)
+        if has_excluded:
+            self.with_excluded.append(self.added)
+        self.added += 1
+
+    def _set_aside_excluded(
+        self, p_BW: Tensor, q_BW: Tensor, d_BW: Tensor, excluded_SB: Float[Tensor, "S B"]
+    ) -> None:
         """Account for words that a model excludes, and take them out of the block."""
         no_q_BW, no_p_BW = d_BW == torch.inf, d_BW == -torch.inf
         only_p_B, only_q_B = (p_BW * no_q_BW).sum(dim=1), (q_BW * no_p_BW).sum(dim=1)
         is_excluded = (no_q_BW.any(dim=1).to(p_BW), no_p_BW.any(dim=1).to(p_BW))
-        self.excluded[len(self.moments)] = torch.stack([only_p_B, only_q_B, *is_excluded])
+        excluded_SB.copy_(torch.stack([only_p_B, only_q_B, *is_excluded]))
         excluded_BW = ~torch.isfinite(d_BW)
         for values_BW in (p_BW, q_BW, d_BW):
             values_BW.masked_fill_(excluded_BW, 0)
@@ -159,7 +174,7 @@ class LogRatioSums:
         `epsilon_NB` is ε, by how much each block's d is larger than l; `log_p_NB` and `log_q_NB`
         are m - log Σ e^x of both models.
         """
-        N = len(self.moments)
+        N = self.added
         shift = _Shift.of(epsilon_NB, log_p_NB, log_q_NB)
         totals = [torch.zeros_like(epsilon_NB[0]) for _ in range(2)]
         js_NB, remainder_NB = torch.zeros_like(epsilon_NB), torch.zeros_like(epsilon_NB)
@@ -171,16 +186,14 @@ class LogRatioSums:
             js_NB[blocks] += parts[2]
             remainder_NB[blocks] += parts[3]
 
-        for start in range(0, N, TOGETHER):
-            blocks = list(range(start, min(start + TOGETHER, N)))
-            moments_KNB = wide(torch.stack([self.moments[n] for n in blocks], dim=1))
-            account(blocks, _near_parts(moments_KNB, shift[blocks]))
-            mass_NB[blocks] += moments_KNB[0] * shift.p_NB[blocks]
-        for found, parts_of in ((self.far, _far_parts), (self.excluded, _excluded_parts)):
-            numbers = list(found)
+        for numbers, found_NSB, parts_of in (
+            (list(range(N)), self.moments_NKB, _near_parts),
+            (self.with_far, self.far_NSB, _far_parts),
+            (self.with_excluded, self.excluded_NSB, _excluded_parts),
+        ):
             for start in range(0, len(numbers), TOGETHER):
                 blocks = numbers[start : start + TOGETHER]
-                sums_SNB = wide(torch.stack([found[n] for n in blocks], dim=1))
+                sums_SNB = wide(found_NSB[blocks]).transpose(0, 1)
                 account(blocks, parts_of(sums_SNB, shift[blocks]))
                 mass_NB[blocks] += sums_SNB[0] * shift.p_NB[blocks]
         allowed_NB = TOLERANCE * js_NB.sum(dim=0) * mass_NB.clamp_min(1 / N)

@@ -144,6 +144,10 @@ class Chunk:
             return MOST_WORDS
         return CPU_WORDS if self.targets_B.device.type == "cpu" else DEVICE_WORDS
 
+    def count(self, first: int, stop: int) -> int:
+        """N, how many blocks of the usual width there are from `first` to `stop`."""
+        return math.ceil((stop - first) / self.width)
+
     def blocks(
         self, first: int, stop: int, width: int | None = None
     ) -> Iterator[tuple[slice, Float[Tensor, "B W"]]]:

@@ -124,7 +124,7 @@ def token_statistics(
     targets_M = targets_M.to(device)
     for part in row_chunks(predictions, device, most=M):
         chunk = Chunk.of(predictions, part, targets_M[part])
-        sums = BlockSums(chunk.target_logits_B, top_k)
+        sums = BlockSums(chunk.target_logits_B, chunk.count(0, V), top_k)
         for words, block_BW in chunk.blocks(0, V):
             sums.add(words.start, block_BW)
         sums.finish(found, part)
@@ -132,7 +132,7 @@ def token_statistics(
 
 
 class BlockSum(NamedTuple):
-    """What one block leaves of each row."""
+    """What one block, or each of N, leaves of each row."""
 
     largest_B: Float[Tensor, "B"]
     z_B: Float[Tensor, "B"]
@@ -145,10 +145,15 @@ class BlockSum(NamedTuple):
 class BlockSums:
     """The sums of one chunk of rows, block by block, and what follows from them."""
 
-    def __init__(self, target_logits_B: Float[Tensor, "B"], top_k: int = 0) -> None:
+    def __init__(self, target_logits_B: Float[Tensor, "B"], count: int, top_k: int = 0) -> None:
         self.target_logits_B = target_logits_B
-        self.blocks: list[BlockSum] = []
         self.library = block_library() if is_compiled(target_logits_B) else None
+        # Room for all `count` blocks at once: small pieces, made between blocks of logits, would
+        # each keep the C library from using the room of the last block for the next.
+        dtype = torch.float64 if self.library else target_logits_B.dtype
+        shape = (count, len(BlockSum._fields), len(target_logits_B))
+        self.sums_NSB = target_logits_B.new_empty(shape, dtype=dtype)
+        self.added = 0
         self.top = TopWords(target_logits_B, max(1, top_k))
         # torch's topk gives any of equal words, its argmax the first; the library keeps the first.
         self.top1 = self.top if self.library or top_k < 2 else TopWords(target_logits_B, 1)
@@ -161,13 +166,19 @@ class BlockSums:
         """Add a block of words; its logits are overwritten."""
         if self.library is not None and self.library.takes(block_BW):
             targets_B, top = self.target_logits_B, self.top.columns
-            self.take(self.library.sums(first_word, block_BW, targets_B, top))
+            self.library.sums(first_word, block_BW, targets_B, top, self.room())
         else:
             self.add_by_torch(first_word, block_BW, block_BW.amax(dim=1))
 
-    def take(self, sums_SB: Float[Tensor, "5 B"]) -> None:
-        """Take the sums of a block that the library has made."""
-        self.blocks.append(BlockSum(*sums_SB))
+    def room(self) -> Float[Tensor, "5 B"]:
+        """Where the sums of one more block are to be written, in the order of `BlockSum`."""
+        self.added += 1
+        return self.sums_NSB[self.added - 1]
+
+    @property
+    def blocks(self) -> BlockSum:
+        """What the blocks added so far have left, N × B each; to be read."""
+        return BlockSum(*self.sums_NSB[: self.added].unbind(1))
 
     def add_by_torch(
         self, first_word: int, block_BW: Float[Tensor, "B W"], largest_B: Float[Tensor, "B"]
@@ -193,7 +204,7 @@ class BlockSums:
             # 0 × -inf: an impossible word has no surprise to contribute.  (A logit that is NaN
             # has made the largest NaN, which `finish` reports.)
             s_B = block_BW.nan_to_num_(nan=0.0).sum(dim=1)
-        self.blocks.append(BlockSum(largest_B, z_B, s_B, root_c_B, above_B))
+        self.room().copy_(torch.stack([largest_B, z_B, s_B, root_c_B, above_B]))
 
     def finish(
         self, found: TokenStatistics, rows: slice, name: str = "the predictions"
@@ -202,13 +213,13 @@ class BlockSums:
 
         Raises `InvalidValueError` where a row is no distribution; `name` says whose.
         """
-        largest_NB, z_NB, s_NB, root_c_NB, above_NB = self._of_blocks()
+        largest_NB, z_NB, s_NB, root_c_NB, above_NB = map(wide, self.blocks)
         largest_B = largest_NB.amax(dim=0)
         check_rows(largest_B, rows.start, name)
         # Exponents in bits fall by the shift.
         shift_NB = (largest_NB - largest_B) * self.per_bit
         factor_NB = torch.exp2(shift_NB)
-        s_NB += torch.where(z_NB > 0, shift_NB * z_NB, 0)
+        s_NB = s_NB + torch.where(z_NB > 0, shift_NB * z_NB, 0)
         z_B = (z_NB * factor_NB).sum(dim=0)
         s_B = (s_NB * factor_NB).sum(dim=0)
         c_B = (root_c_NB * factor_NB).square().sum(dim=0)
@@ -228,10 +239,7 @@ class BlockSums:
 
     def log_sum(self) -> Float[Tensor, "B"] | None:
         """log Σ e^x over the words added, in float64; None where there were none."""
-        if not self.blocks:
+        if not self.added:
             return None
-        largest_NB, z_NB, *_ = self._of_blocks()
+        largest_NB, z_NB, *_ = map(wide, self.blocks)
         return torch.logsumexp(largest_NB + z_NB.log(), dim=0)
-
-    def _of_blocks(self) -> list[Float[Tensor, "N B"]]:
-        return [wide(torch.stack(parts)) for parts in zip(*self.blocks, strict=True)]
