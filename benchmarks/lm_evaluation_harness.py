@@ -20,12 +20,13 @@ from pathlib import Path
 import torch
 from transformers import AutoTokenizer
 
-from evaluate_overhead import ROOT, measured, smollm2, untouched
+from evaluate_overhead import ROOT, smollm2, untouched
 from kullback.documents import Document
 from kullback.evaluate.protocol import Protocol
 from kullback.models.load import load_text_model
 from kullback.report.text_results import TextResults
 from kullback.text_evaluation import evaluate_text
+from side_process import measured
 
 
 class Harness:

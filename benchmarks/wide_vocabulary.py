@@ -32,10 +32,11 @@ from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
 from compare_overhead import ours as compare
 from compare_overhead import perturb
-from evaluate_overhead import bare, guide, measured, untouched
+from evaluate_overhead import bare, guide, untouched
 from evaluate_overhead import ours as evaluate
 from kullback.models.huggingface import HuggingFaceModel
 from kullback.models.memory_reuse import keep_freed_memory
+from side_process import measured
 
 VOCABULARY = 262_144
 SIDES = ("guide", "bare", "evaluate", "compare")
