@@ -252,6 +252,15 @@ def test_json_is_one_document(arguments, run, llama, tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)
 
 
+def test_json_of_a_sample_of_a_source_has_its_intervals(run, capsys):
+    """What a sample of sentences says of the language is given with its interval."""
+    assert main(["evaluate", str(run), "--sentences", "50", "--json"]) == 0
+    for part in json.loads(capsys.readouterr().out):
+        measured = part["measurements"]["cross_entropy"]
+        low, high = measured["interval"]
+        assert low < measured["value"] == part["cross_entropy"] < high
+
+
 def test_sentences_begin_with_the_prompt(run, capsys):
     """A prompt is kept, and a word that the model has not is named."""
     assert main(["sample", str(run), "--prompt", "today it", "-n", "3"]) == 0

@@ -190,6 +190,7 @@ def _on_source(options: argparse.Namespace) -> None:
     from kullback.models.checkpoint import GPTModel
     from kullback.report.terminal import evaluation_table, slot_table
     from kullback.sources.catalogue import open_source, source_from_spec
+    from kullback.text_evaluation import plain
     from kullback.train import training_description
 
     model = GPTModel.load(Path(options.model))
@@ -219,15 +220,21 @@ def _on_source(options: argparse.Namespace) -> None:
         with progress.status(f"measuring {model.name} on {language.name}"):
             evaluation = evaluate_on_source(model, corpus)
         found.append((evaluation, plain_evaluation(evaluation, part)))
+    names = ("cross_entropy", "entropy", "kl")
     if options.json:
-        print_json([plain for _, plain in found])
+        print_json(
+            [
+                {**data, "measurements": {name: plain(getattr(evaluation, name)) for name in names}}
+                for evaluation, data in found
+            ]
+        )
         return
     console = result_console()
     for evaluation, _ in found:
         console.print(f"{evaluation.language}:")
-        for name in ("cross_entropy", "entropy", "kl"):
+        for name in names:
             measured = getattr(evaluation, name)
             console.print(f"  {name.replace('_', '-'):<14}{measured}  ({measured.method})")
         console.print(f"  {'identity':<14}CE − (H + KL) = {evaluation.identity_residual:.1e}")
-    console.print(evaluation_table([plain for _, plain in found]))
+    console.print(evaluation_table([data for _, data in found]))
     console.print(slot_table(found[0][1]))
