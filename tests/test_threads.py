@@ -1,4 +1,4 @@
-"""Threads of one core each, and torch left as it was found."""
+"""Threads with cores of their own, and torch left as it was found."""
 
 from __future__ import annotations
 
@@ -24,6 +24,14 @@ def test_workers_use_one_core_each_and_leave_no_trace():
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
+
+
+def test_workers_may_have_several_cores():
+    """In the pool torch uses as many threads as were asked for."""
+    before = torch.get_num_threads()
+    with workers(2, cores_each=3) as pool:
+        assert list(pool.map(lambda _: torch.get_num_threads(), range(4))) == [3] * 4
+    assert torch.get_num_threads() == before
 
 
 def test_workers_work_at_the_same_time():

@@ -15,6 +15,7 @@ from typing import Protocol as Interface
 from typing import cast
 
 import numpy as np
+import torch
 
 from kullback.documents import Document
 from kullback.errors import InvalidValueError
@@ -71,6 +72,11 @@ class LiveSide:
     def name(self) -> str:
         """The model's."""
         return self.model.name
+
+    @property
+    def device(self) -> torch.device:
+        """The model's."""
+        return self.model.device
 
     @property
     def model(self) -> TextModel:
@@ -132,6 +138,11 @@ class RecordedSide:
     def name(self) -> str:
         """The file's, as it was given."""
         return str(self.recording.path)
+
+    @property
+    def device(self) -> torch.device:
+        """Where recordings are read."""
+        return torch.device("cpu")
 
     @property
     def vocabulary_size(self) -> int:

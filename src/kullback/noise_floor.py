@@ -42,6 +42,10 @@ class _InABatch:
     def name(self) -> str:
         return f"{self.model.name} in batches of two"
 
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
     def predictions(self, window: Window, rows: slice) -> Predictions:
         inputs_T = torch.from_numpy(window.inputs.astype(np.int64)).to(self.model.device)
         wanted_M = torch.arange(window.rows.start, window.rows.stop, device=self.model.device)

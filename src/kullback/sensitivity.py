@@ -105,6 +105,10 @@ class _Remembered:
     def name(self) -> str:
         return self.live.name
 
+    @property
+    def device(self) -> torch.device:
+        return self.live.device
+
     def predictions(self, window: Window, rows: slice) -> Predictions:
         if rows.start not in self.kept:
             self.kept[rows.start] = self.live.predictions(window, rows)

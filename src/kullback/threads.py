@@ -1,4 +1,4 @@
-"""Threads that each compute on one core.
+"""Threads that each compute on one core, or on a few.
 
 Small tensors gain little from splitting every operation over the cores, and lose much where
 another program holds one of them: each operation then waits for the slowest thread.  So work is
@@ -23,12 +23,14 @@ def cores() -> int:
 
 
 @contextmanager
-def workers(count: int) -> Iterator[ThreadPoolExecutor]:
-    """`count` threads in which torch uses one core; restores torch's setting afterwards."""
+def workers(count: int, cores_each: int = 1) -> Iterator[ThreadPoolExecutor]:
+    """`count` threads in which torch uses so many cores; restores torch's setting afterwards."""
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(cores_each)
     try:
-        with ThreadPoolExecutor(count, initializer=lambda: torch.set_num_threads(1)) as pool:
+        with ThreadPoolExecutor(
+            count, initializer=lambda: torch.set_num_threads(cores_each)
+        ) as pool:
             yield pool
     finally:
         torch.set_num_threads(threads)

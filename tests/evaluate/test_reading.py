@@ -11,6 +11,7 @@ from kullback.documents import Document
 from kullback.errors import InvalidValueError
 from kullback.evaluate.protocol import Protocol
 from kullback.evaluate.reading import LiveModel, Reading, token_rows
+from kullback.evaluate.team import Team
 from kullback.evaluate.text import concatenate
 from kullback.models.base import DensePredictions
 from kullback.models.huggingface import HuggingFaceModel
@@ -99,12 +100,33 @@ def test_top_words_only_where_they_are_asked_for(model):
     np.testing.assert_array_equal(rows[0].top_words[:, 0], rows[0].top1)
 
 
+@pytest.mark.parametrize("first_window", [0, 1])
+def test_a_text_of_one_window_has_all_cores(model, first_window):
+    """Short windows do not count; and what remains does not, or a run that goes on would differ."""
+    asked = []
+
+    class Watched(Team):
+        def map(self, measure, windows, at_once=None):
+            asked.append(at_once)
+            return super().map(measure, windows, at_once)
+
+    texts = [TEXT[:60], "No!", TEXT[:40]]
+    documents = [Document(text[:2], text) for text in texts]
+    reading = Reading.of(documents, Protocol(), model.tokenizer, model.context)
+    rows = list(token_rows(LiveModel(model), reading, Watched(), first_window=first_window))
+    assert len(rows) == len(documents) - first_window
+    assert asked == [2]
+    one = Reading.of(documents[:2], Protocol(), model.tokenizer, model.context)
+    assert (reading.full_windows, one.full_windows) == (2, 1)
+
+
 def test_damaged_logits_are_placed_in_the_text(model):
     """NaN in a model's logits is an error that names the document and the tokens."""
     reading = reading_of(model)
 
     class Damaged:
         name = "damaged"
+        device = torch.device("cpu")
 
         def predictions(self, window, rows):
             logits = torch.zeros(len(window), 256)

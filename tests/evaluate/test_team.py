@@ -6,10 +6,13 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 
+from kullback.evaluate import team as team_room
 from kullback.evaluate.team import Team, form_team
 from tiny_models import TEXT, tiny_llama
 
@@ -63,6 +66,31 @@ def test_a_team_of_one_maps_in_order():
         assert list(team.map(lambda x: x * x, range(50))) == [x * x for x in range(50)]
         assert team.share("value") == "value"
     assert Team().leads
+
+
+@pytest.mark.parametrize(
+    ("at_once", "processes", "threads", "cores_each"),
+    [(None, 1, 6, 1), (None, 2, 3, 1), (1, 1, 1, 6), (2, 1, 2, 3), (2, 2, 1, 3), (9, 1, 6, 1)],
+)
+def test_few_windows_share_all_cores(
+    at_once: int | None,
+    processes: int,
+    threads: int,
+    cores_each: int,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """Where there are fewer windows than cores none rests; the share does not depend on N."""
+    asked = []
+
+    def record(count: int, cores_each: int) -> AbstractContextManager[ThreadPoolExecutor]:
+        asked.append((count, cores_each))
+        return ThreadPoolExecutor(1)
+
+    monkeypatch.setattr(team_room, "cores", lambda: 6)
+    monkeypatch.setattr(team_room, "workers", record)
+    team = Team(on_this_machine=processes)
+    assert list(team.map(str, range(3), at_once)) == ["0", "1", "2"]
+    assert asked == [(threads, cores_each)]
 
 
 def test_an_error_in_a_thread_is_the_callers():

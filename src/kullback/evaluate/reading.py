@@ -84,6 +84,12 @@ class Reading:
         return int(self.starts[-1])
 
     @cached_property
+    def full_windows(self) -> int:
+        """How many windows as long as the longest would be as much to read; at least one."""
+        lengths = [window.n_inputs for window in self.windows]
+        return max(1, round(sum(lengths) / max(lengths, default=1)))
+
+    @cached_property
     def targets(self) -> Int[np.ndarray, "M"]:
         """The token that each row is about."""
         return np.concatenate([window.targets for window in self.windows])
@@ -143,6 +149,10 @@ class Predictor(Interface):
     def name(self) -> str:
         """What people call it."""
 
+    @property
+    def device(self) -> torch.device:
+        """Where the predictions are made."""
+
     def predictions(self, window: Window, rows: slice) -> Predictions:
         """The predictions of the scored tokens of `window`, rows `rows` of the reading."""
 
@@ -157,6 +167,11 @@ class LiveModel:
     def name(self) -> str:
         """The model's."""
         return self.model.name
+
+    @property
+    def device(self) -> torch.device:
+        """The model's."""
+        return self.model.device
 
     def predictions(self, window: Window, rows: slice) -> Predictions:
         """Read the window's tokens, keep the scored positions."""
@@ -188,7 +203,8 @@ def token_rows(
             k = top_k if rows.start < top_rows else 0
             return token_statistics(predictor.predictions(window, rows), targets_M, k)
 
-    yield from _each_window(measure, reading, team or Team(), progress, first_window)
+    at_once = _at_once(reading, predictor)
+    yield from _each_window(measure, reading, team or Team(), at_once, progress, first_window)
 
 
 def divergence_rows(
@@ -216,21 +232,34 @@ def divergence_rows(
                 vocabulary_size,
             )
 
-    yield from _each_window(measure, reading, team or Team(), progress, 0)
+    at_once = _at_once(reading, reference, candidate)
+    yield from _each_window(measure, reading, team or Team(), at_once, progress, 0)
 
 
 Rows = TypeVar("Rows", TokenStatistics, DivergenceStatistics)
+
+
+def _at_once(reading: Reading, *predictors: Predictor) -> int:
+    """How many windows a machine works on at a time.
+
+    It depends on all windows, not on those left to do: where a run goes on, the same cores share a
+    window as in one that was never stopped.
+    """
+    if any(predictor.device.type != "cpu" for predictor in predictors):
+        return 1  # an accelerator is filled by one, and has its memory for one
+    return reading.full_windows
 
 
 def _each_window(
     measure: Callable[[int], Rows],
     reading: Reading,
     team: Team,
+    at_once: int,
     progress: Progress,
     first_window: int,
 ) -> Iterator[Rows]:
     done = int(reading.starts[first_window])
-    for found in team.map(measure, range(first_window, len(reading.windows))):
+    for found in team.map(measure, range(first_window, len(reading.windows)), at_once):
         done += len(found)
         progress(done, len(reading))
         yield found

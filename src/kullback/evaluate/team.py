@@ -2,11 +2,12 @@
 
 Under ``torchrun --nproc-per-node N -m kullback ...`` the N processes split the windows; the first
 one collects what the others found, in text order, and does everything else.  A window is worked on
-by one thread with the same arithmetic wherever that is, so the numbers do not depend on N.
+with the same arithmetic on as many cores wherever that is, so the numbers do not depend on N.
 """
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -49,11 +50,19 @@ class Team:
         return values[0]
 
     def map(
-        self, measure: Callable[[Window], Result], windows: Sequence[Window]
+        self,
+        measure: Callable[[Window], Result],
+        windows: Sequence[Window],
+        at_once: int | None = None,
     ) -> Iterator[Result]:
-        """`measure` of each window, in order, for the leader; for the others nothing, but work."""
-        threads = max(1, cores() // self.on_this_machine)
-        with workers(threads) as pool:
+        """`measure` of each window, in order, for the leader; for the others nothing, but work.
+
+        This machine works on at most `at_once` of them at a time, by default one a core, and they
+        share its cores evenly.
+        """
+        at_once = max(1, min(at_once or cores(), cores()))
+        threads = math.ceil(at_once / self.on_this_machine)
+        with workers(threads, cores_each=cores() // at_once) as pool:
             if self.size == 1:
                 yield from pool.map(measure, windows)
                 return
