@@ -77,6 +77,12 @@ def test_help_has_examples(command, capsys):
         ("evaluate {tmp}/none", ["none", "not a run folder"]),
         ("evaluate {tmp}/none --text {tmp}/x.txt", ["x.txt"]),
         ("evaluate {tmp} --report {tmp}/r.html", ["--text"]),
+        ("evaluate {tmp} --text {tmp}/t.txt --report {tmp}", ["--report is", "a folder"]),
+        ("evaluate {tmp} --text {tmp}/t.txt --report {tmp}/t.txt", ["--report is", "overwritten"]),
+        (
+            "evaluate {tmp} --text t --records {tmp}/a.parquet --report {tmp}/a.parquet",
+            ["--records and --report are both"],
+        ),
         ("compare {tmp} {tmp}", ["--text"]),
         ("compare a --schemes int9 --text {tmp}/x", ["int9", "int4-g32"]),
         ("quantise {tmp}/none --scheme int4-g -o {tmp}/e", ["int4-g", "int8"]),
@@ -250,6 +256,28 @@ def test_json_is_one_document(arguments, run, llama, tmp_path, capsys):
     }
     assert main(arguments.format(**places).split()) == 0
     assert json.loads(capsys.readouterr().out)
+
+
+def test_what_follows_the_reading_is_said(llama, capsys):
+    """Work after the last token does not look like a standstill."""
+    text = str(llama.parent / "text.txt")
+    assert main(["evaluate", str(llama), "--text", text, "--window", "32", "--temperature"]) == 0
+    assert "looking for the best temperature" in capsys.readouterr().err
+
+
+def test_text_may_be_given_twice(llama, tmp_path, capsys):
+    """Each --text adds documents; none replaces those before."""
+    text = llama.parent / "text.txt"
+    (tmp_path / "more.txt").write_text("And some more of it.\n")
+    twice = ["--text", str(text), "--text", str(tmp_path / "more.txt")]
+    assert main(["evaluate", str(llama), *twice, "--window", "32", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["documents"] == 2
+
+
+def test_a_model_of_transformers_needs_a_text(llama, capsys):
+    """What nobody trained on a source is sent to --text."""
+    assert main(["evaluate", str(llama)]) == 2
+    assert "--text FILE" in capsys.readouterr().err
 
 
 def test_json_of_a_sample_of_a_source_has_its_intervals(run, capsys):

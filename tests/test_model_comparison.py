@@ -154,7 +154,20 @@ def test_worst_tokens_stand_in_their_context(folder):
 def measured(found: dict) -> dict:
     """What was measured, without the names, the times and what says which file it was."""
     apart = {"title", "created", "reference", "candidate", "notes", "seconds"}
-    return {name: value for name, value in found.items() if name not in apart}
+    schemes = [{**one, "name": ""} for one in found["schemes"]]
+    return {name: value for name, value in found.items() if name not in apart} | {
+        "schemes": schemes
+    }
+
+
+def test_one_quantised_candidate_has_its_size(folder):
+    """A single scheme stands in the table with its size; a twin of the reference needs none."""
+    found = compare(folder, f"{folder}@int8")
+    (only,) = found["schemes"]
+    weights = load_named(folder).size_bytes
+    assert 0 < only["bytes"] < weights
+    assert any(f"take {weights:,} bytes" in note for note in found["notes"])
+    assert compare(folder, folder)["schemes"] == []
 
 
 def test_a_recording_in_the_place_of_a_model_gives_all_that_the_model_does(folder, tmp_path):

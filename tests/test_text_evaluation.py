@@ -52,7 +52,9 @@ def test_measures_are_those_of_the_records(found):
     assert value("perplexity") == pytest.approx(math.exp(total / len(rows)), rel=1e-12)
     bits = total / math.log(2) / rows.byte_length.sum()
     assert value("bits_per_byte") == pytest.approx(bits, rel=1e-12)
-    words = sum(each.n_words for each in DOCUMENTS)
+    assert value("byte_perplexity") == pytest.approx(2**bits, rel=1e-12)
+    # Of the words the part that is scored.
+    words = sum(each.n_words * (each.n_bytes - 1) / each.n_bytes for each in DOCUMENTS)
     assert value("word_perplexity") == pytest.approx(math.exp(total / words), rel=1e-12)
     assert value("entropy") == pytest.approx(rows.entropy.mean(), rel=1e-12)
     for k in (1, 5, 10):

@@ -30,6 +30,7 @@ __all__ = [
     "compare_tokens",
     "concatenate_divergences",
     "kl_quantiles",
+    "nll_differences",
     "paired_measures",
     "pareto_front",
     "worst_tokens",
@@ -95,13 +96,7 @@ def paired_measures(
         return mean_with_interval(values_M * weight_M, document_M, unit, weight_M)
 
     change_M = np.exp(-candidate_nll_M) - np.exp(-reference_nll_M)
-    # Where both are infinite there is no difference: inf - inf must not be taken.
-    difference_M = np.subtract(
-        candidate_nll_M,
-        reference_nll_M,
-        out=np.zeros(len(change_M)),
-        where=candidate_nll_M != reference_nll_M,
-    )
+    difference_M = nll_differences(reference_nll_M, candidate_nll_M)
     return {
         "delta_cross_entropy": mean(difference_M, "nats/token"),
         "reference_cross_entropy": mean(reference_nll_M, "nats/token"),
@@ -110,6 +105,20 @@ def paired_measures(
         "delta_p_rms": _root(mean(change_M**2, "")),
         "top1_agreement": mean(agreement_M, ""),
     }
+
+
+def nll_differences(
+    reference_nll_M: Float[np.ndarray, "M"], candidate_nll_M: Float[np.ndarray, "M"]
+) -> Float[np.ndarray, "M"]:
+    """The candidate's surprisals minus the reference's; 0 where both exclude the token.
+
+    >>> nll_differences(np.array([1.0, np.inf]), np.array([1.5, np.inf])).tolist()
+    [0.5, 0.0]
+    """
+    difference_M = np.zeros(len(reference_nll_M))
+    differs_M = candidate_nll_M != reference_nll_M
+    np.subtract(candidate_nll_M, reference_nll_M, out=difference_M, where=differs_M)
+    return difference_M
 
 
 def _root(square: Measurement) -> Measurement:

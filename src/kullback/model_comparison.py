@@ -157,6 +157,9 @@ def compare_models(
         first.kl, first.reference.top1_probability, CONFIDENCE_EDGES, places.document_M,
         "nats/token",
     )  # fmt: skip
+    with_sizes = len(summaries) > 1 or summaries[0].size_bytes not in (None, reference.size_bytes)
+    if with_sizes and reference.size_bytes is not None:
+        notes.append(f"the weights of {reference.name} take {reference.size_bytes:,} bytes")
     identity = reference.fingerprint(documents, reading)
     return {
         "title": f"{candidates[0].name} against {reference.name}",
@@ -184,7 +187,7 @@ def compare_models(
         },
         "worst": _worst(first, reading, tokenizer),
         "passages": _passages(first, reading, tokenizer) if job.with_passages else [],
-        "schemes": _ranked(summaries, reading, floor) if len(summaries) > 1 else [],
+        "schemes": _ranked(summaries, reading, floor) if with_sizes else [],
         "sensitivity": [
             {"layer": one.group, "kl": plain(one.kl), "bytes_saved": one.bytes_saved}
             for one in (layers.groups if layers else [])

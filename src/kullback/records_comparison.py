@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from jaxtyping import Float, Int
 
 from kullback.compare import paired_measures
@@ -26,13 +25,11 @@ from kullback.evaluate.fingerprint import Fingerprint
 from kullback.evaluate.protocol import Protocol
 from kullback.evaluate.reading import LiveModel, Reading, token_rows
 from kullback.evaluate.records import Records, concatenate_records, read_records
-from kullback.evaluate.statistics import token_statistics
 from kullback.evaluate.team import Team
 from kullback.models.base import TextModel
 from kullback.models.recording import check_same_text
-from kullback.models.truncated import TruncatedPredictions
 from kullback.report.text_results import StoredResults
-from kullback.stored_comparison import Origin, stored_results
+from kullback.stored_comparison import Origin, nll_and_top1, stored_results
 from kullback.text_evaluation import model_fingerprint, window_records
 
 __all__ = ["TokenRows", "compare_records"]
@@ -103,12 +100,7 @@ class TokenRows:
 
         def measure(start: int) -> tuple[np.ndarray, np.ndarray]:
             rows = slice(start, min(start + ROWS, len(recording)))
-            said = recording.predictions(rows)
-            if isinstance(said, TruncatedPredictions):
-                return -said.target_log_probability_M.numpy(), said.top_words_MK[:, 0].numpy()
-            targets_M = torch.from_numpy(recording.targets[rows])
-            found = token_statistics(said, targets_M)
-            return found.nll, found.top1
+            return nll_and_top1(recording.predictions(rows), recording.targets[rows])
 
         parts = list(Team().map(measure, range(0, len(recording), ROWS)))
         return cls(

@@ -78,12 +78,12 @@ def measure_sensitivity(
     rows, saved = [], []
     chosen = [*(frozenset(names) for names in groups.values()), frozenset().union(*groups.values())]
     for done, names in enumerate(chosen):
-        progress(done, len(chosen))
+        progress(done * len(part), len(chosen) * len(part))
         with _quantised(module, scheme, names) as bytes_saved:
             found = concatenate_divergences(list(divergence_rows(original, LiveModel(model), part)))
         rows.append(found.kl)
         saved.append(bytes_saved)
-    progress(len(chosen), len(chosen))
+    progress(len(chosen) * len(part), len(chosen) * len(part))
     means = simultaneous_means(np.stack(rows[:-1]), part.places.document_M, "nats/token")
     costs = [
         GroupCost(group, mean, size)

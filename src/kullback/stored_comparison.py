@@ -20,9 +20,14 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
-from kullback.compare import compare_tokens, concatenate_divergences, kl_quantiles
+from kullback.compare import (
+    compare_tokens,
+    concatenate_divergences,
+    kl_quantiles,
+    paired_measures,
+)
 from kullback.comparison_sides import LiveSide, RecordedSide, check_is_text
 from kullback.documents import Document
 from kullback.errors import InvalidValueError
@@ -32,16 +37,25 @@ from kullback.evaluate.fingerprint import Fingerprint
 from kullback.evaluate.llama_cpp_statistics import llama_cpp_statistics
 from kullback.evaluate.protocol import Protocol
 from kullback.evaluate.reading import LiveModel, Reading
+from kullback.evaluate.statistics import token_statistics
 from kullback.evaluate.team import Team
 from kullback.evaluate.text import Places
 from kullback.evaluate.uncertainty import Measurement, mean_with_interval
 from kullback.models.base import Predictions, TextModel
 from kullback.models.llama_cpp_logits import LlamaCppLogits
 from kullback.models.recording import Kind, Recording, RecordingWriter, check_same_text
+from kullback.models.truncated import TruncatedPredictions
 from kullback.report.text_results import DifferentBytes, StoredResults
 from kullback.text_evaluation import model_fingerprint, plain
 
-__all__ = ["Origin", "compare_logits_files", "compare_recorded", "record_text", "stored_results"]
+__all__ = [
+    "Origin",
+    "compare_logits_files",
+    "compare_recorded",
+    "nll_and_top1",
+    "record_text",
+    "stored_results",
+]
 
 Progress = Callable[[int, int], None]
 ROWS = 512
@@ -105,7 +119,20 @@ class _Pair:
     targets_M: Int[np.ndarray, "M"]
 
 
-Part = TypeVar("Part", DivergenceStatistics, KLBounds)
+@dataclass(frozen=True, eq=False)
+class _Bounded:
+    """What is known of some rows where one side is a top-k recording."""
+
+    kl: KLBounds
+    nll: tuple[Float[np.ndarray, "M"], Float[np.ndarray, "M"]]
+    """Of both sides."""
+    same_top1_M: Bool[np.ndarray, "M"]
+
+    def __len__(self) -> int:
+        return len(self.same_top1_M)
+
+
+Part = TypeVar("Part", DivergenceStatistics, _Bounded)
 
 
 @dataclass(frozen=True, eq=False)
@@ -224,8 +251,26 @@ def _divergences(rows: _Rows) -> tuple[dict[str, Measurement], dict[str, float]]
     return compare_tokens(found, rows.places), kl_quantiles(found.kl)
 
 
+def nll_and_top1(
+    predictions: Predictions, targets_M: Int[np.ndarray, "M"]
+) -> tuple[Float[np.ndarray, "M"], Int[np.ndarray, "M"]]:
+    """-log q of the targets, and the likeliest words: what a top-k recording, too, has exactly."""
+    if isinstance(predictions, TruncatedPredictions):
+        nll_M = -predictions.target_log_probability_M.numpy()
+        return nll_M, predictions.top_words_MK[:, 0].numpy()
+    found = token_statistics(predictions, torch.from_numpy(targets_M.astype(np.int64)))
+    return found.nll, found.top1
+
+
 def _bounds(rows: _Rows) -> tuple[dict[str, Measurement], list[str]]:
-    parts = rows.each(lambda pair: kl_bounds(pair.reference, pair.candidate))
+    def measure(pair: _Pair) -> _Bounded:
+        (nll_M, top1_M), (other_nll_M, other_top1_M) = (
+            nll_and_top1(side, pair.targets_M) for side in (pair.reference, pair.candidate)
+        )
+        kl = kl_bounds(pair.reference, pair.candidate)
+        return _Bounded(kl, (nll_M, other_nll_M), top1_M == other_top1_M)
+
+    parts = rows.each(measure)
     places = rows.places
 
     def mean(values_M: Float[np.ndarray, "M"]) -> Measurement:
@@ -233,11 +278,18 @@ def _bounds(rows: _Rows) -> tuple[dict[str, Measurement], list[str]]:
         return mean_with_interval(weighted_M, places.document_M, "nats/token", places.weight_M)
 
     measures = {
-        "kl_lower_bound": mean(np.concatenate([part.lower_M for part in parts])),
-        "kl_upper_bound": mean(np.concatenate([part.upper_M for part in parts])),
+        "kl_lower_bound": mean(np.concatenate([part.kl.lower_M for part in parts])),
+        "kl_upper_bound": mean(np.concatenate([part.kl.upper_M for part in parts])),
+        **paired_measures(
+            np.concatenate([part.nll[0] for part in parts]),
+            np.concatenate([part.nll[1] for part in parts]),
+            np.concatenate([part.same_top1_M for part in parts]),
+            places.document_M,
+            places.weight_M,
+        ),
     }
     # The longest says what the others say, too.
-    return measures, sorted({part.note for part in parts if part.note}, key=len)[-1:]
+    return measures, sorted({part.kl.note for part in parts if part.kl.note}, key=len)[-1:]
 
 
 def _places(document_M: Int[np.ndarray, "M"], position_M: Int[np.ndarray, "M"]) -> Places:

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from kullback.compare import concatenate_divergences
+from kullback.compare import concatenate_divergences, nll_differences
 from kullback.documents import Document
 from kullback.evaluate.calibration import Calibration
 from kullback.evaluate.fingerprint import Fingerprint, fingerprint
@@ -93,6 +93,7 @@ def evaluate_text(
     with_passages: bool = False,
     exact: Callable[[], TextModel] | None = None,
     with_temperature: bool = False,
+    stage: Callable[[str], None] = lambda what: None,
 ) -> TextResults | None:
     """Everything about `model` on `documents`; None for a process that does not lead its team.
 
@@ -100,6 +101,7 @@ def evaluate_text(
     rows that are on disk.  `with_passages` keeps the beginning of the text, token by token, for a
     report.  `exact` loads the same model in float32: the noise of the narrower type is measured on
     a part of the text and noted.  `with_temperature` adds the temperature that would serve best.
+    `stage` is called with what is done after the reading.
 
     Raises `InvalidValueError` for a text, protocol or model that cannot be measured, `RunError`
     where the records cannot be written.
@@ -132,14 +134,17 @@ def evaluate_text(
     if not team.leads:
         return None
     if with_passages and first > 0:
+        stage("reading the beginning of the text again, for the report")
         shown = _shown_again(model, reading)
     found, places = _statistics(concatenate_records(parts)), reading.places
     measured = measure_text(found, places)
     measures = {name: plain(one) for name, one in measured.measures.items()}
     notes = [*model.notes, *reading_notes(reading)]
     if exact is not None:
+        stage("measuring the noise of the arithmetic, against float32")
         notes.append(arithmetic_noise(model, exact(), reading))
     if with_temperature:
+        stage("looking for the best temperature")
         notes.append(_best_temperature(model, reading, measures))
     position_M = places.position_M.astype(np.float64)
     by_position = means_by(
@@ -258,7 +263,7 @@ def arithmetic_noise(model: TextModel, exact: TextModel, reading: Reading) -> st
     rows = divergence_rows(LiveModel(exact), LiveModel(model), part)
     found = concatenate_divergences(list(rows))
     document_M = part.places.document_M
-    difference_M = found.candidate.nll - found.reference.nll
+    difference_M = nll_differences(found.reference.nll, found.candidate.nll)
     change = mean_with_interval(difference_M, document_M, "nats/token")
     kl = mean_with_interval(found.kl, document_M, "nats/token")
     names = [str(one.dtype).removeprefix("torch.") for one in (model, exact)]
@@ -290,7 +295,7 @@ def _best_temperature(
 
         fit = fit_temperature(nll, part.places.document_M)
     measures["temperature_saves"] = plain(fit.saved)
-    ends = ", the end of the range that was searched" if fit.at_limit else ""
+    ends = ", the end of the range that was searched," if fit.at_limit else ""
     return (
         f"temperature {fit.temperature:.4f}{ends} minimises the nll and would save {fit.saved} "
         f"(fitted to {len(part):,} tokens)"

@@ -151,9 +151,12 @@ def test_the_order_of_the_sides_is_that_of_the_command(run):
         (f"a.rec b --by-bytes {ON_TEXT}", ["two models that read the text now"]),
         (f"cut.rec b {ON_TEXT}", ["cut.rec", "cut short"]),
         (f"cut.parquet b {ON_TEXT}", ["cut.parquet", "damaged"]),
-        ("none.parquet a.parquet", ["none.parquet", "No such file"]),
+        ("none.parquet a.parquet", ["no file none.parquet"]),
+        ("none.kld a.kld", ["no file none.kld"]),
+        ("a.kld text.txt", ["another such file", "text.txt is none"]),
+        (f"a.rec b {ON_TEXT} --report text.txt", ["--report is text.txt", "overwritten"]),
         (f"text.txt b {ON_TEXT}", ["text.txt is no recording"]),
-        ("a.parquet b.parquet --report .", ["must name a file"]),
+        ("a.parquet b.parquet --report .", ["--report is .", "name of a file"]),
     ],
 )
 def test_what_does_not_fit_is_one_sentence(arguments, words, run, folder):

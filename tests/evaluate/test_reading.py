@@ -53,13 +53,14 @@ def test_rows_are_those_of_the_models_own_logits(model):
 
 
 def test_places_add_up_to_the_text(model):
-    """Scored bytes are the text's but for each first byte, words those of the documents."""
+    """Scored bytes are the text's but for each first byte, words those of the scored part."""
     reading = reading_of(model)
     places = reading.places
     # Without BOS and EOS nothing predicts a document's first token, here a byte.
     assert places.bytes_M.sum() == sum(each.n_bytes - 1 for each in DOCUMENTS)
     assert reading.coverage.bytes - reading.coverage.scored_bytes == len(DOCUMENTS)
-    assert places.words_M.sum() == pytest.approx(sum(each.n_words for each in DOCUMENTS))
+    words = sum(each.n_words * (1 - 1 / each.n_bytes) for each in DOCUMENTS)
+    assert places.words_M.sum() == pytest.approx(words)
     assert places.position_M.max() == 32
     np.testing.assert_array_equal(np.unique(places.document_M), [0, 1])
     read = b"".join(reading.text_of(row).encode() for row in np.flatnonzero(places.document_M))
@@ -118,6 +119,15 @@ def test_a_text_of_one_window_has_all_cores(model, first_window):
     assert asked == [2]
     one = Reading.of(documents[:2], Protocol(), model.tokenizer, model.context)
     assert (reading.full_windows, one.full_windows) == (2, 1)
+
+
+def test_words_are_those_of_the_part_that_is_scored(model):
+    """A protocol that scores half of a text counts half of its words, by bytes."""
+    half = Reading.of(DOCUMENTS, Protocol("llama.cpp", 32), model.tokenizer, model.context)
+    (whole,) = half.documents
+    share = half.places.bytes_M.sum() / whole.n_bytes
+    assert share < 0.6
+    assert half.places.words_M.sum() == pytest.approx(whole.n_words * share, rel=1e-12)
 
 
 def test_damaged_logits_are_placed_in_the_text(model):

@@ -8,6 +8,7 @@ import resource
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import duckdb
@@ -29,14 +30,16 @@ METADATA = RecordsMetadata.of(
 )
 WINDOW = 37
 
-# A run of 40 windows that stops dead after `windows` of them where that is given.
+# A run of 40 windows that stops dead after `windows` of them where that is given; `seconds` go by
+# from one look at the clock to the next.
 RUN = f"""
-import os, signal, sys
+import itertools, os, signal, sys, time
 from pathlib import Path
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from test_records import METADATA, WINDOW, rows
 from kullback.evaluate.records_writer import RecordsWriter
-path, windows = Path(sys.argv[1]), int(sys.argv[2])
+path, windows, seconds = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+time.monotonic = itertools.count(0, seconds).__next__
 with RecordsWriter(path, METADATA, rows_per_group=100) as writer:
     print(writer.done, flush=True)
     for i in range(40):
@@ -81,9 +84,9 @@ def interrupt(path: Path) -> None:
     assert not path.exists()
 
 
-def run(path: Path, windows: int = -1) -> subprocess.CompletedProcess[str]:
+def run(path: Path, windows: int = -1, seconds: int = 0) -> subprocess.CompletedProcess[str]:
     """The run above, in a process of its own."""
-    command = [sys.executable, "-c", RUN, str(path), str(windows)]
+    command = [sys.executable, "-c", RUN, str(path), str(windows), str(seconds)]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
@@ -112,6 +115,52 @@ def test_a_killed_run_goes_on_and_ends_byte_identical(tmp_path: Path) -> None:
     assert last.stdout.strip() == "800"
     assert broken.read_bytes() == whole.read_bytes()
     assert [file.name for file in broken.parent.iterdir()] == ["r.parquet"]
+
+
+def test_a_killed_run_goes_on_in_the_middle_of_a_group(tmp_path: Path) -> None:
+    """Where a group takes long, a killed run keeps its first windows; the file is the same."""
+    whole, broken = tmp_path / "whole" / "r.parquet", tmp_path / "broken" / "r.parquet"
+    assert run(whole).returncode == 0
+    done = []
+    for windows in (2, 9, 23, 39):
+        killed = run(broken, windows, seconds=60)
+        assert killed.returncode == -signal.SIGKILL
+        done.append(int(killed.stdout))
+    done.append(int(run(broken, seconds=60).stdout))
+    assert done == [0, 2 * WINDOW, 9 * WINDOW, 23 * WINDOW, 39 * WINDOW]
+    assert broken.read_bytes() == whole.read_bytes()
+    assert [file.name for file in broken.parent.iterdir()] == ["r.parquet"]
+
+
+def test_a_slow_run_loses_at_most_a_minute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At 80 tokens a second, 20,000 tokens are on disk but for those of the last minute."""
+    path, seconds = tmp_path / "r.parquet", 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: seconds)
+    with contextlib.suppress(KeyboardInterrupt), RecordsWriter(path, METADATA) as writer:
+        for first in range(0, 20_000, 500):
+            seconds += 500 / 80
+            writer.append(first, rows(first, first + 500))
+        raise KeyboardInterrupt
+    with RecordsWriter(path, METADATA) as writer:
+        assert 20_000 - 60 * 80 <= writer.done <= 20_000
+        np.testing.assert_array_equal(writer.earlier().nll, rows(0, writer.done).nll)
+        writer.append(0, rows(0, 70_000))
+        np.testing.assert_array_equal(writer.earlier().nll, rows(0, writer.done).nll)
+    np.testing.assert_array_equal(read_records(path)[1].nll, rows(0, 70_000).nll)
+
+
+@pytest.mark.parametrize("keep", [0, 100, -1])
+def test_a_damaged_beginning_of_a_group_is_ignored(tmp_path: Path, keep: int) -> None:
+    """Where the group that had begun is empty or cut short, a run goes on after the whole ones."""
+    path = tmp_path / "r.parquet"
+    assert run(path, 9, seconds=60).returncode == -signal.SIGKILL
+    (begun,) = (tmp_path / ".r.parquet.groups").glob("*.begun")
+    begun.write_bytes(begun.read_bytes()[:keep])
+    with RecordsWriter(path, METADATA, 100) as writer:
+        assert writer.done == 300
+        writer.append(0, rows(0, 400))
+    write(tmp_path / "whole.parquet", 400)
+    assert path.read_bytes() == (tmp_path / "whole.parquet").read_bytes()
 
 
 def test_how_rows_come_in_does_not_show(tmp_path: Path) -> None:
@@ -146,6 +195,57 @@ def test_another_fingerprint_is_refused_by_name(tmp_path: Path) -> None:
         RecordsWriter(path, other, 100).__enter__()
     with pytest.raises(RunError, match="groups of 100 rows, not 50"):
         RecordsWriter(path, METADATA, 50).__enter__()
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RunError])
+def test_a_run_that_fails_early_leaves_nothing(tmp_path: Path, error: type[BaseException]) -> None:
+    """An error or Ctrl-C before any row is on disk leaves no folder, and the earlier file."""
+    path = tmp_path / "r.parquet"
+    write(path, 10)
+    with contextlib.suppress(error), RecordsWriter(path, METADATA, 100) as writer:
+        writer.append(0, rows(0, 50))
+        raise error
+    assert [file.name for file in tmp_path.iterdir()] == ["r.parquet"]
+    assert len(read_records(path)[1]) == 10
+
+
+@pytest.mark.parametrize("seconds", [0, 60])
+def test_a_run_killed_early_is_no_reason_to_refuse(tmp_path: Path, seconds: int) -> None:
+    """Without a whole group, a run with other settings starts afresh, and so does one after it."""
+    path = tmp_path / "r.parquet"
+    other = dataclasses.replace(METADATA, model="another")
+    assert run(path, 2, seconds).returncode == -signal.SIGKILL
+    assert (tmp_path / ".r.parquet.groups" / "metadata.json").is_file()
+    with RecordsWriter(path, other, 50) as writer:
+        assert (writer.done, len(writer.earlier())) == (0, 0)
+        writer.append(0, rows(0, 120))
+    metadata, found = read_records(path)
+    assert (metadata, len(found)) == (other, 120)
+    assert [file.name for file in tmp_path.iterdir()] == ["r.parquet"]
+
+
+def test_a_refused_run_harms_nothing(tmp_path: Path) -> None:
+    """A run that is refused, for its fingerprint or the lock, leaves the rows that it found."""
+    path = tmp_path / "r.parquet"
+    interrupt(path)
+    with pytest.raises(RunError, match="in groups of 100 rows, not 50"):
+        RecordsWriter(path, METADATA, 50).__enter__()
+    with RecordsWriter(path, METADATA, 100) as writer:
+        assert writer.done == 200
+        with pytest.raises(RunError, match="being written by process"):
+            RecordsWriter(path, METADATA, 50).__enter__()
+        writer.append(200, rows(200, 300))
+    assert len(read_records(path)[1]) == 300
+
+
+def test_what_a_killed_run_was_writing_is_removed(tmp_path: Path) -> None:
+    """A run removes what others that were killed left of the same file, and of no other."""
+    path = tmp_path / "r[1].parquet"
+    others = {".r1.parquet.12.part", ".r[1].parquet.x.12.part", ".r[1].parquet.part", "q.12.part"}
+    for name in (".r[1].parquet.12.part", ".r[1].parquet.345678.part", *others):
+        (tmp_path / name).write_bytes(b"PAR1")
+    write(path, 10)
+    assert {file.name for file in tmp_path.iterdir()} == {"r[1].parquet", *others}
 
 
 def test_two_writers_do_not_meet(tmp_path: Path) -> None:

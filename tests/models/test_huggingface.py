@@ -179,14 +179,96 @@ def test_rows_that_pad_the_vocabulary_count_as_the_model_counts_them() -> None:
     assert HuggingFaceModel.wrap(llama(), tokenizer(90), "padded").vocabulary_size == V
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_words_that_a_model_rules_out_do_not_change_what_it_is(dtype: torch.dtype) -> None:
+    """A bias of -inf, which no other word after it changes, leaves the model causal and factored.
+
+    In bfloat16 the faster attention is used too.
+    """
+    model = random_model("Phi")
+    with torch.no_grad():
+        model.lm_head.bias[80:] = -torch.inf
+    expected = own_logits(copy.deepcopy(model), torch.arange(20)[None])
+    adapter = HuggingFaceModel.wrap(model.to(dtype), tokenizer(), "phi")
+    assert adapter.factored, adapter.notes
+    if dtype == torch.bfloat16:
+        assert model.config._attn_implementation == "kullback_causal"
+    logits = adapter.predict(torch.arange(20)[None]).logits(slice(None))
+    assert (logits[:, 80:] == -torch.inf).all()
+    difference = (logits - expected)[:, :80].abs().max()
+    assert difference < (2e-5 if dtype == torch.float32 else 5e-2) * expected[:, :80].abs().max()
+
+
+class Masked(LlamaForCausalLM):
+    """Rules out the last 16 words after its output matrix: no head does that."""
+
+    def forward(self, *args, **kwargs):
+        """Llama's answer, with -inf."""
+        output = super().forward(*args, **kwargs)
+        output.logits[..., 80:] = -torch.inf
+        return output
+
+
+def test_a_head_without_the_models_infinities_is_not_taken() -> None:
+    """Where the model says -inf and the head a number, they are infinitely far apart."""
+    adapter = HuggingFaceModel.wrap(llama(Masked), tokenizer(), "masked")
+    assert not adapter.factored
+    assert "off by inf of the largest logit" in adapter.notes[0]
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+@pytest.mark.parametrize(
+    ("weight", "place"),
+    # The last norm, and the embedding of a word in the second half of the probe.
+    [("model.norm.weight", (3,)), ("model.embed_tokens.weight", (64, 3))],
+)
+def test_predictions_that_are_no_numbers_are_not_said_to_see_the_future(
+    weight: str, place: tuple[int, ...], value: float
+) -> None:
+    """With NaN or an infinity in a weight a model is wrapped; its predictions say what is wrong."""
+    model = llama()
+    with torch.no_grad():
+        model.get_parameter(weight)[place] = value
+    adapter = HuggingFaceModel.wrap(model, tokenizer(), "damaged")
+    assert adapter.factored, adapter.notes
+    logits = adapter.predict(torch.arange(60, 70)[None]).logits(slice(None))
+    assert not logits.isfinite().all()
+
+
+def test_a_model_that_sees_the_future_is_refused_though_a_word_is_ruled_out() -> None:
+    """Equal infinities and NaN hide no other change."""
+    model = tiny_bert()
+    with torch.no_grad():
+        model.get_output_embeddings().bias[3] = -torch.inf
+        model.get_output_embeddings().bias[4] = torch.nan
+    with pytest.raises(InvalidValueError, match=r"is not a causal .* \(by [0-9.]+e[+-][0-9]+ of"):
+        HuggingFaceModel.wrap(model, tokenizer(), "bert")
+
+
+def test_a_tokenizer_of_few_ids_is_doubted() -> None:
+    """One that knows less than half of the model's words gets a note, one that knows half none."""
+    (note,) = HuggingFaceModel.wrap(llama(), tokenizer(47), "tiny").notes
+    assert note == (
+        "the tokenizer of tiny has 47 ids and the model predicts 96: does it belong to this model?"
+    )
+    assert HuggingFaceModel.wrap(llama(), tokenizer(48), "tiny").notes == ()
+    assert len(HuggingFaceModel.wrap(llama(), tokenizer(1), "tiny").notes) == 1
+
+
+def test_a_tokenizer_without_ids_is_refused() -> None:
+    """There is nothing to read with."""
+    with pytest.raises(InvalidValueError, match="the tokenizer of tiny has no words"):
+        HuggingFaceModel.wrap(llama(), tokenizer(0), "tiny")
+
+
 def test_a_tokenizer_with_more_ids_than_the_model_is_refused() -> None:
     """The message names both sizes."""
     with pytest.raises(InvalidValueError, match=r"has 97 ids and the model predicts 96"):
         HuggingFaceModel.wrap(llama(), tokenizer(97), "tiny")
 
 
-def test_a_model_that_sees_the_future_is_refused() -> None:
-    """An encoder loaded as a language model (BERT) would be scored on words that it has read."""
+def tiny_bert() -> BertLMHeadModel:
+    """An encoder loaded as a language model."""
     config = BertConfig(
         vocab_size=V,
         hidden_size=32,
@@ -195,8 +277,13 @@ def test_a_model_that_sees_the_future_is_refused() -> None:
         intermediate_size=48,
     )
     torch.manual_seed(0)
+    return BertLMHeadModel(config)
+
+
+def test_a_model_that_sees_the_future_is_refused() -> None:
+    """An encoder loaded as a language model (BERT) would be scored on words that it has read."""
     with pytest.raises(InvalidValueError, match="not a causal language model"):
-        HuggingFaceModel.wrap(BertLMHeadModel(config), tokenizer(), "bert")
+        HuggingFaceModel.wrap(tiny_bert(), tokenizer(), "bert")
 
 
 def test_the_context_is_a_limit_that_is_named() -> None:

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from kullback.cli import main
 from kullback.errors import InvalidValueError
 from kullback.gpt import GPT, GPTConfig
 from kullback.models.base import FactoredPredictions
@@ -132,9 +133,10 @@ def test_a_run_in_16_bits_goes_through_transformers(run: Path) -> None:
     assert model.dtype == torch.bfloat16
 
 
-def test_a_path_that_is_not_there_is_named() -> None:
-    """A path is not looked for on the hub."""
-    assert "no model at ./nowhere/at/all" in message_of("./nowhere/at/all")
+@pytest.mark.parametrize("name", ["./nowhere/at/all", "missing.gguf", "some/missing.gguf"])
+def test_a_path_that_is_not_there_is_named(name: str) -> None:
+    """A path is not looked for on the hub, nor is what ends in .gguf."""
+    assert message_of(name) == f"there is no model at {name}: no such file or folder"
 
 
 def test_a_folder_without_config_is_no_model(tmp_path: Path) -> None:
@@ -203,6 +205,31 @@ def test_a_missing_tensor_is_named(folder: Path) -> None:
     assert "lacks 1 of its weights, the first is model.layers.1.mlp.up_proj.weight" in message
 
 
+def test_weights_that_the_config_has_no_place_for_are_noted(folder: Path) -> None:
+    """A config.json of fewer layers than the file: the note counts what is left out."""
+    assert load_text_model(str(folder)).notes == ()
+    edit_config(folder, num_hidden_layers=1)
+    assert load_text_model(str(folder)).notes == (
+        f"the configuration of {folder} has no place for 9 of the weights in its files, the first "
+        "is model.layers.1.input_layernorm.weight: the model runs without them",
+    )
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_said_where_the_text_meets_them(
+    folder: Path, value: float, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One sentence about the logits, not about causality, and exit code 2."""
+    weights = load_file(folder / "model.safetensors")
+    weights["model.norm.weight"][3] = value
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    text = folder.parent / "text.txt"
+    text.write_text(TEXT)
+    assert main(["evaluate", str(folder), "--text", str(text)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "row 0 of the predictions: its logits hold" in line
+
+
 def test_a_tensor_of_another_shape_is_an_error(folder: Path) -> None:
     """Weights that do not fit the config are refused."""
     edit_config(folder, intermediate_size=40)
@@ -214,6 +241,18 @@ def test_truncated_weights_are_damaged(folder: Path) -> None:
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:2000])
     assert "cannot be loaded, its weights seem damaged" in message_of(folder)
+
+
+def test_a_damaged_configuration_is_singular(folder: Path) -> None:
+    """What transformers cannot make a configuration of."""
+    edit_config(folder, num_attention_heads="four")
+    assert "cannot be loaded, its configuration seems damaged (" in message_of(folder)
+
+
+def test_an_empty_tokenizer_file_is_said_to_lack_something(folder: Path) -> None:
+    """A bare KeyError becomes a sentence."""
+    (folder / "tokenizer.json").write_text("{}")
+    assert "can be read ('added_tokens' was looked for and not found)" in message_of(folder)
 
 
 def test_a_missing_tokenizer_is_named(folder: Path) -> None:
@@ -238,7 +277,7 @@ def test_a_damaged_gguf_file_is_one_sentence(tmp_path: Path) -> None:
     """A file that only bears the name is refused."""
     path = tmp_path / "model.gguf"
     path.write_bytes(b"not a model at all")
-    assert "cannot be loaded" in message_of(path)
+    assert "cannot be loaded, the file seems damaged (" in message_of(path)
 
 
 def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:

@@ -72,6 +72,23 @@ def gpt(seed: int) -> Predictions:
     return GPTModel(model).predict(torch.arange(2 * T).reshape(2, T) % V)
 
 
+@pytest.mark.parametrize("kind", ["factored", "dense"])
+def test_damaged_numbers_are_not_recorded(kind, tmp_path):
+    """A model that says NaN is refused when it is recorded, not when the recording is read."""
+    hidden = torch.randn(4, 8)
+    hidden[2, 3] = torch.nan
+    head = Head(torch.randn(V, 8))
+    said: Predictions = FactoredPredictions(hidden, head)
+    if kind == "dense":
+        said = DensePredictions(hidden @ head.weight_VD.T)
+    with (
+        pytest.raises(InvalidValueError, match=r"row 2: .* nan"),
+        RecordingWriter(tmp_path / "x.rec", "exact", {}, V, 8) as writer,
+    ):
+        writer.append(said, np.zeros(4, np.int64), np.zeros(4, np.int64), np.arange(4))
+    assert not (tmp_path / "x.rec").exists()
+
+
 def hugging_face(seed: int, dtype: torch.dtype, architecture: str) -> FactoredPredictions:
     """What a random model of `transformers` says, as the adapter hands it over."""
     torch.manual_seed(seed)

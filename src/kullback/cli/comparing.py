@@ -12,6 +12,7 @@ from kullback.cli.evaluating import add_text_options, protocol_of, read_text
 from kullback.cli.output import loading, print_json, progress_console, result_console
 from kullback.cli.parsing import add_command
 from kullback.errors import InvalidValueError
+from kullback.files import check_outputs
 
 if TYPE_CHECKING:
     from kullback.cli.parsing import Commands
@@ -107,6 +108,7 @@ def _compare_models(options: argparse.Namespace) -> None:
             "--sensitivity needs a scheme to try on the reference's layers: give --schemes NAME, "
             "and a reference that is not quantised"
         )
+    check_outputs({"--report": options.report}, options.text)
     protocol, documents = protocol_of(options), read_text(options)
     with loading(options.reference):
         reference = open_side(options.reference, options)
@@ -130,13 +132,14 @@ def _compare_models(options: argparse.Namespace) -> None:
                 with_passages=options.report is not None,
             ),
         )  # fmt: skip
-    if options.report is not None:
-        write_comparison_report(results, options.report)
     if options.json:
         print_json(results)
+    else:
+        result_console().print(comparison_summary(results))
+    if options.report is None:
         return
-    result_console().print(comparison_summary(results))
-    if options.report is not None:
+    write_comparison_report(results, options.report)
+    if not options.json:
         print(f"written: {options.report}")
 
 

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Literal
 from kullback.cli.evaluating import load_sized, protocol_of, read_text
 from kullback.cli.output import loading, print_json, progress_console, result_console
 from kullback.errors import InvalidValueError
+from kullback.files import check_outputs
 
 if TYPE_CHECKING:
     from kullback.comparison_sides import LiveSide, RecordedSide
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 __all__ = ["compare_stored", "is_recorded", "is_stored", "open_side"]
 
 Kind = Literal["model", "exact", "top-k", "records", "logits"]
+# Names that end so are files, and no models of the hub.
+FILE_SUFFIXES = (".gguf", ".kld", ".parquet", ".rec")
 NO_TEXT = "--text FILE is missing: the model must read what was recorded"
 
 
@@ -55,11 +58,13 @@ def is_stored(options: argparse.Namespace) -> bool:
 def compare_stored(options: argparse.Namespace) -> None:
     """Compare the reference and the one candidate, and show the results."""
     _check_one_candidate(options)
+    read = [options.reference, *options.candidate, *(options.text or ())]
+    check_outputs({"--report": options.report}, read)
     kinds = _kinds(options)
     if options.by_bytes:
         results = _by_bytes(options, kinds)
     elif "logits" in kinds:
-        results = _logits(options, kinds)
+        results = _logits(options)
     elif "model" not in kinds:
         _check_nothing_is_read(options)
         results = _records(options, kinds) if "records" in kinds else _recorded(options)
@@ -71,7 +76,19 @@ def compare_stored(options: argparse.Namespace) -> None:
 
 
 def _kinds(options: argparse.Namespace) -> list[Kind]:
-    return [_kind(Path(name)) for name in (options.reference, *options.candidate)]
+    from kullback.models.llama_cpp_logits import is_llama_cpp_logits
+
+    paths = [Path(name) for name in (options.reference, *options.candidate)]
+    for path in paths:
+        if path.suffix in FILE_SUFFIXES and not path.exists():
+            raise InvalidValueError(f"there is no file {path}")
+    others = [path for path in paths if not is_llama_cpp_logits(path)]
+    if 0 < len(others) < len(paths):
+        raise InvalidValueError(
+            "a logits file of llama.cpp is compared with another such file, and "
+            f"{others[0]} is none"
+        )
+    return [_kind(path) for path in paths]
 
 
 def _kind(path: Path) -> Kind:
@@ -141,11 +158,9 @@ def _by_bytes(options: argparse.Namespace, kinds: list[Kind]) -> StoredResults:
         return compare_by_bytes(models[0], models[1], documents, protocol, progress.show)
 
 
-def _logits(options: argparse.Namespace, kinds: list[Kind]) -> StoredResults:
+def _logits(options: argparse.Namespace) -> StoredResults:
     from kullback.stored_comparison import compare_logits_files
 
-    if set(kinds) != {"logits"}:
-        raise InvalidValueError("a logits file of llama.cpp is compared with another such file")
     _check_nothing_is_read(options, text=True)
     return compare_logits_files(Path(options.reference), Path(options.candidate[0]))
 
@@ -193,16 +208,17 @@ def _show(results: StoredResults, options: argparse.Namespace) -> None:
     from kullback.report.text_terminal import stored_summary
 
     results["command"] = options.command_line
-    if options.report is not None:
-        write_stored_report(results, options.report)
     if options.json:
         print_json(results)
+    else:
+        result_console().print(stored_summary(results))
+        if "llama_cpp" in results:
+            print(
+                "\nas llama.cpp prints it (its ± takes tokens as independent), ours beside:\n"
+                f"{results['llama_cpp']}"
+            )
+    if options.report is None:
         return
-    result_console().print(stored_summary(results))
-    if "llama_cpp" in results:
-        print(
-            "\nas llama.cpp prints it (its ± takes tokens as independent), ours beside:\n"
-            f"{results['llama_cpp']}"
-        )
-    if options.report is not None:
+    write_stored_report(results, options.report)
+    if not options.json:
         print(f"written: {options.report}")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from kullback.cli.output import loading, print_json, progress_console, result_console
 from kullback.cli.parsing import add_command, seed
 from kullback.errors import InvalidValueError
+from kullback.files import check_outputs
 
 if TYPE_CHECKING:
     import torch
@@ -67,7 +68,7 @@ def add_text_options(command: argparse.ArgumentParser) -> None:
     """How a text is read, and in what arithmetic."""
     text = command.add_argument_group("on text")
     text.add_argument(
-        "--text", nargs="+", metavar="FILE",
+        "--text", nargs="+", action="extend", metavar="FILE",
         help="files, folders of .txt, .jsonl, .parquet, or - for standard input",
     )  # fmt: skip
     text.add_argument("--field", default="text", help="of .jsonl and .parquet (default: text)")
@@ -150,6 +151,7 @@ def _on_text(options: argparse.Namespace) -> None:
     from kullback.text_evaluation import evaluate_text
 
     check_parquet("--records", options.records)
+    check_outputs({"--records": options.records, "--report": options.report}, options.text)
     protocol, documents = protocol_of(options), read_text(options)
     with form_team() as team:
         with loading(options.model):
@@ -161,16 +163,19 @@ def _on_text(options: argparse.Namespace) -> None:
             results = evaluate_text(
                 model, documents, protocol, team, options.records, progress.show,
                 options.command_line, with_passages=options.report is not None, exact=exact,
-                with_temperature=options.temperature,
+                with_temperature=options.temperature, stage=progress.stage,
             )  # fmt: skip
     if results is None:
         return
+    # The numbers first: whatever may happen to the page, they are not lost.
+    if options.json:
+        print_json(results)
+    else:
+        result_console().print(evaluation_summary(results))
     if options.report is not None:
         write_text_report(results, options.report)
     if options.json:
-        print_json(results)
         return
-    result_console().print(evaluation_summary(results))
     for path in (options.records, options.report):
         if path is not None:
             print(f"written: {path}")
@@ -184,6 +189,17 @@ def _load_exact(options: argparse.Namespace) -> TextModel:
     return load_named(options.model, torch.float32, options.device, options.trust_remote_code).model
 
 
+def _check_is_run(options: argparse.Namespace) -> None:
+    """Raise `InvalidValueError` for a model of transformers, whose source nobody knows."""
+    folder = Path(options.model)
+    known = options.source is not None or (folder / "training.json").exists()
+    if not known and ((folder / "config.json").exists() or folder.suffix == ".gguf"):
+        raise InvalidValueError(
+            f"{options.model} was not trained by kullback on a source: say which text to evaluate "
+            "it on, --text FILE"
+        )
+
+
 def _on_source(options: argparse.Namespace) -> None:
     from kullback.evaluate.truth import Corpus, evaluate_on_source
     from kullback.lab import plain_evaluation
@@ -193,6 +209,7 @@ def _on_source(options: argparse.Namespace) -> None:
     from kullback.text_evaluation import plain
     from kullback.train import training_description
 
+    _check_is_run(options)
     model = GPTModel.load(Path(options.model))
     if options.source is not None:
         source = open_source(options.source)

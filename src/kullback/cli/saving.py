@@ -10,6 +10,7 @@ from kullback.cli.evaluating import add_text_options, load_sized, protocol_of, r
 from kullback.cli.output import loading, print_json, progress_console
 from kullback.cli.parsing import add_command
 from kullback.errors import InvalidValueError
+from kullback.files import check_outputs
 
 if TYPE_CHECKING:
     from kullback.cli.parsing import Commands
@@ -78,6 +79,7 @@ def _check_record(options: argparse.Namespace) -> None:
     """Raise `InvalidValueError` for what can be seen to be wrong before anything is loaded."""
     if options.text is None:
         raise InvalidValueError("--text FILE is missing: say which text the model is to read")
+    check_outputs({"-o": options.output}, options.text)
     if options.k is not None and options.distributions != "top-k":
         raise InvalidValueError(f"-k {options.k} is for top-k: add --distributions top-k")
     is_parquet = options.output.suffix == ".parquet"

@@ -32,7 +32,9 @@ def add(commands: Commands) -> None:
     )  # fmt: skip
     what = train.add_mutually_exclusive_group(required=True)
     what.add_argument("--source", dest="name", metavar="NAME", help="a source or a grammar file")
-    what.add_argument("--text", type=Path, nargs="+", metavar="FILE", help="UTF-8 text files")
+    what.add_argument(
+        "--text", type=Path, nargs="+", action="extend", metavar="FILE", help="UTF-8 text files"
+    )
     what.add_argument("--resume", type=Path, metavar="RUN", help="go on with an interrupted run")
     train.add_argument("-o", "--output", type=Path, metavar="RUN", help="folder to train into")
     for flag, kind, default, help_text in (

@@ -309,6 +309,11 @@ class LongTexts:
     def _why(self, longest: float) -> str:
         count, tokens = len(self.documents.size_G), int(self.documents.size_G.sum())
         texts = "one document" if count == 1 else f"{count} documents"
+        if tokens == count:  # values of documents, or of single tokens
+            return (
+                f"no interval: {texts}, too few independent pieces; give {FEWEST_DOCUMENTS:.0f} or "
+                "more of similar length"
+            )
         return (
             f"no interval: {texts} of {tokens} token{'s' * (tokens != 1)} in all, correlated over "
             f"up to {longest:.0f}, give too few independent pieces; give {FEWEST_DOCUMENTS:.0f} or "

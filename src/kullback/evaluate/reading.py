@@ -106,14 +106,18 @@ class Reading:
         document_M = np.repeat(
             [window.document for window in self.windows], np.diff(self.starts)
         ).astype(np.int64)
+        bytes_M = np.diff(self.byte_spans, axis=1)[:, 0]
         words = np.array([count_words(each, self.protocol) for each in self.documents])
-        scored = np.bincount(document_M, minlength=len(words))
-        share = np.divide(words, scored, out=np.zeros(len(words)), where=scored > 0)
-        spans_M2 = self.byte_spans
+        size = np.array([each.n_bytes for each in self.documents])
+        rows, scored = (
+            np.bincount(document_M, weights, minlength=len(words)) for weights in (None, bytes_M)
+        )
+        # A document that is scored in part has that part of its words.
+        share = np.divide(words * scored, size * rows, out=np.zeros(len(words)), where=rows > 0)
         return Places(
             document_M=document_M,
             position_M=np.concatenate([window.positions for window in self.windows]),
-            bytes_M=spans_M2[:, 1] - spans_M2[:, 0],
+            bytes_M=bytes_M,
             words_M=share[document_M],
             weight_M=np.repeat([window.weight for window in self.windows], np.diff(self.starts)),
         )

@@ -1,10 +1,20 @@
 """Writing records, a group of rows at a time, so that a run that was killed can go on.
 
 Rows are written in groups of a fixed number, each to a file of its own in a folder beside the
-records, whole or not at all.  A run that is killed and started again goes on after the last whole
-group (`RecordsWriter.done`), and the file that it assembles at the end is the same, byte for byte.
-The groups of another fingerprint are refused.  What stood at the path before stays there, whole,
-until then.
+records, whole or not at all:
+
+==================  ===============================================================================
+``000000.parquet``  a group, whole
+``000001.begun``    the first rows of the group that comes next, written anew every 30 seconds
+``metadata.json``   what the rows are of
+``lock``            held by the process that writes
+==================  ===============================================================================
+
+A run that is killed and started again goes on after the last row there (`RecordsWriter.done`), and
+the file that it assembles at the end is the same, byte for byte: its groups are cut by the number
+of rows, never by the time.  Whole groups of another fingerprint are refused; a group that has only
+begun is given up for another run.  What stood at the path before stays there, whole, until the
+file is assembled.
 """
 
 from __future__ import annotations
@@ -13,8 +23,10 @@ import fcntl
 import itertools
 import json
 import os
+import re
 import shutil
-from contextlib import ExitStack
+import time
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import IO
@@ -24,11 +36,13 @@ import pyarrow.parquet as pq
 
 from kullback.errors import InvalidValueError, RunError
 from kullback.evaluate.records import Records, RecordsMetadata, from_table, schema_of, to_table
-from kullback.files import write_atomically
+from kullback.files import remove_leftovers, write_atomically
 
 __all__ = ["RecordsWriter"]
 
 ROWS_PER_GROUP = 65_536
+# What a killed run loses, and the time of the window it was at.  A group takes at most 4 MB.
+SECONDS_PER_SAVE = 30.0
 
 
 class RecordsWriter:
@@ -36,10 +50,11 @@ class RecordsWriter:
 
     Use it as a context manager.  `done` rows are on disk at the start: leave out the windows that
     lie before, and `append` all others in order; rows that are there already are passed over.
-    Leaving without an exception assembles the file; leaving with one keeps the groups.
+    Leaving without an exception assembles the file; leaving with one keeps the rows that are on
+    disk, or removes the folder where there are none.
 
-    Raises `RunError` where the folder of groups is of another fingerprint or in use by another
-    process, and where nothing can be written.
+    Raises `RunError` where the folder has whole groups of another fingerprint or is in use by
+    another process, and where nothing can be written.
     """
 
     def __init__(
@@ -58,6 +73,7 @@ class RecordsWriter:
         self._next = 0
         self._groups = 0
         self._waiting: list[pa.Table] = []
+        self._saved = 0.0
         self._schema = schema_of(metadata)
         self._open = ExitStack()
 
@@ -71,6 +87,8 @@ class RecordsWriter:
             ) from None
         try:
             _lock(lock, self.path)
+            self._open.callback(self._remove_folder_without_rows)
+            self._remove_leftovers()
             self._go_on()
         except BaseException:
             self._open.close()
@@ -97,11 +115,13 @@ class RecordsWriter:
                 self._write_group(waiting[: self.rows_per_group])
                 waiting = waiting[self.rows_per_group :]
             self._waiting = [waiting]
+        if time.monotonic() - self._saved >= SECONDS_PER_SAVE:
+            self._save()
 
     def earlier(self) -> Records:
         """The `done` rows, for those who need them all."""
-        tables = [pq.read_table(self._group(i)) for i in range(self.done // self.rows_per_group)]
-        return from_table(pa.concat_tables([*tables, self._schema.empty_table()]))
+        groups = [pq.read_table(self._group(i)) for i in range(self._groups)]
+        return from_table(pa.concat_tables([*groups, self._rest()])[: self.done])
 
     def __exit__(
         self,
@@ -114,19 +134,40 @@ class RecordsWriter:
                 self._assemble()
 
     def _go_on(self) -> None:
-        """Take over the whole groups of an earlier run with the same metadata."""
+        """Take over the rows of an earlier run with the same metadata."""
         about = self.folder / "metadata.json"
         ours = json.dumps([self.rows_per_group, self.metadata.to_json()]).encode()
-        if about.is_file() and about.read_bytes() != ours:
-            raise RunError(self._refusal(about.read_bytes()))
-        if not about.is_file():
-            # Groups that nobody says anything about are of no use.
-            for group in self.folder.glob("*.parquet"):
-                group.unlink()
+        theirs = about.read_bytes() if about.is_file() else None
+        if theirs != ours:
+            if theirs is not None and any(map(_has_rows, self.folder.glob("*.parquet"))):
+                raise RunError(self._refusal(theirs))
+            # Groups that nobody says anything about are of no use, and those of another fingerprint
+            # that have only begun are not worth a refusal.
+            for pattern in ("*.parquet", "*.begun"):
+                for file in self.folder.glob(pattern):
+                    file.unlink()
             write_atomically(about, ours)
-        while _whole(self._group(self._groups)):
+        while _has_rows(self._group(self._groups)):
             self._groups += 1
-        self.done = self._next = self._groups * self.rows_per_group
+        with suppress(OSError, pa.ArrowException):  # missing or damaged
+            self._waiting = [pq.read_table(self._begun())]
+        self.done = self._next = self._groups * self.rows_per_group + len(self._rest())
+        self._saved = time.monotonic()
+
+    def _remove_leftovers(self) -> None:
+        """Remove what processes that were killed in the middle of writing left."""
+        remove_leftovers(self.folder)
+        ours = re.compile(rf"\.{re.escape(self.path.name)}\.\d+\.part")
+        with suppress(OSError):
+            for file in self.path.parent.iterdir():
+                if ours.fullmatch(file.name):
+                    file.unlink()
+
+    def _remove_folder_without_rows(self) -> None:
+        """Leave nothing behind that no run could go on with."""
+        files = (*self.folder.glob("*.parquet"), *self.folder.glob("*.begun"))
+        if not any(map(_has_rows, files)):
+            shutil.rmtree(self.folder, ignore_errors=True)
 
     def _refusal(self, theirs: bytes) -> str:
         try:
@@ -150,36 +191,58 @@ class RecordsWriter:
     def _group(self, i: int) -> Path:
         return self.folder / f"{i:06d}.parquet"
 
+    def _begun(self) -> Path:
+        return self.folder / f"{self._groups:06d}.begun"
+
+    def _rest(self) -> pa.Table:
+        """The rows after the last whole group."""
+        return pa.concat_tables([*self._waiting, self._schema.empty_table()]).combine_chunks()
+
+    def _save(self) -> None:
+        """Write the group that has begun, so that its rows are not lost with the process."""
+        rest = self._rest()
+        if len(rest):
+            self._write(self._begun(), rest)
+        self._waiting = [rest]
+
     def _write_group(self, table: pa.Table) -> None:
-        sink = pa.BufferOutputStream()
-        pq.write_table(table, sink, row_group_size=self.rows_per_group, compression="zstd")
-        write_atomically(self._group(self._groups), sink.getvalue().to_pybytes())
+        self._write(self._group(self._groups), table)
+        self._begun().unlink(missing_ok=True)
         self._groups += 1
 
+    def _write(self, path: Path, table: pa.Table) -> None:
+        sink = pa.BufferOutputStream()
+        pq.write_table(table, sink, row_group_size=self.rows_per_group, compression="zstd")
+        write_atomically(path, sink.getvalue().to_pybytes())
+        self._saved = time.monotonic()
+
     def _assemble(self) -> None:
+        self._save()
         beside = self.path.with_name(f".{self.path.name}.{os.getpid()}.part")
         try:
             with pq.ParquetWriter(beside, self._schema, compression="zstd") as writer:
                 groups = (pq.read_table(self._group(i)) for i in range(self._groups))
-                rest = pa.concat_tables([*self._waiting, self._schema.empty_table()])
-                for table in itertools.chain(groups, [rest]):
+                for table in itertools.chain(groups, [self._rest()]):
                     # In one piece: how rows came in must not show in the pages.
                     writer.write_table(table.combine_chunks(), self.rows_per_group)
             with beside.open("rb") as file:
                 os.fsync(file.fileno())
             beside.replace(self.path)
         except OSError as error:
-            beside.unlink(missing_ok=True)
             raise RunError(
                 f"{self.path} cannot be written: {error.strerror or error}; what was there before "
                 "is unharmed, and the rows are kept. Free some space, then run the command again"
             ) from error
+        finally:  # after Ctrl-C too
+            with suppress(OSError):
+                beside.unlink()
         shutil.rmtree(self.folder)
 
 
-def _whole(group: Path) -> bool:
+def _has_rows(file: Path) -> bool:
+    """Whether `file` is a group that can be read."""
     try:
-        return bool(pq.read_metadata(group).num_rows)
+        return bool(pq.read_metadata(file).num_rows)
     except (OSError, pa.ArrowException):
         return False
 

@@ -37,7 +37,7 @@ class Places:
     bytes_M: Int[np.ndarray, "M"]
     """The token's bytes in the source text."""
     words_M: Float[np.ndarray, "M"]
-    """Its share of the words of its document."""
+    """Its share of the words of its document, or of the part of them that is scored."""
     weight_M: Float[np.ndarray, "M"]
     """How often it counts: 1, unless a preset weighs windows."""
 
@@ -70,9 +70,9 @@ def concatenate(parts: Sequence[TokenStatistics]) -> TokenStatistics:
 def measure_text(found: TokenStatistics, places: Places) -> TextMeasures:
     """Cross-entropy, perplexities, accuracies and calibration, each with its interval.
 
-    ``bits_per_byte = Σ nll / (log 2 × Σ bytes)``, ``word_perplexity = exp(Σ nll / Σ words)``; the
-    Brier score is that over all words of the vocabulary.  Raises `InvalidValueError` where nothing
-    was scored.
+    ``bits_per_byte = Σ nll / (log 2 × Σ bytes)``, ``word_perplexity = exp(Σ nll / Σ words)`` and
+    likewise for bytes; the Brier score is that over all words of the vocabulary.  Raises
+    `InvalidValueError` where nothing was scored.
     """
     if not len(places):
         raise InvalidValueError(
@@ -91,6 +91,9 @@ def measure_text(found: TokenStatistics, places: Places) -> TextMeasures:
         "bits_per_byte": mean(nll_M / math.log(2), "bits/byte", places.bytes_M * weight_M),
         "perplexity": perplexity(cross_entropy),
     }
+    if places.bytes_M.any():
+        per_byte = mean(nll_M, "nats/byte", places.bytes_M * weight_M)
+        measures["byte_perplexity"] = perplexity(per_byte)
     if places.words_M.any():
         per_word = mean(nll_M, "nats/word", places.words_M * weight_M)
         measures["word_perplexity"] = perplexity(per_word)

@@ -94,8 +94,10 @@ class Measurement:
 
     @property
     def effective_n(self) -> float:
-        """How many independent tokens would be as informative: n / design effect."""
+        """How many independent tokens would be as informative; NaN where the error is unknown."""
         effect = self.design_effect
+        if math.isinf(effect):
+            return math.nan
         return math.inf if effect == 0.0 else self.n / effect
 
     @property

@@ -68,9 +68,14 @@ class HuggingFaceModel:
     def wrap(cls, model: PreTrainedModel, tokenizer: TextTokenizer, name: str) -> HuggingFaceModel:
         """The adapter of a loaded model; puts it in evaluation mode and finds its head.
 
-        Raises `InvalidValueError` where the tokenizer has ids that the model has no row for, or
-        where the model is not causal: what follows a position changes its predictions.
+        Raises `InvalidValueError` where the tokenizer has no ids or some that the model has no row
+        for, or where the model is not causal: what follows a position changes its predictions.
+        Predictions that are NaN are left to the pass over a text, which names their position.
         """
+        if tokenizer.vocabulary_size == 0:
+            raise InvalidValueError(
+                f"the tokenizer of {name} has no words: give the model's own tokenizer"
+            )
         model.train(False).requires_grad_(False)
         use_fast_linear(model)
         config = model.config.get_text_config(decoder=True)
@@ -97,6 +102,11 @@ class HuggingFaceModel:
                 f"this processor cannot multiply numbers of {str(model.dtype).split('.')[1]}: they "
                 "are widened to float32 and the results rounded, which is as exact but no faster "
                 "than float32"
+            )
+        if 2 * tokenizer.vocabulary_size < V:
+            notes.append(
+                f"the tokenizer of {name} has {tokenizer.vocabulary_size:,} ids and the model "
+                f"predicts {V:,}: does it belong to this model?"
             )
         if head is None:
             notes.append(
@@ -169,7 +179,7 @@ def find_head(model: PreTrainedModel, probe_1T: Int[Tensor, "1 T"]) -> tuple[Hea
     V = own_TV.shape[1]
     plain = Head(weight_VD[:V].detach(), None if bias_V is None else bias_V[:V].detach())
     hidden_TD = _at_least_float32(hidden_TD)
-    stretch = STRETCHED_LOGIT / max(float(plain.logits(hidden_TD).abs().max()), 1e-30)
+    stretch = STRETCHED_LOGIT / _largest(plain.logits(hidden_TD))
     stretched_TV = _own_logits(model, probe_1T, stretch)
 
     def distance(head: Head) -> float:
@@ -231,8 +241,13 @@ def _check_causal(
     model: PreTrainedModel, probe_1T: Int[Tensor, "1 T"], logits_TV: Float[Tensor, "T V"], name: str
 ) -> None:
     half = probe_1T.shape[1] // 2
+    if half == 0:
+        return
     changed_1T = torch.cat([probe_1T[:, :half], probe_1T[:, half:].flip(1).roll(1, 1)], dim=1)
-    change = _distance(_own_logits(model, changed_1T)[:half], logits_TV[:half])
+    before_TV, after_TV = logits_TV[:half], _own_logits(model, changed_1T)[:half]
+    # Of causality NaN tells nothing: it spreads through attention even where the weight is 0.
+    known_TV = ~(before_TV.isnan() | after_TV.isnan())
+    change = _distance(after_TV.where(known_TV, 0.0), before_TV.where(known_TV, 0.0))
     if change > TOLERANCE[model.dtype]:
         raise InvalidValueError(
             f"{name} is not a causal language model: other words after a position change its "
@@ -257,9 +272,19 @@ def _context(config: PreTrainedConfig) -> int | None:
 
 
 def _distance(ours: Tensor, theirs: Tensor) -> float:
-    """The largest difference over the largest value; inf where either is not finite."""
-    distance = float((ours - theirs).abs().max() / theirs.abs().max().clamp_min(1e-30))
+    """The largest difference over the largest finite value; inf where only one is finite or NaN.
+
+    Equal infinities are at no distance, and neither are NaN and NaN.
+    """
+    same = (ours == theirs) | (ours.isnan() & theirs.isnan())
+    distance = float((ours - theirs).abs().masked_fill(same, 0.0).max()) / _largest(theirs)
     return distance if distance == distance else float("inf")
+
+
+def _largest(values: Tensor) -> float:
+    """The largest finite value, by its size; never 0."""
+    sizes = values.abs().nan_to_num(nan=0.0, posinf=0.0)
+    return max(float(sizes.max()), 1e-30)
 
 
 def _at_least_float32(values: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -85,7 +86,12 @@ def _load_from(
         source, gguf = path, None
         if path.is_dir():
             _check_folder(path, trust_remote_code)
-        elif path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
+        elif (
+            path.is_absolute()
+            or path.suffix == ".gguf"
+            or name.startswith((".", "~"))
+            or name.count("/") > 1
+        ):
             raise InvalidValueError(f"there is no model at {name}: no such file or folder")
     on_hub = gguf is None and not path.is_dir()
     with quiet_loggers(), quiet_transformers():
@@ -158,7 +164,9 @@ def _load(
         )
         model, found = answer
     _check_complete(name, found)
-    return HuggingFaceModel.wrap(model.to(device), tokenizer, Path(name).name if gguf else name)
+    name = Path(name).name if gguf else name
+    wrapped = HuggingFaceModel.wrap(model.to(device), tokenizer, name)
+    return replace(wrapped, notes=(*wrapped.notes, *_unused(name, found)))
 
 
 def _check_folder(folder: Path, trust_remote_code: bool) -> None:
@@ -223,6 +231,17 @@ def _check_complete(name: str, found: dict[str, object]) -> None:
         )
 
 
+def _unused(name: str, found: dict[str, object]) -> list[str]:
+    """A note where the files hold weights that the configuration has no place for."""
+    unused = found.get("unexpected_keys")
+    if not isinstance(unused, set | list) or not unused:
+        return []
+    return [
+        f"the configuration of {name} has no place for {len(unused)} of the weights in its files, "
+        f"the first is {min(unused)}: the model runs without them"
+    ]
+
+
 @contextmanager
 def _explained(name: str, part: str) -> Iterator[None]:
     """Turn what transformers raises, in many words, into one sentence."""
@@ -252,16 +271,22 @@ def _explained(name: str, part: str) -> Iterator[None]:
             )
         elif "Unrecognized configuration class" in text:
             why = "is not a causal language model: transformers cannot predict text with it"
-        elif "does not recognize this architecture" in text:
+        elif "does not recognize this architecture" in text or "GGUF model with arch" in text:
             why = "is of a kind that this version of transformers does not know: update it"
         elif part == "tokenizer":
             why = f"has no tokenizer that can be read ({_first_sentence(error)})"
         else:
-            why = f"cannot be loaded, its {part} seem damaged ({_first_sentence(error)})"
+            seems = "its weights seem" if part == "weights" else f"its {part} seems"
+            if name.endswith(".gguf"):
+                seems = "the file seems"
+            why = f"cannot be loaded, {seems} damaged ({_first_sentence(error)})"
         raise InvalidValueError(f"the model {name} {why}") from error
 
 
 def _first_sentence(error: Exception) -> str:
+    # All that a KeyError says is the key, as a rule.
+    if isinstance(error, KeyError) and " " not in str(error):
+        return f"{error} was looked for and not found"
     line = next((line for line in str(error).splitlines() if line.strip()), "")
     return line.split(". ")[0].strip().rstrip(".:") or type(error).__name__
 

@@ -57,6 +57,7 @@ MEASURES = {
     "perplexity": Measure(
         "Perplexity", "exp(cross-entropy): as uncertain as a fair choice among this many tokens."
     ),
+    "byte_perplexity": Measure("Byte perplexity", "The same for a byte: 2 to the bits per byte."),
     "word_perplexity": Measure(
         "Word perplexity", "The same for a word: all surprisals over the number of words."
     ),
@@ -201,6 +202,10 @@ def write(measured: MeasurementData, how: Measure | None = None) -> Written:
     decimals = min(_MOST_DECIMALS, max(0, 1 - math.floor(math.log10(half))))
     middle, first, last = (_signed(_fixed(x, decimals), x, how) for x in (value, low, high))
     symmetric = abs((high - value) - (value - low)) <= _SYMMETRIC * half
+    if not symmetric and 0 < low < 10.0**-decimals:
+        # So wide, on one side, that the digits of the half would leave nothing of the others.
+        middle, first, last = (write_number(x * 10.0**power, 2) for x in (value, low, high))
+        return Written(middle, f"{first} to {last}", f"{middle} [{first}, {last}]", **facts)
     spread = f"± {half:.{decimals}f}" if symmetric else f"[{first}, {last}]"
     if power == 0:
         return Written(middle, f"{first} to {last}", f"{middle} {spread}", **facts)

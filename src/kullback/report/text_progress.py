@@ -49,6 +49,15 @@ class TextProgress:
             self._what, self._first = what, None
         self.show(done, total)
 
+    def stage(self, what: str) -> None:
+        """Say what comes next, where nothing is known of how long it takes."""
+        if self.console is None:
+            return
+        if self.console.is_terminal:
+            self._live.update(Text(what), refresh=True)
+        else:
+            self.console.print(what, soft_wrap=True, markup=False)
+
     def show(self, done: int, total: int) -> None:
         """Show that `done` of `total` tokens are done."""
         now = time.monotonic()

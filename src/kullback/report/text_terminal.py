@@ -198,6 +198,9 @@ def _verdict(results: ComparisonResults) -> Text:
         )
     for name, measured in results["noise_floor"].items():
         text.append(f"\n  the reference against itself, {visible(name)}: {write(measured)}")
+        size, floor = None if kl is None else kl["value"], measured["value"]
+        if above and size is not None and floor is not None and floor >= size:
+            text.append(", which is no less", style="yellow")
     return text
 
 
