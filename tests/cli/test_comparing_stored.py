@@ -155,6 +155,7 @@ def test_the_order_of_the_sides_is_that_of_the_command(run):
         ("none.kld a.kld", ["no file none.kld"]),
         ("a.kld text.txt", ["another such file", "text.txt is none"]),
         (f"a.rec b {ON_TEXT} --report text.txt", ["--report is text.txt", "overwritten"]),
+        (f"a.rec b {ON_TEXT} --report a.rec", ["--report is a.rec", "overwritten"]),
         (f"text.txt b {ON_TEXT}", ["text.txt is no recording"]),
         ("a.parquet b.parquet --report .", ["--report is .", "name of a file"]),
     ],

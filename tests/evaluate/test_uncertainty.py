@@ -223,6 +223,7 @@ def test_too_little_text_has_no_interval(tokens: int) -> None:
     assert measured.standard_error == math.inf
     assert measured.interval == (-math.inf, math.inf)
     assert "too few independent pieces" in str(measured)
+    assert math.isnan(measured.effective_n)
 
 
 def test_four_short_documents_have_no_interval() -> None:

@@ -108,6 +108,16 @@ def test_comparison_says_where_the_noise_is(above, words):
     assert "the reference against itself, batch shape: (3.21 ± 0.43) × 10⁻⁷ nats/token\n" in shown
 
 
+def test_a_noise_of_another_type_that_is_larger_is_marked():
+    """A KL above the batch's noise, but not above what another type makes, is shown as both."""
+    results = comparison_results()
+    batch = results["noise_floor"]["batch shape"]
+    floor = {"batch shape": batch, "bfloat16": {**batch, "value": 0.05, "interval": (0.04, 0.06)}}
+    shown = printed(comparison_summary({**results, "noise_floor": floor}))
+    assert "bfloat16: 0.050 ± 0.010 nats/token, which is no less\n" in shown
+    assert shown.count("which is no less") == 1
+
+
 def test_comparison_without_a_noise_floor_says_so():
     """Where no floor was measured the line says that, and gives no verdict."""
     results = {**comparison_results(), "above_noise": None, "noise_floor": {}}

@@ -108,7 +108,9 @@ def _compare_models(options: argparse.Namespace) -> None:
             "--sensitivity needs a scheme to try on the reference's layers: give --schemes NAME, "
             "and a reference that is not quantised"
         )
-    check_outputs({"--report": options.report}, options.text)
+    check_outputs(
+        {"--report": options.report}, [options.reference, *options.candidate, *options.text]
+    )
     protocol, documents = protocol_of(options), read_text(options)
     with loading(options.reference):
         reference = open_side(options.reference, options)

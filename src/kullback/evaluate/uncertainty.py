@@ -86,9 +86,9 @@ class Measurement:
     @property
     def design_effect(self) -> float:
         """The variance over that of independent tokens (Kish 1965, Survey Sampling, sect. 8.2)."""
-        if self.standard_error == self.independent_error:
+        if self.standard_error == self.independent_error < math.inf:
             return 1.0
-        if self.independent_error == 0.0:
+        if self.independent_error == 0.0 or math.isinf(self.standard_error):
             return math.inf
         return (self.standard_error / self.independent_error) ** 2
 

@@ -176,6 +176,8 @@ def write(measured: MeasurementData, how: Measure | None = None) -> Written:
     (3.20 ± 0.40) × 10⁻⁶ nats/token
     >>> print(write({**nll, "value": 0.5, "interval": (0.4, 0.7)}, Measure("accuracy", share=True)))
     50 [40, 70] %
+    >>> print(write({**nll, "value": 2e10, "unit": "", "interval": (3e8, 1.4e12)}))
+    2.0 × 10¹⁰ [3.0 × 10⁸, 1.4 × 10¹²]
     """
     how = how or Measure("")
     factor, unit = (100.0, "%") if how.share else (1.0, measured["unit"])
