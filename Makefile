@@ -21,13 +21,14 @@ test: $(VENV)/dev.done  ## all tests but the slow ones
 test-all: $(VENV)/smollm2.done  ## all tests; the slow ones need minutes and a pretrained model
 	$(BIN)/python -m pytest -n auto
 
-check: $(VENV)/dev.done  ## format, lint, types, then the tests
+check: $(VENV)/dev.done  ## format, lint, types, import contracts, then the tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 	$(MAKE) test
 
-format: $(VENV)/dev.done  ## put the code into the one format, and mend what lint can mend
+format: $(VENV)/dev.done  ## put the code into the one format, and fix what lint can fix
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 

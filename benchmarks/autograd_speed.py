@@ -25,7 +25,7 @@ from random import Random
 import micrograd.engine
 import micrograd.nn
 
-from kullback import autograd
+from kullback.theory import autograd
 
 GOAL = 2.0
 ROUNDS = 11

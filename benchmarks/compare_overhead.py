@@ -25,10 +25,10 @@ import torch
 from torch import Tensor
 
 from evaluate_overhead import ROOT, bare, smollm2, untouched
-from kullback.evaluate.divergence import divergence_statistics
 from kullback.models.huggingface import HuggingFaceModel
 from kullback.models.load import load_text_model
-from kullback.threads import cores, workers
+from kullback.runtime.threads import cores, workers
+from kullback.scoring.divergence import divergence_statistics
 from side_process import measured
 
 NOISES = {"near": 0.002, "far": 0.05}

@@ -15,7 +15,7 @@ Goals (SmolLM2-135M, window 1,024, two cores): ours <= 1.05 of bare; <= 0.9 of t
 and the processor time are medians over the rounds; where other programs share the machine, the
 latter is the one to read.  An odd number of windows leaves one of two cores idle at the end.
 
-Ours keeps freed memory (`kullback.models.memory_reuse`), which saves the others a tenth of their
+Ours keeps freed memory (`kullback.runtime.memory`), which saves the others a tenth of their
 time, too, where ``--keep-freed-memory`` lets them.
 
 Run it: ``python benchmarks/evaluate_overhead.py [--text TEXT] [--model MODEL] [--stride N]``
@@ -35,13 +35,13 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
-from kullback.evaluate.statistics import token_statistics
-from kullback.models.fast_attention import undo_fast_attention
 from kullback.models.huggingface import HuggingFaceModel
 from kullback.models.load import load_text_model
-from kullback.models.memory_reuse import keep_freed_memory
-from kullback.text import TextTokenizer
-from kullback.threads import cores, workers
+from kullback.runtime.fast_attention import undo_fast_attention
+from kullback.runtime.memory import keep_freed_memory
+from kullback.runtime.threads import cores, workers
+from kullback.scoring.token_statistics import token_statistics
+from kullback.text.tokenizer import TextTokenizer
 from side_process import SideProcess
 
 if TYPE_CHECKING:

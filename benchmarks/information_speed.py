@@ -19,7 +19,7 @@ import numpy as np
 import scipy.special
 import scipy.stats
 
-from kullback.information import cross_entropy, entropy, jensen_shannon, kl_divergence
+from kullback.theory.information import cross_entropy, entropy, jensen_shannon, kl_divergence
 
 
 def interleaved_medians(rivals: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:

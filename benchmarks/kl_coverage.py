@@ -12,10 +12,10 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from kullback.evaluate.truth import Corpus, evaluate_on_source
-from kullback.gpt import GPT, GPTConfig
-from kullback.models.checkpoint import GPTModel
+from kullback.evaluation.on_source import Corpus, evaluate_on_source
+from kullback.models.mini_gpt import GPTModel
 from kullback.sources.conjugation import ConjugationSource
+from kullback.training.gpt import GPT, GPTConfig
 
 SEEDS = 100
 SENTENCES = 200

@@ -21,11 +21,11 @@ import torch
 from transformers import AutoTokenizer
 
 from evaluate_overhead import ROOT, smollm2, untouched
-from kullback.documents import Document
-from kullback.evaluate.protocol import Protocol
+from kullback.evaluation.on_text import evaluate_text
 from kullback.models.load import load_text_model
-from kullback.report.text_results import TextResults
-from kullback.text_evaluation import evaluate_text
+from kullback.results.text import TextResults
+from kullback.text.documents import Document
+from kullback.text.protocol import Protocol
 from side_process import measured
 
 

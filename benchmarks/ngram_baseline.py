@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kullback.sources.ngram import NgramModel
+from kullback.models.kneser_ney import NgramModel
 
 
 def dictionary_nats_per_token(train: list[int], test: list[int], order: int, size: int) -> float:

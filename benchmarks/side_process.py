@@ -1,6 +1,6 @@
 """One side of a benchmark in a process of its own, so that no side changes how another runs.
 
-kullback lets its process keep freed memory (`kullback.models.memory_reuse`); a loop that it is
+kullback lets its process keep freed memory (`kullback.runtime.memory`); a loop that it is
 compared with must run as it would without kullback.  The work is prepared once and then done each
 time that `measured` asks for it, so that the rounds of several sides can alternate.
 """

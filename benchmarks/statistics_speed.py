@@ -22,9 +22,9 @@ from collections.abc import Callable
 
 import torch
 
-from kullback.evaluate.divergence import divergence_statistics
-from kullback.evaluate.statistics import token_statistics
-from kullback.models.base import FactoredPredictions, Head
+from kullback.predictions.base import FactoredPredictions, Head
+from kullback.scoring.divergence import divergence_statistics
+from kullback.scoring.token_statistics import token_statistics
 
 SHAPES = {"SmolLM2-135M": (576, 49_152), "Gemma 3 270M": (640, 262_144)}
 

@@ -128,10 +128,10 @@ def nanogpt(setting: str) -> float:
 def ours(setting: str) -> float:
     from tokenizers import Tokenizer, models
 
-    from kullback.batches import SentenceBatches, TextBatches
-    from kullback.gpt import GPTConfig
     from kullback.sources.catalogue import open_source
-    from kullback.train import Interrupted, TrainingConfig, train
+    from kullback.training.batches import SentenceBatches, TextBatches
+    from kullback.training.gpt import GPTConfig
+    from kullback.training.loop import Interrupted, TrainingConfig, train
 
     width, layers, heads, T, windows = SETTINGS[setting]
     if setting == "lab":

@@ -35,7 +35,7 @@ from compare_overhead import perturb
 from evaluate_overhead import bare, guide, untouched
 from evaluate_overhead import ours as evaluate
 from kullback.models.huggingface import HuggingFaceModel
-from kullback.models.memory_reuse import keep_freed_memory
+from kullback.runtime.memory import keep_freed_memory
 from side_process import measured
 
 VOCABULARY = 262_144

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from random import Random
 
-from kullback.autograd import MLP, Value, cross_entropy, softmax, zero_grad
+from kullback.theory.autograd import MLP, Value, cross_entropy, softmax, zero_grad
 
 PERSONS = ("I", "you", "she", "we", "you all", "they")
 TENSES = ("infinitive", "present", "past", "past participle", "future")

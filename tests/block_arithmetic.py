@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from kullback.evaluate.compiled_block_sums import block_library
+from kullback.scoring.compiled import block_library
 
 
 @contextmanager

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from kullback.errors import InvalidValueError, RunError
-from kullback.evaluate.truth import Corpus
+from kullback.evaluation.on_source import Corpus
 from kullback.lab import LabConfig, Progress, run_lab
-from kullback.report.results import LabResults
+from kullback.results.lab import LabResults
 
 CONFIG = LabConfig(steps=4, sentences=32, width=32, layers=1, heads=1, mlp_width=32, ngram_order=3)
 

@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 
-from kullback.batches import SentenceBatches, TextBatches
-from kullback.gpt import GPT, GPTConfig
 from kullback.sources.catalogue import open_source
 from kullback.sources.language import Language
-from kullback.train import TrainingConfig, train
+from kullback.training.batches import SentenceBatches, TextBatches
+from kullback.training.gpt import GPT, GPTConfig
+from kullback.training.loop import TrainingConfig, train
 
 WEATHER = """
 name = "weather"

@@ -3,7 +3,7 @@
 cross-entropy = entropy + KL.  The entropy is the world's; the KL is yours to remove.
 
 Importing this package never loads torch.  Each room is a module of its own: see
-``kullback.information`` for the measures and ``kullback.sources`` for the exact languages.
+``kullback.theory.information`` for the measures and ``kullback.sources`` for the exact languages.
 """
 
 from __future__ import annotations

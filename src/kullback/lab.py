@@ -3,7 +3,7 @@
 `run_lab` builds the conjugation language with some cells held out, trains a mini-GPT to its floor,
 fits an n-gram model as the baseline, evaluates both on every prefix of the training language and
 of the held-out one, asks both for right forms over wrong ones, quantises the mini-GPT, and hands
-everything to the report as plain data (:mod:`kullback.report.results`).
+everything to the report as plain data (:mod:`kullback.results.lab`).
 """
 
 from __future__ import annotations
@@ -21,18 +21,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from kullback.batches import SentenceBatches
 from kullback.errors import RunError
-from kullback.evaluate.minimal_pairs import minimal_pair_accuracy
-from kullback.evaluate.truth import Corpus, TruthEvaluation, evaluate_on_source
-from kullback.files import write_atomically
-from kullback.gpt import GPTConfig
-from kullback.models.base import LanguageModel
-from kullback.models.checkpoint import GPTModel
+from kullback.evaluation.minimal_pairs import minimal_pair_accuracy
+from kullback.evaluation.on_source import Corpus, TruthEvaluation, evaluate_on_source
+from kullback.models.mini_gpt import GPTModel
 from kullback.models.ngram import NgramLanguageModel
-from kullback.quantise import Scheme, quantise, size_in_bytes
-from kullback.report.page import write_lab_report
-from kullback.report.results import (
+from kullback.models.quantization import Scheme, quantise, size_in_bytes
+from kullback.predictions.base import LanguageModel
+from kullback.report.html.lab import write_lab_report
+from kullback.results.lab import (
     Evaluation,
     LabResults,
     LanguagePart,
@@ -41,9 +38,12 @@ from kullback.report.results import (
     SentenceReport,
     TokenReport,
 )
+from kullback.runtime.files import write_atomically
 from kullback.sources.catalogue import Source, open_source
 from kullback.sources.language import Language
-from kullback.train import (
+from kullback.training.batches import SentenceBatches
+from kullback.training.gpt import GPTConfig
+from kullback.training.loop import (
     StepMetrics,
     TrainingConfig,
     read_metrics,

@@ -1,4 +1,4 @@
-"""Write the golden file: ``python tests/golden/make_golden.py FILE`` with the code to be held to."""
+"""Write the golden file: ``python tests/golden/make_golden.py FILE``."""
 
 from __future__ import annotations
 

@@ -12,11 +12,11 @@ from torch import nn
 from transformers import BertConfig, BertLMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from kullback.errors import InvalidValueError
-from kullback.models import fast_linear
-from kullback.models.base import DensePredictions, FactoredPredictions
-from kullback.models.fast_attention import causal_attention
-from kullback.models.fast_linear import linear
 from kullback.models.huggingface import HuggingFaceModel
+from kullback.predictions.base import DensePredictions, FactoredPredictions
+from kullback.runtime import fast_linear
+from kullback.runtime.fast_attention import causal_attention
+from kullback.runtime.fast_linear import linear
 
 V = 96
 LLAMA = {

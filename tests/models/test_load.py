@@ -17,13 +17,13 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from kullback.cli import main
 from kullback.errors import InvalidValueError
-from kullback.gpt import GPT, GPTConfig
-from kullback.models.base import FactoredPredictions
-from kullback.models.checkpoint import GPTTextModel
 from kullback.models.huggingface import HuggingFaceModel
 from kullback.models.load import load_text_model
-from kullback.run_folder import save_model
-from kullback.text import tokenizer_config, train_tokenizer
+from kullback.models.mini_gpt import GPTTextModel
+from kullback.predictions.base import FactoredPredictions
+from kullback.text.tokenizer import tokenizer_config, train_tokenizer
+from kullback.training.gpt import GPT, GPTConfig
+from kullback.training.run_folder import save_model
 
 TEXT = "A quick brown fox; naïve façade. " * 5
 
@@ -335,7 +335,7 @@ def test_freed_memory_is_kept() -> None:
     """With glibc, a block of megabytes that is freed and asked for again costs no page faults."""
     script = (
         "import resource, torch\n"
-        "from kullback.models.memory_reuse import keep_freed_memory\n"
+        "from kullback.runtime.memory import keep_freed_memory\n"
         "kept = keep_freed_memory()\n"
         "for _ in range(2):\n"
         "    for _ in range(40): torch.zeros(40_000_000, dtype=torch.uint8)\n"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from kullback.evaluate.truth import Corpus, evaluate_on_source
+from kullback.evaluation.on_source import Corpus, evaluate_on_source
 from kullback.models.ngram import NgramLanguageModel
 from kullback.sources.language import Language
 from tiny_runs import weather

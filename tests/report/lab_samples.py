@@ -6,7 +6,7 @@ import math
 
 from text_samples import HOSTILE
 
-from kullback.report.results import (
+from kullback.results.lab import (
     Evaluation,
     LabResults,
     LanguagePart,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from kullback.report.text_results import (
+from kullback.results.text import (
     ComparisonResults,
     Curve,
     MeasurementData,

@@ -13,7 +13,8 @@ from functools import cached_property
 
 from hypothesis import strategies as st
 
-from kullback.sources.automaton import EOS, Arc
+from kullback.sources.automaton import Arc
+from kullback.text.special_tokens import EOS
 
 Machine = Mapping[Hashable, Sequence[Arc]]
 

@@ -10,7 +10,8 @@ from brute_force import SYNCRETISM, BruteForce, Machine, acyclic_machines
 from hypothesis import given, settings
 
 from kullback.errors import GrammarError, ImpossiblePrefixError, InvalidValueError
-from kullback.sources.automaton import BOS, EOS, Arc, Automaton
+from kullback.sources.automaton import Arc, Automaton
+from kullback.text.special_tokens import BOS, EOS
 
 
 def check_every_prefix(oracle: BruteForce, machine) -> None:

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from kullback.errors import GrammarError
-from kullback.sources.automaton import EOS
 from kullback.sources.grammar import Grammar, Production, Word
 from kullback.sources.language import Language
+from kullback.text.special_tokens import EOS
 
 WEATHER = """
 name = "weather"

@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from scipy import stats
 
 from kullback.errors import GrammarError, InvalidValueError
-from kullback.sources.automaton import EOS, Arc, Automaton
+from kullback.sources.automaton import Arc, Automaton
 from kullback.sources.language import Language
+from kullback.text.special_tokens import EOS
 
 
 def language_of(arcs: Machine, start=0) -> Language:

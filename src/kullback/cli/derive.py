@@ -33,8 +33,8 @@ def add(commands: Commands) -> None:
 def _derive(options: argparse.Namespace) -> None:
     from dataclasses import asdict
 
-    from kullback.derivation import derive, distribution_from_text
-    from kullback.report.derivation import derivation_text
+    from kullback.report.terminal.derivation import derivation_text
+    from kullback.theory.derivation import derive, distribution_from_text
 
     given = (("--p", options.p), ("--q", options.q))
     p, q = (None if text is None else distribution_from_text(name, text) for name, text in given)

@@ -35,9 +35,9 @@ def _lab(options: argparse.Namespace) -> int:
     from rich.text import Text
 
     from kullback.lab import LabConfig, Progress, run_lab
-    from kullback.report.terminal import TrainingDisplay, lab_summary
+    from kullback.report.terminal.lab import TrainingDisplay, lab_summary
     from kullback.sources.catalogue import open_source
-    from kullback.train import Interrupted
+    from kullback.training.loop import Interrupted
 
     progress = progress_console()
     config = LabConfig(steps=options.steps, seed=options.seed)

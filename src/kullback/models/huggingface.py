@@ -26,19 +26,19 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from kullback.errors import InvalidValueError
-from kullback.models.base import (
+from kullback.predictions.base import (
     DensePredictions,
     FactoredPredictions,
     Head,
     weights_fingerprint,
 )
-from kullback.models.fast_attention import undo_fast_attention, use_fast_attention
-from kullback.models.fast_linear import multiplies, use_fast_linear
+from kullback.runtime.fast_attention import undo_fast_attention, use_fast_attention
+from kullback.runtime.fast_linear import multiplies, use_fast_linear
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
-    from kullback.text import TextTokenizer
+    from kullback.text.tokenizer import TextTokenizer
 
 __all__ = ["HuggingFaceModel", "find_head"]
 

@@ -3,7 +3,7 @@
 ========================  =====================================================================
 name                      what is loaded
 ========================  =====================================================================
-a folder, training.json   one of our runs (`kullback.models.checkpoint`)
+a folder, training.json   one of our runs (`kullback.models.mini_gpt`)
 any other folder          a Hugging Face folder: config.json, weights, tokenizer
 a file ending in .gguf    a llama.cpp model, its weights dequantised by transformers
 anything else             a name on the Hugging Face hub, or in its cache on this machine
@@ -28,10 +28,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from kullback.errors import InvalidValueError, KullbackError, MissingExtraError
-from kullback.models.base import TextModel
-from kullback.models.checkpoint import GPTTextModel
-from kullback.models.memory_reuse import keep_freed_memory
-from kullback.text import TextTokenizer
+from kullback.models.mini_gpt import GPTTextModel
+from kullback.predictions.base import TextModel
+from kullback.runtime.memory import keep_freed_memory
+from kullback.text.tokenizer import TextTokenizer
 
 if TYPE_CHECKING:
     from kullback.models.huggingface import HuggingFaceModel

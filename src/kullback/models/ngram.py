@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from kullback.models.base import ComputedPredictions
+from kullback.models.kneser_ney import NgramModel
+from kullback.predictions.base import ComputedPredictions
 from kullback.sources.language import Sentences
-from kullback.sources.ngram import NgramModel
 
 __all__ = ["NgramLanguageModel"]
 

@@ -1,1 +1,1 @@
-"""Sources: languages that know their own entropy."""
+"""Sources: languages whose entropy is known exactly."""

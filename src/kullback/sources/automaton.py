@@ -29,11 +29,10 @@ from scipy.sparse.csgraph import breadth_first_order
 
 from kullback.errors import GrammarError, InvalidValueError
 from kullback.sources.language import Language, impossible_prefix
+from kullback.text.special_tokens import BOS, EOS
 
-__all__ = ["BOS", "EOS", "Arc", "Automaton"]
+__all__ = ["Arc", "Automaton"]
 
-BOS = "<s>"
-EOS = "</s>"
 
 # Probabilities written by people ("0.333, 0.333, 0.334") sum to one no better than this; beyond
 # it, a weight is missing rather than rounded.

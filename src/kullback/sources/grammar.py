@@ -27,7 +27,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from kullback.errors import GrammarError
-from kullback.sources.automaton import EOS, SUM_TOLERANCE, Arc, Automaton
+from kullback.sources.automaton import SUM_TOLERANCE, Arc, Automaton
+from kullback.text.special_tokens import EOS
 
 __all__ = ["Grammar", "Production", "Word"]
 

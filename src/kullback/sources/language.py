@@ -31,10 +31,10 @@ from scipy.sparse.linalg import spsolve
 from scipy.special import entr
 
 from kullback.errors import GrammarError, ImpossiblePrefixError, InvalidValueError
+from kullback.text.special_tokens import EOS_ID
 
 __all__ = ["Language", "Sentences", "SlotEntropy"]
 
-EOS_ID = 1
 # Sampling works on this many sentences at a time, so that its arrays stay in the cache.
 SAMPLE_BLOCK = 1 << 15
 

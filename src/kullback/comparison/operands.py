@@ -1,0 +1,218 @@
+"""What stands on a side of a comparison: a model that reads the text now, or a recording of one.
+
+Whoever compares asks a side for predictions, window by window, for what its numbers depend on, and
+whether it is about the same tokens as the other.  A recording answers as its model would
+(`kullback.predictions.recording`), but it has no tokenizer: another side must read the text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Protocol as Interface
+from typing import cast
+
+import numpy as np
+import torch
+
+from kullback.errors import InvalidValueError
+from kullback.evaluation.on_text import model_fingerprint
+from kullback.evaluation.passes import ModelPredictor, Predictor, TokenizedText
+from kullback.models.quantized import SizedModel
+from kullback.predictions.base import Predictions, TextModel
+from kullback.predictions.recording import Recording, check_same_text
+from kullback.text.documents import Document
+from kullback.text.fingerprint import Fingerprint, Part, text_fingerprint
+from kullback.text.windows import Window
+
+__all__ = ["ModelOperand", "Operand", "RecordingOperand", "check_is_text", "text_parts"]
+
+# What the metadata of a recording hold beside the parts of the fingerprint.
+NO_PARTS = ("model", "size_bytes")
+
+
+class Operand(Predictor, Interface):
+    """A predictor, and what a comparison must know of it."""
+
+    @property
+    def model(self) -> TextModel | None:
+        """The model itself; None where there is only what it said."""
+
+    @property
+    def vocabulary_size(self) -> int:
+        """V."""
+
+    @property
+    def size_bytes(self) -> int | None:
+        """What the weights take; None where nobody knows."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences that the user should read."""
+
+    def fingerprint(self, documents: Sequence[Document], tokenized: TokenizedText) -> Fingerprint:
+        """What this side's numbers depend on."""
+
+    def check(
+        self, documents: Sequence[Document], tokenized: TokenizedText, reader: TextModel
+    ) -> None:
+        """Raise `InvalidValueError` unless it is about the tokens of `reading`, as `reader` reads.
+
+        `documents` are those that `reading` was made of.
+        """
+
+
+@dataclass(frozen=True, eq=False)
+class ModelOperand:
+    """A model that reads the text now."""
+
+    sized: SizedModel
+
+    @property
+    def name(self) -> str:
+        """The model's."""
+        return self.model.name
+
+    @property
+    def device(self) -> torch.device:
+        """The model's."""
+        return self.model.device
+
+    @property
+    def model(self) -> TextModel:
+        """The model."""
+        return self.sized.model
+
+    @property
+    def vocabulary_size(self) -> int:
+        """V."""
+        return self.model.vocabulary_size
+
+    @property
+    def size_bytes(self) -> int | None:
+        """What the weights take."""
+        return self.sized.size_bytes
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """The model's."""
+        return self.model.notes
+
+    def predictions(self, window: Window, rows: slice) -> Predictions:
+        """What the model says now."""
+        return ModelPredictor(self.model).predictions(window, rows)
+
+    def fingerprint(self, documents: Sequence[Document], tokenized: TokenizedText) -> Fingerprint:
+        """Of this reading."""
+        return model_fingerprint(self.model, documents, tokenized)
+
+    def check(
+        self, documents: Sequence[Document], tokenized: TokenizedText, reader: TextModel
+    ) -> None:
+        """Raise `InvalidValueError` where it reads other tokens, or shorter windows."""
+        if self.model.context is not None and tokenized.protocol.window is not None:
+            tokenized.protocol.resolve(self.model.context)  # the window must fit both
+        if self.model.tokenizer.fingerprint == reader.tokenizer.fingerprint:
+            return
+        for document, encoding in zip(tokenized.documents, tokenized.encodings, strict=True):
+            other = self.model.tokenizer.encode(document.text)
+            if not np.array_equal(other.ids, encoding.ids):
+                raise InvalidValueError(
+                    f"{reader.name} and {self.name} read {document.name} as different tokens "
+                    f"({len(encoding.ids):,} and {len(other.ids):,}): a KL by token does not "
+                    "exist; compare them by bytes with --by-bytes"
+                )
+
+
+@dataclass(frozen=True, eq=False)
+class RecordingOperand:
+    """What a model said of the text when it was recorded."""
+
+    recording: Recording
+    model: None = None
+
+    @classmethod
+    def open(cls, path: Path) -> RecordingOperand:
+        """The recording at `path`; raises as `Recording.open` does."""
+        return cls(Recording.open(path))
+
+    @property
+    def name(self) -> str:
+        """The file's, as it was given."""
+        return str(self.recording.path)
+
+    @property
+    def device(self) -> torch.device:
+        """Where recordings are read."""
+        return torch.device("cpu")
+
+    @property
+    def vocabulary_size(self) -> int:
+        """V."""
+        return self.recording.vocabulary_size
+
+    @property
+    def size_bytes(self) -> int | None:
+        """What the model's weights took, where the recording says so."""
+        size = self.recording.metadata.get("size_bytes")
+        return size if isinstance(size, int) else None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Of what the file is a recording."""
+        known = [
+            str(self.identity.parts[n]) for n in ("dtype", "device") if n in self.identity.parts
+        ]
+        made = f", made in {' on '.join(known)}" if known else ""
+        return (f"{self.name} is a recording of {self.recording.name}{made}",)
+
+    @cached_property
+    def identity(self) -> Fingerprint:
+        """What the numbers depended on when they were recorded."""
+        metadata = cast("Mapping[str, Part]", self.recording.metadata)
+        return Fingerprint({name: one for name, one in metadata.items() if name not in NO_PARTS})
+
+    def predictions(self, window: Window, rows: slice) -> Predictions:
+        """What the model said."""
+        return self.recording.predictions(rows)
+
+    def fingerprint(self, documents: Sequence[Document], tokenized: TokenizedText) -> Fingerprint:
+        """Of the reading that was recorded."""
+        return self.identity
+
+    def check(
+        self, documents: Sequence[Document], tokenized: TokenizedText, reader: TextModel
+    ) -> None:
+        """Raise `InvalidValueError` where text, tokenizer or protocol are not those recorded."""
+        now = text_parts(documents, tokenized, reader)
+        check_same_text(self.recording.metadata, now, (self.name, f"the reading of {reader.name}"))
+        if not np.array_equal(self.recording.targets, tokenized.targets):
+            raise InvalidValueError(
+                f"{self.name} has {len(self.recording):,} rows that are not about the "
+                f"{len(tokenized):,} tokens of its own text: it is damaged; record it again"
+            )
+
+
+def text_parts(
+    documents: Sequence[Document], tokenized: TokenizedText, reader: TextModel
+) -> dict[str, Part]:
+    """The parts of a fingerprint that say which tokens are read."""
+    return {
+        "text": text_fingerprint(documents),
+        "tokenizer": reader.tokenizer.fingerprint,
+        "protocol": asdict(tokenized.protocol),
+    }
+
+
+def check_is_text(name: str, parts: Mapping[str, object], documents: Sequence[Document]) -> None:
+    """Raise `InvalidValueError` unless `documents` are the text that `parts` are a fingerprint of.
+
+    For what was recorded under `name` and is not read again.
+    """
+    if parts.get("text") != text_fingerprint(documents):
+        raise InvalidValueError(
+            f"the texts are not the same: {name} is about another text than that of --text; give "
+            "the text that was recorded, or leave --text out"
+        )

@@ -1,0 +1,168 @@
+"""Comparing token statistics: which of two models predicts a text better, and by how much?
+
+A file of records (:mod:`kullback.evaluation.token_records`) keeps of each token its surprisal and
+the likeliest word, 60 bytes and not a distribution.  So two files, or a file and a model that reads
+the text now, have a ΔCE, a Δp and an agreement, paired token by token, but no KL: that needs both
+distributions (``kullback record --distributions exact`` or ``top-k``).
+
+Axes: M scored tokens, in text order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from kullback.comparison.measures import paired_measures
+from kullback.comparison.operands import RecordingOperand, check_is_text
+from kullback.comparison.recordings import Origin, nll_and_top1, stored_results
+from kullback.errors import InvalidValueError
+from kullback.evaluation.on_text import model_fingerprint, window_records
+from kullback.evaluation.passes import ModelPredictor, TokenizedText, token_rows
+from kullback.evaluation.token_records import Records, concatenate_records, read_records
+from kullback.predictions.base import TextModel
+from kullback.predictions.recording import check_same_text
+from kullback.results.text import StoredResults
+from kullback.runtime.workers import ProcessGroup
+from kullback.text.documents import Document
+from kullback.text.fingerprint import Fingerprint
+from kullback.text.protocol import Protocol
+
+__all__ = ["TokenRows", "compare_records"]
+
+Progress = Callable[[int, int], None]
+ROWS = 512
+NO_KL = (
+    "a KL cannot be computed from token statistics, which hold no distributions: kullback record "
+    "with --distributions exact (or top-k, for bounds) keeps them"
+)
+SIGN = "above 0 the candidate predicts worse"
+
+
+@dataclass(frozen=True, eq=False)
+class TokenRows:
+    """What is known of one side at each of M scored tokens."""
+
+    name: str
+    identity: Fingerprint
+    """What the numbers depend on."""
+    document_M: Int[np.ndarray, "M"]
+    position_M: Int[np.ndarray, "M"]
+    target_M: Int[np.ndarray, "M"]
+    weight_M: Float[np.ndarray, "M"] | None
+    """How often each token counts; None where that was not kept."""
+    nll_M: Float[np.ndarray, "M"]
+    """-log q of the target, nats."""
+    top1_M: Int[np.ndarray, "M"]
+    """The most probable word."""
+
+    def __len__(self) -> int:
+        return len(self.nll_M)
+
+    @classmethod
+    def of_file(cls, path: Path) -> TokenRows:
+        """A file of token statistics; raises as `read_records` does."""
+        metadata, records = read_records(path)
+        return cls._of_records(str(path), metadata.fingerprint, records)
+
+    @classmethod
+    def of_model(
+        cls,
+        model: TextModel,
+        documents: Sequence[Document],
+        protocol: Protocol,
+        progress: Progress = lambda done, total: None,
+        against: TokenRows | None = None,
+    ) -> TokenRows:
+        """A model that reads `documents` now.
+
+        `against` is the other side, if it is known: whether both are about the same tokens is then
+        found before the model reads.  Raises as `TokenizedText.of` and `token_rows` do, and
+        `InvalidValueError` where text, tokenizer or protocol are not those of `against`.
+        """
+        tokenized = TokenizedText.of(documents, protocol, model.tokenizer, model.context)
+        identity = model_fingerprint(model, documents, tokenized)
+        if against is not None:
+            names = (against.name, f"the reading of {model.name}")
+            check_same_text(against.identity.parts, identity.parts, names)
+        rows = token_rows(ModelPredictor(model), tokenized, progress=progress)
+        parts = [window_records(tokenized, index, found) for index, found in enumerate(rows)]
+        return cls._of_records(model.name, identity, concatenate_records(parts))
+
+    @classmethod
+    def of_recording(cls, side: RecordingOperand) -> TokenRows:
+        """A recording of either kind: both hold the target's probability and the likeliest word."""
+        recording = side.recording
+
+        def measure(start: int) -> tuple[np.ndarray, np.ndarray]:
+            rows = slice(start, min(start + ROWS, len(recording)))
+            return nll_and_top1(recording.predictions(rows), recording.targets[rows])
+
+        parts = list(ProcessGroup().map(measure, range(0, len(recording), ROWS)))
+        return cls(
+            side.name,
+            side.identity,
+            recording.documents,
+            recording.positions,
+            recording.targets,
+            None,
+            np.concatenate([nll_B for nll_B, _ in parts]),
+            np.concatenate([top1_B for _, top1_B in parts]),
+        )
+
+    @classmethod
+    def _of_records(cls, name: str, identity: Fingerprint, records: Records) -> TokenRows:
+        return cls(
+            name,
+            identity,
+            records.document,
+            records.position,
+            records.token_id,
+            records.weight.astype(np.float64),
+            records.nll,
+            records.top1,
+        )
+
+
+def compare_records(
+    reference: TokenRows, candidate: TokenRows, documents: Sequence[Document] = ()
+) -> StoredResults:
+    """ΔCE, both cross-entropies, Δp and the agreement, each with its paired, clustered interval.
+
+    `documents`, where they are given, must be the text of both.  Raises `InvalidValueError` where
+    text, tokenizer or protocol are not the same, and where nothing was scored.
+    """
+    names = (reference.name, candidate.name)
+    check_same_text(reference.identity.parts, candidate.identity.parts, names)
+    if documents:
+        check_is_text(reference.name, reference.identity.parts, documents)
+    for name in ("document_M", "position_M", "target_M"):
+        if not np.array_equal(getattr(reference, name), getattr(candidate, name)):
+            raise InvalidValueError(
+                f"{reference.name} has {len(reference):,} rows and {candidate.name} "
+                f"{len(candidate):,}, and they are not about the same tokens, though the text is "
+                "the same: one is damaged; record both again"
+            )
+    if not len(reference):
+        raise InvalidValueError(
+            f"no token was scored in {reference.name}: there is nothing to compare"
+        )
+    weight_M = reference.weight_M if reference.weight_M is not None else candidate.weight_M
+    measures = paired_measures(
+        reference.nll_M,
+        candidate.nll_M,
+        reference.top1_M == candidate.top1_M,
+        reference.document_M,
+        np.ones(len(reference)) if weight_M is None else weight_M,
+    )
+    return stored_results(
+        Origin(reference.name, reference.identity),
+        Origin(candidate.name, candidate.identity),
+        measures,
+        len(reference),
+        notes=[SIGN, NO_KL],
+    )

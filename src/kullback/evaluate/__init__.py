@@ -1,1 +1,0 @@
-"""Evaluation: what does the model know, and how sure are we?"""

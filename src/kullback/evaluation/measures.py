@@ -1,0 +1,137 @@
+"""What does a model know of a text?  The measures, from one row a token.
+
+Every measure is a mean over scored tokens with an interval that knows that tokens of one text are
+correlated (:mod:`kullback.uncertainty.intervals`).  Bytes and words are those of the source text,
+whatever the tokenizer; entropies are in nats, bits only where the name says bits.
+
+Axes: M scored tokens, in text order.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from kullback.errors import InvalidValueError
+from kullback.scoring.token_statistics import TokenStatistics
+from kullback.uncertainty.calibration import Calibration, brier_scores, measure_calibration
+from kullback.uncertainty.intervals import Measurement, mean_with_interval, perplexity
+
+__all__ = ["Places", "TextMeasures", "means_by", "measure_text"]
+
+POSITION_BINS = 24
+NLL_EDGES = np.concatenate([np.arange(0.0, 12.5, 0.25), [math.inf]])
+
+
+@dataclass(frozen=True, eq=False)
+class Places:
+    """Where M scored tokens stand."""
+
+    document_M: Int[np.ndarray, "M"]
+    position_M: Int[np.ndarray, "M"]
+    """Tokens that the model had read when it predicted this one, BOS included."""
+    bytes_M: Int[np.ndarray, "M"]
+    """The token's bytes in the source text."""
+    words_M: Float[np.ndarray, "M"]
+    """Its share of the words of its document, or of the part of them that is scored."""
+    weight_M: Float[np.ndarray, "M"]
+    """How often it counts: 1, unless a preset weighs windows."""
+
+    def __len__(self) -> int:
+        return len(self.document_M)
+
+
+@dataclass(frozen=True)
+class TextMeasures:
+    """Everything that is said of a model on a text."""
+
+    measures: dict[str, Measurement]
+    """By name, in the order to show."""
+    calibration: Calibration
+    """Of the most probable word."""
+    target_calibration: Calibration
+    """Of the probability of the word that came: Σ q² is what the model expects it to be."""
+
+
+def measure_text(found: TokenStatistics, places: Places) -> TextMeasures:
+    """Cross-entropy, perplexities, accuracies and calibration, each with its interval.
+
+    ``bits_per_byte = Σ nll / (log 2 × Σ bytes)``, ``word_perplexity = exp(Σ nll / Σ words)`` and
+    likewise for bytes; the Brier score is that over all words of the vocabulary.  Raises
+    `InvalidValueError` where nothing was scored.
+    """
+    if not len(places):
+        raise InvalidValueError(
+            "no token was scored: the text has no more than one token, or the protocol scores none "
+            "of it"
+        )
+    document_M, weight_M = places.document_M, places.weight_M
+    nll_M = found.nll * weight_M
+
+    def mean(values_M: np.ndarray, unit: str, per_M: np.ndarray = weight_M) -> Measurement:
+        return mean_with_interval(values_M, document_M, unit, per_M)
+
+    cross_entropy = mean(nll_M, "nats/token")
+    measures = {
+        "cross_entropy": cross_entropy,
+        "bits_per_byte": mean(nll_M / math.log(2), "bits/byte", places.bytes_M * weight_M),
+        "perplexity": perplexity(cross_entropy),
+    }
+    if places.bytes_M.any():
+        per_byte = mean(nll_M, "nats/byte", places.bytes_M * weight_M)
+        measures["byte_perplexity"] = perplexity(per_byte)
+    if places.words_M.any():
+        per_word = mean(nll_M, "nats/word", places.words_M * weight_M)
+        measures["word_perplexity"] = perplexity(per_word)
+    measures["entropy"] = mean(found.entropy * weight_M, "nats/token")
+    for k in (1, 5, 10):
+        measures[f"top{k}_accuracy"] = mean((found.rank <= k) * weight_M, "")
+    brier_M = brier_scores(found.sum_of_squares, np.exp(-found.nll))
+    measures["brier"] = mean(brier_M * weight_M, "")
+    hit_M: Bool[np.ndarray, "M"] = found.rank == 1
+    forecast_M = np.clip(found.top1_probability, 0.0, 1.0)
+    calibration = measure_calibration(forecast_M, hit_M, document_M)
+    measures["ece"] = calibration.ece
+    measures["rms_calibration_error"] = calibration.rms_error
+    measures["smooth_ece"] = calibration.smooth_ece
+    measures["overconfidence"] = calibration.mean_gap
+    expected_M = np.clip(found.sum_of_squares, 0.0, 1.0)
+    target_calibration = measure_calibration(expected_M, np.exp(-found.nll), document_M)
+    measures["target_ece"] = target_calibration.ece
+    return TextMeasures(measures, calibration, target_calibration)
+
+
+@dataclass(frozen=True, eq=False)
+class MeansBy:
+    """Means of a value in bins of another."""
+
+    x_B: Float[np.ndarray, "B"]
+    means: list[Measurement]
+
+
+def means_by(
+    values_M: Float[np.ndarray, "M"],
+    by_M: Float[np.ndarray, "M"],
+    edges: Float[np.ndarray, "edges"],
+    document_M: Int[np.ndarray, "M"],
+    unit: str,
+) -> MeansBy:
+    """The mean of `values_M` where `by_M` lies in [edges[i], edges[i + 1]), empty bins left out."""
+    index_M = np.clip(np.searchsorted(edges, by_M, side="right") - 1, 0, len(edges) - 2)
+    x, means = [], []
+    for b in range(len(edges) - 1):
+        here_M = index_M == b
+        if here_M.any():
+            x.append(float(by_M[here_M].mean()))
+            means.append(mean_with_interval(values_M[here_M], document_M[here_M], unit))
+    return MeansBy(np.array(x), means)
+
+
+def position_edges(position_M: Int[np.ndarray, "M"]) -> Float[np.ndarray, "edges"]:
+    """Bin edges over positions in the window, even in the logarithm: early ones differ most."""
+    last = int(position_M.max()) + 1
+    edges = np.unique(np.geomspace(1, last + 1, POSITION_BINS + 1).astype(np.int64))
+    return np.concatenate([[0], edges]).astype(np.float64)

@@ -1,0 +1,254 @@
+"""What was found at each token, on disk: a Parquet file of one row a token.
+
+Any tool that reads Parquet reads it; `read_records` gives arrays.  The columns take 60 bytes a
+token before compression:
+
+================  =======  ====================================================================
+document          int32    which of the documents in the metadata, from 0
+byte_start        int64    where the token begins in the document's UTF-8 bytes
+byte_length       int32    its bytes; 0 for a BOS that a preset scores
+token_id          int32
+position          int32    tokens that the model had read before it, BOS included
+weight            float32  how often it counts: 1, unless a preset weighs windows
+nll               float64  -log q[token], nats
+entropy           float64  H(q), nats
+rank              int32    1 + the words that are more probable
+top1              int32    the most probable word
+top1_probability  float32
+sum_of_squares    float32  Σ q²
+================  =======  ====================================================================
+
+The schema's metadata hold, under ``kullback``, JSON with the fingerprint and its parts, the model's
+name and the documents' names, bytes and words.  Nothing in a file depends on when or where it was
+written.  `kullback.evaluation.token_records_writer` writes them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from jaxtyping import Float, Int, Shaped
+
+from kullback.errors import InvalidValueError
+from kullback.text.documents import Document
+from kullback.text.fingerprint import Fingerprint, Part
+
+__all__ = [
+    "DocumentInfo",
+    "Records",
+    "RecordsMetadata",
+    "concatenate_records",
+    "from_table",
+    "is_records",
+    "read_records",
+    "schema_of",
+    "to_table",
+]
+
+FORMAT = 1
+KEY = b"kullback"
+MAGIC = b"PAR1"
+UNITS = {"nll": "nats", "entropy": "nats", "byte_start": "bytes", "byte_length": "bytes"}
+
+
+@dataclass(frozen=True)
+class DocumentInfo:
+    """A document, without its text."""
+
+    name: str
+    n_bytes: int
+    n_words: int
+
+
+@dataclass(frozen=True)
+class RecordsMetadata:
+    """What the rows of a file have in common."""
+
+    model: str
+    fingerprint: Fingerprint
+    documents: tuple[DocumentInfo, ...]
+
+    @classmethod
+    def of(
+        cls, model: str, fingerprint: Fingerprint, documents: Sequence[Document]
+    ) -> RecordsMetadata:
+        """The metadata of documents that are in memory."""
+        found = tuple(DocumentInfo(each.name, each.n_bytes, each.n_words) for each in documents)
+        return cls(model, fingerprint, found)
+
+    def to_json(self) -> str:
+        """Canonical JSON, as it stands in the file."""
+        return json.dumps(
+            {
+                "format": FORMAT,
+                "model": self.model,
+                "fingerprint": str(self.fingerprint),
+                "parts": dict(self.fingerprint.parts),
+                "documents": [
+                    {"name": each.name, "bytes": each.n_bytes, "words": each.n_words}
+                    for each in self.documents
+                ],
+            },
+            sort_keys=True,
+            separators=(",", ":"),
+            ensure_ascii=False,
+        )
+
+    @classmethod
+    def from_json(cls, content: str) -> RecordsMetadata:
+        """Read what `to_json` wrote; `ValueError`, `KeyError` or `TypeError` where it is not."""
+        data = json.loads(content)
+        if data["format"] != FORMAT:
+            raise ValueError(f"format {data['format']} is not {FORMAT}")
+        parts: dict[str, Part] = data["parts"]
+        documents = tuple(
+            DocumentInfo(str(each["name"]), int(each["bytes"]), int(each["words"]))
+            for each in data["documents"]
+        )
+        return cls(str(data["model"]), Fingerprint(parts), documents)
+
+
+@dataclass(frozen=True, eq=False)
+class Records:
+    """Rows in the order of the text; the columns of the table above."""
+
+    document: Int[np.ndarray, "M"]
+    byte_start: Int[np.ndarray, "M"]
+    byte_length: Int[np.ndarray, "M"]
+    token_id: Int[np.ndarray, "M"]
+    position: Int[np.ndarray, "M"]
+    weight: Float[np.ndarray, "M"]
+    nll: Float[np.ndarray, "M"]
+    entropy: Float[np.ndarray, "M"]
+    rank: Int[np.ndarray, "M"]
+    top1: Int[np.ndarray, "M"]
+    top1_probability: Float[np.ndarray, "M"]
+    sum_of_squares: Float[np.ndarray, "M"]
+
+    def __len__(self) -> int:
+        return len(self.document)
+
+    def part(self, rows: slice) -> Records:
+        """Some of the rows."""
+        return Records(**{name: column[rows] for name, column in self.columns().items()})
+
+    def typed(self) -> Records:
+        """The rows in the types of the file, so that what is computed from either is the same."""
+        return Records(**{name: np.asarray(c, TYPES[name]) for name, c in self.columns().items()})
+
+    def columns(self) -> dict[str, Shaped[np.ndarray, "M"]]:
+        """The arrays by name, in the order of the file."""
+        return {each.name: getattr(self, each.name) for each in fields(self)}
+
+
+TYPES: dict[str, type[np.generic]] = {
+    "document": np.int32,
+    "byte_start": np.int64,
+    "byte_length": np.int32,
+    "token_id": np.int32,
+    "position": np.int32,
+    "weight": np.float32,
+    "nll": np.float64,
+    "entropy": np.float64,
+    "rank": np.int32,
+    "top1": np.int32,
+    "top1_probability": np.float32,
+    "sum_of_squares": np.float32,
+}
+
+
+def concatenate_records(parts: Sequence[Records]) -> Records:
+    """All rows, one part after the other."""
+    names = [each.name for each in fields(Records)]
+    return Records(**{n: np.concatenate([getattr(part, n) for part in parts]) for n in names})
+
+
+def is_records(path: Path) -> bool:
+    """Whether `path` is meant to be a file of records: its name or its first bytes are Parquet's.
+
+    Whether it is there, whole and ours, `read_records` says.
+    """
+    if path.is_dir():
+        return False
+    if path.suffix == ".parquet":
+        return True
+    try:
+        with path.open("rb") as file:
+            return file.read(len(MAGIC)) == MAGIC
+    except OSError:
+        return False
+
+
+def read_records(path: Path) -> tuple[RecordsMetadata, Records]:
+    """The metadata and the rows of a file of records.
+
+    Raises `InvalidValueError` where it is missing, cut short, or another Parquet file.
+    """
+    try:
+        with path.open("rb") as content, pq.ParquetFile(content) as file:
+            about = (file.schema_arrow.metadata or {}).get(KEY)
+            if about is None:
+                raise InvalidValueError(
+                    f"{path} is a Parquet file, but no records of ours: write some with kullback "
+                    "record"
+                )
+            metadata = RecordsMetadata.from_json(about.decode())
+            return metadata, from_table(file.read(columns=list(TYPES)))
+    except OSError as error:
+        why = error.strerror or str(error).splitlines()[0]
+        raise InvalidValueError(f"the records {path} cannot be read: {why}") from None
+    except (pa.ArrowException, ValueError, KeyError, TypeError) as error:
+        if isinstance(error, InvalidValueError):
+            raise
+        raise InvalidValueError(
+            f"the records {path} are damaged or of another version: "
+            f"{str(error).splitlines()[0]}; write them again"
+        ) from None
+
+
+def schema_of(metadata: RecordsMetadata) -> pa.Schema:
+    """The columns of a file, with their units and the metadata."""
+    columns = [
+        pa.field(
+            name,
+            pa.from_numpy_dtype(kind),
+            nullable=False,
+            metadata={"unit": UNITS[name]} if name in UNITS else None,
+        )
+        for name, kind in TYPES.items()
+    ]
+    return pa.schema(columns, metadata={KEY: metadata.to_json().encode()})
+
+
+def to_table(records: Records, schema: pa.Schema) -> pa.Table:
+    """Rows as they are written.
+
+    Raises `InvalidValueError` where lengths differ or a value does not fit its column's type.
+    """
+    columns: Mapping[str, Shaped[np.ndarray, "M"]] = records.columns()
+    arrays = []
+    for name, kind in TYPES.items():
+        values = np.asarray(columns[name])
+        if np.issubdtype(kind, np.integer) and len(values):
+            limits = np.iinfo(np.dtype(kind).name)
+            if values.min() < limits.min or values.max() > limits.max:
+                raise InvalidValueError(
+                    f"{name} holds {values.max()}: the column goes from {limits.min} to "
+                    f"{limits.max}"
+                )
+        arrays.append(pa.array(values.astype(kind, copy=False)))
+    if len({len(array) for array in arrays}) != 1:
+        lengths = {name: len(array) for name, array in zip(TYPES, arrays, strict=True)}
+        raise InvalidValueError(f"the columns have different lengths: {lengths}")
+    return pa.table(arrays, schema=schema)
+
+
+def from_table(table: pa.Table) -> Records:
+    """Rows as they are read."""
+    return Records(**{name: table[name].to_numpy() for name in TYPES})

@@ -1,0 +1,268 @@
+"""Writing records, a group of rows at a time, so that a run that was killed can go on.
+
+Rows are written in groups of a fixed number, each to a file of its own in a folder beside the
+records, whole or not at all:
+
+==================  ===============================================================================
+``000000.parquet``  a group, whole
+``000001.begun``    the first rows of the group that comes next, written anew every 30 seconds
+``metadata.json``   what the rows are of
+``lock``            held by the process that writes
+==================  ===============================================================================
+
+A run that is killed and started again goes on after the last row there (`RecordsWriter.done`), and
+the file that it assembles at the end is the same, byte for byte: its groups are cut by the number
+of rows, never by the time.  Whole groups of another fingerprint are refused; a group that has only
+begun is given up for another run.  What stood at the path before stays there, whole, until the
+file is assembled.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import itertools
+import json
+import os
+import re
+import shutil
+import time
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import IO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from kullback.errors import InvalidValueError, RunError
+from kullback.evaluation.token_records import (
+    Records,
+    RecordsMetadata,
+    from_table,
+    schema_of,
+    to_table,
+)
+from kullback.runtime.files import remove_leftovers, write_atomically
+
+__all__ = ["RecordsWriter"]
+
+ROWS_PER_GROUP = 65_536
+# What a killed run loses, and the time of the window it was at.  A group takes at most 4 MB.
+SECONDS_PER_SAVE = 30.0
+
+
+class RecordsWriter:
+    """Writes the records of an evaluation, and goes on with those of one that was interrupted.
+
+    Use it as a context manager.  `done` rows are on disk at the start: leave out the windows that
+    lie before, and `append` all others in order; rows that are there already are passed over.
+    Leaving without an exception assembles the file; leaving with one keeps the rows that are on
+    disk, or removes the folder where there are none.
+
+    Raises `RunError` where the folder has whole groups of another fingerprint or is in use by
+    another process, and where nothing can be written.
+    """
+
+    def __init__(
+        self, path: Path, metadata: RecordsMetadata, rows_per_group: int = ROWS_PER_GROUP
+    ) -> None:
+        if path.is_dir():
+            raise InvalidValueError(f"the records {path} are a folder: give the name of a file")
+        if rows_per_group < 1:
+            raise InvalidValueError(f"rows_per_group is {rows_per_group}: it must be positive")
+        self.path = path
+        self.metadata = metadata
+        self.folder = path.with_name(f".{path.name}.groups")
+        self.rows_per_group = rows_per_group
+        self.done = 0
+        """Rows on disk when the writing began."""
+        self._next = 0
+        self._groups = 0
+        self._waiting: list[pa.Table] = []
+        self._saved = 0.0
+        self._schema = schema_of(metadata)
+        self._open = ExitStack()
+
+    def __enter__(self) -> RecordsWriter:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock = self._open.enter_context((self.folder / "lock").open("a+"))
+        except OSError as error:
+            raise RunError(
+                f"{self.path} cannot be written: {error.strerror}; choose another file"
+            ) from None
+        try:
+            _lock(lock, self.path)
+            self._open.callback(self._remove_folder_without_rows)
+            self._remove_leftovers()
+            self._go_on()
+        except BaseException:
+            self._open.close()
+            raise
+        return self
+
+    def append(self, first_row: int, records: Records) -> None:
+        """Add rows that begin at row `first_row` of the file.
+
+        Raises `InvalidValueError` where rows are left out, or where a value does not fit its
+        column's type.
+        """
+        if first_row > self._next:
+            raise InvalidValueError(
+                f"first_row is {first_row}: rows {self._next} to {first_row - 1} are not written "
+                "yet; append in order"
+            )
+        rows = to_table(records, self._schema)[self._next - first_row :]
+        self._next += len(rows)
+        self._waiting.append(rows)
+        if sum(map(len, self._waiting)) >= self.rows_per_group:
+            waiting = pa.concat_tables(self._waiting).combine_chunks()
+            while len(waiting) >= self.rows_per_group:
+                self._write_group(waiting[: self.rows_per_group])
+                waiting = waiting[self.rows_per_group :]
+            self._waiting = [waiting]
+        if time.monotonic() - self._saved >= SECONDS_PER_SAVE:
+            self._save()
+
+    def earlier(self) -> Records:
+        """The `done` rows, for those who need them all."""
+        groups = [pq.read_table(self._group(i)) for i in range(self._groups)]
+        return from_table(pa.concat_tables([*groups, self._rest()])[: self.done])
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        with self._open:
+            if kind is None:
+                self._assemble()
+
+    def _go_on(self) -> None:
+        """Take over the rows of an earlier run with the same metadata."""
+        about = self.folder / "metadata.json"
+        ours = json.dumps([self.rows_per_group, self.metadata.to_json()]).encode()
+        theirs = about.read_bytes() if about.is_file() else None
+        if theirs != ours:
+            if theirs is not None and any(map(_has_rows, self.folder.glob("*.parquet"))):
+                raise RunError(self._refusal(theirs))
+            # Groups that nobody says anything about are of no use, and those of another fingerprint
+            # that have only begun are not worth a refusal.
+            for pattern in ("*.parquet", "*.begun"):
+                for file in self.folder.glob(pattern):
+                    file.unlink()
+            write_atomically(about, ours)
+        while _has_rows(self._group(self._groups)):
+            self._groups += 1
+        with suppress(OSError, pa.ArrowException):  # missing or damaged
+            self._waiting = [pq.read_table(self._begun())]
+        self.done = self._next = self._groups * self.rows_per_group + len(self._rest())
+        self._saved = time.monotonic()
+
+    def _remove_leftovers(self) -> None:
+        """Remove what processes that were killed in the middle of writing left."""
+        remove_leftovers(self.folder)
+        ours = re.compile(rf"\.{re.escape(self.path.name)}\.\d+\.part")
+        with suppress(OSError):
+            for file in self.path.parent.iterdir():
+                if ours.fullmatch(file.name):
+                    file.unlink()
+
+    def _remove_folder_without_rows(self) -> None:
+        """Leave nothing behind that no run could go on with."""
+        files = (*self.folder.glob("*.parquet"), *self.folder.glob("*.begun"))
+        if not any(map(_has_rows, files)):
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _refusal(self, theirs: bytes) -> str:
+        try:
+            rows_per_group, content = json.loads(theirs)
+            other = RecordsMetadata.from_json(content)
+            differences = other.fingerprint.differences(self.metadata.fingerprint)
+            what = f"with fingerprint {other.fingerprint}, not {self.metadata.fingerprint}"
+            if differences:
+                what += f" (what differs: {', '.join(differences)})"
+            elif rows_per_group != self.rows_per_group:
+                what = f"in groups of {rows_per_group} rows, not {self.rows_per_group}"
+            else:
+                what = "with other names of the model or the documents"
+        except (ValueError, KeyError, TypeError):
+            what = "that cannot be read"
+        return (
+            f"{self.folder} holds the rows of an interrupted run {what}: run that again to finish "
+            "it, remove the folder, or choose another file"
+        )
+
+    def _group(self, i: int) -> Path:
+        return self.folder / f"{i:06d}.parquet"
+
+    def _begun(self) -> Path:
+        return self.folder / f"{self._groups:06d}.begun"
+
+    def _rest(self) -> pa.Table:
+        """The rows after the last whole group."""
+        return pa.concat_tables([*self._waiting, self._schema.empty_table()]).combine_chunks()
+
+    def _save(self) -> None:
+        """Write the group that has begun, so that its rows are not lost with the process."""
+        rest = self._rest()
+        if len(rest):
+            self._write(self._begun(), rest)
+        self._waiting = [rest]
+
+    def _write_group(self, table: pa.Table) -> None:
+        self._write(self._group(self._groups), table)
+        self._begun().unlink(missing_ok=True)
+        self._groups += 1
+
+    def _write(self, path: Path, table: pa.Table) -> None:
+        sink = pa.BufferOutputStream()
+        pq.write_table(table, sink, row_group_size=self.rows_per_group, compression="zstd")
+        write_atomically(path, sink.getvalue().to_pybytes())
+        self._saved = time.monotonic()
+
+    def _assemble(self) -> None:
+        self._save()
+        beside = self.path.with_name(f".{self.path.name}.{os.getpid()}.part")
+        try:
+            with pq.ParquetWriter(beside, self._schema, compression="zstd") as writer:
+                groups = (pq.read_table(self._group(i)) for i in range(self._groups))
+                for table in itertools.chain(groups, [self._rest()]):
+                    # In one piece: how rows came in must not show in the pages.
+                    writer.write_table(table.combine_chunks(), self.rows_per_group)
+            with beside.open("rb") as file:
+                os.fsync(file.fileno())
+            beside.replace(self.path)
+        except OSError as error:
+            raise RunError(
+                f"{self.path} cannot be written: {error.strerror or error}; what was there before "
+                "is unharmed, and the rows are kept. Free some space, then run the command again"
+            ) from error
+        finally:  # after Ctrl-C too
+            with suppress(OSError):
+                beside.unlink()
+        shutil.rmtree(self.folder)
+
+
+def _has_rows(file: Path) -> bool:
+    """Whether `file` is a group that can be read."""
+    try:
+        return bool(pq.read_metadata(file).num_rows)
+    except (OSError, pa.ArrowException):
+        return False
+
+
+def _lock(lock: IO[str], path: Path) -> None:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.seek(0)
+        raise RunError(
+            f"{path} is being written by process {lock.read().strip() or 'unknown'}; wait for it, "
+            "or choose another file"
+        ) from None
+    lock.seek(0)
+    lock.truncate()
+    lock.write(str(os.getpid()))
+    lock.flush()

@@ -1,0 +1,1 @@
+"""Forms of predictions, live or stored."""

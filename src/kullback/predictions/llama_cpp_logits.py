@@ -1,0 +1,164 @@
+"""llama.cpp's base-logits files, as ``llama-perplexity --kl-divergence-base FILE`` writes them.
+
+The layout (llama.cpp, ``tools/perplexity/perplexity.cpp``), little-endian::
+
+    "_logits_"                        8 bytes
+    context, vocabulary, chunks       int32 each
+    tokens                            int32, chunks × context
+    rows                              chunks × (context - 1 - context // 2) of them
+
+The second half of each chunk is scored.  A row is two float32, `scale` and `smallest`, and one
+uint16 c for each word (one more where V is odd), with ``log p = smallest + scale × c``.  So a row
+is *nearly* a distribution: llama.cpp clips log-probabilities 16 nats below the largest and rounds
+to 65,536 steps.  Its sum is 1 to about 1e-3, which `mass_error` measures and nobody mends silently.
+
+Axes: C chunks, T tokens of a chunk, M rows, B rows of a block, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+
+from kullback.errors import InvalidValueError
+from kullback.predictions.base import DensePredictions
+
+__all__ = ["LlamaCppLogits", "is_llama_cpp_logits", "write_llama_cpp_logits"]
+
+MAGIC = b"_logits_"
+HEADER_BYTES = len(MAGIC) + 3 * 4
+# llama.cpp keeps log-probabilities down to this many nats below the largest.
+CLIP_NATS = 16.0
+STEPS = 65_535
+
+
+@dataclass(frozen=True, eq=False)
+class LlamaCppLogits:
+    """A file of predictions, mapped into memory: only the rows that are asked for are read."""
+
+    path: Path
+    tokens_CT: Int[np.ndarray, "C T"]
+    vocabulary_size: int
+
+    @classmethod
+    def open(cls, path: Path) -> LlamaCppLogits:
+        """Read header and tokens; `InvalidValueError` where the file is foreign or cut short."""
+        try:
+            with path.open("rb") as file:
+                head = file.read(HEADER_BYTES)
+                size = path.stat().st_size
+                if head[: len(MAGIC)] != MAGIC or len(head) < HEADER_BYTES:
+                    raise InvalidValueError(
+                        f"{path} is no base-logits file of llama.cpp: it begins with "
+                        f"{head[:8]!r}, not {MAGIC!r}; write one with llama-perplexity "
+                        "--kl-divergence-base FILE"
+                    )
+                context, V, chunks = (int(n) for n in np.frombuffer(head, "<i4", 3, len(MAGIC)))
+                if context < 2 or V < 1 or chunks < 1:
+                    raise InvalidValueError(
+                        f"{path} is damaged: it tells of {chunks} chunks of {context} tokens and "
+                        f"a vocabulary of {V}"
+                    )
+                scored = context - 1 - context // 2
+                expected = HEADER_BYTES + 4 * chunks * context + chunks * scored * _row_bytes(V)
+                if size != expected:
+                    raise InvalidValueError(
+                        f"{path} has {size:,} bytes, and its header asks for {expected:,}: it is "
+                        "cut short, or another program wrote on; write it again"
+                    )
+                tokens = np.frombuffer(file.read(4 * chunks * context), "<i4").astype(np.int64)
+        except OSError as error:
+            raise InvalidValueError(f"{path} cannot be read: {error.strerror}") from None
+        if tokens.min() < 0 or tokens.max() >= V:
+            raise InvalidValueError(
+                f"{path} is damaged: it holds a token {int(tokens.max())} or below 0, and its "
+                f"vocabulary has {V} words"
+            )
+        return cls(path, tokens.reshape(chunks, context), V)
+
+    def __len__(self) -> int:
+        return len(self.tokens_CT) * self.rows_per_chunk
+
+    @property
+    def name(self) -> str:
+        """The file's name."""
+        return self.path.name
+
+    @property
+    def context(self) -> int:
+        """T."""
+        return int(self.tokens_CT.shape[1])
+
+    @property
+    def rows_per_chunk(self) -> int:
+        """Scored positions of a chunk: those that predict the tokens after its middle one."""
+        return self.context - 1 - self.context // 2
+
+    @cached_property
+    def targets(self) -> Int[np.ndarray, "M"]:
+        """The token that each row is about."""
+        return self.tokens_CT[:, self.context // 2 + 1 :].reshape(-1)
+
+    @cached_property
+    def _rows(self) -> np.memmap:
+        offset = HEADER_BYTES + 4 * self.tokens_CT.size
+        shape = (len(self), _row_bytes(self.vocabulary_size) // 2)
+        return np.memmap(self.path, dtype="<u2", mode="r", offset=offset, shape=shape)
+
+    def log_probabilities(self, rows: slice) -> Float[np.ndarray, "B V"]:
+        """log p as the file has it, in float32; rows sum to nearly one."""
+        raw = self._rows[rows]
+        scale_B2 = np.ascontiguousarray(raw[:, :4]).view("<f4")
+        steps_BV = raw[:, 4 : 4 + self.vocabulary_size].astype(np.float32)
+        log_p_BV: np.ndarray = steps_BV * scale_B2[:, :1] + scale_B2[:, 1:]
+        return log_p_BV
+
+    def predictions(self, rows: slice) -> DensePredictions:
+        """The rows as predictions, which are normalised when they are measured."""
+        return DensePredictions(torch.from_numpy(self.log_probabilities(rows)))
+
+    def mass_error(self, rows: slice) -> Float[np.ndarray, "B"]:
+        """How far the probabilities of each row sum to more than one."""
+        mass_B: np.ndarray = np.exp(self.log_probabilities(rows).astype(np.float64)).sum(axis=1)
+        return mass_B - 1.0
+
+
+def is_llama_cpp_logits(path: Path) -> bool:
+    """Whether the file begins as a base-logits file does."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(len(MAGIC)) == MAGIC
+
+
+def write_llama_cpp_logits(
+    path: Path, tokens_CT: Int[np.ndarray, "C T"], logits_MV: Float[np.ndarray, "M V"]
+) -> None:
+    """Write logits in llama.cpp's format, clipped and rounded as llama.cpp does.
+
+    `logits_MV` has the rows of the second half of each chunk, chunk after chunk.
+    """
+    chunks, context = tokens_CT.shape
+    V = logits_MV.shape[1]
+    largest = logits_MV.max(axis=1, keepdims=True)
+    smallest = np.maximum(logits_MV.min(axis=1, keepdims=True), largest - CLIP_NATS)
+    normaliser = np.log(np.exp(logits_MV - largest).sum(axis=1, keepdims=True))
+    scale = (largest - smallest) / STEPS
+    steps = np.rint((np.maximum(logits_MV, smallest) - smallest) / np.where(scale, scale, 1.0))
+    rows = np.zeros((len(logits_MV), _row_bytes(V) // 2), dtype="<u2")
+    header = np.concatenate([scale, smallest - largest - normaliser], axis=1).astype("<f4")
+    rows[:, :4] = header.view("<u2")
+    rows[:, 4 : 4 + V] = steps
+    with path.open("wb") as file:
+        file.write(MAGIC + np.array([context, V, chunks], dtype="<i4").tobytes())
+        file.write(tokens_CT.astype("<i4").tobytes())
+        file.write(rows.tobytes())
+
+
+def _row_bytes(V: int) -> int:
+    return 2 * (2 * ((V + 1) // 2) + 4)

@@ -1,0 +1,164 @@
+"""A few words of each distribution, and the mass of the others.
+
+What is left of a model's predictions when only the K most probable words and the target are kept.
+Each logit is as the model gave it and the normaliser is that over all words, in float64, so what is
+known is known exactly; of the words that are left out, only their mass is, and that none is more
+probable than the K-th.
+
+Axes: M rows, B rows of a chunk, V vocabulary, K most probable words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from kullback.errors import InvalidValueError
+from kullback.predictions.base import ALL, Predictions
+
+__all__ = ["TruncatedPredictions", "truncate"]
+
+# Of float64 a chunk.  A head of 16 bits is widened once a chunk: with a third of this, that takes
+# as long as the rest.
+CHUNK_BYTES = 96 << 20
+
+
+@dataclass(frozen=True, eq=False)
+class TruncatedPredictions:
+    """Of each of M distributions the K most probable words, the target, and what is left.
+
+    Logarithms are natural and in float64.
+    """
+
+    vocabulary_size: int
+    top_tokens_MK: Int[Tensor, "M K"]
+    top_log_probabilities_MK: Float[Tensor, "M K"]
+    """Falling."""
+    targets_M: Int[Tensor, "M"]
+    target_log_probability_M: Float[Tensor, "M"]
+    log_rest_M: Float[Tensor, "M"]
+    """log of the mass of all words that are neither among the K nor the target; may be -inf."""
+
+    @classmethod
+    @torch.inference_mode()
+    def of(
+        cls,
+        predictions: Predictions,
+        targets_M: Int[Tensor, "M"],
+        k: int,
+        vocabulary_size: int | None = None,
+    ) -> TruncatedPredictions:
+        """The top `k` of whole predictions, over the first `vocabulary_size` words (None: all).
+
+        >>> from kullback.predictions.base import DensePredictions
+        >>> half = torch.tensor([[0.5, 0.25, 0.125, 0.125]]).log()
+        >>> found = TruncatedPredictions.of(DensePredictions(half), torch.tensor([1]), k=1)
+        >>> found.top_tokens_MK.tolist(), found.log_rest_M.exp().round(decimals=6).tolist()
+        ([[0]], [0.25])
+        """
+        V = predictions.vocabulary_size if vocabulary_size is None else vocabulary_size
+        parts = list(truncate(predictions, targets_M, V, k))
+        return cls.from_columns(
+            {name: torch.cat([part[name] for part in parts]) for name in parts[0]}, targets_M, V
+        )
+
+    @classmethod
+    def from_columns(
+        cls, columns: dict[str, Tensor], targets_M: Int[Tensor, "M"], vocabulary_size: int
+    ) -> TruncatedPredictions:
+        """From what `truncate` yields."""
+        log_z_M = columns["log_normaliser"]
+        return cls(
+            vocabulary_size,
+            columns["top_words"].long(),
+            columns["top_logits"].double() - log_z_M[:, None],
+            targets_M.long(),
+            columns["target_logits"].double() - log_z_M,
+            columns["log_rest"].clone(),
+        )
+
+    def __len__(self) -> int:
+        return len(self.targets_M)
+
+    @property
+    def k(self) -> int:
+        """K."""
+        return self.top_tokens_MK.shape[1]
+
+    def logits(self, rows: slice, words: slice = ALL) -> Float[Tensor, "B W"]:
+        """There are none: always raises `InvalidValueError`, which says what to do."""
+        raise InvalidValueError(
+            f"these predictions hold the {self.k} most probable of {self.vocabulary_size} words, "
+            "and the measure needs the whole distribution: record with --distributions exact, or "
+            "ask for the bounds of kullback.scoring.kl_bounds"
+        )
+
+    def select(self, rows_M: Int[Tensor, "M"]) -> TruncatedPredictions:
+        """Fewer rows."""
+        return TruncatedPredictions(
+            self.vocabulary_size,
+            self.top_tokens_MK[rows_M],
+            self.top_log_probabilities_MK[rows_M],
+            self.targets_M[rows_M],
+            self.target_log_probability_M[rows_M],
+            self.log_rest_M[rows_M],
+        )
+
+
+def truncate(
+    predictions: Predictions,
+    targets_M: Int[Tensor, "M"],
+    vocabulary_size: int,
+    k: int,
+    first_row: int = 0,
+) -> Iterator[dict[str, Tensor]]:
+    """The columns of `TruncatedPredictions`, some rows at a time, as they are stored.
+
+    Logits in the model's type, ``log_normaliser`` and ``log_rest`` in float64, words in int32.
+    `first_row` is the number that an error gives the first row.  Raises `InvalidValueError` where
+    k, targets or vocabulary do not fit, and for rows that are no distribution.
+    """
+    M, V = len(predictions), vocabulary_size
+    if not 1 <= V <= predictions.vocabulary_size:
+        raise InvalidValueError(
+            f"vocabulary_size is {V} and the predictions have {predictions.vocabulary_size} words"
+        )
+    if not 1 <= k <= V:
+        raise InvalidValueError(f"k is {k}: it must lie in [1, {V}], the words of the vocabulary")
+    targets_M = targets_M.cpu().long()
+    if targets_M.shape != (M,) or bool(((targets_M < 0) | (targets_M >= V)).any()):
+        raise InvalidValueError(f"targets_M must hold one word in [0, {V}) for each of {M} rows")
+    size = max(1, CHUNK_BYTES // (8 * V))
+    for start in range(0, M, size):
+        rows = slice(start, min(start + size, M))
+        logits_BV = predictions.logits(rows, slice(0, V)).cpu()
+        largest_B = logits_BV.amax(dim=1)
+        if not bool(torch.isfinite(largest_B).all()):
+            row = int((~torch.isfinite(largest_B)).nonzero()[0, 0])
+            raise InvalidValueError(
+                f"row {first_row + start + row} has a largest logit of {float(largest_B[row])}: "
+                "the model is damaged, or its arithmetic overflows (float16?): try float32"
+            )
+        top_BK, tokens_BK = logits_BV.topk(k, dim=1)
+        target_B1 = targets_M[rows, None]
+        mass_BV = (logits_BV.double() - largest_B[:, None].double()).exp_()
+        log_total_B = mass_BV.sum(dim=1).log_()
+        mass_BV.scatter_(1, tokens_BK, 0.0).scatter_(1, target_B1, 0.0)
+        rest_B = mass_BV.sum(dim=1)
+        log_rest_B = rest_B.log() - log_total_B
+        # What underflows is not nothing: a rest of 0 says that all other words are excluded.
+        for row in (rest_B == 0).nonzero()[:, 0].tolist():
+            others_V = logits_BV[row].to(torch.float64, copy=True)
+            others_V[tokens_BK[row]] = others_V[targets_M[start + row]] = -torch.inf
+            log_rest_B[row] = (others_V - largest_B[row]).logsumexp(dim=0) - log_total_B[row]
+        yield {
+            "top_logits": top_BK,
+            "top_words": tokens_BK.int(),
+            "target_logits": logits_BV.gather(1, target_B1)[:, 0],
+            "log_normaliser": largest_B.double() + log_total_B,
+            "log_rest": log_rest_B,
+        }

@@ -1,0 +1,256 @@
+"""How far does each scheme, layer or class of tokens lie: figures of two models compared.
+
+``prepare_*`` picks plain arrays out of the results, ``plot_*`` draws them.  Vermilion is KL, purple
+the sums of parts, which are no KL of any one model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+from numpy.typing import NDArray
+
+from kullback.report.escaping import visible
+from kullback.report.figures.curves import (
+    WIDTH,
+    FloatArray,
+    finite,
+    plain_ticks,
+    power_of_ten,
+)
+from kullback.report.numerals import bytes_
+from kullback.report.svg import LIGHT, house_style
+from kullback.results.text import LayerSensitivity, MeasurementData, SchemeResult
+
+__all__ = [
+    "Bars",
+    "SchemeSizes",
+    "plot_bars",
+    "plot_parts_and_whole",
+    "plot_schemes",
+    "prepare_classes",
+    "prepare_layers",
+    "prepare_schemes",
+    "short_names",
+]
+
+_MOST_BARS = 40  # more would not fit a screen; the table has them all
+_LONGEST_LABEL = 36
+
+
+# --- parts: classes of tokens, layers ------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Bars:
+    """Values with intervals by name; NaN where there is none."""
+
+    names: tuple[str, ...]
+    value: FloatArray
+    low: FloatArray
+    high: FloatArray
+    left_out: int = 0
+    """Further parts that the figure has no room for."""
+
+
+def prepare_classes(classes: Mapping[str, MeasurementData]) -> Bars | None:
+    """KL by class of token, the costliest first; None where there is no finite one."""
+    ordered = sorted(classes.items(), key=lambda item: -_or_nan(item[1]["value"], -np.inf))
+    return _bars(ordered)
+
+
+def prepare_layers(layers: Sequence[LayerSensitivity]) -> Bars | None:
+    """KL by layer in the order given; None where there is no finite one."""
+    return _bars([(_short(each["layer"]), each["kl"]) for each in layers])
+
+
+def _bars(parts: Sequence[tuple[str, MeasurementData]]) -> Bars | None:
+    shown = parts[:_MOST_BARS]
+    value = finite([each["value"] for _, each in shown])
+    if not np.isfinite(value).any():
+        return None
+    ends = finite([x for _, each in shown for x in each["interval"] or (None, None)])
+    names = tuple(visible(name) for name, _ in shown)
+    return Bars(names, value, ends[::2], ends[1::2], len(parts) - len(shown))
+
+
+def plot_bars(bars: Bars) -> Figure:
+    """A bar a part, with its interval."""
+    with house_style():
+        figure = Figure(figsize=(WIDTH, 0.75 + 0.24 * len(bars.names)))
+        _draw_bars(figure.subplots(), bars, LIGHT["kl"])
+    return figure
+
+
+def plot_parts_and_whole(bars: Bars, total: float | None, whole: float | None) -> Figure:
+    """A bar a layer; below, on a scale of their own, the sum of parts beside the whole."""
+    pair = {"sum of the parts": total, "all together": whole}
+    known = {name: x for name, x in pair.items() if x is not None and np.isfinite(x)}
+    if not known:
+        return plot_bars(bars)
+    rows = len(bars.names)
+    none = np.full(len(known), np.nan)
+    with house_style():
+        figure = Figure(figsize=(WIDTH, 1.7 + 0.24 * (rows + len(known))))
+        top, bottom = figure.subplots(2, 1, height_ratios=(rows, len(known) + 0.4))
+        _draw_bars(top, bars, LIGHT["kl"])
+        both = Bars(tuple(known), np.array(list(known.values())), none, none)
+        _draw_bars(bottom, both, LIGHT["other"])
+    return figure
+
+
+def _draw_bars(axes: Axes, bars: Bars, colour: str) -> None:
+    rows = np.arange(len(bars.names))
+    axes.barh(rows, np.nan_to_num(bars.value), height=0.66, color=colour)
+    known = np.isfinite(bars.low) & np.isfinite(bars.high)
+    axes.hlines(rows[known], bars.low[known], bars.high[known], color=LIGHT["ink"], linewidth=1.1)
+    axes.set_yticks(rows, bars.names)
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.tick_params(axis="y", length=0, labelcolor=LIGHT["ink"])
+    largest = np.nanmax(np.concatenate([bars.value, bars.high]))
+    axes.set_xlim(min(0.0, float(np.nanmin(bars.value))), 1.03 * max(float(largest), 1e-12))
+    axes.locator_params(axis="x", nbins=5)
+    axes.xaxis.set_major_formatter(plain_ticks())
+    axes.set_xlabel("KL, nats/token")
+    axes.grid(axis="x")
+
+
+# --- size against KL -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class SchemeSizes:
+    """One entry a scheme that both log axes can show, from small to large."""
+
+    names: tuple[str, ...]
+    sizes: FloatArray
+    kl: FloatArray
+    low: FloatArray
+    """NaN where the interval is unknown or not above zero."""
+    high: FloatArray
+    on_front: NDArray[np.bool_]
+    left_out: tuple[str, ...]
+    """Schemes whose KL is zero, infinite or unknown, or whose size is unknown."""
+
+
+def prepare_schemes(schemes: Sequence[SchemeResult]) -> SchemeSizes | None:
+    """KL against size; None where no scheme has a KL above zero."""
+    ordered = sorted(schemes, key=lambda scheme: scheme["bytes"] or 0)
+    kl = finite([scheme["kl"]["value"] for scheme in ordered])
+    sizes = np.array([scheme["bytes"] or 0 for scheme in ordered], dtype=np.float64)
+    shown = np.flatnonzero((kl > 0) & (sizes > 0))
+    if not len(shown):
+        return None
+    names = [_short(name) for name in short_names([scheme["name"] for scheme in ordered])]
+    ends = finite([x for each in ordered for x in each["kl"]["interval"] or (None, None)])
+    ends[~(ends > 0)] = np.nan
+    return SchemeSizes(
+        names=tuple(names[i] for i in shown),
+        sizes=sizes[shown],
+        kl=kl[shown],
+        low=ends[::2][shown],
+        high=ends[1::2][shown],
+        on_front=np.array([ordered[i]["on_pareto_front"] for i in shown], dtype=np.bool_),
+        left_out=tuple(names[i] for i in range(len(names)) if i not in shown),
+    )
+
+
+def plot_schemes(schemes: SchemeSizes) -> Figure:
+    """KL against size, both on log scales, with the Pareto front as a staircase."""
+    front = schemes.on_front
+    with house_style():
+        figure = Figure(figsize=(WIDTH, 3.6))
+        axes = figure.subplots()
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        # A size is enough for a KL until the next smaller KL is reached: steps, not slopes.
+        axes.step(
+            schemes.sizes[front], schemes.kl[front], where="post", color=LIGHT["kl"],
+            linewidth=1.1, alpha=0.6,
+        )  # fmt: skip
+        known = np.isfinite(schemes.low) & np.isfinite(schemes.high)
+        axes.vlines(
+            schemes.sizes[known], schemes.low[known], schemes.high[known], color=LIGHT["muted"]
+        )
+        for here, face, label in (
+            (front, LIGHT["kl"], "on the Pareto front"),
+            (~front, LIGHT["paper"], "another is as small and nearer"),
+        ):
+            if here.any():
+                axes.plot(
+                    schemes.sizes[here], schemes.kl[here], "o", color=LIGHT["kl"],
+                    markerfacecolor=face, markersize=6, label=label,
+                )  # fmt: skip
+        middle = np.sqrt(schemes.sizes.min() * schemes.sizes.max())
+        for name, x, y in zip(schemes.names, schemes.sizes, schemes.kl, strict=True):
+            left = x > middle
+            axes.annotate(
+                name, (x, y), xytext=(-7 if left else 7, 5), textcoords="offset points",
+                ha="right" if left else "left", size=8,
+            )  # fmt: skip
+        ends = np.concatenate([schemes.kl, schemes.low, schemes.high])
+        axes.set_xlim(*_log_limits(schemes.sizes, 1.5))
+        axes.set_ylim(*_log_limits(ends[np.isfinite(ends)], 10.0))
+        ticks = _apart(schemes.sizes)
+        axes.set_xticks(ticks, [bytes_(x) for x in ticks])
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.yaxis.set_minor_locator(NullLocator())
+        low, high = axes.get_ylim()
+        if high < 100 * low:  # decades alone would be one tick or two
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_major_formatter(plain_ticks())
+        else:
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: power_of_ten(np.log10(y))))
+        axes.set_xlabel("size of the weights (log scale)")
+        axes.set_title("KL, nats/token (log scale)")
+        axes.grid(axis="y")
+        if not front.all():
+            axes.legend(loc="upper right")  # the front goes down from the left: here is room
+    return figure
+
+
+def short_names(names: Sequence[str]) -> list[str]:
+    """The names, visible, without the folders and the model that all of them begin with.
+
+    >>> short_names(["runs/mine@int8", "runs/mine@int4-g32"]), short_names(["runs/mine@int8"])
+    (['int8', 'int4-g32'], ['runs/mine@int8'])
+    """
+    begin = 0
+    if len(set(names)) > 1:
+        for i, letters in enumerate(zip(*names, strict=False)):
+            if len(set(letters)) > 1:
+                break
+            if letters[0] in "/@":
+                begin = i + 1
+    return [visible(name[begin:]) for name in names]
+
+
+def _or_nan(value: float | None, otherwise: float) -> float:
+    return otherwise if value is None or np.isnan(value) else value
+
+
+def _short(name: str) -> str:
+    """The end of a long name, which tells layers and schemes apart."""
+    return name if len(name) <= _LONGEST_LABEL else f"…{name[1 - _LONGEST_LABEL :]}"
+
+
+def _log_limits(values: FloatArray, least: float) -> tuple[float, float]:
+    """Limits of a log axis that leave some room, and span a factor of `least` or more."""
+    low, high = float(values.min()), float(values.max())
+    room = max((high / low) ** 0.1, (least * low / high) ** 0.5, 1.05)
+    return low / room, high * room
+
+
+def _apart(sizes: FloatArray) -> list[float]:
+    """Those of the sizes that labels on a log axis do not overlap at."""
+    kept: list[float] = []
+    room = np.log(sizes.max() / sizes.min()) / 7
+    for size in sorted(set(sizes.tolist())):
+        if not kept or np.log(size / kept[-1]) > room:
+            kept.append(size)
+    return kept

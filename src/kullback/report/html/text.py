@@ -1,0 +1,385 @@
+"""How do an evaluation on text, and comparisons of models or of files, become one page each?
+
+A page is one file that loads nothing, as that of a lab run is (:mod:`kullback.report.html.lab`),
+with its figures inside.  Whatever comes from a text, a model or a command line is made visible
+(:mod:`kullback.report.escaping`) and escaped; only the figures, made here, are markup.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+from kullback.errors import InvalidValueError
+from kullback.report import numerals
+from kullback.report.escaping import as_running_text, visible, visible_token
+from kullback.report.figures.comparison import (
+    plot_bars,
+    plot_parts_and_whole,
+    plot_schemes,
+    prepare_classes,
+    prepare_layers,
+    prepare_schemes,
+    short_names,
+)
+from kullback.report.figures.curves import (
+    plot_curve,
+    plot_histogram,
+    prepare_curve,
+    prepare_histogram,
+    prepare_reliability,
+)
+from kullback.report.figures.lab import plot_reliability
+from kullback.report.html.token_colours import STEP_NAMES, surprisal_level
+from kullback.report.numbers import (
+    NOT_ABOVE,
+    NOT_ABOVE_MEANS,
+    Written,
+    measure,
+    write,
+    write_number,
+)
+from kullback.report.svg import DARK, LIGHT, inline, to_svg
+from kullback.results.text import (
+    ComparisonResults,
+    MeasurementData,
+    SchemeResult,
+    StoredResults,
+    TextResults,
+)
+from kullback.runtime.files import write_atomically
+
+__all__ = [
+    "MOVED_NOT_WORSE",
+    "kl_level",
+    "render_comparison_report",
+    "render_stored_report",
+    "render_text_report",
+    "write_comparison_report",
+    "write_stored_report",
+    "write_text_report",
+]
+
+MOVED_NOT_WORSE = (
+    "KL says how far the candidate moved from the reference, not that it is worse; "
+    "ΔCE says how much worse it predicts this text."
+)
+#: The steps of the KL scale in nats: a token whose KL is at least this is of the next level.
+KL_STEPS = (0.001, 0.01, 0.03, 0.1, 0.3, 1.0)
+_KL_NAMES = ("< 0.001", "≥ 0.001", "≥ 0.01", "≥ 0.03", "≥ 0.1", "≥ 0.3", "≥ 1")
+_HEADLINE = {
+    "bits_per_byte": "bits/byte",
+    "cross_entropy": "nats/token",
+    "perplexity": "perplexity",
+}
+
+Figures = Mapping[str, tuple[Figure, str]]
+
+
+def write_text_report(results: TextResults, path: Path) -> None:
+    """Write the page of an evaluation to `path`, whole or not at all; missing folders are made.
+
+    Equal results give equal bytes.  Raises `InvalidValueError` where `path` is a folder and
+    `RunError` where the disk refuses.
+    """
+    _write(path, render_text_report(results))
+
+
+def write_comparison_report(results: ComparisonResults, path: Path) -> None:
+    """Write the page of a comparison to `path`, as :func:`write_text_report` does."""
+    _write(path, render_comparison_report(results))
+
+
+def write_stored_report(results: StoredResults, path: Path) -> None:
+    """Write the page of a comparison of what is on disk, as :func:`write_text_report` does."""
+    _write(path, render_stored_report(results))
+
+
+def _write(path: Path, page: str) -> None:
+    path = Path(path)
+    if path.is_dir():
+        raise InvalidValueError(
+            f"path is the folder {str(path)!r}: it must name a file; add a name such as report.html"
+        )
+    write_atomically(path, page.encode())
+
+
+def render_text_report(results: TextResults) -> str:
+    """The page of an evaluation on text, as HTML."""
+    measures = results["measures"]
+    histogram = prepare_histogram(results["nll_histogram"])
+    return _render(
+        "evaluation.html.jinja",
+        _text_figures(results),
+        results=results,
+        headline=[
+            {"name": name, "written": write(measures[key])}
+            for key, name in _HEADLINE.items()
+            if key in measures
+        ],
+        measures=_rows(measures),
+        methods=_methods(measures),
+        parts=_parts(results["protocol"]),
+        distribution_open=histogram is not None and histogram.open_right,
+    )
+
+
+def render_comparison_report(results: ComparisonResults) -> str:
+    """The page of a comparison, as HTML."""
+    measures = results["measures"]
+    return _render(
+        "comparison.html.jinja",
+        _comparison_figures(results),
+        results=results,
+        kl=write(measures["kl"]) if "kl" in measures else None,
+        noise=[(visible(name), write(each)) for name, each in results["noise_floor"].items()],
+        moved=MOVED_NOT_WORSE,
+        measures=_rows(measures),
+        methods=_methods(measures),
+        parts=_parts(results["protocol"]),
+        # Said at the top already.
+        notes=[note for note in results["notes"] if note.rstrip(".") != MOVED_NOT_WORSE[:-1]],
+        schemes=_scheme_rows(results["schemes"]),
+        not_above=f"{NOT_ABOVE} {NOT_ABOVE_MEANS}.",
+        left_out=", ".join(_without_place(results["schemes"])),
+        layers=[
+            (visible(each["layer"]), write(each["kl"]), each["bytes_saved"])
+            for each in results["sensitivity"]
+        ],
+        layers_left_out=_left_out(results),
+        sum=results["sensitivity_sum"],
+        whole=results["sensitivity_whole"],
+    )
+
+
+def render_stored_report(results: StoredResults) -> str:
+    """The page of a comparison of what is on disk, or by bytes, as HTML."""
+    measures = results["measures"]
+    sides = (
+        ("reference", results["fingerprint"], results["protocol"]),
+        ("candidate", results["candidate_fingerprint"], results["candidate_protocol"]),
+    )
+    return _render(
+        "stored.html.jinja",
+        {},
+        results=results,
+        measures=_rows(measures),
+        methods=_methods(measures),
+        origins=[(side, fingerprint, _parts(p)) for side, fingerprint, p in sides if fingerprint],
+        printed=[visible(line) for line in results.get("llama_cpp", "").splitlines()],
+    )
+
+
+def kl_level(kl: float) -> int:
+    """The step of the colour scale for a KL in nats: 0 is nothing to see, 6 another answer.
+
+    >>> [kl_level(x) for x in (0.0, 0.001, 0.05, 0.9, 3.0, float("inf"))]
+    [0, 1, 3, 5, 6, 6]
+    """
+    return sum(kl >= step for step in KL_STEPS)
+
+
+# --- what the pages are made of ------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A line of the table of measures."""
+
+    label: str
+    meaning: str
+    written: Written
+
+
+def _rows(measures: Mapping[str, MeasurementData]) -> list[_Row]:
+    rows = []
+    for name, measured in measures.items():
+        how = measure(name)
+        rows.append(_Row(visible(how.label), how.meaning, write(measured, how)))
+    return rows
+
+
+def _methods(measures: Mapping[str, MeasurementData]) -> list[tuple[str, str]]:
+    """The methods that occur, each with the measures that it stands behind."""
+    labels: dict[str, list[str]] = {}
+    for name, measured in measures.items():
+        if measured["method"]:
+            labels.setdefault(measured["method"], []).append(visible(measure(name).label))
+    return [(", ".join(names), visible(method)) for method, names in labels.items()]
+
+
+def _parts(protocol: Mapping[str, object], before: str = "") -> list[tuple[str, str]]:
+    """The parts of a protocol and their parts, by dotted name."""
+    parts: list[tuple[str, str]] = []
+    for name, value in protocol.items():
+        if isinstance(value, Mapping):
+            parts += _parts(value, f"{before}{name}.")
+        else:
+            parts.append((visible(f"{before}{name}"), _plain(value)))
+    return parts
+
+
+def _plain(value: object) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return visible(str(value))
+
+
+@dataclass(frozen=True)
+class _SchemeRow:
+    """A line of the table of schemes."""
+
+    name: str
+    bytes: int | None
+    kl: Written
+    change: Written
+    agreement: Written
+    on_front: bool
+    mark: str
+
+
+def _scheme_rows(schemes: Sequence[SchemeResult]) -> list[_SchemeRow]:
+    names = short_names([scheme["name"] for scheme in schemes])
+    return [
+        _SchemeRow(
+            name,
+            scheme["bytes"],
+            write(scheme["kl"], measure("kl")),
+            write(scheme["delta_cross_entropy"], measure("delta_cross_entropy")),
+            write(scheme["top1_agreement"], measure("top1_agreement")),
+            scheme["on_pareto_front"],
+            NOT_ABOVE if scheme["above_noise"] is False else "",
+        )
+        for name, scheme in zip(names, schemes, strict=True)
+    ]
+
+
+def _without_place(schemes: Sequence[SchemeResult]) -> tuple[str, ...]:
+    found = prepare_schemes(schemes)
+    return found.left_out if found else ()
+
+
+def _left_out(results: ComparisonResults) -> int:
+    found = prepare_layers(results["sensitivity"])
+    return found.left_out if found else 0
+
+
+# --- the figures ---------------------------------------------------------------------------
+
+
+def _text_figures(results: TextResults) -> Figures:
+    found: dict[str, tuple[Figure, str]] = {}
+    if (curve := prepare_curve(results["nll_by_position"])) is not None:
+        figure = plot_curve(
+            curve, "ink", "tokens read before it in the window", True, "nll, nats/token"
+        )
+        found["position"] = figure, "Mean nll of a token against its position in the window."
+    if (histogram := prepare_histogram(results["nll_histogram"])) is not None:
+        mean = _value(results["measures"], "cross_entropy")
+        marks = {} if mean is None else {f"mean {write_number(mean)}": mean}
+        figure = plot_histogram(histogram, "muted", "nll of a token, nats", marks=marks)
+        found["distribution"] = figure, "The share of tokens by their nll."
+    measures = results["measures"]
+    panels = [
+        prepare_reliability(results["reliability"], _value(measures, "ece")),
+        prepare_reliability(
+            results["target_reliability"], _value(measures, "target_ece"), "the token that comes"
+        ),
+    ]
+    if drawn := [panel for panel in panels if panel is not None]:
+        figure = plot_reliability([drawn], "expected probability", "how often, or how much, it is")
+        found["reliability"] = figure, "What the model expects, against what it turns out to be."
+    return found
+
+
+def _comparison_figures(results: ComparisonResults) -> Figures:
+    found: dict[str, tuple[Figure, str]] = {}
+    if (histogram := prepare_histogram(results["kl_histogram"], trim=True)) is not None:
+        places = {
+            "mean": _value(results["measures"], "kl"),
+            "median": results["kl_quantiles"].get("median"),
+        }
+        marks = {
+            f"{name} {write_number(kl, 2)}": math.log10(kl)
+            for name, kl in places.items()
+            if kl is not None and 0 < kl < math.inf
+        }
+        label = "KL of a token, nats (log scale)"
+        figure = plot_histogram(histogram, "kl", label, decades=True, marks=marks)
+        found["distribution"] = figure, "The share of tokens by the logarithm of their KL."
+    if (curve := prepare_curve(results["kl_by_position"])) is not None:
+        figure = plot_curve(
+            curve, "kl", "tokens read before it in the window", True, "KL, nats/token"
+        )
+        found["position"] = figure, "Mean KL of a token against its position in the window."
+    if (curve := prepare_curve(results["kl_by_confidence"])) is not None:
+        figure = plot_curve(
+            curve, "kl", "probability of the reference's first guess", False, "KL, nats/token"
+        )
+        found["confidence"] = figure, "Mean KL against the confidence of the reference."
+    if (classes := prepare_classes(results["kl_by_token_class"])) is not None:
+        found["classes"] = plot_bars(classes), "Mean KL by class of token."
+    if (schemes := prepare_schemes(results["schemes"])) is not None:
+        found["schemes"] = plot_schemes(schemes), "KL against the size of the weights."
+    if (layers := prepare_layers(results["sensitivity"])) is not None:
+        figure = plot_parts_and_whole(
+            layers, results["sensitivity_sum"], results["sensitivity_whole"]
+        )
+        found["layers"] = figure, "KL when one group of layers is quantised alone."
+    return found
+
+
+def _value(measures: Mapping[str, MeasurementData], name: str) -> float | None:
+    """A measure's value; None where it is not there or no finite number."""
+    value = measures[name]["value"] if name in measures else None
+    return value if value is not None and math.isfinite(value) else None
+
+
+# --- the template --------------------------------------------------------------------------
+
+_FILTERS: dict[str, Callable[..., object]] = {
+    "nats": numerals.nats,
+    "percent": numerals.percent,
+    "probability": numerals.probability,
+    "count": numerals.count,
+    "bytes": numerals.bytes_,
+    "seconds": numerals.seconds,
+    "number": write_number,
+    "level": surprisal_level,
+    "kl_level": kl_level,
+    "visible": visible,
+    "token": visible_token,
+    "running": as_running_text,
+}
+
+
+def _render(template: str, figures: Figures, **values: object) -> str:
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent, encoding="utf-8"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters.update(_FILTERS)
+    drawn = {
+        name: Markup(inline(to_svg(figure, name, words)))
+        for name, (figure, words) in figures.items()
+    }
+    return environment.get_template(template).render(
+        figures=drawn,
+        surprisal_names=STEP_NAMES,
+        kl_names=_KL_NAMES,
+        light=LIGHT,
+        dark=DARK,
+        **values,
+    )

@@ -1,0 +1,320 @@
+"""How does the derivation read on a screen?  One heading a step, its formula, and its numbers.
+
+:func:`derivation_text` prints what ``kullback.theory.derivation`` computed, and computes nothing
+but positions: the plot of the asymptotics is a grid of characters with both axes logarithmic.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+from rich.cells import cell_len
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from kullback.report.numerals import balanced_identity, count, nats, percent
+from kullback.theory.derivation import Derivation, Terms
+
+__all__ = ["derivation_text", "log_log_plot"]
+
+_WIDTH, _HEIGHT = 64, 13  # of the plot, in characters
+
+
+def derivation_text(derivation: Derivation) -> RenderableType:
+    """All steps of the derivation, in the order of the argument."""
+    steps: list[tuple[str, str, list[RenderableType]]] = [
+        (
+            "Surprisal, entropy, cross-entropy",
+            "H(p) = -Σ p log p      H(p, q) = -Σ p log q      H(p, q) ≠ H(q, p)",
+            _definition(derivation.own),
+        ),
+        (
+            "The decomposition",
+            "H(p, q) = H(p) + KL(p‖q)",
+            _decomposition(derivation.own),
+        ),
+        (
+            "The worked example of the document: p a point mass",
+            "H(p) = 0, so H(p, q) = KL(p‖q) = -log q of the true outcome = log(5/3)",
+            [*_definition(derivation.example), *_decomposition(derivation.example)],
+        ),
+        (
+            "Gibbs' inequality",
+            "KL(p‖q) ≥ 0, with equality only at q = p: no model goes below H(p)",
+            _gibbs(derivation),
+        ),
+        (
+            "Maximum likelihood is cross-entropy",
+            "-(1/N) Σ log q(yₙ) = H(p̂, q) = H(p̂) + KL(p̂‖q), least at q = p̂",
+            _likelihood(derivation),
+        ),
+        (
+            "The training objective: given an input x",
+            "-(1/N) Σ log q(yₙ|xₙ) = Σ p̂(x) H(p̂(·|x), q(·|x)), least at H(Y|X)",
+            _conditional(derivation),
+        ),
+        (
+            "The gradient",
+            "∂L/∂zᵢ = qᵢ - 1[i = y]: what the model said, minus what happened",
+            _gradient(derivation),
+        ),
+        (
+            "What N samples cannot teach",
+            "KL(p‖fit) ≈ (K - 1)/2N → 0: in the limit the fit is the truth",
+            _asymptotics(derivation),
+        ),
+        (
+            "A language model: token by token",
+            "-log q(y₁..y_T) = Σ -log q(y_t | y_<t)      perplexity = exp(mean)",
+            _sequence(derivation),
+        ),
+    ]
+    parts: list[RenderableType] = []
+    for number, (title, formula, body) in enumerate(steps, 1):
+        parts.append(Text(f"\n{number}. {title}", style="bold"))
+        parts.append(Text(f"   {formula}", style="italic cyan"))
+        parts += [Padding(part, (0, 0, 0, 3), expand=False) for part in body]
+    parts.append(Text(f"\nseed {derivation.seed}; all numbers in nats (natural logarithms)"))
+    return Group(*parts)
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for place, column in enumerate(columns):  # as Text: [i = y] is no markup
+        table.add_column(Text(column, style="dim"), justify="right" if place else "left")
+    return table
+
+
+def _definition(terms: Terms) -> list[RenderableType]:
+    table = _table("outcome", "p", "q", "-log p", "-log q", "p log(p/q)")
+    columns = zip(terms.p, terms.q, terms.surprisals_p, terms.surprisals_q, strict=True)
+    for outcome, (p, q, surprisal_p, surprisal_q) in enumerate(columns):
+        weighted = p * (surprisal_q - surprisal_p) if p else 0.0
+        table.add_row(
+            str(outcome), f"{p:.6g}", f"{q:.6g}", nats(surprisal_p), nats(surprisal_q),
+            nats(weighted),
+        )  # fmt: skip
+    return [
+        table,
+        _line("H(p)", nats(terms.entropy, 6), f"perplexity {nats(terms.perplexity_p)}"),
+        _line("H(p, q)", nats(terms.cross_entropy, 6), f"perplexity {nats(terms.perplexity_q)}"),
+        _line("H(q, p)", nats(terms.reverse_cross_entropy, 6), "the other way round"),
+    ]
+
+
+def _decomposition(terms: Terms) -> list[RenderableType]:
+    ce, h, kl = _identity(terms.cross_entropy, terms.entropy, terms.kl)
+    return [
+        Text.assemble(
+            (ce, "bold"),
+            " = ",
+            (h, "bold"),
+            " + ",
+            (kl, "bold green"),
+            f"   each by itself; left minus right: {_exponent(terms.residual)}",
+        ),
+        _line("KL(p‖q)", nats(terms.kl, 6)),
+        _line("KL(q‖p)", nats(terms.reverse_kl, 6), "not the same: KL is no distance"),
+        _line("JS(p, q)", nats(terms.jensen_shannon, 6), "symmetric, at most log 2"),
+    ]
+
+
+def _identity(ce: float, h: float, kl: float) -> tuple[str, str, str]:
+    """The terms with six decimals or, where rounded so they do not add up, with fewer that do."""
+    terms = (ce, h, kl)
+    if math.isfinite(ce) and round(ce * 1e6) != round(h * 1e6) + round(kl * 1e6):
+        return balanced_identity(*terms)
+    first, second, third = (nats(term, 6) for term in terms)
+    return first, second, third
+
+
+def _exponent(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.1e}".replace("-", "−")
+
+
+def _line(name: str, value: str, remark: str = "") -> Text:
+    blanks = " " * max(1, 38 - cell_len(name) - len(value))  # p̂ is two characters in one cell
+    return Text.assemble(name, blanks, (value, "bold"), f"   {remark}" if remark else "")
+
+
+def _gibbs(derivation: Derivation) -> list[RenderableType]:
+    table = _table("q at random, share ε of it", "smallest KL", "median KL", "smallest H(p, q)")
+    for row in derivation.gibbs:
+        table.add_row(
+            f"ε = {row.distance:g}, {row.tries} of them", nats(row.smallest_kl),
+            nats(row.median_kl), nats(row.smallest_cross_entropy, 6),
+        )  # fmt: skip
+    table.add_row("q = p", nats(0.0), nats(0.0), nats(derivation.own.entropy, 6), style="bold")
+    return [
+        table,
+        Text("q = (1 - ε) p + ε r; where no p is 0, KL falls as ε²: p is a smooth minimum"),
+    ]
+
+
+def _likelihood(derivation: Derivation) -> list[RenderableType]:
+    step = derivation.likelihood
+    table = _table("three roads to the best q", "H(p̂, q)", "steps", "q")
+    for fit in step.fits:
+        shown = " ".join(f"{q:.4f}" for q in fit.probabilities[:4])
+        more = " ..." if len(fit.probabilities) > 4 else ""
+        table.add_row(fit.method, f"{fit.cross_entropy:.9f}", str(fit.steps), shown + more)
+    return [
+        _line("samples of p, N", count(step.samples), "counts " + " ".join(map(str, step.counts))),
+        _line("-(1/N) Σ log q(yₙ)", nats(step.mean_negative_log_likelihood, 9), "sample by sample"),
+        _line("H(p̂, q)", nats(step.empirical_cross_entropy, 9), "from the counts: the same number"),
+        _line("H(p̂), the minimum", nats(step.empirical_entropy, 9)),
+        table,
+        Text(f"largest difference between the three: {step.largest_disagreement:.1e}"),
+    ]
+
+
+def _conditional(derivation: Derivation) -> list[RenderableType]:
+    step = derivation.conditional
+    return [
+        Text("x is a coin; y follows p where x = 0, and p in reverse order where x = 1"),
+        _line("-(1/N) Σ log q(yₙ|xₙ)", nats(step.mean_negative_log_likelihood, 9), "pair by pair"),
+        _line("Σ p̂(x) H(p̂(·|x), q(·|x))", nats(step.averaged_cross_entropy, 9), "the same number"),
+        _line("H(Y|X), its minimum", nats(step.conditional_entropy, 6)),
+        _line("H(Y), without x", nats(step.marginal_entropy, 6)),
+        _line("so x is worth", nats(step.information, 6), "nats a sample"),
+    ]
+
+
+def _gradient(derivation: Derivation) -> list[RenderableType]:
+    step = derivation.gradient
+    columns = ["outcome", "z = log q", "q - 1[i = y]", "autograd", "difference"]
+    if step.mean_gradient:
+        columns.append("mean: q - p")
+    table = _table(*columns)
+    for place, outcome in enumerate(step.outcomes):
+        numbers = [
+            step.logits[place],
+            step.q_minus_onehot[place],
+            step.autograd[place],
+            step.central_difference[place],
+            *step.mean_gradient[place : place + 1],
+        ]
+        mark = "  ← y" if place == step.label else ""
+        table.add_row(f"{outcome}{mark}", *(f"{x:.6f}".replace("-", "−") for x in numbers))
+    return [
+        Text("difference: (L(z + h) - L(z - h))/2h; mean: over y from p"),
+        table,
+        Text(
+            f"L = -log q_y = {nats(step.loss, 6)}; largest error of the engine\n"
+            f"{_exponent(step.largest_error_of_autograd)}, of the central difference "
+            f"{_exponent(step.largest_error_of_central_difference)}"
+        ),
+    ]
+
+
+def _asymptotics(derivation: Derivation) -> list[RenderableType]:
+    degrees = derivation.degrees_of_freedom
+    if not derivation.asymptotics:
+        return [Text("p is a point mass (K = 1): (K - 1)/2N = 0, one sample says it all")]
+    table = _table("N", "(K - 1)/2N", "KL(p‖fit)", "KL(p̂‖p)", "all seen", "mean", "variance")
+    for row in derivation.asymptotics:
+        table.add_row(
+            count(row.samples),
+            f"{row.predicted:.6f}",
+            f"{row.test_excess:.6f} ± {row.test_excess_error:.6f}",
+            f"{row.training_gain:.6f}",
+            percent(row.seen_fraction),
+            f"{row.statistic_mean:.2f}",
+            f"{row.statistic_variance:.2f}",
+        )
+    rows = derivation.asymptotics
+    return [
+        Text(
+            f"{count(derivation.data_sets)} data sets for each N.  KL(p‖fit): what the fit loses "
+            "on new\nsamples; add-½, since a fit that calls an unseen outcome impossible costs ∞.\n"
+            "KL(p̂‖p): what it gains on its own.  2N KL(p̂‖p) tends to χ²(K - 1), of mean\n"
+            f"K - 1 = {degrees} and variance {2 * degrees}."
+        ),
+        table,
+        Text(),
+        log_log_plot(
+            [row.samples for row in rows],
+            [row.predicted for row in rows],
+            [row.test_excess for row in rows],
+        ),
+        Text(f"●  measured KL(p‖fit)   ·  predicted (K - 1)/2N, K = {degrees + 1}; both axes log"),
+    ]
+
+
+def log_log_plot(x: Sequence[float], predicted: Sequence[float], measured: Sequence[float]) -> Text:
+    """Measured points over a predicted line, on two logarithmic axes, in characters.
+
+    All numbers must be positive, and there must be two different ``x`` and ``predicted``.
+    """
+    low_x, high_x = math.log10(min(x)), math.log10(max(x))
+    heights = [math.log10(y) for y in (*predicted, *measured)]
+    low_y, high_y = min(heights), max(heights)
+    grid = [[" "] * _WIDTH for _ in range(_HEIGHT)]
+
+    def column(log_x: float) -> int:
+        return round((log_x - low_x) / (high_x - low_x) * (_WIDTH - 1))
+
+    def row(log_y: float) -> int:
+        return round((high_y - log_y) / (high_y - low_y) * (_HEIGHT - 1))
+
+    corners = [(math.log10(a), math.log10(b)) for a, b in zip(x, predicted, strict=True)]
+    for (x0, y0), (x1, y1) in pairwise(corners):
+        for place in range(column(x0), column(x1) + 1):
+            share = (place - column(x0)) / max(1, column(x1) - column(x0))
+            grid[row(y0 + share * (y1 - y0))][place] = "·"
+    for a, b in zip(x, measured, strict=True):
+        grid[row(math.log10(b))][column(math.log10(a))] = "●"
+
+    lines = []
+    for place, cells in enumerate(grid):
+        level = 10 ** (high_y - place / (_HEIGHT - 1) * (high_y - low_y))
+        label = f"{level:.0e}" if place in (0, _HEIGHT // 2, _HEIGHT - 1) else ""
+        lines.append(f"{label:>7} │{''.join(cells)}")
+    lines.append(" " * 8 + "└" + "─" * _WIDTH)
+    left, right = f"N = {count(min(x))}", count(max(x))
+    lines.append(" " * 9 + left + right.rjust(_WIDTH - len(left)))
+    return Text("\n".join(lines))
+
+
+def _sequence(derivation: Derivation) -> list[RenderableType]:
+    step = derivation.sequence
+    table = _table("token", "truth", "bigram", "uniform", "H(truth)", "KL(truth‖bigram)")
+    for row in step.tokens:
+        table.add_row(
+            row.token, *(nats(v) for v in (row.truth, row.bigram, row.uniform, row.entropy, row.kl))
+        )
+    for name, numbers in (
+        ("sum over tokens", step.totals),
+        ("per token", step.per_token),
+        ("perplexity", step.perplexities),
+    ):
+        cells = (nats(numbers[model]) for model in ("truth", "bigram", "uniform"))
+        table.add_row(name, *cells, style="bold")
+    ce, h, kl = _identity(
+        step.cross_entropy_per_sentence, step.entropy_per_sentence, step.kl_per_sentence
+    )
+    sentence = " ".join(row.token for row in step.tokens)
+    open_prefix = max(
+        (prefix for prefix in step.entropy_after if len(prefix.split()) == 2),
+        key=lambda prefix: step.entropy_after[prefix],
+    )
+    return [
+        Text(f"-log q(token | before) in one of eight sentences: {sentence}"),
+        table,
+        _line("-log p(sentence), whole", nats(-step.sentence_log_prob, 6), "the truth's sum"),
+        Text(
+            f"per sentence: {ce} = {h} + {kl} for the bigram\n"
+            f"model, whose KL summed over prefixes is {nats(step.kl_over_prefixes, 6)}"
+        ),
+        Text(
+            f"the floor: after “yesterday she” H = {nats(step.entropy_after['yesterday she'])}, "
+            f"after “{open_prefix}” H = {nats(step.entropy_after[open_prefix])}"
+        ),
+        Text(
+            f"an untrained model of 600 words starts at log 600 = {nats(derivation.untrained_600)}"
+        ),
+    ]

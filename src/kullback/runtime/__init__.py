@@ -1,0 +1,1 @@
+"""Files, locks, threads, process groups, memory, fast kernels."""

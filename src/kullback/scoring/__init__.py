@@ -1,0 +1,1 @@
+"""One pass over the vocabulary: predictions and targets in, per-token statistics out."""

@@ -1,0 +1,223 @@
+"""How the logits of some rows reach a measure: a block of words at a time, each used once.
+
+A block is small enough that all passes over it meet the cache.  The target's logit is known before
+the first block, since the rank needs it in all of them, and it is *the* target's logit: where a
+head makes the logits, the dot product of hidden state and target row is computed in float64,
+rounded to the head's type, and written into the target's place in its block.  So everything that
+is said of a row (nll, rank, entropy, most probable word) is said of the same V numbers.
+
+Axes: M rows, B rows of a chunk, W words of a block, V vocabulary, D width, K most probable words.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from kullback.errors import InvalidValueError
+from kullback.predictions.base import DensePredictions, FactoredPredictions, Predictions
+from kullback.scoring.compiled import MOST_WORDS, block_library
+
+__all__ = [
+    "Chunk",
+    "TopTokens",
+    "check_rows",
+    "check_targets",
+    "device_of",
+    "is_compiled",
+    "row_chunks",
+    "wide",
+]
+
+# Rows × words of a block.  On a CPU the passes over a block of 1 MB meet the caches, and the matmul
+# is within 3 % of its best; compiled code passes once, over twice as many words; an accelerator
+# wants fewer, larger kernels.
+CPU_ROWS, CPU_WORDS = 512, 512
+DEVICE_ROWS, DEVICE_WORDS = 1024, 8192
+# Predictions that can only be made for the whole vocabulary are made in pieces of this size.
+WHOLE_ROWS_BYTES = 32 << 20
+
+
+def wide(values_B: Tensor) -> Tensor:
+    """The values in float64, where the device has it; else on the CPU."""
+    return (values_B.cpu() if values_B.device.type == "mps" else values_B).double()
+
+
+def is_compiled(logits_B: Float[Tensor, "B"]) -> bool:
+    """Whether blocks of logits like these are summed in C."""
+    fits = logits_B.dtype == torch.float32 and logits_B.device.type == "cpu"
+    return fits and block_library() is not None
+
+
+def row_chunks(predictions: Predictions, device: torch.device, most: int) -> list[slice]:
+    """The M rows in chunks of like size, at most `most` rows each, to be streamed together."""
+    most = min(most, CPU_ROWS if device.type == "cpu" else DEVICE_ROWS)
+    if not isinstance(predictions, FactoredPredictions | DensePredictions):
+        most = min(most, WHOLE_ROWS_BYTES // (4 * predictions.vocabulary_size))
+    M = len(predictions)
+    count = math.ceil(M / max(1, most))
+    bounds = [M * i // count for i in range(count + 1)]
+    return [slice(*pair) for pair in itertools.pairwise(bounds)]
+
+
+def device_of(predictions: Predictions) -> torch.device:
+    """Where the logits are made; there must be a row."""
+    return predictions.logits(slice(0, 1), slice(0, 1)).device
+
+
+def check_targets(targets_M: Int[Tensor, "M"], rows: int, vocabulary_size: int) -> None:
+    """Raise `InvalidValueError` unless there is one word of the vocabulary for each row."""
+    if targets_M.shape != (rows,):
+        raise InvalidValueError(
+            f"targets_M has shape {tuple(targets_M.shape)}; it must be ({rows},), one word for "
+            "each row of the predictions"
+        )
+    bad = (targets_M < 0) | (targets_M >= vocabulary_size)
+    if bool(bad.any()):
+        row = int(bad.nonzero()[0, 0])
+        raise InvalidValueError(
+            f"targets_M[{row}] is {int(targets_M[row])}: it must lie in [0, {vocabulary_size}); "
+            "does the tokenizer belong to this model?"
+        )
+
+
+def check_rows(
+    largest_B: Float[Tensor, "B"], first_row: int, name: str = "the predictions"
+) -> None:
+    """Raise `InvalidValueError` where a row's largest logit is not a number that can be one."""
+    bad = ~torch.isfinite(largest_B)
+    if bool(bad.any()):
+        row = int(bad.nonzero()[0, 0])
+        value = float(largest_B[row])
+        what = "only -inf" if value == -torch.inf else "+inf" if value == torch.inf else "NaN"
+        raise InvalidValueError(
+            f"row {first_row + row} of {name}: its logits hold {what}; the model is damaged, or "
+            "its arithmetic overflows (float16?): try float32"
+        )
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Some rows of some predictions, and the logits of their targets."""
+
+    predictions: Predictions
+    rows: slice
+    targets_B: Int[Tensor, "B"]
+    target_logits_B: Float[Tensor, "B"]
+    """In the type of the blocks: float64 where the model is, otherwise float32."""
+    whole_BV: Float[Tensor, "B V"] | None
+    """All logits, where they cannot be made a block at a time."""
+
+    @classmethod
+    def of(cls, predictions: Predictions, rows: slice, targets_B: Int[Tensor, "B"]) -> Chunk:
+        """The rows, with the logits of their targets."""
+        whole_BV = None
+        if isinstance(predictions, FactoredPredictions):
+            head = predictions.head
+            hidden_BD, weight_BD = predictions.hidden_MD[rows], head.weight_VD[targets_B]
+            dtype = hidden_BD.dtype
+            product_BD = wide(hidden_BD) * wide(weight_BD)
+            logits_B = product_BD.sum(dim=1)
+            if head.bias_V is not None:
+                logits_B = logits_B + wide(head.bias_V[targets_B])
+            logits_B = logits_B * head.scale
+            if head.softcap is not None:
+                logits_B = (logits_B / head.softcap).tanh() * head.softcap
+            logits_B = logits_B.to(dtype).to(hidden_BD.device)
+        elif isinstance(predictions, DensePredictions):
+            logits_B = predictions.logits_MV[rows].gather(1, targets_B[:, None])[:, 0]
+        else:
+            whole_BV = predictions.logits(rows)
+            logits_B = whole_BV.gather(1, targets_B[:, None])[:, 0]
+        return cls(predictions, rows, targets_B, _at_least_float32(logits_B), whole_BV)
+
+    @property
+    def width(self) -> int:
+        """The W that suits the device; the last block has fewer words."""
+        if is_compiled(self.target_logits_B):
+            return MOST_WORDS
+        return CPU_WORDS if self.targets_B.device.type == "cpu" else DEVICE_WORDS
+
+    def count(self, first: int, stop: int) -> int:
+        """N, how many blocks of the usual width there are from `first` to `stop`."""
+        return math.ceil((stop - first) / self.width)
+
+    def blocks(
+        self, first: int, stop: int, width: int | None = None
+    ) -> Iterator[tuple[slice, Float[Tensor, "B W"]]]:
+        """Blocks of the words from `first` to `stop`; the caller may overwrite the logits."""
+        width = width or self.width
+        starts = list(range(first, stop, width))
+        # The rows in the order of their targets, and where in this order each block begins.
+        target_B, row_B = self.targets_B.sort()
+        bounds = torch.searchsorted(target_B, torch.tensor([*starts, stop]).to(target_B))
+        begins = bounds.tolist()
+        for i, start in enumerate(starts):
+            words = slice(start, min(start + width, stop))
+            if self.whole_BV is None:
+                block_BW = _at_least_float32(self.predictions.logits(self.rows, words))
+            else:
+                block_BW = _at_least_float32(self.whole_BV[:, words].clone())
+            here = slice(begins[i], begins[i + 1])
+            if here.start < here.stop:
+                here_rows = row_B[here]
+                block_BW[here_rows, target_B[here] - start] = self.target_logits_B[here_rows]
+            yield words, block_BW
+
+    def block_of(self, rows_R: Int[Tensor, "R"], words: slice) -> Float[Tensor, "R W"]:
+        """Some rows of a block, once more; the caller may overwrite the logits."""
+        if self.whole_BV is None:
+            some = self.predictions.select(rows_R + self.rows.start)
+            block_RW = _at_least_float32(some.logits(slice(0, len(rows_R)), words))
+        else:
+            block_RW = _at_least_float32(self.whole_BV[:, words][rows_R])
+        target_R = self.targets_B[rows_R]
+        inside_R = ((target_R >= words.start) & (target_R < words.stop)).nonzero()[:, 0]
+        target_logits_R = self.target_logits_B[rows_R[inside_R]]
+        block_RW[inside_R, target_R[inside_R] - words.start] = target_logits_R
+        return block_RW
+
+
+def _at_least_float32(logits: Tensor) -> Tensor:
+    return logits if logits.dtype == torch.float64 else logits.float()
+
+
+class TopTokens:
+    """The K most probable words of each row so far; among equals, the first block's come first."""
+
+    def __init__(self, logits_B: Float[Tensor, "B"], k: int) -> None:
+        self.logits_BK = logits_B.new_full((len(logits_B), k), -torch.inf)
+        self.tokens_BK = torch.full_like(self.logits_BK, -1, dtype=torch.int64)
+
+    @property
+    def columns(self) -> tuple[Float[Tensor, "B K"], Int[Tensor, "B K"]]:
+        """Logits and words, to be read or brought up to date."""
+        return self.logits_BK, self.tokens_BK
+
+    def update(
+        self, start: int, block_BW: Float[Tensor, "B W"], largest_B: Float[Tensor, "B"]
+    ) -> None:
+        """Take the words of a block that beat those known; `largest_B` is the block's maximum."""
+        # Few rows meet a block that beats their K-th word, after the first blocks.
+        rows = (largest_B > self.logits_BK[:, -1]).nonzero()[:, 0]
+        if len(rows) == 0:
+            return
+        k = self.logits_BK.shape[1]
+        if k == 1:
+            # argmax gives the first of equal words; topk any.
+            words_R1 = block_BW[rows].argmax(dim=1, keepdim=True)
+            self.logits_BK[rows] = largest_B[rows, None]
+            self.tokens_BK[rows] = words_R1 + start
+            return
+        top_RK, words_RK = block_BW[rows].topk(min(k, block_BW.shape[1]), dim=1)
+        logits = torch.cat([self.logits_BK[rows], top_RK], dim=1)
+        words = torch.cat([self.tokens_BK[rows], words_RK + start], dim=1)
+        logits, order = logits.sort(dim=1, descending=True, stable=True)
+        self.logits_BK[rows] = logits[:, :k]
+        self.tokens_BK[rows] = words.gather(1, order[:, :k])

@@ -1,0 +1,143 @@
+"""What a model says where the true distribution is known: one pass over blocks of rows.
+
+The logits of M positions and V words never exist at once: a block of rows is made, used for all
+statistics, and overwritten.  Within a block the arithmetic is that of the model (float32, or
+float64 where the model is float64); everything that leaves it is float64.
+
+Nothing goes through a softmax and then a logarithm: ``log q = logit - logsumexp(logits)``.  The KL
+between two models is summed as ``p (exp(-d) - 1 + d)`` with ``d = log p - log q``, in float64: each
+term is at least zero, so that the sum is, and equal models give exactly zero.
+
+Axes: M rows, B rows of a block, V vocabulary, K words that a row's true distribution holds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from kullback.errors import InvalidValueError
+from kullback.predictions.base import Predictions
+
+__all__ = ["RowStatistics", "TrueDistributions", "row_statistics"]
+
+# A block of logits takes this many bytes, so that the passes over it meet the cache.
+BLOCK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class TrueDistributions:
+    """The true distribution at each of M rows, as its words laid end to end (all K of all rows)."""
+
+    row_K: Int[np.ndarray, "K"]
+    """The row of each entry, not decreasing."""
+    word_K: Int[np.ndarray, "K"]
+    probability_K: Float[np.ndarray, "K"]
+
+
+@dataclass
+class RowStatistics:
+    """What one pass found, per row; entries of the true distribution where `_K`."""
+
+    entropy: Float[np.ndarray, "M"]
+    """H(q) in nats."""
+    top1: Int[np.ndarray, "M"]
+    """The most probable word."""
+    top1_probability: Float[np.ndarray, "M"]
+    sum_of_squares: Float[np.ndarray, "M"]
+    """Σ q², the collision probability, for the Brier score."""
+    log_q_K: Float[np.ndarray, "K"]
+    """log q of each entry of the true distributions."""
+    in_top5_K: Float[np.ndarray, "K"]
+    """1 where the entry is among the five most probable words of its row."""
+    kl_from_reference: Float[np.ndarray, "M"] | None = None
+    """KL(reference‖model) in nats."""
+    reference_top1: Int[np.ndarray, "M"] | None = None
+
+
+@torch.inference_mode()
+def row_statistics(
+    predictions: Predictions,
+    truth: TrueDistributions,
+    reference: Predictions | None = None,
+    block_bytes: int = BLOCK_BYTES,
+) -> RowStatistics:
+    """All statistics of `predictions`, and its KL from `reference` where one is given.
+
+    Raises `InvalidValueError` naming the first row whose logits hold NaN or no finite number.
+    """
+    M, V = len(predictions), predictions.vocabulary_size
+    if reference is not None and (len(reference), reference.vocabulary_size) != (M, V):
+        raise InvalidValueError(
+            f"reference has {len(reference)} rows of {reference.vocabulary_size} words; the "
+            f"predictions have {M} of {V}"
+        )
+    found = RowStatistics(
+        entropy=np.empty(M),
+        top1=np.empty(M, dtype=np.int64),
+        top1_probability=np.empty(M),
+        sum_of_squares=np.empty(M),
+        log_q_K=np.empty(len(truth.row_K)),
+        in_top5_K=np.empty(len(truth.row_K)),
+        kl_from_reference=None if reference is None else np.empty(M),
+        reference_top1=None if reference is None else np.empty(M, dtype=np.int64),
+    )
+    rows = max(1, block_bytes // (4 * V))
+    for start in range(0, M, rows):
+        part = slice(start, min(start + rows, M))
+        entries = slice(*np.searchsorted(truth.row_K, [part.start, part.stop]))
+        logits_BV = predictions.logits(part)
+        normaliser_B1 = torch.logsumexp(logits_BV, dim=1, keepdim=True)
+        if not bool(torch.isfinite(normaliser_B1).all()):
+            bad = int(torch.nonzero(~torch.isfinite(normaliser_B1))[0, 0])
+            raise InvalidValueError(
+                f"the logits of row {start + bad} sum to {float(normaliser_B1[bad]):g} in log "
+                "space: they hold NaN or +inf, or only -inf; the model is damaged"
+            )
+        top_B5, word_B5 = logits_BV.topk(min(5, V), dim=1)
+        row_K = torch.from_numpy(truth.row_K[entries] - start)
+        logit_K = logits_BV[row_K, torch.from_numpy(truth.word_K[entries]).long()]
+        found.log_q_K[entries] = (logit_K - normaliser_B1[row_K, 0]).double().numpy()
+        found.in_top5_K[entries] = (logit_K >= top_B5[row_K, -1]).numpy()
+        found.top1[part] = word_B5[:, 0].numpy()
+        if reference is not None:
+            assert found.kl_from_reference is not None
+            assert found.reference_top1 is not None
+            other_BV = reference.logits(part)
+            found.reference_top1[part] = other_BV.argmax(dim=1).numpy()
+            found.kl_from_reference[part] = _kl(other_BV, logits_BV, normaliser_B1).numpy()
+        log_q_BV = logits_BV.sub_(normaliser_B1)
+        q_BV = log_q_BV.exp()
+        found.top1_probability[part] = q_BV.amax(dim=1).double().numpy()
+        # 0 × -inf is 0 here: an impossible word has no surprise to contribute.
+        found.entropy[part] = -torch.sum(
+            q_BV * log_q_BV.clamp_min(torch.finfo(q_BV.dtype).min), dim=1, dtype=torch.float64
+        ).numpy()
+        found.sum_of_squares[part] = q_BV.square_().sum(dim=1, dtype=torch.float64).numpy()
+    return found
+
+
+def _kl(
+    p_logits_BV: Float[Tensor, "B V"],
+    q_logits_BV: Float[Tensor, "B V"],
+    q_normaliser_B1: Float[Tensor, "B 1"],
+) -> Float[Tensor, "B"]:
+    """KL(p‖q) of each row, at least zero, inf where q excludes what p does not.
+
+    The normalisers may be off by a rounding ε: the terms ``p d - p + q`` sum to the KL of what is
+    not quite normalised, whose error is of order ε².
+    """
+    p_normaliser_B1 = torch.logsumexp(p_logits_BV, dim=1, keepdim=True)
+    difference = p_logits_BV.to(torch.float64, copy=True).sub_(q_logits_BV)
+    difference.sub_(p_normaliser_B1.double() - q_normaliser_B1.double())
+    p_BV = (p_logits_BV - p_normaliser_B1).exp_()
+    terms = torch.expm1(-difference).add_(difference).mul_(p_BV)
+    # p = 0: the term's limit is q.
+    impossible = p_BV == 0
+    if bool(impossible.any()):
+        terms = torch.where(impossible, (q_logits_BV - q_normaliser_B1).exp().double(), terms)
+    return terms.sum(dim=1)

@@ -1,0 +1,1 @@
+"""Documents, tokenizers, byte spans, protocols, windows, fingerprints."""

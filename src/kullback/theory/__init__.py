@@ -1,0 +1,1 @@
+"""Information measures, likelihood, losses, autograd, and the derivation."""

@@ -1,0 +1,1 @@
+"""The mini-GPT and its training loop."""

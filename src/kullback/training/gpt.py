@@ -1,0 +1,309 @@
+"""The mini-GPT: a decoder-only transformer, weight for weight a Llama.
+
+A token's vector is looked up, passes `layers` blocks, is normalised, and is compared with every
+token's vector to give the logits: the embedding is also the head ("tied").  Each block adds what
+attention gathers from earlier positions, then what the MLP makes of it::
+
+    x = x + attention(rms_norm(x))      causal, rotary positions (Su et al. 2021, eq. 34)
+    x = x + mlp(rms_norm(x))            down(silu(gate(x)) * up(x))  (Shazeer 2020, SwiGLU)
+
+There are no biases and no dropout.  Parameters bear the names that `transformers` gives them in
+`LlamaForCausalLM`, so a saved model is loaded there without conversion.
+
+Axes: N sequences, T positions, M tokens of all sequences, D width, H heads, K = D / H head width,
+P = K / 2 rotated pairs, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Complex, Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812 - the name that everyone uses
+
+from kullback.errors import InvalidValueError
+from kullback.training.packed_attention import PackedLayout, packed_attention
+
+__all__ = ["GPT", "GPTConfig"]
+
+
+@dataclass(frozen=True)
+class GPTConfig:
+    """The sizes of a model; impossible ones are an `InvalidValueError`."""
+
+    vocabulary_size: int
+    context: int
+    """The longest sequence, in tokens."""
+    width: int = 64
+    layers: int = 2
+    heads: int = 2
+    mlp_width: int = 176
+    rope_theta: float = 10_000.0
+    norm_eps: float = 1e-6
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if not value > 0:
+                raise InvalidValueError(f"{name} is {value}: it must be positive")
+            if name not in ("rope_theta", "norm_eps") and not isinstance(value, int):
+                raise InvalidValueError(f"{name} is {value}: it must be a whole number")
+        if self.width % (2 * self.heads):
+            raise InvalidValueError(
+                f"width is {self.width} and heads is {self.heads}: rotary positions need a width "
+                f"that is a multiple of 2 × heads = {2 * self.heads}"
+            )
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers the model learns.
+
+        >>> GPTConfig(vocabulary_size=10, context=8, width=4, layers=1, heads=1).parameters
+        2228
+        """
+        block = 4 * self.width**2 + 3 * self.width * self.mlp_width + 2 * self.width
+        return self.vocabulary_size * self.width + self.layers * block + self.width
+
+    def to_huggingface(self, bos_token_id: int, eos_token_id: int) -> dict[str, Any]:
+        """The `config.json` of a Llama with these sizes."""
+        return {
+            "architectures": ["LlamaForCausalLM"],
+            "model_type": "llama",
+            "vocab_size": self.vocabulary_size,
+            "max_position_embeddings": self.context,
+            "hidden_size": self.width,
+            "num_hidden_layers": self.layers,
+            "num_attention_heads": self.heads,
+            "num_key_value_heads": self.heads,
+            "head_dim": self.width // self.heads,
+            "intermediate_size": self.mlp_width,
+            "hidden_act": "silu",
+            "rms_norm_eps": self.norm_eps,
+            "rope_theta": self.rope_theta,
+            "attention_bias": False,
+            "mlp_bias": False,
+            "tie_word_embeddings": True,
+            "bos_token_id": bos_token_id,
+            "eos_token_id": eos_token_id,
+            "torch_dtype": "float32",
+        }
+
+    @classmethod
+    def from_huggingface(cls, config: dict[str, Any]) -> GPTConfig:
+        """The sizes in a `config.json`.
+
+        Raises `KeyError` where one is missing, `InvalidValueError` for a Llama of another kind:
+        with biases, an untied head, fewer heads for keys than for queries, scaled positions ...
+        """
+        rope = config.get("rope_parameters") or config  # since and before transformers 5
+        sizes = cls(
+            vocabulary_size=config["vocab_size"],
+            context=config["max_position_embeddings"],
+            width=config["hidden_size"],
+            layers=config["num_hidden_layers"],
+            heads=config["num_attention_heads"],
+            mlp_width=config["intermediate_size"],
+            rope_theta=rope["rope_theta"],
+            norm_eps=config["rms_norm_eps"],
+        )
+        fixed = {
+            "attention_bias": False,
+            "mlp_bias": False,
+            "hidden_act": "silu",
+            "tie_word_embeddings": True,
+            "num_key_value_heads": sizes.heads,
+            "head_dim": sizes.width // sizes.heads,
+            "rope_scaling": None,
+        }
+        found = {key: (config.get(key, ours), ours) for key, ours in fixed.items()}
+        found["rope_type"] = (rope.get("rope_type", "default"), "default")
+        for key, (theirs, ours) in found.items():
+            if theirs != ours:
+                raise InvalidValueError(f"{key} is {theirs!r}: a model of ours has {ours!r}")
+        return sizes
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) × weight (Zhang & Sennrich 2019, eq. 4)."""
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.eps = eps
+
+    def forward(self, x_MD: Float[Tensor, "M D"]) -> Float[Tensor, "M D"]:
+        """The same shape, each vector of root mean square `weight`."""
+        return F.rms_norm(x_MD, self.weight.shape, self.weight, self.eps)
+
+
+class Attention(nn.Module):
+    """Causal self-attention with rotary positions."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.heads = config.heads
+        self.q_proj, self.k_proj, self.v_proj, self.o_proj = (
+            nn.Linear(config.width, config.width, bias=False) for _ in range(4)
+        )
+
+    def forward(
+        self,
+        x_MD: Float[Tensor, "M D"],
+        rotation_M1P: Complex[Tensor, "M 1 P"],
+        layout: PackedLayout | tuple[int, int],
+    ) -> Float[Tensor, "M D"]:
+        """What each token gathers from itself and those before it in its sequence."""
+        M, D = x_MD.shape
+        # One matmul for the three: a small model is bound by the number of calls.  Llama rotates
+        # coordinate i with i + K/2; laying each such pair side by side (in the weights, where it
+        # costs nothing, and alike for q and k, so that their dot products stay) makes the rotation
+        # one complex multiplication.
+        qk_weight = torch.cat([self.q_proj.weight, self.k_proj.weight])
+        qk_weight = qk_weight.view(2 * self.heads, 2, -1, D).transpose(1, 2).reshape(2 * D, D)
+        qkv = F.linear(x_MD, torch.cat([qk_weight, self.v_proj.weight]))
+        qk, v_MHK = qkv.view(M, 3 * self.heads, -1).tensor_split([2 * self.heads], dim=1)
+        pairs = torch.view_as_complex(qk.view(M, 2 * self.heads, -1, 2))
+        q_MHK, k_MHK = torch.view_as_real(pairs * rotation_M1P).flatten(-2).chunk(2, dim=1)
+        if isinstance(layout, PackedLayout):
+            mixed = packed_attention(q_MHK, k_MHK, v_MHK, layout)
+        else:
+            q, k, v = (
+                x.view(*layout, self.heads, -1).transpose(1, 2) for x in (q_MHK, k_MHK, v_MHK)
+            )
+            mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2)
+        out: Tensor = self.o_proj(mixed.reshape(M, D))
+        return out
+
+
+class MLP(nn.Module):
+    """SwiGLU."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(config.width, config.mlp_width, bias=False)
+        self.up_proj = nn.Linear(config.width, config.mlp_width, bias=False)
+        self.down_proj = nn.Linear(config.mlp_width, config.width, bias=False)
+
+    def forward(self, x_MD: Float[Tensor, "M D"]) -> Float[Tensor, "M D"]:
+        """down(silu(gate(x)) × up(x))."""
+        out: Tensor = self.down_proj(F.silu(self.gate_proj(x_MD)) * self.up_proj(x_MD))
+        return out
+
+
+class Block(nn.Module):
+    """Attention and MLP, each on a normalised copy, each added."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.input_layernorm = RMSNorm(config.width, config.norm_eps)
+        self.self_attn = Attention(config)
+        self.post_attention_layernorm = RMSNorm(config.width, config.norm_eps)
+        self.mlp = MLP(config)
+
+    def forward(
+        self,
+        x_MD: Float[Tensor, "M D"],
+        rotation_M1P: Complex[Tensor, "M 1 P"],
+        layout: PackedLayout | tuple[int, int],
+    ) -> Float[Tensor, "M D"]:
+        """The residual stream after this block."""
+        x_MD = x_MD + self.self_attn(self.input_layernorm(x_MD), rotation_M1P, layout)
+        out: Tensor = x_MD + self.mlp(self.post_attention_layernorm(x_MD))
+        return out
+
+
+class Decoder(nn.Module):
+    """The embedding, the blocks and the last normalisation."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.embed_tokens = nn.Embedding(config.vocabulary_size, config.width)
+        self.layers = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.norm = RMSNorm(config.width, config.norm_eps)
+
+
+class GPT(nn.Module):
+    """The whole model; an untrained one predicts almost uniformly.
+
+    Weights are drawn from N(0, 0.02²) for the embedding, so that the first logits are small, and
+    from N(0, 1/fan_in) elsewhere, the matrices that write into the residual stream further
+    divided by sqrt(2 × layers) (Radford et al. 2019, section 2.3).
+    """
+
+    def __init__(self, config: GPTConfig, seed: int | None = None) -> None:
+        super().__init__()
+        self.config = config
+        # Before anything is built: the sizes may be those of a damaged file.
+        size = 4 * config.parameters
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        if size > memory:
+            raise InvalidValueError(
+                f"a model of {config.parameters:,} parameters takes {size / 1e9:.1f} GB: this "
+                f"machine has {memory / 1e9:.1f} GB; choose a smaller width, fewer layers or a "
+                "smaller vocabulary"
+            )
+        with torch.device("meta"):
+            self.model = Decoder(config)
+        self.to_empty(device="cpu")
+        generator = torch.Generator().manual_seed(0 if seed is None else seed)
+        for name, weight in self.named_parameters():
+            if name.endswith("norm.weight"):
+                nn.init.ones_(weight)
+            elif name.endswith("embed_tokens.weight"):
+                nn.init.normal_(weight, std=0.02, generator=generator)
+            else:
+                std = weight.shape[1] ** -0.5
+                if name.endswith(("o_proj.weight", "down_proj.weight")):
+                    std *= (2 * config.layers) ** -0.5
+                nn.init.normal_(weight, std=std, generator=generator)
+
+    @property
+    def head_weight(self) -> Float[Tensor, "V D"]:
+        """The matrix that turns hidden states into logits: the embedding."""
+        return self.model.embed_tokens.weight
+
+    def hidden(self, tokens_NT: Int[Tensor, "N T"]) -> Float[Tensor, "N T D"]:
+        """The normalised hidden states, from which ``hidden @ head_weight.T`` makes logits."""
+        N, T = tokens_NT.shape
+        position_M = torch.arange(T, device=tokens_NT.device).repeat(N)
+        return self._hidden(tokens_NT.flatten(), position_M, (N, T)).view(N, T, -1)
+
+    def hidden_packed(
+        self, tokens_M: Int[Tensor, "M"], layout: PackedLayout
+    ) -> Float[Tensor, "M D"]:
+        """The same for sequences that lie end to end, without padding."""
+        return self._hidden(tokens_M, layout.position_M, layout)
+
+    def forward(self, tokens_NT: Int[Tensor, "N T"]) -> Float[Tensor, "N T V"]:
+        """The logits of the next token at every position."""
+        return self.hidden(tokens_NT) @ self.head_weight.T
+
+    def _hidden(
+        self,
+        tokens_M: Int[Tensor, "M"],
+        position_M: Int[Tensor, "M"],
+        layout: PackedLayout | tuple[int, int],
+    ) -> Float[Tensor, "M D"]:
+        longest = layout.tokens_of_longest if isinstance(layout, PackedLayout) else layout[1]
+        if longest > self.config.context:
+            raise InvalidValueError(
+                f"a sequence has {longest} tokens: it must have at most the model's context, "
+                f"{self.config.context}; shorten it, or train a model with a longer context"
+            )
+        x_MD = self.model.embed_tokens(tokens_M)
+        rotation_M1P = self._rotation(longest, x_MD)[position_M]
+        for block in self.model.layers:
+            x_MD = block(x_MD, rotation_M1P, layout)
+        out: Tensor = self.model.norm(x_MD)
+        return out
+
+    def _rotation(self, T: int, like: Tensor) -> Complex[Tensor, "T 1 P"]:
+        """exp(i × position × frequency); angles in float32 as in every Llama, then cast."""
+        K = self.config.width // self.config.heads
+        pairs = torch.arange(0, K, 2, device=like.device, dtype=torch.float32)
+        frequencies = 1.0 / self.config.rope_theta ** (pairs / K)
+        angles = torch.arange(T, device=like.device, dtype=torch.float32)[:, None] * frequencies
+        return torch.complex(angles.cos().to(like.dtype), angles.sin().to(like.dtype))[:, None]

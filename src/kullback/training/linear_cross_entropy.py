@@ -1,0 +1,85 @@
+"""The loss of a linear head, without the logits in memory.
+
+With hidden states h (M×D), head W (V×D) and targets y, the loss ``sum_m w_m nll_m`` has
+``nll_m = logsumexp(W h_m) - (W h_m)[y_m]`` and, by the gradient q - onehot of the loss with respect
+to the logits (:mod:`kullback.theory.losses`),
+
+    d loss / d h = (w (q - onehot)) W          d loss / d W = (w (q - onehot))^T h
+
+Both sums run over blocks of rows, so the logits of one block are made, turned into q - onehot in
+place and used up while they lie in the cache.  Values and gradients are computed in the same pass;
+:mod:`kullback.theory.losses` in float64 is the law that the tests hold it to.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+__all__ = ["linear_cross_entropy"]
+
+# A block's logits take this many bytes: half of a 1 MB second-level cache.
+BLOCK_BYTES = 1 << 19
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: torch.autograd.function.FunctionCtx,
+        hidden_MD: Tensor,
+        head_VD: Tensor,
+        target_M: Tensor,
+        weight_M: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        M, V = len(hidden_MD), len(head_VD)
+        rows = max(1, BLOCK_BYTES // (V * hidden_MD.element_size()))
+        block_BV = hidden_MD.new_empty(min(rows, M), V)
+        nll_M = hidden_MD.new_empty(M)
+        grad_hidden_MD = torch.empty_like(hidden_MD)
+        grad_head_VD = torch.zeros_like(head_VD)
+        for start in range(0, M, rows):
+            part = slice(start, min(start + rows, M))
+            hidden_BD, target_B1 = hidden_MD[part], target_M[part, None]
+            q_BV = block_BV[: len(hidden_BD)]
+            torch.mm(hidden_BD, head_VD.T, out=q_BV)
+            q_BV.sub_(q_BV.amax(dim=1, keepdim=True))
+            target_logit_B1 = q_BV.gather(1, target_B1)
+            total_B1 = q_BV.exp_().sum(dim=1, keepdim=True)
+            nll_M[part] = (total_B1.log() - target_logit_B1)[:, 0]
+            weight_B1 = weight_M[part, None]
+            q_BV.mul_(weight_B1 / total_B1)
+            q_BV.scatter_add_(1, target_B1, -weight_B1)
+            torch.mm(q_BV, head_VD, out=grad_hidden_MD[part])
+            grad_head_VD.addmm_(q_BV.T, hidden_BD)
+        ctx.save_for_backward(grad_hidden_MD, grad_head_VD)
+        ctx.mark_non_differentiable(nll_M)
+        return (nll_M * weight_M).sum(), nll_M
+
+    @staticmethod
+    def backward(
+        ctx: torch.autograd.function.FunctionCtx, grad_loss: Tensor, _: Tensor
+    ) -> tuple[Tensor, Tensor, None, None]:
+        grad_hidden_MD, grad_head_VD = ctx.saved_tensors  # type: ignore[attr-defined]
+        return grad_hidden_MD * grad_loss, grad_head_VD * grad_loss, None, None
+
+
+def linear_cross_entropy(
+    hidden_MD: Float[Tensor, "M D"],
+    head_VD: Float[Tensor, "V D"],
+    target_M: Int[Tensor, "M"],
+    weight_M: Float[Tensor, "M"],
+) -> tuple[Float[Tensor, ""], Float[Tensor, "M"]]:
+    """The weighted sum of the rows' negative log-likelihoods, and each row's, in nats.
+
+    The sum is differentiable in `hidden_MD` and `head_VD`; the rows' values carry no gradient.
+
+    >>> hidden, head = torch.zeros(2, 4), torch.zeros(8, 4)
+    >>> total, nll = linear_cross_entropy(hidden, head, torch.tensor([0, 7]), torch.ones(2) / 2)
+    >>> round(total.item(), 4), [round(x, 4) for x in nll.tolist()]
+    (2.0794, [2.0794, 2.0794])
+    """
+    total, nll_M = _LinearCrossEntropy.apply(  # type: ignore[no-untyped-call]
+        hidden_MD, head_VD, target_M, weight_M
+    )
+    return total, nll_M

@@ -1,0 +1,161 @@
+"""What training shows while it goes on: sums over steps, and the lines of ``metrics.jsonl``.
+
+On a source each token carries its true surprisal, so ``mean(nll - surprisal)`` estimates KL(p‖q)
+without bias: both terms are taken at the same tokens, and the noise of the language cancels.  All
+numbers are nats/token.  Axis: M tokens.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float
+from torch import Tensor
+
+from kullback.errors import RunError
+from kullback.runtime.files import write_atomically
+
+if TYPE_CHECKING:
+    from kullback.training.batches import Shard
+
+__all__ = ["MetricsFile", "StepMetrics", "Sums", "read_metrics"]
+
+
+@dataclass(frozen=True)
+class StepMetrics:
+    """What the last few steps showed; all in nats/token.
+
+    `entropy` and `kl` are None on a text, whose entropy nobody knows.
+    """
+
+    step: int
+    tokens: int
+    cross_entropy: float
+    entropy: float | None
+    kl: float | None
+    kl_standard_error: float | None
+    tokens_per_second: float
+    seconds_left: float
+    learning_rate: float
+    validation_cross_entropy: float | None = None
+    validation_kl: float | None = None
+
+
+@dataclass
+class Sums:
+    """Sufficient statistics of a stretch of steps: add them up, compute last.
+
+    >>> Sums(tokens=4, nll=6.0, surprisal=5.0).kl
+    0.25
+    """
+
+    tokens: int = 0
+    nll: float = 0.0
+    surprisal: float | None = 0.0
+    squares: float = 0.0
+    """Over sequences: excess², where excess = sum of (nll - surprisal)."""
+    products: float = 0.0
+    """Over sequences: excess × tokens."""
+    token_squares: float = 0.0
+
+    @classmethod
+    def of(cls, nll_M: Float[Tensor, "M"], shard: Shard) -> Sums:
+        """The sums of one shard."""
+        nll = nll_M.double().numpy()
+        if shard.surprisals_M is None:
+            return cls(len(nll), float(nll.sum()), None)
+        surprisal = shard.surprisals_M.numpy()
+        starts = np.cumsum(shard.lengths_N) - shard.lengths_N
+        excess = np.add.reduceat(nll - surprisal, starts)
+        lengths = shard.lengths_N.astype(np.float64)
+        return cls(
+            len(nll),
+            float(nll.sum()),
+            float(surprisal.sum()),
+            float(excess @ excess),
+            float(excess @ lengths),
+            float(lengths @ lengths),
+        )
+
+    def __add__(self, other: Sums) -> Sums:
+        surprisal = None
+        if self.surprisal is not None and other.surprisal is not None:
+            surprisal = self.surprisal + other.surprisal
+        return Sums(
+            self.tokens + other.tokens,
+            self.nll + other.nll,
+            surprisal,
+            self.squares + other.squares,
+            self.products + other.products,
+            self.token_squares + other.token_squares,
+        )
+
+    @property
+    def cross_entropy(self) -> float:
+        """Mean nll."""
+        return self.nll / self.tokens
+
+    @property
+    def entropy(self) -> float | None:
+        """Mean true surprisal; None on a text."""
+        return None if self.surprisal is None else self.surprisal / self.tokens
+
+    @property
+    def kl(self) -> float | None:
+        """The estimate of KL(p‖q); None on a text."""
+        return None if self.surprisal is None else (self.nll - self.surprisal) / self.tokens
+
+    @property
+    def kl_standard_error(self) -> float | None:
+        """Of a ratio of sums over independent sentences (Cochran 1977, eq. 2.39)."""
+        if self.kl is None:
+            return None
+        residual = self.squares - 2 * self.kl * self.products + self.kl**2 * self.token_squares
+        return math.sqrt(max(residual, 0.0)) / self.tokens
+
+
+class MetricsFile:
+    """``metrics.jsonl``: lines beyond the checkpoint that a run resumes from are dropped."""
+
+    def __init__(self, path: Path, step: int) -> None:
+        self.path = path
+        self.lines: list[Mapping[str, Any]] = [
+            line for line in read_metrics(path) if line["step"] <= step
+        ]
+
+    def append(self, metrics: StepMetrics) -> None:
+        """One more line, in memory."""
+        self.lines.append(asdict(metrics))
+
+    def flush(self) -> None:
+        """Write all lines; atomic."""
+        text = "".join(json.dumps(line) + "\n" for line in self.lines)
+        write_atomically(self.path, text.encode())
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The lines of a ``metrics.jsonl``; none where the file is missing.
+
+    Raises `RunError` naming the first line that is not one.
+    """
+    if not path.exists():
+        return []
+    lines: list[dict[str, Any]] = []
+    try:
+        for text in path.read_text(encoding="utf-8").splitlines():
+            line = json.loads(text)
+            if not isinstance(line, dict) or not isinstance(line.get("step"), int):
+                raise ValueError("it has no step")
+            lines.append(line)
+    except (OSError, ValueError) as error:
+        raise RunError(
+            f"{path} is damaged at line {len(lines) + 1} ({error}); restore it, or remove it "
+            "if the curve so far is not needed"
+        ) from None
+    return lines

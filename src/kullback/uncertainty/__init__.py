@@ -1,0 +1,1 @@
+"""Intervals, clusters, long-run variance, calibration."""

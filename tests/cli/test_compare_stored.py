@@ -1,0 +1,170 @@
+"""``kullback compare`` where something is on disk, or tokenizers differ."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from html_page import Page
+
+from kullback.cli import main
+from kullback.predictions.llama_cpp_logits import write_llama_cpp_logits
+from tiny_models import TEXT, tiny_llama
+
+ON_TEXT = "--text text.txt --window 32"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two models, what they say of a text in every form, and files that are none of these."""
+    folder = tmp_path_factory.mktemp("stored")
+    (folder / "text.txt").write_text(TEXT, encoding="utf-8")
+    (folder / "other.txt").write_text(TEXT[3:], encoding="utf-8")
+    rng = np.random.default_rng(0)
+    tokens, p = rng.integers(0, 40, (8, 16)), rng.normal(size=(8 * 7, 40))
+    for seed, name in enumerate("ab"):
+        tiny_llama(folder / name, seed)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(folder)
+            for kind, file in ((None, "parquet"), ("exact", "rec"), ("top-k", "top")):
+                how = [] if kind is None else ["--distributions", kind]
+                assert main(["record", name, *ON_TEXT.split(), *how, "-o", f"{name}.{file}"]) == 0
+        logits = p + seed * 0.3 * rng.normal(size=p.shape)
+        write_llama_cpp_logits(folder / f"{name}.kld", tokens, logits)
+    for file in ("rec", "parquet"):
+        content = (folder / f"a.{file}").read_bytes()
+        (folder / f"cut.{file}").write_bytes(content[: len(content) // 2])
+    return folder
+
+
+@pytest.fixture
+def run(folder, monkeypatch, capsys):
+    """Run a command in the folder: its exit code, its output and its errors."""
+    monkeypatch.chdir(folder)
+
+    def call(command: str) -> tuple[int, str, str]:
+        code = main(command.split())
+        streams = capsys.readouterr()
+        return code, streams.out, streams.err
+
+    return call
+
+
+COMPARISONS = {
+    "exact and model": f"a.rec b {ON_TEXT}",
+    "model and exact": f"a b.rec {ON_TEXT}",
+    "two exact": "a.rec b.rec",
+    "two exact and the text": "a.rec b.rec --text text.txt",
+    "top-k and model": f"a.top b {ON_TEXT}",
+    "two top-k": "a.top b.top",
+    "two records": "a.parquet b.parquet",
+    "records and model": f"a.parquet b {ON_TEXT}",
+    "model and records": f"a b.parquet {ON_TEXT}",
+    "records and exact": "a.parquet b.rec",
+    "top-k and records": "a.top b.parquet --text text.txt",
+    "logits files": "a.kld b.kld",
+    "by bytes": f"a b --by-bytes {ON_TEXT}",
+}
+
+
+@pytest.mark.parametrize("kind", COMPARISONS)
+def test_each_way_prints_json_and_writes_a_page(kind, run, folder, tmp_path):
+    """JSON is one document with the measures and both fingerprints; the page shows them."""
+    page = tmp_path / "page.html"
+    code, out, _ = run(f"compare {COMPARISONS[kind]} --json --report {page}")
+    assert code == 0
+    found = json.loads(out)
+    assert found["measures"]
+    assert found["command"].startswith("kullback compare")
+    shown = Page(page.read_text(encoding="utf-8")).words
+    assert found["title"] in shown
+    if kind == "logits files":
+        assert (found["fingerprint"], found["candidate_fingerprint"]) == ("", "")
+        assert "What the numbers depend on" not in shown
+        assert "KLD" in shown
+        return
+    assert found["fingerprint"] in shown
+    assert found["protocol"]["protocol"]["window"] == 32
+    if "candidate_fingerprint" in found:
+        assert found["candidate_fingerprint"] in shown
+        assert found["candidate_fingerprint"] != found["fingerprint"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        (
+            "exact and model",
+            ["KL(reference‖candidate)", "where they differ most", "is a recording"],
+        ),
+        ("two exact", ["KL(reference‖candidate)", "candidate: sliding, window 32, stride 16"]),
+        ("top-k and model", ["KL, lower bound", "KL, upper bound"]),
+        ("model and records", ["ΔCE", "a KL cannot be computed from token statistics"]),
+        ("by bytes", ["ΔCE per byte", "where they differ most", "fingerprint"]),
+        ("logits files", ["as llama.cpp prints it"]),
+    ],
+)
+def test_each_way_prints_a_table(kind, words, run):
+    """The terminal shows the measures, what they depend on, and what they are not."""
+    code, out, _ = run(f"compare {COMPARISONS[kind]}")
+    assert code == 0
+    assert all(word in out for word in words), out
+
+
+def test_the_order_of_the_sides_is_that_of_the_command(run):
+    """ΔCE changes its sign when a file and a model change places."""
+    found = [
+        json.loads(run(f"compare {names} {ON_TEXT} --json")[1])["measures"]["delta_cross_entropy"]
+        for names in ("a.parquet b", "b a.parquet")
+    ]
+    assert found[0]["value"] == pytest.approx(-found[1]["value"], rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("a.rec b --text text.txt", ["--window", "32 in a.rec", "64 in the reading of b"]),
+        ("a.rec b --text other.txt --window 32", ["the texts are not the same", "a.rec"]),
+        ("a.parquet b --text other.txt --window 32", ["the texts are not the same", "a.parquet"]),
+        ("a.rec b.rec --text other.txt", ["a.rec is about another text"]),
+        ("a.parquet b.parquet --text other.txt", ["a.parquet is about another text"]),
+        ("a.rec b", ["--text FILE is missing"]),
+        ("a.top b", ["--text FILE is missing"]),
+        ("a.parquet b", ["--text FILE is missing"]),
+        ("a b --by-bytes", ["--text FILE is missing"]),
+        ("a.rec b.rec --window 32", ["--window", "both sides are files"]),
+        ("a.rec b.rec --no-joined", ["--joined", "both sides are files"]),
+        ("a.rec b.rec --field x", ["--field", "both sides are files"]),
+        ("a.parquet b.parquet --dtype float64 --bos never", ["--bos, --dtype", "leave these out"]),
+        ("a.kld b.kld --text text.txt", ["--text", "both sides are files"]),
+        ("a.kld b.rec", ["another such file"]),
+        (f"a.rec b {ON_TEXT} --noise-floor", ["noise floor", "a.rec is a recording"]),
+        (f"a.rec b@int8 {ON_TEXT} --sensitivity", ["sensitivity", "a.rec is a recording"]),
+        (f"a.rec --schemes int8 {ON_TEXT}", ["--schemes", "a.rec is a recording", "MODEL@SCHEME"]),
+        ("a.rec a.rec --schemes int8", ["need the models themselves"]),
+        (f"a.top b {ON_TEXT} --noise-floor", ["need the models themselves"]),
+        (f"a.top b a {ON_TEXT}", ["one candidate"]),
+        ("a.rec b.rec b.rec", ["one candidate"]),
+        ("a.parquet", ["there is no candidate"]),
+        (f"a.rec b --by-bytes {ON_TEXT}", ["two models that read the text now"]),
+        (f"cut.rec b {ON_TEXT}", ["cut.rec", "cut short"]),
+        (f"cut.parquet b {ON_TEXT}", ["cut.parquet", "damaged"]),
+        ("none.parquet a.parquet", ["no file none.parquet"]),
+        ("none.kld a.kld", ["no file none.kld"]),
+        ("a.kld text.txt", ["another such file", "text.txt is none"]),
+        (f"a.rec b {ON_TEXT} --report text.txt", ["--report is text.txt", "overwritten"]),
+        (f"a.rec b {ON_TEXT} --report a.rec", ["--report is a.rec", "overwritten"]),
+        (f"text.txt b {ON_TEXT}", ["text.txt is no recording"]),
+        ("a.parquet b.parquet --report .", ["--report is .", "name of a file"]),
+    ],
+)
+def test_what_does_not_fit_is_one_sentence(arguments, words, run, folder):
+    """No option is left out in silence: exit code 2, one line with the reason, nothing written."""
+    before = sorted(folder.rglob("*"))
+    code, out, error = run(f"compare {arguments}")
+    assert (code, out) == (2, "")
+    assert len(error.splitlines()) == 1, error
+    assert all(word in error for word in words), error
+    assert sorted(folder.rglob("*")) == before

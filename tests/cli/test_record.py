@@ -1,0 +1,70 @@
+"""``kullback record``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from kullback.cli import main
+from kullback.evaluation.token_records import read_records
+from kullback.predictions.recording import Recording
+from tiny_models import TEXT, tiny_llama
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Llama in the folder "tiny", with a text beside it."""
+    folder = tmp_path_factory.mktemp("models")
+    tiny_llama(folder / "tiny")
+    (folder / "text.txt").write_text(TEXT, encoding="utf-8")
+    return folder
+
+
+def test_token_statistics_are_those_of_an_evaluation(folder, tmp_path, capsys):
+    """Without --distributions the file is, byte for byte, that of ``evaluate --records``."""
+    on_text = [str(folder / "tiny"), "--text", str(folder / "text.txt"), "--window", "32"]
+    one, two = tmp_path / "one.parquet", tmp_path / "two.parquet"
+    assert main(["record", *on_text, "-o", str(one), "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert main(["evaluate", *on_text, "--records", str(two)]) == 0
+    assert one.read_bytes() == two.read_bytes()
+    assert said == {
+        "file": str(one), "tokens": len(read_records(one)[1]), "bytes": one.stat().st_size
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "more"), [("exact", []), ("top-k", ["-k", "8"])])
+def test_distributions_are_recorded(kind, more, folder, tmp_path, capsys):
+    """--distributions writes a recording of that kind, with the size of the model."""
+    file = tmp_path / "some.rec"
+    command = ["record", str(folder / "tiny"), "--text", str(folder / "text.txt"), "-o", str(file)]
+    assert main([*command, "--distributions", kind, *more]) == 0
+    assert f"written: {file}, 431 tokens" in capsys.readouterr().out
+    recording = Recording.open(file)
+    assert recording.kind == kind
+    assert recording.metadata["size_bytes"] > 0
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ("-o {out}/a.rec", [".parquet", "--distributions exact", "top-k"]),
+        ("-o {out}/a", ["a: token statistics are a Parquet file"]),
+        ("-o {out}/a.parquet --distributions exact", ["no Parquet file", "a.rec"]),
+        ("-o {out}/a.parquet -k 3", ["-k 3", "--distributions top-k"]),
+        ("-o {out}/a.rec --distributions exact -k 3", ["-k 3", "--distributions top-k"]),
+        ("-o {out}/a.rec --distributions top-k -k 0", ["k is 0"]),
+        ("-o {out}/a.parquet --window 99", ["window is 99", "64"]),
+    ],
+)
+def test_bad_input_is_one_sentence(options, words, folder, tmp_path, capsys):
+    """What does not fit exits with 2 and one line that says which to use; nothing is written."""
+    command = f"record {folder}/tiny --text {folder}/text.txt {options.format(out=tmp_path)}"
+    assert main(command.split()) == 2
+    streams = capsys.readouterr()
+    assert streams.out == ""
+    assert len(streams.err.splitlines()) == 1, streams.err
+    assert all(word in streams.err for word in words), streams.err
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,60 @@
+"""Comparing models whose tokenizers differ."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from tokenizers import Tokenizer
+
+from kullback.comparison.by_bytes import compare_by_bytes
+from kullback.evaluation.on_text import evaluate_text
+from kullback.models.load import load_text_model
+from kullback.text.documents import Document
+from kullback.text.protocol import Protocol
+from tiny_models import TEXT, tiny_llama
+
+DOCUMENTS = [Document(f"part {i}", TEXT[i:]) for i in range(4)]
+PROTOCOL = Protocol(window=32)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Llama."""
+    return tiny_llama(tmp_path_factory.mktemp("models") / "tiny")
+
+
+def test_different_tokenizers_are_compared_by_bytes(folder, tmp_path):
+    """ΔCE by byte is the difference of the models' surprisals of the bytes that both score."""
+    other = tiny_llama(tmp_path / "other", seed=1)
+    tokenizer = Tokenizer.from_file(str(other / "tokenizer.json"))
+    data = tokenizer.to_str()
+    # Merge two pairs of letters: fewer, longer tokens, in place of two unused bytes.
+    data = data.replace('"merges":[]', '"merges":[["q","u"],["o","x"]]')
+    changed = json.loads(data)
+    vocabulary = changed["model"]["vocab"]
+    unused = sorted(vocabulary, key=vocabulary.__getitem__)[-2:]
+    for letter, pair in zip(unused, ("qu", "ox"), strict=True):
+        vocabulary[pair] = vocabulary.pop(letter)
+    (other / "tokenizer.json").write_text(json.dumps(changed))
+    models = load_text_model(str(folder)), load_text_model(str(other))
+    # Whose first tokens are one byte in both, and so are not scored by either.
+    documents = DOCUMENTS[:2]
+    found = compare_by_bytes(*models, documents, PROTOCOL)
+    totals, counts = [], []
+    for model in models:
+        one = evaluate_text(model, documents, PROTOCOL)
+        assert one is not None
+        totals.append(one["measures"]["cross_entropy"]["value"] * one["scored_tokens"])
+        counts.append(one["scored_tokens"])
+    assert counts[1] < counts[0]
+    scored = sum(each.n_bytes - 1 for each in documents)
+    per_byte = found["measures"]["delta_cross_entropy_per_byte"]["value"]
+    assert per_byte == pytest.approx((totals[1] - totals[0]) / scored, rel=1e-6)
+    spelt = "".join(document.text for document in documents)
+    assert all(span["text"] in spelt for span in found["spans"])
+    for model, name in zip(models, ("fingerprint", "candidate_fingerprint"), strict=True):
+        alone = evaluate_text(model, documents, PROTOCOL)
+        assert alone is not None
+        assert found[name] == alone["fingerprint"]

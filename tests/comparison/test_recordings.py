@@ -1,0 +1,133 @@
+"""Comparing predictions that are on disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from kullback.comparison.models import Candidate, compare_models
+from kullback.comparison.operands import ModelOperand, RecordingOperand
+from kullback.comparison.recordings import (
+    NO_WEIGHTS,
+    compare_logits_files,
+    compare_recorded,
+    record_text,
+)
+from kullback.errors import InvalidValueError
+from kullback.models.quantized import load_named
+from kullback.predictions.llama_cpp_logits import write_llama_cpp_logits
+from kullback.text.documents import Document
+from kullback.text.protocol import Protocol
+from tiny_models import TEXT, tiny_llama
+
+DOCUMENTS = [Document(f"part {i}", TEXT[i:]) for i in range(4)]
+PROTOCOL = Protocol(window=32)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Llama."""
+    return tiny_llama(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def pair(folder: Path) -> tuple[ModelOperand, ModelOperand]:
+    """The model, and one that is quantised."""
+    return ModelOperand(load_named(str(folder))), ModelOperand(load_named(f"{folder}@int4-g32"))
+
+
+@pytest.fixture(scope="module")
+def live(pair) -> dict[str, Any]:
+    """The comparison of the two, read now."""
+    return compare_models(pair[0], [Candidate("int4", lambda: pair[1])], DOCUMENTS, PROTOCOL)  # type: ignore[return-value]
+
+
+@pytest.fixture(scope="module")
+def recorded(
+    pair, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[RecordingOperand, RecordingOperand]:
+    """Exact recordings of both."""
+    made = []
+    for name, side in zip(("reference", "candidate"), pair, strict=True):
+        path = tmp_path_factory.mktemp("recordings") / name
+        tokens = record_text(side.model, DOCUMENTS, PROTOCOL, path)
+        made.append(RecordingOperand.open(path))
+        assert len(made[-1].recording) == tokens
+    return made[0], made[1]
+
+
+def test_exact_recordings_give_the_live_measures(recorded, pair, live):
+    """From two recordings, or one and a model on either side, each measure is the live one."""
+    both = compare_recorded(*recorded)
+    first = compare_recorded(recorded[0], pair[1], DOCUMENTS, PROTOCOL)
+    second = compare_recorded(pair[0], recorded[1], DOCUMENTS, PROTOCOL)
+    for found in (both, first, second):
+        assert found["measures"]["kl"]["value"] == pytest.approx(
+            live["measures"]["kl"]["value"], rel=1e-6
+        )
+        assert set(found["measures"]) == set(live["measures"])
+        assert found["kl_quantiles"] == pytest.approx(live["kl_quantiles"], rel=1e-6)
+        assert found["scored_tokens"] == live["scored_tokens"]
+
+
+def test_each_side_has_its_fingerprint(recorded, pair, live):
+    """Recorded or read now, a side's fingerprint and its parts are those of the live reading."""
+    for found in (
+        compare_recorded(*recorded),
+        compare_recorded(recorded[0], pair[1], DOCUMENTS, PROTOCOL),
+    ):
+        assert found["fingerprint"] == live["fingerprint"]
+        weights = live["protocol"]["candidate_weights"]
+        assert found["candidate_protocol"] == {**found["protocol"], "weights": weights}
+        assert found["candidate_fingerprint"] not in ("", found["fingerprint"])
+        assert found["protocol"]["protocol"]["window"] == 32
+
+
+def test_top_k_recordings_bound_the_kl(pair, live, tmp_path):
+    """From a top-k recording the KL is bounded, and called so; what it holds exactly is as live."""
+    record_text(pair[0].model, DOCUMENTS, PROTOCOL, tmp_path / "top", "top-k", k=16)
+    found = compare_recorded(RecordingOperand.open(tmp_path / "top"), pair[1], DOCUMENTS, PROTOCOL)
+    low, high = (found["measures"][f"kl_{side}_bound"]["value"] for side in ("lower", "upper"))
+    assert "kl" not in found["measures"]
+    for name in ("delta_cross_entropy", "top1_agreement", "delta_p_mean", "delta_p_rms"):
+        expected = live["measures"][name]["value"]
+        assert found["measures"][name]["value"] == pytest.approx(expected, rel=1e-5, abs=1e-7)
+    assert 0 < low < live["measures"]["kl"]["value"] < high
+    assert found["fingerprint"] == live["fingerprint"]
+    assert any("lower bound" in note for note in found["notes"])
+
+
+def test_recordings_of_other_texts_are_refused(recorded, pair, tmp_path):
+    """A recording of another text or protocol is refused by name."""
+    with pytest.raises(InvalidValueError, match="text"):
+        compare_recorded(recorded[0], pair[1], DOCUMENTS[:2], PROTOCOL)
+    with pytest.raises(InvalidValueError, match="protocol"):
+        compare_recorded(recorded[0], pair[1], DOCUMENTS, Protocol(window=16))
+    with pytest.raises(InvalidValueError, match="is about another text than that of --text"):
+        compare_recorded(*recorded, DOCUMENTS[:2])
+
+
+def test_weights_that_a_recording_has_not_are_noted(pair, tmp_path):
+    """Of hf-stride, which weighs tokens, two recordings say that they count each token once."""
+    record_text(pair[0].model, DOCUMENTS, Protocol("hf-stride", 32, 16), tmp_path / "a")
+    side = RecordingOperand.open(tmp_path / "a")
+    assert NO_WEIGHTS in compare_recorded(side, side)["notes"]
+
+
+def test_logits_files_are_compared(tmp_path):
+    """Two files of llama.cpp give the KL of their logits to the files' rounding."""
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(0, 40, (8, 16))
+    p = rng.normal(size=(8 * 7, 40))
+    q = p + 0.3 * rng.normal(size=p.shape)
+    for name, logits in (("base", p), ("other", q)):
+        write_llama_cpp_logits(tmp_path / name, tokens, logits)
+    found = compare_logits_files(tmp_path / "base", tmp_path / "other")
+    log_p, log_q = (z - np.log(np.exp(z).sum(1, keepdims=True)) for z in (p, q))
+    kl = (np.exp(log_p) * (log_p - log_q)).sum(1).mean()
+    assert found["measures"]["kl"]["value"] == pytest.approx(kl, abs=1e-4)
+    assert "KLD" in found["llama_cpp"]
+    assert (found["fingerprint"], found["candidate_protocol"]) == ("", {})

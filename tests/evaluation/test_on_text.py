@@ -1,0 +1,189 @@
+"""Evaluating a model on text, whole."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from kullback.errors import InvalidValueError
+from kullback.evaluation.on_text import evaluate_text
+from kullback.evaluation.passes import TokenizedText
+from kullback.evaluation.token_records import read_records
+from kullback.evaluation.token_records_writer import RecordsWriter
+from kullback.models.load import load_text_model
+from kullback.predictions.base import TextModel
+from kullback.results.text import TextResults
+from kullback.text.documents import Document
+from kullback.text.protocol import Protocol
+from tiny_models import TEXT, tiny_llama
+
+DOCUMENTS = [Document(f"part {i}", TEXT[i:]) for i in range(6)]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> TextModel:
+    """A tiny Llama."""
+    return load_text_model(str(tiny_llama(tmp_path_factory.mktemp("models") / "tiny")))
+
+
+@pytest.fixture(scope="module")
+def found(model: TextModel, tmp_path_factory: pytest.TempPathFactory) -> tuple[TextResults, Path]:
+    """The results, and the records that they were computed from."""
+    path = tmp_path_factory.mktemp("records") / "tokens.parquet"
+    results = evaluate_text(model, DOCUMENTS, Protocol(window=32), records=path, with_passages=True)
+    assert results is not None
+    return results, path
+
+
+def test_measures_are_those_of_the_records(found):
+    """Each measure can be computed again from the records, by its definition."""
+    results, path = found
+    _, rows = read_records(path)
+    total, value = rows.nll.sum(), lambda name: results["measures"][name]["value"]
+    # Without BOS and EOS the first byte of each document is not scored.
+    scored = sum(each.n_bytes - 1 for each in DOCUMENTS)
+    assert len(rows) == results["scored_tokens"] == scored
+    assert value("cross_entropy") == pytest.approx(total / len(rows), rel=1e-12)
+    assert value("perplexity") == pytest.approx(math.exp(total / len(rows)), rel=1e-12)
+    bits = total / math.log(2) / rows.byte_length.sum()
+    assert value("bits_per_byte") == pytest.approx(bits, rel=1e-12)
+    assert value("byte_perplexity") == pytest.approx(2**bits, rel=1e-12)
+    # Of the words the part that is scored.
+    words = sum(each.n_words * (each.n_bytes - 1) / each.n_bytes for each in DOCUMENTS)
+    assert value("word_perplexity") == pytest.approx(math.exp(total / words), rel=1e-12)
+    assert value("entropy") == pytest.approx(rows.entropy.mean(), rel=1e-12)
+    for k in (1, 5, 10):
+        assert value(f"top{k}_accuracy") == pytest.approx((rows.rank <= k).mean(), rel=1e-12)
+    brier = rows.sum_of_squares - 2 * np.exp(-rows.nll) + 1
+    assert value("brier") == pytest.approx(brier.mean(), rel=1e-7)
+    expected = rows.sum_of_squares.astype(np.float64)
+    for name, forecast, outcome in (
+        ("ece", rows.top1_probability.astype(np.float64), rows.rank == 1),
+        ("target_ece", expected, np.exp(-rows.nll)),
+    ):
+        inner = np.quantile(forecast, np.arange(1, 15) / 15, method="inverted_cdf")
+        bins = np.searchsorted(np.unique(inner), forecast, side="left")
+        gaps = np.bincount(bins, outcome - forecast) / len(rows)
+        assert value(name) == pytest.approx(np.abs(gaps).sum(), rel=1e-6)
+    assert value("rms_calibration_error") >= 0
+    shares = [one["weight"] for one in results["target_reliability"]]
+    assert sum(shares) == pytest.approx(1.0)
+
+
+def test_every_number_has_an_interval_and_the_whole_is_json(found):
+    """Intervals hold their value, and the results are plain data."""
+    results, _ = found
+    for name, one in results["measures"].items():
+        low, high = one["interval"]
+        assert low <= one["value"] <= high, name
+    assert json.loads(json.dumps(results))["measures"].keys() == results["measures"].keys()
+    assert sum(results["nll_histogram"]["share"]) == pytest.approx(1.0)
+    assert sum(results["nll_by_position"]["count"]) == results["scored_tokens"]
+
+
+def test_passages_spell_the_text(found):
+    """The tokens that are shown, put together, are the beginning of each document but its first."""
+    results, _ = found
+    first = results["passages"][0]
+    assert first["document"] == "part 0"
+    assert first["byte_start"] == 1
+    spelt = "".join(token["text"] for token in first["tokens"])
+    assert "quick brown fox" in spelt
+    assert all(len(token["top"]) == 5 for token in first["tokens"])
+
+
+def test_an_interrupted_run_goes_on_to_the_same_numbers(found, model, tmp_path, monkeypatch):
+    """A run that stopped in between, run again, gives the same measures and the same file."""
+    results, whole = found
+    path = tmp_path / "tokens.parquet"
+    import kullback.evaluation.on_text as evaluation
+
+    def small(*arguments: object) -> RecordsWriter:
+        return RecordsWriter(*arguments, rows_per_group=100)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(evaluation, "RecordsWriter", small)
+
+    def stop(done: int, total: int) -> None:
+        if done > total // 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_text(model, DOCUMENTS, Protocol(window=32), records=path, progress=stop)
+    assert not path.exists()
+    begun: list[int] = []
+    again = evaluate_text(
+        model, DOCUMENTS, Protocol(window=32), records=path, with_passages=True,
+        progress=lambda done, total: begun.append(done),
+    )  # fmt: skip
+    assert begun[0] > 100
+    assert again["measures"] == results["measures"]
+    assert again["passages"] == results["passages"]
+    whole_once = tmp_path / "once.parquet"
+    evaluate_text(model, DOCUMENTS, Protocol(window=32), records=whole_once)
+    assert path.read_bytes() == whole_once.read_bytes()
+    np.testing.assert_array_equal(read_records(path)[1].nll, read_records(whole)[1].nll)
+
+
+def test_the_fingerprint_tells_what_the_numbers_depend_on(found, model):
+    """Another window or text gives another fingerprint; other names of the documents do not."""
+    results, _ = found
+    once = results["fingerprint"]
+
+    def other(documents: list[Document], protocol: Protocol) -> str:
+        found = evaluate_text(model, documents, protocol)
+        assert found is not None
+        return found["fingerprint"]
+
+    renamed = [Document("x" + each.name, each.text) for each in DOCUMENTS]
+    assert other(renamed, Protocol(window=32)) == once
+    assert other(DOCUMENTS, Protocol(window=31)) != once
+    assert other(DOCUMENTS[:-1], Protocol(window=32)) != once
+
+
+def test_bfloat16_is_near_float32(found, model, tmp_path):
+    """In bfloat16 the cross-entropy differs by less than 0.05 nats, and not by nothing."""
+    folder = tiny_llama(tmp_path / "tiny")
+    rounded = evaluate_text(
+        load_text_model(str(folder), torch.bfloat16),
+        DOCUMENTS,
+        Protocol(window=32),
+        exact=lambda: model,
+    )
+    assert rounded is not None
+    exact = found[0]["measures"]["cross_entropy"]["value"]
+    assert 0 < abs(rounded["measures"]["cross_entropy"]["value"] - exact) < 0.05
+    assert any("bfloat16 instead of float32 changes" in note for note in rounded["notes"])
+
+
+@pytest.mark.parametrize("text", ["", "x"])
+def test_nothing_to_score_is_an_error(model, text):
+    """An empty text, or one of a single token, is an error that says so."""
+    with pytest.raises(InvalidValueError, match=r"the text has [01] token"):
+        evaluate_text(model, [Document("short", text)], Protocol())
+
+
+def test_the_best_temperature_is_the_one_of_a_fine_grid(model):
+    """The temperature found has the smallest nll of a fine grid, computed from the logits."""
+    results = evaluate_text(model, DOCUMENTS, Protocol(window=32), with_temperature=True)
+    assert results is not None
+    (note,) = (note for note in results["notes"] if note.startswith("temperature"))
+    found = float(note.split()[1].rstrip(","))
+    tokenized = TokenizedText.of(DOCUMENTS, Protocol(window=32), model.tokenizer, model.context)
+    logits, targets = [], []
+    for window in tokenized.windows:
+        inputs = torch.from_numpy(window.inputs)[None]
+        with torch.no_grad():
+            logits.append(model.model(inputs).logits[0, window.rows].double())
+        targets.append(torch.from_numpy(window.targets))
+    whole, target = torch.cat(logits), torch.cat(targets)
+    grid = np.exp(np.arange(np.log(0.25), np.log(4.0), 0.002))
+    nll = [float(torch.nn.functional.cross_entropy(whole / t, target)) for t in grid]
+    best = grid[int(np.argmin(nll))]
+    assert found == pytest.approx(best, rel=0.004) or found == 4.0
+    saved = float(torch.nn.functional.cross_entropy(whole, target)) - min(nll)
+    assert results["measures"]["temperature_saves"]["value"] == pytest.approx(saved, rel=1e-3)

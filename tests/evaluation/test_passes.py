@@ -1,0 +1,150 @@
+"""A text, read by a model."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from transformers import LlamaForCausalLM
+
+from kullback.errors import InvalidValueError
+from kullback.evaluation.passes import ModelPredictor, TokenizedText, token_rows
+from kullback.models.huggingface import HuggingFaceModel
+from kullback.models.load import load_text_model
+from kullback.predictions.base import DensePredictions
+from kullback.runtime.workers import ProcessGroup
+from kullback.scoring.token_statistics import concatenate_statistics
+from kullback.text.documents import Document
+from kullback.text.protocol import Protocol
+from tiny_models import TEXT, tiny_llama
+
+DOCUMENTS = [Document("first", TEXT), Document("second", "Another one: ¿qué tal?\n")]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> HuggingFaceModel:
+    """A tiny Llama, in float64."""
+    folder = tiny_llama(tmp_path_factory.mktemp("models") / "tiny")
+    loaded = load_text_model(str(folder), torch.float64)
+    assert isinstance(loaded, HuggingFaceModel)
+    return loaded
+
+
+def reading_of(model: HuggingFaceModel, protocol: Protocol | None = None) -> TokenizedText:
+    """What the model reads."""
+    protocol = protocol or Protocol(window=32)
+    return TokenizedText.of(DOCUMENTS, protocol, model.tokenizer, model.context)
+
+
+def test_rows_are_those_of_the_models_own_logits(model):
+    """Each nll and rank equals that from the model's own softmax over the same window."""
+    tokenized = reading_of(model)
+    found = concatenate_statistics(list(token_rows(ModelPredictor(model), tokenized)))
+    network: LlamaForCausalLM = model.model
+    expected, ranks = [], []
+    for window in tokenized.windows:
+        with torch.no_grad():
+            logits = network(torch.from_numpy(window.inputs)[None]).logits[0, window.rows]
+        target = torch.from_numpy(window.targets)[:, None]
+        expected.append(-torch.log_softmax(logits, 1).gather(1, target)[:, 0].numpy())
+        ranks.append(1 + (logits > logits.gather(1, target)).sum(1).numpy())
+    np.testing.assert_allclose(found.nll, np.concatenate(expected), rtol=1e-9)
+    np.testing.assert_array_equal(found.rank, np.concatenate(ranks))
+
+
+def test_places_add_up_to_the_text(model):
+    """Scored bytes are the text's but for each first byte, words those of the scored part."""
+    tokenized = reading_of(model)
+    places = tokenized.places
+    # Without BOS and EOS nothing predicts a document's first token, here a byte.
+    assert places.bytes_M.sum() == sum(each.n_bytes - 1 for each in DOCUMENTS)
+    assert tokenized.coverage.bytes - tokenized.coverage.scored_bytes == len(DOCUMENTS)
+    words = sum(each.n_words * (1 - 1 / each.n_bytes) for each in DOCUMENTS)
+    assert places.words_M.sum() == pytest.approx(words)
+    assert places.position_M.max() == 32
+    np.testing.assert_array_equal(np.unique(places.document_M), [0, 1])
+    read = b"".join(tokenized.text_of(row).encode() for row in np.flatnonzero(places.document_M))
+    shown = read.decode()
+    assert shown.replace("▒", "") == DOCUMENTS[1].text[1:].translate({0xBF: None, 0xE9: None})
+
+
+def test_text_around_a_token(model):
+    """What stands before and after a token is the document's text there."""
+    tokenized = reading_of(model)
+    before, after = tokenized.text_around(10, 5)
+    assert (before, tokenized.text_of(10), after) == (TEXT[6:11], TEXT[11], TEXT[12:17])
+
+
+def test_going_on_gives_the_same_rows(model):
+    """Beginning at a later window gives the rest of the rows, bit for bit."""
+    tokenized = reading_of(model)
+    everything = list(token_rows(ModelPredictor(model), tokenized))
+    rest = list(token_rows(ModelPredictor(model), tokenized, first_window=3))
+    assert len(rest) == len(everything) - 3
+    np.testing.assert_array_equal(
+        concatenate_statistics(rest).nll, concatenate_statistics(everything[3:]).nll
+    )
+
+
+def test_progress_counts_scored_tokens(model):
+    """Progress ends at all scored tokens and never falls."""
+    seen: list[tuple[int, int]] = []
+    tokenized = reading_of(model)
+    list(token_rows(ModelPredictor(model), tokenized, progress=lambda *now: seen.append(now)))
+    assert seen[-1] == (len(tokenized), len(tokenized))
+    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+
+
+def test_top_words_only_where_they_are_asked_for(model):
+    """Windows before `top_rows` have the most probable words, the others none."""
+    tokenized = reading_of(model)
+    rows = list(token_rows(ModelPredictor(model), tokenized, top_k=3, top_rows=10))
+    assert [found.top_tokens.shape[1] for found in rows] == [3] + [0] * (len(rows) - 1)
+    np.testing.assert_array_equal(rows[0].top_tokens[:, 0], rows[0].top1)
+
+
+@pytest.mark.parametrize("first_window", [0, 1])
+def test_a_text_of_one_window_has_all_cores(model, first_window):
+    """Short windows do not count; and what remains does not, or a run that goes on would differ."""
+    asked = []
+
+    class Watched(ProcessGroup):
+        def map(self, measure, windows, at_once=None):
+            asked.append(at_once)
+            return super().map(measure, windows, at_once)
+
+    texts = [TEXT[:60], "No!", TEXT[:40]]
+    documents = [Document(text[:2], text) for text in texts]
+    tokenized = TokenizedText.of(documents, Protocol(), model.tokenizer, model.context)
+    rows = list(token_rows(ModelPredictor(model), tokenized, Watched(), first_window=first_window))
+    assert len(rows) == len(documents) - first_window
+    assert asked == [2]
+    one = TokenizedText.of(documents[:2], Protocol(), model.tokenizer, model.context)
+    assert (tokenized.full_windows, one.full_windows) == (2, 1)
+
+
+def test_words_are_those_of_the_part_that_is_scored(model):
+    """A protocol that scores half of a text counts half of its words, by bytes."""
+    half = TokenizedText.of(DOCUMENTS, Protocol("llama.cpp", 32), model.tokenizer, model.context)
+    (whole,) = half.documents
+    share = half.places.bytes_M.sum() / whole.n_bytes
+    assert share < 0.6
+    assert half.places.words_M.sum() == pytest.approx(whole.n_words * share, rel=1e-12)
+
+
+def test_damaged_logits_are_placed_in_the_text(model):
+    """NaN in a model's logits is an error that names the document and the tokens."""
+    tokenized = reading_of(model)
+
+    class Damaged:
+        name = "damaged"
+        device = torch.device("cpu")
+
+        def predictions(self, window, rows):
+            logits = torch.zeros(len(window), 256)
+            if rows.start >= tokenized.starts[-2]:
+                logits[1, 7] = torch.nan
+            return DensePredictions(logits)
+
+    with pytest.raises(InvalidValueError, match=r"second, tokens 1 to \d+: row 1 .* NaN"):
+        list(token_rows(Damaged(), tokenized))

@@ -1,0 +1,93 @@
+"""llama.cpp's base-logits files."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.special import log_softmax
+
+from kullback.errors import InvalidValueError
+from kullback.predictions.llama_cpp_logits import LlamaCppLogits, write_llama_cpp_logits
+
+CHUNKS, CONTEXT = 2, 8
+SCORED = CHUNKS * (CONTEXT - 1 - CONTEXT // 2)
+
+
+@pytest.fixture(params=[30, 31])
+def file(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, np.ndarray, np.ndarray]:
+    """A file of random logits, with its tokens and logits; even and odd vocabularies."""
+    rng = np.random.default_rng(0)
+    V = request.param
+    tokens = rng.integers(0, V, (CHUNKS, CONTEXT))
+    logits = rng.normal(size=(SCORED, V)) * 3
+    write_llama_cpp_logits(tmp_path / "base", tokens, logits)
+    return tmp_path / "base", tokens, logits
+
+
+def row_by_the_book(logits: np.ndarray) -> bytes:
+    """One row as llama.cpp's source describes it, number by number."""
+    largest = max(logits)
+    smallest = max(min(logits), largest - 16)
+    total = sum(np.exp(x - largest) for x in logits)
+    scale = (largest - smallest) / 65535
+    steps = [round((x - smallest) / scale) if x > smallest else 0 for x in logits]
+    padding = [0] * (len(logits) % 2)
+    head = struct.pack("<ff", scale, smallest - largest - np.log(total))
+    return head + struct.pack(f"<{len(steps + padding)}H", *steps, *padding)
+
+
+def test_the_bytes_are_those_of_the_described_layout(file):
+    """The file is magic, sizes, tokens and rows, byte for byte as the format is described."""
+    path, tokens, logits = file
+    head = b"_logits_" + struct.pack("<iii", CONTEXT, logits.shape[1], CHUNKS)
+    body = tokens.astype("<i4").tobytes() + b"".join(row_by_the_book(row) for row in logits)
+    assert path.read_bytes() == head + body
+
+
+def test_reading_gives_log_probabilities_to_a_step(file):
+    """What is read is the log-softmax to half a step of 16 / 65535 nats."""
+    path, tokens, logits = file
+    found = LlamaCppLogits.open(path)
+    assert (len(found), found.context) == (SCORED, CONTEXT)
+    np.testing.assert_array_equal(found.targets, tokens[:, CONTEXT // 2 + 1 :].reshape(-1))
+    expected = log_softmax(logits, axis=1)
+    assert np.abs(found.log_probabilities(slice(0, SCORED)) - expected).max() < 0.6 * 16 / 65535
+    part = found.predictions(slice(2, 5)).logits(slice(0, 3), slice(4, 9)).numpy()
+    assert np.abs(part - expected[2:5, 4:9]).max() < 0.6 * 16 / 65535
+
+
+def test_clipped_rows_have_too_much_mass(tmp_path: Path):
+    """Log-probabilities more than 16 nats below the largest come back higher than they were."""
+    logits = np.full((SCORED, 4000), -30.0)
+    logits[:, 0] = 0.0
+    write_llama_cpp_logits(tmp_path / "base", np.zeros((CHUNKS, CONTEXT), int), logits)
+    found = LlamaCppLogits.open(tmp_path / "base")
+    error = found.mass_error(slice(0, SCORED))
+    np.testing.assert_allclose(error, 3999 * np.exp(-16.0), rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda data: b"GGUF" + data[4:], "is no base-logits file of llama.cpp"),
+        (lambda data: data[:-1], "cut short"),
+        (lambda data: data[:10], "is no base-logits file"),
+        (lambda data: data[:8] + struct.pack("<i", -3) + data[12:], "damaged"),
+        (lambda data: data[:20] + struct.pack("<i", 10**6) + data[24:], "a token 1000000"),
+    ],
+)
+def test_damaged_files_are_named(file, damage, message):
+    """A foreign, truncated or inconsistent file is an error that says what is wrong with it."""
+    path, _, _ = file
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(InvalidValueError, match=message):
+        LlamaCppLogits.open(path)
+
+
+def test_a_missing_file_is_named(tmp_path: Path):
+    """A file that is not there is an error with its name."""
+    with pytest.raises(InvalidValueError, match="base cannot be read: No such file"):
+        LlamaCppLogits.open(tmp_path / "base")

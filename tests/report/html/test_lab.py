@@ -1,0 +1,179 @@
+"""The page of a lab run."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import re
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from html_page import Page
+from lab_samples import lab_results, nearly_empty_lab
+
+from kullback.errors import InvalidValueError, RunError
+from kullback.report.html.lab import render_figures, render_lab_report, write_lab_report
+from kullback.report.html.token_colours import SURPRISAL_STEPS
+from kullback.results.lab import LabResults
+
+FIGURES = {"training", "slots", "calibration", "quantisation", "sentences"}
+
+
+def rendered(results: LabResults) -> str:
+    """The page with its figures."""
+    return render_lab_report(results, render_figures(results))
+
+
+LABS: dict[str, Callable[[], LabResults]] = {
+    "whole": lab_results,
+    "hostile": lambda: lab_results(hostile=True),
+    "empty": nearly_empty_lab,
+}
+
+
+@pytest.fixture(scope="module", params=LABS)
+def page(request: pytest.FixtureRequest) -> str:
+    """Each page once."""
+    return rendered(LABS[request.param]())
+
+
+@pytest.fixture(scope="module")
+def whole() -> str:
+    """The ordinary page."""
+    return rendered(lab_results())
+
+
+def test_pages_are_balanced_html_with_one_of_each_id(page):
+    """Every tag is closed where it belongs, no id occurs twice, and every reference has its aim."""
+    parsed = Page(page)
+    assert page.lstrip().startswith("<!DOCTYPE html>")
+    ids = parsed.attributes("id")
+    assert len(ids) == len(set(ids))
+    aims = [*parsed.attributes("aria-describedby"), *(a[1:] for a in parsed.attributes("href"))]
+    assert set(aims) <= set(ids)
+
+
+def test_pages_load_nothing(page):
+    """No script, no image, no address but those that name SVG, and a policy against all others."""
+    parsed = Page(page)
+    names = {tag for tag, _ in parsed.tags}
+    assert names.isdisjoint({"script", "img", "link", "iframe", "object", "embed", "form", "base"})
+    assert all(aim.startswith("#") for aim in parsed.attributes("href"))
+    assert parsed.attributes("src") == []
+    addresses = set(re.findall(r"https?://[^\"' <]*", page))
+    assert addresses <= {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}
+    assert "@import" not in page
+    assert set(re.findall(r"url\((.)", page)) <= {"#"}
+    assert "default-src 'none'; style-src 'unsafe-inline'" in parsed.attributes("content")
+
+
+def test_what_a_vocabulary_says_is_shown_and_not_obeyed():
+    """Markup, template code, control characters and marks of direction arrive as visible text."""
+    page = rendered(lab_results(hostile=True))
+    assert "<script" not in page
+    assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e\ufffe]", page)
+    shown = Page(page).words
+    assert "<script>alert(1)</script>{{7*7}}{% raw %}\"'&amp;␀␈␛[31m▒▒[red]▒" in shown
+    page.encode()  # a lone half of a surrogate pair would raise
+
+
+def test_the_headline_is_the_identity_and_its_printed_terms_add_up(whole):
+    """The three numbers on top are CE = H + KL of the model, as printed."""
+    numbers = re.findall(r'class="number[^"]*">([^<]*)<', whole)
+    assert numbers == ["0.6100", "0.6000", "0.0100"]
+    assert float(numbers[0]) == pytest.approx(float(numbers[1]) + float(numbers[2]))
+
+
+def test_every_evaluation_has_a_column(whole):
+    """Each model and part is in the table, with infinity where KL is infinite."""
+    shown = Page(whole).words
+    assert re.search(r"KL ?The part that is the model's; [^.]*\. 0\.0100 0\.7000 ∞", shown)
+    assert "2026-01-02 03:04:05 UTC" in shown
+
+
+def test_hovering_shows_both_distributions(whole):
+    """Each token takes the focus and has a card with the model's words and the true ones."""
+    parsed = Page(whole)
+    tokens = [attrs for tag, attrs in parsed.tags if attrs.get("tabindex") == "0"]
+    cards = [attrs for tag, attrs in parsed.tags if attrs.get("role") == "tooltip"]
+    assert len(tokens) == sum(len(one["tokens"]) for one in lab_results()["sentences"])
+    assert [card["id"] for card in cards] == [token["aria-describedby"] for token in tokens]
+    card = "works verb surprisal ∞ true surprisal 0.2500 KL here 0.0500 nats the model expects "
+    assert card + "works 0.750" in parsed.words
+    assert ".token:hover > .card, .token:focus > .card { display: block; }" in whole
+
+
+def test_tokens_are_coloured_by_surprisal_and_marked_by_kl(whole):
+    """A certain word is of level 0, an impossible one of the last, and waste is underlined."""
+    classes = [attrs["class"] for _, attrs in Page(whole).tags if attrs.get("tabindex") == "0"]
+    last = len(SURPRISAL_STEPS)
+    assert set(classes) == {"token level-0", f"token level-{last} wasteful"}
+    assert all(f".level-{level} {{" in whole for level in range(last + 1))
+
+
+def test_pages_know_light_and_dark(page):
+    """Colours of both schemes are defined, and the figures take theirs from the page."""
+    assert "prefers-color-scheme: dark" in page
+    for name in ("paper", "ink", "kl", "s0", "s6", "on-high"):
+        assert page.count(f"--{name}: #") == 2
+    for svg in re.findall(r"<svg.*?</svg>", page, re.DOTALL):
+        assert "var(--" in svg
+        assert re.findall(r"#[0-9a-f]{6}", svg) == []
+
+
+def test_what_is_not_known_leaves_no_section():
+    """Without curve, slots, pairs, quantisations and sentences there is a page without them."""
+    results = nearly_empty_lab()
+    assert render_figures(results) == {}
+    ids = set(Page(rendered(results)).attributes("id"))
+    assert {"numbers", "source"} <= ids
+    assert ids.isdisjoint({*FIGURES, "minimal-pairs"})
+
+
+def test_results_read_back_give_the_same_bytes():
+    """A page is a function of its results, which are left as they were; JSON carries them whole."""
+    results = lab_results()
+    before = copy.deepcopy(results)
+    assert rendered(results) == rendered(json.loads(json.dumps(results)))
+    assert results == before
+
+
+def test_page_and_five_figures_are_written(tmp_path):
+    """The page, and each of five figures as an SVG file that stands alone, and nothing else."""
+    path = tmp_path / "new" / "report.html"
+    write_lab_report(lab_results(), path)
+    Page(path.read_text(encoding="utf-8"))
+    names = {each.name for each in (path.parent / "figures").iterdir()}
+    assert names == {f"{name}.svg" for name in FIGURES}
+    for name in names:
+        root = ElementTree.parse(path.parent / "figures" / name).getroot()
+        assert root.tag == "{http://www.w3.org/2000/svg}svg"
+        assert root.get("aria-label")
+    assert {each.name for each in path.parent.iterdir()} == {"report.html", "figures"}
+
+
+def test_a_failure_leaves_the_old_report(tmp_path):
+    """A folder in the file's place, a file in the folder's, or broken results change nothing."""
+    path = tmp_path / "report.html"
+    write_lab_report(lab_results(), path)
+    before = path.read_bytes()
+    with pytest.raises(InvalidValueError, match="must name a file"):
+        write_lab_report(lab_results(), tmp_path)
+    with pytest.raises(RunError, match="cannot be written"):
+        write_lab_report(lab_results(), Path(path, "below a file.html"))
+    held_out = [lab_results()["evaluations"][1]]
+    with pytest.raises(InvalidValueError, match="one must be 'training'"):
+        write_lab_report({**lab_results(), "evaluations": held_out}, path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.glob("**/.*")) == []
+
+
+def test_an_infinite_kl_leaves_a_page():
+    """A model that excludes what the language says has ∞ on top and a page below."""
+    results = lab_results()
+    worst = {**results["evaluations"][0], "cross_entropy": math.inf, "kl": math.inf}
+    shown = Page(rendered({**results, "evaluations": [worst]})).words
+    assert "∞cross-entropy" in shown.replace(" ", "")

@@ -1,0 +1,46 @@
+"""Threads with cores of their own, and torch left as it was found."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+import torch
+
+from kullback.runtime.threads import cores, workers
+
+
+def test_workers_use_one_core_each_and_leave_no_trace():
+    """In the pool torch uses one thread, and afterwards as many as before, after an error too."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with workers(2) as pool:
+            assert list(pool.map(lambda _: torch.get_num_threads(), range(4))) == [1] * 4
+            assert torch.get_num_threads() == 1
+        assert torch.get_num_threads() == 2
+        with pytest.raises(ZeroDivisionError), workers(1) as pool:
+            pool.submit(lambda: 1 / 0).result()
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_workers_may_have_several_cores():
+    """In the pool torch uses as many threads as were asked for."""
+    before = torch.get_num_threads()
+    with workers(2, cores_each=3) as pool:
+        assert list(pool.map(lambda _: torch.get_num_threads(), range(4))) == [3] * 4
+    assert torch.get_num_threads() == before
+
+
+def test_workers_work_at_the_same_time():
+    """Three workers meet at a barrier, which one after the other never could."""
+    barrier = threading.Barrier(3, timeout=30)
+    with workers(3) as pool:
+        assert sorted(pool.map(lambda _: barrier.wait(), range(3))) == [0, 1, 2]
+
+
+def test_there_is_at_least_one_core():
+    """The number of cores is positive."""
+    assert cores() >= 1

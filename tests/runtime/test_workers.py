@@ -1,0 +1,103 @@
+"""Threads and processes that share the windows."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import pytest
+
+from kullback.runtime import workers as module
+from kullback.runtime.workers import ProcessGroup, process_group
+from tiny_models import TEXT, tiny_llama
+
+SCRIPT = """
+import json, sys
+from pathlib import Path
+from kullback.text.documents import Document
+from kullback.text.protocol import Protocol
+from kullback.runtime.workers import process_group
+from kullback.models.load import load_text_model
+from kullback.evaluation.on_text import evaluate_text
+
+folder, out = sys.argv[1:]
+text = Path(folder, "text.txt").read_text(encoding="utf-8")
+documents = [Document(str(i), text[i:]) for i in range(3)]
+with process_group() as processes:
+    model = load_text_model(folder)
+    records = Path(out + ".parquet")
+    results = evaluate_text(model, documents, Protocol(window=16), processes, records)
+    assert (results is not None) == processes.is_rank_zero
+if results is not None:
+    Path(out).write_text(json.dumps(results["measures"]))
+"""
+
+
+def run(folder: Path, out: Path, *launcher: str) -> dict:
+    """Evaluate in other processes, and return the measures."""
+    script = folder / "evaluate.py"
+    script.write_text(SCRIPT)
+    command = [*launcher, str(script), str(folder), str(out)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run(command, check=True, capture_output=True, env=environment, timeout=200)
+    return json.loads(out.read_text())
+
+
+def test_two_processes_find_what_one_finds(tmp_path: Path):
+    """Under torchrun with two processes the measures are equal, and the records byte for byte."""
+    folder = tiny_llama(tmp_path / "tiny")
+    (folder / "text.txt").write_text(TEXT, encoding="utf-8")
+    alone = run(folder, tmp_path / "one", sys.executable)
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    together = run(folder, tmp_path / "two", sys.executable, *torchrun)
+    assert together == alone
+    records = [(tmp_path / name).read_bytes() for name in ("one.parquet", "two.parquet")]
+    assert records[0] == records[1]
+
+
+def test_a_team_of_one_maps_in_order():
+    """Without torchrun the results come in the order of the windows, and everything is shared."""
+    with process_group() as processes:
+        assert list(processes.map(lambda x: x * x, range(50))) == [x * x for x in range(50)]
+        assert processes.share("value") == "value"
+    assert ProcessGroup().is_rank_zero
+
+
+@pytest.mark.parametrize(
+    ("at_once", "processes", "threads", "cores_each"),
+    [(None, 1, 6, 1), (None, 2, 3, 1), (1, 1, 1, 6), (2, 1, 2, 3), (2, 2, 1, 3), (9, 1, 6, 1)],
+)
+def test_few_windows_share_all_cores(
+    at_once: int | None,
+    processes: int,
+    threads: int,
+    cores_each: int,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """Where there are fewer windows than cores none rests; the share does not depend on N."""
+    asked = []
+
+    def record(count: int, cores_each: int) -> AbstractContextManager[ThreadPoolExecutor]:
+        asked.append((count, cores_each))
+        return ThreadPoolExecutor(1)
+
+    monkeypatch.setattr(module, "cores", lambda: 6)
+    monkeypatch.setattr(module, "workers", record)
+    processes = ProcessGroup(on_this_machine=processes)
+    assert list(processes.map(str, range(3), at_once)) == ["0", "1", "2"]
+    assert asked == [(threads, cores_each)]
+
+
+def test_an_error_in_a_thread_is_the_callers():
+    """What a window raises reaches whoever asked."""
+
+    def fail(window: int) -> int:
+        raise ValueError(window)
+
+    with pytest.raises(ValueError, match="0"):
+        list(ProcessGroup().map(fail, range(3)))

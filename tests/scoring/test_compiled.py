@@ -1,0 +1,138 @@
+"""The sums in C are those of torch, and where they cannot be compiled torch's are used."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from block_arithmetic import block_sums_by
+from kullback.predictions.base import DensePredictions
+from kullback.scoring import compiled
+from kullback.scoring.compiled import block_library
+from kullback.scoring.divergence import divergence_statistics
+from kullback.scoring.token_statistics import token_statistics
+
+HAS_COMPILER = any(shutil.which(name) for name in ("cc", "gcc", "clang"))
+# Whole vectors of words, one more or less, and several blocks.
+WORDS = [1, 7, 8, 9, 16, 1023, 1024, 1025, 2500]
+
+
+def logits(rows: int, words: int, seed: int) -> Tensor:
+    """Logits of standard deviation 3, a tenth of the words excluded, always the same."""
+    generator = torch.Generator().manual_seed(seed)
+    found = 3 * torch.randn(rows, words, generator=generator)
+    excluded = torch.rand(rows, words, generator=generator) < 0.1
+    excluded[:, 0] = False
+    return found.masked_fill(excluded, -torch.inf)
+
+
+def test_there_is_a_library_where_there_is_a_compiler() -> None:
+    """The library is used wherever it can be made, so that the other tests here mean something."""
+    with block_sums_by("compiled"):
+        assert (block_library() is not None) == HAS_COMPILER
+
+
+@pytest.mark.parametrize("words", WORDS)
+def test_statistics_are_those_of_torch(words: int) -> None:
+    """Every statistic is the same in both arithmetics, the integers exactly."""
+    one, targets = DensePredictions(logits(40, words, 1)), torch.arange(40) % words
+    found = {}
+    for name in ("compiled", "torch"):
+        with block_sums_by(name):
+            found[name] = token_statistics(one, targets, top_k=5)
+    for name, ours in vars(found["compiled"]).items():
+        theirs = getattr(found["torch"], name)
+        if name in ("rank", "top1", "top_words"):
+            np.testing.assert_array_equal(ours, theirs, err_msg=name)
+        else:
+            np.testing.assert_allclose(ours, theirs, 1e-6, 1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize("words", WORDS)
+@pytest.mark.parametrize("distance", [0.01, 1.0])
+def test_divergences_are_those_of_torch(words: int, distance: float) -> None:
+    """KL both ways, JS and all else agree, words that one or both models exclude among them."""
+    p_logits = logits(40, words, 2)
+    q_logits = p_logits + distance * logits(40, words, 3).nan_to_num(neginf=0.0)
+    q_logits[20:, :: words // 3 + 1] = -torch.inf
+    q_logits[:, -1] = 1.0
+    targets = torch.arange(40) % words
+    found = {}
+    for name in ("compiled", "torch"):
+        with block_sums_by(name):
+            pair = DensePredictions(p_logits), DensePredictions(q_logits)
+            found[name] = divergence_statistics(*pair, targets)
+    for name in ("kl", "reverse_kl", "jensen_shannon", "candidate_at_reference_top1"):
+        ours, theirs = (getattr(found[each], name) for each in ("compiled", "torch"))
+        np.testing.assert_allclose(ours, theirs, 1e-5, 1e-9, err_msg=name)
+    np.testing.assert_array_equal(found["compiled"].top5_overlap, found["torch"].top5_overlap)
+
+
+def test_the_first_of_equal_words_stands_in_front() -> None:
+    """Equal logits are ranked in the order of the vocabulary, across blocks too."""
+    with block_sums_by("compiled"):
+        equal = DensePredictions(torch.zeros(2, 3000))
+        found = token_statistics(equal, torch.tensor([0, 2999]), top_k=4)
+    assert found.top1.tolist() == [0, 0]
+    if HAS_COMPILER:
+        assert found.top_tokens.tolist() == [[0, 1, 2, 3]] * 2
+
+
+def test_without_a_compiler_the_sums_are_torchs(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A machine that has no compiler gets numbers all the same, and nothing is written."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with block_sums_by("compiled"):
+        assert block_library() is None
+        found = token_statistics(DensePredictions(torch.zeros(1, 8)), torch.tensor([3]))
+    assert found.nll[0] == pytest.approx(np.log(8), abs=1e-6)
+    assert not (tmp_path / "cache").exists()
+
+
+def test_without_a_home_the_sums_are_torchs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process whose user has no home folder gets torch's sums, not an error."""
+
+    def nowhere() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", nowhere)
+    with block_sums_by("compiled"):
+        assert block_library() is None
+
+
+@pytest.mark.parametrize("compiler", ["false", "true"])
+def test_a_compiler_that_makes_nothing_is_no_compiler(
+    compiler: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Where the compiler fails, or leaves no file, the sums are torch's."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(compiled, "_compiler", lambda: compiler)
+    with block_sums_by("compiled"):
+        assert block_library() is None
+    assert not list((tmp_path / "kullback").iterdir())
+
+
+@pytest.mark.skipif(not HAS_COMPILER, reason="this machine has no C compiler")
+def test_the_library_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second process finds what the first one made, and needs no compiler."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("KULLBACK_COMPILE", "1")
+    code = (
+        "from kullback.scoring import compiled as room\n"
+        "import sys\n"
+        "if sys.argv[1:]: room._compiler = None\n"
+        "assert room.block_library() is not None"
+    )
+    for arguments in ([], ["without"]):
+        subprocess.run([sys.executable, "-c", code, *arguments], check=True)
+    assert [path.suffix for path in (tmp_path / "kullback").iterdir()] == [".so"]

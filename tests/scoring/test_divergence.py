@@ -1,0 +1,287 @@
+"""Tests of kullback.scoring.divergence against a float64 brute force."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from block_arithmetic import block_sums_by
+from kullback.errors import InvalidValueError
+from kullback.predictions.base import (
+    ComputedPredictions,
+    DensePredictions,
+    FactoredPredictions,
+    Head,
+)
+from kullback.scoring.divergence import DivergenceStatistics, divergence_statistics
+from kullback.scoring.token_statistics import token_statistics
+
+
+@pytest.fixture(autouse=True, params=["compiled", "torch"])
+def arithmetic(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Every test holds for the sums in C and for those in torch."""
+    with block_sums_by(request.param):
+        yield
+
+
+def brute_force(p_logits: Tensor, q_logits: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """KL(p‖q), KL(q‖p) and Jensen-Shannon from softmaxes in float64 of whole rows."""
+    log_p, log_q = (torch.log_softmax(x.double(), dim=1) for x in (p_logits, q_logits))
+    p, q = log_p.exp(), log_q.exp()
+    log_m = torch.logaddexp(log_p, log_q) - math.log(2)
+
+    def kl(p: Tensor, log_p: Tensor, log_q: Tensor) -> Tensor:
+        return torch.where(log_p == -torch.inf, 0, p * (log_p - log_q)).sum(dim=1)
+
+    js = (kl(p, log_p, log_m) + kl(q, log_q, log_m)) / 2
+    return kl(p, log_p, log_q).numpy(), kl(q, log_q, log_p).numpy(), js.numpy()
+
+
+def noise(rows: int, words: int, seed: int) -> Tensor:
+    """Standard normal numbers, always the same."""
+    return torch.randn(rows, words, generator=torch.Generator().manual_seed(seed))
+
+
+def compare(
+    p_logits: Tensor, q_logits: Tensor, targets: Tensor | None = None
+) -> DivergenceStatistics:
+    """The statistics of two arrays of logits."""
+    if targets is None:
+        targets = torch.zeros(len(p_logits), dtype=torch.int64)
+    return divergence_statistics(DensePredictions(p_logits), DensePredictions(q_logits), targets)
+
+
+@pytest.mark.parametrize("scale", [1.5e-3, 1e-2, 0.1, 0.3, 1.0, 3.0, 10.0])
+@pytest.mark.parametrize(("words", "tolerance"), [(2, 3e-5), (50, 1e-5), (512, 1e-5), (5000, 1e-5)])
+def test_divergences_of_any_size_keep_five_digits(
+    scale: float, words: int, tolerance: float
+) -> None:
+    """For KL >= 1e-6 all three are within 1e-5 of float64's, or 3e-5 where one word is all."""
+    p_logits = 3 * noise(300, words, 1)
+    q_logits = p_logits + scale * noise(300, words, 2)
+    found = compare(p_logits, q_logits)
+    for name, expected in zip(
+        ("kl", "reverse_kl", "jensen_shannon"), brute_force(p_logits, q_logits), strict=True
+    ):
+        rows = expected >= (2.5e-7 if name == "jensen_shannon" else 1e-6)
+        np.testing.assert_allclose(
+            getattr(found, name)[rows], expected[rows], tolerance, err_msg=name
+        )
+
+
+def test_nearly_equal_models_have_a_tiny_kl_and_not_a_negative_one() -> None:
+    """A KL of 1e-9 and less is found to three digits, and none is below zero."""
+    p_logits = 4 * noise(200, 3000, 3)
+    q_logits = p_logits + 3e-5 * noise(200, 3000, 4)
+    found = compare(p_logits, q_logits)
+    expected = brute_force(p_logits, q_logits)[0]
+    assert expected.mean() < 1e-9
+    assert found.kl.min() >= 0
+    assert found.reverse_kl.min() >= 0
+    np.testing.assert_allclose(found.kl.mean(), expected.mean(), 1e-3)
+
+
+def test_a_constant_added_to_the_logits_is_no_difference() -> None:
+    """Logits that differ by 10 in every word give a KL of rounding squared."""
+    p_logits = 3 * noise(50, 2000, 5)
+    assert compare(p_logits, p_logits + 10).kl.max() < 1e-12
+    q_logits = p_logits + 10 + 0.01 * noise(50, 2000, 6)
+    np.testing.assert_allclose(
+        compare(p_logits, q_logits).kl, brute_force(p_logits, q_logits)[0], 1e-5
+    )
+
+
+@pytest.mark.parametrize("words", [1, 511, 512, 513, 1300])
+def test_equal_logits_have_exactly_no_divergence(words: int) -> None:
+    """A model against itself gives exactly zero, and full agreement."""
+    logits = 5 * noise(20, words, 7)
+    logits[:, 1::3] = -torch.inf
+    found = compare(logits, logits.clone())
+    for values in (found.kl, found.reverse_kl, found.jensen_shannon):
+        assert np.array_equal(values, np.zeros(20))
+    assert found.top1_agreement.all()
+    assert np.all(found.top5_overlap == min(5, math.ceil(words / 3) if words < 3 else 5))
+    assert np.all(found.target_probability_change == 0)
+
+
+def test_equal_factored_models_have_exactly_no_divergence() -> None:
+    """Two copies of hidden states and head give exactly zero in every row."""
+    hidden, head = noise(300, 32, 8), noise(2000, 32, 9)
+    targets = torch.arange(300)
+    found = divergence_statistics(
+        FactoredPredictions(hidden, Head(head)),
+        FactoredPredictions(hidden.clone(), Head(head.clone())),
+        targets,
+    )
+    assert np.array_equal(found.kl, np.zeros(300))
+    assert np.array_equal(found.jensen_shannon, np.zeros(300))
+
+
+def test_each_models_own_statistics_are_those_of_the_single_pass() -> None:
+    """nll, entropy, rank and most probable words equal `token_statistics` of either model."""
+    p_logits, q_logits = 3 * noise(70, 1500, 10), 3 * noise(70, 1500, 11)
+    targets = torch.arange(70) * 20
+    found = compare(p_logits, q_logits, targets)
+    for own, logits in ((found.reference, p_logits), (found.candidate, q_logits)):
+        alone = token_statistics(DensePredictions(logits), targets, top_k=5)
+        for name in vars(alone):
+            np.testing.assert_array_equal(getattr(own, name), getattr(alone, name), err_msg=name)
+
+
+def test_agreement_and_probabilities_of_top_words() -> None:
+    """Top-5 overlap, the probability of the reference's top-1, and Δp equal brute force."""
+    p_logits = 3 * noise(90, 1200, 12)
+    q_logits = p_logits + noise(90, 1200, 13)
+    targets = torch.arange(90)
+    found = compare(p_logits, q_logits, targets)
+    p, q = (x.double().softmax(dim=1) for x in (p_logits, q_logits))
+    for i in range(90):
+        shared = set(p[i].topk(5).indices.tolist()) & set(q[i].topk(5).indices.tolist())
+        assert found.top5_overlap[i] == len(shared)
+    top1 = p.argmax(dim=1)
+    np.testing.assert_allclose(
+        found.candidate_at_reference_top1, q.gather(1, top1[:, None])[:, 0].numpy(), 1e-5
+    )
+    change = (q - p).gather(1, targets[:, None])[:, 0].numpy()
+    np.testing.assert_allclose(found.target_probability_change, change, 1e-4, 1e-9)
+    np.testing.assert_array_equal(found.top1_agreement, (top1 == q.argmax(dim=1)).numpy())
+
+
+def test_words_that_one_model_excludes() -> None:
+    """KL is inf exactly where its second model excludes what the first does not; JS is not."""
+    p_logits, q_logits = noise(4, 1100, 14), noise(4, 1100, 15)
+    q_logits[1, 700] = -torch.inf
+    p_logits[2, 30:90] = -torch.inf
+    p_logits[3, ::2] = q_logits[3, 1::2] = -torch.inf
+    found = compare(p_logits, q_logits, torch.full((4,), 5))
+    expected = brute_force(p_logits, q_logits)
+    assert found.kl.tolist()[1::2] == [math.inf] * 2
+    assert found.reverse_kl.tolist()[2:] == [math.inf] * 2
+    for name, values in zip(("kl", "reverse_kl", "jensen_shannon"), expected, strict=True):
+        np.testing.assert_allclose(getattr(found, name), values, 1e-5, err_msg=name)
+    assert found.jensen_shannon[3] == pytest.approx(math.log(2), rel=1e-6)
+
+
+def test_a_word_too_improbable_for_float32_still_makes_the_kl_infinite() -> None:
+    """Excluding a word of probability 1e-100 is an infinite KL, not zero times infinity."""
+    p_logits = torch.tensor([[0.0, -230.0]])
+    q_logits = torch.tensor([[0.0, -torch.inf]])
+    found = compare(p_logits, q_logits)
+    assert found.kl[0] == math.inf
+    assert found.reverse_kl[0] == 0.0
+
+
+@pytest.mark.parametrize("size", [200.0, 1e4, 1e30])
+def test_huge_logits(size: float) -> None:
+    """Logits far beyond the exponent's range give what float64 gives."""
+    p_logits, q_logits = noise(10, 900, 16), noise(10, 900, 17)
+    p_logits[:, ::2] += size
+    q_logits[:5, ::3] += size
+    found = compare(p_logits, q_logits)
+    for name, expected in zip(
+        ("kl", "reverse_kl", "jensen_shannon"), brute_force(p_logits, q_logits), strict=True
+    ):
+        np.testing.assert_allclose(getattr(found, name), expected, 1e-5, err_msg=name)
+
+
+def test_no_rows_and_one_row() -> None:
+    """Zero rows give empty statistics, and a row does not depend on its neighbours."""
+    empty = compare(torch.zeros(0, 9), torch.zeros(0, 9))
+    assert len(empty) == 0
+    p_logits, q_logits = noise(600, 700, 18), noise(600, 700, 19)
+    alone = compare(p_logits[599:], q_logits[599:])
+    assert alone.kl[0] == compare(p_logits, q_logits).kl[599]
+
+
+def test_a_padded_vocabulary_is_aligned() -> None:
+    """The words that both have are compared, renormalised; the rest is reported as padding."""
+    p_logits, q_logits = noise(30, 1000, 20), noise(30, 1064, 21)
+    found = compare(p_logits, q_logits)
+    np.testing.assert_allclose(found.kl, brute_force(p_logits, q_logits[:, :1000])[0], 1e-5)
+    outside = q_logits.double().softmax(dim=1)[:, 1000:].sum(dim=1).numpy()
+    np.testing.assert_allclose(found.candidate_padding, outside, 1e-5)
+    assert np.all(found.reference_padding == 0)
+
+
+def test_a_smaller_vocabulary_on_request() -> None:
+    """`vocabulary_size` leaves out the words beyond it in both models."""
+    p_logits, q_logits = noise(30, 1000, 22), noise(30, 1000, 23)
+    found = divergence_statistics(
+        DensePredictions(p_logits),
+        DensePredictions(q_logits),
+        torch.zeros(30, dtype=torch.int64),
+        vocabulary_size=600,
+    )
+    expected = brute_force(p_logits[:, :600], q_logits[:, :600])
+    np.testing.assert_allclose(found.kl, expected[0], 1e-5)
+    assert np.all(found.reference_padding > 0)
+
+
+def test_rows_apart_and_threads_change_nothing() -> None:
+    """The result does not depend on the rows read at once, nor on another thread's work."""
+    first = FactoredPredictions(noise(600, 16, 24), Head(noise(1400, 16, 25)))
+    second = FactoredPredictions(noise(600, 16, 26), Head(noise(1400, 16, 27)))
+    targets = torch.arange(600)
+    whole = divergence_statistics(first, second, targets)
+    some = torch.arange(250, 350)
+    part = divergence_statistics(first.select(some), second.select(some), targets[some])
+    np.testing.assert_allclose(part.kl, whole.kl[250:350], 1e-5)
+    np.testing.assert_allclose(part.jensen_shannon, whole.jensen_shannon[250:350], 1e-5)
+    with ThreadPoolExecutor(2) as pool:
+        both = list(pool.map(lambda _: divergence_statistics(first, second, targets), range(2)))
+    for found in both:
+        np.testing.assert_array_equal(found.kl, whole.kl)
+
+
+@pytest.mark.parametrize("late", [0.0, 0.1, 1.0, 8.0, 60.0, 300.0])
+@pytest.mark.parametrize("far", [0.05, 1.0])
+def test_words_that_come_late_and_change_the_normalisers(late: float, far: float) -> None:
+    """Whatever the early blocks took for the normalisers, all divergences are those of the end."""
+    p_logits = 2 * noise(60, 4000, 31)
+    q_logits = p_logits + far * noise(60, 4000, 32)
+    p_logits[:20, 3500:] += late
+    q_logits[20:40, 3500:] += late
+    p_logits[40:, 3000:] += late
+    q_logits[40:, 3900:] += late
+    found = compare(p_logits, q_logits)
+    for name, expected in zip(
+        ("kl", "reverse_kl", "jensen_shannon"), brute_force(p_logits, q_logits), strict=True
+    ):
+        np.testing.assert_allclose(getattr(found, name), expected, 1e-5, err_msg=name)
+
+
+def test_all_forms_and_types_of_predictions_can_be_compared() -> None:
+    """Dense bfloat16 against computed float64 logits gives what their numbers give."""
+    p_logits, q_logits = noise(40, 800, 28).bfloat16(), noise(40, 800, 29).double()
+    computed = ComputedPredictions(torch.arange(40), 800, lambda rows: q_logits[rows])
+    targets = torch.zeros(40, dtype=torch.int64)
+    found = divergence_statistics(DensePredictions(p_logits), computed, targets)
+    np.testing.assert_allclose(found.kl, brute_force(p_logits, q_logits)[0], 1e-6)
+
+
+def test_mismatches_are_refused() -> None:
+    """Other rows, other targets or an impossible vocabulary size are errors that say what to do."""
+    targets = torch.zeros(3, dtype=torch.int64)
+    model = DensePredictions(torch.zeros(3, 9))
+    with pytest.raises(InvalidValueError, match="3 rows, the candidate 2"):
+        divergence_statistics(model, DensePredictions(torch.zeros(2, 9)), targets)
+    with pytest.raises(InvalidValueError, match=r"vocabulary_size is 10.*\[1, 9\]"):
+        divergence_statistics(model, model, targets, vocabulary_size=10)
+    with pytest.raises(InvalidValueError, match=r"targets_M\[0\] is 9"):
+        divergence_statistics(model, model, targets + 9)
+
+
+def test_damaged_logits_say_whose_they_are() -> None:
+    """A NaN is an error that names the model and the row."""
+    good, bad = noise(20, 700, 30), noise(20, 700, 30)
+    bad[13, 650] = torch.nan
+    with pytest.raises(InvalidValueError, match=r"row 13 of the candidate.*NaN"):
+        compare(good, bad)
+    with pytest.raises(InvalidValueError, match=r"row 13 of the reference.*NaN"):
+        compare(bad, good)

@@ -1,0 +1,308 @@
+"""The derivation in numbers: each step against what the theory says, and the command line."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import resource
+import subprocess
+import sys
+from dataclasses import asdict
+from decimal import Decimal
+from io import StringIO
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rich.console import Console
+
+from kullback.cli import main
+from kullback.errors import InvalidValueError
+from kullback.report.terminal.derivation import derivation_text, log_log_plot
+from kullback.theory.chain_rule import END
+from kullback.theory.derivation import (
+    DEFAULT_P,
+    DEFAULT_Q,
+    Derivation,
+    derive,
+    distribution_from_text,
+)
+from kullback.theory.information import cross_entropy, entropy, kl_divergence, normalise
+
+
+@pytest.fixture(scope="module")
+def derivation() -> Derivation:
+    """The derivation that `kullback derive` prints."""
+    return derive()
+
+
+def printed(derivation: Derivation, width: int = 100) -> str:
+    """What a terminal of that width shows."""
+    console = Console(width=width, record=True, file=StringIO())
+    console.print(derivation_text(derivation))
+    return console.export_text()
+
+
+def test_the_documents_worked_example(derivation: Derivation) -> None:
+    """A point mass against (0.6, 0.1, 0.1, 0.1, 0.1): H = 0, KL = CE = log(5/3) ≈ 0.511."""
+    example = derivation.example
+    assert (example.p, example.q) == ([1, 0, 0, 0, 0], [0.6, 0.1, 0.1, 0.1, 0.1])
+    assert example.entropy == 0
+    assert example.kl == pytest.approx(math.log(5 / 3), rel=1e-15)
+    assert example.cross_entropy == pytest.approx(-math.log(0.6), rel=1e-15)
+    assert round(example.cross_entropy, 3) == round(example.kl, 3) == 0.511
+    assert abs(example.residual) < 2e-16
+    assert example.surprisals_p == [0, math.inf, math.inf, math.inf, math.inf]
+    assert example.reverse_kl == example.reverse_cross_entropy == math.inf
+    assert example.perplexity_q == pytest.approx(5 / 3, rel=1e-15)
+
+
+def test_own_distributions_are_asymmetric_and_add_up(derivation: Derivation) -> None:
+    """CE = H + KL to the last digits, and neither CE nor KL is the same the other way round."""
+    own = derivation.own
+    assert (tuple(own.p), tuple(own.q)) == (DEFAULT_P, DEFAULT_Q)
+    assert own.cross_entropy == pytest.approx(own.entropy + own.kl, rel=1e-15)
+    assert own.kl != pytest.approx(own.reverse_kl, rel=0.01)
+    assert own.cross_entropy != pytest.approx(own.reverse_cross_entropy, rel=0.01)
+    np.testing.assert_allclose(np.exp(np.negative(own.surprisals_p)), own.p, rtol=1e-15)
+
+
+def test_no_random_model_goes_below_the_entropy(derivation: Derivation) -> None:
+    """The smallest KL of 4,000 tries is positive, and the median falls as the distance squared."""
+    rows = derivation.gibbs
+    assert all(0 < row.smallest_kl < row.median_kl for row in rows)
+    assert all(row.smallest_cross_entropy > derivation.own.entropy for row in rows)
+    for far, near in pairwise(rows[1:]):
+        assert far.median_kl / near.median_kl == pytest.approx(100, rel=0.15)
+
+
+def test_the_mean_log_likelihood_is_the_empirical_cross_entropy(derivation: Derivation) -> None:
+    """Sample by sample and from the counts it is one number, and three fits find its minimum."""
+    step = derivation.likelihood
+    assert sum(step.counts) == step.samples == 1000
+    np.testing.assert_allclose(step.empirical, np.array(step.counts) / 1000, rtol=1e-15)
+    assert step.mean_negative_log_likelihood == pytest.approx(
+        step.empirical_cross_entropy, rel=1e-14
+    )
+    assert step.empirical_cross_entropy == cross_entropy(step.empirical, DEFAULT_Q)
+    assert step.empirical_cross_entropy > step.empirical_entropy
+    assert [fit.steps > 0 for fit in step.fits] == [False, True, True]
+    for fit in step.fits:
+        assert fit.cross_entropy == pytest.approx(step.empirical_entropy, rel=1e-14)
+        np.testing.assert_allclose(fit.probabilities, step.empirical, atol=1e-9)
+    assert 0 < step.largest_disagreement < 1e-9
+
+
+def test_the_conditional_likelihood_is_an_average_over_inputs(derivation: Derivation) -> None:
+    """Pair by pair and averaged with p̂(x) it is one number, above H(Y|X), which is below H(Y)."""
+    step = derivation.conditional
+    assert step.mean_negative_log_likelihood == pytest.approx(
+        step.averaged_cross_entropy, rel=1e-14
+    )
+    assert step.conditional_entropy < step.averaged_cross_entropy
+    averaged = np.dot(step.input_weights, step.input_entropies)
+    assert step.conditional_entropy == pytest.approx(averaged, rel=1e-14)
+    mixed = (np.array(DEFAULT_P) + DEFAULT_P[::-1]) / 2
+    worth = float(entropy(mixed) - entropy(DEFAULT_P))
+    assert step.information == pytest.approx(worth, abs=0.05)
+
+
+def test_five_gradients_agree(derivation: Derivation) -> None:
+    """q - onehot is what NumPy, the scalar engine, complex steps and differences find."""
+    step = derivation.gradient
+    assert step.label == 0
+    assert step.loss == pytest.approx(-math.log(0.6), rel=1e-15)
+    np.testing.assert_allclose(step.q_minus_onehot, [-0.4, 0.1, 0.1, 0.1, 0.1], rtol=1e-15)
+    for found, tolerance in (
+        (step.numpy, 1e-15),
+        (step.autograd, 1e-15),
+        (step.complex_step, 1e-15),
+        (step.central_difference, 1e-10),
+    ):
+        np.testing.assert_allclose(found, step.q_minus_onehot, rtol=0, atol=tolerance)
+    assert step.largest_error_of_autograd < 1e-15
+    assert 0 < step.largest_error_of_central_difference < 1e-10
+    difference = np.subtract(DEFAULT_Q, DEFAULT_P)
+    np.testing.assert_allclose(step.mean_gradient, difference, rtol=0, atol=1e-15)
+    assert math.fsum(step.autograd) == pytest.approx(0, abs=1e-15)
+
+
+def test_the_excess_falls_as_half_a_parameter_a_sample(derivation: Derivation) -> None:
+    """From N = 300 on both excesses are (K - 1)/2N within 5 errors, and 2N KL has χ²(4)'s mean."""
+    rows = derivation.asymptotics
+    assert [row.samples for row in rows] == [10, 30, 100, 300, 1000, 3000, 10_000, 30_000]
+    assert derivation.degrees_of_freedom == 4
+    for row in rows:
+        assert row.predicted == 4 / (2 * row.samples)
+        assert row.training_gain == pytest.approx(row.statistic_mean / (2 * row.samples))
+    for row in rows[3:]:
+        assert abs(row.test_excess - row.predicted) < 5 * row.test_excess_error
+        assert abs(row.training_gain - row.predicted) < 5 * row.training_gain_error
+        assert row.test_excess_error < 0.04 * row.predicted
+        assert row.statistic_variance == pytest.approx(8, rel=0.2)
+        assert row.seen_fraction == 1
+    exact = 1 - sum((1 - p) ** 10 for p in DEFAULT_P)  # the first term of inclusion-exclusion
+    assert exact < rows[0].seen_fraction < 0.5
+
+
+def test_a_sentence_factorises(derivation: Derivation) -> None:
+    """Token by token the truth's surprisals sum to -log p(sentence), and uniform costs log V."""
+    step = derivation.sequence
+    assert [row.token for row in step.tokens] == ["yesterday", "she", "went", END]
+    assert step.totals["truth"] == pytest.approx(-math.log(0.2), rel=1e-15)
+    assert step.sentence_log_prob == math.log(0.2)
+    assert step.totals["bigram"] == pytest.approx(-math.log(0.4 * 0.5 * 0.6), rel=1e-15)
+    assert step.per_token["uniform"] == pytest.approx(math.log(9), rel=1e-15)
+    assert step.perplexities["uniform"] == pytest.approx(9, rel=1e-14)
+    assert step.perplexities["truth"] == pytest.approx(0.2 ** (-1 / 4), rel=1e-15)
+    # After "yesterday she" the truth is a point mass and the model says 0.6: the worked example.
+    went = step.tokens[2]
+    assert went.entropy == 0
+    assert went.kl == pytest.approx(math.log(5 / 3), rel=1e-14)
+    assert step.entropy_after["once she"] == pytest.approx(float(entropy([2 / 3, 1 / 3])))
+    assert round(derivation.untrained_600, 1) == 6.4
+
+
+@settings(max_examples=10, deadline=None)
+@given(
+    st.lists(st.integers(0, 5), min_size=2, max_size=6).filter(any),
+    st.lists(st.integers(0, 5), min_size=6, max_size=6).filter(lambda w: any(w[:2])),
+    st.integers(0, 5),
+)
+def test_any_pair_of_distributions_can_be_derived(
+    p_weights: list[int], q_weights: list[int], seed: int
+) -> None:
+    """Zeros anywhere give infinities where they belong, data for JSON, and a text that prints."""
+    p, q = normalise(p_weights), normalise(q_weights[: len(p_weights)])
+    found = derive(p.tolist(), q.tolist(), seed)
+    assert found.own.kl == kl_divergence(p, q)
+    impossible = bool(((p > 0) & (q == 0)).any())
+    assert math.isinf(found.own.kl) == impossible == math.isnan(found.own.residual)
+    assert bool(found.gradient.mean_gradient) != impossible
+    assert found.degrees_of_freedom == np.count_nonzero(p) - 1
+    assert len(found.asymptotics) == (8 if np.count_nonzero(p) > 1 else 0)
+    assert json.loads(json.dumps(asdict(found)))["seed"] == seed
+    assert "9. A language model" in printed(found)
+
+
+def test_a_seed_fixes_everything_random(derivation: Derivation) -> None:
+    """The same seed gives the same numbers, and another one other samples."""
+    assert asdict(derive()) == asdict(derivation)
+    other = derive(seed=1)
+    assert other.likelihood.counts != derivation.likelihood.counts
+    assert other.gradient == derivation.gradient
+
+
+def test_without_q_the_model_is_uniform() -> None:
+    """`derive(p)` compares p with the uniform distribution over as many outcomes."""
+    assert derive([0.75, 0.25]).own.q == [0.5, 0.5]
+
+
+def test_the_text_shows_every_step_with_its_numbers(derivation: Derivation) -> None:
+    """Nine headings, the identities with their numbers, and no line beyond 80 columns."""
+    text = printed(derivation, width=80)
+    lines = text.splitlines()
+    for number in range(1, 10):
+        assert any(line.startswith(f"{number}. ") for line in lines)
+    assert "1.406705 = 1.333074 + 0.073631" in text
+    assert "0.510826 = 0.000000 + 0.510826" in text
+    assert "q - 1[i = y]" in text  # and not a markup tag that was swallowed
+    assert "← y" in text
+    assert "log 600 = 6.3969" in text
+    assert max(map(len, lines)) <= 81  # p̂ is two characters in one column
+
+
+def test_printed_identities_add_up() -> None:
+    """The numbers as printed satisfy CE = H + KL: with fewer decimals where six would not."""
+    text = printed(derive([1 / 3] * 3, [0.2, 0.3, 0.5]))
+    identities = re.findall(r"([\d.]+) = ([\d.]+) \+ ([\d.]+)", text)
+    assert identities[0] == ("1.16885", "1.09861", "0.07024")
+    assert len(identities) == 3
+    for ce, h, kl in identities:
+        assert Decimal(ce) == Decimal(h) + Decimal(kl)
+
+
+def test_the_plot_puts_points_where_the_numbers_are() -> None:
+    """On log axes N⁻¹ is a straight diagonal; a point 10 times above it stands higher."""
+    x, line = [10, 100, 1000], [0.1, 0.01, 0.001]
+    rows = log_log_plot(x, line, line).plain.splitlines()
+    at = [(row, text.index("●")) for row, text in enumerate(rows) if "●" in text]
+    assert [row for row, _ in at] == [0, 6, 12]
+    assert at[1][1] - at[0][1] == pytest.approx(at[2][1] - at[1][1], abs=1)
+    assert "1e-01" in rows[0]
+    assert "1e-03" in rows[12]
+    raised = log_log_plot(x, line, [0.1, 0.1, 0.001]).plain.splitlines()
+    assert raised[0].count("●") == 2
+
+
+def test_the_command_prints_the_derivation(capsys: pytest.CaptureFixture[str]) -> None:
+    """`kullback derive --p 0.5,0.5 --q 0.9,0.1` shows KL = log(5/3) of the two coins."""
+    assert main(["derive", "--p", "0.5,0.5", "--q", "0.9,0.1"]) == 0
+    assert "1.203973 = 0.693147 + 0.510826" in capsys.readouterr().out
+
+
+def test_the_command_gives_strict_json(capsys: pytest.CaptureFixture[str]) -> None:
+    """`--json` is one document of every step, in which an infinity is null."""
+    assert main(["derive", "--json", "--seed", "3"]) == 0
+    found = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert found["seed"] == 3
+    assert found["example"]["reverse_kl"] is None
+    assert found["own"]["cross_entropy"] == derive(seed=3).own.cross_entropy
+    assert len(found["asymptotics"]) == 8
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--p", "0.5,0.6"], "--p sums to 1.1: it must be 1 within 1e-09"),
+        (["--p", "0.5,x"], "--p[1] is 'x': write probabilities with commas"),
+        (["--q", "1/0,1"], "--q[0] is '1/0': write probabilities"),
+        (["--p", "1.5,-0.5"], "--p[0] is 1.5: a probability must lie in [0, 1]"),
+        (["--p", "1"], "p has shape (1,): give the probabilities of 2 to 64 outcomes"),
+        (["--p", "0.5,0.5", "--q", "1,0,0"], "p has 2 outcomes and q 3: give both the same"),
+    ],
+)
+def test_the_command_names_what_is_wrong(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A wrong argument ends with code 2 and one sentence that names it, its value and the rule."""
+    assert main(["derive", *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_negative_seed_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    """``--seed -1`` ends with code 2 and names the value and the rule."""
+    with pytest.raises(SystemExit) as stop:
+        main(["derive", "--seed", "-1"])
+    assert stop.value.code == 2
+    assert "'-1': it must be an integer of at least 0" in capsys.readouterr().err
+
+
+def test_wrong_arrays_are_refused() -> None:
+    """In Python as well: negative values and sums other than one are named with their place."""
+    with pytest.raises(InvalidValueError, match=r"p\[1\] is -0.5: a probability must lie"):
+        derive([1.0, -0.5, 0.5], [0.5, 0.5, 0.0])
+    with pytest.raises(InvalidValueError, match=r"q sums to 0.75"):
+        derive([0.5, 0.5], [0.5, 0.25])
+    assert distribution_from_text("p", "1/3,1/3,1/3") == [1 / 3] * 3
+
+
+def test_the_command_takes_under_three_seconds_and_no_torch() -> None:
+    """A fresh process derives everything in 3 s of processor time, and torch is never loaded."""
+    script = (
+        "import sys; from kullback.cli import main; code = main(['derive', '--json']);"
+        "sys.exit(code or ('torch' in sys.modules))"
+    )
+    times = []
+    for _ in range(3):  # processor time, the least: what it costs, not what else the machine does
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=False)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        times.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+        assert done.returncode == 0
+        if times[-1] < 3:
+            break
+    assert min(times) < 3
