@@ -35,7 +35,8 @@ def _lab(options: argparse.Namespace) -> int:
     from rich.text import Text
 
     from kullback.lab import LabConfig, Progress, run_lab
-    from kullback.report.terminal.lab import TrainingDisplay, lab_summary
+    from kullback.report.terminal.lab import lab_summary
+    from kullback.report.terminal.training import TrainingDisplay
     from kullback.sources.catalogue import open_source
     from kullback.training.loop import Interrupted
 

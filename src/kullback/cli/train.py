@@ -71,7 +71,7 @@ def add(commands: Commands) -> None:
 
 
 def _train(options: argparse.Namespace) -> int:
-    from kullback.report.terminal.lab import TrainingDisplay
+    from kullback.report.terminal.training import TrainingDisplay
     from kullback.training.batches import SentenceBatches, TextBatches
     from kullback.training.gpt import GPTConfig
     from kullback.training.loop import (
