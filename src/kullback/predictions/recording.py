@@ -46,6 +46,7 @@ from kullback.predictions.base import (
     Predictions,
     weights_fingerprint,
 )
+from kullback.predictions.checks import check_rows
 from kullback.predictions.safetensors_stream import DTYPES, PADDING, SafetensorsStream
 from kullback.predictions.truncated import TruncatedPredictions, truncate
 
@@ -172,16 +173,6 @@ class RecordingWriter:
         finally:
             self._stream.__exit__(kind, error, trace)
 
-    def _check_numbers(self, largest_B: Tensor, start: int, name: str) -> None:
-        """Raise `InvalidValueError` for rows of which no distribution can be made."""
-        bad = ~torch.isfinite(largest_B)
-        if bool(bad.any()):
-            row = int(bad.nonzero()[0, 0])
-            raise InvalidValueError(
-                f"row {self.rows + start + row}: the model's {name} hold {float(largest_B[row])}; "
-                "the model is damaged, or its arithmetic overflows (float16?): try float32"
-            )
-
     def _exact(self, predictions: Predictions) -> Iterator[dict[str, Tensor]]:
         """The main column of some rows."""
         if predictions.vocabulary_size != self.vocabulary_size:
@@ -193,12 +184,12 @@ class RecordingWriter:
             size = max(1, CHUNK_BYTES // (4 * self.vocabulary_size))
             for start in range(0, len(predictions), size):
                 logits_BV = predictions.logits(slice(start, min(start + size, len(predictions))))
-                self._check_numbers(logits_BV.amax(dim=1), start, "logits")
+                check_rows(logits_BV.amax(dim=1), self.rows + start)
                 self._about["arithmetic"] = _name(logits_BV.dtype)
                 yield {"logits": logits_BV}
             return
         head, hidden_MD = predictions.head, predictions.hidden_MD.cpu()
-        self._check_numbers(hidden_MD.abs().amax(dim=1), 0, "hidden states")
+        check_rows(hidden_MD.abs().amax(dim=1), self.rows, numbers="hidden states")
         if self._live is None:
             _check_head(head)
             self._live = head

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from kullback.errors import InvalidValueError
 from kullback.predictions.base import ALL, Predictions
+from kullback.predictions.checks import check_rows, check_targets
 
 __all__ = ["TruncatedPredictions", "truncate"]
 
@@ -130,19 +131,13 @@ def truncate(
     if not 1 <= k <= V:
         raise InvalidValueError(f"k is {k}: it must lie in [1, {V}], the words of the vocabulary")
     targets_M = targets_M.cpu().long()
-    if targets_M.shape != (M,) or bool(((targets_M < 0) | (targets_M >= V)).any()):
-        raise InvalidValueError(f"targets_M must hold one word in [0, {V}) for each of {M} rows")
+    check_targets(targets_M, M, V)
     size = max(1, CHUNK_BYTES // (8 * V))
     for start in range(0, M, size):
         rows = slice(start, min(start + size, M))
         logits_BV = predictions.logits(rows, slice(0, V)).cpu()
         largest_B = logits_BV.amax(dim=1)
-        if not bool(torch.isfinite(largest_B).all()):
-            row = int((~torch.isfinite(largest_B)).nonzero()[0, 0])
-            raise InvalidValueError(
-                f"row {first_row + start + row} has a largest logit of {float(largest_B[row])}: "
-                "the model is damaged, or its arithmetic overflows (float16?): try float32"
-            )
+        check_rows(largest_B, first_row + start)
         top_BK, tokens_BK = logits_BV.topk(k, dim=1)
         target_B1 = targets_M[rows, None]
         mass_BV = (logits_BV.double() - largest_B[:, None].double()).exp_()

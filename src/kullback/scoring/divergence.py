@@ -21,11 +21,11 @@ from torch import Tensor
 
 from kullback.errors import InvalidValueError
 from kullback.predictions.base import Predictions
+from kullback.predictions.checks import check_targets
 from kullback.scoring.compiled import BlockLibrary, block_library
 from kullback.scoring.log_ratio_sums import LogRatioSums, block_jensen_shannon
 from kullback.scoring.logit_blocks import (
     Chunk,
-    check_targets,
     device_of,
     row_chunks,
     wide,

@@ -27,8 +27,8 @@ from torch import Tensor
 
 from kullback.errors import InvalidValueError
 from kullback.predictions.base import Predictions
+from kullback.predictions.checks import check_rows
 from kullback.predictions.truncated import TruncatedPredictions
-from kullback.scoring.logit_blocks import check_rows
 
 __all__ = ["KLBounds", "kl_bounds"]
 

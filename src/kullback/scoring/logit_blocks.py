@@ -20,15 +20,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from kullback.errors import InvalidValueError
 from kullback.predictions.base import DensePredictions, FactoredPredictions, Predictions
 from kullback.scoring.compiled import MOST_WORDS, block_library
 
 __all__ = [
     "Chunk",
     "TopTokens",
-    "check_rows",
-    "check_targets",
     "device_of",
     "is_compiled",
     "row_chunks",
@@ -69,37 +66,6 @@ def row_chunks(predictions: Predictions, device: torch.device, most: int) -> lis
 def device_of(predictions: Predictions) -> torch.device:
     """Where the logits are made; there must be a row."""
     return predictions.logits(slice(0, 1), slice(0, 1)).device
-
-
-def check_targets(targets_M: Int[Tensor, "M"], rows: int, vocabulary_size: int) -> None:
-    """Raise `InvalidValueError` unless there is one word of the vocabulary for each row."""
-    if targets_M.shape != (rows,):
-        raise InvalidValueError(
-            f"targets_M has shape {tuple(targets_M.shape)}; it must be ({rows},), one word for "
-            "each row of the predictions"
-        )
-    bad = (targets_M < 0) | (targets_M >= vocabulary_size)
-    if bool(bad.any()):
-        row = int(bad.nonzero()[0, 0])
-        raise InvalidValueError(
-            f"targets_M[{row}] is {int(targets_M[row])}: it must lie in [0, {vocabulary_size}); "
-            "does the tokenizer belong to this model?"
-        )
-
-
-def check_rows(
-    largest_B: Float[Tensor, "B"], first_row: int, name: str = "the predictions"
-) -> None:
-    """Raise `InvalidValueError` where a row's largest logit is not a number that can be one."""
-    bad = ~torch.isfinite(largest_B)
-    if bool(bad.any()):
-        row = int(bad.nonzero()[0, 0])
-        value = float(largest_B[row])
-        what = "only -inf" if value == -torch.inf else "+inf" if value == torch.inf else "NaN"
-        raise InvalidValueError(
-            f"row {first_row + row} of {name}: its logits hold {what}; the model is damaged, or "
-            "its arithmetic overflows (float16?): try float32"
-        )
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from kullback.errors import InvalidValueError
 from kullback.predictions.base import Predictions
+from kullback.predictions.checks import check_rows
 
 __all__ = ["RowStatistics", "TrueDistributions", "row_statistics"]
 
@@ -92,12 +93,7 @@ def row_statistics(
         entries = slice(*np.searchsorted(truth.row_K, [part.start, part.stop]))
         logits_BV = predictions.logits(part)
         normaliser_B1 = torch.logsumexp(logits_BV, dim=1, keepdim=True)
-        if not bool(torch.isfinite(normaliser_B1).all()):
-            bad = int(torch.nonzero(~torch.isfinite(normaliser_B1))[0, 0])
-            raise InvalidValueError(
-                f"the logits of row {start + bad} sum to {float(normaliser_B1[bad]):g} in log "
-                "space: they hold NaN or +inf, or only -inf; the model is damaged"
-            )
+        check_rows(normaliser_B1[:, 0], start)
         top_B5, word_B5 = logits_BV.topk(min(5, V), dim=1)
         row_K = torch.from_numpy(truth.row_K[entries] - start)
         logit_K = logits_BV[row_K, torch.from_numpy(truth.word_K[entries]).long()]

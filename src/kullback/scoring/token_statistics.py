@@ -32,12 +32,11 @@ from torch import Tensor
 
 from kullback.errors import InvalidValueError
 from kullback.predictions.base import Predictions
+from kullback.predictions.checks import check_rows, check_targets
 from kullback.scoring.compiled import block_library
 from kullback.scoring.logit_blocks import (
     Chunk,
     TopTokens,
-    check_rows,
-    check_targets,
     device_of,
     is_compiled,
     row_chunks,
