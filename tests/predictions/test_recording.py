@@ -82,7 +82,7 @@ def test_damaged_numbers_are_not_recorded(kind, tmp_path):
     if kind == "dense":
         said = DensePredictions(hidden @ head.weight_VD.T)
     with (
-        pytest.raises(InvalidValueError, match=r"row 2: .* nan"),
+        pytest.raises(InvalidValueError, match=r"row 2 .* NaN"),
         RecordingWriter(tmp_path / "x.rec", "exact", {}, V, 8) as writer,
     ):
         writer.append(said, np.zeros(4, np.int64), np.zeros(4, np.int64), np.arange(4))
