@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from kullback.runtime.weights import weights_fingerprint
 from kullback.sources.catalogue import open_source
 from kullback.sources.language import Language
 from kullback.training.batches import SentenceBatches, TextBatches
@@ -82,6 +83,11 @@ def contents(folder: Path) -> dict[str, bytes]:
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path.name != ".lock"
     }
+
+
+def fingerprint(model: GPT) -> str:
+    """Return the fingerprint of a model's weights."""
+    return weights_fingerprint(model.state_dict())
 
 
 def prefixes(

@@ -24,10 +24,10 @@ import torch
 from kullback.errors import RunError
 from kullback.evaluation.minimal_pairs import minimal_pair_accuracy
 from kullback.evaluation.on_source import Corpus, TruthEvaluation, evaluate_on_source
+from kullback.models.interface import LanguageModel
 from kullback.models.mini_gpt import GPTModel
 from kullback.models.ngram import NgramLanguageModel
 from kullback.models.quantization import Scheme, quantise, size_in_bytes
-from kullback.predictions.base import LanguageModel
 from kullback.report.html.lab import write_lab_report
 from kullback.results.lab import (
     Evaluation,

@@ -15,8 +15,8 @@ from kullback.evaluation.on_text import evaluate_text
 from kullback.evaluation.passes import TokenizedText
 from kullback.evaluation.token_records import read_records
 from kullback.evaluation.token_records_writer import RecordsWriter
+from kullback.models.interface import TextModel
 from kullback.models.load import load_text_model
-from kullback.predictions.base import TextModel
 from kullback.results.text import TextResults
 from kullback.text.documents import Document
 from kullback.text.protocol import Protocol

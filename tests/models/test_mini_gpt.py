@@ -9,7 +9,7 @@ import torch
 
 from kullback.errors import InvalidValueError, RunError
 from kullback.models.mini_gpt import GPTModel, GPTTextModel
-from kullback.predictions.base import weights_fingerprint
+from kullback.runtime.weights import weights_fingerprint
 from kullback.text.tokenizer import tokenizer_config, train_tokenizer
 from kullback.training.gpt import GPT, GPTConfig
 from kullback.training.run_folder import save_model
@@ -84,21 +84,3 @@ def test_a_damaged_run_is_named(run: Path) -> None:
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(RunError, match=r"model\.safetensors is damaged"):
         GPTTextModel.load(run)
-
-
-def test_the_fingerprint_depends_on_names_types_shapes_and_values() -> None:
-    """Each of them alone changes it; order does not, and tied weights are hashed once."""
-    one, two = torch.arange(6.0), torch.ones(2, 2)
-    known = weights_fingerprint({"a": one, "b": two})
-    assert weights_fingerprint({"b": two, "a": one}) == known
-    others = [
-        {"a": one, "c": two},
-        {"a": one.view(2, 3), "b": two},
-        {"a": one, "b": two.half()},
-        {"a": one + 1, "b": two},
-        {"a": one, "b": two, "c": two},
-    ]
-    assert len({known, *(weights_fingerprint(weights) for weights in others)}) == 6
-    strided = torch.arange(12.0).view(6, 2)[:, 0]
-    assert weights_fingerprint({"a": strided}) == weights_fingerprint({"a": strided.clone()})
-    assert len(weights_fingerprint({"a": torch.ones(3, dtype=torch.bfloat16)})) == 64

@@ -34,8 +34,17 @@ from kullback.training.loop import (
     train,
 )
 from kullback.training.metrics import Sums
-from kullback.training.run_folder import fingerprint, load_model, load_tensors
-from tiny_runs import contents, exact_kl, metrics_but_times, sizes, text, trained, weather
+from kullback.training.run_folder import load_model, load_tensors
+from tiny_runs import (
+    contents,
+    exact_kl,
+    fingerprint,
+    metrics_but_times,
+    sizes,
+    text,
+    trained,
+    weather,
+)
 
 # No cadence divides another, so that stops fall between them.
 CONFIG = TrainingConfig(

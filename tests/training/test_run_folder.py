@@ -19,7 +19,6 @@ from kullback.training.gpt import GPT, GPTConfig
 from kullback.training.loop import Interrupted, TrainingConfig, resume, train
 from kullback.training.metrics import read_metrics
 from kullback.training.run_folder import (
-    fingerprint,
     load_model,
     load_tensors,
     load_tokenizer,
@@ -28,7 +27,7 @@ from kullback.training.run_folder import (
     save_model,
     save_tensors,
 )
-from tiny_runs import contents, sizes, trained, weather
+from tiny_runs import contents, fingerprint, sizes, trained, weather
 
 CONFIG = TrainingConfig(steps=12, shards=1, log_every=3, checkpoint_every=4)
 

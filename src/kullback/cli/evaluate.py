@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     import torch
 
     from kullback.cli.parsing import Commands
+    from kullback.models.interface import TextModel
     from kullback.models.quantized import SizedModel
-    from kullback.predictions.base import TextModel
     from kullback.results.lab import LanguagePart
     from kullback.sources.language import Language
     from kullback.text.documents import Document

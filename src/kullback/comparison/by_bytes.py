@@ -17,7 +17,7 @@ from kullback.comparison.byte_boundaries import ScoredBytes, compare_at_shared_b
 from kullback.comparison.recordings import Origin, stored_results
 from kullback.evaluation.on_text import model_fingerprint
 from kullback.evaluation.passes import ModelPredictor, TokenizedText, token_rows
-from kullback.predictions.base import TextModel
+from kullback.models.interface import TextModel
 from kullback.results.text import DifferentBytes, StoredResults
 from kullback.scoring.token_statistics import concatenate_statistics
 from kullback.text.documents import Document

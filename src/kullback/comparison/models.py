@@ -40,8 +40,8 @@ from kullback.evaluation.on_text import (
     top_tokens,
 )
 from kullback.evaluation.passes import TokenizedText, divergence_rows
+from kullback.models.interface import TextModel
 from kullback.models.quantization import Scheme
-from kullback.predictions.base import TextModel
 from kullback.results.text import (
     ComparisonResults,
     Histogram,

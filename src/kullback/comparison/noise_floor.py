@@ -21,7 +21,8 @@ from kullback.evaluation.passes import (
     divergence_rows,
     subsample,
 )
-from kullback.predictions.base import Predictions, TextModel
+from kullback.models.interface import TextModel
+from kullback.predictions.base import Predictions
 from kullback.results.text import MeasurementData
 from kullback.scoring.divergence import concatenate_divergences
 from kullback.text.windows import Window

@@ -20,8 +20,9 @@ import torch
 from kullback.errors import InvalidValueError
 from kullback.evaluation.on_text import model_fingerprint
 from kullback.evaluation.passes import ModelPredictor, Predictor, TokenizedText
+from kullback.models.interface import TextModel
 from kullback.models.quantized import SizedModel
-from kullback.predictions.base import Predictions, TextModel
+from kullback.predictions.base import Predictions
 from kullback.predictions.recording import Recording, check_same_text
 from kullback.text.documents import Document
 from kullback.text.fingerprint import Fingerprint, Part, text_fingerprint

@@ -29,7 +29,8 @@ from kullback.errors import InvalidValueError
 from kullback.evaluation.measures import Places
 from kullback.evaluation.on_text import model_fingerprint, plain
 from kullback.evaluation.passes import ModelPredictor, TokenizedText
-from kullback.predictions.base import Predictions, TextModel
+from kullback.models.interface import TextModel
+from kullback.predictions.base import Predictions
 from kullback.predictions.llama_cpp_logits import LlamaCppLogits
 from kullback.predictions.recording import Kind, Recording, RecordingWriter, check_same_text
 from kullback.predictions.truncated import TruncatedPredictions

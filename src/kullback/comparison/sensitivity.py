@@ -26,9 +26,10 @@ from kullback.evaluation.passes import (
     subsample,
 )
 from kullback.models.huggingface import HuggingFaceModel
+from kullback.models.interface import TextModel
 from kullback.models.mini_gpt import GPTTextModel
 from kullback.models.quantization import Scheme, linear_weights, quantise_layers
-from kullback.predictions.base import Predictions, TextModel
+from kullback.predictions.base import Predictions
 from kullback.scoring.divergence import concatenate_divergences
 from kullback.text.windows import Window
 from kullback.uncertainty.intervals import Measurement, simultaneous_means

@@ -24,7 +24,7 @@ from kullback.errors import InvalidValueError
 from kullback.evaluation.on_text import model_fingerprint, window_records
 from kullback.evaluation.passes import ModelPredictor, TokenizedText, token_rows
 from kullback.evaluation.token_records import Records, concatenate_records, read_records
-from kullback.predictions.base import TextModel
+from kullback.models.interface import TextModel
 from kullback.predictions.recording import check_same_text
 from kullback.results.text import StoredResults
 from kullback.runtime.workers import ProcessGroup

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from kullback.predictions.base import LanguageModel
+from kullback.models.interface import LanguageModel
 from kullback.sources.conjugation import Cell, MinimalPair
 from kullback.text.special_tokens import BOS_ID
 

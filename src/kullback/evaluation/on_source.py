@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Float, Int
 
 from kullback.errors import InvalidValueError
-from kullback.predictions.base import LanguageModel
+from kullback.models.interface import LanguageModel
 from kullback.runtime.threads import cores, workers
 from kullback.scoring.source_statistics import RowStatistics, TrueDistributions, row_statistics
 from kullback.sources.language import Language, Sentences

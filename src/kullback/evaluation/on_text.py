@@ -34,7 +34,8 @@ from kullback.evaluation.token_records import (
     concatenate_records,
 )
 from kullback.evaluation.token_records_writer import RecordsWriter
-from kullback.predictions.base import Predictions, TextModel
+from kullback.models.interface import TextModel
+from kullback.predictions.base import Predictions
 from kullback.results.text import (
     Curve,
     Histogram,

@@ -23,7 +23,8 @@ from jaxtyping import Int
 
 from kullback.errors import InvalidValueError
 from kullback.evaluation.measures import Places
-from kullback.predictions.base import Predictions, TextModel
+from kullback.models.interface import TextModel
+from kullback.predictions.base import Predictions
 from kullback.runtime.workers import ProcessGroup
 from kullback.scoring.divergence import DivergenceStatistics, divergence_statistics
 from kullback.scoring.token_statistics import TokenStatistics, token_statistics

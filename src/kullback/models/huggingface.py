@@ -26,14 +26,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from kullback.errors import InvalidValueError
-from kullback.predictions.base import (
-    DensePredictions,
-    FactoredPredictions,
-    Head,
-    weights_fingerprint,
-)
+from kullback.predictions.base import DensePredictions, FactoredPredictions, Head
 from kullback.runtime.fast_attention import undo_fast_attention, use_fast_attention
 from kullback.runtime.fast_linear import multiplies, use_fast_linear
+from kullback.runtime.weights import weights_fingerprint
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel

@@ -28,8 +28,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from kullback.errors import InvalidValueError, KullbackError, MissingExtraError
+from kullback.models.interface import TextModel
 from kullback.models.mini_gpt import GPTTextModel
-from kullback.predictions.base import TextModel
 from kullback.runtime.memory import keep_freed_memory
 from kullback.text.tokenizer import TextTokenizer
 

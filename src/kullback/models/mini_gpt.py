@@ -14,7 +14,8 @@ from jaxtyping import Int
 from torch import Tensor
 
 from kullback.errors import InvalidValueError
-from kullback.predictions.base import FactoredPredictions, Head, weights_fingerprint
+from kullback.predictions.base import FactoredPredictions, Head
+from kullback.runtime.weights import weights_fingerprint
 from kullback.text.tokenizer import TextTokenizer
 from kullback.training.gpt import GPT
 from kullback.training.run_folder import load_model

@@ -17,10 +17,10 @@ import torch
 
 from kullback.errors import InvalidValueError, MissingExtraError, RunError
 from kullback.models.huggingface import HuggingFaceModel
+from kullback.models.interface import TextModel
 from kullback.models.load import load_text_model, quiet_loggers, quiet_transformers
 from kullback.models.mini_gpt import GPTTextModel
 from kullback.models.quantization import Scheme, linear_weights, quantise_layers, size_in_bytes
-from kullback.predictions.base import TextModel
 
 __all__ = ["SizedModel", "apply_scheme", "load_named", "save_quantised", "split_scheme"]
 

@@ -39,16 +39,11 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from kullback.errors import InvalidValueError
-from kullback.predictions.base import (
-    DensePredictions,
-    FactoredPredictions,
-    Head,
-    Predictions,
-    weights_fingerprint,
-)
+from kullback.predictions.base import DensePredictions, FactoredPredictions, Head, Predictions
 from kullback.predictions.checks import check_rows
 from kullback.predictions.safetensors_stream import DTYPES, PADDING, SafetensorsStream
 from kullback.predictions.truncated import TruncatedPredictions, truncate
+from kullback.runtime.weights import weights_fingerprint
 
 __all__ = [
     "Kind",

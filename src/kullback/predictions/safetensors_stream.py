@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from kullback.errors import InvalidValueError, RunError
+from kullback.runtime.weights import tensor_bytes
 
 __all__ = ["DTYPES", "PADDING", "SafetensorsStream"]
 
@@ -114,7 +115,7 @@ class SafetensorsStream:
                     f"{name} is {values.dtype} of shape {shape} a row; the rows before were "
                     f"{column.dtype} of shape {column.shape}: do not mix models in a file"
                 )
-            column.file.write(_bytes(values))
+            column.file.write(tensor_bytes(values))
             column.rows += len(values)
 
     def publish(self, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
@@ -156,7 +157,7 @@ class SafetensorsStream:
     def _put(self, piece: _Column | Tensor) -> tuple[int, ...]:
         """Write a piece, unless it is in the file already; its shape."""
         if isinstance(piece, Tensor):
-            self._main.write(_bytes(piece))
+            self._main.write(tensor_bytes(piece))
             return tuple(piece.shape)
         if piece.file is not self._main:
             piece.file.seek(0)
@@ -172,9 +173,3 @@ class SafetensorsStream:
                 f"{self.path} cannot be written: {error.strerror or error}; what was there before "
                 "is unharmed. Free some space or choose another file, then run the command again"
             ) from error
-
-
-def _bytes(values: Tensor) -> memoryview:
-    # NumPy has no bfloat16: bytes are bytes.
-    flat = values.detach().cpu().contiguous().view(-1).view(torch.uint8)
-    return flat.numpy().data

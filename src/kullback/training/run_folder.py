@@ -14,7 +14,6 @@ full disk never meets half a file.  One process at a time may write: it holds a 
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import os
 import shlex
@@ -23,7 +22,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from tokenizers import Tokenizer
@@ -34,7 +32,6 @@ from kullback.runtime.files import remove_leftovers, write_atomically
 from kullback.training.gpt import GPT, GPTConfig
 
 __all__ = [
-    "fingerprint",
     "load_model",
     "load_tensors",
     "load_tokenizer",
@@ -186,12 +183,3 @@ def _unusable(folder: Path, error: OSError) -> RunError:
 
 def _pretty(data: Mapping[str, Any]) -> bytes:
     return (json.dumps(data, indent=2, ensure_ascii=False) + "\n").encode()
-
-
-def fingerprint(model: torch.nn.Module) -> str:
-    """SHA-256 over the names and bytes of all weights."""
-    digest = hashlib.sha256()
-    for name, weight in model.state_dict().items():
-        digest.update(name.encode())
-        digest.update(weight.detach().contiguous().numpy().tobytes())
-    return digest.hexdigest()

@@ -1,0 +1,57 @@
+"""Bytes and fingerprints of weights."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+__all__ = ["tensor_bytes", "weights_fingerprint"]
+
+
+def tensor_bytes(values: Tensor) -> memoryview:
+    """The bytes of a tensor's numbers, in the order of its rows.
+
+    >>> bytes(tensor_bytes(torch.tensor([1, 2], dtype=torch.int16)))
+    b'\\x01\\x00\\x02\\x00'
+    """
+    # As bytes, because NumPy has no bfloat16.
+    flat = values.detach().cpu().contiguous().view(-1).view(torch.uint8)
+    return flat.numpy().data
+
+
+def weights_fingerprint(weights: Mapping[str, Tensor]) -> str:
+    """SHA-256 over the name, type, shape and bytes of every tensor, in the order of the names.
+
+    Tied weights are hashed once: a later name refers to the first one.  A quantised tensor counts
+    as the tensors that it is made of.
+
+    >>> weights_fingerprint({"a": torch.zeros(2)}) == weights_fingerprint({"a": torch.zeros(1, 2)})
+    False
+    """
+    digest = hashlib.sha256()
+    first_names: dict[tuple[int, tuple[int, ...], tuple[int, ...], torch.dtype], str] = {}
+    for name, weight in sorted(_inner_tensors(weights).items()):
+        memory = (weight.data_ptr(), weight.shape, weight.stride(), weight.dtype)
+        first_name = first_names.setdefault(memory, name)
+        digest.update(f"{name} {weight.dtype} {tuple(weight.shape)} ".encode())
+        if first_name != name and weight.numel():
+            digest.update(f"is {first_name}".encode())
+            continue
+        digest.update(tensor_bytes(weight))
+    return digest.hexdigest()
+
+
+def _inner_tensors(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights, with tensors that wrap others (quantised ones) replaced by what they wrap."""
+    tensors: dict[str, Tensor] = {}
+    for name, weight in weights.items():
+        if hasattr(weight, "__tensor_flatten__"):
+            parts, _ = weight.__tensor_flatten__()
+            inner = {f"{name}.{part}": getattr(weight, part) for part in parts}
+            tensors.update(_inner_tensors(inner))
+        else:
+            tensors[name] = weight
+    return tensors
