@@ -70,7 +70,7 @@ def test_the_report_is_one_page_without_a_network(lab):
         assert needle not in page
     assert page.count("<svg") == 4
     names = {path.stem for path in (folder / "figures").glob("*.svg")}
-    assert names == {"training", "slots", "calibration", "quantisation", "sentences"}
+    assert names == {"training", "slots", "calibration", "quantisation"}
 
 
 def test_a_finished_lab_is_not_trained_again(lab):

@@ -9,14 +9,15 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from text_samples import measured
 
-from kullback.report.numbers import MEASURES, Measure, measure, write, write_number
+from kullback.report.labels import Measure, measure
+from kullback.report.numbers import nats, percent, ticks, write, write_number
 
 SUPERSCRIPTS = str.maketrans("⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "-0123456789")
 
 
 def read(text: str) -> float:
     """The number that a text says."""
-    mantissa, _, power = text.replace("−", "-").partition(" × 10")
+    mantissa, _, power = text.replace("−", "-").replace(",", "").partition(" × 10")
     return float(mantissa) * 10.0 ** int(power.translate(SUPERSCRIPTS) or 0)
 
 
@@ -69,9 +70,30 @@ def test_changes_have_a_sign_and_zero_has_none():
     assert write(measured(-0.0001, 0.1), how).both == "0.00 ± 0.10"
 
 
-def test_shares_are_percentages():
-    """Accuracies and agreements are in per cent, entropies never."""
-    shares = {name for name, how in MEASURES.items() if how.share}
-    assert {"top1_accuracy", "top1_agreement", "ece"} <= shares
-    assert shares.isdisjoint({"cross_entropy", "kl", "perplexity", "brier"})
-    assert str(write(measured(0.955, 0.012, ""), measure("top1_agreement"))) == "95.5 ± 1.2 %"
+def test_each_number_of_a_share_has_its_percent_sign():
+    """A symmetric interval shares the sign with its value, an asymmetric one has it at each end."""
+    how = measure("top1_agreement")
+    assert str(write(measured(0.955, 0.012, ""), how)) == "95.5 ± 1.2 %"
+    written = write({**measured(0.5, unit=""), "interval": (0.4, 0.7)}, how)
+    assert written.both == "50 % [40 %, 70 %]"
+    assert (written.value, written.interval, written.unit) == ("50 %", "40 to 70 %", "")
+
+
+def test_thousands_are_grouped_everywhere():
+    """Values with and without an interval, and integers, have commas."""
+    assert str(write(measured(12345.6, 250.0, ""))) == "12,346 ± 250"
+    assert write_number(12345.6) == write_number(12346) == nats(12346.4, 0) == "12,346"
+    assert ticks([5e4, 1e5]) == ["50,000", "100,000"]
+
+
+@given(st.floats(0.0, 1.0))
+def test_a_percentage_is_zero_or_everything_only_where_it_is_that(share):
+    """No rounding turns a share into 0 % or 100 %."""
+    assert (percent(share) == "100 %") == (share == 1.0)
+    assert (percent(share) == "0 %") == (share == 0.0)
+
+
+def test_an_axis_has_one_style_of_numbers():
+    """One number that needs a power of ten gives a power to all."""
+    assert ticks([0.001, 1.0]) == ["0.001", "1"]
+    assert ticks([0.00001, 0.001, 1.0]) == ["10⁻⁵", "10⁻³", "10⁰"]

@@ -23,9 +23,7 @@ from text_samples import (
 
 from kullback.errors import InvalidValueError, RunError
 from kullback.report.html.text import (
-    KL_STEPS,
     MOVED_NOT_WORSE,
-    kl_level,
     render_comparison_report,
     render_stored_report,
     render_text_report,
@@ -33,7 +31,11 @@ from kullback.report.html.text import (
     write_stored_report,
     write_text_report,
 )
-from kullback.report.html.token_colours import SURPRISAL_STEPS, surprisal_level
+from kullback.report.html.token_colours import (
+    KL_STEPS,
+    SURPRISAL_STEPS,
+    surprisal_level,
+)
 
 PAGES: dict[str, Callable[[], str]] = {
     "evaluation": lambda: render_text_report(text_results()),
@@ -117,9 +119,9 @@ def test_evaluation_shows_each_measure_with_its_interval_and_unit():
         "2.512 2.478 to 2.547 nats/token 4 250",
         "0.812 0.800 to 0.825 bits/byte 4 250",
         "12.30 11.90 to 13.10 4 250",
-        "45.1 43.9 to 46.3 % 4 250",
+        "45.1 % 43.9 to 46.3 % 4 250",
         "∞ – 4 250",
-        "– – % 4 250",
+        "– – 4 250",
     ):
         assert row in shown, row
 
@@ -147,7 +149,7 @@ def test_tokens_are_coloured_by_surprisal_and_can_be_reached():
     ]
     cards = [attrs for tag, attrs in page.tags if attrs.get("class") == "c"]
     assert [card["id"] for card in cards] == [each["aria-describedby"] for each in spans]
-    assert "nll 5.5000 nats rank 12 345" in page.words
+    assert "nll 5.5000 nats rank 12,345" in page.words
     assert "␣the0.500" in page.words
 
 
@@ -214,7 +216,7 @@ def test_files_are_shown_with_both_origins():
     for words in (
         "KL, lower bound",
         "0.01234 0.01178 to 0.01290 nats/token",
-        "12 345 tokens scored",
+        "12,345 tokens scored",
         "median0.00300",
         "␣book.rec book.rec, 99 0.5000 ∞",
         "Mean KLD: 0.5",
@@ -252,9 +254,6 @@ def test_tokens_are_coloured_by_kl_on_a_scale_of_its_own():
     page = Page(PAGES["comparison"]())
     classes = [attrs["class"] for _, attrs in page.tags if attrs.get("tabindex") == "0"]
     assert classes == ["t k2", "t k6", "t k6"]
-    assert [kl_level(step) for step in KL_STEPS] == list(range(1, len(KL_STEPS) + 1))
-    assert kl_level(math.nextafter(KL_STEPS[0], 0)) == 0
-    assert kl_level(math.nan) == 0
 
 
 @pytest.mark.parametrize(("kind", "letter"), [("evaluation", "level-"), ("comparison", "k")])

@@ -74,9 +74,9 @@ def test_values_have_the_digits_that_their_interval_warrants():
     assert row(shown, "Cross-entropy") == ["2.512", "±", "0.034", "nats/token", "4", "250"]
     assert row(shown, "Bits per byte") == ["0.812", "±", "0.012", "bits/byte", "4", "250"]
     assert row(shown, "Perplexity") == ["12.30", "[11.90,", "13.10]", "4", "250"]
-    assert row(shown, "First guess right") == ["45.1", "±", "1.2", "%", "4", "250"]
+    assert row(shown, "Top-1 accuracy") == ["45.1", "±", "1.2", "%", "4", "250"]
     assert row(shown, "Word perplexity") == ["∞", "4", "250"]
-    assert row(shown, "Overconfidence") == ["–", "%", "4", "250"]
+    assert row(shown, "Overconfidence") == ["–", "4", "250"]
 
 
 def test_protocol_stands_in_one_line_with_the_short_fingerprint():
@@ -130,9 +130,9 @@ def test_comparison_lists_schemes_layers_and_worst_tokens():
     shown = printed(SUMMARIES["comparison"]())
     assert row(shown, "int4 ") == [
         "1.00", "MB", "0.0123", "±", "0.0025", "+0.010", "±", "0.020",
-        "90.0", "±", "1.0", "●",
+        "90.0", "±", "1.0", "%", "●",
     ]  # fmt: skip
-    assert row(shown, "nf4 ")[-1] == "1.0"  # not on the front
+    assert row(shown, "nf4 ")[-1] == "%"  # not on the front
     assert "the parts add up to 0.01100 nats/token, all together cost 0.01230\n" in shown
     assert "before book.txtbook.txt" in shown
     assert "␣the 0.500" in shown

@@ -23,7 +23,7 @@ from kullback.report.figures.curves import (
     plain_ticks,
     power_of_ten,
 )
-from kullback.report.numerals import bytes_
+from kullback.report.numbers import byte_size
 from kullback.report.svg import LIGHT, house_style
 from kullback.results.text import LayerSensitivity, MeasurementData, SchemeResult
 
@@ -197,7 +197,7 @@ def plot_schemes(schemes: SchemeSizes) -> Figure:
         axes.set_xlim(*_log_limits(schemes.sizes, 1.5))
         axes.set_ylim(*_log_limits(ends[np.isfinite(ends)], 10.0))
         ticks = _apart(schemes.sizes)
-        axes.set_xticks(ticks, [bytes_(x) for x in ticks])
+        axes.set_xticks(ticks, [byte_size(x) for x in ticks])
         axes.xaxis.set_minor_locator(NullLocator())
         axes.yaxis.set_minor_locator(NullLocator())
         low, high = axes.get_ylim()

@@ -17,7 +17,8 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
 from kullback.report.figures.lab import Reliability
-from kullback.report.numerals import count
+from kullback.report.numbers import count
+from kullback.report.numbers import power_of_ten as _power_of_ten
 from kullback.report.svg import LIGHT, house_style
 from kullback.results.text import (
     Curve,
@@ -218,7 +219,7 @@ def plain_ticks() -> FuncFormatter:
 def _tick(value: float) -> str:
     mantissa, _, power = f"{value:.4g}".partition("e")
     text = mantissa.replace("-", "−")
-    return f"{text} × 10{_superscript(int(power))}" if power else text
+    return f"{text} × {_power_of_ten(int(power))}" if power else text
 
 
 def power_of_ten(exponent: float) -> str:
@@ -226,11 +227,7 @@ def power_of_ten(exponent: float) -> str:
     whole = round(exponent)
     if -3 <= whole <= 3:
         return f"{10.0**whole:g}"
-    return f"10{_superscript(whole)}"
-
-
-def _superscript(power: int) -> str:
-    return str(power).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+    return _power_of_ten(whole)
 
 
 def _powers_of_four(last: float) -> list[float]:

@@ -20,7 +20,8 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from numpy.typing import NDArray
 
 from kullback.report.escaping import visible
-from kullback.report.numerals import bytes_, count, nats, percent, tick
+from kullback.report.figures.axes import NumberTicks
+from kullback.report.numbers import byte_size, count, nats, percent
 from kullback.report.svg import LIGHT, house_style
 from kullback.results.lab import Evaluation, LabResults, Quantisation, headline_evaluation
 
@@ -154,7 +155,7 @@ def _draw_live_kl(axes: Axes, curve: TrainingCurve) -> None:
         _margin_label(axes, curve.final_kl, f"evaluated\n{nats(curve.final_kl)}", LIGHT["ink"])
     axes.set_title("KL, live estimate ± standard error, nats/token (log scale)")
     axes.yaxis.set_minor_locator(NullLocator())
-    axes.yaxis.set_major_formatter(_plain())
+    axes.yaxis.set_major_formatter(NumberTicks())
 
 
 # --- slots ---------------------------------------------------------------------------------
@@ -216,7 +217,7 @@ def plot_slots(shares: SlotShares) -> Figure:
             axes.set_xlabel("share of a token, nats")
             axes.grid(axis="x")
             axes.locator_params(axis="x", nbins=4)
-            axes.xaxis.set_major_formatter(_plain())
+            axes.xaxis.set_major_formatter(NumberTicks())
     return figure
 
 
@@ -365,11 +366,13 @@ def plot_quantisation(sizes: QuantisationSizes) -> Figure:
                 linestyle=(0, (1, 2)),
                 label=f"KL(truth‖original) = {nats(sizes.original_kl_truth)}",
             )
-        ticks = [f"{name}\n{bytes_(x)}" for name, x in zip(sizes.schemes, sizes.sizes, strict=True)]
+        ticks = [
+            f"{name}\n{byte_size(x)}" for name, x in zip(sizes.schemes, sizes.sizes, strict=True)
+        ]
         axes.set_xticks(sizes.sizes.tolist(), ticks)
         axes.xaxis.set_minor_locator(NullLocator())
         axes.yaxis.set_minor_locator(NullLocator())
-        axes.yaxis.set_major_formatter(_plain())
+        axes.yaxis.set_major_formatter(NumberTicks())
         axes.tick_params(axis="x", labelcolor=LIGHT["ink"])
         axes.set_title("KL, nats/token (log scale), against the size of the weights (log scale)")
         axes.grid(axis="y")
@@ -378,11 +381,6 @@ def plot_quantisation(sizes: QuantisationSizes) -> Figure:
 
 
 # --- what the figures share ----------------------------------------------------------------
-
-
-def _plain() -> FuncFormatter:
-    """Tick labels without trailing zeros, and without powers of ten in a corner."""
-    return FuncFormatter(lambda value, _: tick(value))
 
 
 def _above_zero(values: FloatArray) -> FloatArray:

@@ -9,17 +9,12 @@ only the figures, which are made here, are markup.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from kullback.errors import InvalidValueError
-from kullback.report import numerals
-from kullback.report.escaping import visible
 from kullback.report.figures.lab import (
     plot_quantisation,
     plot_reliability,
@@ -30,8 +25,10 @@ from kullback.report.figures.lab import (
     prepare_slots,
     prepare_training,
 )
-from kullback.report.html.token_colours import STEP_NAMES, WASTEFUL, sentences_svg, surprisal_level
-from kullback.report.svg import DARK, LIGHT, inline, to_svg
+from kullback.report.html.environment import render, write_html
+from kullback.report.html.token_colours import LARGE_KL
+from kullback.report.numbers import balanced_identity, nats
+from kullback.report.svg import to_svg
 from kullback.results.lab import LabResults, MinimalPairAccuracy, headline_evaluation
 from kullback.runtime.files import write_atomically
 
@@ -65,18 +62,12 @@ def write_lab_report(results: LabResults, path: Path) -> None:
     Equal results give equal bytes.  Raises `InvalidValueError` where `path` is a folder or the
     results have no evaluation on the training language, and `RunError` where the disk refuses.
     """
-    path = Path(path)
-    if path.is_dir():
-        raise InvalidValueError(
-            f"path is the folder {str(path)!r}: it must name a file; add a name"
-        )
     figures = render_figures(results)
-    page = render_lab_report(results, figures)
-    folder = path.parent / "figures"
+    write_html(path, render_lab_report(results, figures))
+    folder = Path(path).parent / "figures"
     for name, svg in figures.items():
         preamble = '<?xml version="1.0" encoding="utf-8"?>\n'
         write_atomically(folder / f"{name}.svg", f"{preamble}{svg}\n".encode())
-    write_atomically(path, page.encode())
 
 
 def render_figures(results: LabResults) -> dict[str, str]:
@@ -85,8 +76,8 @@ def render_figures(results: LabResults) -> dict[str, str]:
     drawn: dict[str, tuple[Figure, str]] = {}
     if (curve := prepare_training(results)) is not None:
         words = (
-            f"Cross-entropy against training step: from {numerals.nats(curve.untrained)} down to "
-            f"the exact entropy {numerals.nats(curve.floor)}; below, the KL on a log scale."
+            f"Cross-entropy against training step: from {nats(curve.untrained)} down to "
+            f"the exact entropy {nats(curve.floor)}; below, the KL on a log scale."
         )
         drawn["training"] = plot_training(curve), words
     if (shares := prepare_slots(headline)) is not None:
@@ -98,10 +89,7 @@ def render_figures(results: LabResults) -> dict[str, str]:
     if (sizes := prepare_quantisation(results)) is not None:
         words = "KL from the original and from the truth, against the size of the weights."
         drawn["quantisation"] = plot_quantisation(sizes), words
-    figures = {name: to_svg(figure, name, words) for name, (figure, words) in drawn.items()}
-    if results["sentences"]:
-        figures["sentences"] = sentences_svg(results["sentences"])
-    return figures
+    return {name: to_svg(figure, name, words) for name, (figure, words) in drawn.items()}
 
 
 def render_lab_report(results: LabResults, figures: Mapping[str, str]) -> str:
@@ -109,48 +97,18 @@ def render_lab_report(results: LabResults, figures: Mapping[str, str]) -> str:
     headline = headline_evaluation(results)
     training = results["training"]
     removable = training["untrained_cross_entropy"] - training["floor"]
-    environment = _environment()
-    environment.filters.update(_FILTERS)
-    return environment.get_template("lab.html.jinja").render(
+    return render(
+        "lab.html.jinja",
+        figures,
         results=results,
         headline=headline,
-        identity=numerals.balanced_identity(
-            headline["cross_entropy"], headline["entropy"], headline["kl"]
-        ),
+        identity=balanced_identity(headline["cross_entropy"], headline["entropy"], headline["kl"]),
         entropy_share=_share(headline["entropy"], headline["cross_entropy"]),
         removed_share=_share(removable - headline["kl"], removable),
         removable=removable,
-        figures={name: Markup(inline(svg)) for name, svg in figures.items()},
         pair_tables=_pair_tables(results["minimal_pairs"]),
         quantised_slots=_quantised_slots(results),
-        legend=list(enumerate(STEP_NAMES)),
-        wasteful=WASTEFUL,
-        light=LIGHT,
-        dark=DARK,
-    )
-
-
-_FILTERS: dict[str, Callable[..., object]] = {
-    "nats": numerals.nats,
-    "percent": numerals.percent,
-    "probability": numerals.probability,
-    "count": numerals.count,
-    "bytes": numerals.bytes_,
-    "seconds": numerals.seconds,
-    "level": surprisal_level,
-}
-
-
-def _environment() -> Environment:
-    return Environment(
-        loader=FileSystemLoader(Path(__file__).parent, encoding="utf-8"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        # What has no glyph of its own would make the page invalid; markup stays as it is.
-        finalize=lambda value: visible(value) if type(value) is str else value,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
+        large_kl=LARGE_KL,
     )
 
 

@@ -8,17 +8,13 @@ with its figures inside.  Whatever comes from a text, a model or a command line 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from kullback.errors import InvalidValueError
-from kullback.report import numerals
-from kullback.report.escaping import as_running_text, visible, visible_token
+from kullback.report.escaping import visible
 from kullback.report.figures.comparison import (
     plot_bars,
     plot_parts_and_whole,
@@ -36,16 +32,10 @@ from kullback.report.figures.curves import (
     prepare_reliability,
 )
 from kullback.report.figures.lab import plot_reliability
-from kullback.report.html.token_colours import STEP_NAMES, surprisal_level
-from kullback.report.numbers import (
-    NOT_ABOVE,
-    NOT_ABOVE_MEANS,
-    Written,
-    measure,
-    write,
-    write_number,
-)
-from kullback.report.svg import DARK, LIGHT, inline, to_svg
+from kullback.report.html.environment import render, write_html
+from kullback.report.labels import NOT_ABOVE, NOT_ABOVE_MEANS, measure
+from kullback.report.numbers import Written, write, write_number
+from kullback.report.svg import to_svg
 from kullback.results.text import (
     ComparisonResults,
     MeasurementData,
@@ -53,11 +43,9 @@ from kullback.results.text import (
     StoredResults,
     TextResults,
 )
-from kullback.runtime.files import write_atomically
 
 __all__ = [
     "MOVED_NOT_WORSE",
-    "kl_level",
     "render_comparison_report",
     "render_stored_report",
     "render_text_report",
@@ -70,9 +58,6 @@ MOVED_NOT_WORSE = (
     "KL says how far the candidate moved from the reference, not that it is worse; "
     "ΔCE says how much worse it predicts this text."
 )
-#: The steps of the KL scale in nats: a token whose KL is at least this is of the next level.
-KL_STEPS = (0.001, 0.01, 0.03, 0.1, 0.3, 1.0)
-_KL_NAMES = ("< 0.001", "≥ 0.001", "≥ 0.01", "≥ 0.03", "≥ 0.1", "≥ 0.3", "≥ 1")
 _HEADLINE = {
     "bits_per_byte": "bits/byte",
     "cross_entropy": "nats/token",
@@ -88,26 +73,17 @@ def write_text_report(results: TextResults, path: Path) -> None:
     Equal results give equal bytes.  Raises `InvalidValueError` where `path` is a folder and
     `RunError` where the disk refuses.
     """
-    _write(path, render_text_report(results))
+    write_html(path, render_text_report(results))
 
 
 def write_comparison_report(results: ComparisonResults, path: Path) -> None:
     """Write the page of a comparison to `path`, as :func:`write_text_report` does."""
-    _write(path, render_comparison_report(results))
+    write_html(path, render_comparison_report(results))
 
 
 def write_stored_report(results: StoredResults, path: Path) -> None:
     """Write the page of a comparison of what is on disk, as :func:`write_text_report` does."""
-    _write(path, render_stored_report(results))
-
-
-def _write(path: Path, page: str) -> None:
-    path = Path(path)
-    if path.is_dir():
-        raise InvalidValueError(
-            f"path is the folder {str(path)!r}: it must name a file; add a name such as report.html"
-        )
-    write_atomically(path, page.encode())
+    write_html(path, render_stored_report(results))
 
 
 def render_text_report(results: TextResults) -> str:
@@ -174,15 +150,6 @@ def render_stored_report(results: StoredResults) -> str:
         origins=[(side, fingerprint, _parts(p)) for side, fingerprint, p in sides if fingerprint],
         printed=[visible(line) for line in results.get("llama_cpp", "").splitlines()],
     )
-
-
-def kl_level(kl: float) -> int:
-    """The step of the colour scale for a KL in nats: 0 is nothing to see, 6 another answer.
-
-    >>> [kl_level(x) for x in (0.0, 0.001, 0.05, 0.9, 3.0, float("inf"))]
-    [0, 1, 3, 5, 6, 6]
-    """
-    return sum(kl >= step for step in KL_STEPS)
 
 
 # --- what the pages are made of ------------------------------------------------------------
@@ -345,41 +312,7 @@ def _value(measures: Mapping[str, MeasurementData], name: str) -> float | None:
 
 # --- the template --------------------------------------------------------------------------
 
-_FILTERS: dict[str, Callable[..., object]] = {
-    "nats": numerals.nats,
-    "percent": numerals.percent,
-    "probability": numerals.probability,
-    "count": numerals.count,
-    "bytes": numerals.bytes_,
-    "seconds": numerals.seconds,
-    "number": write_number,
-    "level": surprisal_level,
-    "kl_level": kl_level,
-    "visible": visible,
-    "token": visible_token,
-    "running": as_running_text,
-}
-
 
 def _render(template: str, figures: Figures, **values: object) -> str:
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent, encoding="utf-8"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters.update(_FILTERS)
-    drawn = {
-        name: Markup(inline(to_svg(figure, name, words)))
-        for name, (figure, words) in figures.items()
-    }
-    return environment.get_template(template).render(
-        figures=drawn,
-        surprisal_names=STEP_NAMES,
-        kl_names=_KL_NAMES,
-        light=LIGHT,
-        dark=DARK,
-        **values,
-    )
+    svgs = {name: to_svg(figure, name, words) for name, (figure, words) in figures.items()}
+    return render(template, svgs, **values)

@@ -16,7 +16,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from kullback.report.numerals import balanced_identity, count, nats, percent
+from kullback.report.numbers import balanced_identity, count, nats, percent
 from kullback.theory.derivation import Derivation, Terms
 
 __all__ = ["derivation_text", "log_log_plot"]

@@ -14,17 +14,10 @@ from rich.constrain import Constrain
 from rich.table import Table
 from rich.text import Text
 
-from kullback.report import numerals
 from kullback.report.escaping import visible, visible_token
 from kullback.report.figures.comparison import short_names
-from kullback.report.numbers import (
-    MEASURES,
-    NOT_ABOVE,
-    NOT_ABOVE_MEANS,
-    measure,
-    write,
-    write_number,
-)
+from kullback.report.labels import MEASURES, NOT_ABOVE, NOT_ABOVE_MEANS, measure
+from kullback.report.numbers import byte_size, probability, seconds, write, write_number
 from kullback.results.text import (
     ComparisonResults,
     LayerSensitivity,
@@ -54,7 +47,7 @@ def evaluation_summary(results: TextResults) -> RenderableType:
         Text(
             f"{_count(results['documents'], 'document')}, {results['bytes']:,} bytes, "
             f"{results['scored_tokens']:,} of {results['tokens']:,} tokens scored in "
-            f"{_wide(numerals.seconds(results['seconds']))}, "
+            f"{seconds(results['seconds'])}, "
             f"{results['tokens_per_second']:,.0f} tokens/s"
         ),
         _protocol(results["protocol"], results["fingerprint"]),
@@ -66,7 +59,7 @@ def evaluation_summary(results: TextResults) -> RenderableType:
 
 def comparison_summary(results: ComparisonResults) -> RenderableType:
     """A comparison on one screen or two."""
-    took = _wide(numerals.seconds(results["seconds"]))
+    took = seconds(results["seconds"])
     parts: list[RenderableType] = [
         _title(results["title"]),
         Text(
@@ -206,7 +199,7 @@ def _verdict(results: ComparisonResults) -> Text:
 
 def _schemes(schemes: Sequence[SchemeResult]) -> Table:
     table = _table(
-        "candidate", "size", "KL, nats/token", "ΔCE, nats/token", "same guess, %", "front"
+        "candidate", "size", "KL, nats/token", "ΔCE, nats/token", "top-1 agreement", "front"
     )
     names = short_names([scheme["name"] for scheme in schemes])
     for name, scheme in zip(names, schemes, strict=True):
@@ -217,7 +210,7 @@ def _schemes(schemes: Sequence[SchemeResult]) -> Table:
             write(scheme["top1_agreement"], measure("top1_agreement")).both,
         ]
         front = "●" if scheme["on_pareto_front"] else ""
-        size = "–" if scheme["bytes"] is None else numerals.bytes_(scheme["bytes"])
+        size = "–" if scheme["bytes"] is None else byte_size(scheme["bytes"])
         _add(table, [name, size, *cells, front])
     return table
 
@@ -226,7 +219,7 @@ def _sensitivity(results: ComparisonResults) -> Iterable[RenderableType]:
     layers: Sequence[LayerSensitivity] = results["sensitivity"]
     table = _table("quantised alone", "KL, nats/token", "bytes saved")
     for each in layers[:_SHOWN_LAYERS]:
-        saved = numerals.bytes_(each["bytes_saved"])
+        saved = byte_size(each["bytes_saved"])
         _add(table, [each["layer"], write(each["kl"], measure("kl")).both, saved])
     yield table
     if len(layers) > _SHOWN_LAYERS:
@@ -261,7 +254,7 @@ def _first(top: Sequence[tuple[str, float]]) -> Text:
     if not top:
         return Text("–")
     word, p = top[0]
-    return Text(f"{visible_token(word)[:_LONGEST_TOKEN]} {numerals.probability(p)}")
+    return Text(f"{visible_token(word)[:_LONGEST_TOKEN]} {probability(p)}")
 
 
 def _table(first: str, *others: str) -> Table:
@@ -274,16 +267,7 @@ def _table(first: str, *others: str) -> Table:
 
 def _add(table: Table, cells: Sequence[str], style: str = "") -> None:
     """A row of plain text: no markup, no control characters."""
-    table.add_row(*(Text(_wide(visible(cell)), style=style) for cell in cells))
-
-
-def _wide(text: str) -> str:
-    """Narrow blanks, which not every terminal has, as commas in numbers and as blanks before units.
-
-    >>> _wide("12\u202f345 of 1.05\u202fMB")
-    '12,345 of 1.05 MB'
-    """
-    return re.sub("\u202f(?=[0-9])", ",", text).replace("\u202f", " ")
+    table.add_row(*(Text(visible(cell), style=style) for cell in cells))
 
 
 def _count(number: int, thing: str) -> str:
