@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float
 
 from kullback.errors import InvalidValueError
-from kullback.uncertainty.intervals import LEVEL, Measurement
+from kullback.results.measurement import LEVEL, Measurement
 from kullback.uncertainty.long_run_variance import optimal_block_length
 
 __all__ = ["bootstrap_over_blocks", "bootstrap_over_documents"]

@@ -26,11 +26,12 @@ from scipy.signal import lfilter
 from scipy.special import stdtrit
 
 from bootstrap import bootstrap_over_blocks, bootstrap_over_documents
+from kullback.results.measurement import Measurement
 from kullback.sources.automaton import Arc, Automaton
 from kullback.sources.catalogue import open_source
 from kullback.sources.language import Language
 from kullback.text.special_tokens import EOS
-from kullback.uncertainty.intervals import Measurement, mean_with_interval, simultaneous_means
+from kullback.uncertainty.intervals import mean_with_interval, simultaneous_means
 
 Array = np.ndarray
 # Values, documents, denominators.

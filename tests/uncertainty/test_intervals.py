@@ -13,12 +13,12 @@ from scipy.signal import lfilter
 
 from bootstrap import bootstrap_over_blocks, bootstrap_over_documents
 from kullback.errors import InvalidValueError
+from kullback.results.measurement import Measurement
 from kullback.sources.automaton import Arc, Automaton
 from kullback.sources.language import Language
 from kullback.text.special_tokens import EOS
 from kullback.uncertainty.clusters import cluster_spread
 from kullback.uncertainty.intervals import (
-    Measurement,
     mean_with_interval,
     perplexity,
     ratio_of_sums,

@@ -21,7 +21,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from kullback.errors import InvalidValueError
-from kullback.uncertainty.intervals import Measurement, mean_with_interval
+from kullback.results.measurement import Measurement
+from kullback.uncertainty.intervals import mean_with_interval
 
 __all__ = ["ByteComparison", "ScoredBytes", "compare_at_shared_boundaries"]
 

@@ -25,14 +25,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float
+from msgspec.structs import replace
 
 from kullback.errors import InvalidValueError
 from kullback.predictions.llama_cpp_logits import LlamaCppLogits
-from kullback.uncertainty.intervals import Measurement, mean_with_interval, perplexity
+from kullback.results.measurement import Measurement
+from kullback.uncertainty.intervals import mean_with_interval, perplexity
 
 __all__ = ["LlamaCppStatistic", "LlamaCppStatistics", "llama_cpp_statistics"]
 

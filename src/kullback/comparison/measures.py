@@ -14,14 +14,15 @@ Axes: M scored tokens, in text order.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
+from msgspec.structs import replace
 
 from kullback.evaluation.measures import Places
+from kullback.results.measurement import Measurement
 from kullback.scoring.divergence import DivergenceStatistics, nll_differences
-from kullback.uncertainty.intervals import Measurement, mean_with_interval
+from kullback.uncertainty.intervals import mean_with_interval
 
 __all__ = [
     "CONFIDENCE_EDGES",

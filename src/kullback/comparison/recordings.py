@@ -34,6 +34,7 @@ from kullback.predictions.base import Predictions
 from kullback.predictions.llama_cpp_logits import LlamaCppLogits
 from kullback.predictions.recording import Kind, Recording, RecordingWriter, check_same_text
 from kullback.predictions.truncated import TruncatedPredictions
+from kullback.results.measurement import Measurement
 from kullback.results.text import DifferentBytes, StoredResults
 from kullback.runtime.workers import ProcessGroup
 from kullback.scoring.divergence import (
@@ -46,7 +47,7 @@ from kullback.scoring.token_statistics import token_statistics
 from kullback.text.documents import Document
 from kullback.text.fingerprint import Fingerprint
 from kullback.text.protocol import Protocol
-from kullback.uncertainty.intervals import Measurement, mean_with_interval
+from kullback.uncertainty.intervals import mean_with_interval
 
 __all__ = [
     "Origin",

@@ -30,9 +30,10 @@ from kullback.models.interface import TextModel
 from kullback.models.mini_gpt import GPTTextModel
 from kullback.models.quantization import Scheme, linear_weights, quantise_layers
 from kullback.predictions.base import Predictions
+from kullback.results.measurement import Measurement
 from kullback.scoring.divergence import concatenate_divergences
 from kullback.text.windows import Window
-from kullback.uncertainty.intervals import Measurement, simultaneous_means
+from kullback.uncertainty.intervals import simultaneous_means
 
 __all__ = ["GroupCost", "Sensitivity", "measure_sensitivity"]
 

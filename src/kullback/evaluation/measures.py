@@ -16,9 +16,10 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from kullback.errors import InvalidValueError
+from kullback.results.measurement import Measurement
 from kullback.scoring.token_statistics import TokenStatistics
 from kullback.uncertainty.calibration import Calibration, brier_scores, measure_calibration
-from kullback.uncertainty.intervals import Measurement, mean_with_interval, perplexity
+from kullback.uncertainty.intervals import mean_with_interval, perplexity
 
 __all__ = ["Places", "TextMeasures", "means_by", "measure_text"]
 

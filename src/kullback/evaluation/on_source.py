@@ -22,6 +22,7 @@ from jaxtyping import Float, Int
 
 from kullback.errors import InvalidValueError
 from kullback.models.interface import LanguageModel
+from kullback.results.measurement import Measurement
 from kullback.runtime.threads import cores, workers
 from kullback.scoring.source_statistics import RowStatistics, TrueDistributions, row_statistics
 from kullback.sources.language import Language, Sentences
@@ -31,7 +32,7 @@ from kullback.uncertainty.calibration import (
     expected_calibration_error,
     reliability,
 )
-from kullback.uncertainty.intervals import Measurement, perplexity, ratio_of_sums
+from kullback.uncertainty.intervals import perplexity, ratio_of_sums
 
 __all__ = ["Corpus", "SlotEvaluation", "TruthEvaluation", "evaluate_on_source"]
 

@@ -36,6 +36,7 @@ from kullback.evaluation.token_records import (
 from kullback.evaluation.token_records_writer import RecordsWriter
 from kullback.models.interface import TextModel
 from kullback.predictions.base import Predictions
+from kullback.results.measurement import Measurement
 from kullback.results.text import (
     Curve,
     Histogram,
@@ -55,7 +56,7 @@ from kullback.text.protocol import Protocol
 from kullback.text.tokenizer import TextTokenizer
 from kullback.text.windows import Window
 from kullback.uncertainty.calibration import Calibration
-from kullback.uncertainty.intervals import Measurement, mean_with_interval
+from kullback.uncertainty.intervals import mean_with_interval
 
 __all__ = [
     "coverage_notes",

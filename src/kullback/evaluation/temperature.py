@@ -19,7 +19,8 @@ from torch import Tensor
 
 from kullback.errors import InvalidValueError
 from kullback.predictions.base import Predictions
-from kullback.uncertainty.intervals import Measurement, mean_with_interval
+from kullback.results.measurement import Measurement
+from kullback.uncertainty.intervals import mean_with_interval
 
 __all__ = ["TemperatureFit", "fit_temperature", "tempered_nll"]
 

@@ -30,9 +30,10 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Num
 
 from kullback.errors import InvalidValueError
+from kullback.results.measurement import LEVEL, Measurement
 from kullback.uncertainty.calibration_noise import BinNoise, bin_noise, checked_residuals
 from kullback.uncertainty.clusters import Documents
-from kullback.uncertainty.intervals import LEVEL, Measurement, mean_with_interval
+from kullback.uncertainty.intervals import mean_with_interval
 from kullback.uncertainty.smooth_calibration import measure_smooth_calibration
 
 __all__ = [

@@ -10,16 +10,17 @@ Axes: M tokens in text order, B bins, C independent contributions, D draws, P pi
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Num
+from msgspec.structs import replace
 from scipy.special import stdtrit
 
 from kullback.errors import InvalidValueError
+from kullback.results.measurement import LEVEL, Measurement
 from kullback.uncertainty.clusters import Documents, independent_pieces
-from kullback.uncertainty.intervals import LEVEL, Measurement, mean_with_interval
+from kullback.uncertainty.intervals import mean_with_interval
 
 __all__ = ["BinNoise", "bin_noise", "checked_residuals"]
 

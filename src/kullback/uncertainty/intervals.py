@@ -19,110 +19,24 @@ Axes: M tokens in text order, G documents (clusters), C independent contribution
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Num
-from scipy.special import ndtri, stdtrit
+from msgspec.structs import replace
 
 from kullback.errors import InvalidValueError
+from kullback.results.measurement import LEVEL, Measurement, student_critical_value
 from kullback.uncertainty.clusters import Documents, cluster_spread, independent_pieces
 
 __all__ = [
-    "Measurement",
     "mean_with_interval",
     "perplexity",
     "ratio_of_sums",
     "simultaneous_means",
 ]
 
-LEVEL = 0.95
 # Draws of the largest |t|: the 95 % quantile is then known to 0.5 %.
 DRAWS = 50_000
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """A number, its unit, and how sure it is.
-
-    An exact number has standard error 0 and prints without an interval; one with too few clusters
-    has an infinite error, and `note` says why.
-    """
-
-    value: float
-    unit: str
-    standard_error: float
-    n: int
-    """Tokens, or prefixes where the sum is over all of them."""
-    clusters: int
-    """Independent pieces that the interval is computed from; 0 for an exact number."""
-    method: str
-    degrees_of_freedom: float = math.inf
-    """Of Student's t; infinite for the normal distribution."""
-    independent_error: float = math.nan
-    """The standard error if tokens were independent, which they are not; NaN where not computed."""
-    level: float = LEVEL
-    bounds: tuple[float, float] | None = None
-    """The interval where it is not value ± half."""
-    critical_value: float | None = None
-    """Half of the interval in standard errors, where it is not Student's."""
-    note: str = ""
-    """What the reader must know beside the interval."""
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """The interval at `level`, 95 % unless told."""
-        if self.bounds is not None:
-            return self.bounds
-        half = self._half
-        return self.value - half, self.value + half
-
-    @property
-    def independent_interval(self) -> tuple[float, float]:
-        """What the interval would be if tokens were independent: shown to show how wrong it is."""
-        half = float(ndtri((1 + self.level) / 2)) * self.independent_error
-        return self.value - half, self.value + half
-
-    @property
-    def design_effect(self) -> float:
-        """The variance over that of independent tokens (Kish 1965, Survey Sampling, sect. 8.2)."""
-        if self.standard_error == self.independent_error < math.inf:
-            return 1.0
-        if self.independent_error == 0.0 or math.isinf(self.standard_error):
-            return math.inf
-        return (self.standard_error / self.independent_error) ** 2
-
-    @property
-    def effective_n(self) -> float:
-        """How many independent tokens would be as informative; NaN where the error is unknown."""
-        effect = self.design_effect
-        if math.isinf(effect):
-            return math.nan
-        return math.inf if effect == 0.0 else self.n / effect
-
-    @property
-    def _half(self) -> float:
-        if self.standard_error == 0.0:
-            return 0.0
-        critical = self.critical_value
-        if critical is None:
-            critical = _student(self.degrees_of_freedom, self.level)
-        return critical * self.standard_error
-
-    def __str__(self) -> str:
-        """`0.6929 nats/token` or `0.6931 ± 0.0011 nats/token` (half of the interval)."""
-        low, high = self.interval
-        half = (high - low) / 2 if self.standard_error else 0.0
-        if half == 0.0:
-            return f"{self.value:.6f} {self.unit}"
-        if not math.isfinite(half):
-            why = self.note or "too few clusters for an interval"
-            return f"{self.value:.6g} {self.unit} ({why})"
-        digits = min(9, max(0, 1 - math.floor(math.log10(half))))
-        if self.bounds is not None:
-            interval = f"[{low:.{digits}f}, {high:.{digits}f}]"
-            return f"{self.value:.{digits}f} {interval} {self.unit}".rstrip()
-        return f"{self.value:.{digits}f} ± {half:.{digits}f} {self.unit}".rstrip()
 
 
 def ratio_of_sums(
@@ -267,20 +181,13 @@ def _exp(x: float) -> float:
         return math.inf
 
 
-def _student(degrees: float, level: float) -> float:
-    """The two-sided critical value of Student's t."""
-    if math.isinf(degrees):
-        return float(ndtri((1 + level) / 2))
-    return float(stdtrit(degrees, (1 + level) / 2)) if degrees > 0 else math.inf
-
-
 def _largest_t(
     contribution_KC: Float[np.ndarray, "K C"], degrees: float, level: float, seed: int
 ) -> float:
     """The `level` quantile of the largest of K |t| with the correlation of the contributions."""
     length_K = np.linalg.norm(contribution_KC, axis=1)
     unit_KC = contribution_KC[length_K > 0] / length_K[length_K > 0, None]
-    pointwise = _student(degrees, level)
+    pointwise = student_critical_value(degrees, level)
     if len(unit_KC) < 2:
         return pointwise
     eigenvalue_K, vector_KK = np.linalg.eigh(unit_KC @ unit_KC.T)
@@ -288,7 +195,7 @@ def _largest_t(
     rng = np.random.default_rng(seed)
     largest = np.abs(root_KK @ rng.standard_normal((len(root_KK), DRAWS))).max(axis=0)
     largest /= np.sqrt(rng.chisquare(degrees, DRAWS) / degrees)
-    bonferroni = _student(degrees, 1 - (1 - level) / len(unit_KC))
+    bonferroni = student_critical_value(degrees, 1 - (1 - level) / len(unit_KC))
     return min(bonferroni, max(pointwise, float(np.quantile(largest, level))))
 
 

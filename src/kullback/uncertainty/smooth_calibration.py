@@ -15,9 +15,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Num
 from scipy import fft, optimize
 
+from kullback.results.measurement import LEVEL, Measurement
 from kullback.uncertainty.calibration_noise import bin_noise, checked_residuals
 from kullback.uncertainty.clusters import Documents
-from kullback.uncertainty.intervals import LEVEL, Measurement
 
 __all__ = ["measure_smooth_calibration", "smooth_calibration_error"]
 

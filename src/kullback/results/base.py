@@ -1,0 +1,107 @@
+"""What all results share: to and from dictionaries and JSON, HTML, and the notebook's picture.
+
+A result is a frozen `msgspec.Struct`.  Its JSON begins with ``"schema"``, a name and a version;
+fields that follow from others (the interval of a measurement) are written too and ignored when
+read. Infinities and NaN, for which JSON has no numbers, are the strings "Infinity", "-Infinity" and
+"NaN".
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Self, TypeAlias
+
+import msgspec
+
+from kullback.errors import InvalidValueError
+from kullback.runtime.files import write_atomically
+
+__all__ = ["Data", "Json", "Result", "to_builtins"]
+
+#: What `json.dumps` takes.
+Json: TypeAlias = "dict[str, Json] | list[Json] | str | float | int | bool | None"
+
+
+class Data(msgspec.Struct, frozen=True, kw_only=True):
+    """A part of a result."""
+
+    computed: ClassVar[tuple[str, ...]] = ()
+    """Properties that are written beside the fields; None where they are not finite."""
+
+
+class Result(Data, frozen=True, kw_only=True, tag_field="schema", tag="kullback.result/1"):
+    """A whole result: what a command prints with ``--json`` and a function returns."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The document that `to_json` writes, as dictionaries, lists, strings and numbers."""
+        document = to_builtins(self)
+        assert isinstance(document, dict)
+        return document
+
+    def to_json(self, path: str | Path | None = None) -> str:
+        """The result as strict JSON, written to `path` as well where one is given.
+
+        Raises `RunError` where the file cannot be written.
+        """
+        text = json.dumps(self.to_dict(), ensure_ascii=False, indent=1, allow_nan=False)
+        if path is not None:
+            write_atomically(Path(path), text.encode())
+        return text
+
+    @classmethod
+    def from_json(cls, source: str | Path) -> Self:
+        """The result in a file, or in a string of JSON.
+
+        Raises `InvalidValueError` where the file cannot be read, is no JSON, or holds another kind
+        or version of result.
+        """
+        name, text = "the JSON", str(source)
+        if isinstance(source, Path) or not text.lstrip().startswith("{"):
+            name = str(source)
+            try:
+                text = Path(source).read_text(encoding="utf-8")
+            except (OSError, UnicodeDecodeError) as error:
+                raise InvalidValueError(f"{name} cannot be read: {error}") from None
+        try:
+            document = json.loads(text)
+            return msgspec.convert(document, cls, strict=False)
+        except (ValueError, msgspec.ValidationError) as error:
+            expected = cls.__struct_config__.tag
+            raise InvalidValueError(
+                f"{name} does not hold a {cls.__name__} (schema {expected}): {error}"
+            ) from None
+
+
+def to_builtins(value: object) -> Json:
+    """`value` as JSON's types: structs as dictionaries, with their computed properties."""
+    if isinstance(value, msgspec.Struct):
+        config = value.__struct_config__
+        fields: dict[str, Json] = {}
+        if config.tag_field is not None:
+            fields[config.tag_field] = config.tag
+        for name in value.__struct_fields__:
+            fields[name] = to_builtins(getattr(value, name))
+        for name in getattr(value, "computed", ()):
+            fields[name] = _finite(to_builtins(getattr(value, name)))
+        return fields
+    if isinstance(value, Mapping):
+        return {str(key): to_builtins(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_builtins(one) for one in value]
+    if isinstance(value, bool) or value is None or isinstance(value, str | int):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else _NAMES.get(str(value), "NaN")
+    raise TypeError(f"{type(value).__name__} has no JSON form")
+
+
+_NAMES = {"inf": "Infinity", "-inf": "-Infinity"}
+
+
+def _finite(value: Json) -> Json:
+    """None in place of a property that is not finite, or of a pair of which one is not."""
+    parts = value if isinstance(value, list) else [value]
+    return None if any(isinstance(part, str) for part in parts) else value
