@@ -14,9 +14,9 @@ from kullback.comparison.models import Candidate, Job, compare_models
 from kullback.comparison.operands import ModelOperand, RecordingOperand
 from kullback.comparison.recordings import record_text
 from kullback.errors import InvalidValueError
-from kullback.models.load import load_text_model
+from kullback.models.load import load_sized, load_text_model
 from kullback.models.quantization import Scheme
-from kullback.models.quantized import load_named, save_quantised
+from kullback.models.quantized_folder import save_quantised
 from kullback.text.documents import Document
 from kullback.text.protocol import Protocol
 from tiny_models import TEXT, tiny_llama
@@ -34,12 +34,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
 def side(name: str) -> ModelOperand | RecordingOperand:
     """The recording or the model of that name."""
     path = Path(name)
-    return RecordingOperand.open(path) if path.is_file() else ModelOperand(load_named(name))
+    return RecordingOperand.open(path) if path.is_file() else ModelOperand(load_sized(name))
 
 
 def record(name: str, path: Path) -> str:
     """Record what a model says of the documents."""
-    sized = load_named(name)
+    sized = load_sized(name)
     record_text(sized.model, DOCUMENTS, PROTOCOL, path, size_bytes=sized.size_bytes)
     return str(path)
 
@@ -113,9 +113,9 @@ def test_a_saved_quantisation_is_the_one_on_the_way_in(folder, tmp_path):
     saved = tmp_path / "saved"
     size = save_quantised(folder, Scheme.parse("int4-g32"), saved)
     assert size == sum(file.stat().st_size for file in saved.iterdir())
-    on_the_way, from_disk = compare(folder + "@int4-g32", str(saved)), load_named(str(saved))
+    on_the_way, from_disk = compare(folder + "@int4-g32", str(saved)), load_sized(str(saved))
     assert on_the_way["measures"]["kl"]["value"] < 1e-10
-    assert from_disk.size_bytes < load_named(folder).size_bytes
+    assert from_disk.size_bytes < load_sized(folder).size_bytes
 
 
 def test_different_tokenizers_are_refused(folder, tmp_path):
@@ -164,7 +164,7 @@ def test_one_quantised_candidate_has_its_size(folder):
     """A single scheme stands in the table with its size; a twin of the reference needs none."""
     found = compare(folder, f"{folder}@int8")
     (only,) = found["schemes"]
-    weights = load_named(folder).size_bytes
+    weights = load_sized(folder).size_bytes
     assert 0 < only["bytes"] < weights
     assert any(f"take {weights:,} bytes" in note for note in found["notes"])
     assert compare(folder, folder)["schemes"] == []
@@ -200,7 +200,7 @@ def test_recordings_and_models_are_ranked_together(folder, tmp_path):
 def test_a_recording_that_does_not_say_its_size_is_on_no_front(folder, tmp_path):
     """A candidate whose size is unknown is ranked by its KL and takes no place on the front."""
     path = tmp_path / "a.rec"
-    record_text(load_named(folder).model, DOCUMENTS, PROTOCOL, path)
+    record_text(load_sized(folder).model, DOCUMENTS, PROTOCOL, path)
     nearest, other = compare(folder, folder + "@int8", str(path))["schemes"]
     assert (nearest["bytes"], nearest["on_pareto_front"]) == (None, False)
     assert nearest["kl"]["value"] == 0.0

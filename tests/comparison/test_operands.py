@@ -13,7 +13,7 @@ from kullback.comparison.operands import ModelOperand, RecordingOperand, check_i
 from kullback.comparison.recordings import record_text
 from kullback.errors import InvalidValueError
 from kullback.evaluation.passes import TokenizedText
-from kullback.models.quantized import load_named
+from kullback.models.load import load_sized
 from kullback.text.documents import Document
 from kullback.text.protocol import Protocol
 from tiny_models import TEXT, tiny_llama
@@ -25,7 +25,7 @@ PROTOCOL = Protocol(window=32)
 @pytest.fixture(scope="module")
 def live(tmp_path_factory: pytest.TempPathFactory) -> ModelOperand:
     """A tiny Llama."""
-    return ModelOperand(load_named(str(tiny_llama(tmp_path_factory.mktemp("models") / "tiny"))))
+    return ModelOperand(load_sized(str(tiny_llama(tmp_path_factory.mktemp("models") / "tiny"))))
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from kullback.comparison.recordings import (
     record_text,
 )
 from kullback.errors import InvalidValueError
-from kullback.models.quantized import load_named
+from kullback.models.load import load_sized
 from kullback.predictions.llama_cpp_logits import write_llama_cpp_logits
 from kullback.text.documents import Document
 from kullback.text.protocol import Protocol
@@ -36,7 +36,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def pair(folder: Path) -> tuple[ModelOperand, ModelOperand]:
     """The model, and one that is quantised."""
-    return ModelOperand(load_named(str(folder))), ModelOperand(load_named(f"{folder}@int4-g32"))
+    return ModelOperand(load_sized(str(folder))), ModelOperand(load_sized(f"{folder}@int4-g32"))
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from kullback.comparison.token_records import NO_KL, TokenRows, compare_records
 from kullback.errors import InvalidValueError
 from kullback.evaluation.on_text import evaluate_text
 from kullback.evaluation.token_records import read_records
-from kullback.models.quantized import load_named
+from kullback.models.load import load_sized
 from kullback.text.documents import Document
 from kullback.text.fingerprint import Fingerprint
 from kullback.text.protocol import Protocol
@@ -38,7 +38,7 @@ MEASURES = (
 def sides(tmp_path_factory: pytest.TempPathFactory) -> tuple[ModelOperand, ModelOperand]:
     """A tiny Llama, and one that is quantised."""
     folder = tiny_llama(tmp_path_factory.mktemp("models") / "tiny")
-    return ModelOperand(load_named(str(folder))), ModelOperand(load_named(f"{folder}@int2-g32"))
+    return ModelOperand(load_sized(str(folder))), ModelOperand(load_sized(f"{folder}@int2-g32"))
 
 
 @pytest.fixture(scope="module")

@@ -13,12 +13,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from kullback.cli import main
 from kullback.errors import InvalidValueError
+from kullback.models import load
 from kullback.models.huggingface import HuggingFaceModel
-from kullback.models.load import load_text_model
+from kullback.models.interface import TextModel
+from kullback.models.load import load_sized, load_text_model
 from kullback.models.mini_gpt import GPTTextModel
 from kullback.predictions.base import FactoredPredictions
 from kullback.text.tokenizer import tokenizer_config, train_tokenizer
@@ -298,14 +300,6 @@ def test_a_hub_name_offline_is_one_sentence(
     assert "the hub is out of reach" in message
 
 
-@pytest.mark.parametrize("device", ["cuda:99", "abacus", "meta"])
-def test_a_device_that_is_not_there_is_named(device: str, folder: Path) -> None:
-    """A device that torch does not find, or that holds no numbers, is one sentence."""
-    with pytest.raises(InvalidValueError) as found:
-        load_text_model(str(folder), device=device)
-    assert str(found.value).startswith(f"the device {device!r} cannot be used here: use cpu")
-
-
 def test_an_unreachable_hub_is_one_sentence() -> None:
     """What the hub's own library says of its attempts does not reach the terminal."""
     script = (
@@ -359,3 +353,84 @@ def test_a_gguf_file_is_loaded_and_factored() -> None:
     ids = torch.from_numpy(model.tokenizer.encode("The capital of France is Paris").ids)
     logits = model.predict(ids[None, :-1]).logits(slice(-1, None))
     assert int(logits.argmax()) == int(ids[-1])
+
+
+# --- load_sized --------------------------------------------------------------------------------
+
+
+def logits_of(model: TextModel) -> torch.Tensor:
+    """The logits after the first 20 bytes."""
+    return model.predict(torch.arange(20, 40)[None]).logits(slice(None))
+
+
+def test_a_name_a_path_and_a_pair_are_one_model(folder: Path) -> None:
+    """A str, a Path, and what transformers loaded give the same logits and the same size."""
+    pair = (LlamaForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder))
+    by_name, by_path, wrapped = (load_sized(model) for model in (str(folder), folder, pair))
+    assert wrapped.model.name == str(folder)
+    assert by_name.size_bytes == by_path.size_bytes == wrapped.size_bytes
+    for other in (by_path.model, wrapped.model):
+        assert torch.equal(logits_of(other), logits_of(by_name.model))
+        assert other.tokenizer.fingerprint == by_name.model.tokenizer.fingerprint
+
+
+def test_a_loaded_text_model_stays_itself(folder: Path, run: Path) -> None:
+    """What is a TextModel already is returned with its size."""
+    for path in (folder, run):
+        model = load_text_model(str(path))
+        sized = load_sized(model)
+        assert sized.model is model
+        assert sized.size_bytes == load_sized(path).size_bytes
+
+
+def test_a_name_may_end_in_a_scheme(folder: Path) -> None:
+    """MODEL@SCHEME is quantised, and smaller."""
+    sized = load_sized(f"{folder}@int8")
+    assert sized.model.name == f"{folder}@int8"
+    assert sized.size_bytes < load_sized(folder).size_bytes
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", torch.bfloat16])
+def test_a_type_is_named_or_given(dtype: str | torch.dtype, folder: Path) -> None:
+    """dtype is a string or torch's type."""
+    assert load_sized(folder, dtype).model.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("dtype", ["int8", "bf17", "nn", torch.int64])
+def test_an_unknown_type_is_named(dtype: str | torch.dtype, folder: Path) -> None:
+    """What is no floating-point type of torch is an error that shows the value and the choice."""
+    with pytest.raises(InvalidValueError, match=f"dtype.*{dtype}.*float32.*bfloat16"):
+        load_sized(folder, dtype)
+
+
+def test_a_loaded_model_is_not_converted_or_moved(folder: Path) -> None:
+    """dtype and device of a loaded model must be its own or left out."""
+    pair = (LlamaForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder))
+    assert load_sized(pair, "float32", "cpu").model.device == torch.device("cpu")
+    with pytest.raises(InvalidValueError, match=r"dtype.*bfloat16.*float32"):
+        load_sized(pair, "bfloat16")
+    with pytest.raises(InvalidValueError, match=r"device.*cuda.*cpu"):
+        load_sized(pair, device="cuda:1")
+
+
+def test_a_model_from_a_configuration_is_named_by_its_class() -> None:
+    """A model that was never saved has no path to be named by."""
+    config = LlamaConfig(
+        vocab_size=256, hidden_size=16, intermediate_size=16, num_hidden_layers=1,
+        num_attention_heads=2,
+    )  # fmt: skip
+    assert load_sized((LlamaForCausalLM(config), byte_tokenizer())).model.name == "LlamaForCausalLM"
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "abacus", "meta"])
+def test_an_unusable_device_is_named(device: str, folder: Path) -> None:
+    """A device that torch does not find, or that holds no numbers, is one sentence."""
+    with pytest.raises(InvalidValueError, match=f"device '{device}'.*use cpu"):
+        load_sized(folder, device=device)
+
+
+def test_auto_is_the_best_device(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """device="auto" is what `best_device` chooses."""
+    monkeypatch.setattr(load, "best_device", lambda: "abacus")
+    with pytest.raises(InvalidValueError, match="abacus"):
+        load_sized(folder)

@@ -118,9 +118,9 @@ def torch_dtype(options: argparse.Namespace) -> torch.dtype | None:
 
 def load_sized(name: str, options: argparse.Namespace) -> SizedModel:
     """The model called `name`, in the arithmetic and on the device that the options ask for."""
-    from kullback.models.quantized import load_named
+    from kullback.models import load
 
-    return load_named(name, torch_dtype(options), options.device, options.trust_remote_code)
+    return load.load_sized(name, torch_dtype(options), options.device, options.trust_remote_code)
 
 
 def check_parquet(option: str, path: Path | None) -> None:
@@ -184,9 +184,11 @@ def _on_text(options: argparse.Namespace) -> None:
 def _load_exact(options: argparse.Namespace) -> TextModel:
     import torch
 
-    from kullback.models.quantized import load_named
+    from kullback.models import load
 
-    return load_named(options.model, torch.float32, options.device, options.trust_remote_code).model
+    return load.load_sized(
+        options.model, torch.float32, options.device, options.trust_remote_code
+    ).model
 
 
 def _check_is_run(options: argparse.Namespace) -> None:

@@ -130,7 +130,7 @@ def _record_distributions(
 
 def _quantise(options: argparse.Namespace) -> None:
     from kullback.models.quantization import Scheme
-    from kullback.models.quantized import save_quantised
+    from kullback.models.quantized_folder import save_quantised
 
     scheme = Scheme.parse(options.scheme)
     with progress_console().status(f"quantising {options.model} to {scheme.name}"):

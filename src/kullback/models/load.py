@@ -28,19 +28,84 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from kullback.errors import InvalidValueError, KullbackError, MissingExtraError
+from kullback.models.devices import best_device, check_device
 from kullback.models.interface import TextModel
 from kullback.models.mini_gpt import GPTTextModel
+from kullback.models.quantized import SizedModel, apply_scheme, sized, split_scheme
 from kullback.runtime.memory import keep_freed_memory
 from kullback.text.tokenizer import TextTokenizer
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
     from kullback.models.huggingface import HuggingFaceModel
 
-__all__ = ["check_device", "load_text_model", "quiet_loggers", "quiet_transformers"]
+__all__ = ["load_sized", "load_text_model", "quiet_loggers", "quiet_transformers"]
 
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 # Libraries that talk while they load; what they have to say of importance we find out ourselves.
+DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 TALKATIVE = ("torchao", "torch.utils._pytree", "huggingface_hub")
+
+
+def load_sized(
+    model: str | Path | tuple[PreTrainedModel, PreTrainedTokenizerBase] | TextModel,
+    dtype: str | torch.dtype | None = None,
+    device: torch.device | str = "auto",
+    trust_remote_code: bool = False,
+) -> SizedModel:
+    """The model that `model` names or is, and the size of its weights.
+
+    `model` is a name (a run folder, a Hugging Face folder or hub name, a ``.gguf`` file; a scheme
+    may follow, as in ``MODEL@int4-g32``), a pair of a `transformers` model and its tokenizer, or a
+    `TextModel`.  A name is loaded in `dtype` (``"bfloat16"`` or `torch.bfloat16`; None is float32
+    on a CPU and the type of the stored weights elsewhere) on `device` (``"auto"`` is
+    `best_device()`).  A loaded model is used as it is: `dtype` and `device` must be its own or left
+    out; `HuggingFaceModel.wrap` puts it in evaluation mode and freezes its weights.
+
+    Raises `InvalidValueError` where `dtype` or `device` is unknown or not that of a loaded model,
+    and as `load_text_model` and `apply_scheme` do.
+    """
+    dtype = _torch_dtype(dtype)
+    if isinstance(model, str | Path):
+        name, scheme = split_scheme(str(model))
+        device = best_device() if device == "auto" else device
+        return apply_scheme(load_text_model(name, dtype, device, trust_remote_code), scheme)
+    loaded = _wrap_pair(*model) if isinstance(model, tuple) else model
+    if dtype not in (None, loaded.dtype):
+        raise InvalidValueError(
+            f"dtype is {dtype}: {loaded.name} is loaded already, in {loaded.dtype}; leave dtype "
+            "out, or convert the model first (model.to(dtype))"
+        )
+    if device != "auto" and not _same_device(torch.device(device), loaded.device):
+        raise InvalidValueError(
+            f"device is {device}: {loaded.name} is on {loaded.device} already; leave device out, "
+            "or move the model first (model.to(device))"
+        )
+    return sized(loaded)
+
+
+def _torch_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
+    """The floating-point type of torch that `dtype` names or is."""
+    if dtype is None:
+        return None
+    result = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if not isinstance(result, torch.dtype) or result not in DTYPES:
+        names = ", ".join(str(each).removeprefix("torch.") for each in DTYPES)
+        raise InvalidValueError(f"dtype is {dtype!r}: it must be one of {names}")
+    return result
+
+
+def _same_device(wanted: torch.device, actual: torch.device) -> bool:
+    return wanted.type == actual.type and wanted.index in (None, actual.index)
+
+
+def _wrap_pair(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> HuggingFaceModel:
+    """A model and a tokenizer that transformers loaded, ready to be measured."""
+    from kullback.models.huggingface import HuggingFaceModel
+
+    name = str(getattr(model.config, "_name_or_path", "")) or type(model).__name__
+    return HuggingFaceModel.wrap(model, TextTokenizer.from_transformers(tokenizer), name)
 
 
 def load_text_model(
@@ -96,29 +161,6 @@ def _load_from(
     on_hub = gguf is None and not path.is_dir()
     with quiet_loggers(), quiet_transformers():
         return _load(name, name if on_hub else str(source), gguf, dtype, device, trust_remote_code)
-
-
-def check_device(device: torch.device | str) -> None:
-    """Raise `InvalidValueError` unless tensors can be put on `device`.
-
-    >>> check_device("abacus")
-    Traceback (most recent call last):
-    kullback.errors.InvalidValueError: the device 'abacus' cannot be used here: use cpu ...
-    """
-    try:
-        # A number comes back only from a device that computes; "meta" has none.
-        torch.zeros(1, device=device).item()
-    # torch raises AssertionError, NotImplementedError or RuntimeError, each in many words.
-    except Exception:
-        known = ["cpu"]
-        if torch.cuda.is_available():
-            known += [f"cuda:{i}" for i in range(torch.cuda.device_count())]
-        if torch.backends.mps.is_available():
-            known.append("mps")
-        raise InvalidValueError(
-            f"the device {str(device)!r} cannot be used here: use {' or '.join(known)} "
-            "(for others torch must be built for them and find them)"
-        ) from None
 
 
 def _load(
