@@ -16,7 +16,8 @@ from torch import Tensor
 
 from kullback.errors import InvalidValueError
 from kullback.predictions.base import DensePredictions, FactoredPredictions, Head, Predictions
-from kullback.predictions.recording import Recording, RecordingWriter
+from kullback.predictions.recording import Recording
+from kullback.predictions.recording_writer import RecordingWriter
 from kullback.predictions.truncated import TruncatedPredictions
 from kullback.scoring.kl_bounds import KLBounds, kl_bounds
 

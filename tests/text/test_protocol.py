@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,7 +14,6 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from kullback.errors import InvalidValueError
 from kullback.text.documents import Document
-from kullback.text.fingerprint import fingerprint
 from kullback.text.protocol import Protocol, count_words, prepare
 from kullback.text.special_tokens import BOS, EOS
 from kullback.text.tokenizer import Encoding, TextTokenizer, train_tokenizer
@@ -305,26 +303,3 @@ def test_words_are_counted_as_the_preset_counts_them() -> None:
     document = Document("d", " two words\n")
     assert count_words(document, Protocol()) == 2
     assert count_words(document, Protocol("lm-eval")) == 4
-
-
-def test_the_fingerprint_hears_every_part() -> None:
-    """Another text, border between texts, tokenizer, weight, protocol, dtype or device: another."""
-    first = fingerprint(DOCUMENTS, "t", "w", Protocol().resolve(32), "float32", "cpu")
-    joined = [Document("all", "".join(TEXTS))]
-    others = [
-        fingerprint(DOCUMENTS[:2], "t", "w", Protocol().resolve(32), "float32", "cpu"),
-        fingerprint(joined, "t", "w", Protocol().resolve(32), "float32", "cpu"),
-        fingerprint(DOCUMENTS, "u", "w", Protocol().resolve(32), "float32", "cpu"),
-        fingerprint(DOCUMENTS, "t", "v", Protocol().resolve(32), "float32", "cpu"),
-        fingerprint(DOCUMENTS, "t", "w", Protocol().resolve(64), "float32", "cpu"),
-        fingerprint(DOCUMENTS, "t", "w", Protocol().resolve(32), "bfloat16", "cpu"),
-        fingerprint(DOCUMENTS, "t", "w", Protocol().resolve(32), "float32", "cuda"),
-    ]
-    assert len({each.full for each in (first, *others)}) == 8
-    parts = [["text"], ["text"], ["tokenizer"], ["weights"]]
-    parts += [["protocol.stride", "protocol.window"], ["dtype"], ["device"]]
-    assert [first.differences(other) for other in others] == parts
-    renamed = [Document("other", text) for text in TEXTS]
-    again = fingerprint(renamed, "t", "w", Protocol().resolve(32), "float32", "cpu")
-    assert str(again) == str(first) == first.full[:16]
-    assert math.log2(16) * len(str(first)) == 64

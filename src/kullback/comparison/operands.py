@@ -23,9 +23,9 @@ from kullback.evaluation.passes import ModelPredictor, Predictor, TokenizedText
 from kullback.models.interface import TextModel
 from kullback.models.quantized import SizedModel
 from kullback.predictions.base import Predictions
-from kullback.predictions.recording import Recording, check_same_text
+from kullback.predictions.recording import Recording
 from kullback.text.documents import Document
-from kullback.text.fingerprint import Fingerprint, Part, text_fingerprint
+from kullback.text.fingerprint import Fingerprint, Part, check_same_text, text_fingerprint
 from kullback.text.windows import Window
 
 __all__ = ["ModelOperand", "Operand", "RecordingOperand", "check_is_text", "text_parts"]

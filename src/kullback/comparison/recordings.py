@@ -32,7 +32,8 @@ from kullback.evaluation.passes import ModelPredictor, TokenizedText
 from kullback.models.interface import TextModel
 from kullback.predictions.base import Predictions
 from kullback.predictions.llama_cpp_logits import LlamaCppLogits
-from kullback.predictions.recording import Kind, Recording, RecordingWriter, check_same_text
+from kullback.predictions.recording import Kind, Recording
+from kullback.predictions.recording_writer import RecordingWriter
 from kullback.predictions.truncated import TruncatedPredictions
 from kullback.results.measurement import Measurement
 from kullback.results.text import DifferentBytes, StoredResults
@@ -45,7 +46,7 @@ from kullback.scoring.divergence import (
 from kullback.scoring.kl_bounds import KLBounds, kl_bounds
 from kullback.scoring.token_statistics import token_statistics
 from kullback.text.documents import Document
-from kullback.text.fingerprint import Fingerprint
+from kullback.text.fingerprint import Fingerprint, check_same_text
 from kullback.text.protocol import Protocol
 from kullback.uncertainty.intervals import mean_with_interval
 

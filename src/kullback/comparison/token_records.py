@@ -25,11 +25,10 @@ from kullback.evaluation.on_text import model_fingerprint, window_records
 from kullback.evaluation.passes import ModelPredictor, TokenizedText, token_rows
 from kullback.evaluation.token_records import Records, concatenate_records, read_records
 from kullback.models.interface import TextModel
-from kullback.predictions.recording import check_same_text
 from kullback.results.text import StoredResults
 from kullback.runtime.workers import ProcessGroup
 from kullback.text.documents import Document
-from kullback.text.fingerprint import Fingerprint
+from kullback.text.fingerprint import Fingerprint, check_same_text
 from kullback.text.protocol import Protocol
 
 __all__ = ["TokenRows", "compare_records"]

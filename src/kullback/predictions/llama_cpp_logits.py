@@ -1,4 +1,4 @@
-"""llama.cpp's base-logits files, as ``llama-perplexity --kl-divergence-base FILE`` writes them.
+"""The base-logits files of llama.cpp, which ``llama-perplexity --kl-divergence-base FILE`` writes.
 
 The layout (llama.cpp, ``tools/perplexity/perplexity.cpp``), little-endian::
 
@@ -8,9 +8,10 @@ The layout (llama.cpp, ``tools/perplexity/perplexity.cpp``), little-endian::
     rows                              chunks × (context - 1 - context // 2) of them
 
 The second half of each chunk is scored.  A row is two float32, `scale` and `smallest`, and one
-uint16 c for each word (one more where V is odd), with ``log p = smallest + scale × c``.  So a row
-is *nearly* a distribution: llama.cpp clips log-probabilities 16 nats below the largest and rounds
-to 65,536 steps.  Its sum is 1 to about 1e-3, which `mass_error` measures and nobody mends silently.
+uint16 c for each token (one more where V is odd), with ``log p = smallest + scale × c``.  So a row
+is only approximately a distribution: llama.cpp clips log-probabilities 16 nats below the largest
+and rounds to 65,536 steps.  Its sum is 1 to about 1e-3: `mass_error` measures the difference, which
+is never corrected silently.
 
 Axes: C chunks, T tokens of a chunk, M rows, B rows of a block, V vocabulary.
 """
@@ -39,7 +40,7 @@ STEPS = 65_535
 
 @dataclass(frozen=True, eq=False)
 class LlamaCppLogits:
-    """A file of predictions, mapped into memory: only the rows that are asked for are read."""
+    """A file of predictions, mapped into memory: only the requested rows are read."""
 
     path: Path
     tokens_CT: Int[np.ndarray, "C T"]
@@ -47,37 +48,37 @@ class LlamaCppLogits:
 
     @classmethod
     def open(cls, path: Path) -> LlamaCppLogits:
-        """Read header and tokens; `InvalidValueError` where the file is foreign or cut short."""
+        """Read header and tokens; `InvalidValueError` for another format or a truncated file."""
         try:
             with path.open("rb") as file:
                 head = file.read(HEADER_BYTES)
                 size = path.stat().st_size
                 if head[: len(MAGIC)] != MAGIC or len(head) < HEADER_BYTES:
                     raise InvalidValueError(
-                        f"{path} is no base-logits file of llama.cpp: it begins with "
+                        f"{path} is not a base-logits file of llama.cpp: it begins with "
                         f"{head[:8]!r}, not {MAGIC!r}; write one with llama-perplexity "
                         "--kl-divergence-base FILE"
                     )
                 context, V, chunks = (int(n) for n in np.frombuffer(head, "<i4", 3, len(MAGIC)))
                 if context < 2 or V < 1 or chunks < 1:
                     raise InvalidValueError(
-                        f"{path} is damaged: it tells of {chunks} chunks of {context} tokens and "
-                        f"a vocabulary of {V}"
+                        f"{path} is damaged: its header says {chunks} chunks of {context} tokens "
+                        f"and a vocabulary of {V}"
                     )
                 scored = context - 1 - context // 2
                 expected = HEADER_BYTES + 4 * chunks * context + chunks * scored * _row_bytes(V)
                 if size != expected:
                     raise InvalidValueError(
-                        f"{path} has {size:,} bytes, and its header asks for {expected:,}: it is "
-                        "cut short, or another program wrote on; write it again"
+                        f"{path} has {size:,} bytes, and its header requires {expected:,}: it is "
+                        "truncated, or another program changed it; write it again"
                     )
                 tokens = np.frombuffer(file.read(4 * chunks * context), "<i4").astype(np.int64)
         except OSError as error:
             raise InvalidValueError(f"{path} cannot be read: {error.strerror}") from None
         if tokens.min() < 0 or tokens.max() >= V:
             raise InvalidValueError(
-                f"{path} is damaged: it holds a token {int(tokens.max())} or below 0, and its "
-                f"vocabulary has {V} words"
+                f"{path} is damaged: its token ids are from {int(tokens.min())} to "
+                f"{int(tokens.max())}, and its vocabulary has {V} tokens"
             )
         return cls(path, tokens.reshape(chunks, context), V)
 
@@ -101,7 +102,7 @@ class LlamaCppLogits:
 
     @cached_property
     def targets(self) -> Int[np.ndarray, "M"]:
-        """The token that each row is about."""
+        """The target token of each row."""
         return self.tokens_CT[:, self.context // 2 + 1 :].reshape(-1)
 
     @cached_property
@@ -111,7 +112,7 @@ class LlamaCppLogits:
         return np.memmap(self.path, dtype="<u2", mode="r", offset=offset, shape=shape)
 
     def log_probabilities(self, rows: slice) -> Float[np.ndarray, "B V"]:
-        """log p as the file has it, in float32; rows sum to nearly one."""
+        """log p as stored, in float32; probabilities of a row sum to nearly one."""
         raw = self._rows[rows]
         scale_B2 = np.ascontiguousarray(raw[:, :4]).view("<f4")
         steps_BV = raw[:, 4 : 4 + self.vocabulary_size].astype(np.float32)
@@ -119,11 +120,11 @@ class LlamaCppLogits:
         return log_p_BV
 
     def predictions(self, rows: slice) -> DensePredictions:
-        """The rows as predictions, which are normalised when they are measured."""
+        """The rows as predictions; measures normalise them."""
         return DensePredictions(torch.from_numpy(self.log_probabilities(rows)))
 
     def mass_error(self, rows: slice) -> Float[np.ndarray, "B"]:
-        """How far the probabilities of each row sum to more than one."""
+        """The sum of the probabilities of each row, minus one."""
         mass_B: np.ndarray = np.exp(self.log_probabilities(rows).astype(np.float64)).sum(axis=1)
         return mass_B - 1.0
 

@@ -1,9 +1,9 @@
-"""A safetensors file that grows by rows, without being in memory.
+"""Writing of a safetensors file row by row, without keeping it in memory.
 
-The format wants the header first and each tensor in one piece, and neither length is known before
-the last row.  So room is left for the header; the column that is first appended to grows in the
-file itself, the others in unnamed temporary files beside it, which no killed process leaves behind;
-`publish` puts them one after the other, writes the header into its room, padded with blanks as the
+The format requires the header first and each tensor in one piece, and neither length is known
+before the last row.  So space is reserved for the header; the first column grows in the file
+itself, the others in unnamed temporary files in the same folder, which a killed process does not
+leave behind; `publish` appends them, writes the header into its space, padded with spaces as the
 format allows, and gives the file its name.
 
 Format: https://github.com/huggingface/safetensors, "Format".  Axes: M rows.
@@ -41,9 +41,9 @@ DTYPES = {
 }
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 PADDING = "padding"
-"""A tensor of up to seven bytes, which aligns those that follow."""
+"""A tensor of up to seven bytes that aligns the tensors after it."""
 ALIGNMENT = 64
-# For the header's entries: up to twenty tensors of about 100 characters each.
+# Bytes for the header's entries: up to twenty tensors of about 100 characters each.
 ENTRIES_ROOM = 2048
 
 
@@ -61,8 +61,8 @@ class _Column:
 class SafetensorsStream:
     """A context manager: `append` rows to columns, then `publish`.
 
-    `metadata_bytes` is the most that the metadata will take.  Left without `publish`, nothing is at
-    `path` but what was there before.  Raises `RunError` where the disk refuses.
+    `metadata_bytes` is an upper limit of the size of the metadata.  Without `publish`, `path` holds
+    what it held before.  Raises `RunError` where the file cannot be written.
 
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     with SafetensorsStream(Path(folder) / "x", metadata_bytes=100) as stream:
@@ -100,7 +100,7 @@ class SafetensorsStream:
             self._open.close()
 
     def append(self, name: str, values: Tensor) -> None:
-        """Add rows to a column; `InvalidValueError` where they are not like those before."""
+        """Add rows to a column; `InvalidValueError` unless type and shape are those before."""
         shape = tuple(values.shape[1:])
         with self._explained():
             if name not in self._columns:
@@ -113,13 +113,13 @@ class SafetensorsStream:
             if (values.dtype, shape) != (column.dtype, column.shape):
                 raise InvalidValueError(
                     f"{name} is {values.dtype} of shape {shape} a row; the rows before were "
-                    f"{column.dtype} of shape {column.shape}: do not mix models in a file"
+                    f"{column.dtype} of shape {column.shape}: a file is of one model"
                 )
             column.file.write(tensor_bytes(values))
             column.rows += len(values)
 
     def publish(self, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-        """Finish the columns, add whole tensors and metadata, and give the file its name.
+        """Finish the columns, add tensors and metadata, and give the file its name.
 
         Raises `InvalidValueError` where the columns have different lengths.
         """
@@ -131,7 +131,7 @@ class SafetensorsStream:
             aligning = torch.zeros(-self._main.tell() % 8, dtype=torch.uint8)
             rest: list[tuple[str, _Column | Tensor]] = [*narrow, *tensors.items()]
             # Wider numbers first, so that all are aligned.
-            rest.sort(key=lambda one: -one[1].dtype.itemsize)
+            rest.sort(key=lambda item: -item[1].dtype.itemsize)
             pieces: list[tuple[str, _Column | Tensor]] = [(main, first), (PADDING, aligning), *rest]
             header: dict[str, object] = {"__metadata__": dict(metadata)}
             begin = 0
@@ -144,8 +144,8 @@ class SafetensorsStream:
             content = json.dumps(header, separators=(",", ":")).encode()
             if len(content) > self._header_bytes:
                 raise InvalidValueError(
-                    f"the header takes {len(content)} bytes and has room for {self._header_bytes}: "
-                    "give a larger metadata_bytes"
+                    f"the header has {len(content)} bytes, more than the {self._header_bytes} "
+                    "reserved: give a larger metadata_bytes"
                 )
             self._main.seek(0)
             self._main.write(self._header_bytes.to_bytes(8, "little"))
@@ -155,7 +155,7 @@ class SafetensorsStream:
             self._beside.replace(self.path)
 
     def _put(self, piece: _Column | Tensor) -> tuple[int, ...]:
-        """Write a piece, unless it is in the file already; its shape."""
+        """Write a piece unless the file contains it already; returns its shape."""
         if isinstance(piece, Tensor):
             self._main.write(tensor_bytes(piece))
             return tuple(piece.shape)
@@ -171,5 +171,5 @@ class SafetensorsStream:
         except OSError as error:
             raise RunError(
                 f"{self.path} cannot be written: {error.strerror or error}; what was there before "
-                "is unharmed. Free some space or choose another file, then run the command again"
+                "is unchanged. Free some space or choose another file, then run the command again"
             ) from error

@@ -1,17 +1,17 @@
-"""What does a number depend on?  All of it, and one short string that changes when any of it does.
+"""Fingerprints of everything that a number depends on, and comparison of what two were computed on.
 
-SHA-256 over canonical JSON (sorted keys, no blanks, UTF-8) of these parts:
+A fingerprint is the SHA-256 of canonical JSON (sorted keys, no whitespace, UTF-8) of these parts:
 
 ==============  ===================================================================
 text            SHA-256 of all documents: the length and the bytes of each, in order
 tokenizer       of the serialised tokenizer
 weights         of the names, types, shapes and bytes of all weights
-protocol        its fields, with nothing left open
+protocol        its fields, after `Protocol.resolve`
 dtype, device   of the model's arithmetic
 versions        of Python's packages that compute something
 ==============  ===================================================================
 
-The names of files are no part of it: the same text under another name gives the same numbers.
+File names are not a part: the same text under another name gives the same numbers.
 """
 
 from __future__ import annotations
@@ -22,15 +22,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 
+from kullback.errors import InvalidValueError
 from kullback.text.documents import Document
 from kullback.text.protocol import Protocol
 
-__all__ = ["Fingerprint", "Part", "fingerprint", "text_fingerprint"]
+__all__ = ["Fingerprint", "Part", "check_same_text", "fingerprint", "text_fingerprint"]
 
 Part = str | int | None | dict[str, str | int | None]
 PACKAGES = ("kullback", "numpy", "torch", "tokenizers", "transformers", "torchao")
-# Enough that two of a billion differ: 16 hexadecimal digits are 64 bits.
+# 64 bits: among a billion fingerprints two are equal with probability 0.03.
 SHORT = 16
+# The parts that must be equal for two models' rows to be about the same tokens.
+MUST_AGREE = {
+    "text": "the texts are not the same",
+    "tokenizer": "the tokenizers are not the same (compare models at byte boundaries: --by-bytes)",
+    "protocol": "the protocols are not the same",
+}
+# The options of the command line that set the fields of a protocol.
+OPTIONS = {"preset": "protocol"}
 
 
 @dataclass(frozen=True)
@@ -55,7 +64,7 @@ class Fingerprint:
         return self.full[:SHORT]
 
     def differences(self, other: Fingerprint) -> list[str]:
-        """The names of the parts that differ, with a dot before the part of a part.
+        """The names of the parts that differ; the fields of a part follow it after a dot.
 
         >>> Fingerprint({"a": {"b": 1}, "c": 2}).differences(Fingerprint({"a": {"b": 3}, "c": 2}))
         ['a.b']
@@ -92,10 +101,12 @@ def fingerprint(
 
 
 def text_fingerprint(documents: Sequence[Document]) -> str:
-    """SHA-256 over the documents' bytes, each after its length, so that borders count.
+    """SHA-256 over the documents: the number of bytes of each, then the bytes.
 
-    >>> whole, halves = [Document("", "ab")], [Document("", "a"), Document("", "b")]
-    >>> text_fingerprint(whole) == text_fingerprint(halves)
+    The numbers make the boundaries of documents count:
+
+    >>> joined, separate = [Document("", "ab")], [Document("", "a"), Document("", "b")]
+    >>> text_fingerprint(joined) == text_fingerprint(separate)
     False
     """
     digest = hashlib.sha256()
@@ -104,6 +115,69 @@ def text_fingerprint(documents: Sequence[Document]) -> str:
         digest.update(len(content).to_bytes(8, "little"))
         digest.update(content)
     return digest.hexdigest()
+
+
+def check_same_text(
+    first: Mapping[str, object],
+    second: Mapping[str, object],
+    names: tuple[str, str] = ("the first", "the second"),
+) -> None:
+    """Raise `InvalidValueError` unless two results, called `names`, are about the same tokens.
+
+    Both are the parts of fingerprints; `text`, `tokenizer` and `protocol` must be in both and be
+    equal.  Weights, types and versions may differ.
+
+    >>> check_same_text({"text": "a"}, {"text": "b"})
+    Traceback (most recent call last):
+    kullback.errors.InvalidValueError: the texts are not the same: text is 'a' in the first ...
+    """
+    for part, reason in MUST_AGREE.items():
+        values = (first.get(part), second.get(part))
+        if values[0] != values[1]:
+            options = _options(*values) if part == "protocol" else ""
+            fix = f"read both with {options}" if options else f"use the same {part} for both"
+            raise InvalidValueError(f"{reason}: {_difference(part, values, names)}; {fix}")
+        missing = [
+            name for name, parts in zip(names, (first, second), strict=True) if part not in parts
+        ]
+        if missing:
+            raise InvalidValueError(
+                f"the metadata of {' and '.join(missing)} do not contain the {part}: it is unknown "
+                "whether the rows are about the same tokens; record it again"
+            )
+
+
+def _difference(part: str, values: tuple[object, object], names: tuple[str, str]) -> str:
+    """What differs, field by field where the part has fields."""
+    first, second = values
+    if isinstance(first, dict) and isinstance(second, dict):
+        fields = sorted(f for f in first.keys() | second.keys() if first.get(f) != second.get(f))
+        return ", ".join(
+            _difference(f"{part}.{field}", (first.get(field), second.get(field)), names)
+            for field in fields
+        )
+    return f"{part} is {_shortened(first)} in {names[0]} and {_shortened(second)} in {names[1]}"
+
+
+def _options(first: object, second: object) -> str:
+    """The options of the command line that read a text by the first of two protocols."""
+    if not isinstance(first, dict) or not isinstance(second, dict):
+        return ""
+    options = []
+    for field, value in first.items():
+        option = f"--{OPTIONS.get(field, field)}"
+        if value == second.get(field):
+            continue
+        if isinstance(value, bool):
+            options.append(option if value else f"--no-{option[2:]}")
+        elif value is not None:
+            options.append(f"{option} {value}")
+    return " ".join(options)
+
+
+def _shortened(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 24 else f"{text[:17]}…{text[-1]}"
 
 
 def _version(package: str) -> str | None:
