@@ -7,10 +7,32 @@ import math
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from text_samples import measured
 
 from kullback.report.labels import Measure, measure
 from kullback.report.numbers import nats, percent, ticks, write, write_number
+from kullback.results.measurement import Measurement
+
+
+def measured(
+    value: float,
+    half: float | tuple[float, float],
+    unit: str = "nats/token",
+    clusters: int = 20,
+) -> Measurement:
+    """value ± half, or within a pair of bounds; 250 of 1000 tokens are independent."""
+    bounds = half if isinstance(half, tuple) else (value - half, value + half)
+    error = (bounds[1] - bounds[0]) / 4
+    return Measurement(
+        value,
+        unit,
+        error,
+        1000,
+        clusters,
+        "20 documents",
+        bounds=bounds,
+        independent_error=error / 2,
+    )
+
 
 SUPERSCRIPTS = str.maketrans("⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "-0123456789")
 
@@ -41,10 +63,10 @@ def test_a_number_alone_has_four_digits(value):
     assert read(write_number(value)) == pytest.approx(value, rel=5.01e-4, abs=1e-320)
 
 
-@pytest.mark.parametrize("value", [None, math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_what_is_no_finite_number_has_no_interval(value):
-    """None and NaN are a dash, infinity is ∞; neither has an interval."""
-    written = write({**measured(), "value": value, "interval": (1.0, 2.0)})
+    """NaN is a dash, infinity is ∞; neither has an interval."""
+    written = write(measured(value, (1.0, 2.0)))
     assert written.both == written.value
     assert written.value == {"inf": "∞", "-inf": "−∞"}.get(str(value), "–")
     assert written.interval == ""
@@ -52,7 +74,7 @@ def test_what_is_no_finite_number_has_no_interval(value):
 
 def test_an_interval_without_end_is_none():
     """Where an end of the interval is infinite the value stands alone."""
-    written = write({**measured(2.0), "interval": (-math.inf, math.inf)})
+    written = write(measured(2.0, math.inf))
     assert (written.both, written.interval) == ("2", "")
 
 
@@ -60,6 +82,19 @@ def test_no_width_is_said():
     """A number whose interval has no width is ± 0."""
     assert str(write(measured(0.0, 0.0))) == "0 ± 0 nats/token"
     assert str(write(measured(1.0, 0.0, ""), Measure("", share=True))) == "100 ± 0 %"
+
+
+def test_an_exact_number_has_no_interval():
+    """A sum over all prefixes is its value alone."""
+    assert str(write(measured(0.6931, 0.0, clusters=0))) == "0.6931 nats/token"
+
+
+def test_a_measurement_says_what_its_tokens_are_worth():
+    """Design effect and effective n, and a dash for each that is unknown."""
+    written = write(measured(2.5, 0.25))
+    assert (written.design_effect, written.effective_n) == ("4", "250")
+    unknown = write(Measurement(2.5, "", math.inf, 1000, 1, "one document"))
+    assert (unknown.design_effect, unknown.effective_n) == ("–", "–")
 
 
 def test_changes_have_a_sign_and_zero_has_none():
@@ -74,7 +109,7 @@ def test_each_number_of_a_share_has_its_percent_sign():
     """A symmetric interval shares the sign with its value, an asymmetric one has it at each end."""
     how = measure("top1_agreement")
     assert str(write(measured(0.955, 0.012, ""), how)) == "95.5 ± 1.2 %"
-    written = write({**measured(0.5, unit=""), "interval": (0.4, 0.7)}, how)
+    written = write(measured(0.5, (0.4, 0.7), ""), how)
     assert written.both == "50 % [40 %, 70 %]"
     assert (written.value, written.interval, written.unit) == ("50 %", "40 to 70 %", "")
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from kullback.report.labels import Measure
+from kullback.results.measurement import Measurement
 from kullback.results.text import MeasurementData
 
 __all__ = [
@@ -61,40 +62,53 @@ class Written:
         return f"{self.both} {self.unit}".rstrip()
 
 
-def write(measured: MeasurementData, how: Measure | None = None) -> Written:
+def write(measured: Measurement | MeasurementData, how: Measure | None = None) -> Written:
     """A measurement with the digits that its interval warrants.
 
-    >>> nll = {"value": 3.14159, "unit": "nats/token", "interval": (3.1, 3.18318), "n": 900,
-    ...        "effective_n": 300.0, "design_effect": 3.0, "method": ""}
-    >>> print(write(nll))
+    >>> def nll(value, low, high, unit="nats/token"):
+    ...     return Measurement(value, unit, 0.1, 900, 30, "30 documents", bounds=(low, high))
+    >>> print(write(nll(3.14159, 3.1, 3.18318)))
     3.142 ± 0.042 nats/token
-    >>> print(write({**nll, "value": 3.2e-6, "interval": (2.8e-6, 3.6e-6)}))
+    >>> print(write(nll(3.2e-6, 2.8e-6, 3.6e-6)))
     (3.20 ± 0.40) × 10⁻⁶ nats/token
     >>> share = Measure("accuracy", share=True)
-    >>> print(write({**nll, "value": 0.964, "interval": (0.961, 0.967)}, share))
+    >>> print(write(nll(0.964, 0.961, 0.967), share))
     96.40 ± 0.30 %
-    >>> print(write({**nll, "value": 0.5, "interval": (0.4, 0.7)}, share))
+    >>> print(write(nll(0.5, 0.4, 0.7), share))
     50 % [40 %, 70 %]
-    >>> print(write({**nll, "value": 2e10, "unit": "", "interval": (3e8, 1.4e12)}))
+    >>> print(write(nll(2e10, 3e8, 1.4e12, "")))
     2.0 × 10¹⁰ [3.0 × 10⁸, 1.4 × 10¹²]
     """
     how = how or Measure("")
-    value, interval = measured["value"], measured["interval"]
-    effect, effective = measured["design_effect"], measured["effective_n"]
+    if isinstance(measured, Measurement):
+        unit, interval = measured.unit, _interval(measured)
+        effect, effective = _finite(measured.design_effect), _finite(measured.effective_n)
+        value: float | None = measured.value
+    else:
+        value, unit, interval = measured["value"], measured["unit"], measured["interval"]
+        effect, effective = measured["design_effect"], measured["effective_n"]
     if value is None or not math.isfinite(value):
         texts = _Texts(write_number(value), "", write_number(value))
     else:
         factor = 100.0 if how.share else 1.0
-        ends = None
-        if interval is not None and all(map(math.isfinite, interval)):
-            ends = factor * interval[0], factor * interval[1]
+        ends = None if interval is None else (factor * interval[0], factor * interval[1])
         texts = _with_interval(factor * value, ends, how)
     return Written(
         *texts,
-        unit="" if how.share else measured["unit"],
+        unit="" if how.share else unit,
         effective_n=_NO_NUMBER if effective is None else count(effective),
         design_effect=write_number(effect, 2 if effect is not None and effect < 10 else 3),
     )
+
+
+def _interval(measured: Measurement) -> tuple[float, float] | None:
+    """The interval where it is finite, and the number is not exact."""
+    exact = measured.clusters == 0 and measured.standard_error == 0.0
+    return measured.interval if measured.has_interval and not exact else None
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 class _Texts(NamedTuple):
