@@ -85,7 +85,7 @@ def moods() -> Language:
 def wrong_model(language: Language, seed: int) -> Array:
     """log q of each arc under a model that knows no context, only skewed word frequencies."""
     q = np.random.default_rng(seed).dirichlet(np.full(len(language.vocabulary), 2.0))
-    return np.log(q)[language.words]
+    return np.log(q)[language.arc_tokens]
 
 
 def arc_frequencies(language: Language) -> Array:
@@ -147,7 +147,7 @@ def kinds() -> list[Kind]:
     mood, verbs = moods(), open_source("conjugation").training
     one, other = wrong_model(mood, 1), wrong_model(mood, 2)
     verb_model = wrong_model(verbs, 1)
-    size = np.array([len(word.encode()) for word in mood.vocabulary], float)[mood.words]
+    size = np.array([len(word.encode()) for word in mood.vocabulary], float)[mood.arc_tokens]
     return [
         autoregressive(0.0, 2000),
         autoregressive(0.5, 2000),

@@ -46,7 +46,7 @@ def main() -> None:
     )
     print(
         f"building the language: {built:.2f} s "
-        f"({len(language.offsets) - 1:,} states, {len(language.words):,} arcs)"
+        f"({len(language.offsets) - 1:,} states, {len(language.arc_tokens):,} arcs)"
     )
     for name, work in (
         ("tokens", lambda sample: None),

@@ -88,6 +88,6 @@ def test_groups_add_up_to_all(source):
             expected = [
                 pair
                 for pair in pairs
-                if pair.side == side and (pair.cell in source.holdout) == held_out
+                if pair.language == side and (pair.cell in source.holdout) == held_out
             ]
             assert whole == len(expected)

@@ -1,6 +1,6 @@
-"""The oracle of the exact languages: list every derivation, add up equal strings, and count.
+"""The brute-force oracle of the exact languages: all derivations, with equal strings added up.
 
-It knows nothing of beliefs or of dynamic programming, and works only on machines without cycles.
+It uses neither beliefs nor dynamic programming, and works only on machines without cycles.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Machine = Mapping[Hashable, Sequence[Arc]]
 
 @dataclass
 class BruteForce:
-    """Every number of the language that `arcs` says from `start`, the slow way."""
+    """Every number of the language that `arcs` generates from `start`, by enumeration."""
 
     start: Hashable
     arcs: Machine
@@ -42,7 +42,7 @@ class BruteForce:
 
     @cached_property
     def sentences(self) -> dict[tuple[str, ...], float]:
-        """P(string), the end-of-sentence word included: equal strings are added up."""
+        """P(string), the end-of-sentence token included: equal strings are added up."""
         total: defaultdict[tuple[str, ...], float] = defaultdict(float)
         for path, p in self.derivations:
             total[tuple(arc.word for arc in path)] += p
@@ -50,7 +50,7 @@ class BruteForce:
 
     @cached_property
     def prefixes(self) -> dict[tuple[str, ...], float]:
-        """P(a sentence goes on after this prefix)."""
+        """P(a sentence has this prefix and a token after it)."""
         mass: defaultdict[tuple[str, ...], float] = defaultdict(float)
         for string, p in self.sentences.items():
             for t in range(len(string)):
@@ -59,11 +59,11 @@ class BruteForce:
 
     def next_words(self, prefix: tuple[str, ...]) -> dict[str, float]:
         """P(word | prefix)."""
-        found: defaultdict[str, float] = defaultdict(float)
+        distribution: defaultdict[str, float] = defaultdict(float)
         for string, p in self.sentences.items():
             if string[: len(prefix)] == prefix and len(string) > len(prefix):
-                found[string[len(prefix)]] += p / self.prefixes[prefix]
-        return dict(found)
+                distribution[string[len(prefix)]] += p / self.prefixes[prefix]
+        return dict(distribution)
 
     @cached_property
     def entropy_per_sentence(self) -> float:

@@ -1,4 +1,4 @@
-"""The conjugation language: certain where grammar decides, open where the world does."""
+"""The conjugation language: its probabilities, entropies, held-out cells and minimal pairs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from kullback.sources.verbs import embedded_tables
 
 @pytest.fixture(scope="module")
 def source() -> ConjugationSource:
-    """Return the whole language."""
+    """Return the source with all verbs."""
     return ConjugationSource()
 
 
@@ -41,7 +41,7 @@ def after(language: Language, prefix: str) -> dict[str, float]:
     return {language.vocabulary[i]: float(distribution[i]) for i in np.flatnonzero(distribution)}
 
 
-# --- the words -------------------------------------------------------------------------------
+# --- the vocabulary ------------------------------------------------------------------------
 
 
 def test_untrained_models_start_at_6_4_nats(language: Language):
@@ -51,55 +51,55 @@ def test_untrained_models_start_at_6_4_nats(language: Language):
 
 
 def test_accents_are_kept(language: Language):
-    """Words are Unicode: accents and the arrow arrive unbroken."""
+    """Words are Unicode: the vocabulary contains accents and the arrow."""
     assert {"comió", "leído", "día", "tú", "→"} <= set(language.vocabulary)
     assert sum(len(word) != len(word.encode()) for word in language.vocabulary) > 100
 
 
-# --- where grammar decides, and where the world does -----------------------------------------
+# --- entropies and probabilities by slot -----------------------------------------------------
 
 
 def test_grammar_decides(language: Language):
-    """The end, the arrow, the Spanish cue and complement follow from what stands before: 0 nats."""
+    """The end, the arrow, the Spanish cue and complement follow from the prefix: 0 nats."""
     slots = language.entropy_by_slot()
     for slot in ("end", "arrow", "Spanish cue", "Spanish complement"):
         assert slots[slot].entropy == 0.0
 
 
 def test_cue_fixes_the_tense(source: ConjugationSource, language: Language):
-    """After "yesterday she" only past forms follow, one for each verb, and no form is in doubt."""
-    said = after(language, "yesterday she")
-    assert set(said) == {source.form("en", verb, "past", "he/she/it") for verb in source.verbs}
+    """After "yesterday she" only past forms follow, one for each verb."""
+    following = after(language, "yesterday she")
+    assert set(following) == {source.form("en", verb, "past", "he/she/it") for verb in source.verbs}
 
 
 def test_verbs_are_zipfian(source: ConjugationSource, language: Language):
-    """The n-th verb is said with weight 1/n."""
-    said = after(language, "tomorrow we will")
+    """The n-th verb has weight 1/n."""
+    following = after(language, "tomorrow we will")
     weights = 1.0 / np.arange(1, len(source.verbs) + 1)
     np.testing.assert_allclose(
-        [said[verb] for verb in source.verbs], weights / weights.sum(), rtol=1e-12
+        [following[verb] for verb in source.verbs], weights / weights.sum(), rtol=1e-12
     )
 
 
 def test_once_is_past_or_future(source: ConjugationSource, language: Language):
     """After "once he", *will* has probability 0.3, and the past forms share 0.7."""
-    said = after(language, "once he")
-    assert said.pop("will") == pytest.approx(0.3, rel=1e-12)
-    assert set(said) == {source.form("en", verb, "past", "he/she/it") for verb in source.verbs}
+    following = after(language, "once he")
+    assert following.pop("will") == pytest.approx(0.3, rel=1e-12)
+    assert set(following) == {source.form("en", verb, "past", "he/she/it") for verb in source.verbs}
 
 
 def test_ambiguous_english_leaves_spanish_open(language: Language):
-    """*Often they put* is present (0.6) or past (0.4); the Spanish form says which."""
-    said = after(language, "often they put the bread on the table → a menudo ellos")
-    assert said == pytest.approx({"ponen": 0.6, "pusieron": 0.4}, rel=1e-12)
+    """*Often they put* is present (0.6) or past (0.4); the Spanish form shows which."""
+    following = after(language, "often they put the bread on the table → a menudo ellos")
+    assert following == pytest.approx({"ponen": 0.6, "pusieron": 0.4}, rel=1e-12)
 
 
 def test_agreement_resolves_the_tense(language: Language):
     """*She puts* is present and *she put* past, so Spanish is certain."""
     english = {"puts": "pone", "put": "puso"}
     for form, form_es in english.items():
-        said = after(language, f"often she {form} the bread on the table → a menudo ella")
-        assert said == {form_es: 1.0}
+        following = after(language, f"often she {form} the bread on the table → a menudo ella")
+        assert following == {form_es: 1.0}
 
 
 def test_you_is_three_persons(language: Language):
@@ -151,8 +151,8 @@ def sentence_probabilities(language: Language) -> dict[str, float]:
     )
 
 
-def test_training_never_says_a_held_out_cell_and_held_out_says_only_it():
-    """With (eat, past, he/she/it) held out, only the held-out language says *she ate*."""
+def test_a_held_out_cell_occurs_in_the_held_out_language_alone():
+    """With (eat, past, he/she/it) held out, only the held-out language contains *she ate*."""
     source = ConjugationSource(SMALL, (Cell("eat", "past", "he/she/it"),))
     assert source.held_out is not None
     ate = re.compile(r"(he|she|it|someone) ate ")
@@ -226,17 +226,17 @@ def test_random_holdout(source: ConjugationSource):
 
 
 def test_parts_share_one_vocabulary():
-    """Full, training and held-out language have the same words in the same places, *goed* too."""
+    """Full, training and held-out language have the same token ids, *goed* included."""
     source = ConjugationSource(SMALL).with_random_holdout(95, seed=0)
     assert source.held_out is not None
     assert source.full.vocabulary == source.training.vocabulary == source.held_out.vocabulary
     assert "goed" in source.full.vocabulary
 
 
-def test_vocabulary_is_what_is_said_and_what_learners_say(language: Language):
-    """Only the begin word and the overregularised pasts are never said."""
-    said = {language.vocabulary[word] for word in language.words}
-    never = set(language.vocabulary) - said - {"<s>"}
+def test_vocabulary_is_what_occurs_and_the_overregularised_pasts(language: Language):
+    """Only `BOS` and the overregularised pasts never occur."""
+    occurring = {language.vocabulary[token] for token in language.arc_tokens}
+    never = set(language.vocabulary) - occurring - {"<s>"}
     assert never == {verb.overregularised for verb in embedded_tables().verbs.values()} - {None}
 
 
@@ -270,28 +270,28 @@ def test_minimal_pairs_are_forms_of_the_cell(
         verb, tense, person = pair.cell
         facts = tables.verbs[verb]
         assert pair.regular == facts.regular
-        if pair.side == "english":
+        if pair.language == "english":
             form = "infinitive" if tense == "future" else tense
             assert right == source.form("en", verb, form, person)
             assert "→" not in words
         else:
             assert "→" in words
             assert right in {x for forms in facts.forms["es"].values() for x in forms}
-        side = "en" if pair.side == "english" else "es"
-        forms = {form for row in facts.forms[side].values() for form in row}
+        language_code = "en" if pair.language == "english" else "es"
+        forms = {form for row in facts.forms[language_code].values() for form in row}
         assert wrong in forms | {facts.overregularised}
         assert wrong != right
 
 
 def test_minimal_pairs_cover_the_table(source: ConjugationSource, pairs: list[MinimalPair]):
-    """Every cell is asked about on both sides, and every pair only once."""
-    for side in ("english", "spanish"):
-        assert {pair.cell for pair in pairs if pair.side == side} == set(source.cells)
+    """Every cell has pairs in both languages, and every pair occurs once."""
+    for name in ("english", "spanish"):
+        assert {pair.cell for pair in pairs if pair.language == name} == set(source.cells)
     assert len(set(pairs)) == len(pairs)
 
 
-def test_minimal_pairs_never_ask_what_has_two_answers(monkeypatch: pytest.MonkeyPatch):
-    """Where only *often* is said, *she put* and *she puts* are both right, and no pair asks."""
+def test_a_minimal_pair_has_no_second_right_answer(monkeypatch: pytest.MonkeyPatch):
+    """Where *often* is the only cue, *she put* and *she puts* are right, and no pair has both."""
     tables = embedded_tables()
     often = next(cue for cue in tables.cues if cue.en == "often")
     only_often = replace(tables, cues=(replace(often, probability=1.0),))
@@ -306,7 +306,7 @@ def test_minimal_pairs_never_ask_what_has_two_answers(monkeypatch: pytest.Monkey
     assert asked == {("puts", "putted"), ("put", "putted")}
 
 
-def test_minimal_pairs_that_everyone_thinks_of(language: Language, pairs: list[MinimalPair]):
+def test_the_best_known_minimal_pairs_are_among_them(language: Language, pairs: list[MinimalPair]):
     """*He works* over *he work*, *went* over *goed*, and *comió* over *comí* are among them."""
     shown = {
         (
@@ -327,45 +327,44 @@ def test_minimal_pairs_that_everyone_thinks_of(language: Language, pairs: list[M
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((("go", "fly"),), "verbs[1] is 'fly', which is unknown; the verbs are go, see, work"),
-        ((("go", "go"),), "verbs is ('go', 'go'): name each verb once"),
+        ((("go", "fly"),), r"verbs\[1\] is 'fly'.* go, see, work"),
+        ((("go", "go"),), r"verbs is \('go', 'go'\)"),
         (
             (("go",), (Cell("eat", "past", "I"),)),
-            "holdout[0], eat/past/I, has the verb 'eat'; it must be one of go",
+            r"holdout\[0\].*verb 'eat'.* go$",
         ),
         (
             (("go",), (Cell("go", "past", "I"), Cell("go", "pluperfect", "I"))),
-            "holdout[1], go/pluperfect/I, has the tense 'pluperfect'; it must be one of "
-            "infinitive, present",
+            r"holdout\[1\].*tense 'pluperfect'.* infinitive, present",
         ),
-        ((("go",), (Cell("go", "past", "she"),)), "has the person 'she'; it must be one of I, you"),
+        ((("go",), (Cell("go", "past", "she"),)), "person 'she'.* I, you"),
     ],
 )
 def test_unknown_verbs_and_cells(arguments: tuple, message: str):
-    """An unknown verb, tense or person is an error that lists the known ones."""
-    with pytest.raises(InvalidValueError, match=re.escape(message)):
+    """An unknown verb, tense or person raises an error that lists the known ones."""
+    with pytest.raises(InvalidValueError, match=message):
         ConjugationSource(*arguments)
 
 
 def test_holdout_of_everything():
-    """Holding out every cell leaves no training language, and the error says so."""
+    """Holding out every cell raises an error: no training language is left."""
     cells = tuple(Cell("go", tense, person) for tense, person in product(TENSES, PERSONS))
-    with pytest.raises(InvalidValueError, match="every one of the 25 cells: leave some to train"):
+    with pytest.raises(InvalidValueError, match=r"holdout .*25 cells"):
         _ = ConjugationSource(("go",), cells).training
-    with pytest.raises(InvalidValueError, match=r"holdout is 25 cells: it must be .* below the 25"):
+    with pytest.raises(InvalidValueError, match=r"holdout is 25 cells"):
         ConjugationSource(("go",)).with_random_holdout(25, seed=0)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("fr", "go", "past", "I"), "side is 'fr': it must be one of en, es"),
-        (("en", "fly", "past", "I"), "verb is 'fly': it must be one of go, see"),
-        (("en", "go", "future", "I"), "form is 'future': it must be one of infinitive, present"),
-        (("es", "go", "past", "she"), "person is 'she': it must be one of I, you, he/she/it"),
+        (("fr", "go", "past", "I"), "language is 'fr'.* en, es"),
+        (("en", "fly", "past", "I"), "verb is 'fly'.* go, see"),
+        (("en", "go", "future", "I"), "form is 'future'.* infinitive, present"),
+        (("es", "go", "past", "she"), "person is 'she'.* I, you, he/she/it"),
     ],
 )
 def test_unknown_forms(source: ConjugationSource, arguments: tuple[str, ...], message: str):
-    """Asking for a form that there is not is an error that lists those there are."""
-    with pytest.raises(InvalidValueError, match=re.escape(message)):
+    """An unknown language, verb, form or person raises an error that lists the known ones."""
+    with pytest.raises(InvalidValueError, match=message):
         source.form(*arguments)

@@ -1,9 +1,8 @@
-"""Grammar files: what a good one means, and what is said about a bad one."""
+"""Grammar files: the language of a valid file, and the error for a malformed one."""
 
 from __future__ import annotations
 
 import math
-import re
 from pathlib import Path
 
 import pytest
@@ -46,8 +45,8 @@ def weather(tmp_path: Path) -> Language:
     return Grammar.read(written(tmp_path, WEATHER)).compile().determinise()
 
 
-def test_a_good_file_is_the_language_it_says(weather: Language):
-    """Words, shares with and without p, empty alternatives and loops mean what they say."""
+def test_a_valid_file_defines_its_language(weather: Language):
+    """Words, probabilities with and without p, empty alternatives and loops are as written."""
     assert weather.name == "weather"
     assert probability(weather, "today it rains") == pytest.approx(0.35, rel=1e-14)
     assert probability(weather, "today the sun shines") == pytest.approx(0.35, rel=1e-14)
@@ -81,7 +80,7 @@ def test_defaults(tmp_path: Path):
 
 
 def test_a_loop_may_begin_with_a_rule_that_writes(tmp_path: Path):
-    """A rule may come back to itself behind another rule, if that one always writes a word."""
+    """A rule may refer to itself after another rule, if that one always writes a word."""
     path = written(tmp_path, '[rules]\nlist = ["<noun> <list>", "end"]\nnoun = ["cat", "dog"]')
     language = Grammar.read(path).compile().determinise()
     assert probability(language, "cat dog end") == pytest.approx((0.5 * 0.5) ** 2 * 0.5)
@@ -101,106 +100,61 @@ def test_rules_in_code():
     assert probability(language, "a b") == probability(language, "b") == 0.5
 
 
+# The text of a file, and a pattern of the names and values that its error must contain.
 MALFORMED = {
-    "bad TOML": ("rules = [", "is not a TOML file: "),
-    "no rules": (
-        'name = "x"',
-        'has no table [rules]; write one, e.g. [rules] and under it sentence = ["it rains"',
-    ),
-    "rules that are no table": ("rules = 3", "has no table [rules]; write one"),
-    "unknown start": (
-        'start = "s"\n[rules]\na = ["x"]\nb = ["y"]',
-        "start is 's', which is not among the rules; the rules are a, b",
-    ),
-    "start that is no name": (
-        'start = ["s"]\n[rules]\na = ["x"]',
-        "start is ['s'], which is not among the rules; the rules are a",
-    ),
-    "undefined reference": (
-        '[rules]\na = ["x <b>"]\nc = ["y"]',
-        "the rule 'a' refers to <b>, which is not defined; the rules are a, c",
-    ),
-    "p above 1": (
-        '[rules]\na = [{p = 1.5, then = "x"}]',
-        "alternative 0 of the rule 'a' has p = 1.5: it must lie in (0, 1]; leave out",
-    ),
+    "bad TOML": ("rules = [", "TOML"),
+    "no rules": ('name = "x"', r"\[rules\]"),
+    "rules that are no table": ("rules = 3", r"\[rules\]"),
+    "unknown start": ('start = "s"\n[rules]\na = ["x"]\nb = ["y"]', "'s'.* a, b$"),
+    "start that is no name": ('start = ["s"]\n[rules]\na = ["x"]', r"\['s'\].* a$"),
+    "undefined reference": ('[rules]\na = ["x <b>"]\nc = ["y"]', "'a' .*<b>.* a, c$"),
+    "p above 1": ('[rules]\na = [{p = 1.5, then = "x"}]', r"alternative 0 .*'a'.*1\.5.*\(0, 1\]"),
     "p of 0": (
         '[rules]\na = [{p = 1.0, then = "x"}, {p = 0, then = "y"}]',
-        "alternative 1 of the rule 'a' has p = 0.0: it must lie in (0, 1]; leave out",
+        r"alternative 1 .*'a'.*0\.0.*\(0, 1\]",
     ),
-    "p is nan": (
-        '[rules]\na = [{p = nan, then = "x"}]',
-        "alternative 0 of the rule 'a' has p = nan: it must lie in (0, 1]",
-    ),
+    "p is nan": ('[rules]\na = [{p = nan, then = "x"}]', r"alternative 0 .*'a'.*nan.*\(0, 1\]"),
     "sum 0.9": (
         '[rules]\na = [{p = 0.4, then = "x"}, {p = 0.5, then = "y"}]',
-        "the probabilities of the rule 'a' sum to 0.9, not 1; change them, or leave every p out",
+        r"'a' sum to 0\.9, not 1",
     ),
-    "mixed p": (
-        '[rules]\na = [{p = 0.5, then = "x"}, "y", "z"]',
-        "1 of the 3 alternatives of the rule 'a' have a p: give one to every alternative or to",
-    ),
-    "p without then": (
-        "[rules]\na = [{p = 1.0}]",
-        "alternative 0 of the rule 'a' is {'p': 1.0}: write a string, or { p = 0.5, then =",
-    ),
-    "p is true": (
-        '[rules]\na = [{p = true, then = "x"}]',
-        "alternative 0 of the rule 'a' is {'p': True, 'then': 'x'}: write a string, or",
-    ),
-    "misspelled key": (
-        '[rules]\na = [{p = 1.0, then = "x", slott = "y"}]',
-        "'slott': 'y'}: write a string, or { p = 0.5, then =",
-    ),
-    "empty rule": (
-        "[rules]\na = []",
-        "the rule 'a' is []: it must be a list of alternatives, e.g.",
-    ),
-    "rule that is a string": (
-        '[rules]\na = "x"',
-        "the rule 'a' is 'x': it must be a list of alternatives, e.g. a = [",
-    ),
-    "self-embedding": (
-        '[rules]\na = ["x <a> y", "z"]',
-        "the rule 'a' comes back to itself before its end (through <a>): a finite automaton "
-        "cannot nest; move the reference to the end",
-    ),
+    "mixed p": ('[rules]\na = [{p = 0.5, then = "x"}, "y", "z"]', "1 of the 3 .*'a'"),
+    "p without then": ("[rules]\na = [{p = 1.0}]", "alternative 0 .*'a' is {'p': 1.0}"),
+    "p is true": ('[rules]\na = [{p = true, then = "x"}]', "alternative 0 .*'a'.*True"),
+    "misspelled key": ('[rules]\na = [{p = 1.0, then = "x", slott = "y"}]', "'slott': 'y'"),
+    "empty rule": ("[rules]\na = []", r"'a' is \[\]"),
+    "rule that is a string": ('[rules]\na = "x"', "'a' is 'x'"),
+    "self-embedding": ('[rules]\na = ["x <a> y", "z"]', "'a' .*before its end .*<a>"),
     "indirect self-embedding": (
         '[rules]\na = ["x <b> y", "z"]\nb = ["w <a>"]',
-        "the rule 'a' comes back to itself before its end (through <b>)",
+        "'a' .*before its end .*<b>",
     ),
-    "left recursion": (
-        '[rules]\na = ["<a> x", "y"]',
-        "the rule 'a' comes back to itself before its end (through <a>)",
-    ),
+    "left recursion": ('[rules]\na = ["<a> x", "y"]', "'a' .*before its end .*<a>"),
     "loop without a word": (
         '[rules]\na = ["<b>", "y"]\nb = ["<a>"]',
-        "the rule 'a' comes back to itself (through <b>) without writing a word; write one before",
+        "'a' .*<b>.*without writing a word",
     ),
-    "loop behind an empty rule": (
+    "loop after an empty rule": (
         '[rules]\na = ["<nothing> <a>", "y"]\nnothing = ["", "x"]',
-        "the rule 'a' comes back to itself (through <a>) without writing a word",
+        "'a' .*<a>.*without writing a word",
     ),
-    "never ends": (
-        '[rules]\nsentence = ["go <a>", "stop"]\na = ["x <a>"]',
-        "the rule 'a' never ends: every alternative comes back to a rule that never ends; give",
-    ),
+    "never ends": ('[rules]\nsentence = ["go <a>", "stop"]\na = ["x <a>"]', "'a' never ends"),
 }
 
 
 @pytest.mark.parametrize("kind", MALFORMED)
 def test_malformed_files(tmp_path: Path, kind: str):
-    """Each malformed file is a `GrammarError` that shows the value and what to write instead."""
+    """Each malformed file raises a `GrammarError` that names the file, the rule and the value."""
     text, message = MALFORMED[kind]
     path = written(tmp_path, text)
-    with pytest.raises(GrammarError, match=re.escape(message)) as caught:
+    with pytest.raises(GrammarError, match=message) as caught:
         Grammar.read(path)
     assert str(path) in str(caught.value)
 
 
 def test_missing_file(tmp_path: Path):
     """A file that is not there is a `GrammarError` that names it and the reason."""
-    with pytest.raises(GrammarError, match=r"the grammar .*nowhere\.toml cannot be read: No such"):
+    with pytest.raises(GrammarError, match=r"grammar .*nowhere\.toml .*No such"):
         Grammar.read(tmp_path / "nowhere.toml")
 
 
@@ -208,20 +162,31 @@ def test_file_that_is_not_utf8(tmp_path: Path):
     """A file in another encoding is a `GrammarError`."""
     path = tmp_path / "latin.toml"
     path.write_bytes('[rules]\na = ["llovió"]'.encode("latin-1"))
-    with pytest.raises(GrammarError, match="is not a TOML file: 'utf-8' codec"):
+    with pytest.raises(GrammarError, match="TOML file: 'utf-8' codec"):
         Grammar.read(path)
 
 
 @pytest.mark.parametrize(
     ("start", "rules", "message"),
     [
-        ("b", {"a": [Production(1.0, ())]}, "start is 'b', which is not among the rules"),
-        ("a", {"a": []}, "the rule 'a' has no alternatives; write at least one"),
-        ("a", {"a": [Production(1.0, ("b",))]}, "the rule 'a' refers to <b>, which is not defined"),
-        ("a", {"a": [Production(0.5, ())]}, "the probabilities of the rule 'a' sum to 0.5, not 1"),
+        ("b", {"a": [Production(1.0, ())]}, "start is 'b'"),
+        ("a", {"a": []}, "'a' has no alternatives"),
+        ("a", {"a": [Production(1.0, ("b",))]}, "'a' refers to <b>"),
+        ("a", {"a": [Production(0.5, ())]}, r"'a' sum to 0\.5"),
     ],
 )
 def test_malformed_rules_in_code(start: str, rules: dict, message: str):
-    """A malformed grammar made in code is found out when it is compiled."""
-    with pytest.raises(GrammarError, match=re.escape(message)):
+    """A malformed grammar made in code raises when it is compiled."""
+    with pytest.raises(GrammarError, match=message):
         Grammar("code", start, rules).compile()
+
+
+def test_the_message_for_a_malformed_rule(tmp_path: Path):
+    """The golden message of this family: the file, the rule, the value, and the remedy."""
+    path = written(tmp_path, '[rules]\na = [{p = 0.4, then = "x"}, {p = 0.5, then = "y"}]')
+    with pytest.raises(GrammarError) as caught:
+        Grammar.read(path)
+    assert str(caught.value) == (
+        f"{path}: the probabilities of the rule 'a' sum to 0.9, not 1; change them, or omit "
+        "every p to make the alternatives equally likely"
+    )

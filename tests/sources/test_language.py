@@ -1,9 +1,8 @@
-"""The sums of an exact language against every sentence listed, closed forms and samples."""
+"""The sums of an exact language against a list of every sentence, closed forms and samples."""
 
 from __future__ import annotations
 
 import math
-import re
 
 import numpy as np
 import pytest
@@ -57,7 +56,7 @@ def check_all_sums(oracle: BruteForce, language: Language) -> None:
 
 
 def check_enumeration(oracle: BruteForce, language: Language) -> None:
-    """`enumerate` lists every sentence, and weighs every prefix once, with its probability."""
+    """`enumerate` lists every sentence and gives every prefix its probability once."""
     sentences, weights = language.enumerate()
     listed = [
         tuple(language.vocabulary[word] for word in row[:length])
@@ -85,7 +84,7 @@ def test_sums_of_a_syncretic_language(syncretism: Language):
 
 
 def test_enumeration_of_a_syncretic_language(syncretism: Language):
-    """Every sentence is listed once and every prefix weighed once."""
+    """Every sentence is listed once and every prefix counted once."""
     check_enumeration(BruteForce("start", SYNCRETISM), syncretism)
 
 
@@ -96,13 +95,13 @@ def test_random_ambiguous_machines(arcs: Machine):
     oracle, language = BruteForce(0, arcs), language_of(arcs)
     check_all_sums(oracle, language)
     for string, p in oracle.sentences.items():
-        ids = [language.word_ids[word] for word in string]
+        ids = [language.token_ids[word] for word in string]
         assert language.sentence_log_prob(ids) == pytest.approx(math.log(p), abs=1e-12)
     check_enumeration(oracle, language)
 
 
 def test_entropy_is_of_strings_not_of_derivations(syncretism: Language):
-    """Where derivations share a string, the entropy of derivations is larger by what is hidden."""
+    """Where derivations share a string, their entropy is larger by H(derivation | string)."""
     oracle = BruteForce("start", SYNCRETISM)
     of_derivations = -sum(p * math.log(p) for _, p in oracle.derivations)
     # "we cut today" is present with 0.6 × 0.5 × 0.8 = 0.24, past with 0.3 × 0.5 × 0.25 = 0.0375.
@@ -111,7 +110,7 @@ def test_entropy_is_of_strings_not_of_derivations(syncretism: Language):
 
 
 def test_impossible_sentences_have_log_prob_minus_infinity(syncretism: Language):
-    """A sentence that breaks off, goes on, uses unknown ids or is empty has probability zero."""
+    """A sentence cut off, too long, with unknown ids or empty has probability zero."""
     good = [*syncretism.encode("we go today"), 1]
     assert syncretism.sentence_log_prob(good) == pytest.approx(math.log(0.6 * 0.5 * 0.8), abs=1e-15)
     for bad in (good[:-1], [*good, 1], [*good[:2], 99, 1], [], [1]):
@@ -133,7 +132,7 @@ def test_counts_are_exact_beyond_float64():
 
 @pytest.fixture(scope="module")
 def geometric() -> Language:
-    """Return the language of "very very ... good", going on with probability 0.75."""
+    """Return the language of "very very ... good", continued with probability 0.75."""
     return language_of(
         {
             0: [Arc("very", "adverb", 0.75, 0), Arc("good", "adjective", 0.25, 1)],
@@ -159,26 +158,26 @@ def test_entropy_by_position_of_an_infinite_language(geometric: Language):
     entropies = geometric.entropy_by_position(positions=4)
     assert entropies[0] == pytest.approx(binary_entropy(0.25), rel=1e-14)
     np.testing.assert_allclose(entropies[1:], 0.75 * binary_entropy(0.25), rtol=1e-14)
-    with pytest.raises(InvalidValueError, match=r"say how many positions, e\.g\. positions=16"):
+    with pytest.raises(InvalidValueError, match="positions"):
         geometric.entropy_by_position()
 
 
 def test_infinite_languages_cannot_be_enumerated(geometric: Language):
-    """Listing an infinite language is an error that says to sample."""
-    with pytest.raises(InvalidValueError, match=r"inf prefixes.*sample instead"):
+    """Listing an infinite language raises an error that suggests a sample."""
+    with pytest.raises(InvalidValueError, match=r"inf prefixes.*sample"):
         geometric.enumerate()
 
 
 def test_enumeration_is_bounded(syncretism: Language):
     """Listing more prefixes than allowed is an error with both numbers."""
     prefixes = syncretism.number_of_prefixes
-    with pytest.raises(InvalidValueError, match=f"{prefixes} prefixes, more than max_prefixes = 3"):
+    with pytest.raises(InvalidValueError, match=f"{prefixes} prefixes.*max_prefixes = 3"):
         syncretism.enumerate(max_prefixes=3)
 
 
 def test_sampling_guard(geometric: Language):
-    """A sentence longer than `max_tokens` stops the sampling with a remedy."""
-    with pytest.raises(GrammarError, match="more than 6 tokens; raise max_tokens or make"):
+    """A sentence longer than `max_tokens` raises an error that names the argument."""
+    with pytest.raises(GrammarError, match=r"6 tokens.*max_tokens"):
         geometric.sample(200, np.random.default_rng(0), max_tokens=6)
 
 
@@ -308,17 +307,17 @@ def test_sample_of_nothing(syncretism: Language):
     assert len(sample) == 0
     assert sample.tokens.shape[0] == 0
     assert list(sample.texts()) == []
-    with pytest.raises(InvalidValueError, match="n is -1: the number of sentences must be at"):
+    with pytest.raises(InvalidValueError, match="n is -1"):
         syncretism.sample(-1, np.random.default_rng(0))
 
 
-# --- words -----------------------------------------------------------------------------------
+# --- tokens ----------------------------------------------------------------------------------
 
 
 def test_encode(syncretism: Language):
     """Words become ids, and an unknown word is named with its place."""
     assert [syncretism.vocabulary[i] for i in syncretism.encode("we  cut")] == ["we", "cut"]
-    with pytest.raises(InvalidValueError, match=re.escape("word 1 is 'goed', which is not in")):
+    with pytest.raises(InvalidValueError, match="word 1 is 'goed'"):
         syncretism.encode("we goed")
 
 

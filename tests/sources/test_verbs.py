@@ -1,9 +1,8 @@
-"""The facts in data/verbs.toml against two conjugators, and what is said of a malformed file."""
+"""The tables in data/verbs.toml against two conjugators, and the errors for malformed files."""
 
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -41,7 +40,7 @@ def test_english_forms(verb: str):
 
 @pytest.mark.parametrize("verb", embedded_tables().verbs)
 def test_regularity(verb: str):
-    """A verb is regular when lemminflect's rules give its past; *goed* is what they give else."""
+    """A verb is regular when lemminflect's rules give its past; otherwise they give *goed*."""
     facts = embedded_tables().verbs[verb]
     by_rule = lemminflect.getAllInflectionsOOV(verb, "VERB")["VBD"][0]
     assert facts.regular == (by_rule == facts.forms["en"]["past"][0])
@@ -110,7 +109,7 @@ def test_spanish_forms(spanish: dict[str, dict], verb: str):
 
 
 def test_spanish_helping_verbs(spanish: dict[str, dict]):
-    """The helping words of *going to* and *want to* are the presents of *ir* and *querer*."""
+    """The auxiliaries of *going to* and *want to* are the presents of *ir* and *querer*."""
     frames = embedded_tables().frames
     for i, person in enumerate(PERSONS):
         assert (
@@ -125,49 +124,49 @@ VERBS = (Path(verbs.__file__).parent / "data" / "verbs.toml").read_text(encoding
 
 
 @pytest.mark.parametrize(
-    ("found", "put", "message"),
+    ("original", "replacement", "message"),
     [
-        ("[verbs.go]", "[verbs.go", "is not a TOML file: "),
-        ('en.past = "went"', "", "verbs.go.en has no 'past': add it"),
-        ('en.past = "went"', "en.past = 3", "verbs.go.en.past is 3: it must be a string, or 5 of"),
+        ("[verbs.go]", "[verbs.go", "TOML"),
+        ('en.past = "went"', "", r"verbs\.go\.en has no 'past'"),
+        ('en.past = "went"', "en.past = 3", r"verbs\.go\.en\.past is 3"),
         (
             '"go", "goes", "go", "go"]',
             '"go"]',
-            "verbs.go.en.present is ['go', 'go']: it must be a string, or 5 of them, for I, you",
+            r"verbs\.go\.en\.present is \['go', 'go'\].*5.*I, you",
         ),
-        ("regular = false", 'regular = "no"', "verbs.go.regular is 'no': it must be true or false"),
-        ("frames = { past = 1.0 }", "frames = { pst = 1.0 }", "cues[0].frames has 'pst', which is"),
+        ("regular = false", 'regular = "no"', r"verbs\.go\.regular is 'no'"),
+        ("frames = { past = 1.0 }", "frames = { pst = 1.0 }", r"cues\[0\]\.frames has 'pst'"),
         (
             "frames = { past = 1.0 }",
             "frames = { past = 0.9 }",
-            "cues[0].frames: the probabilities sum to 0.9; make them sum to 1",
+            r"cues\[0\]\.frames.* sum to 0\.9",
         ),
         (
             "probability = 0.10",
             "probability = -0.1",
-            "cues[0].probability is -0.1: it must be a probability in (0, 1]",
+            r"cues\[0\]\.probability is -0\.1.*\(0, 1\]",
         ),
-        ("probability = 0.10", "probability = 0.2", "cues: the probabilities sum to 1.1; make"),
+        ("probability = 0.10", "probability = 0.2", r"cues: .* sum to 1\.1"),
         (
             'person = "I"',
             'person = "me"',
-            "subjects[0].person is 'me': it must be one of I, you, he/she/it, we, they",
+            r"subjects\[0\]\.person is 'me'.*I, you, he/she/it, we, they",
         ),
-        ("[0.5, 0.3, 0.2]", "[0.5, 0.5]", "verbs.go.complements has 3 entries: it must have 2"),
-        ("[0.5, 0.3, 0.2]", "[0.9, 0.3, -0.2]", "must be a list of probabilities in (0, 1]"),
-        ('tense = "present"', 'tense = "now"', "frames.present.tense is 'now': it must be one of"),
+        ("[0.5, 0.3, 0.2]", "[0.5, 0.5]", r"verbs\.go\.complements .*3.* 2"),
+        ("[0.5, 0.3, 0.2]", "[0.9, 0.3, -0.2]", r"complement_probabilities is .*\(0, 1\]"),
+        ('tense = "present"', 'tense = "now"', r"frames\.present\.tense is 'now'"),
     ],
 )
-def test_malformed_data(tmp_path: Path, found: str, put: str, message: str):
-    """A malformed fact is a `GrammarError` that names its place and what must stand there."""
+def test_malformed_data(tmp_path: Path, original: str, replacement: str, message: str):
+    """A malformed entry raises a `GrammarError` that names its place and its value."""
     path = tmp_path / "verbs.toml"
-    assert found in VERBS
-    path.write_text(VERBS.replace(found, put, 1), encoding="utf-8")
-    with pytest.raises(GrammarError, match=re.escape(message)):
+    assert original in VERBS
+    path.write_text(VERBS.replace(original, replacement, 1), encoding="utf-8")
+    with pytest.raises(GrammarError, match=message):
         read_tables(path)
 
 
 def test_missing_data(tmp_path: Path):
-    """A file that is not there is a `GrammarError`."""
-    with pytest.raises(GrammarError, match="cannot be read: No such file"):
+    """A file that does not exist raises a `GrammarError`."""
+    with pytest.raises(GrammarError, match=r"verbs\.toml .*No such file"):
         read_tables(tmp_path / "verbs.toml")

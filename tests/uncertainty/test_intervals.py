@@ -107,12 +107,12 @@ def test_interval_of_regimes_covers() -> None:
 def test_interval_on_a_source_covers(moods: Language, quantity: str, paragraphs: bool) -> None:
     """On a source whose entropy, KL and nats a byte are known, the interval covers the truth."""
     q = np.random.default_rng(5).dirichlet(np.full(len(moods.vocabulary), 2.0))
-    each = np.ones(len(moods.words))
+    each = np.ones(len(moods.arc_tokens))
     value = -moods.log_probs
     if quantity == "kl":  # the paired difference of the two models' nll
-        value = moods.log_probs - np.log(q)[moods.words]
+        value = moods.log_probs - np.log(q)[moods.arc_tokens]
     if quantity == "nats a byte":
-        each = np.array([len(word.encode()) for word in moods.vocabulary], float)[moods.words]
+        each = np.array([len(word.encode()) for word in moods.vocabulary], float)[moods.arc_tokens]
     frequency = moods.expected_visits[moods.arc_states] * moods.probabilities
     truth = float(frequency @ value) / float(frequency @ each)
     if quantity == "entropy":

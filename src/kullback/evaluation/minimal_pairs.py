@@ -45,7 +45,7 @@ def minimal_pair_accuracy(
     for pair, is_right in zip(pairs, right, strict=True):
         held_out = pair.cell in holdout
         for group, value in _groups(pair):
-            counts[pair.side, held_out, group, value].append(bool(is_right))
+            counts[pair.language, held_out, group, value].append(bool(is_right))
     return [PairAccuracy(*key, len(hits), sum(hits) / len(hits)) for key, hits in counts.items()]
 
 

@@ -168,7 +168,7 @@ def _measure(
     language = corpus.sentences.language
     inputs, keep, state_M = _inputs(corpus, rows)
     row_K, arc_K = language.arcs_of(state_M)
-    truth = TrueDistributions(row_K, language.words[arc_K], language.probabilities[arc_K])
+    truth = TrueDistributions(row_K, language.arc_tokens[arc_K], language.probabilities[arc_K])
     found = row_statistics(
         model.predict(inputs).select(keep),
         truth,

@@ -1,19 +1,21 @@
-"""Weighted finite automata: what comes next, exactly, when several derivations share a prefix.
+"""Weighted finite automata and their exact next-token distributions.
 
-An :class:`Automaton` is a probabilistic finite-state machine over words.  Each state has arcs
-``(word, slot, probability, target)`` whose probabilities sum to one; a sentence is the string of
-words on a path from the start to the end-of-sentence word.  Two paths may spell the same string
-(English *we cut* is present and past at once), so the state is not visible in the words: what is
-known after a prefix is a **belief**, a distribution over states, updated word by word by the
-forward algorithm (Rabiner 1989, eq. 19-20, normalised at each step).
+An :class:`Automaton` is a probabilistic finite-state machine.  Each state has arcs ``(word, slot,
+probability, target)`` whose probabilities sum to 1; a sentence is the string of words on a path
+from the start state to the end-of-sentence token.  Two paths may produce the same string (English
+*we cut* is present and past), so a prefix does not determine the state.  It determines a
+**belief**: a distribution over states, updated token by token with the forward algorithm (Rabiner
+1989, eq. 19-20, normalised at each step).
 
-Beliefs make the machine visible again: the beliefs that prefixes can reach are the states of an
-equivalent *deterministic* automaton (subset construction over weighted subsets, Mohri 1997,
-section 3).  There every string has one path, so its entropy is that of strings and not of
-derivations.  :class:`kullback.sources.language.Language` holds the result and does the sums.
+The beliefs that prefixes can reach are the states of an equivalent *deterministic* automaton
+(subset construction over weighted subsets, Mohri 1997, section 3).  There every string has one
+path, so the entropy is that of strings and not of derivations.
+:class:`kullback.sources.language.Language` stores the result and computes the exact sums.
 
-A word's **slot** is the name of the part it plays (cue, subject, verb ...).  Where merged
-derivations disagree about it, the slot of the merged arc is both names joined by ``|``.
+A **slot** is the name of the role of a word (cue, subject, verb ...).  Where derivations that are
+merged disagree about the slot, the slot of the merged arc joins their names with ``|``.
+
+A token is a word of the vocabulary; its id is its place there.
 """
 
 from __future__ import annotations
@@ -28,15 +30,11 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import breadth_first_order
 
 from kullback.errors import GrammarError, InvalidValueError
-from kullback.sources.language import Language, impossible_prefix
+from kullback.sources._checks import SUM_TOLERANCE, check_sum, impossible_prefix
+from kullback.sources.language import Language
 from kullback.text.special_tokens import BOS, EOS
 
 __all__ = ["Arc", "Automaton"]
-
-
-# Probabilities written by people ("0.333, 0.333, 0.334") sum to one no better than this; beyond
-# it, a weight is missing rather than rounded.
-SUM_TOLERANCE = 1e-9
 
 # Two beliefs are one state when their weights agree to this many decimals: far below any
 # probability of a real grammar, far above the rounding of a few hundred float64 products.
@@ -47,9 +45,9 @@ _Belief = tuple[tuple[int, float], ...]
 
 
 class Arc(NamedTuple):
-    """One way to go on: emit ``word`` (in the part ``slot``) and move to ``target``.
+    """A transition: write ``word`` in the role ``slot`` and move to the state ``target``.
 
-    The target of the end-of-sentence word is ``None``.
+    The target of the end-of-sentence token is ``None``.
     """
 
     word: str
@@ -60,9 +58,9 @@ class Arc(NamedTuple):
 
 @dataclass(frozen=True)
 class Automaton:
-    """A nondeterministic weighted automaton; `arcs[state]` lists what the state can do.
+    """A nondeterministic weighted automaton; `arcs[state]` lists the arcs that leave a state.
 
-    Build one with :meth:`from_arcs`, or from rules with
+    Build it with :meth:`from_arcs`, or from rules with
     :class:`kullback.sources.grammar.Grammar`.
     """
 
@@ -70,7 +68,7 @@ class Automaton:
     vocabulary: tuple[str, ...]
     slots: tuple[str, ...]
     arcs: tuple[tuple[tuple[int, int, float, int], ...], ...]
-    """For each state, (word id, slot id, probability, target state or -1 at the end)."""
+    """For each state, (token id, slot id, probability, target state or -1 at the end)."""
 
     @classmethod
     def from_arcs(
@@ -82,16 +80,16 @@ class Automaton:
     ) -> Automaton:
         """Number the states, words and slots of `arcs`, and check every state.
 
-        The vocabulary is `BOS`, `EOS`, then the words sorted; `extra_words` are words that the
-        language never says but a model's vocabulary holds.
+        The vocabulary is `BOS`, `EOS`, then the words in sorted order; `extra_words` are words that
+        the language never produces and that the vocabulary contains all the same.
 
-        Raises `GrammarError` when the probabilities of a state do not sum to one, are not in
-        (0, 1], lead to an unknown state, or when some state cannot reach the end.
+        Raises `GrammarError` when the probabilities of a state do not sum to 1, are not in
+        (0, 1], lead to an unknown state, or when a state cannot reach the end.
 
         >>> coin = Automaton.from_arcs("coin", 0, {
         ...     0: [Arc("heads", "face", 0.5, 1), Arc("tails", "face", 0.5, 1)],
         ...     1: [Arc(EOS, "end", 1.0, None)]})
-        >>> coin.next_token_distribution([])[coin.word_id("heads")]
+        >>> coin.next_token_distribution([])[coin.token_id("heads")]
         np.float64(0.5)
         """
         if start not in arcs:
@@ -100,7 +98,7 @@ class Automaton:
         state_id: dict[Hashable | None, int] = {state: i for i, state in enumerate(names)}
         words = {arc.word for out in arcs.values() for arc in out} | set(extra_words)
         vocabulary = (BOS, EOS, *sorted(words - {BOS, EOS}))
-        word_id = {word: i for i, word in enumerate(vocabulary)}
+        token_id = {word: i for i, word in enumerate(vocabulary)}
         slot_id: dict[str, int] = {}
         for state in names:
             _check_arcs(name, state, arcs[state], arcs)
@@ -109,7 +107,7 @@ class Automaton:
         state_id[None] = -1
         table = tuple(
             tuple(
-                (word_id[word], slot_id[slot], probability, state_id[target])
+                (token_id[word], slot_id[slot], probability, state_id[target])
                 for word, slot, probability, target in arcs[state]
             )
             for state in names
@@ -118,40 +116,43 @@ class Automaton:
         automaton._check_termination(names)
         return automaton
 
-    def word_id(self, word: str) -> int:
-        """The id of `word`; `InvalidValueError` if the vocabulary does not have it."""
+    def token_id(self, word: str) -> int:
+        """The token id of `word`; raises `InvalidValueError` if it is not in the vocabulary."""
         try:
             return self.vocabulary.index(word)
         except ValueError:
             raise InvalidValueError(
                 f"the word {word!r} is not in the vocabulary of {self.name} "
-                f"({len(self.vocabulary)} words)"
+                f"({len(self.vocabulary)} tokens)"
             ) from None
 
     def next_token_distribution(
         self, prefix: Sequence[int]
     ) -> Float[np.ndarray, "vocabulary_size"]:
-        """p(next word | prefix), shape [V], by the forward algorithm over beliefs.
+        """p(next token | prefix), shape [V], by the forward algorithm over beliefs.
 
-        Works for every automaton, also where :meth:`determinise` does not end.  `prefix` holds
-        word ids without `BOS`.  Raises `ImpossiblePrefixError` naming the first word that the
-        language cannot produce there.
+        Works for every automaton, also where :meth:`determinise` does not terminate.  `prefix`
+        contains token ids without `BOS`.  Raises `ImpossiblePrefixError`, which names the first
+        token that the language cannot produce there.
         """
         belief = self.belief(prefix)
         distribution = np.zeros(len(self.vocabulary))
         for state, weight in belief.items():
-            for word, _, probability, _ in self.arcs[state]:
-                distribution[word] += weight * probability
+            for token, _, probability, _ in self.arcs[state]:
+                distribution[token] += weight * probability
         return distribution
 
     def belief(self, prefix: Sequence[int]) -> dict[int, float]:
-        """P(state | prefix) as a dictionary that sums to one; raises like the above."""
+        """P(state | prefix), from state to a probability; the values sum to 1.
+
+        Raises `ImpossiblePrefixError` as :meth:`next_token_distribution` does.
+        """
         belief = {0: 1.0}
-        for position, word in enumerate(prefix):
+        for position, token in enumerate(prefix):
             moved: dict[int, float] = {}
             for state, weight in belief.items():
-                for arc_word, _, probability, target in self.arcs[state]:
-                    if arc_word == word and target >= 0:
+                for arc_token, _, probability, target in self.arcs[state]:
+                    if arc_token == token and target >= 0:
                         moved[target] = moved.get(target, 0.0) + weight * probability
             total = sum(moved.values())
             if total == 0.0:
@@ -168,11 +169,11 @@ class Automaton:
         start: _Belief = ((0, 1.0),)
         number: dict[_Belief, int] = {start: 0}  # keyed by the belief's rounded weights
         queue: list[_Belief] = [start]
-        offsets, words, slots, probabilities, targets = [0], [], [], [], []
+        offsets, tokens, slots, probabilities, targets = [0], [], [], [], []
         slot_number = {name: i for i, name in enumerate(self.slots)}
-        for belief in queue:  # grows while we walk it: breadth first
-            for word, slot, probability, future in self._arcs_of(belief, slot_number):
-                words.append(word)
+        for belief in queue:  # grows during the loop: breadth first
+            for token, slot, probability, future in self._arcs_of(belief, slot_number):
+                tokens.append(token)
                 slots.append(slot)
                 probabilities.append(probability)
                 if not future:
@@ -185,7 +186,7 @@ class Automaton:
                 if target == len(queue):
                     queue.append(future)
                 targets.append(target)
-            offsets.append(len(words))
+            offsets.append(len(tokens))
             if len(queue) > max_states:
                 raise GrammarError(
                     f"{self.name}: more than max_states = {max_states:,} beliefs: this ambiguous "
@@ -197,7 +198,7 @@ class Automaton:
             vocabulary=self.vocabulary,
             slots=tuple(slot_number),
             offsets=np.array(offsets, dtype=np.int64),
-            words=np.array(words, dtype=np.int32),
+            arc_tokens=np.array(tokens, dtype=np.int32),
             arc_slots=np.array(slots, dtype=np.int32),
             probabilities=np.array(probabilities, dtype=np.float64),
             targets=np.array(targets, dtype=np.int64),
@@ -206,7 +207,7 @@ class Automaton:
     def _arcs_of(
         self, belief: _Belief, slot_number: dict[str, int]
     ) -> list[tuple[int, int, float, _Belief]]:
-        """The arcs out of a belief: one for each word, with the belief that it leads to.
+        """The arcs out of a belief: one for each token, with the belief that it leads to.
 
         Slots that arise from merging are added to `slot_number`.
         """
@@ -214,28 +215,28 @@ class Automaton:
             out = self.arcs[belief[0][0]]
             if len({arc[0] for arc in out}) == len(out):
                 return [
-                    (word, slot, probability, ((target, 1.0),) if target >= 0 else ())
-                    for word, slot, probability, target in out
+                    (token, slot, probability, ((target, 1.0),) if target >= 0 else ())
+                    for token, slot, probability, target in out
                 ]
         futures: dict[int, dict[int, float]] = {}
-        word_slots: dict[int, set[str]] = {}
+        token_slots: dict[int, set[str]] = {}
         for state, weight in belief:
-            for word, slot, probability, target in self.arcs[state]:
-                future = futures.setdefault(word, {})
+            for token, slot, probability, target in self.arcs[state]:
+                future = futures.setdefault(token, {})
                 future[target] = future.get(target, 0.0) + weight * probability
-                word_slots.setdefault(word, set()).add(self.slots[slot])
+                token_slots.setdefault(token, set()).add(self.slots[slot])
         merged = []
-        for word, future in sorted(futures.items()):
-            # A word without rivals is certain: exactly, whatever the rounding of the sum.
+        for token, future in sorted(futures.items()):
+            # A token without alternatives is certain: exactly, whatever the rounding of the sum.
             total = sum(future.values())
             probability = total if len(futures) > 1 else 1.0
-            slot = slot_number.setdefault("|".join(sorted(word_slots[word])), len(slot_number))
+            slot = slot_number.setdefault("|".join(sorted(token_slots[token])), len(slot_number))
             ahead = tuple((t, weight / total) for t, weight in sorted(future.items()) if t >= 0)
-            merged.append((word, slot, probability, ahead))
+            merged.append((token, slot, probability, ahead))
         return merged
 
     def _check_termination(self, state_names: Sequence[Hashable]) -> None:
-        """Every state must be able to reach the end: no sentence may go on forever."""
+        """Raise unless every state can reach the end, so that every sentence terminates."""
         end = len(self.arcs)
         sources = np.repeat(np.arange(end), [len(out) for out in self.arcs])
         targets = np.array([arc[3] for out in self.arcs for arc in out], dtype=np.int64)
@@ -246,7 +247,7 @@ class Automaton:
         if len(stuck):
             raise GrammarError(
                 f"{self.name}: the state {state_names[stuck[0]]!r} can never reach the end of the "
-                f"sentence; give it, or a state that it leads to, an arc that says {EOS}"
+                f"sentence; give it, or a state that it leads to, an arc with the word {EOS}"
             )
 
 
@@ -254,24 +255,25 @@ def _check_arcs(name: str, state: Hashable, out: Sequence[Arc], known: Container
     for arc in out:
         if arc.word == BOS:
             raise GrammarError(
-                f"{name}: in {state!r}, the word {BOS} begins every sentence: no arc may say it"
+                f"{name}: in {state!r}, an arc has the word {BOS}, which begins every sentence: "
+                "remove the arc"
             )
         if not 0.0 < arc.probability <= 1.0 + SUM_TOLERANCE:
             raise GrammarError(
                 f"{name}: in {state!r}, {arc.word!r} has probability {arc.probability}: "
-                "it must lie in (0, 1]"
+                "it must be in (0, 1]"
             )
         if (arc.target is None) != (arc.word == EOS):
             raise GrammarError(
-                f"{name}: in {state!r}, {arc.word!r}: the word {EOS} and only it ends a sentence"
+                f"{name}: in {state!r}, {arc.word!r} has the target {arc.target!r}: the word "
+                f"{EOS}, and no other, must have the target None"
             )
         if arc.target is not None and arc.target not in known:
             raise GrammarError(
                 f"{name}: {state!r} leads to {arc.target!r}, which has no arcs; add them"
             )
-    total = sum(arc.probability for arc in out)
-    if abs(total - 1.0) > SUM_TOLERANCE:
-        raise GrammarError(
-            f"{name}: the probabilities of {state!r} sum to {total:.12g}, not 1; "
-            "give weights that sum to one"
-        )
+    check_sum(
+        f"{name}: the probabilities of {state!r}",
+        (arc.probability for arc in out),
+        "give weights that sum to 1",
+    )

@@ -1,7 +1,7 @@
-"""Sources by name: the embedded language, or a grammar file of one's own.
+"""Sources by name: the conjugation source, or a grammar file.
 
-A source has a training language, and where something is held out a held-out one.  Its `spec` is
-what a run folder keeps to build the same source again.
+A source has a training language and, where cells are held out, a held-out one.  Its `spec` is what
+a run folder stores to build the same source again.
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ from kullback.sources.language import Language
 
 __all__ = ["NAMES", "Source", "open_source", "source_from_spec"]
 
-NAMES = {"conjugation": "English sentences with their Spanish translation; vocabulary of about 600"}
+NAMES = {"conjugation": "English sentences with their Spanish translation; about 600 tokens"}
+"""The embedded sources, with what each contains."""
 
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """A language to learn, and the one to be tested on."""
+    """A training language and, where something is held out, a held-out language."""
 
     name: str
     training: Language
@@ -34,11 +35,11 @@ class Source:
     spec: Mapping[str, Any] = field(default_factory=dict)
 
     def fingerprint(self) -> str:
-        """SHA-256 of the training language: equal languages have equal ones."""
+        """SHA-256 of the training language in hexadecimal: equal for equal languages."""
         digest = hashlib.sha256("\0".join(self.training.vocabulary).encode())
         for array in (
             self.training.offsets,
-            self.training.words,
+            self.training.arc_tokens,
             self.training.probabilities,
             self.training.targets,
         ):
@@ -50,7 +51,11 @@ def open_source(name: str, holdout: int = 0, seed: int = 0) -> Source:
     """The source called `name`, or the grammar in the file `name`.
 
     `holdout` is the number of conjugation cells held out, drawn with `seed`; a grammar file has
-    none.  An unknown name is an `InvalidValueError` that lists the known ones.
+    none.  An unknown name raises `InvalidValueError`, which lists the known ones; a malformed
+    grammar file raises `GrammarError`.
+
+    >>> round(open_source("conjugation").training.entropy_per_token, 6)
+    0.694102
     """
     if name == "conjugation":
         return _conjugation(ConjugationSource().with_random_holdout(holdout, seed))
@@ -76,7 +81,7 @@ def source_from_spec(spec: Mapping[str, Any]) -> Source:
     return _conjugation(ConjugationSource(tuple(spec["verbs"]), cells))
 
 
-@lru_cache(maxsize=2)  # building it takes two seconds, and a lab asks for it more than once
+@lru_cache(maxsize=2)  # building it takes two seconds, and a lab needs it more than once
 def _conjugation(source: ConjugationSource) -> Source:
     spec = {
         "name": "conjugation",

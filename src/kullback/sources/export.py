@@ -1,7 +1,7 @@
-"""Data for another training stack: the same sentences, with the surprisals that prove its loss.
+"""Export of a source as training data for another training stack, with true surprisals.
 
-A trainer that reads plain text, or token ids from an array, can be held to the exact entropy: no
-correct one falls below it on fresh sentences, and a good one comes close.
+The files contain the same sentences as text, as token ids and as surprisals, so that any trainer
+can be checked against the exact entropy: on fresh sentences no correct one has a loss below it.
 """
 
 from __future__ import annotations
@@ -23,25 +23,29 @@ __all__ = ["export_source"]
 
 README = """{name}: a language whose entropy is known exactly.
 
-train.txt              one sentence a line
+train.txt              one sentence per line
 train.tokens.npy       uint16: <s> w w w </s> <s> w ... (ids of tokenizer.json)
 train.surprisals.npy   float64: the true -log p of each token, nats; 0 for <s>, which is given
 tokenizer.json         a Hugging Face tokenizer
 
-Score every token but <s>.  The floor is {floor:.12f} nats/token: the mean loss of a perfect model
-on fresh sentences.  mean(loss - surprisal) over the same tokens estimates the KL that is left.
+Score every token except <s>.  The entropy floor is {floor:.12f} nats/token: the expected loss of a
+perfect model on fresh sentences.  mean(loss - surprisal) over the same tokens estimates the KL
+divergence that remains.
 """
 
 
 def export_source(source: Source, tokens: int, folder: Path, seed: int) -> dict[str, Any]:
-    """Write at least `tokens` tokens of whole sentences into `folder`; returns what was written.
+    """Write at least `tokens` tokens of complete sentences of the training language into `folder`.
 
-    Raises `InvalidValueError` for fewer than one token, or when `folder` already holds an export.
+    Returns the content of ``source.json``: the source, the seed, the numbers of sentences and
+    tokens (without ``<s>``), and the entropy and the mean surprisal in nats/token.
+
+    Raises `InvalidValueError` for fewer than one token, or if `folder` contains an export already.
     """
     if tokens < 1:
-        raise InvalidValueError(f"tokens is {tokens}: at least one must be asked for")
+        raise InvalidValueError(f"tokens is {tokens}: it must be at least 1")
     if (folder / "source.json").exists():
-        raise InvalidValueError(f"{folder} already holds an export; choose another folder")
+        raise InvalidValueError(f"{folder} contains an export already; choose another folder")
     language, rng = source.training, np.random.default_rng(seed)
     lines: list[str] = []
     ids, surprisals, done = [], [], 0
@@ -69,8 +73,9 @@ def export_source(source: Source, tokens: int, folder: Path, seed: int) -> dict[
     write_atomically(folder / "tokenizer_config.json", tokenizer_config().encode())
     readme = README.format(name=source.name, floor=language.entropy_per_token)
     write_atomically(folder / "README.txt", readme.encode())
-    described = json.dumps(facts, ensure_ascii=False, indent=2)
-    write_atomically(folder / "source.json", described.encode())
+    # Last: `source.json` marks a complete export.
+    source_json = json.dumps(facts, ensure_ascii=False, indent=2)
+    write_atomically(folder / "source.json", source_json.encode())
     return facts
 
 

@@ -1,7 +1,7 @@
-"""From rules to an automaton: the small language in which a source is written down.
+"""Grammars: rules with probabilities, read from TOML files and compiled to automata.
 
-A grammar file is TOML.  A rule lists its alternatives; each is a string of words and of
-references ``<rule>``, with a probability ``p`` (left out everywhere in a rule: all are equal)::
+A rule lists its alternatives; each is a string of words and of references ``<rule>``, with a
+probability ``p`` (omitted in every alternative of a rule: all are equal)::
 
     name = "weather"
     start = "sentence"
@@ -14,41 +14,26 @@ references ``<rule>``, with a probability ``p`` (left out everywhere in a rule: 
     sky = ["it rains", "the sun shines"]
 
 The slot of a word is the name of the rule that writes it.  A rule may refer to itself only at its
-very end (``tail = ["again <tail>", "done"]``): such grammars are right-linear, and exactly these
-compile to finite automata (Chomsky 1959).
+end (``tail = ["again <tail>", "done"]``): such grammars are right-linear, and exactly these compile
+to finite automata (Chomsky 1959).
 """
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 from kullback.errors import GrammarError
-from kullback.sources.automaton import SUM_TOLERANCE, Arc, Automaton
+from kullback.sources._checks import read_toml
+from kullback.sources._grammar_checks import Production, Word, check_rules
+from kullback.sources.automaton import Arc, Automaton
 from kullback.text.special_tokens import EOS
 
 __all__ = ["Grammar", "Production", "Word"]
 
-# What is still to be written: words, and keys of rules.
+# What remains to be written: words, and keys of rules.
 _Rest = tuple[Hashable, ...]
-
-
-class Word(NamedTuple):
-    """A word to write, and the slot it stands in."""
-
-    text: str
-    slot: str
-
-
-class Production(NamedTuple):
-    """One alternative of a rule: with this probability, these words and rules in turn."""
-
-    probability: float
-    symbols: tuple[Hashable, ...]
-    """`Word` s, and keys of the grammar's rules."""
 
 
 @dataclass(frozen=True)
@@ -61,20 +46,16 @@ class Grammar:
 
     @classmethod
     def read(cls, path: Path | str) -> Grammar:
-        """The grammar of a TOML file; `GrammarError` says what is malformed and where."""
+        """The grammar of a TOML file; `GrammarError` says what is malformed and where.
+
+        Without a ``name`` the file's is used, without a ``start`` the first rule.
+        """
         path = Path(path)
-        try:
-            data = tomllib.loads(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise GrammarError(
-                f"the grammar {path} cannot be read: {error.strerror}; check the path"
-            ) from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise GrammarError(f"{path} is not a TOML file: {error}") from None
+        data = read_toml(path, "grammar")
         rules = data.get("rules")
         if not isinstance(rules, dict) or not rules:
             raise GrammarError(
-                f"{path} has no table [rules]; write one, e.g. [rules] and under it "
+                f"{path} has no table [rules]; write one, e.g. [rules] and below it "
                 'sentence = ["it rains", "the sun shines"]'
             )
         name = str(data.get("name", path.stem))
@@ -82,11 +63,14 @@ class Grammar:
             rule: _parse_rule(path, rule, body) for rule, body in rules.items()
         }
         grammar = cls(name, data.get("start", next(iter(rules))), parsed)
-        grammar._check(str(path))
+        check_rules(str(path), grammar.start, grammar.rules)
         return grammar
 
     def compile(self, extra_words: Iterable[str] = ()) -> Automaton:
-        """The automaton whose states are what is still to be written.
+        """The automaton whose states are what remains to be written.
+
+        `extra_words` are added to the vocabulary.  Raises `GrammarError` for rules that do not
+        define a finite automaton.
 
         >>> grammar = Grammar("coin", "toss", {"toss": [
         ...     Production(0.5, (Word("heads", "face"),)),
@@ -94,13 +78,13 @@ class Grammar:
         >>> round(grammar.compile().determinise().entropy_per_sentence, 6)
         0.693147
         """
-        self._check(self.name)
+        check_rules(self.name, self.start, self.rules)
         start: _Rest = (self.start,)
         number: dict[_Rest, int] = {start: 0}
         arcs: dict[Hashable, list[Arc]] = {}
         queue: list[_Rest] = [start]
-        for state, rest in enumerate(queue):  # grows while we walk it
-            # Every word that can come first, with what remains behind it.
+        for state, rest in enumerate(queue):  # grows during the loop
+            # Every word that can come first, with the rest that follows it.
             out: list[Arc] = []
             pending: list[tuple[float, _Rest]] = [(1.0, rest)]
             while pending:
@@ -120,114 +104,6 @@ class Grammar:
                     )
             arcs[state] = out
         return Automaton.from_arcs(self.name, 0, arcs, extra_words)
-
-    def _check(self, where: str) -> None:
-        """Raise `GrammarError`, which begins with `where`, unless the rules make an automaton.
-
-        No rule may reach itself before its end, nor without writing a word, nor go on forever.
-        """
-        if self.start not in tuple(self.rules):  # a start of a TOML file may be unhashable
-            raise GrammarError(
-                f"{where}: start is {self.start!r}, which is not among the rules; "
-                f"the rules are {_listed(self.rules)}"
-            )
-        for rule, alternatives in self.rules.items():
-            _check_alternatives(where, rule, alternatives, self.rules)
-        ending = self._rules_that_can_consist_of(words=True)
-        for rule in self.rules:
-            if rule not in ending:
-                raise GrammarError(
-                    f"{where}: the rule {rule!r} never ends: every alternative comes back to "
-                    "a rule that never ends; give it one that does not"
-                )
-        empty = self._rules_that_can_consist_of(words=False)
-        # Edges from a rule to those that it mentions: anywhere, and before any word is written.
-        anywhere: dict[Hashable, set[Hashable]] = {rule: set() for rule in self.rules}
-        wordless: dict[Hashable, set[Hashable]] = {rule: set() for rule in self.rules}
-        before_end: list[tuple[Hashable, Hashable]] = []
-        for rule, alternatives in self.rules.items():
-            for _, symbols in alternatives:
-                wrote = False
-                for i, symbol in enumerate(symbols):
-                    if isinstance(symbol, Word):
-                        wrote = True
-                        continue
-                    anywhere[rule].add(symbol)
-                    if i < len(symbols) - 1:
-                        before_end.append((rule, symbol))
-                    if not wrote:
-                        wordless[rule].add(symbol)
-                    wrote = wrote or symbol not in empty
-        for rule, mentioned in before_end:
-            if rule in _reachable(anywhere, mentioned):
-                raise GrammarError(
-                    f"{where}: the rule {rule!r} comes back to itself before its end (through "
-                    f"<{mentioned}>): a finite automaton cannot nest; move the reference to the "
-                    "end of the alternative"
-                )
-        for rule in self.rules:
-            for mentioned in wordless[rule]:
-                if rule in _reachable(wordless, mentioned):
-                    raise GrammarError(
-                        f"{where}: the rule {rule!r} comes back to itself (through "
-                        f"<{mentioned}>) without writing a word; write one before the reference"
-                    )
-
-    def _rules_that_can_consist_of(self, words: bool) -> set[Hashable]:
-        """Rules with a derivation that ends; where `words` is false, one that writes no word."""
-        found: set[Hashable] = set()
-        size = -1
-        while len(found) > size:
-            size = len(found)
-            # Rules mention later ones more often than earlier ones: backwards, few rounds do.
-            for rule in reversed(tuple(self.rules)):
-                if rule not in found and any(
-                    all(
-                        words if isinstance(symbol, Word) else symbol in found for symbol in symbols
-                    )
-                    for _, symbols in self.rules[rule]
-                ):
-                    found.add(rule)
-        return found
-
-
-def _check_alternatives(
-    where: str, rule: Hashable, alternatives: Sequence[Production], known: Mapping[Hashable, object]
-) -> None:
-    if not alternatives:
-        raise GrammarError(f"{where}: the rule {rule!r} has no alternatives; write at least one")
-    for i, (p, symbols) in enumerate(alternatives):
-        if not 0.0 < p <= 1.0 + SUM_TOLERANCE:
-            raise GrammarError(
-                f"{where}: alternative {i} of the rule {rule!r} has p = {p}: it must lie in "
-                "(0, 1]; leave out what is never said"
-            )
-        for symbol in symbols:
-            if not isinstance(symbol, Word) and symbol not in known:
-                raise GrammarError(
-                    f"{where}: the rule {rule!r} refers to <{symbol}>, which is not defined; "
-                    f"the rules are {_listed(known)}"
-                )
-    total = sum(p for p, _ in alternatives)
-    if abs(total - 1.0) > SUM_TOLERANCE:
-        raise GrammarError(
-            f"{where}: the probabilities of the rule {rule!r} sum to {total:.12g}, not 1; change "
-            "them, or leave every p out to make the alternatives equally likely"
-        )
-
-
-def _listed(rules: Iterable[Hashable]) -> str:
-    return ", ".join(sorted(str(rule) for rule in rules))
-
-
-def _reachable(edges: Mapping[Hashable, set[Hashable]], start: Hashable) -> set[Hashable]:
-    seen = {start}
-    queue = [start]
-    for rule in queue:
-        for ahead in edges[rule] - seen:
-            seen.add(ahead)
-            queue.append(ahead)
-    return seen
 
 
 def _parse_rule(path: Path, rule: str, body: object) -> list[Production]:
@@ -254,7 +130,7 @@ def _parse_rule(path: Path, rule: str, body: object) -> list[Production]:
     if 0 < given < len(entries):
         raise GrammarError(
             f"{path}: {given} of the {len(entries)} alternatives of the rule {rule!r} have a p: "
-            "give one to every alternative or to none"
+            "give a p to every alternative or to none"
         )
     return [
         Production(1.0 / len(entries) if p is None else p, _parse_words(rule, text))

@@ -1,0 +1,48 @@
+"""Checks that grammars, automata, languages and verb tables share: sums, files, prefixes."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable, Sequence
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any
+
+from kullback.errors import GrammarError, ImpossiblePrefixError
+
+__all__ = ["SUM_TOLERANCE", "check_sum", "impossible_prefix", "read_toml"]
+
+# Probabilities typed by hand ("0.333, 0.333, 0.334") sum to 1 no better than this; beyond it, a
+# weight is missing rather than rounded.
+SUM_TOLERANCE = 1e-9
+
+
+def check_sum(what: str, probabilities: Iterable[float], remedy: str) -> None:
+    """Raise `GrammarError` unless the probabilities sum to 1 within `SUM_TOLERANCE`."""
+    total = sum(probabilities)
+    if abs(total - 1.0) > SUM_TOLERANCE:
+        raise GrammarError(f"{what} sum to {total:.12g}, not 1; {remedy}")
+
+
+def read_toml(path: Path | Traversable, what: str) -> dict[str, Any]:
+    """The content of a TOML file; `GrammarError` if it cannot be read or is not TOML."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise GrammarError(
+            f"the {what} {path} cannot be read: {error.strerror}; check the path"
+        ) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise GrammarError(f"{path} is not a TOML file: {error}") from None
+
+
+def impossible_prefix(
+    name: str, vocabulary: Sequence[str], prefix: Sequence[int], position: int
+) -> ImpossiblePrefixError:
+    """The error for a prefix whose token at `position` is the first impossible one."""
+    before = " ".join(vocabulary[token] for token in prefix[:position]) or "the beginning"
+    token = prefix[position]
+    shown = repr(vocabulary[token]) if 0 <= token < len(vocabulary) else f"id {token}"
+    return ImpossiblePrefixError(
+        f"{name} cannot produce {shown} (token {position} of the prefix) after {before!r}"
+    )
