@@ -23,7 +23,7 @@ from kullback.models.interface import TextModel
 from kullback.models.load import load_sized, load_text_model
 from kullback.models.mini_gpt import GPTTextModel
 from kullback.predictions.base import FactoredPredictions
-from kullback.text.tokenizer import tokenizer_config, train_tokenizer
+from kullback.text.tokenizer_training import tokenizer_config, train_tokenizer
 from kullback.training.gpt import GPT, GPTConfig
 from kullback.training.run_folder import save_model
 

@@ -10,7 +10,7 @@ import torch
 from kullback.errors import InvalidValueError, RunError
 from kullback.models.mini_gpt import GPTModel, GPTTextModel
 from kullback.runtime.weights import weights_fingerprint
-from kullback.text.tokenizer import tokenizer_config, train_tokenizer
+from kullback.text.tokenizer_training import tokenizer_config, train_tokenizer
 from kullback.training.gpt import GPT, GPTConfig
 from kullback.training.run_folder import save_model
 

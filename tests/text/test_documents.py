@@ -1,4 +1,4 @@
-"""Reading texts."""
+"""Documents: reading files, folders and standard input."""
 
 from __future__ import annotations
 
@@ -12,11 +12,24 @@ import pyarrow.parquet as pq
 import pytest
 
 from kullback.errors import InvalidValueError
-from kullback.text.documents import Document, read_documents
+from kullback.text.documents import Document, read_documents, read_texts
+
+
+def write_json_lines(path: Path, *texts: str, field: str = "text") -> None:
+    """Write one JSON object a line."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = [json.dumps({field: text, "id": i}, ensure_ascii=False) for i, text in enumerate(texts)]
+    path.write_text("\n".join(lines) + "\n\n")
+
+
+def write_parquet(path: Path, *texts: str | None, field: str = "text") -> None:
+    """Write a Parquet file of two columns."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table({"id": list(range(len(texts))), field: list(texts)}), path)
 
 
 def test_a_file_is_one_document_byte_for_byte(tmp_path: Path) -> None:
-    """Newlines, a byte order mark and blanks at the ends stay as they are."""
+    """Newlines, a byte order mark and whitespace at the ends are kept."""
     content = "\ufeffuno\r\ndos\r\n\n".encode()
     (tmp_path / "a.md").write_bytes(content)
     (document,) = read_documents([tmp_path / "a.md"])
@@ -25,63 +38,122 @@ def test_a_file_is_one_document_byte_for_byte(tmp_path: Path) -> None:
 
 
 def test_a_folder_is_its_text_files_in_order(tmp_path: Path) -> None:
-    """All .txt files below a folder, sorted by path, and nothing else."""
-    for name in ("b.txt", "a.txt", "sub/c.txt", "note.md"):
+    """All .txt files below a folder, sorted by path."""
+    for name in ("b.txt", "a.txt", "sub/c.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(name)
-    found = read_documents([str(tmp_path)])
-    assert [each.name for each in found] == ["a.txt", "b.txt", "sub/c.txt"]
-    assert [each.text for each in found] == ["a.txt", "b.txt", "sub/c.txt"]
+    documents = read_documents([str(tmp_path)])
+    assert [document.name for document in documents] == ["a.txt", "b.txt", "sub/c.txt"]
+    assert [document.text for document in documents] == ["a.txt", "b.txt", "sub/c.txt"]
+
+
+def test_a_folder_may_mix_kinds_of_files(tmp_path: Path) -> None:
+    """Text, JSON lines and Parquet files are read recursively, sorted by path."""
+    (tmp_path / "b.txt").write_text("B")
+    write_json_lines(tmp_path / "sub" / "a.jsonl", "S0", "S1")
+    write_parquet(tmp_path / "c.parquet", "C0", "C1")
+    write_json_lines(tmp_path / "a.ndjson", "A")
+    expected = {
+        "a.ndjson:1": "A",
+        "b.txt": "B",
+        "c.parquet:0": "C0",
+        "c.parquet:1": "C1",
+        "sub/a.jsonl:1": "S0",
+        "sub/a.jsonl:2": "S1",
+    }
+    documents = read_documents([tmp_path])
+    assert [(document.name, document.text) for document in documents] == list(expected.items())
+
+
+@pytest.mark.parametrize("write", [write_json_lines, write_parquet])
+def test_a_folder_of_one_kind_is_read(write, tmp_path: Path) -> None:
+    """A folder with nothing but JSON lines, or nothing but Parquet files, is read."""
+    suffix = "jsonl" if write is write_json_lines else "parquet"
+    for name in ("b", "a"):
+        write(tmp_path / f"{name}.{suffix}", name, field="body")
+    documents = read_documents([tmp_path], field="body")
+    assert [document.text for document in documents] == ["a", "b"]
+
+
+def test_files_of_a_folder_that_are_not_read_are_noted(tmp_path: Path) -> None:
+    """The note names the first three of them; hidden files are not mentioned."""
+    for name in ("a.txt", "b.md", "c.json", "d.gz", "e.html", ".hidden"):
+        (tmp_path / name).write_text("x")
+    notes: list[str] = []
+    assert len(read_documents([tmp_path], note=notes.append)) == 1
+    (note,) = notes
+    assert "b.md, c.json, d.gz and 1 more" in note
+    assert ".hidden" not in note
+    (tmp_path / "a.txt").unlink()
+    with pytest.raises(InvalidValueError, match=r"\.txt, .*b\.md, c\.json, d\.gz and 1 more"):
+        read_documents([tmp_path])
 
 
 def test_json_lines_and_parquet_hold_a_document_a_row(tmp_path: Path) -> None:
     """Each line or row is a document, also an empty one, read from the field that is named."""
     texts = ["año 😀", "", "two\u2028lines"]
-    lines = [
-        json.dumps({"body": text, "id": i}, ensure_ascii=False) for i, text in enumerate(texts)
-    ]
-    (tmp_path / "a.jsonl").write_text("\n".join(lines) + "\n\n")
-    pq.write_table(pa.table({"id": [0, 1, 2], "body": texts}), tmp_path / "a.parquet")
-    found = read_documents([tmp_path / "a.jsonl", tmp_path / "a.parquet"], field="body")
-    assert [each.text for each in found] == texts * 2
-    assert [each.name for each in found[2:5]] == ["a.jsonl:3", "a.parquet:0", "a.parquet:1"]
+    write_json_lines(tmp_path / "a.jsonl", *texts, field="body")
+    write_parquet(tmp_path / "a.parquet", *texts, field="body")
+    documents = read_documents([tmp_path / "a.jsonl", tmp_path / "a.parquet"], field="body")
+    assert [document.text for document in documents] == texts * 2
+    names = [document.name for document in documents[2:5]]
+    assert names == ["a.jsonl:3", "a.parquet:0", "a.parquet:1"]
 
 
 def test_a_dash_is_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
-    """- reads standard input whole."""
+    """- reads standard input to its end."""
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("sí\n".encode())))
     assert read_documents(["-"]) == [Document("standard input", "sí\n")]
 
 
-def test_bad_texts_are_named(tmp_path: Path) -> None:
-    """Whatever is wrong with a source, one sentence says where."""
+def test_texts_are_one_a_file_whatever_the_suffix(tmp_path: Path) -> None:
+    """`read_texts` reads a .jsonl file as the text that it is, and names a file that it cannot."""
+    write_json_lines(tmp_path / "a.jsonl", "x")
+    (tmp_path / "empty.txt").write_text(" \n")
+    content = (tmp_path / "a.jsonl").read_text()
+    assert read_texts([tmp_path / "a.jsonl"]) == [content]
+    for name in ("empty.txt", "missing.txt"):
+        with pytest.raises(InvalidValueError, match=name):
+            read_texts([tmp_path / "a.jsonl", tmp_path / name])
 
-    def check(name: str, content: bytes, message: str) -> None:
-        (tmp_path / name).write_bytes(content)
-        with pytest.raises(InvalidValueError, match=message):
-            read_documents([tmp_path / name])
 
-    check("a.txt", b"", r"a\.txt is empty")
-    check("a.txt", b" \n", r"a\.txt is empty")
-    check("a.txt", b"abc\xff", r"a\.txt is not UTF-8: byte 3 is 0xff")
-    check("a.jsonl", b'{"text": "a"}\n{"text": ', r"line 2 of .*a\.jsonl is not JSON")
-    check("a.jsonl", b"[1]", r"line 1 of .*a\.jsonl is a JSON list")
-    check("a.jsonl", b'{"body": "a"}', r"line 1 .* no field 'text', only 'body'")
-    check("a.jsonl", b'{"text": 3}', r"field 'text', line 1 of .* is 3: it must be a text")
-    check("a.jsonl", b'{"text": "a\\ud800"}', r"half a character \(U\+D800\) at character 1")
-    check("a.jsonl", b'{"text": ""}', r"a\.jsonl is empty")
-    check("a.parquet", b"nothing", r"a\.parquet is not a whole Parquet file")
-    pq.write_table(pa.table({"body": ["a"]}), tmp_path / "b.parquet")
-    check("b.parquet", (tmp_path / "b.parquet").read_bytes(), r"no column 'text', only 'body'")
-    pq.write_table(pa.table({"text": ["a", None]}), tmp_path / "c.parquet")
-    check("c.parquet", (tmp_path / "c.parquet").read_bytes(), r"row 1 of .* is None: it must be")
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.txt", b"", r"a\.txt is empty"),
+        ("a.txt", b" \n", r"a\.txt is empty"),
+        ("a.txt", b"abc\xff", r"a\.txt is not UTF-8: byte 3 is 0xff"),
+        ("a.jsonl", b'{"text": "a"}\n{"text": ', r"line 2 of .*a\.jsonl is not JSON"),
+        ("a.jsonl", b"[1]", r"line 1 of .*a\.jsonl .*list"),
+        ("a.jsonl", b'{"body": "a"}', r"line 1 .*'text'.*'body'.*--field"),
+        ("a.jsonl", b'{"text": 3}', r"'text', line 1 of .* 3"),
+        ("a.jsonl", b'{"text": "a\\ud800"}', r"line 1 .*U\+D800.* character 1"),
+        ("a.jsonl", b'{"text": ""}', r"a\.jsonl is empty"),
+        ("a.parquet", b"nothing", r"a\.parquet .*not a Parquet file"),
+    ],
+)
+def test_bad_texts_are_named(name: str, content: bytes, message: str, tmp_path: Path) -> None:
+    """The error names the file and the byte, line or character, alone and in a folder."""
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InvalidValueError, match=message):
+        read_documents([tmp_path / name])
+    with pytest.raises(InvalidValueError, match=message if "empty" not in message else "is empty"):
+        read_documents([tmp_path])
+
+
+def test_bad_columns_and_missing_files_are_named(tmp_path: Path) -> None:
+    """Another column, a row without text, a missing file and no source are errors."""
+    write_parquet(tmp_path / "b.parquet", "a", field="body")
+    write_parquet(tmp_path / "c.parquet", "a", None)
     (tmp_path / "sub").mkdir()
-    for source, message in (
-        (tmp_path / "missing.txt", "cannot be read: No such file"),
-        (tmp_path / "missing.parquet", "cannot be read: No such file"),
-        (tmp_path / "sub", r"has no \.txt file"),
+    for name, message in (
+        ("b.parquet", r"b\.parquet .*'text'.*'body'"),
+        ("c.parquet", r"row 1 of .*c\.parquet .*None"),
+        ("missing.txt", r"missing\.txt cannot be read: No such file"),
+        ("missing.parquet", r"missing\.parquet cannot be read: No such file"),
+        ("sub", r"sub has no \.txt"),
     ):
         with pytest.raises(InvalidValueError, match=message):
-            read_documents([source])
+            read_documents([tmp_path / name])
     with pytest.raises(InvalidValueError, match="there is no text"):
         read_documents([])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -69,7 +70,7 @@ def add_text_options(command: argparse.ArgumentParser) -> None:
     text = command.add_argument_group("on text")
     text.add_argument(
         "--text", nargs="+", action="extend", metavar="FILE",
-        help="files, folders of .txt, .jsonl, .parquet, or - for standard input",
+        help="files, folders of .txt, .jsonl and .parquet files, or - for standard input",
     )  # fmt: skip
     text.add_argument("--field", default="text", help="of .jsonl and .parquet (default: text)")
     text.add_argument(
@@ -106,7 +107,9 @@ def read_text(options: argparse.Namespace) -> list[Document]:
     """The documents that the options name."""
     from kullback.text.documents import read_documents
 
-    return read_documents(options.text, options.field)
+    return read_documents(
+        options.text, options.field, note=lambda note: print(f"note: {note}", file=sys.stderr)
+    )
 
 
 def torch_dtype(options: argparse.Namespace) -> torch.dtype | None:

@@ -17,7 +17,7 @@ from kullback.errors import InvalidValueError
 from kullback.runtime.files import write_atomically
 from kullback.sources.catalogue import Source
 from kullback.text.special_tokens import BOS_ID
-from kullback.text.tokenizer import tokenizer_config, word_tokenizer
+from kullback.text.tokenizer_training import tokenizer_config, word_tokenizer
 
 __all__ = ["export_source"]
 

@@ -1,22 +1,22 @@
-"""Which bytes of a text belong to which token.
+"""Byte spans: which bytes of a text belong to which token.
 
 A measure per byte, a text coloured by surprisal and a record that another tool can read all need
-the bytes of the *source text* that a token stands for.  Tokenizers give offsets in characters, of
-a text that they have normalised, and several tokens may share one character.  Two ways, in turn:
+the bytes of the *source text* that a token covers.  Tokenizers give offsets in characters, of a
+text that they have normalised, and several tokens may share one character.  Two methods, in turn:
 
-* **pieces**: each vocabulary entry stands for bytes (byte-level alphabet; "▁" for a blank; "<0xE2>"
-  for a byte).  Where the pieces joined *are* the text, their lengths are the spans, with no doubt
-  left.  A blank that the tokenizer puts in front of the text is no byte of it.
-* **offsets**: the tokenizer's own, character by character, for those that change the text (lower
-  case, NFC, folded blanks).  Blanks between tokens go to the token that follows, at the end to the
-  last one; marks that were composed with the character before (NFC) or stripped go to the token
-  before.  Tokens that share characters are split by their pieces where these agree, and else
-  the first takes all the bytes and the others have empty spans.
+* **pieces**: each vocabulary entry represents bytes (byte-level alphabet; "▁" for a space; "<0xE2>"
+  for a byte).  Where the concatenated pieces *are* the text, their lengths are the spans, exactly.
+  A leading space that the tokenizer adds is not a byte of the text.
+* **offsets**: the tokenizer's own, in characters, for those that change the text (lower case, NFC,
+  merged whitespace).  Whitespace between tokens belongs to the next token, at the end to the last
+  one; marks that were composed with the character before them (NFC) or stripped belong to the token
+  before.  Tokens that share characters are split by their pieces where these agree with the text;
+  otherwise the first has all the bytes and the others have empty spans.
 
-Either way spans partition the text's UTF-8 bytes, in order, or there is an error that says where
-the tokenizer loses text.
+With either method the spans are a partition of the text's UTF-8 bytes, in order; where the
+tokenizer drops text, an error says where.
 
-Axes: n tokens, the last axis of spans is (start, end).
+Axes: n tokens; the last axis of spans is (start, end).
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ from kullback.errors import InvalidValueError
 __all__ = ["ALPHABET", "bytes_of_token", "spans_from_offsets", "spans_from_pieces"]
 
 BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
-BLANK = b" "
+SPACE = b" "
 
 
 def _byte_level_alphabet() -> dict[str, int]:
     """GPT-2's 256 printable characters, each for a byte (Radford et al. 2019, `bytes_to_unicode`).
 
-    Bytes that print in Latin-1 stand for themselves, the others for characters from U+0100 on.
+    Bytes that are printable in Latin-1 are their own characters, the others are U+0100 and after.
     """
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]
@@ -51,7 +51,7 @@ ALPHABET = _byte_level_alphabet()
 
 
 def bytes_of_token(token: str, byte_level: bool) -> bytes:
-    """The bytes that a vocabulary entry stands for.
+    """The bytes that a vocabulary entry represents.
 
     >>> bytes_of_token("ĠcafÃ©", byte_level=True) == " café".encode()
     True
@@ -59,25 +59,25 @@ def bytes_of_token(token: str, byte_level: bool) -> bytes:
     (b' caf', b'\\xc3')
     """
     if byte_level:
-        # An added token is text as it is, not in the alphabet.
-        known = all(character in ALPHABET for character in token)
-        return bytes(ALPHABET[character] for character in token) if known else token.encode()
+        # An added token is ordinary text, not written in the alphabet.
+        in_alphabet = all(character in ALPHABET for character in token)
+        return bytes(ALPHABET[character] for character in token) if in_alphabet else token.encode()
     if match := BYTE_TOKEN.fullmatch(token):
         return bytes([int(match[1], 16)])
     return token.replace("\u2581", " ").encode("utf-8", "surrogatepass")
 
 
 def spans_from_pieces(source: bytes, pieces: Sequence[bytes]) -> Int[np.ndarray, "n 2"] | None:
-    """Spans where the pieces joined are the source, perhaps after a blank; None where not.
+    """Spans where the concatenated pieces are the source, perhaps after a space; otherwise None.
 
     >>> spans_from_pieces(b"a b", [b" a", b" ", b"b"]).tolist()
     [[0, 1], [1, 2], [2, 3]]
     """
     joined = b"".join(pieces)
-    in_front = len(joined) - len(source)
-    if in_front not in (0, 1) or joined != BLANK * in_front + source:
+    spaces = len(joined) - len(source)
+    if spaces not in (0, 1) or joined != SPACE * spaces + source:
         return None
-    ends = np.cumsum(np.fromiter(map(len, pieces), dtype=np.int64, count=len(pieces))) - in_front
+    ends = np.cumsum(np.fromiter(map(len, pieces), dtype=np.int64, count=len(pieces))) - spaces
     return _spans(np.maximum(ends, 0))
 
 
@@ -86,11 +86,11 @@ def spans_from_offsets(
 ) -> Int[np.ndarray, "n 2"]:
     """Spans from the characters (start, end) that the tokenizer says each token covers.
 
-    Raises `InvalidValueError` naming the first byte that no token covers and that is not blank.
+    Raises `InvalidValueError` naming the first byte that no token covers, unless it is whitespace.
     """
     source = text.encode()
     byte_of = _byte_offsets(text)
-    # A token's end, as far as characters say; starts are the ends before.
+    # The ends of tokens, to the character; each token starts at the end of the one before.
     ends = np.maximum.accumulate(byte_of[[end for _, end in offsets]])
     covered = 0
     for i, (start, end) in enumerate(offsets):
@@ -113,7 +113,7 @@ def spans_from_offsets(
 
 
 def _first_of_cluster(offsets: Sequence[tuple[int, int]], last: int) -> int:
-    """The first of the tokens that overlap, one the next, up to `last`."""
+    """The first of the consecutive tokens that overlap up to `last`."""
     first = last
     while first > 0 and offsets[first][0] < offsets[first - 1][1]:
         first -= 1
@@ -121,7 +121,10 @@ def _first_of_cluster(offsets: Sequence[tuple[int, int]], last: int) -> int:
 
 
 def _check_gap(text: str, start: int, end: int, byte_of: Int[np.ndarray, "characters"]) -> int:
-    """How many characters of text[start:end] belong to the character before; the rest is blank."""
+    """How many characters of text[start:end] are marks of the character before.
+
+    Raises `InvalidValueError` unless the rest is whitespace.
+    """
     marks = 0
     before = text[start - 1] if start else ""
     for character in text[start:end]:
@@ -142,7 +145,7 @@ def _check_gap(text: str, start: int, end: int, byte_of: Int[np.ndarray, "charac
 
 
 def _byte_offsets(text: str) -> Int[np.ndarray, "characters"]:
-    """The byte at which each character begins, and the length of the whole."""
+    """The byte at which each character begins, and the number of bytes."""
     points = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
     widths = 1 + (points >= 0x80).astype(np.int64) + (points >= 0x800) + (points >= 0x10000)
     return np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(widths)])

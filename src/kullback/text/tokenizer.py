@@ -1,12 +1,7 @@
-"""Tokenizers and text: from what people write to token ids, and back.
+"""Tokenizers for text that is measured: ids, and the bytes of the text that each token covers.
 
-A source's vocabulary becomes a word-level tokenizer whose ids are the source's; a text gets a
-byte-level BPE trained on it (Sennrich et al. 2016), which can encode anything.  Both are Hugging
-Face `tokenizers`, saved as ``tokenizer.json``, so every tool that reads those reads ours.
-
-:class:`TextTokenizer` is how a model reads text that is to be measured: ids, and for each the bytes
-of the text that it stands for.  The text is data: "<|endoftext|>" written in it is read as those 13
-characters, never as the special token, which no author typed and whose surprisal is not theirs.
+The text is data: "<|endoftext|>" in it is read as those 13 characters, never as the special token,
+which no author typed.
 
 Axes: n tokens.
 """
@@ -15,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,43 +18,38 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Int
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer
 
 from kullback.errors import InvalidValueError
 from kullback.text.byte_spans import ALPHABET, bytes_of_token, spans_from_offsets, spans_from_pieces
-from kullback.text.special_tokens import BOS, EOS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = [
-    "Encoding",
-    "TextTokenizer",
-    "read_texts",
-    "tokenizer_config",
-    "train_tokenizer",
-    "word_tokenizer",
-]
+__all__ = ["Encoding", "TextTokenizer"]
 
 
 @dataclass(frozen=True, eq=False)
 class Encoding:
-    """A text as a model reads it."""
+    """The tokens of a text."""
 
     ids: Int[np.ndarray, "n"]
     byte_spans: Int[np.ndarray, "n 2"]
-    """Where each token begins and ends in the text's UTF-8 bytes: a partition, in order."""
+    """The first byte of each token in the text's UTF-8, and one after its last: in order, a
+    partition of the text."""
 
     def __len__(self) -> int:
         return len(self.ids)
 
 
 class TextTokenizer:
-    """A tokenizer that knows which bytes of the text each token stands for.
+    """A tokenizer that gives the bytes of the text that each token covers.
 
-    Build it with `load` or `from_transformers`, or from a `tokenizers.Tokenizer` and the names of
-    its special tokens, where it has them.
+    Create it with `load` or `from_transformers`, or from a `tokenizers.Tokenizer` and the names of
+    its special tokens, if it has any.
 
+    >>> from kullback.text.special_tokens import BOS, EOS
+    >>> from kullback.text.tokenizer_training import word_tokenizer
     >>> vocabulary = [BOS, EOS, "ayer", "comió"]
     >>> tokenizer = TextTokenizer(word_tokenizer(vocabulary), BOS, EOS)
     >>> encoding = tokenizer.encode("ayer comió")
@@ -72,18 +62,18 @@ class TextTokenizer:
     eos_id: int | None
     """The token that ends a text, or None."""
     adds_bos: bool
-    """Whether the tokenizer's own configuration puts `bos_id` in front of a text."""
+    """Whether the tokenizer's own configuration begins a text with `bos_id`."""
     vocabulary_size: int
     """1 + the largest id, special and added tokens included."""
     fingerprint: str
     """SHA-256 of the serialised tokenizer and its special tokens, in hexadecimal."""
     special_strings: tuple[str, ...]
-    """How the special tokens are written; in a text they are read as plain characters."""
+    """The special tokens as text; in a document they are read as ordinary characters."""
 
     def __init__(
         self, tokenizer: Tokenizer, bos_token: str | None = None, eos_token: str | None = None
     ) -> None:
-        # A copy: these settings are not for the caller's.
+        # A copy, so that the caller's settings stay.
         tokenizer = Tokenizer.from_str(tokenizer.to_str())
         tokenizer.no_truncation()
         tokenizer.no_padding()
@@ -93,7 +83,7 @@ class TextTokenizer:
         vocabulary = tokenizer.get_vocab(with_added_tokens=True)
         added = tokenizer.get_added_tokens_decoder()
         self.special_strings = tuple(token.content for token in added.values() if token.special)
-        self._take(vocabulary, serialised, bos_token, eos_token)
+        self._set_vocabulary(vocabulary, serialised, bos_token, eos_token)
         self._byte_level = '"ByteLevel"' in json.dumps(
             [description[part] for part in ("normalizer", "pre_tokenizer", "decoder")]
         )
@@ -101,13 +91,12 @@ class TextTokenizer:
         self._added = {id_: token.content.encode() for id_, token in added.items()}
         self._knows_all = _knows_all(description["model"], vocabulary, self._byte_level)
         self._tokenizer: Tokenizer | None = tokenizer
-        # Without the offsets in characters, which take as long again as the ids.
+        # Without offsets in characters, which would double the time.
         self._ids: Callable[[str], list[int]] = lambda text: (
             tokenizer.encode_batch_fast([text], add_special_tokens=False)[0].ids
         )
-        probe = _readable(
-            tokenizer, set(vocabulary) - {bos_token, eos_token, *self.special_strings}
-        )
+        special = {bos_token, eos_token, *self.special_strings}
+        probe = _encodable_text(tokenizer, set(vocabulary) - special)
         self._find_bos(
             tokenizer.encode(probe, add_special_tokens=True).ids,
             tokenizer.encode(probe, add_special_tokens=False).ids,
@@ -117,18 +106,18 @@ class TextTokenizer:
     def load(cls, folder: Path) -> TextTokenizer:
         """The tokenizer of a model folder: tokenizer.json and, where there is one, its config.
 
-        Whether BOS is put in front is what tokenizer.json does, as for transformers 5.  Raises
+        Whether a text begins with BOS is what tokenizer.json does, as in transformers 5.  Raises
         `InvalidValueError` where a file is missing or damaged.
         """
         path = folder / "tokenizer.json"
         if not path.is_file():
             raise InvalidValueError(
-                f"{folder} has no tokenizer.json: a text cannot be read without it; copy it from "
-                "the model that this one was made of"
+                f"{folder} has no tokenizer.json, which reading a text needs: copy it from the "
+                "model that this one is derived from"
             )
         try:
             tokenizer = Tokenizer.from_str(path.read_text(encoding="utf-8"))
-        # What is wrong with the JSON reaches Python as a bare Exception.
+        # The library raises a bare Exception for damaged JSON.
         except Exception as error:
             raise InvalidValueError(f"{path} is damaged: {error}; download it again") from None
         config = _read_object(folder / "tokenizer_config.json")
@@ -140,42 +129,42 @@ class TextTokenizer:
     def from_transformers(cls, tokenizer: PreTrainedTokenizerBase) -> TextTokenizer:
         """The tokenizer of a model that transformers loaded.
 
-        One without a fast implementation is read through its own `encode`; it has no offsets, so
-        that its tokens must spell the text byte for byte: `encode` says where they do not.
+        A tokenizer without a fast implementation has no offsets, so its tokens must spell the text
+        byte for byte: `encode` raises an error where they do not.
         """
         backend = getattr(tokenizer, "backend_tokenizer", None)
         if isinstance(backend, Tokenizer):
             return cls(backend, tokenizer.bos_token, tokenizer.eos_token)
-        made = cls.__new__(cls)
+        wrapped = cls.__new__(cls)
         vocabulary = {str(token): int(id_) for token, id_ in tokenizer.get_vocab().items()}
         added = getattr(tokenizer, "added_tokens_decoder", {})
-        made.special_strings = tuple(token.content for token in added.values() if token.special)
-        made._take(
+        wrapped.special_strings = tuple(token.content for token in added.values() if token.special)
+        wrapped._set_vocabulary(
             vocabulary,
             json.dumps([type(tokenizer).__name__, sorted(vocabulary.items())]),
             tokenizer.bos_token,
             tokenizer.eos_token,
         )
-        made._byte_level = "Ġ" in vocabulary
-        made._unknown_id = tokenizer.unk_token_id
-        made._added = {id_: token.content.encode() for id_, token in added.items()}
-        made._knows_all = False
-        made._tokenizer = None
-        made._ids = lambda text: list(
+        wrapped._byte_level = "Ġ" in vocabulary
+        wrapped._unknown_id = tokenizer.unk_token_id
+        wrapped._added = {id_: token.content.encode() for id_, token in added.items()}
+        wrapped._knows_all = False
+        wrapped._tokenizer = None
+        wrapped._ids = lambda text: list(
             tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
         )
-        made._find_bos(list(tokenizer.encode("a")), made._ids("a"))
-        return made
+        wrapped._find_bos(list(tokenizer.encode("a")), wrapped._ids("a"))
+        return wrapped
 
     def encode(self, text: str) -> Encoding:
         """The ids of a text and the bytes of each; no special token is added.
 
-        Raises `InvalidValueError` where the tokens leave out, or do not tell, a part of the text
-        that is not blank, naming the byte and the characters.
+        Raises `InvalidValueError` naming the byte and the characters where the tokens leave out, or
+        do not determine, a part of the text other than whitespace.
         """
         try:
             ids = self._ids(text)
-        # A bare Exception, when there is neither a token nor an unknown-word token.
+        # The library raises a bare Exception where a word has no token and none for unknown words.
         except Exception as error:
             raise InvalidValueError(f"the tokenizer cannot read the text: {error}") from error
         source = text.encode()
@@ -185,13 +174,13 @@ class TextTokenizer:
         return Encoding(np.array(ids, dtype=np.int64), spans)
 
     def token_text(self, token: int) -> str:
-        """What people read for a token; "▒" for bytes that are only part of a character."""
+        """The text of a token; "▒" for bytes that are only part of a character."""
         if not 0 <= token < len(self._pieces):
-            return ""  # a word that only pads the vocabulary
+            return ""  # a token that only pads the vocabulary
         return self._pieces[token].decode(errors="replace").replace("\ufffd", "▒")
 
     def special_strings_in(self, text: str) -> dict[str, int]:
-        """How often each special token is written out in the text, where it is."""
+        """The special tokens that occur in the text as characters, and how often."""
         counts = {string: text.count(string) for string in self.special_strings if string}
         return {string: count for string, count in counts.items() if count}
 
@@ -199,8 +188,8 @@ class TextTokenizer:
         if self._tokenizer is None or not self._knows_all:
             read = b"".join(self._pieces[i] for i in ids)
             source = text.encode()
-            same = zip(read, source, strict=False)
-            at = next((i for i, (a, b) in enumerate(same) if a != b), min(len(read), len(source)))
+            pairs = zip(read, source, strict=False)
+            at = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(read), len(source)))
             raise InvalidValueError(
                 f"the tokenizer does not spell the text: at byte {at} it reads "
                 f"{read[at : at + 12]!r} for {source[at : at + 12]!r}; remove that from the text, "
@@ -218,7 +207,7 @@ class TextTokenizer:
             )
         return ids, spans_from_offsets(text, offsets, [self._pieces[i] for i in ids])
 
-    def _take(
+    def _set_vocabulary(
         self, vocabulary: dict[str, int], serialised: str, bos: str | None, eos: str | None
     ) -> None:
         self._vocabulary = vocabulary
@@ -229,11 +218,11 @@ class TextTokenizer:
         parts = json.dumps([serialised, bos, eos], ensure_ascii=False)
         self.fingerprint = hashlib.sha256(parts.encode("utf-8", "surrogatepass")).hexdigest()
 
-    def _find_bos(self, with_special: list[int], plain: list[int]) -> None:
-        n_front = len(with_special) - len(plain)
-        adds = n_front > 0 and with_special[:1] != plain[:1]
+    def _find_bos(self, with_special: list[int], without: list[int]) -> None:
+        """Set `adds_bos`, from the ids of a text encoded with and without special tokens."""
+        adds = len(with_special) > len(without) and with_special[:1] != without[:1]
         if adds and self.bos_id is None:
-            # Nobody says what it is called, but it is what texts begin with.
+            # No configuration names it, but texts begin with it.
             self.bos_id = with_special[0]
         self.adds_bos = adds and with_special[0] == self.bos_id
 
@@ -247,22 +236,22 @@ class TextTokenizer:
         return pieces
 
 
-def _readable(tokenizer: Tokenizer, words: set[str]) -> str:
-    """A text that the tokenizer can read: an "a", or where that is no word of it, a word."""
-    for probe in ("a", *sorted(words)):
+def _encodable_text(tokenizer: Tokenizer, tokens: set[str]) -> str:
+    """A text that the tokenizer can encode: "a", or the first of its tokens that it can."""
+    for probe in ("a", *sorted(tokens)):
         try:
             if tokenizer.encode(probe, add_special_tokens=False).ids:
                 return probe
-        # A bare Exception, when there is neither a token nor an unknown-word token.
+        # See `TextTokenizer.encode`.
         except Exception:
             continue
     return ""
 
 
 def _knows_all(model: dict[str, object], vocabulary: dict[str, int], byte_level: bool) -> bool:
-    """Whether no character is left out without a word, after which offsets are wrong.
+    """Whether the tokenizer never drops characters silently, after which offsets are wrong.
 
-    A byte-pair model with neither an unknown-word token nor tokens for all bytes does that.
+    A byte-pair model with neither an unknown token nor tokens for all bytes drops them.
     """
     if model.get("type") != "BPE" or model.get("unk_token") or model.get("byte_fallback"):
         return True
@@ -279,7 +268,7 @@ def _int_or_none(value: object) -> int | None:
 
 
 def _content(token: object) -> str | None:
-    """How a special token is written: configurations hold strings, or objects around them."""
+    """The text of a special token: configurations have strings, or objects that contain them."""
     content = token.get("content") if isinstance(token, dict) else token
     return content if isinstance(content, str) else None
 
@@ -292,82 +281,5 @@ def _read_object(path: Path) -> dict[str, object]:
     except (OSError, ValueError) as error:
         raise InvalidValueError(f"{path} is damaged: {error}; download it again") from None
     if not isinstance(data, dict):
-        raise InvalidValueError(f"{path} is damaged: it must hold a JSON object")
+        raise InvalidValueError(f"{path} is damaged: it must contain a JSON object")
     return data
-
-
-def word_tokenizer(vocabulary: Sequence[str]) -> Tokenizer:
-    """The tokenizer of a source: words at blanks, ids as in `vocabulary`, `BOS` put in front.
-
-    >>> word_tokenizer([BOS, EOS, "ayer", "comió"]).encode("ayer comió").ids
-    [0, 2, 3]
-    """
-    ids = {word: i for i, word in enumerate(vocabulary)}
-    tokenizer = Tokenizer(models.WordLevel(ids))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    _put_bos_in_front(tokenizer)
-    return tokenizer
-
-
-def train_tokenizer(texts: Sequence[str], vocabulary_size: int) -> Tokenizer:
-    """A byte-level BPE of `vocabulary_size` entries trained on `texts`, with `BOS` and `EOS`.
-
-    Raises `InvalidValueError` where the size has no room for the 256 bytes and the two specials.
-    """
-    if vocabulary_size < 258:
-        raise InvalidValueError(
-            f"vocabulary_size is {vocabulary_size}: a byte-level BPE needs at least 258 "
-            "(256 bytes and two special tokens)"
-        )
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary_size,
-        special_tokens=[BOS, EOS],
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(texts, trainer)
-    _put_bos_in_front(tokenizer)
-    return tokenizer
-
-
-def tokenizer_config() -> str:
-    """The ``tokenizer_config.json`` that tells transformers what the special tokens are."""
-    return json.dumps(
-        {
-            "tokenizer_class": "PreTrainedTokenizerFast",
-            "bos_token": BOS,
-            "eos_token": EOS,
-            "pad_token": EOS,
-            "clean_up_tokenization_spaces": False,
-        },
-        indent=2,
-    )
-
-
-def read_texts(paths: Sequence[Path]) -> list[str]:
-    """The documents in `paths`, one a file; unreadable, empty or non-UTF-8 is an error."""
-    texts = []
-    for path in paths:
-        try:
-            text = path.read_bytes().decode("utf-8")
-        except OSError as error:
-            raise InvalidValueError(f"the text {path} cannot be read: {error.strerror}") from None
-        except UnicodeDecodeError as error:
-            raise InvalidValueError(
-                f"the text {path} is not UTF-8: byte {error.start} is "
-                f"0x{error.object[error.start]:02x}; convert it first (iconv -t utf-8)"
-            ) from None
-        if not text.strip():
-            raise InvalidValueError(f"the text {path} is empty")
-        texts.append(text)
-    return texts
-
-
-def _put_bos_in_front(tokenizer: Tokenizer) -> None:
-    bos_id = tokenizer.token_to_id(BOS)
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"{BOS} $A", pair=f"{BOS} $A $B", special_tokens=[(BOS, bos_id)]
-    )

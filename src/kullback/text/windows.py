@@ -1,9 +1,9 @@
-"""Which tokens does a model read together, and which of its predictions count?
+"""Windows: which tokens a model reads together, and which of its predictions are scored.
 
-`plan` turns encoded documents and a protocol into windows.  A window is a stretch of a *stream*
+`plan` turns encoded documents and a protocol into windows.  A window is an interval of a *stream*
 (the tokens of a document, after BOS where a preset counts that as one of them), perhaps with a
-token in front, and the stretch of it that is scored.  A prediction made after reading token k is of
-token k + 1, so that a window reads up to the token before its last target and no further.
+leading token, and the part of it that is scored.  The prediction after reading token k is of token
+k + 1, so a window reads up to the token before its last target and no further.
 
 Axes: T tokens that the model reads, M of its predictions that are scored.
 """
@@ -25,16 +25,16 @@ __all__ = ["Coverage", "Window", "coverage", "plan"]
 
 @dataclass(frozen=True, eq=False)
 class Window:
-    """What a model reads at once, and what is scored of it."""
+    """The tokens that a model reads at once, and which of them are scored."""
 
     document: int
-    """Which document, from 0."""
+    """The index of the document."""
     stream: Int[np.ndarray, "stream"]
-    """All tokens of the document, shared by its windows; what stands before them is `n_front`."""
-    n_front: int
+    """All tokens of the document, shared by its windows, after `n_leading` others."""
+    n_leading: int
     """How many tokens of the stream are not the document's: 1 where it begins with BOS."""
-    front: int | None
-    """A token read before the others, or None."""
+    leading: int | None
+    """A token that is read before those of the stream, or None."""
     begin: int
     """The first token of the stream that is read."""
     first: int
@@ -42,7 +42,7 @@ class Window:
     last: int
     """One after the last."""
     weight: float = 1.0
-    """How often each of its tokens counts."""
+    """The weight of each of its tokens in a mean."""
 
     def __len__(self) -> int:
         """M."""
@@ -50,37 +50,37 @@ class Window:
 
     @property
     def inputs(self) -> Int[np.ndarray, "T"]:
-        """What the model reads."""
+        """The tokens that the model reads."""
         read = self.stream[self.begin : self.last - 1]
-        return read if self.front is None else np.concatenate([[self.front], read])
+        return read if self.leading is None else np.concatenate([[self.leading], read])
 
     @property
     def n_inputs(self) -> int:
         """T."""
-        return self.last - 1 - self.begin + (self.front is not None)
+        return self.last - 1 - self.begin + (self.leading is not None)
 
     @property
     def rows(self) -> slice:
-        """The M of the T predictions that are scored: they stand together, at the end."""
+        """The M of the T predictions that are scored: the last ones."""
         return slice(self.n_inputs - len(self), self.n_inputs)
 
     @property
     def targets(self) -> Int[np.ndarray, "M"]:
-        """The tokens that came."""
+        """The target tokens."""
         return self.stream[self.first : self.last]
 
     @property
     def tokens(self) -> Int[np.ndarray, "M"]:
-        """Which tokens of the document those are; -1 is a BOS that a preset scores."""
-        return np.arange(self.first, self.last) - self.n_front
+        """The indices of the targets in the document; -1 is a BOS that a preset scores."""
+        return np.arange(self.first, self.last) - self.n_leading
 
     @property
     def positions(self) -> Int[np.ndarray, "M"]:
-        """How many tokens the model had read before each, the one in front included."""
+        """How many tokens the model has read before each target, with the leading one."""
         return np.arange(self.rows.start, self.rows.stop) + 1
 
     def byte_spans(self, encoding: Encoding) -> Int[np.ndarray, "M 2"]:
-        """Where the scored tokens stand in the document; a BOS has no bytes."""
+        """The bytes of the targets in the document; a BOS has none."""
         tokens_M = self.tokens
         spans_M2: Int[np.ndarray, "M 2"] = encoding.byte_spans[np.maximum(tokens_M, 0)]
         spans_M2[tokens_M < 0] = 0
@@ -89,7 +89,7 @@ class Window:
 
 @dataclass(frozen=True)
 class Coverage:
-    """How much of the documents is scored."""
+    """How many tokens and bytes of the documents are scored."""
 
     tokens: int
     scored_tokens: int
@@ -98,7 +98,7 @@ class Coverage:
 
     @property
     def complete(self) -> bool:
-        """Whether every byte is."""
+        """Whether every byte is scored."""
         return self.scored_bytes == self.bytes
 
 
@@ -112,37 +112,36 @@ def plan(
 
     `encodings` are those of the documents that `protocol.prepare` gives; `context` is the longest
     input of the model.  Raises `InvalidValueError` where the window does not fit the model, where
-    BOS is asked for and there is none, and where the text is too short for anything to be scored.
+    BOS is required and there is none, and where the text is too short for any token to be scored.
     """
     protocol = protocol.resolve(context)
     if protocol.bos == "always" and tokenizer.bos_id is None:
         raise InvalidValueError(
             "bos is 'always': the tokenizer has no BOS token; use --bos auto or never"
         )
-    makers = {
+    planners = {
         "sliding": _sliding,
         "hf-stride": _hf_stride,
         "lm-eval": _lm_eval,
         "llama.cpp": _llama_cpp,
     }
-    make = makers[protocol.preset]
+    windows_of = planners[protocol.preset]
     windows = [
         window
         for document, encoding in enumerate(encodings)
-        for window in make(document, encoding.ids, protocol, tokenizer)
+        for window in windows_of(document, encoding.ids, protocol, tokenizer)
     ]
     if not windows:
         n_tokens = sum(map(len, encodings))
         raise InvalidValueError(
             f"the text has {n_tokens} token{'s' * (n_tokens != 1)}, none of which the protocol "
-            f"{protocol.preset} scores: the first has nothing before it that would predict it; "
-            "give a longer text"
+            f"{protocol.preset} scores: no token before the first predicts it; give a longer text"
         )
     return windows
 
 
 def coverage(encodings: Sequence[Encoding], windows: Sequence[Window]) -> Coverage:
-    """What part of the tokens and of the bytes the windows score."""
+    """How many of the tokens and bytes the windows score."""
     scored_tokens = scored_bytes = 0
     for window in windows:
         scored_tokens += int((window.tokens >= 0).sum())
@@ -151,63 +150,63 @@ def coverage(encodings: Sequence[Encoding], windows: Sequence[Window]) -> Covera
     return Coverage(
         tokens=sum(map(len, encodings)),
         scored_tokens=scored_tokens,
-        bytes=sum(int(each.byte_spans[-1, 1]) for each in encodings if len(each)),
+        bytes=sum(int(encoding.byte_spans[-1, 1]) for encoding in encodings if len(encoding)),
         scored_bytes=scored_bytes,
     )
 
 
 def _bos(protocol: Protocol, tokenizer: TextTokenizer) -> int | None:
-    """The BOS that texts begin with under this protocol."""
+    """The BOS that a text begins with under this protocol, or None."""
     wanted = protocol.bos == "always" or (protocol.bos == "auto" and tokenizer.adds_bos)
     return tokenizer.bos_id if wanted else None
 
 
 def _start(tokenizer: TextTokenizer) -> int | None:
-    """The token that stands for the beginning of a text: BOS, or else EOS."""
+    """The token that marks the beginning of a text: BOS, or else EOS."""
     return tokenizer.eos_id if tokenizer.bos_id is None else tokenizer.bos_id
 
 
-def _with_front(ids: Int[np.ndarray, "n"], bos: int | None) -> Int[np.ndarray, "stream"]:
+def _with_bos(ids: Int[np.ndarray, "n"], bos: int | None) -> Int[np.ndarray, "stream"]:
     return ids if bos is None else np.concatenate([[bos], ids])
 
 
 def _sliding(
     document: int, ids: Int[np.ndarray, "n"], protocol: Protocol, tokenizer: TextTokenizer
 ) -> Iterator[Window]:
-    window, stride = _whole(protocol.window), _whole(protocol.stride)
+    window, stride = _resolved(protocol.window), _resolved(protocol.stride)
     bos, n = _bos(protocol, tokenizer), len(ids)
-    n_front = int(bos is not None)
+    n_leading = int(bos is not None)
     start = _start(tokenizer)
     done = 0
     if bos is None and n:
         if protocol.bos == "auto" and start is not None:
-            yield Window(document, ids, 0, front=start, begin=0, first=0, last=1)
+            yield Window(document, ids, 0, leading=start, begin=0, first=0, last=1)
         done = 1
     # A window of W tokens predicts the W that follow each of them.
-    last = min(window + 1 - n_front, n)
+    last = min(window + 1 - n_leading, n)
     while done < n:
-        begin = max(last - 1 - (window - n_front), 0)
-        yield Window(document, ids, 0, front=bos, begin=begin, first=done, last=last)
+        begin = max(last - 1 - (window - n_leading), 0)
+        yield Window(document, ids, 0, leading=bos, begin=begin, first=done, last=last)
         done, last = last, min(last + stride, n)
 
 
 def _hf_stride(
     document: int, ids: Int[np.ndarray, "n"], protocol: Protocol, tokenizer: TextTokenizer
 ) -> Iterator[Window]:
-    window, stride = _whole(protocol.window), _whole(protocol.stride)
+    window, stride = _resolved(protocol.window), _resolved(protocol.stride)
     bos = _bos(protocol, tokenizer)
-    stream = _with_front(ids, bos)
-    n_front = len(stream) - len(ids)
+    stream = _with_bos(ids, bos)
+    n_leading = len(stream) - len(ids)
     done = 0
     for begin in range(0, len(stream), stride):
         last = min(begin + window, len(stream))
         labels = last - done
-        # The model drops the first label of what it reads: nothing comes before it.
+        # The model drops the first label of a window: no input precedes it.
         first = max(done, begin + 1)
-        # With one label the guide's weight is 0.
+        # With one label the weight of the guide is 0.
         if last > first and labels > 1:
             weight = (labels - 1) / (last - first)
-            yield Window(document, stream, n_front, None, begin, first, last, weight)
+            yield Window(document, stream, n_leading, None, begin, first, last, weight)
         done = last
         if last == len(stream):
             break
@@ -216,42 +215,42 @@ def _hf_stride(
 def _lm_eval(
     document: int, ids: Int[np.ndarray, "n"], protocol: Protocol, tokenizer: TextTokenizer
 ) -> Iterator[Window]:
-    window = _whole(protocol.window)
+    window = _resolved(protocol.window)
     prefix = _start(tokenizer)
     if prefix is None:
         raise InvalidValueError(
-            "the preset lm-eval begins with BOS or EOS: the tokenizer has neither; use the preset "
-            "sliding"
+            "the preset lm-eval begins a text with BOS or EOS, and the tokenizer has neither: use "
+            "the preset sliding"
         )
     if not len(ids):
         return
-    stream = _with_front(ids, _bos(protocol, tokenizer))
-    n_front, n = len(stream) - len(ids), len(stream)
+    stream = _with_bos(ids, _bos(protocol, tokenizer))
+    n_leading, n = len(stream) - len(ids), len(stream)
     last = min(window, n)
-    yield Window(document, stream, n_front, front=prefix, begin=0, first=0, last=last)
+    yield Window(document, stream, n_leading, leading=prefix, begin=0, first=0, last=last)
     while last < n:
         first, last = last, min(last + window, n)
-        yield Window(document, stream, n_front, None, last - 1 - window, first, last)
+        yield Window(document, stream, n_leading, None, last - 1 - window, first, last)
 
 
 def _llama_cpp(
     document: int, ids: Int[np.ndarray, "n"], protocol: Protocol, tokenizer: TextTokenizer
 ) -> Iterator[Window]:
-    window = _whole(protocol.window)
+    window = _resolved(protocol.window)
     bos = _bos(protocol, tokenizer)
-    stream = _with_front(ids, bos)
-    n_front, n = len(stream) - len(ids), len(stream)
+    stream = _with_bos(ids, bos)
+    n_leading, n = len(stream) - len(ids), len(stream)
     if n < 2 * window:
         raise InvalidValueError(
-            f"the text has {n} tokens: llama.cpp wants at least two chunks of {window}; give a "
+            f"the text has {n} tokens: llama.cpp needs at least two chunks of {window}; give a "
             "longer text or a shorter --window"
         )
     for chunk in range(0, n - window + 1, window):
         begin = chunk if bos is None else chunk + 1
         first = chunk + window // 2 + 1
-        yield Window(document, stream, n_front, bos, begin, first, last=chunk + window)
+        yield Window(document, stream, n_leading, bos, begin, first, last=chunk + window)
 
 
-def _whole(value: int | None) -> int:
+def _resolved(value: int | None) -> int:
     assert value is not None, "the protocol must be resolved"
     return value

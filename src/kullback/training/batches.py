@@ -26,8 +26,9 @@ from torch import Tensor
 from kullback.errors import InvalidValueError, RunError
 from kullback.sources.catalogue import Source, source_from_spec
 from kullback.sources.language import Sentences
+from kullback.text.documents import read_texts
 from kullback.text.special_tokens import BOS_ID
-from kullback.text.tokenizer import read_texts, train_tokenizer, word_tokenizer
+from kullback.text.tokenizer_training import train_tokenizer, word_tokenizer
 from kullback.training.packed_attention import PackedLayout
 
 __all__ = ["Batches", "SentenceBatches", "Shard", "TextBatches", "batches_from_spec"]

@@ -36,7 +36,7 @@ from torch import Tensor
 from kullback.errors import InvalidValueError, RunError
 from kullback.runtime.files import write_atomically
 from kullback.runtime.threads import workers
-from kullback.text.tokenizer import tokenizer_config
+from kullback.text.tokenizer_training import tokenizer_config
 from kullback.training.batches import Batches, Shard, batches_from_spec
 from kullback.training.gpt import GPT, GPTConfig
 from kullback.training.linear_cross_entropy import linear_cross_entropy

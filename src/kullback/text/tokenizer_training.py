@@ -1,0 +1,77 @@
+"""Tokenizers that kullback makes: trained on a text, or made of the vocabulary of a source.
+
+A source's vocabulary becomes a word-level tokenizer with the source's ids; a text gets a byte-level
+BPE trained on it (Sennrich et al. 2016), which can encode any text.  Both are Hugging Face
+`tokenizers`, saved as ``tokenizer.json``, which other tools read.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+
+from kullback.errors import InvalidValueError
+from kullback.text.special_tokens import BOS, EOS
+
+__all__ = ["tokenizer_config", "train_tokenizer", "word_tokenizer"]
+
+
+def word_tokenizer(vocabulary: Sequence[str]) -> Tokenizer:
+    """The tokenizer of a source: words between whitespace, ids as in `vocabulary`, `BOS` prepended.
+
+    >>> word_tokenizer([BOS, EOS, "ayer", "comió"]).encode("ayer comió").ids
+    [0, 2, 3]
+    """
+    ids = {word: i for i, word in enumerate(vocabulary)}
+    tokenizer = Tokenizer(models.WordLevel(ids))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    _prepend_bos(tokenizer)
+    return tokenizer
+
+
+def train_tokenizer(texts: Sequence[str], vocabulary_size: int) -> Tokenizer:
+    """A byte-level BPE of `vocabulary_size` entries trained on `texts`, with `BOS` and `EOS`.
+
+    Raises `InvalidValueError` for a size below 258: 256 bytes and two special tokens.
+    """
+    if vocabulary_size < 258:
+        raise InvalidValueError(
+            f"vocabulary_size is {vocabulary_size}: a byte-level BPE needs at least 258 "
+            "(256 bytes and two special tokens)"
+        )
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary_size,
+        special_tokens=[BOS, EOS],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    _prepend_bos(tokenizer)
+    return tokenizer
+
+
+def tokenizer_config() -> str:
+    """The ``tokenizer_config.json`` that names the special tokens for transformers."""
+    return json.dumps(
+        {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "bos_token": BOS,
+            "eos_token": EOS,
+            "pad_token": EOS,
+            "clean_up_tokenization_spaces": False,
+        },
+        indent=2,
+    )
+
+
+def _prepend_bos(tokenizer: Tokenizer) -> None:
+    """Let `encode` begin with BOS."""
+    bos_id = tokenizer.token_to_id(BOS)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{BOS} $A", pair=f"{BOS} $A $B", special_tokens=[(BOS, bos_id)]
+    )
