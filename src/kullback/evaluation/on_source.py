@@ -236,7 +236,7 @@ class _Sums:
         entries = (np.ones(len(p_K)), -found.log_q_K, -log_p_K, reference_M[row_K])
         for sums, entry in zip(self.per_slot, entries, strict=True):
             sums += np.bincount(slot_K, mass_K * entry, len(language.slots))
-        hit_K = truth.word_K == found.top1[row_K]
+        hit_K = truth.token_K == found.top1[row_K]
         accuracy_M = np.bincount(row_K, p_K * hit_K, rows)
         best_M = np.zeros(rows)
         np.maximum.at(best_M, row_K, p_K)

@@ -1,14 +1,13 @@
-/* What a block of logits leaves of each row: the sums of statistics.py and log_ratio_sums.py.
+/* Sums over each row of a block of logits: those of block_sums.py and log_ratio_sums.py.
 
-   The arithmetic is that of the Python there, and so are the names; a row of a block (2 kB) stays
-   in the first cache for all passes over it, and a pass is one sweep, where torch needs fifty.
-   Compiled and called by compiled_block_sums.py, which says when.
+   Arithmetic and names are those of the two Python modules.  A row of a block (4 kB) stays in the
+   level-1 cache for all passes over it, and a block is read once, where torch reads it fifty times.
+   compiled.py compiles and calls these functions, and says when.
 
-   Sums over LANES neighbouring words at a time are float, the lanes are added in double, and what
-   is known of a whole row (normalisers, offsets) is double.  No flag that lets the compiler
-   reorder arithmetic is needed or wanted.
+   LANES neighbouring columns at a time are added in float, the lanes in double; the numbers of a
+   whole row (normalisers, offsets) are double.  No compiler flag that reorders arithmetic is used.
 
-   B rows, W words of a block, at most MOST_WORDS of them. */
+   B rows, W columns of a block (columns of the vocabulary), at most MOST_COLUMNS. */
 
 #include <math.h>
 #include <stdint.h>
@@ -19,9 +18,9 @@ enum { LANES = 16 };
 #else
 enum { LANES = 8 };
 #endif
-enum { MOST_WORDS = 1024, SUMS = 5, MOMENTS = 9, FAR = 10, EXCLUDED = 4 };
+enum { MOST_COLUMNS = 1024, SUMS = 5, MOMENTS = 9, FAR = 10, EXCLUDED = 4 };
 
-/* From log_ratio_sums.py. */
+/* As in divergence_terms.py and log_ratio_sums.py. */
 static const float NEAR = 0.5f, FARTHEST = 80.0f;
 static const float BITS_PER_NAT = 1.44269504088896340736f, LOG_2 = 0.69314718055994530942f;
 
@@ -46,10 +45,10 @@ static inline vf select(vi where, vf a, vf b) {
 static inline vf keep(vi where, vf a) { return (vf)((vi)a & where); }
 
 static inline int any(vi where) {
-  int64_t parts[LANES / 2], found = 0;
+  int64_t parts[LANES / 2], bits = 0;
   memcpy(parts, &where, sizeof where);
-  for (int i = 0; i < LANES / 2; i++) found |= parts[i];
-  return found != 0;
+  for (int i = 0; i < LANES / 2; i++) bits |= parts[i];
+  return bits != 0;
 }
 
 static inline double sum(vf v) {
@@ -58,8 +57,8 @@ static inline double sum(vf v) {
   return total;
 }
 
-/* 2^t for t <= 0; 0 below 2^-126.  2^t = 2^n e^(f log 2) with |f| <= 1/2; the series of e^x up to
-   x^7 misses it by 5e-9. */
+/* 2^t for t <= 0; 0 below 2^-126.  2^t = 2^n e^(f log 2) with |f| <= 1/2; the error of the series
+   of e^x up to x^7 is 5e-9. */
 static inline vf exp2_of(vf t) {
   const vi tiny = t < -126.0f;
   t = select(tiny, all(-126.0f), t);
@@ -77,7 +76,8 @@ static inline vf exp2_of(vf t) {
   return keep(~tiny, (vf)((vi)e + (n << 23)));
 }
 
-/* log(1 + w) = 2 atanh(w / (2 + w)) for w in [0, 0.61]; the series up to u^11 misses it by 1e-9. */
+/* log(1 + w) = 2 atanh(w / (2 + w)) for w in [0, 0.61]; the error of the series up to u^11 is
+   1e-9. */
 static inline vf log1p_of(vf w) {
   const vf u = w / (w + 2.0f), u2 = u * u;
   vf s = all(1.0f / 11);
@@ -89,8 +89,9 @@ static inline vf log1p_of(vf w) {
   return 2.0f * u * s;
 }
 
-/* One model: m, Σ e^(x-m), Σ (x-m) e^(x-m) with x-m in bits, √Σ e^(2(x-m)), and the number of words
-   above the target; e gets e^(x-m).  The row has been padded with -inf to whole vectors. */
+/* One model: m, Σ e^(x-m), Σ (x-m) e^(x-m) with x-m in bits, √Σ e^(2(x-m)), and the number of
+   tokens with a larger logit than the target; e^(x-m) is written to e.  The row has been padded
+   with -inf to a multiple of LANES. */
 static void row_sums(const float *x, int width, float target, float *e, double *out) {
   vf largest_v = all(-INFINITY);
   vi is_nan = {0}, above = {0};
@@ -107,12 +108,12 @@ static void row_sums(const float *x, int width, float target, float *e, double *
     n_above += above[i];
   }
   if (any(is_nan)) largest = NAN;
-  /* Where no logit is finite, any finite shift will do. */
+  /* Where no logit is finite, any finite shift serves. */
   const float shift = largest == -INFINITY ? -3.4028234664e38f : largest;
   vf z = {0}, s = {0}, c = {0};
   for (int i = 0; i < width; i += LANES) {
     vf t = (load(x + i) - shift) * BITS_PER_NAT;
-    /* An impossible word has no surprise to contribute: 0 × -126, not 0 × -inf. */
+    /* A token of probability 0 adds nothing: 0 × -126 instead of 0 × -inf, which is NaN. */
     t = select(t < -126.0f, all(-126.0f), t);
     const vf e_v = keep(t > -126.0f, exp2_of(t));
     store(e + i, e_v);
@@ -127,10 +128,10 @@ static void row_sums(const float *x, int width, float target, float *e, double *
   out[4] = (double)n_above;
 }
 
-/* The k largest logits of a row so far and their words, falling; among equals the first stays in
-   front. */
-static void update_top(const float *x, int width, int64_t first_word, float largest, float *logits,
-                       int64_t *words, int k) {
+/* The k largest logits of a row so far, in descending order, and their tokens; of equal logits the
+   first in the vocabulary precedes. */
+static void update_top(const float *x, int width, int64_t first_column, float largest,
+                       float *logits, int64_t *tokens, int k) {
   if (!(largest > logits[k - 1])) return;
   for (int i = 0; i < width; i += LANES) {
     if (!any(load(x + i) > logits[k - 1])) continue;
@@ -139,40 +140,40 @@ static void update_top(const float *x, int width, int64_t first_word, float larg
       int place = k - 1;
       for (; place > 0 && x[j] > logits[place - 1]; place--) {
         logits[place] = logits[place - 1];
-        words[place] = words[place - 1];
+        tokens[place] = tokens[place - 1];
       }
       logits[place] = x[j];
-      words[place] = first_word + j;
+      tokens[place] = first_column + j;
     }
   }
 }
 
-/* The row as whole vectors: itself, or a copy with -inf behind it. */
-static const float *padded(const float *row, int words, float *copy) {
-  if (words % LANES == 0) return row;
-  memcpy(copy, row, sizeof(float) * words);
-  for (int i = words; i % LANES; i++) copy[i] = -INFINITY;
+/* The row in a multiple of LANES numbers: itself, or a copy that is padded with -inf. */
+static const float *padded(const float *row, int columns, float *copy) {
+  if (columns % LANES == 0) return row;
+  memcpy(copy, row, sizeof(float) * columns);
+  for (int i = columns; i % LANES; i++) copy[i] = -INFINITY;
   return copy;
 }
 
-static int whole_vectors(int words) { return (words + LANES - 1) / LANES * LANES; }
+static int padded_width(int columns) { return (columns + LANES - 1) / LANES * LANES; }
 
-/* sums is SUMS × B; the top words are B × k. */
-void kullback_block_sums(const float *logits, int64_t stride, int64_t rows, int words,
-                         int64_t first_word, const float *targets, double *sums,
-                         float *top_logits, int64_t *top_words, int k) {
-  float copy[MOST_WORDS + LANES], e[MOST_WORDS + LANES];
+/* sums is SUMS × B; top_logits and top_tokens are B × k. */
+void kullback_block_sums(const float *logits, int64_t stride, int64_t rows, int columns,
+                         int64_t first_column, const float *targets, double *sums,
+                         float *top_logits, int64_t *top_tokens, int k) {
+  float copy[MOST_COLUMNS + LANES], e[MOST_COLUMNS + LANES];
   for (int64_t b = 0; b < rows; b++) {
     double out[SUMS];
-    const float *x = padded(logits + b * stride, words, copy);
-    row_sums(x, whole_vectors(words), targets[b], e, out);
-    update_top(x, whole_vectors(words), first_word, (float)out[0], top_logits + b * k,
-               top_words + b * k, k);
+    const float *x = padded(logits + b * stride, columns, copy);
+    row_sums(x, padded_width(columns), targets[b], e, out);
+    update_top(x, padded_width(columns), first_column, (float)out[0], top_logits + b * k,
+               top_tokens + b * k, k);
     for (int i = 0; i < SUMS; i++) sums[i * rows + b] = out[i];
   }
 }
 
-/* m and Z of the words so far. */
+/* m and Z of the columns so far, updated with those of a block. */
 static void normalise(double *m, double *z, const double *block) {
   const double before = *m;
   if (block[0] > *m) *m = block[0];
@@ -186,7 +187,7 @@ static inline vf difference(const float *x, double mx, const float *y, double my
   return __builtin_convertvector(below_x - below_y - offset, vf);
 }
 
-/* Sums over words that one of the models excludes, which are then taken out: p, q and d are 0. */
+/* Sums over tokens that one of the models excludes, whose p, q and d are then set to 0. */
 static void set_aside(const float *x, const float *y, int width, float *p, float *q, float *d,
                       float *out, int64_t stride) {
   double only_p = 0, only_q = 0;
@@ -204,7 +205,7 @@ static void set_aside(const float *x, const float *y, int width, float *p, float
   out[3 * stride] = (float)without_p;
 }
 
-/* Σ p d^k of near words; whether there are far ones. */
+/* Σ p d^k over near tokens; returns whether there are far ones. */
 static int near_sums(const float *p, const float *d, int width, float *out, int64_t stride) {
   vf m[MOMENTS] = {{0}};
   vi far = {0};
@@ -228,7 +229,7 @@ static int near_sums(const float *p, const float *d, int width, float *out, int6
   return any(far);
 }
 
-/* Σ p, Σ q, Σ p d, Σ q d, Σ p s(d), Σ q s(-d), and Σ q v^k for k up to 4, of far words, with
+/* Σ p, Σ q, Σ p d, Σ q d, Σ p s(d), Σ q s(-d), and Σ q v^k for k up to 4, over far tokens, with
    s(d) = log(2 / (1 + e^-d)) and v = 1 / (1 + e^d). */
 static void far_sums(const float *p, const float *q, const float *d, int width, float *out,
                      int64_t stride) {
@@ -243,7 +244,7 @@ static void far_sums(const float *p, const float *q, const float *d, int width, 
     size = select(size > FARTHEST, all(FARTHEST), size);
     const vf w = exp2_of(size * -BITS_PER_NAT), part = 1.0f / (w + 1.0f);
     const vf v = select(is_positive, w * part, part);
-    /* log 2 - log(1 + e^-|d|) is s of the positive side; the other side's is lower by |d|. */
+    /* s(|d|) = log 2 - log(1 + e^-|d|), and s(-|d|) is lower by |d|. */
     const vf upper = LOG_2 - log1p_of(w), lower = upper - size;
     const vf qv = q_v * v, qv2 = qv * v, qv3 = qv2 * v;
     m[0] += p_v;
@@ -260,29 +261,31 @@ static void far_sums(const float *p, const float *q, const float *d, int width, 
   for (int k = 0; k < FAR; k++) out[k * stride] = (float)sum(m[k]);
 }
 
-/* Two models.  state is 4 × B: m and Z of the words so far of either model, brought up to date;
-   x_sums and y_sums are SUMS × B; the top words are B × k; offsets is B, what was taken for log Zx - log Zy, each
-   about its m; moments, far and excluded are MOMENTS, FAR and EXCLUDED × B, the latter two zero
-   where a row has no such words.  Returns 1 where any row has far words, plus 2 where any has
-   excluded ones. */
+/* Two models.  state is 4 × B: m and Z of the columns so far of either model, which are updated;
+   x_sums and y_sums are SUMS × B; top logits and top tokens are B × k; offsets is B, the estimate
+   of log Zx - log Zy that was subtracted, each Z relative to its m; moments, far and excluded are
+   MOMENTS, FAR and EXCLUDED × B, the latter two zero where a row has no such tokens.  Returns 1
+   where any row has far tokens, plus 2 where any has excluded ones. */
 int kullback_pair_sums(const float *x_logits, int64_t x_stride, const float *y_logits,
-                       int64_t y_stride, int64_t rows, int words, int64_t first_word,
+                       int64_t y_stride, int64_t rows, int columns, int64_t first_column,
                        const float *x_targets, const float *y_targets, double *state,
-                       double *x_sums, double *y_sums, float *x_top_logits, int64_t *x_top_words,
-                       float *y_top_logits, int64_t *y_top_words, int k, double *offsets,
+                       double *x_sums, double *y_sums, float *x_top_logits, int64_t *x_top_tokens,
+                       float *y_top_logits, int64_t *y_top_tokens, int k, double *offsets,
                        float *moments, float *far, float *excluded) {
-  float copies[2][MOST_WORDS + LANES];
-  float p[MOST_WORDS + LANES], q[MOST_WORDS + LANES], d[MOST_WORDS + LANES];
-  const int width = whole_vectors(words);
-  int found = 0;
+  float copies[2][MOST_COLUMNS + LANES];
+  float p[MOST_COLUMNS + LANES], q[MOST_COLUMNS + LANES], d[MOST_COLUMNS + LANES];
+  const int width = padded_width(columns);
+  int flags = 0;
   for (int64_t b = 0; b < rows; b++) {
-    const float *x = padded(x_logits + b * x_stride, words, copies[0]);
-    const float *y = padded(y_logits + b * y_stride, words, copies[1]);
+    const float *x = padded(x_logits + b * x_stride, columns, copies[0]);
+    const float *y = padded(y_logits + b * y_stride, columns, copies[1]);
     double of_x[SUMS], of_y[SUMS];
     row_sums(x, width, x_targets[b], p, of_x);
     row_sums(y, width, y_targets[b], q, of_y);
-    update_top(x, width, first_word, (float)of_x[0], x_top_logits + b * k, x_top_words + b * k, k);
-    update_top(y, width, first_word, (float)of_y[0], y_top_logits + b * k, y_top_words + b * k, k);
+    update_top(x, width, first_column, (float)of_x[0], x_top_logits + b * k, x_top_tokens + b * k,
+               k);
+    update_top(y, width, first_column, (float)of_y[0], y_top_logits + b * k, y_top_tokens + b * k,
+               k);
     for (int i = 0; i < SUMS; i++) {
       x_sums[i * rows + b] = of_x[i];
       y_sums[i * rows + b] = of_y[i];
@@ -290,7 +293,7 @@ int kullback_pair_sums(const float *x_logits, int64_t x_stride, const float *y_l
     double *mx = state + b, *zx = mx + rows, *my = zx + rows, *zy = my + rows;
     normalise(mx, zx, of_x);
     normalise(my, zy, of_y);
-    /* 0 where a model has given nothing yet. */
+    /* 0 while a model has excluded all columns. */
     double offset = log(*zx) - log(*zy);
     if (!isfinite(offset)) offset = 0;
     offsets[b] = offset;
@@ -301,16 +304,16 @@ int kullback_pair_sums(const float *x_logits, int64_t x_stride, const float *y_l
     }
     if (any(is_excluded)) {
       set_aside(x, y, width, p, q, d, excluded + b, rows);
-      found |= 2 * (excluded[b + 2 * rows] != 0 || excluded[b + 3 * rows] != 0);
+      flags |= 2 * (excluded[b + 2 * rows] != 0 || excluded[b + 3 * rows] != 0);
     } else {
       for (int i = 0; i < EXCLUDED; i++) excluded[b + i * rows] = 0;
     }
     if (near_sums(p, d, width, moments + b, rows)) {
       far_sums(p, q, d, width, far + b, rows);
-      found |= 1;
+      flags |= 1;
     } else {
       for (int i = 0; i < FAR; i++) far[b + i * rows] = 0;
     }
   }
-  return found;
+  return flags;
 }

@@ -1,12 +1,12 @@
-"""The sums over a block of logits in C: one sweep over a row, where torch needs fifty.
+"""The sums over a block of float32 logits on a CPU, in C: one sweep over a row instead of fifty.
 
-``block_sums.c`` does what :class:`kullback.scoring.token_statistics.BlockSums` and
-:class:`kullback.scoring.log_ratio_sums.LogRatioSums` do with float32 on a CPU.  The system's C
-compiler makes a library of it at the first use (a second), which is kept for the next time; where
-there is no compiler, or `KULLBACK_COMPILE` is 0, the sums are torch's, with the same results up to
-float32 rounding.  Calls leave Python's lock to other threads.
+``block_sums.c`` computes what :class:`kullback.scoring.block_sums.BlockSums` and
+:class:`kullback.scoring.log_ratio_sums.LogRatioSums` compute with torch.  The system's C compiler
+compiles it at the first use (about a second), and the library is cached in the user's cache folder.
+Without a compiler, or with `KULLBACK_COMPILE=0`, torch computes the sums, with the same results up
+to float32 rounding.  Calls release Python's global lock.
 
-Axes: B rows, W words of a block, K most probable words.
+Axes: B rows, W columns of a block (columns of the vocabulary), K most probable tokens.
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-__all__ = ["BlockLibrary", "RatioRoom", "block_library"]
+__all__ = ["MOST_COLUMNS", "BlockLibrary", "RatioBuffers", "block_library"]
 
 SOURCE = Path(__file__).with_name("block_sums.c")
 FLAGS = ("-O3", "-shared", "-fPIC", "-Wno-psabi")
-# What torch was found to compute with; more than the processor has would end the process.
+# By torch's name of the instructions that it uses; others might crash the process.
 INSTRUCTIONS = {"AVX2": ("-mavx2", "-mfma"), "AVX512": ("-mavx512f", "-mfma")}
-SECONDS = 60
-# As in the C.
-MOST_WORDS = 1024
+COMPILER_SECONDS = 60
+# As in the C source.
+MOST_COLUMNS = 1024
 HAS_FAR, HAS_EXCLUDED = 1, 2
 POINTER, LONG, INT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
 
 Top: TypeAlias = "tuple[Float[Tensor, 'B K'], Int[Tensor, 'B K']]"
-"""The logits of the most probable words so far, falling, and the words."""
+"""The logits of the most probable tokens so far, in descending order, and the tokens."""
 
 
-class RatioRoom(NamedTuple):
-    """Where the sums over log-ratios of a block are to be written, in float32."""
+class RatioBuffers(NamedTuple):
+    """The memory that the sums over log-ratios of a block are written to, in float32."""
 
     moments_KB: Float[Tensor, "9 B"]
     far_SB: Float[Tensor, "10 B"]
@@ -54,17 +54,17 @@ class RatioRoom(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class BlockLibrary:
-    """The C functions; their arguments are checked here."""
+    """The C functions, called with tensors."""
 
     library: ctypes.CDLL
 
     def takes(self, *blocks_BW: Tensor) -> bool:
-        """Whether all are blocks that the library can read: float32 on a CPU, rows in one piece."""
+        """Whether the library can read all blocks: float32 on a CPU, contiguous rows."""
         return all(
             block_BW.dtype == torch.float32
             and block_BW.device.type == "cpu"
             and block_BW.stride(1) == 1
-            and block_BW.shape[1] <= MOST_WORDS
+            and block_BW.shape[1] <= MOST_COLUMNS
             for block_BW in blocks_BW
         )
 
@@ -76,9 +76,9 @@ class BlockLibrary:
         top: Top,
         sums_SB: Float[Tensor, "5 B"],
     ) -> None:
-        """Write m, Z, S, √C and the words above the target, in float64, into `sums_SB`.
+        """Write m, Z, S, √C and the number of tokens above the target, in float64, to `sums_SB`.
 
-        The most probable words of `top` are brought up to date.
+        The most probable tokens in `top` are updated.
         """
         B, W = block_BW.shape
         targets_B, (top_logits_BK, top_tokens_BK) = target_logits_B.contiguous(), top
@@ -98,33 +98,34 @@ class BlockLibrary:
         state_4B: Float[Tensor, "4 B"],
         sums: tuple[Float[Tensor, "5 B"], Float[Tensor, "5 B"]],
         offset_B: Float[Tensor, "B"],
-        ratios: RatioRoom,
+        ratios: RatioBuffers,
     ) -> tuple[bool, bool]:
-        """Write the sums of both models and of their log-ratios; whether far and excluded have any.
+        """Write the sums of both models and of their log-ratios.
 
-        `state_4B` holds m and Z of the words so far, of x and of y, in float64; it begins with the
-        lowest float32 for m and 0 for Z.  It and the most probable words of `tops`, as many of
-        either model, are brought up to date.  `sums` are written as by `sums`, and `offset_B` is
-        what was taken for log Z_p - log Z_q, both Z about the m of the state, in float64.
+        Returns whether there are far tokens, and excluded ones.  `state_4B` contains m and Z of the
+        columns so far, of x and of y, in float64; it begins with the lowest float32 for m and 0 for
+        Z.  It and the most probable tokens of `tops`, equally many of both models, are updated.
+        `sums` are written as by the method `sums`, and `offset_B` is the estimate of
+        log Z_p - log Z_q that was subtracted, both Z relative to the m of the state, in float64.
         """
         B, W = x_BW.shape
         targets = [logits_B.contiguous() for logits_B in target_logits]
-        found = self.library.kullback_pair_sums(
+        flags = self.library.kullback_pair_sums(
             x_BW.data_ptr(), x_BW.stride(0), y_BW.data_ptr(), y_BW.stride(0), B, W, first_column,
-            *(each.data_ptr() for each in (*targets, state_4B, *sums, *tops[0], *tops[1])),
-            tops[0][0].shape[1], offset_B.data_ptr(), *(part.data_ptr() for part in ratios),
+            *(x.data_ptr() for x in (*targets, state_4B, *sums, *tops[0], *tops[1])),
+            tops[0][0].shape[1], offset_B.data_ptr(), *(buffer.data_ptr() for buffer in ratios),
         )  # fmt: skip
-        return bool(found & HAS_FAR), bool(found & HAS_EXCLUDED)
+        return bool(flags & HAS_FAR), bool(flags & HAS_EXCLUDED)
 
 
 @cache
 def block_library() -> BlockLibrary | None:
-    """The library, compiled if need be; None where it is not wanted or cannot be."""
+    """The library, compiled where it is not cached; None where it is disabled or cannot be made."""
     if os.environ.get("KULLBACK_COMPILE") == "0":
         return None
     try:
         library = ctypes.CDLL(str(_compiled(_cache_folder())))
-    # RuntimeError: there is no home folder to keep it in.
+    # RuntimeError: there is no home folder for the cache.
     except (OSError, RuntimeError, subprocess.SubprocessError):
         return None
     library.kullback_block_sums.argtypes = [
@@ -139,9 +140,9 @@ def block_library() -> BlockLibrary | None:
 
 
 def _compiled(folder: Path) -> Path:
-    """The library's file in `folder`, made by the system's compiler unless it is there.
+    """The library's file in `folder`, compiled by the system's compiler unless it exists.
 
-    Raises `OSError` or `SubprocessError` where it cannot be made.
+    Raises `OSError` or `SubprocessError` where it cannot be compiled.
     """
     flags = (*FLAGS, *INSTRUCTIONS.get(torch.backends.cpu.get_cpu_capability(), ()))
     about = "\n".join((*flags, platform.machine(), platform.system()))
@@ -151,21 +152,21 @@ def _compiled(folder: Path) -> Path:
         return library
     compiler = _compiler()
     folder.mkdir(parents=True, exist_ok=True)
-    # Made beside its place and moved there whole: several processes may do it at once.
-    with TemporaryDirectory(dir=folder, prefix=".making-") as draft:
-        made = Path(draft) / library.name
+    # Compiled beside its place and renamed: several processes may compile it at once.
+    with TemporaryDirectory(dir=folder, prefix=".compiling-") as draft:
+        output = Path(draft) / library.name
         subprocess.run(
-            [compiler, *flags, "-o", str(made), str(SOURCE), "-lm"],
-            check=True, timeout=SECONDS, stdin=subprocess.DEVNULL, capture_output=True,
+            [compiler, *flags, "-o", str(output), str(SOURCE), "-lm"],
+            check=True, timeout=COMPILER_SECONDS, stdin=subprocess.DEVNULL, capture_output=True,
         )  # fmt: skip
-        made.replace(library)
+        output.replace(library)
     return library
 
 
 def _compiler() -> str:
-    """The C compiler that there is: ``CC``, the one that built Python, or the usual names."""
-    own = str(sysconfig.get_config_var("CC") or "").split()
-    for name in (os.environ.get("CC"), *own[:1], "cc", "gcc", "clang"):
+    """The C compiler: ``CC``, the one that built Python, or one of the usual names."""
+    of_python = str(sysconfig.get_config_var("CC") or "").split()
+    for name in (os.environ.get("CC"), *of_python[:1], "cc", "gcc", "clang"):
         path = shutil.which(name) if name else None
         if path is not None:
             return path
@@ -173,6 +174,6 @@ def _compiler() -> str:
 
 
 def _cache_folder() -> Path:
-    """Where libraries are kept: ``XDG_CACHE_HOME/kullback``, by default in ``~/.cache``."""
+    """The folder of compiled libraries: ``XDG_CACHE_HOME/kullback``, by default in ``~/.cache``."""
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "kullback"

@@ -1,12 +1,13 @@
-"""How the logits of some rows reach a measure: a block of words at a time, each used once.
+"""The logits of some rows in blocks of columns of the vocabulary, each computed and used once.
 
-A block is small enough that all passes over it meet the cache.  The target's logit is known before
-the first block, since the rank needs it in all of them, and it is *the* target's logit: where a
-head makes the logits, the dot product of hidden state and target row is computed in float64,
-rounded to the head's type, and written into the target's place in its block.  So everything that
-is said of a row (nll, rank, entropy, most probable word) is said of the same V numbers.
+A block is small enough to stay in the processor's cache for all passes over it.  The target's logit
+is known before the first block, since the rank needs it in every block.  Where a head computes the
+logits, the dot product of hidden state and target row is computed in float64, rounded to the head's
+type, and written to the target's column of its block: all statistics of a row (nll, rank, entropy,
+most probable token) are those of the same V numbers.
 
-Axes: M rows, B rows of a chunk, W words of a block, V vocabulary, D width, K most probable words.
+Axes: M rows, B rows of a chunk, R some of them, W columns of a block, V vocabulary, D width, K most
+probable tokens.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from kullback.predictions.base import DensePredictions, FactoredPredictions, Predictions
-from kullback.scoring.compiled import MOST_WORDS, block_library
+from kullback.scoring.compiled import MOST_COLUMNS, block_library
 
 __all__ = [
     "Chunk",
@@ -32,12 +33,12 @@ __all__ = [
     "wide",
 ]
 
-# Rows × words of a block.  On a CPU the passes over a block of 1 MB meet the caches, and the matmul
-# is within 3 % of its best; compiled code passes once, over twice as many words; an accelerator
-# wants fewer, larger kernels.
-CPU_ROWS, CPU_WORDS = 512, 512
-DEVICE_ROWS, DEVICE_WORDS = 1024, 8192
-# Predictions that can only be made for the whole vocabulary are made in pieces of this size.
+# Rows × columns of a block.  On a CPU a block of 1 MB stays in the caches, and the matmul is within
+# 3 % of its best; compiled code passes once, over twice as many columns; an accelerator is faster
+# with fewer, larger kernels.
+CPU_ROWS, CPU_COLUMNS = 512, 512
+DEVICE_ROWS, DEVICE_COLUMNS = 1024, 8192
+# Predictions that can only be computed for the whole vocabulary are computed for rows of this size.
 WHOLE_ROWS_BYTES = 32 << 20
 
 
@@ -53,7 +54,7 @@ def is_compiled(logits_B: Float[Tensor, "B"]) -> bool:
 
 
 def row_chunks(predictions: Predictions, device: torch.device, most: int) -> list[slice]:
-    """The M rows in chunks of like size, at most `most` rows each, to be streamed together."""
+    """The M rows in chunks of similar size, at most `most` rows each."""
     most = min(most, CPU_ROWS if device.type == "cpu" else DEVICE_ROWS)
     if not isinstance(predictions, FactoredPredictions | DensePredictions):
         most = min(most, WHOLE_ROWS_BYTES // (4 * predictions.vocabulary_size))
@@ -64,21 +65,21 @@ def row_chunks(predictions: Predictions, device: torch.device, most: int) -> lis
 
 
 def device_of(predictions: Predictions) -> torch.device:
-    """Where the logits are made; there must be a row."""
+    """The device that the logits are computed on; there must be a row."""
     return predictions.logits(slice(0, 1), slice(0, 1)).device
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """Some rows of some predictions, and the logits of their targets."""
+    """Some rows of the predictions, and the logits of their targets."""
 
     predictions: Predictions
     rows: slice
     targets_B: Int[Tensor, "B"]
     target_logits_B: Float[Tensor, "B"]
-    """In the type of the blocks: float64 where the model is, otherwise float32."""
+    """In the type of the blocks: float64 where the model is float64, otherwise float32."""
     whole_BV: Float[Tensor, "B V"] | None
-    """All logits, where they cannot be made a block at a time."""
+    """All logits, where they cannot be computed block by block."""
 
     @classmethod
     def of(cls, predictions: Predictions, rows: slice, targets_B: Int[Tensor, "B"]) -> Chunk:
@@ -105,48 +106,49 @@ class Chunk:
 
     @property
     def width(self) -> int:
-        """The W that suits the device; the last block has fewer words."""
+        """W, by the device; the last block may have fewer columns."""
         if is_compiled(self.target_logits_B):
-            return MOST_WORDS
-        return CPU_WORDS if self.targets_B.device.type == "cpu" else DEVICE_WORDS
+            return MOST_COLUMNS
+        return CPU_COLUMNS if self.targets_B.device.type == "cpu" else DEVICE_COLUMNS
 
     def count(self, first: int, stop: int) -> int:
-        """N, how many blocks of the usual width there are from `first` to `stop`."""
+        """N, the number of blocks of the usual width from column `first` to `stop`."""
         return math.ceil((stop - first) / self.width)
 
     def blocks(
         self, first: int, stop: int, width: int | None = None
     ) -> Iterator[tuple[slice, Float[Tensor, "B W"]]]:
-        """Blocks of the words from `first` to `stop`; the caller may overwrite the logits."""
+        """Blocks of the columns from `first` to `stop`; the caller may overwrite the logits."""
         width = width or self.width
         starts = list(range(first, stop, width))
-        # The rows in the order of their targets, and where in this order each block begins.
+        # The rows in the order of their targets, and the place in this order of each block's start.
         target_B, row_B = self.targets_B.sort()
         bounds = torch.searchsorted(target_B, torch.tensor([*starts, stop]).to(target_B))
         begins = bounds.tolist()
         for i, start in enumerate(starts):
-            words = slice(start, min(start + width, stop))
+            columns = slice(start, min(start + width, stop))
             if self.whole_BV is None:
-                block_BW = _at_least_float32(self.predictions.logits(self.rows, words))
+                block_BW = _at_least_float32(self.predictions.logits(self.rows, columns))
             else:
-                block_BW = _at_least_float32(self.whole_BV[:, words].clone())
-            here = slice(begins[i], begins[i + 1])
-            if here.start < here.stop:
-                here_rows = row_B[here]
-                block_BW[here_rows, target_B[here] - start] = self.target_logits_B[here_rows]
-            yield words, block_BW
+                block_BW = _at_least_float32(self.whole_BV[:, columns].clone())
+            inside = slice(begins[i], begins[i + 1])
+            if inside.start < inside.stop:
+                row_R = row_B[inside]
+                block_BW[row_R, target_B[inside] - start] = self.target_logits_B[row_R]
+            yield columns, block_BW
 
-    def block_of(self, rows_R: Int[Tensor, "R"], words: slice) -> Float[Tensor, "R W"]:
-        """Some rows of a block, once more; the caller may overwrite the logits."""
+    def block_of(self, rows_R: Int[Tensor, "R"], columns: slice) -> Float[Tensor, "R W"]:
+        """Some rows of a block, computed again; the caller may overwrite the logits."""
         if self.whole_BV is None:
-            some = self.predictions.select(rows_R + self.rows.start)
-            block_RW = _at_least_float32(some.logits(slice(0, len(rows_R)), words))
+            selected = self.predictions.select(rows_R + self.rows.start)
+            block_RW = _at_least_float32(selected.logits(slice(0, len(rows_R)), columns))
         else:
-            block_RW = _at_least_float32(self.whole_BV[:, words][rows_R])
+            block_RW = _at_least_float32(self.whole_BV[:, columns][rows_R])
         target_R = self.targets_B[rows_R]
-        inside_R = ((target_R >= words.start) & (target_R < words.stop)).nonzero()[:, 0]
-        target_logits_R = self.target_logits_B[rows_R[inside_R]]
-        block_RW[inside_R, target_R[inside_R] - words.start] = target_logits_R
+        is_inside_R = (target_R >= columns.start) & (target_R < columns.stop)
+        inside = is_inside_R.nonzero()[:, 0]
+        target_logits = self.target_logits_B[rows_R[inside]]
+        block_RW[inside, target_R[inside] - columns.start] = target_logits
         return block_RW
 
 
@@ -155,35 +157,38 @@ def _at_least_float32(logits: Tensor) -> Tensor:
 
 
 class TopTokens:
-    """The K most probable words of each row so far; among equals, the first block's come first."""
+    """The K most probable tokens of each row so far; of equal ones, earlier blocks' come first."""
 
     def __init__(self, logits_B: Float[Tensor, "B"], k: int) -> None:
         self.logits_BK = logits_B.new_full((len(logits_B), k), -torch.inf)
         self.tokens_BK = torch.full_like(self.logits_BK, -1, dtype=torch.int64)
 
     @property
-    def columns(self) -> tuple[Float[Tensor, "B K"], Int[Tensor, "B K"]]:
-        """Logits and words, to be read or brought up to date."""
+    def buffers(self) -> tuple[Float[Tensor, "B K"], Int[Tensor, "B K"]]:
+        """Logits and tokens, which the compiled library updates in place."""
         return self.logits_BK, self.tokens_BK
 
     def update(
         self, start: int, block_BW: Float[Tensor, "B W"], largest_B: Float[Tensor, "B"]
     ) -> None:
-        """Take the words of a block that beat those known; `largest_B` is the block's maximum."""
-        # Few rows meet a block that beats their K-th word, after the first blocks.
+        """Take the tokens of a block that exceed those so far; `largest_B` is the block's maximum.
+
+        The block begins at column `start`.
+        """
+        # After the first blocks, few rows have a block that exceeds their K-th token.
         rows = (largest_B > self.logits_BK[:, -1]).nonzero()[:, 0]
         if len(rows) == 0:
             return
         k = self.logits_BK.shape[1]
         if k == 1:
-            # argmax gives the first of equal words; topk any.
-            words_R1 = block_BW[rows].argmax(dim=1, keepdim=True)
+            # argmax gives the first of equal columns; topk any.
+            column_R1 = block_BW[rows].argmax(dim=1, keepdim=True)
             self.logits_BK[rows] = largest_B[rows, None]
-            self.tokens_BK[rows] = words_R1 + start
+            self.tokens_BK[rows] = column_R1 + start
             return
-        top_RK, words_RK = block_BW[rows].topk(min(k, block_BW.shape[1]), dim=1)
+        top_RK, columns_RK = block_BW[rows].topk(min(k, block_BW.shape[1]), dim=1)
         logits = torch.cat([self.logits_BK[rows], top_RK], dim=1)
-        words = torch.cat([self.tokens_BK[rows], words_RK + start], dim=1)
+        tokens = torch.cat([self.tokens_BK[rows], columns_RK + start], dim=1)
         logits, order = logits.sort(dim=1, descending=True, stable=True)
         self.logits_BK[rows] = logits[:, :k]
-        self.tokens_BK[rows] = words.gather(1, order[:, :k])
+        self.tokens_BK[rows] = tokens.gather(1, order[:, :k])

@@ -1,14 +1,14 @@
-"""What a model says where the true distribution is known: one pass over blocks of rows.
+"""Per-token statistics where the true distribution is known, from one pass over blocks of rows.
 
-The logits of M positions and V words never exist at once: a block of rows is made, used for all
-statistics, and overwritten.  Within a block the arithmetic is that of the model (float32, or
-float64 where the model is float64); everything that leaves it is float64.
+The logits of M positions and V tokens never exist at once: a block of rows is computed, used for
+all statistics, and overwritten.  Within a block the arithmetic is that of the model (float32, or
+float64 where the model is float64); all results are float64.
 
-Nothing goes through a softmax and then a logarithm: ``log q = logit - logsumexp(logits)``.  The KL
-between two models is summed as ``p (exp(-d) - 1 + d)`` with ``d = log p - log q``, in float64: each
-term is at least zero, so that the sum is, and equal models give exactly zero.
+No logarithm of a softmax is taken: ``log q = logit - logsumexp(logits)``.  The KL between two
+models is summed as ``p (exp(-d) - 1 + d)`` with ``d = log p - log q``, in float64: each term is at
+least zero, so the sum is, and equal models give exactly zero.
 
-Axes: M rows, B rows of a block, V vocabulary, K words that a row's true distribution holds.
+Axes: M rows, B rows of a block, V vocabulary, K entries of the true distributions of all rows.
 """
 
 from __future__ import annotations
@@ -26,35 +26,35 @@ from kullback.predictions.checks import check_rows
 
 __all__ = ["RowStatistics", "TrueDistributions", "row_statistics"]
 
-# A block of logits takes this many bytes, so that the passes over it meet the cache.
+# The size of a block of logits, which stays in the processor's cache for all passes over it.
 BLOCK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
 class TrueDistributions:
-    """The true distribution at each of M rows, as its words laid end to end (all K of all rows)."""
+    """The true distributions of M rows: their tokens of non-zero probability, row after row."""
 
     row_K: Int[np.ndarray, "K"]
     """The row of each entry, not decreasing."""
-    word_K: Int[np.ndarray, "K"]
+    token_K: Int[np.ndarray, "K"]
     probability_K: Float[np.ndarray, "K"]
 
 
 @dataclass
 class RowStatistics:
-    """What one pass found, per row; entries of the true distribution where `_K`."""
+    """The statistics of each row, and of each entry of the true distributions (`_K`)."""
 
     entropy: Float[np.ndarray, "M"]
     """H(q) in nats."""
     top1: Int[np.ndarray, "M"]
-    """The most probable word."""
+    """The most probable token."""
     top1_probability: Float[np.ndarray, "M"]
     sum_of_squares: Float[np.ndarray, "M"]
     """Σ q², the collision probability, for the Brier score."""
     log_q_K: Float[np.ndarray, "K"]
     """log q of each entry of the true distributions."""
     in_top5_K: Float[np.ndarray, "K"]
-    """1 where the entry is among the five most probable words of its row."""
+    """1 where the entry is among the model's five most probable tokens of its row."""
     kl_from_reference: Float[np.ndarray, "M"] | None = None
     """KL(reference‖model) in nats."""
     reference_top1: Int[np.ndarray, "M"] | None = None
@@ -69,15 +69,15 @@ def row_statistics(
 ) -> RowStatistics:
     """All statistics of `predictions`, and its KL from `reference` where one is given.
 
-    Raises `InvalidValueError` naming the first row whose logits hold NaN or no finite number.
+    Raises `InvalidValueError` naming the first row whose logits contain NaN or +inf, or only -inf.
     """
     M, V = len(predictions), predictions.vocabulary_size
     if reference is not None and (len(reference), reference.vocabulary_size) != (M, V):
         raise InvalidValueError(
-            f"reference has {len(reference)} rows of {reference.vocabulary_size} words; the "
-            f"predictions have {M} of {V}"
+            f"the reference has {len(reference)} rows over {reference.vocabulary_size} tokens, the "
+            f"predictions {M} over {V}: both must predict the same positions"
         )
-    found = RowStatistics(
+    statistics = RowStatistics(
         entropy=np.empty(M),
         top1=np.empty(M, dtype=np.int64),
         top1_probability=np.empty(M),
@@ -87,34 +87,36 @@ def row_statistics(
         kl_from_reference=None if reference is None else np.empty(M),
         reference_top1=None if reference is None else np.empty(M, dtype=np.int64),
     )
-    rows = max(1, block_bytes // (4 * V))
-    for start in range(0, M, rows):
-        part = slice(start, min(start + rows, M))
-        entries = slice(*np.searchsorted(truth.row_K, [part.start, part.stop]))
-        logits_BV = predictions.logits(part)
+    size = max(1, block_bytes // (4 * V))
+    for start in range(0, M, size):
+        rows = slice(start, min(start + size, M))
+        entries = slice(*np.searchsorted(truth.row_K, [rows.start, rows.stop]))
+        logits_BV = predictions.logits(rows)
         normaliser_B1 = torch.logsumexp(logits_BV, dim=1, keepdim=True)
         check_rows(normaliser_B1[:, 0], start)
-        top_B5, word_B5 = logits_BV.topk(min(5, V), dim=1)
+        top_B5, token_B5 = logits_BV.topk(min(5, V), dim=1)
         row_K = torch.from_numpy(truth.row_K[entries] - start)
-        logit_K = logits_BV[row_K, torch.from_numpy(truth.word_K[entries]).long()]
-        found.log_q_K[entries] = (logit_K - normaliser_B1[row_K, 0]).double().numpy()
-        found.in_top5_K[entries] = (logit_K >= top_B5[row_K, -1]).numpy()
-        found.top1[part] = word_B5[:, 0].numpy()
+        logit_K = logits_BV[row_K, torch.from_numpy(truth.token_K[entries]).long()]
+        statistics.log_q_K[entries] = (logit_K - normaliser_B1[row_K, 0]).double().numpy()
+        statistics.in_top5_K[entries] = (logit_K >= top_B5[row_K, -1]).numpy()
+        statistics.top1[rows] = token_B5[:, 0].numpy()
         if reference is not None:
-            assert found.kl_from_reference is not None
-            assert found.reference_top1 is not None
-            other_BV = reference.logits(part)
-            found.reference_top1[part] = other_BV.argmax(dim=1).numpy()
-            found.kl_from_reference[part] = _kl(other_BV, logits_BV, normaliser_B1).numpy()
+            assert statistics.kl_from_reference is not None
+            assert statistics.reference_top1 is not None
+            reference_logits_BV = reference.logits(rows)
+            statistics.reference_top1[rows] = reference_logits_BV.argmax(dim=1).numpy()
+            statistics.kl_from_reference[rows] = _kl(
+                reference_logits_BV, logits_BV, normaliser_B1
+            ).numpy()
         log_q_BV = logits_BV.sub_(normaliser_B1)
         q_BV = log_q_BV.exp()
-        found.top1_probability[part] = q_BV.amax(dim=1).double().numpy()
-        # 0 × -inf is 0 here: an impossible word has no surprise to contribute.
-        found.entropy[part] = -torch.sum(
+        statistics.top1_probability[rows] = q_BV.amax(dim=1).double().numpy()
+        # 0 × -inf is 0 here: a token of probability 0 adds nothing.
+        statistics.entropy[rows] = -torch.sum(
             q_BV * log_q_BV.clamp_min(torch.finfo(q_BV.dtype).min), dim=1, dtype=torch.float64
         ).numpy()
-        found.sum_of_squares[part] = q_BV.square_().sum(dim=1, dtype=torch.float64).numpy()
-    return found
+        statistics.sum_of_squares[rows] = q_BV.square_().sum(dim=1, dtype=torch.float64).numpy()
+    return statistics
 
 
 def _kl(
@@ -124,8 +126,7 @@ def _kl(
 ) -> Float[Tensor, "B"]:
     """KL(p‖q) of each row, at least zero, inf where q excludes what p does not.
 
-    The normalisers may be off by a rounding ε: the terms ``p d - p + q`` sum to the KL of what is
-    not quite normalised, whose error is of order ε².
+    Where the normalisers are off by a rounding ε, the error of the sum is of order ε².
     """
     p_normaliser_B1 = torch.logsumexp(p_logits_BV, dim=1, keepdim=True)
     difference = p_logits_BV.to(torch.float64, copy=True).sub_(q_logits_BV)
