@@ -166,9 +166,7 @@ class PairSums:
         if bool(((so_far[0] - so_far[1]).abs() > OFFSET_LIMIT).any()):
             # In float64, each below its largest: exact, however large the logits are.
             origins_2B.copy_(torch.stack(so_far))
-            first_BW, second_BW = wide(x_BW), wide(y_BW)
-            first_BW -= so_far[0][:, None]
-            second_BW -= so_far[1][:, None]
+            first_BW, second_BW = wide(x_BW) - so_far[0][:, None], wide(y_BW) - so_far[1][:, None]
             difference_BW = first_BW.sub_(second_BW)
         else:
             # The difference of close logits is exact, and needs no other origin than 0.
