@@ -44,9 +44,9 @@ def brute_force(p_logits: Tensor, q_logits: Tensor) -> tuple[np.ndarray, np.ndar
     return kl(p, log_p, log_q).numpy(), kl(q, log_q, log_p).numpy(), js.numpy()
 
 
-def noise(rows: int, words: int, seed: int) -> Tensor:
+def noise(rows: int, V: int, seed: int) -> Tensor:
     """Standard normal numbers, always the same."""
-    return torch.randn(rows, words, generator=torch.Generator().manual_seed(seed))
+    return torch.randn(rows, V, generator=torch.Generator().manual_seed(seed))
 
 
 def compare(
@@ -59,37 +59,35 @@ def compare(
 
 
 @pytest.mark.parametrize("scale", [1.5e-3, 1e-2, 0.1, 0.3, 1.0, 3.0, 10.0])
-@pytest.mark.parametrize(("words", "tolerance"), [(2, 3e-5), (50, 1e-5), (512, 1e-5), (5000, 1e-5)])
-def test_divergences_of_any_size_keep_five_digits(
-    scale: float, words: int, tolerance: float
-) -> None:
-    """For KL >= 1e-6 all three are within 1e-5 of float64's, or 3e-5 where one word is all."""
-    p_logits = 3 * noise(300, words, 1)
-    q_logits = p_logits + scale * noise(300, words, 2)
-    found = compare(p_logits, q_logits)
+@pytest.mark.parametrize(("V", "tolerance"), [(2, 3e-5), (50, 1e-5), (512, 1e-5), (5000, 1e-5)])
+def test_divergences_of_any_size_keep_five_digits(scale: float, V: int, tolerance: float) -> None:
+    """For KL >= 1e-6 all three are within 1e-5 of float64's, or 3e-5 where one token is all."""
+    p_logits = 3 * noise(300, V, 1)
+    q_logits = p_logits + scale * noise(300, V, 2)
+    statistics = compare(p_logits, q_logits)
     for name, expected in zip(
         ("kl", "reverse_kl", "jensen_shannon"), brute_force(p_logits, q_logits), strict=True
     ):
         rows = expected >= (2.5e-7 if name == "jensen_shannon" else 1e-6)
         np.testing.assert_allclose(
-            getattr(found, name)[rows], expected[rows], tolerance, err_msg=name
+            getattr(statistics, name)[rows], expected[rows], tolerance, err_msg=name
         )
 
 
 def test_nearly_equal_models_have_a_tiny_kl_and_not_a_negative_one() -> None:
-    """A KL of 1e-9 and less is found to three digits, and none is below zero."""
+    """A KL of 1e-9 and less is exact to three digits, and none is below zero."""
     p_logits = 4 * noise(200, 3000, 3)
     q_logits = p_logits + 3e-5 * noise(200, 3000, 4)
-    found = compare(p_logits, q_logits)
+    statistics = compare(p_logits, q_logits)
     expected = brute_force(p_logits, q_logits)[0]
     assert expected.mean() < 1e-9
-    assert found.kl.min() >= 0
-    assert found.reverse_kl.min() >= 0
-    np.testing.assert_allclose(found.kl.mean(), expected.mean(), 1e-3)
+    assert statistics.kl.min() >= 0
+    assert statistics.reverse_kl.min() >= 0
+    np.testing.assert_allclose(statistics.kl.mean(), expected.mean(), 1e-3)
 
 
 def test_a_constant_added_to_the_logits_is_no_difference() -> None:
-    """Logits that differ by 10 in every word give a KL of rounding squared."""
+    """Logits that differ by 10 in every token give a KL of rounding squared."""
     p_logits = 3 * noise(50, 2000, 5)
     assert compare(p_logits, p_logits + 10).kl.max() < 1e-12
     q_logits = p_logits + 10 + 0.01 * noise(50, 2000, 6)
@@ -98,30 +96,30 @@ def test_a_constant_added_to_the_logits_is_no_difference() -> None:
     )
 
 
-@pytest.mark.parametrize("words", [1, 511, 512, 513, 1300])
-def test_equal_logits_have_exactly_no_divergence(words: int) -> None:
+@pytest.mark.parametrize("V", [1, 511, 512, 513, 1300])
+def test_equal_logits_have_exactly_no_divergence(V: int) -> None:
     """A model against itself gives exactly zero, and full agreement."""
-    logits = 5 * noise(20, words, 7)
+    logits = 5 * noise(20, V, 7)
     logits[:, 1::3] = -torch.inf
-    found = compare(logits, logits.clone())
-    for values in (found.kl, found.reverse_kl, found.jensen_shannon):
+    statistics = compare(logits, logits.clone())
+    for values in (statistics.kl, statistics.reverse_kl, statistics.jensen_shannon):
         assert np.array_equal(values, np.zeros(20))
-    assert found.top1_agreement.all()
-    assert np.all(found.top5_overlap == min(5, math.ceil(words / 3) if words < 3 else 5))
-    assert np.all(found.target_probability_change == 0)
+    assert statistics.top1_agreement.all()
+    assert np.all(statistics.top5_overlap == min(5, math.ceil(V / 3) if V < 3 else 5))
+    assert np.all(statistics.target_probability_change == 0)
 
 
 def test_equal_factored_models_have_exactly_no_divergence() -> None:
     """Two copies of hidden states and head give exactly zero in every row."""
     hidden, head = noise(300, 32, 8), noise(2000, 32, 9)
     targets = torch.arange(300)
-    found = divergence_statistics(
+    statistics = divergence_statistics(
         FactoredPredictions(hidden, Head(head)),
         FactoredPredictions(hidden.clone(), Head(head.clone())),
         targets,
     )
-    assert np.array_equal(found.kl, np.zeros(300))
-    assert np.array_equal(found.jensen_shannon, np.zeros(300))
+    assert np.array_equal(statistics.kl, np.zeros(300))
+    assert np.array_equal(statistics.jensen_shannon, np.zeros(300))
 
 
 @pytest.mark.parametrize(
@@ -151,47 +149,47 @@ def test_each_models_own_statistics_are_those_of_the_single_pass(
             assert_equal(getattr(own, name), getattr(alone, name), err_msg=name)
 
 
-def test_agreement_and_probabilities_of_top_words() -> None:
+def test_agreement_and_probabilities_of_top_tokens() -> None:
     """Top-5 overlap, the probability of the reference's top-1, and Δp equal brute force."""
     p_logits = 3 * noise(90, 1200, 12)
     q_logits = p_logits + noise(90, 1200, 13)
     targets = torch.arange(90)
-    found = compare(p_logits, q_logits, targets)
+    statistics = compare(p_logits, q_logits, targets)
     p, q = (x.double().softmax(dim=1) for x in (p_logits, q_logits))
     for i in range(90):
         shared = set(p[i].topk(5).indices.tolist()) & set(q[i].topk(5).indices.tolist())
-        assert found.top5_overlap[i] == len(shared)
+        assert statistics.top5_overlap[i] == len(shared)
     top1 = p.argmax(dim=1)
     np.testing.assert_allclose(
-        found.candidate_at_reference_top1, q.gather(1, top1[:, None])[:, 0].numpy(), 1e-5
+        statistics.candidate_at_reference_top1, q.gather(1, top1[:, None])[:, 0].numpy(), 1e-5
     )
     change = (q - p).gather(1, targets[:, None])[:, 0].numpy()
-    np.testing.assert_allclose(found.target_probability_change, change, 1e-4, 1e-9)
-    np.testing.assert_array_equal(found.top1_agreement, (top1 == q.argmax(dim=1)).numpy())
+    np.testing.assert_allclose(statistics.target_probability_change, change, 1e-4, 1e-9)
+    np.testing.assert_array_equal(statistics.top1_agreement, (top1 == q.argmax(dim=1)).numpy())
 
 
-def test_words_that_one_model_excludes() -> None:
+def test_tokens_that_one_model_excludes() -> None:
     """KL is inf exactly where its second model excludes what the first does not; JS is not."""
     p_logits, q_logits = noise(4, 1100, 14), noise(4, 1100, 15)
     q_logits[1, 700] = -torch.inf
     p_logits[2, 30:90] = -torch.inf
     p_logits[3, ::2] = q_logits[3, 1::2] = -torch.inf
-    found = compare(p_logits, q_logits, torch.full((4,), 5))
+    statistics = compare(p_logits, q_logits, torch.full((4,), 5))
     expected = brute_force(p_logits, q_logits)
-    assert found.kl.tolist()[1::2] == [math.inf] * 2
-    assert found.reverse_kl.tolist()[2:] == [math.inf] * 2
+    assert statistics.kl.tolist()[1::2] == [math.inf] * 2
+    assert statistics.reverse_kl.tolist()[2:] == [math.inf] * 2
     for name, values in zip(("kl", "reverse_kl", "jensen_shannon"), expected, strict=True):
-        np.testing.assert_allclose(getattr(found, name), values, 1e-5, err_msg=name)
-    assert found.jensen_shannon[3] == pytest.approx(math.log(2), rel=1e-6)
+        np.testing.assert_allclose(getattr(statistics, name), values, 1e-5, err_msg=name)
+    assert statistics.jensen_shannon[3] == pytest.approx(math.log(2), rel=1e-6)
 
 
-def test_a_word_too_improbable_for_float32_still_makes_the_kl_infinite() -> None:
-    """Excluding a word of probability 1e-100 is an infinite KL, not zero times infinity."""
+def test_a_token_too_improbable_for_float32_still_makes_the_kl_infinite() -> None:
+    """Excluding a token of probability 1e-100 is an infinite KL, not zero times infinity."""
     p_logits = torch.tensor([[0.0, -230.0]])
     q_logits = torch.tensor([[0.0, -torch.inf]])
-    found = compare(p_logits, q_logits)
-    assert found.kl[0] == math.inf
-    assert found.reverse_kl[0] == 0.0
+    statistics = compare(p_logits, q_logits)
+    assert statistics.kl[0] == math.inf
+    assert statistics.reverse_kl[0] == 0.0
 
 
 @pytest.mark.parametrize("size", [200.0, 1e4, 1e30])
@@ -200,11 +198,11 @@ def test_huge_logits(size: float) -> None:
     p_logits, q_logits = noise(10, 900, 16), noise(10, 900, 17)
     p_logits[:, ::2] += size
     q_logits[:5, ::3] += size
-    found = compare(p_logits, q_logits)
+    statistics = compare(p_logits, q_logits)
     for name, expected in zip(
         ("kl", "reverse_kl", "jensen_shannon"), brute_force(p_logits, q_logits), strict=True
     ):
-        np.testing.assert_allclose(getattr(found, name), expected, 1e-5, err_msg=name)
+        np.testing.assert_allclose(getattr(statistics, name), expected, 1e-5, err_msg=name)
 
 
 def test_no_rows_and_one_row() -> None:
@@ -217,27 +215,27 @@ def test_no_rows_and_one_row() -> None:
 
 
 def test_a_padded_vocabulary_is_aligned() -> None:
-    """The words that both have are compared, renormalised; the rest is reported as padding."""
+    """The tokens that both have are compared, renormalised; the rest is reported as padding."""
     p_logits, q_logits = noise(30, 1000, 20), noise(30, 1064, 21)
-    found = compare(p_logits, q_logits)
-    np.testing.assert_allclose(found.kl, brute_force(p_logits, q_logits[:, :1000])[0], 1e-5)
+    statistics = compare(p_logits, q_logits)
+    np.testing.assert_allclose(statistics.kl, brute_force(p_logits, q_logits[:, :1000])[0], 1e-5)
     outside = q_logits.double().softmax(dim=1)[:, 1000:].sum(dim=1).numpy()
-    np.testing.assert_allclose(found.candidate_padding, outside, 1e-5)
-    assert np.all(found.reference_padding == 0)
+    np.testing.assert_allclose(statistics.candidate_padding, outside, 1e-5)
+    assert np.all(statistics.reference_padding == 0)
 
 
 def test_a_smaller_vocabulary_on_request() -> None:
-    """`vocabulary_size` leaves out the words beyond it in both models."""
+    """`vocabulary_size` leaves out the tokens beyond it in both models."""
     p_logits, q_logits = noise(30, 1000, 22), noise(30, 1000, 23)
-    found = divergence_statistics(
+    statistics = divergence_statistics(
         DensePredictions(p_logits),
         DensePredictions(q_logits),
         torch.zeros(30, dtype=torch.int64),
         vocabulary_size=600,
     )
     expected = brute_force(p_logits[:, :600], q_logits[:, :600])
-    np.testing.assert_allclose(found.kl, expected[0], 1e-5)
-    assert np.all(found.reference_padding > 0)
+    np.testing.assert_allclose(statistics.kl, expected[0], 1e-5)
+    assert np.all(statistics.reference_padding > 0)
 
 
 def test_rows_apart_and_threads_change_nothing() -> None:
@@ -252,13 +250,13 @@ def test_rows_apart_and_threads_change_nothing() -> None:
     np.testing.assert_allclose(part.jensen_shannon, whole.jensen_shannon[250:350], 1e-5)
     with ThreadPoolExecutor(2) as pool:
         both = list(pool.map(lambda _: divergence_statistics(first, second, targets), range(2)))
-    for found in both:
-        np.testing.assert_array_equal(found.kl, whole.kl)
+    for statistics in both:
+        np.testing.assert_array_equal(statistics.kl, whole.kl)
 
 
 @pytest.mark.parametrize("late", [0.0, 0.1, 1.0, 8.0, 60.0, 300.0])
 @pytest.mark.parametrize("far", [0.05, 1.0])
-def test_words_that_come_late_and_change_the_normalisers(late: float, far: float) -> None:
+def test_tokens_that_come_late_and_change_the_normalisers(late: float, far: float) -> None:
     """Whatever the early blocks took for the normalisers, all divergences are those of the end."""
     p_logits = 2 * noise(60, 4000, 31)
     q_logits = p_logits + far * noise(60, 4000, 32)
@@ -266,11 +264,11 @@ def test_words_that_come_late_and_change_the_normalisers(late: float, far: float
     q_logits[20:40, 3500:] += late
     p_logits[40:, 3000:] += late
     q_logits[40:, 3900:] += late
-    found = compare(p_logits, q_logits)
+    statistics = compare(p_logits, q_logits)
     for name, expected in zip(
         ("kl", "reverse_kl", "jensen_shannon"), brute_force(p_logits, q_logits), strict=True
     ):
-        np.testing.assert_allclose(getattr(found, name), expected, 1e-5, err_msg=name)
+        np.testing.assert_allclose(getattr(statistics, name), expected, 1e-5, err_msg=name)
 
 
 def test_all_forms_and_types_of_predictions_can_be_compared() -> None:
@@ -278,8 +276,8 @@ def test_all_forms_and_types_of_predictions_can_be_compared() -> None:
     p_logits, q_logits = noise(40, 800, 28).bfloat16(), noise(40, 800, 29).double()
     computed = ComputedPredictions(torch.arange(40), 800, lambda rows: q_logits[rows])
     targets = torch.zeros(40, dtype=torch.int64)
-    found = divergence_statistics(DensePredictions(p_logits), computed, targets)
-    np.testing.assert_allclose(found.kl, brute_force(p_logits, q_logits)[0], 1e-6)
+    statistics = divergence_statistics(DensePredictions(p_logits), computed, targets)
+    np.testing.assert_allclose(statistics.kl, brute_force(p_logits, q_logits)[0], 1e-6)
 
 
 def test_mismatches_are_refused() -> None:

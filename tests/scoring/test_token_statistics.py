@@ -59,46 +59,48 @@ class BruteForce:
         )
 
 
-def agree(found: TokenStatistics, expected: BruteForce, tolerance: float) -> None:
+def agree(statistics: TokenStatistics, expected: BruteForce, tolerance: float) -> None:
     """Assert that all statistics are equal up to a relative or absolute tolerance."""
     for name in ("nll", "entropy", "top1_probability", "sum_of_squares"):
         np.testing.assert_allclose(
-            getattr(found, name), getattr(expected, name), tolerance, tolerance, err_msg=name
+            getattr(statistics, name), getattr(expected, name), tolerance, tolerance, err_msg=name
         )
-    np.testing.assert_array_equal(found.rank, expected.rank)
-    np.testing.assert_array_equal(found.top1, expected.top1)
+    np.testing.assert_array_equal(statistics.rank, expected.rank)
+    np.testing.assert_array_equal(statistics.top1, expected.top1)
 
 
-def random_logits(rows: int, words: int, dtype: torch.dtype = torch.float32) -> Tensor:
+def random_logits(rows: int, V: int, dtype: torch.dtype = torch.float32) -> Tensor:
     """Logits of standard deviation 3, always the same."""
-    generator = torch.Generator().manual_seed(rows * 7919 + words)
-    return 3 * torch.randn(rows, words, generator=generator, dtype=dtype)
+    generator = torch.Generator().manual_seed(rows * 7919 + V)
+    return 3 * torch.randn(rows, V, generator=generator, dtype=dtype)
 
 
-def random_targets(rows: int, words: int) -> Tensor:
-    """A word for each row, always the same."""
-    return torch.randint(words, (rows,), generator=torch.Generator().manual_seed(rows))
+def random_targets(rows: int, V: int) -> Tensor:
+    """A token for each row, always the same."""
+    return torch.randint(V, (rows,), generator=torch.Generator().manual_seed(rows))
 
 
 def computed(logits_MV: Tensor) -> ComputedPredictions:
     """The same logits, made when asked for."""
-    rows, words = logits_MV.shape
-    return ComputedPredictions(torch.arange(rows), words, lambda rows_B: logits_MV[rows_B])
+    rows, V = logits_MV.shape
+    return ComputedPredictions(torch.arange(rows), V, lambda rows_B: logits_MV[rows_B])
 
 
-@pytest.mark.parametrize("words", [1, 2, 511, 512, 513, 1500])
+@pytest.mark.parametrize("V", [1, 2, 511, 512, 513, 1500])
 @pytest.mark.parametrize("rows", [1, 511, 512, 513])
-def test_all_statistics_equal_a_float64_softmax(rows: int, words: int) -> None:
-    """Every statistic equals the brute force whether or not rows and words fill their blocks."""
-    logits, targets = random_logits(rows, words), random_targets(rows, words)
+def test_all_statistics_equal_a_float64_softmax(rows: int, V: int) -> None:
+    """Every statistic equals the brute force whether or not rows and tokens fill their blocks."""
+    logits, targets = random_logits(rows, V), random_targets(rows, V)
     agree(token_statistics(DensePredictions(logits), targets), BruteForce.of(logits, targets), 3e-6)
 
 
 def test_no_rows_give_empty_statistics() -> None:
     """Zero rows give zero statistics, not an error."""
-    found = token_statistics(DensePredictions(torch.zeros(0, 7)), torch.zeros(0, dtype=torch.int64))
-    assert len(found) == 0
-    assert found.top_tokens.shape == (0, 0)
+    statistics = token_statistics(
+        DensePredictions(torch.zeros(0, 7)), torch.zeros(0, dtype=torch.int64)
+    )
+    assert len(statistics) == 0
+    assert statistics.top_tokens.shape == (0, 0)
 
 
 def test_float64_models_are_measured_in_float64() -> None:
@@ -114,10 +116,10 @@ def test_measuring_leaves_the_logits_as_they_were(make: type[DensePredictions]) 
     """Blocks are overwritten, the model's logits are not, and all forms agree to the bit."""
     logits, targets = random_logits(30, 700), random_targets(30, 700)
     before = logits.clone()
-    found = token_statistics(make(logits), targets)
+    statistics = token_statistics(make(logits), targets)
     assert torch.equal(logits, before)
     np.testing.assert_array_equal(
-        found.nll, token_statistics(DensePredictions(logits), targets).nll
+        statistics.nll, token_statistics(DensePredictions(logits), targets).nll
     )
 
 
@@ -137,13 +139,13 @@ def test_a_factored_head_equals_its_own_whole_logits(head: Head) -> None:
     targets = random_targets(300, 1300)
     logits = predictions.logits(slice(None))
     expected = BruteForce.of(logits, targets)
-    found = token_statistics(predictions, targets)
-    np.testing.assert_allclose(found.nll, expected.nll, 0, 1e-5)
-    np.testing.assert_allclose(found.entropy, expected.entropy, 0, 1e-5)
-    np.testing.assert_allclose(found.sum_of_squares, expected.sum_of_squares, 1e-5)
-    # Another rounding of the logits may swap words that are equal to the last bits.
-    assert np.mean(found.rank != expected.rank) < 0.01
-    np.testing.assert_array_equal(found.top1, expected.top1)
+    statistics = token_statistics(predictions, targets)
+    np.testing.assert_allclose(statistics.nll, expected.nll, 0, 1e-5)
+    np.testing.assert_allclose(statistics.entropy, expected.entropy, 0, 1e-5)
+    np.testing.assert_allclose(statistics.sum_of_squares, expected.sum_of_squares, 1e-5)
+    # Another rounding of the logits may swap tokens that are equal to the last bits.
+    assert np.mean(statistics.rank != expected.rank) < 0.01
+    np.testing.assert_array_equal(statistics.top1, expected.top1)
 
 
 def test_nll_at_a_real_vocabulary_is_within_the_promised_error() -> None:
@@ -157,53 +159,53 @@ def test_nll_at_a_real_vocabulary_is_within_the_promised_error() -> None:
 
 
 def test_rank_one_means_top1_even_where_the_head_rounds() -> None:
-    """Rank 1 holds exactly where the most probable word is the target or its equal."""
+    """Rank 1 holds exactly where the most probable token is the target or its equal."""
     head = Head(random_logits(2000, 64))
     predictions = FactoredPredictions(random_logits(256, 64) / 20, head)
     targets = torch.from_numpy(token_statistics(predictions, random_targets(256, 2000)).top1)
-    found = token_statistics(predictions, targets)
-    np.testing.assert_array_equal(found.rank, 1)
-    np.testing.assert_array_equal(found.top1, targets.numpy())
-    np.testing.assert_allclose(np.exp(-found.nll), found.top1_probability, rtol=1e-12)
+    statistics = token_statistics(predictions, targets)
+    np.testing.assert_array_equal(statistics.rank, 1)
+    np.testing.assert_array_equal(statistics.top1, targets.numpy())
+    np.testing.assert_allclose(np.exp(-statistics.nll), statistics.top1_probability, rtol=1e-12)
 
 
 def test_ties_do_not_raise_the_rank() -> None:
-    """Equal logits do not count as larger, and the first word of equals is the most probable."""
+    """Equal logits do not count as larger, and the first token of equals is the most probable."""
     logits = torch.zeros(3, 1200)
     logits[1, 1100] = logits[1, 700] = 1.0
-    found = token_statistics(DensePredictions(logits), torch.tensor([1199, 1100, 5]))
-    np.testing.assert_array_equal(found.rank, [1, 1, 1])
-    np.testing.assert_array_equal(found.top1, [0, 700, 0])
+    statistics = token_statistics(DensePredictions(logits), torch.tensor([1199, 1100, 5]))
+    np.testing.assert_array_equal(statistics.rank, [1, 1, 1])
+    np.testing.assert_array_equal(statistics.top1, [0, 700, 0])
 
 
 def test_bfloat16_and_float16_logits_are_measured_in_float32() -> None:
     """Low-precision logits are taken as the numbers that they are."""
     for dtype in (torch.bfloat16, torch.float16):
         logits, targets = random_logits(50, 900).to(dtype), random_targets(50, 900)
-        found = token_statistics(DensePredictions(logits), targets)
-        agree(found, BruteForce.of(logits.float(), targets), 3e-6)
+        statistics = token_statistics(DensePredictions(logits), targets)
+        agree(statistics, BruteForce.of(logits.float(), targets), 3e-6)
 
 
-def test_excluded_words_have_infinite_nll_and_no_other_effect() -> None:
-    """Where -inf excludes a word its nll is inf, and the others' statistics do not see it."""
+def test_excluded_tokens_have_infinite_nll_and_no_other_effect() -> None:
+    """Where -inf excludes a token its nll is inf, and the others' statistics do not see it."""
     logits, targets = random_logits(20, 1400), random_targets(20, 1400)
     logits[:, 300:900] = -torch.inf  # one whole block and parts of two others
     logits[:5, :1300] = -torch.inf
     targets[0], targets[7] = 3, 512
-    found = token_statistics(DensePredictions(logits), targets)
+    statistics = token_statistics(DensePredictions(logits), targets)
     expected = BruteForce.of(logits, targets)
-    assert found.nll[0] == found.nll[7] == np.inf
-    assert found.rank[0] == 101
-    agree(found, expected, 3e-6)
+    assert statistics.nll[0] == statistics.nll[7] == np.inf
+    assert statistics.rank[0] == 101
+    agree(statistics, expected, 3e-6)
 
 
 def test_a_certain_prediction_costs_exactly_nothing() -> None:
-    """Where all words but the target are excluded nll and entropy are exactly zero."""
+    """Where all tokens but the target are excluded nll and entropy are exactly zero."""
     logits = torch.full((2, 1500), -torch.inf)
     logits[:, 1200] = torch.tensor([-1e30, 3.0])
-    found = token_statistics(DensePredictions(logits), torch.tensor([1200, 1200]))
-    assert found.nll.tolist() == found.entropy.tolist() == [0.0, 0.0]
-    assert found.top1_probability.tolist() == found.sum_of_squares.tolist() == [1.0, 1.0]
+    statistics = token_statistics(DensePredictions(logits), torch.tensor([1200, 1200]))
+    assert statistics.nll.tolist() == statistics.entropy.tolist() == [0.0, 0.0]
+    assert statistics.top1_probability.tolist() == statistics.sum_of_squares.tolist() == [1.0, 1.0]
 
 
 @pytest.mark.parametrize("offset", [-1e4, -300.0, 300.0, 1e4, 1e30])
@@ -213,12 +215,12 @@ def test_huge_logits_never_overflow(offset: float) -> None:
     logits[:, ::3] += offset
     logits[:5] -= offset
     targets = random_targets(10, 1300)
-    found, expected = (
+    statistics, expected = (
         token_statistics(DensePredictions(logits), targets),
         BruteForce.of(logits, targets),
     )
-    assert np.all(found.nll >= 0)
-    agree(found, expected, 1e-5)
+    assert np.all(statistics.nll >= 0)
+    agree(statistics, expected, 1e-5)
 
 
 def test_nll_and_entropy_are_never_negative() -> None:
@@ -226,25 +228,25 @@ def test_nll_and_entropy_are_never_negative() -> None:
     logits = random_logits(256, 3000)
     targets = random_targets(256, 3000)
     logits.scatter_(1, targets[:, None], torch.linspace(10, 40, 256)[:, None])
-    found = token_statistics(DensePredictions(logits), targets)
-    assert found.nll.min() >= 0
-    assert found.entropy.min() >= 0
+    statistics = token_statistics(DensePredictions(logits), targets)
+    assert statistics.nll.min() >= 0
+    assert statistics.entropy.min() >= 0
 
 
-def test_top_k_words_and_their_log_probabilities() -> None:
-    """The K most probable words come in falling order with exact log-probabilities."""
+def test_top_k_tokens_and_their_log_probabilities() -> None:
+    """The K most probable tokens come in falling order with exact log-probabilities."""
     logits, targets = random_logits(70, 1800), random_targets(70, 1800)
-    found = token_statistics(DensePredictions(logits), targets, top_k=10)
-    expected, words = BruteForce.of(logits, targets).log_q.topk(10, dim=1)
-    np.testing.assert_array_equal(found.top_tokens, words.numpy())
-    np.testing.assert_allclose(found.top_log_probabilities, expected.numpy(), 0, 3e-6)
+    statistics = token_statistics(DensePredictions(logits), targets, top_k=10)
+    expected, tokens = BruteForce.of(logits, targets).log_q.topk(10, dim=1)
+    np.testing.assert_array_equal(statistics.top_tokens, tokens.numpy())
+    np.testing.assert_allclose(statistics.top_log_probabilities, expected.numpy(), 0, 3e-6)
 
 
 def test_a_vocabulary_smaller_than_k_leaves_places_empty() -> None:
-    """Places that no word can take hold -1 and probability zero."""
-    found = token_statistics(DensePredictions(torch.zeros(1, 2)), torch.tensor([0]), top_k=3)
-    assert found.top_tokens[0, 2] == -1
-    assert found.top_log_probabilities[0, 2] == -np.inf
+    """Places that no token can take hold -1 and probability zero."""
+    statistics = token_statistics(DensePredictions(torch.zeros(1, 2)), torch.tensor([0]), top_k=3)
+    assert statistics.top_tokens[0, 2] == -1
+    assert statistics.top_log_probabilities[0, 2] == -np.inf
 
 
 @pytest.mark.parametrize(
@@ -252,14 +254,14 @@ def test_a_vocabulary_smaller_than_k_leaves_places_empty() -> None:
 )
 @pytest.mark.parametrize("factored", [False, True])
 def test_damaged_logits_name_their_row(value: float, what: str, factored: bool) -> None:
-    """NaN, +inf and rows that exclude every word are errors that name the row."""
+    """NaN, +inf and rows that exclude every token are errors that name the row."""
     logits = random_logits(300, 600)
     predictions: Predictions = DensePredictions(logits)
     if factored:
         bias = torch.zeros(600)
         predictions = FactoredPredictions(torch.zeros(300, 2), Head(torch.zeros(600, 2), bias))
-        words = slice(None) if value == -torch.inf else slice(550, 551)
-        bias[words] = value
+        columns = slice(None) if value == -torch.inf else slice(550, 551)
+        bias[columns] = value
     else:
         logits[270, slice(None) if value == -torch.inf else 550] = value
     row = 0 if factored else 270
@@ -282,7 +284,7 @@ def test_targets_that_do_not_fit_are_refused(targets: Tensor, message: str) -> N
 
 
 def test_top_k_out_of_range_is_refused() -> None:
-    """More than ten words are not kept."""
+    """More than ten tokens are not kept."""
     with pytest.raises(InvalidValueError, match="top_k is 11"):
         token_statistics(DensePredictions(torch.zeros(1, 9)), torch.tensor([0]), top_k=11)
 
