@@ -3,37 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from kullback.cli import main
-from tiny_models import TEXT, tiny_llama
-from tiny_runs import WEATHER, contents, trained
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run on the weather."""
-    folder = tmp_path_factory.mktemp("runs") / "weather"
-    trained(folder, steps=20)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny Llama, with a text beside it."""
-    folder = tiny_llama(tmp_path_factory.mktemp("models") / "tiny")
-    (folder.parent / "text.txt").write_text(TEXT, encoding="utf-8")
-    return folder
+from tiny_runs import WEATHER, contents
 
 
 def grammar(folder: Path, text: str) -> str:
@@ -172,9 +152,9 @@ def half(name: str) -> Callable[[Path], None]:
     ],
     ids=["truncated weights", "truncated configuration", "another model", "no configuration"],
 )
-def test_damaged_runs_are_one_sentence(command, damage, words, run, tmp_path, capsys):
+def test_damaged_runs_are_one_sentence(command, damage, words, weather_run, tmp_path, capsys):
     """A truncated or foreign run is named with the remedy, and its files stay as they are."""
-    copy = Path(shutil.copytree(run, tmp_path / "copy"))
+    copy = Path(shutil.copytree(weather_run, tmp_path / "copy"))
     damage(copy)
     before = contents(copy)
     assert main(command.format(run=copy).split()) == 2
@@ -185,23 +165,23 @@ def test_damaged_runs_are_one_sentence(command, damage, words, run, tmp_path, ca
     assert contents(copy) == before
 
 
-def test_a_run_of_another_language_is_refused(run, capsys):
+def test_a_run_of_another_language_is_refused(weather_run, capsys):
     """A model measured on a source that it does not know is told both sizes."""
-    assert main(["evaluate", str(run), "--source", "conjugation"]) == 2
+    assert main(["evaluate", str(weather_run), "--source", "conjugation"]) == 2
     error = capsys.readouterr().err
     assert "do not belong together" in error
     assert "604" in error
 
 
-def test_a_finished_run_is_not_trained_over(run, tmp_path, capsys):
+def test_a_finished_run_is_not_trained_over(weather_run, tmp_path, capsys):
     """Training into a folder with a run is refused, and the run is whole afterwards."""
-    before = contents(run)
+    before = contents(weather_run)
     source = grammar(tmp_path, WEATHER)
-    assert main(["train", "--source", source, "--steps", "2", "-o", str(run)]) == 2
+    assert main(["train", "--source", source, "--steps", "2", "-o", str(weather_run)]) == 2
     error = capsys.readouterr().err
     assert len(error.splitlines()) == 1
-    assert f"--resume {run}" in error
-    assert contents(run) == before
+    assert f"--resume {weather_run}" in error
+    assert contents(weather_run) == before
 
 
 def test_sources_are_listed_described_sampled_and_exported(tmp_path, capsys):
@@ -245,66 +225,67 @@ def test_the_program_itself_exits_with_2_and_one_line(tmp_path):
         "quantise {llama} --scheme bf16 -o {tmp}/q --json",
     ],
 )
-def test_json_is_one_document(arguments, run, llama, tmp_path, capsys):
+def test_json_is_one_document(
+    arguments, weather_run, tiny_llama_folder, text_file, tmp_path, capsys
+):
     """With --json standard output is one JSON document and nothing else."""
     places = {
         "grammar": grammar(tmp_path, WEATHER),
         "tmp": tmp_path,
-        "run": run,
-        "llama": llama,
-        "text": llama.parent / "text.txt",
+        "run": weather_run,
+        "llama": tiny_llama_folder,
+        "text": text_file,
     }
     assert main(arguments.format(**places).split()) == 0
     assert json.loads(capsys.readouterr().out)
 
 
-def test_what_follows_the_reading_is_said(llama, capsys):
+def test_what_follows_the_reading_is_said(tiny_llama_folder, text_file, capsys):
     """Work after the last token does not look like a standstill."""
-    text = str(llama.parent / "text.txt")
-    assert main(["evaluate", str(llama), "--text", text, "--window", "32", "--temperature"]) == 0
+    arguments = ["evaluate", str(tiny_llama_folder), "--text", str(text_file), "--window", "32"]
+    assert main([*arguments, "--temperature"]) == 0
     assert "looking for the best temperature" in capsys.readouterr().err
 
 
-def test_text_may_be_given_twice(llama, tmp_path, capsys):
+def test_text_may_be_given_twice(tiny_llama_folder, text_file, tmp_path, capsys):
     """Each --text adds documents; none replaces those before."""
-    text = llama.parent / "text.txt"
     (tmp_path / "more.txt").write_text("And some more of it.\n")
-    twice = ["--text", str(text), "--text", str(tmp_path / "more.txt")]
-    assert main(["evaluate", str(llama), *twice, "--window", "32", "--json"]) == 0
+    twice = ["--text", str(text_file), "--text", str(tmp_path / "more.txt")]
+    assert main(["evaluate", str(tiny_llama_folder), *twice, "--window", "32", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["documents"] == 2
 
 
-def test_a_model_of_transformers_needs_a_text(llama, capsys):
+def test_a_model_of_transformers_needs_a_text(tiny_llama_folder, capsys):
     """What nobody trained on a source is sent to --text."""
-    assert main(["evaluate", str(llama)]) == 2
+    assert main(["evaluate", str(tiny_llama_folder)]) == 2
     assert "--text FILE" in capsys.readouterr().err
 
 
-def test_json_of_a_sample_of_a_source_has_its_intervals(run, capsys):
+def test_json_of_a_sample_of_a_source_has_its_intervals(weather_run, capsys):
     """What a sample of sentences says of the language is given with its interval."""
-    assert main(["evaluate", str(run), "--sentences", "50", "--json"]) == 0
+    assert main(["evaluate", str(weather_run), "--sentences", "50", "--json"]) == 0
     for part in json.loads(capsys.readouterr().out):
         measured = part["measurements"]["cross_entropy"]
         low, high = measured["interval"]
         assert low < measured["value"] == part["cross_entropy"] < high
 
 
-def test_sentences_begin_with_the_prompt(run, capsys):
+def test_sentences_begin_with_the_prompt(weather_run, capsys):
     """A prompt is kept, and a word that the model has not is named."""
-    assert main(["sample", str(run), "--prompt", "today it", "-n", "3"]) == 0
+    assert main(["sample", str(weather_run), "--prompt", "today it", "-n", "3"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 3
     assert all(line.startswith("today it") for line in lines)
-    assert main(["sample", str(run), "--prompt", "today xyzzy"]) == 2
+    assert main(["sample", str(weather_run), "--prompt", "today xyzzy"]) == 2
     assert "'xyzzy'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     "options", [["-n", "-1"], ["--temperature", "-1"], ["--temperature", "nan"]]
 )
-def test_impossible_samples_are_refused(options, run, capsys):
+def test_impossible_samples_are_refused(options, weather_run, capsys):
     """A negative number of sentences, or a temperature below zero, is named."""
-    assert main(["sample", str(run), *options]) == 2
+    assert main(["sample", str(weather_run), *options]) == 2
     streams = capsys.readouterr()
     assert streams.out == ""
     assert len(streams.err.splitlines()) == 1
@@ -312,11 +293,12 @@ def test_impossible_samples_are_refused(options, run, capsys):
     assert re.match(rf"kullback: {name} is {options[1]}", streams.err), streams.err
 
 
-def test_evaluation_on_text_writes_tables_records_and_a_page(llama, tmp_path, capsys):
+def test_evaluation_on_text_writes_tables_records_and_a_page(
+    tiny_llama_folder, text_file, tmp_path, capsys
+):
     """``evaluate --text`` prints the measures with intervals and writes what it was asked for."""
     records, report = tmp_path / "tokens.parquet", tmp_path / "page.html"
-    text = str(llama.parent / "text.txt")
-    arguments = ["evaluate", str(llama), "--text", text, "--window", "32"]
+    arguments = ["evaluate", str(tiny_llama_folder), "--text", str(text_file), "--window", "32"]
     assert main([*arguments, "--records", str(records), "--report", str(report)]) == 0
     table = capsys.readouterr().out
     assert "±" in table
@@ -325,30 +307,16 @@ def test_evaluation_on_text_writes_tables_records_and_a_page(llama, tmp_path, ca
     assert "<svg" in report.read_text(encoding="utf-8")
 
 
-def test_comparison_prints_the_ranking_and_writes_a_page(llama, tmp_path, capsys):
+def test_comparison_prints_the_ranking_and_writes_a_page(
+    tiny_llama_folder, text_file, tmp_path, capsys
+):
     """``compare --schemes`` ranks the schemes, and the page says what KL does not say."""
-    report, text = tmp_path / "page.html", str(llama.parent / "text.txt")
-    arguments = ["compare", str(llama), "--text", text, "--window", "32", "--noise-floor"]
-    schemes = ["--schemes", "int8,int2-g32", "--sensitivity", "--report", str(report)]
-    assert main([*arguments, *schemes]) == 0
+    report = tmp_path / "page.html"
+    arguments = ["compare", str(tiny_llama_folder), "--text", str(text_file), "--window", "32"]
+    options = ["--noise-floor", "--sensitivity", "--report", str(report)]
+    assert main([*arguments, "--schemes", "int8,int2-g32", *options]) == 0
     table = capsys.readouterr().out
     assert "int8" in table
     assert "int2-g32" in table
     page = report.read_text(encoding="utf-8")
     assert "not that it is worse" in page
-
-
-def test_ctrl_c_ends_with_130(tmp_path):
-    """Ctrl-C in training exits with 130 and says how to go on."""
-    train = ["train", "--source", grammar(tmp_path, WEATHER), "--steps", "100000"]
-    command = [sys.executable, "-m", "kullback", *train, "-o", str(tmp_path / "run")]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
-    deadline = time.monotonic() + 60
-    while not (tmp_path / "run" / "checkpoint.safetensors").exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
-    process.send_signal(signal.SIGINT)
-    _, error = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert f"kullback train --resume {tmp_path / 'run'}" in error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,21 +12,24 @@ from html_page import Page
 
 from kullback.cli import main
 from kullback.predictions.llama_cpp_logits import write_llama_cpp_logits
-from tiny_models import TEXT, tiny_llama
+from tiny_models import TEXT
 
 ON_TEXT = "--text text.txt --window 32"
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(
+    tiny_llama_folder: Path, other_tiny_llama_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """Two models, what they say of a text in every form, and files that are none of these."""
     folder = tmp_path_factory.mktemp("stored")
     (folder / "text.txt").write_text(TEXT, encoding="utf-8")
     (folder / "other.txt").write_text(TEXT[3:], encoding="utf-8")
     rng = np.random.default_rng(0)
     tokens, p = rng.integers(0, 40, (8, 16)), rng.normal(size=(8 * 7, 40))
-    for seed, name in enumerate("ab"):
-        tiny_llama(folder / name, seed)
+    models = zip("ab", (tiny_llama_folder, other_tiny_llama_folder), strict=True)
+    for seed, (name, model) in enumerate(models):
+        shutil.copytree(model, folder / name)
         with pytest.MonkeyPatch.context() as patch:
             patch.chdir(folder)
             for kind, file in ((None, "parquet"), ("exact", "rec"), ("top-k", "top")):

@@ -10,21 +10,17 @@ import pytest
 from kullback.cli import main
 from kullback.evaluation.token_records import read_records
 from kullback.predictions.recording import Recording
-from tiny_models import TEXT, tiny_llama
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny Llama in the folder "tiny", with a text beside it."""
-    folder = tmp_path_factory.mktemp("models")
-    tiny_llama(folder / "tiny")
-    (folder / "text.txt").write_text(TEXT, encoding="utf-8")
-    return folder
+@pytest.fixture
+def on_text(tiny_llama_folder: Path, text_file: Path) -> list[str]:
+    """A tiny Llama and the text it reads, as arguments."""
+    return [str(tiny_llama_folder), "--text", str(text_file)]
 
 
-def test_token_statistics_are_those_of_an_evaluation(folder, tmp_path, capsys):
+def test_token_statistics_are_those_of_an_evaluation(on_text, tmp_path, capsys):
     """Without --distributions the file is, byte for byte, that of ``evaluate --records``."""
-    on_text = [str(folder / "tiny"), "--text", str(folder / "text.txt"), "--window", "32"]
+    on_text = [*on_text, "--window", "32"]
     one, two = tmp_path / "one.parquet", tmp_path / "two.parquet"
     assert main(["record", *on_text, "-o", str(one), "--json"]) == 0
     said = json.loads(capsys.readouterr().out)
@@ -36,10 +32,10 @@ def test_token_statistics_are_those_of_an_evaluation(folder, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(("kind", "more"), [("exact", []), ("top-k", ["-k", "8"])])
-def test_distributions_are_recorded(kind, more, folder, tmp_path, capsys):
+def test_distributions_are_recorded(kind, more, on_text, tmp_path, capsys):
     """--distributions writes a recording of that kind, with the size of the model."""
     file = tmp_path / "some.rec"
-    command = ["record", str(folder / "tiny"), "--text", str(folder / "text.txt"), "-o", str(file)]
+    command = ["record", *on_text, "-o", str(file)]
     assert main([*command, "--distributions", kind, *more]) == 0
     assert f"written: {file}, 431 tokens" in capsys.readouterr().out
     recording = Recording.open(file)
@@ -59,10 +55,9 @@ def test_distributions_are_recorded(kind, more, folder, tmp_path, capsys):
         ("-o {out}/a.parquet --window 99", ["window is 99", "64"]),
     ],
 )
-def test_bad_input_is_one_sentence(options, words, folder, tmp_path, capsys):
+def test_bad_input_is_one_sentence(options, words, on_text, tmp_path, capsys):
     """What does not fit exits with 2 and one line that says which to use; nothing is written."""
-    command = f"record {folder}/tiny --text {folder}/text.txt {options.format(out=tmp_path)}"
-    assert main(command.split()) == 2
+    assert main(["record", *on_text, *options.format(out=tmp_path).split()]) == 2
     streams = capsys.readouterr()
     assert streams.out == ""
     assert len(streams.err.splitlines()) == 1, streams.err

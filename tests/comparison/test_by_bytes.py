@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -13,21 +14,15 @@ from kullback.evaluation.on_text import evaluate_text
 from kullback.models.load import load_text_model
 from kullback.text.documents import Document
 from kullback.text.protocol import Protocol
-from tiny_models import TEXT, tiny_llama
+from tiny_models import TEXT
 
 DOCUMENTS = [Document(f"part {i}", TEXT[i:]) for i in range(4)]
 PROTOCOL = Protocol(window=32)
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny Llama."""
-    return tiny_llama(tmp_path_factory.mktemp("models") / "tiny")
-
-
-def test_different_tokenizers_are_compared_by_bytes(folder, tmp_path):
+def test_different_tokenizers_are_compared_by_bytes(tiny_llama, other_tiny_llama_folder, tmp_path):
     """ΔCE by byte is the difference of the models' surprisals of the bytes that both score."""
-    other = tiny_llama(tmp_path / "other", seed=1)
+    other = Path(shutil.copytree(other_tiny_llama_folder, tmp_path / "other"))
     tokenizer = Tokenizer.from_file(str(other / "tokenizer.json"))
     data = tokenizer.to_str()
     # Merge two pairs of letters: fewer, longer tokens, in place of two unused bytes.
@@ -38,7 +33,7 @@ def test_different_tokenizers_are_compared_by_bytes(folder, tmp_path):
     for letter, pair in zip(unused, ("qu", "ox"), strict=True):
         vocabulary[pair] = vocabulary.pop(letter)
     (other / "tokenizer.json").write_text(json.dumps(changed))
-    models = load_text_model(str(folder)), load_text_model(str(other))
+    models = tiny_llama, load_text_model(str(other))
     # Whose first tokens are one byte in both, and so are not scored by either.
     documents = DOCUMENTS[:2]
     found = compare_by_bytes(*models, documents, PROTOCOL)

@@ -25,10 +25,10 @@ DOCUMENTS = [Document(f"part {i}", TEXT[i:]) for i in range(6)]
 PROTOCOL = Protocol(window=32)
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A tiny Llama."""
-    return str(tiny_llama(tmp_path_factory.mktemp("models") / "tiny"))
+@pytest.fixture
+def folder(tiny_llama_folder: Path) -> str:
+    """The name of a tiny Llama."""
+    return str(tiny_llama_folder)
 
 
 def side(name: str) -> ModelOperand | RecordingOperand:

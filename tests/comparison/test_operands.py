@@ -16,16 +16,16 @@ from kullback.evaluation.passes import TokenizedText
 from kullback.models.load import load_sized
 from kullback.text.documents import Document
 from kullback.text.protocol import Protocol
-from tiny_models import TEXT, tiny_llama
+from tiny_models import TEXT
 
 DOCUMENTS = [Document("one", TEXT), Document("two", TEXT[5:])]
 PROTOCOL = Protocol(window=32)
 
 
 @pytest.fixture(scope="module")
-def live(tmp_path_factory: pytest.TempPathFactory) -> ModelOperand:
+def live(tiny_llama_folder: Path) -> ModelOperand:
     """A tiny Llama."""
-    return ModelOperand(load_sized(str(tiny_llama(tmp_path_factory.mktemp("models") / "tiny"))))
+    return ModelOperand(load_sized(str(tiny_llama_folder)))
 
 
 @pytest.fixture(scope="module")

@@ -21,22 +21,18 @@ from kullback.models.load import load_sized
 from kullback.predictions.llama_cpp_logits import write_llama_cpp_logits
 from kullback.text.documents import Document
 from kullback.text.protocol import Protocol
-from tiny_models import TEXT, tiny_llama
+from tiny_models import TEXT
 
 DOCUMENTS = [Document(f"part {i}", TEXT[i:]) for i in range(4)]
 PROTOCOL = Protocol(window=32)
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny Llama."""
-    return tiny_llama(tmp_path_factory.mktemp("models") / "tiny")
-
-
-@pytest.fixture(scope="module")
-def pair(folder: Path) -> tuple[ModelOperand, ModelOperand]:
+def pair(tiny_llama_folder: Path) -> tuple[ModelOperand, ModelOperand]:
     """The model, and one that is quantised."""
-    return ModelOperand(load_sized(str(folder))), ModelOperand(load_sized(f"{folder}@int4-g32"))
+    return ModelOperand(load_sized(str(tiny_llama_folder))), ModelOperand(
+        load_sized(f"{tiny_llama_folder}@int4-g32")
+    )
 
 
 @pytest.fixture(scope="module")

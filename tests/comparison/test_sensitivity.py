@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import pytest
 
@@ -14,15 +15,15 @@ from kullback.models.quantization import Scheme, quantise_layers
 from kullback.scoring.divergence import concatenate_divergences
 from kullback.text.documents import Document
 from kullback.text.protocol import Protocol
-from tiny_models import TEXT, tiny_llama
+from tiny_models import TEXT
 
 SCHEME = Scheme.parse("int3-g32")
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> HuggingFaceModel:
-    """A tiny Llama."""
-    loaded = load_text_model(str(tiny_llama(tmp_path_factory.mktemp("models") / "tiny")))
+def model(tiny_llama_folder: Path) -> HuggingFaceModel:
+    """A tiny Llama of its own, whose layers are quantised in turn."""
+    loaded = load_text_model(str(tiny_llama_folder))
     assert isinstance(loaded, HuggingFaceModel)
     return loaded
 

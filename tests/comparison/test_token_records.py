@@ -19,7 +19,7 @@ from kullback.models.load import load_sized
 from kullback.text.documents import Document
 from kullback.text.fingerprint import Fingerprint
 from kullback.text.protocol import Protocol
-from tiny_models import TEXT, tiny_llama
+from tiny_models import TEXT
 
 DOCUMENTS = [Document(f"part {i}", TEXT[i:]) for i in range(6)]
 # Tokens of overlapping windows count less than 1 there.
@@ -35,10 +35,10 @@ MEASURES = (
 
 
 @pytest.fixture(scope="module")
-def sides(tmp_path_factory: pytest.TempPathFactory) -> tuple[ModelOperand, ModelOperand]:
+def sides(tiny_llama_folder: Path) -> tuple[ModelOperand, ModelOperand]:
     """A tiny Llama, and one that is quantised."""
-    folder = tiny_llama(tmp_path_factory.mktemp("models") / "tiny")
-    return ModelOperand(load_sized(str(folder))), ModelOperand(load_sized(f"{folder}@int2-g32"))
+    folder = str(tiny_llama_folder)
+    return ModelOperand(load_sized(folder)), ModelOperand(load_sized(f"{folder}@int2-g32"))
 
 
 @pytest.fixture(scope="module")

@@ -20,22 +20,20 @@ from kullback.models.load import load_text_model
 from kullback.results.text import TextResults
 from kullback.text.documents import Document
 from kullback.text.protocol import Protocol
-from tiny_models import TEXT, tiny_llama
+from tiny_models import TEXT
 
 DOCUMENTS = [Document(f"part {i}", TEXT[i:]) for i in range(6)]
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> TextModel:
-    """A tiny Llama."""
-    return load_text_model(str(tiny_llama(tmp_path_factory.mktemp("models") / "tiny")))
-
-
-@pytest.fixture(scope="module")
-def found(model: TextModel, tmp_path_factory: pytest.TempPathFactory) -> tuple[TextResults, Path]:
+def found(
+    tiny_llama: TextModel, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[TextResults, Path]:
     """The results, and the records that they were computed from."""
     path = tmp_path_factory.mktemp("records") / "tokens.parquet"
-    results = evaluate_text(model, DOCUMENTS, Protocol(window=32), records=path, with_passages=True)
+    results = evaluate_text(
+        tiny_llama, DOCUMENTS, Protocol(window=32), records=path, with_passages=True
+    )
     assert results is not None
     return results, path
 
@@ -97,7 +95,7 @@ def test_passages_spell_the_text(found):
     assert all(len(token["top"]) == 5 for token in first["tokens"])
 
 
-def test_an_interrupted_run_goes_on_to_the_same_numbers(found, model, tmp_path, monkeypatch):
+def test_an_interrupted_run_goes_on_to_the_same_numbers(found, tiny_llama, tmp_path, monkeypatch):
     """A run that stopped in between, run again, gives the same measures and the same file."""
     results, whole = found
     path = tmp_path / "tokens.parquet"
@@ -113,29 +111,29 @@ def test_an_interrupted_run_goes_on_to_the_same_numbers(found, model, tmp_path, 
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        evaluate_text(model, DOCUMENTS, Protocol(window=32), records=path, progress=stop)
+        evaluate_text(tiny_llama, DOCUMENTS, Protocol(window=32), records=path, progress=stop)
     assert not path.exists()
     begun: list[int] = []
     again = evaluate_text(
-        model, DOCUMENTS, Protocol(window=32), records=path, with_passages=True,
+        tiny_llama, DOCUMENTS, Protocol(window=32), records=path, with_passages=True,
         progress=lambda done, total: begun.append(done),
     )  # fmt: skip
     assert begun[0] > 100
     assert again["measures"] == results["measures"]
     assert again["passages"] == results["passages"]
     whole_once = tmp_path / "once.parquet"
-    evaluate_text(model, DOCUMENTS, Protocol(window=32), records=whole_once)
+    evaluate_text(tiny_llama, DOCUMENTS, Protocol(window=32), records=whole_once)
     assert path.read_bytes() == whole_once.read_bytes()
     np.testing.assert_array_equal(read_records(path)[1].nll, read_records(whole)[1].nll)
 
 
-def test_the_fingerprint_tells_what_the_numbers_depend_on(found, model):
+def test_the_fingerprint_tells_what_the_numbers_depend_on(found, tiny_llama):
     """Another window or text gives another fingerprint; other names of the documents do not."""
     results, _ = found
     once = results["fingerprint"]
 
     def other(documents: list[Document], protocol: Protocol) -> str:
-        found = evaluate_text(model, documents, protocol)
+        found = evaluate_text(tiny_llama, documents, protocol)
         assert found is not None
         return found["fingerprint"]
 
@@ -145,14 +143,13 @@ def test_the_fingerprint_tells_what_the_numbers_depend_on(found, model):
     assert other(DOCUMENTS[:-1], Protocol(window=32)) != once
 
 
-def test_bfloat16_is_near_float32(found, model, tmp_path):
+def test_bfloat16_is_near_float32(found, tiny_llama, tiny_llama_folder):
     """In bfloat16 the cross-entropy differs by less than 0.05 nats, and not by nothing."""
-    folder = tiny_llama(tmp_path / "tiny")
     rounded = evaluate_text(
-        load_text_model(str(folder), torch.bfloat16),
+        load_text_model(str(tiny_llama_folder), torch.bfloat16),
         DOCUMENTS,
         Protocol(window=32),
-        exact=lambda: model,
+        exact=lambda: tiny_llama,
     )
     assert rounded is not None
     exact = found[0]["measures"]["cross_entropy"]["value"]
@@ -161,27 +158,28 @@ def test_bfloat16_is_near_float32(found, model, tmp_path):
 
 
 @pytest.mark.parametrize("text", ["", "x"])
-def test_nothing_to_score_is_an_error(model, text):
+def test_nothing_to_score_is_an_error(tiny_llama, text):
     """An empty text, or one of a single token, is an error that says so."""
     with pytest.raises(InvalidValueError, match=r"the text has [01] token"):
-        evaluate_text(model, [Document("short", text)], Protocol())
+        evaluate_text(tiny_llama, [Document("short", text)], Protocol())
 
 
-def test_the_best_temperature_is_the_one_of_a_fine_grid(model):
+def test_the_best_temperature_is_the_one_of_a_fine_grid(tiny_llama):
     """The temperature found has the smallest nll of a fine grid, computed from the logits."""
-    results = evaluate_text(model, DOCUMENTS, Protocol(window=32), with_temperature=True)
+    documents, protocol = DOCUMENTS[:2], Protocol(window=32)
+    results = evaluate_text(tiny_llama, documents, protocol, with_temperature=True)
     assert results is not None
     (note,) = (note for note in results["notes"] if note.startswith("temperature"))
     found = float(note.split()[1].rstrip(","))
-    tokenized = TokenizedText.of(DOCUMENTS, Protocol(window=32), model.tokenizer, model.context)
+    tokenized = TokenizedText.of(documents, protocol, tiny_llama.tokenizer, tiny_llama.context)
     logits, targets = [], []
     for window in tokenized.windows:
         inputs = torch.from_numpy(window.inputs)[None]
         with torch.no_grad():
-            logits.append(model.model(inputs).logits[0, window.rows].double())
+            logits.append(tiny_llama.model(inputs).logits[0, window.rows].double())
         targets.append(torch.from_numpy(window.targets))
     whole, target = torch.cat(logits), torch.cat(targets)
-    grid = np.exp(np.arange(np.log(0.25), np.log(4.0), 0.002))
+    grid = np.exp(np.arange(np.log(0.25), np.log(4.0), 0.004))
     nll = [float(torch.nn.functional.cross_entropy(whole / t, target)) for t in grid]
     best = grid[int(np.argmin(nll))]
     assert found == pytest.approx(best, rel=0.004) or found == 4.0

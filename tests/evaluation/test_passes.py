@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -16,16 +18,15 @@ from kullback.runtime.workers import ProcessGroup
 from kullback.scoring.token_statistics import concatenate_statistics
 from kullback.text.documents import Document
 from kullback.text.protocol import Protocol
-from tiny_models import TEXT, tiny_llama
+from tiny_models import TEXT
 
 DOCUMENTS = [Document("first", TEXT), Document("second", "Another one: ¿qué tal?\n")]
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> HuggingFaceModel:
+def model(tiny_llama_folder: Path) -> HuggingFaceModel:
     """A tiny Llama, in float64."""
-    folder = tiny_llama(tmp_path_factory.mktemp("models") / "tiny")
-    loaded = load_text_model(str(folder), torch.float64)
+    loaded = load_text_model(str(tiny_llama_folder), torch.float64)
     assert isinstance(loaded, HuggingFaceModel)
     return loaded
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +13,6 @@ import pytest
 
 from kullback.runtime import workers as module
 from kullback.runtime.workers import ProcessGroup, process_group
-from tiny_models import TEXT, tiny_llama
 
 SCRIPT = """
 import json, sys
@@ -25,8 +23,8 @@ from kullback.runtime.workers import process_group
 from kullback.models.load import load_text_model
 from kullback.evaluation.on_text import evaluate_text
 
-folder, out = sys.argv[1:]
-text = Path(folder, "text.txt").read_text(encoding="utf-8")
+folder, file, out = sys.argv[1:]
+text = Path(file).read_text(encoding="utf-8")
 documents = [Document(str(i), text[i:]) for i in range(3)]
 with process_group() as processes:
     model = load_text_model(folder)
@@ -38,23 +36,22 @@ if results is not None:
 """
 
 
-def run(folder: Path, out: Path, *launcher: str) -> dict:
+def run(folder: Path, text: Path, out: Path, *launcher: str) -> dict:
     """Evaluate in other processes, and return the measures."""
-    script = folder / "evaluate.py"
+    script = out.parent / "evaluate.py"
     script.write_text(SCRIPT)
-    command = [*launcher, str(script), str(folder), str(out)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    subprocess.run(command, check=True, capture_output=True, env=environment, timeout=200)
+    command = [*launcher, str(script), str(folder), str(text), str(out)]
+    subprocess.run(command, check=True, capture_output=True, timeout=200)
     return json.loads(out.read_text())
 
 
-def test_two_processes_find_what_one_finds(tmp_path: Path):
+def test_two_processes_find_what_one_finds(
+    tiny_llama_folder: Path, text_file: Path, tmp_path: Path
+):
     """Under torchrun with two processes the measures are equal, and the records byte for byte."""
-    folder = tiny_llama(tmp_path / "tiny")
-    (folder / "text.txt").write_text(TEXT, encoding="utf-8")
-    alone = run(folder, tmp_path / "one", sys.executable)
+    alone = run(tiny_llama_folder, text_file, tmp_path / "one", sys.executable)
     torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
-    together = run(folder, tmp_path / "two", sys.executable, *torchrun)
+    together = run(tiny_llama_folder, text_file, tmp_path / "two", sys.executable, *torchrun)
     assert together == alone
     records = [(tmp_path / name).read_bytes() for name in ("one.parquet", "two.parquet")]
     assert records[0] == records[1]
