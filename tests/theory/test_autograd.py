@@ -43,7 +43,7 @@ POSITIVE = st.floats(1e-3, 20.0)
 
 
 def run_python(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run a fresh interpreter and keep what it says."""
+    """Run a fresh interpreter and capture its output."""
     return subprocess.run([sys.executable, *arguments], check=False, capture_output=True, text=True)
 
 
@@ -170,7 +170,7 @@ def test_fused_nodes_agree_with_torch(point: list[float], data: st.DataObject) -
 
 
 def test_cross_entropy_is_one_node_with_gradient_q_minus_onehot() -> None:
-    """The loss points straight at its logits, and agrees with the NumPy law to the last digits."""
+    """The children of the loss are its logits, and it agrees with NumPy's to the last digits."""
     point = [0.3, -1.2, 2.5, 0.0]
     for target in range(4):
         logits = [Value(z) for z in point]
@@ -383,24 +383,26 @@ def test_a_drawing_shows_values_gradients_and_local_gradients() -> None:
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        (lambda: Value(-1.0).log(), r"log\(-1.0\): the argument must be positive"),
+        (lambda: Value(-1.0).log(), r"log\(-1.0\)"),
         (lambda: Value(0.0).log(), r"log\(0.0\)"),
-        (lambda: Value(710.0).exp(), r"exp\(710.0\) overflows: use logsumexp"),
-        (lambda: Value(-8.0) ** (1 / 3), r"-8.0 \*\* 0.333.* is not real"),
-        (lambda: Value(0.0) ** Value(2.0), r"log\(0.0\): the argument must be positive"),
+        (lambda: Value(710.0).exp(), r"exp\(710.0\)"),
+        (lambda: Value(-8.0) ** (1 / 3), r"-8.0 \*\* 0.333"),
+        (lambda: Value(0.0) ** Value(2.0), r"log\(0.0\)"),
         (lambda: Value(-2.0) ** Value(2.0), r"log\(-2.0\)"),
-        (lambda: dot([Value(1.0)], []), "left has 1 values, right 0"),
-        (lambda: cross_entropy([Value(1.0)], 1), r"target is 1: .* \[0, 1\)"),
+        (lambda: dot([Value(1.0)], []), "left .*1.* right 0"),
+        (lambda: cross_entropy([Value(1.0)], 1), r"target is 1.*\[0, 1\)"),
         (lambda: cross_entropy([Value(1.0)], -1), "target is -1"),
         (lambda: cross_entropy_from_primitives([Value(1.0)], -1), "target is -1"),
-        (lambda: logsumexp([]), r"logits are \[\]: one must be finite"),
+        (lambda: logsumexp([]), r"logits are \[\]"),
         (lambda: logsumexp([Value(-math.inf)]), r"logits are \[-inf\]"),
         (lambda: logsumexp([Value(math.nan), Value(0.0)]), r"logits are \[nan, 0.0\]"),
-        (lambda: softmax([Value(math.inf), Value(0.0)]), r"none nan or \+inf"),
+        (lambda: softmax([Value(math.inf), Value(0.0)]), r"logits are \[inf, 0.0\]"),
     ],
 )
-def test_an_error_names_the_value_and_the_remedy(wrong: Callable[[], object], message: str) -> None:
-    """What has no real value is refused where it is written, not found later as a nan."""
+def test_an_error_names_the_function_and_the_value(
+    wrong: Callable[[], object], message: str
+) -> None:
+    """An operation without a real value raises at once, instead of returning nan."""
     with pytest.raises(InvalidValueError, match=message):
         wrong()
 
@@ -416,7 +418,7 @@ def test_the_engine_needs_the_standard_library_alone_and_300_lines() -> None:
 
 
 def test_the_example_learns_every_form_of_the_verb() -> None:
-    """The loss starts near log 5, falls at every line printed, and all thirty forms are right."""
+    """The loss starts near log 5, falls on every printed line, and all thirty forms are right."""
     done = run_python(str(ROOT / "examples" / "learn_a_verb.py"))
     losses = [float(x) for x in re.findall(r"loss = KL = ([\d.]+)", done.stdout)]
     assert losses[0] == pytest.approx(math.log(5), abs=0.1)

@@ -21,7 +21,7 @@ from kullback.theory.entropy_estimators import (
 from kullback.theory.information import entropy
 
 #: A sample of 19 with 2 singletons among 11 outcomes, 3 unseen: the example of the R package
-#: `entropy` (Hausser and Strimmer, 2009), whose pages print what several estimators make of it.
+#: `entropy` (Hausser and Strimmer, 2009), whose pages print several estimates.
 COUNTS = [4, 2, 3, 0, 2, 4, 0, 0, 2, 1, 1]
 
 #: Beetles by day, Osa primary hill, dry season 1967 (Janzen, 1973), an example of Chao and Shen
@@ -68,9 +68,8 @@ def test_grassberger_bias_does_not_grow_with_outcomes(p: list[float]) -> None:
     """Its exact mean over binomial counts is high by log N - ψ(N), for 2 outcomes and for 30."""
     samples = 5000
     n = np.arange(samples + 1)
-    terms = np.zeros(
-        samples + 1
-    )  # (k/N) (log N - G(k)), from the estimate of k samples of one kind
+    # (k/N) (log N - G(k)), from the estimate for k samples of a single outcome.
+    terms = np.zeros(samples + 1)
     terms[1:] = [k / samples * (grassberger_entropy([int(k)]) + np.log(samples / k)) for k in n[1:]]
     mean = sum(stats.binom.pmf(n, samples, chance) @ terms for chance in p)
     bias = np.log(samples) - special.digamma(samples)
@@ -166,24 +165,23 @@ def test_nsb_without_data_is_the_prior() -> None:
     assert nsb_entropy([40_000, 60_000]) == pytest.approx(float(entropy([0.4, 0.6])), abs=1e-5)
 
 
-def test_likelihood_hands_the_estimators_on() -> None:
+def test_likelihood_exports_the_estimators() -> None:
     """They can be imported from `kullback.theory.likelihood` too."""
     for estimator in (plug_in_entropy, miller_madow_entropy, chao_shen_entropy, nsb_entropy):
         assert getattr(likelihood, estimator.__name__) is estimator
 
 
 REFUSED: list[tuple[Callable[[], object], str]] = [
-    (lambda: plug_in_entropy([3, -1]), "counts[1] is -1: a count must be a whole number"),
-    (lambda: chao_shen_entropy([2.5, 1]), "counts[0] is 2.5: a count must be a whole number"),
-    (lambda: nsb_entropy([np.inf, 1]), "counts[0] is inf: a count must be a whole number"),
-    (lambda: grassberger_entropy([[1]]), "counts has shape (1, 1) and dtype int64: it must be"),
-    (lambda: plug_in_entropy([0, 0]), "counts holds no sample"),
-]  # fmt: skip
+    (lambda: plug_in_entropy([3, -1]), r"counts\[1\] is -1"),
+    (lambda: chao_shen_entropy([2.5, 1]), r"counts\[0\] is 2.5"),
+    (lambda: nsb_entropy([np.inf, 1]), r"counts\[0\] is inf"),
+    (lambda: grassberger_entropy([[1]]), r"counts .*\(1, 1\).*int64"),
+    (lambda: plug_in_entropy([0, 0]), "counts .*positive"),
+]
 
 
 @pytest.mark.parametrize(("call", "message"), REFUSED, ids=[message for _, message in REFUSED])
 def test_wrong_counts_are_named(call: Callable[[], object], message: str) -> None:
-    """A wrong count raises InvalidValueError that says what it was and what it must be."""
-    with pytest.raises(InvalidValueError) as caught:
+    """A wrong count raises InvalidValueError with its place and its value."""
+    with pytest.raises(InvalidValueError, match=message):
         call()
-    assert message in str(caught.value)

@@ -1,11 +1,10 @@
-"""Facts about entropy, cross-entropy, KL and their conventions."""
+"""Entropy, cross-entropy, KL and Jensen-Shannon: accuracy, conventions, shapes, errors."""
 
 from __future__ import annotations
 
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 
 import mpmath
@@ -15,7 +14,6 @@ import scipy.special
 import scipy.stats
 
 from kullback.errors import InvalidValueError
-from kullback.theory import information
 from kullback.theory.information import (
     Given,
     cross_entropy,
@@ -65,7 +63,7 @@ def logs(values: np.ndarray, given: Given) -> list[mpmath.mpf]:
 
 
 def adversarial_pair(kind: str, n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Two distributions over n outcomes, hard in the way that ``kind`` says."""
+    """Two distributions over n outcomes that are hard inputs of the given ``kind``."""
     p, q = rng.dirichlet(np.ones(n)), rng.dirichlet(np.ones(n))
     if kind == "near":
         q = normalise(p * np.exp(0.3 * rng.standard_normal(n)))
@@ -138,8 +136,8 @@ def test_logarithms_are_exact_to_their_own_rounding(measure: str, form: Given) -
                     assert abs(MEASURES[measure](a, b, given=form) - truth) <= 2e-15 * size * truth
 
 
-def test_the_naive_formula_is_garbage_where_ours_is_exact() -> None:
-    """At 1e-9 apart, Σ p log(p/q) is below zero or wrong by its whole size; ours is not."""
+def test_the_naive_formula_fails_where_ours_is_exact() -> None:
+    """At 1e-9 apart, Σ p log(p/q) is negative or has a relative error above 1; ours is exact."""
     rng = np.random.default_rng(0)
     naive_errors, negative = [], 0
     with mpmath.workdps(50):
@@ -167,18 +165,8 @@ def test_the_convention_where_totals_are_not_one() -> None:
     assert kl_divergence(p, p, tolerance=1e-3) == 0
 
 
-def test_the_polynomial_of_the_kl_kernel() -> None:
-    """Its error weighs less than 3.1e-17 of a KL term over all of |s| ≤ 1/3."""
-    with mpmath.workdps(40):
-        for i in range(1, 201):
-            s = mpmath.mpf(i) / 600
-            tail = (mpmath.atanh(s) - s) / s**3
-            fitted = mpmath.polyval([mpmath.mpf(c) for c in information._ATANH_TAIL[::-1]], s * s)
-            assert abs(fitted - tail) * s * (1 + s) <= 3.1e-17
-
-
 def test_the_worked_examples_of_the_derivation() -> None:
-    """A point mass costs -log q of its outcome; a fair coin seen as 90/10 costs KL 0.5108."""
+    """A point mass has CE -log q of its outcome; a fair coin against 90/10 has KL 0.5108."""
     parts = decompose([1, 0, 0, 0, 0], [0.6, 0.1, 0.1, 0.1, 0.1])
     assert parts.entropy == 0
     assert parts.cross_entropy == pytest.approx(np.log(5 / 3), rel=1e-15)
@@ -275,7 +263,7 @@ def test_axes_batches_and_broadcasting_agree_with_a_loop(measure: str, form: Giv
         np.testing.assert_allclose(call(p, q, given=form), looped, rtol=1e-14, atol=0)
 
 
-def test_blocks_do_not_show() -> None:
+def test_blocks_change_no_result() -> None:
     """Rows wider than a block, and a batch that does not divide into blocks, change no result."""
     rng = np.random.default_rng(1)
     p, q = rng.dirichlet(np.ones(300), 200), rng.dirichlet(np.ones(300), 200)
@@ -311,58 +299,61 @@ def test_normalise_is_the_only_renormalisation() -> None:
     np.testing.assert_array_equal(normalise([[1, 3], [2, 2]], axis=0), [[1 / 3, 0.6], [2 / 3, 0.4]])
     np.testing.assert_array_equal(normalise([1.5e308, 1.5e308]), [0.5, 0.5])
     np.testing.assert_array_equal(normalise([5e-324, 0]), [1, 0])
-    with pytest.raises(InvalidValueError, match="a probability must lie"):
+    with pytest.raises(InvalidValueError, match=r"p\[1\] is 3.0"):
         entropy([1, 3], axis=0)
 
 
 def test_float32_needs_a_wider_tolerance_by_name() -> None:
     """Totals of a float32 softmax miss 1 by 1e-7: refused, unless a tolerance is passed."""
     p = np.full(3, np.float32(1) / np.float32(3)) * np.float32(1.0000002)
-    with pytest.raises(InvalidValueError, match="within 1e-09; normalise"):
+    with pytest.raises(InvalidValueError, match=r"p sums to .*1e-09"):
         entropy(p)
     assert entropy(p, tolerance=1e-5) == pytest.approx(np.log(3), abs=1e-6)
 
 
 REFUSED: list[tuple[Callable[[], object], str]] = [
-    (lambda: kl_divergence([0.25] * 4, [0.6, 0.5, 0.1, -0.2]),
-     "q[3] is -0.2: a probability must lie in [0, 1]"),
-    (lambda: entropy([[0.5, 0.5], [0.5, np.nan]]),
-     "p[1, 1] is nan: a probability must lie in [0, 1]"),
-    (lambda: entropy([0.5, np.inf]), "p[1] is inf: a probability must lie in [0, 1]"),
-    (lambda: entropy([1.25, -0.25]), "p[0] is 1.25: a probability must lie in [0, 1]"),
-    (lambda: cross_entropy([[0.5, 0.5]], [[0.5, 0.5], [0.5, 0.375]]), "q[1] sums to 0.875: along"),
-    (lambda: entropy([[0.5, 0.5], [0.5, 0.375]], axis=0), "p[1] sums to 0.875: along axis -2"),
-    (lambda: entropy([0.5, 0.25]), "p sums to 0.75: along axis -1 that must be 1 within 1e-09; "
-     "normalise() it, or pass a larger tolerance="),
-    (lambda: entropy([0.5, -1.0], given="log_probs"),
-     "p[0] is 0.5: a log-probability must be at most 0"),
-    (lambda: entropy([-1.0, np.nan], given="log_probs"), "p[1] is nan: a log-probability must"),
-    (lambda: entropy(np.log([0.5, 0.25]), given="log_probs"),
-     "p has probabilities that sum to 0.75: along axis -1 that must be 1"),
-    (lambda: kl_divergence([0.0, 0.0], [0.0, np.inf], given="logits"),
-     "q[1] is inf: a logit must be finite, or -inf"),
-    (lambda: log_softmax([[0.0, 0.0], [-np.inf, -np.inf]]),
-     "logits[1] has a maximum of -inf: along axis -1 at least one logit must be finite"),
-    (lambda: normalise([1, -3]), "weights[1] is -3.0: a weight must be finite and at least 0"),
-    (lambda: normalise([0, 0]), "at least one weight must be positive"),
-    (lambda: kl_divergence([0.5, 0.5], [0.25] * 4),
-     "p has shape (2,) and q has shape (4,): they must broadcast"),
-    (lambda: kl_divergence([1.0], [0.5, 0.5]), "along axis -1 each must have the same outcomes"),
-    (lambda: entropy([]), "along axis -1 each must have the same outcomes, at least one"),
-    (lambda: entropy([1.0], axis=1), "axis is 1, but p has shape (1,): pass an axis that exists"),
-    (lambda: entropy(["a"]), "p cannot be read as an array of real numbers"),
-    (lambda: entropy([1j]), "p cannot be read as an array of real numbers"),
-    (lambda: entropy([1.0], given="bits"),  # type: ignore[arg-type]
-     "given is 'bits': it must be 'probs', 'log_probs' or 'logits'"),
-]  # fmt: skip
+    (lambda: kl_divergence([0.25] * 4, [0.6, 0.5, 0.1, -0.2]), r"q\[3\] is -0.2.*\[0, 1\]"),
+    (lambda: entropy([[0.5, 0.5], [0.5, np.nan]]), r"p\[1, 1\] is nan.*\[0, 1\]"),
+    (lambda: entropy([0.5, np.inf]), r"p\[1\] is inf.*\[0, 1\]"),
+    (lambda: entropy([1.25, -0.25]), r"p\[0\] is 1.25.*\[0, 1\]"),
+    (lambda: cross_entropy([[0.5, 0.5]], [[0.5, 0.5], [0.5, 0.375]]), r"q\[1\] sums to 0.875"),
+    (lambda: entropy([[0.5, 0.5], [0.5, 0.375]], axis=0), r"p\[1\] sums to 0.875.*axis -2"),
+    (lambda: entropy([0.5, 0.25]), "p sums to 0.75.*axis -1.*1e-09.*normalise.*tolerance="),
+    (lambda: entropy([0.5, -1.0], given="log_probs"), r"p\[0\] is 0.5"),
+    (lambda: entropy([-1.0, np.nan], given="log_probs"), r"p\[1\] is nan"),
+    (lambda: entropy(np.log([0.5, 0.25]), given="log_probs"), r"p .*sum to 0.75.*axis -1"),
+    (lambda: kl_divergence([0.0, 0.0], [0.0, np.inf], given="logits"), r"q\[1\] is inf"),
+    (lambda: log_softmax([[0.0, 0.0], [-np.inf, -np.inf]]), r"logits\[1\] .*-inf.*axis -1"),
+    (lambda: normalise([1, -3]), r"weights\[1\] is -3.0"),
+    (lambda: normalise([0, 0]), "weights .*positive"),
+    (lambda: kl_divergence([0.5, 0.5], [0.25] * 4), r"p has shape \(2,\) and q has shape \(4,\)"),
+    (lambda: kl_divergence([1.0], [0.5, 0.5]), r"p has shape \(1,\).*axis -1.*outcomes"),
+    (lambda: entropy([]), r"p has shape \(0,\).*axis -1.*outcomes"),
+    (lambda: entropy([1.0], axis=1), r"axis is 1.*p has shape \(1,\)"),
+    (lambda: entropy(["a"]), "p .*real numbers"),
+    (lambda: entropy([1j]), "p .*real numbers"),
+    (lambda: entropy([1.0], given="bits"), "given is 'bits'.*'log_probs'"),  # type: ignore[arg-type]
+]
 
 
 @pytest.mark.parametrize(("call", "message"), REFUSED, ids=[message for _, message in REFUSED])
 def test_wrong_input_is_named_with_its_place(call: Callable[[], object], message: str) -> None:
-    """A wrong argument raises InvalidValueError naming it, its place, its value and the rule."""
-    with pytest.raises(InvalidValueError) as caught:
+    """A wrong argument raises InvalidValueError with its name, its place and its value."""
+    with pytest.raises(InvalidValueError, match=message):
         call()
-    assert message in str(caught.value)
+
+
+def test_the_messages_for_a_value_and_for_a_total() -> None:
+    """The golden messages of this family: name, place, value, rule, remedy."""
+    with pytest.raises(InvalidValueError) as value:
+        kl_divergence([0.25] * 4, [0.6, 0.5, 0.1, -0.2])
+    assert str(value.value) == "q[3] is -0.2: a probability must be in [0, 1]"
+    with pytest.raises(InvalidValueError) as total:
+        entropy([[0.5, 0.5], [0.5, 0.375]])
+    assert str(total.value) == (
+        "p[1] sums to 0.875: along axis -1 that must be 1 within 1e-09; normalise() it, or pass "
+        "a larger tolerance="
+    )
 
 
 def modules_loaded_by(code: str) -> set[str]:
@@ -380,51 +371,6 @@ def test_importing_the_measures_loads_neither_torch_nor_scipy() -> None:
         assert loaded.isdisjoint({"torch", "scipy", "jaxtyping", "matplotlib"})
 
 
-def test_importing_the_measures_takes_little_more_than_numpy() -> None:
-    """`import kullback.theory.information` takes at most twice as long as NumPy.
-
-    The time itself (goal 150 ms) is in docs/log.md: how long NumPy takes depends on the machine.
-    """
-    script = (
-        "import sys, time, importlib; start = time.process_time();"
-        "importlib.import_module(sys.argv[1]); print(time.process_time() - start)"
-    )
-
-    def seconds(module: str) -> float:
-        command = [sys.executable, "-c", script, module]
-        return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-
-    # The fastest of a few, in turn: what the import costs, not what else the machine is doing.
-    pairs = [(seconds("kullback.theory.information"), seconds("numpy")) for _ in range(5)]
-    assert 0 < min(ours for ours, _ in pairs) < 2 * min(numpys for _, numpys in pairs)
-
-
 def test_the_import_check_can_fail() -> None:
     """The same check sees torch when the code does load it."""
     assert "torch" in modules_loaded_by("import kullback.theory.information, torch")
-
-
-def test_validated_and_exact_is_not_paid_for_in_time() -> None:
-    """KL and H of 4,000 × 64 take at most half again what rel_entr and scipy.stats.entropy take.
-
-    How much faster they are is measured by `benchmarks/information_speed.py`: here another test
-    runs on the other core, and the least of many rounds is compared.
-    """
-    rng = np.random.default_rng(0)
-    p, q = rng.dirichlet(np.ones(64), 4000), rng.dirichlet(np.ones(64), 4000)
-    rivals: list[Callable[[], object]] = [
-        lambda: kl_divergence(p, q),
-        lambda: scipy.special.rel_entr(p, q).sum(-1),
-        lambda: scipy.stats.entropy(p, q, axis=-1),
-        lambda: entropy(p),
-        lambda: scipy.stats.entropy(p, axis=-1),
-    ]
-    seconds: list[list[float]] = [[] for _ in rivals]
-    for _ in range(15):
-        for call, times in zip(rivals, seconds, strict=True):
-            start = time.perf_counter()
-            call()
-            times.append(time.perf_counter() - start)
-    kl, rel_entr, scipy_kl, h, scipy_h = map(min, seconds)
-    assert kl <= 1.5 * min(rel_entr, scipy_kl)
-    assert h <= 1.5 * scipy_h

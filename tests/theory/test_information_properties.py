@@ -1,4 +1,4 @@
-"""Identities and inequalities of the information measures, on whatever hypothesis thinks of."""
+"""Identities and inequalities of the information measures, on inputs from hypothesis."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ SUITES: dict[str, Callable[..., Any]] = {
 
 
 def numpy_options(options: dict[str, Any]) -> dict[str, Any]:
-    """Hand PyTorch's keyword arguments to NumPy."""
+    """PyTorch's keyword arguments with arrays instead of tensors."""
     return {k: v.numpy() if isinstance(v, torch.Tensor) else v for k, v in options.items()}
 
 
@@ -154,7 +154,7 @@ def test_infinities_and_ignored_rows_agree(
 
 @pytest.mark.parametrize("logits", HARD_LOGITS)
 def test_infinities_beside_probabilities_agree(logits: list[list[float]]) -> None:
-    """A probability of 0 on a logit of -inf is nan, as in torch, and so on for the rest."""
+    """A probability of 0 on a logit of -inf is nan, as in torch, and so are the other cases."""
     target = torch.tensor([[0.5, 0.0, 0.5], [0.2, 0.3, 0.5]], dtype=torch.float64)
     for reduction in ("none", "sum", "mean"):
         for smoothing in (0.0, 0.1):
@@ -250,7 +250,7 @@ def test_the_gradient_sums_to_zero_along_the_classes(
 def test_a_label_is_the_distribution_that_is_sure(
     logits: np.ndarray, labels: np.ndarray, smoothing: float
 ) -> None:
-    """One-hot probabilities and their class indices give one loss and one gradient."""
+    """One-hot probabilities and their class indices give the same loss and gradient."""
     by_label = cross_entropy_and_gradient(logits, labels, label_smoothing=smoothing)
     by_distribution = cross_entropy_and_gradient(
         logits, np.eye(4)[labels], label_smoothing=smoothing
@@ -279,17 +279,22 @@ def test_the_arguments_are_left_as_they_were() -> None:
 @pytest.mark.parametrize(
     ("logits", "target", "options", "message"),
     [
-        (np.zeros((1, 2, 3)), [[0, 1, 7]], {}, r"target\[0, 2\] is 7: .* \[0, 2\) .* -100"),
-        ([1.0, 2.0], -1, {}, r"target is -1: a label must lie in \[0, 2\)"),
-        ([1.0, 2.0], [1], {}, r"target has shape \(1,\): .* must be \(\) .* or \(2,\)"),
+        (
+            np.zeros((1, 2, 3)),
+            [[0, 1, 7]],
+            {},
+            r"target\[0, 2\] is 7.*\[0, 2\).*ignore_index, -100",
+        ),
+        ([1.0, 2.0], -1, {}, r"target is -1.*\[0, 2\)"),
+        ([1.0, 2.0], [1], {}, r"target has shape \(1,\).*\(\).*\(2,\)"),
         ([[1.0, 2.0]], 1, {}, r"target has shape \(\)"),
-        ([[1.0, 2.0]], [True], {}, "target has dtype bool: class indices must be integers"),
-        ([[1.0, 2.0]], [0.0], {}, "target has dtype float64: class indices must be integers"),
-        ([[1.0, 2.0]], [[0, 1]], {}, "probabilities must be floating-point"),
-        (1.0, 0, {}, "logits is a single number"),
-        ([[1j, 2.0]], [0], {}, "logits has dtype complex128"),
+        ([[1.0, 2.0]], [True], {}, "target has dtype bool"),
+        ([[1.0, 2.0]], [0.0], {}, "target has dtype float64"),
+        ([[1.0, 2.0]], [[0, 1]], {}, "target .*int64"),
+        (1.0, 0, {}, "logits .*classes"),
+        ([[1j, 2.0]], [0], {}, "logits .*complex128"),
         (np.zeros((2, 0)), [0, 0], {}, r"target\[0\] is 0"),
-        ([[1.0, 2.0]], [0], {"weight": [1.0]}, r"weight has shape \(1,\): it must be \(2,\)"),
+        ([[1.0, 2.0]], [0], {"weight": [1.0]}, r"weight has shape \(1,\).*\(2,\)"),
         ([[1.0, 2.0]], [0], {"reduction": "avg"}, "reduction is 'avg'"),
         ([[1.0, 2.0]], [0], {"label_smoothing": -0.1}, "label_smoothing is -0.1"),
         ([[1.0, 2.0]], [0], {"label_smoothing": NAN}, "label_smoothing is nan"),
@@ -299,7 +304,7 @@ def test_the_arguments_are_left_as_they_were() -> None:
 def test_an_error_names_the_argument_its_value_and_its_place(
     logits: Any, target: Any, options: dict[str, Any], message: str
 ) -> None:
-    """Each wrong argument is named with the value, where it is, and what it must be."""
+    """Each wrong argument raises InvalidValueError with its name, its place and its value."""
     with pytest.raises(InvalidValueError, match=message):
         cross_entropy(logits, target, **options)
 

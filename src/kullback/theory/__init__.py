@@ -1,1 +1,1 @@
-"""Information measures, likelihood, losses, autograd, and the derivation."""
+"""Information measures, maximum likelihood, losses, automatic differentiation, the derivation."""

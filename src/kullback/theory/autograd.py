@@ -1,12 +1,12 @@
-"""Where do gradients come from?  A scalar reverse-mode engine in the standard library alone.
+"""Scalar reverse-mode automatic differentiation, in the standard library alone.
 
-A program that computes one number is a graph: each :class:`Value` remembers its *children*, the
-values that it came from, and the *local gradients*, its partial derivatives with respect to them.
+A program that computes a number is a graph: each :class:`Value` stores its *children*, the values
+that it is computed from, and the *local gradients*, its partial derivatives with respect to them.
 By the chain rule a child's gradient is the sum of its parents' gradients times the local ones;
-:meth:`Value.backward` adds them up, parents before children (reverse mode: Linnainmaa, 1970).
+:meth:`Value.backward` accumulates it, parents before children (reverse mode: Linnainmaa, 1970).
 
-A new operation is one line, ``Value(result, children, local_gradients, name)``: no closures, no
-recursion (a chain of a million nodes is fine), and a whole dot product or loss is *one* node.
+A new operation is one line, ``Value(result, children, local_gradients, name)``, without closures
+or recursion (a chain of a million nodes works); a dot product or a loss is a *single* node.
 :func:`cross_entropy` derives ∂L/∂z_i = q_i - 1[i = y].  Logarithms are natural.
 """
 
@@ -31,7 +31,7 @@ Unary: TypeAlias = "Callable[[Value], Value]"
 
 @dataclass(slots=True, eq=False)
 class Value:
-    """A number, what it came from, a ``label`` for drawings and, after ``backward``, its gradient.
+    """A number, its children, a ``label`` for drawings and, after ``backward``, its gradient.
 
     >>> x, y = Value(3.0), Value(2.0)
     >>> (z := x * y + y**x).backward()
@@ -62,7 +62,7 @@ class Value:
 
     def __pow__(self, n: Value | float) -> Value:
         """x^n: ∂/∂x is n x^(n-1), infinite for a root at 0 and 0 for x^0; ∂/∂n is x^n log x."""
-        if isinstance(n, Value):  # whose slope is real for x > 0 only: log refuses the rest
+        if isinstance(n, Value):  # its derivative is real for x > 0 only: log raises for the rest
             log_x, power = self.log().data, self**n.data
             return Value(power.data, (self, n), (*power.local_gradients, power.data * log_x), "**")
         x, result = self.data, self.data**n
@@ -112,7 +112,7 @@ class Value:
         return Value(data, (self,), (slope,), "relu")
 
     def backward(self) -> None:
-        """Set every ``grad`` to d self / d node; leaves add up over calls, inner nodes do not."""
+        """Set every ``grad`` to d self / d node; leaves, not inner nodes, accumulate over calls."""
         order = _children_first(self)
         for node in order:
             node.grad = 0.0
@@ -124,7 +124,7 @@ class Value:
 
 
 def _children_first(root: Value) -> list[Value]:
-    """List the inner nodes below a root, each after its children; leaves are left out."""
+    """List the inner nodes below a root, each after its children, without the leaves."""
     order, path, seen = list[Value](), list[Value](), set[Value]()
     stack: list[Value | None] = [root] if root.children else []
     while stack:
@@ -139,7 +139,7 @@ def _children_first(root: Value) -> list[Value]:
 
 
 def _math(x: float) -> ModuleType:
-    """Choose the functions for x: complex ones only during a complex-step check."""
+    """Return the functions for x: complex ones only during a complex-step check."""
     return cmath if isinstance(x, complex) else math
 
 
@@ -160,7 +160,7 @@ def dot(left: Sequence[Value], right: Sequence[Value], bias: Value | None = None
 
 
 def _log_softmax(logits: Sequence[Value]) -> tuple[float, float, list[float]]:
-    """Return m = max z, log Σ exp(z - m) and softmax(z), with no overflow or lost digit."""
+    """Return m = max z, log Σ exp(z - m) and softmax(z), without overflow or cancellation."""
     z = [v.data for v in logits]
     reals = [x.real for x in z]
     if not (any(x > -math.inf for x in reals) and all(x < math.inf for x in reals)):
@@ -190,7 +190,7 @@ def cross_entropy(logits: Sequence[Value], target: int) -> Value:
     With q_i = exp(z_i) / Σ_j exp(z_j) the loss is L = log Σ_j exp(z_j) - z_y.  Now differentiate:
     ∂/∂z_i log Σ_j exp(z_j) = exp(z_i) / Σ_j exp(z_j) = q_i and ∂z_y/∂z_i = 1[i = y], so that
 
-        ∂L/∂z_i = q_i - 1[i = y]:  what the model said, minus what happened.
+        ∂L/∂z_i = q_i - 1[i = y]:  the prediction minus the observation.
 
     At i = y this is -Σ_{j≠y} q_j, and is computed so: q_y - 1 would cancel in a confident model.
 
@@ -216,13 +216,13 @@ def cross_entropy_from_primitives(logits: Sequence[Value], target: int) -> Value
 
 def _check_target(logits: Sequence[Value], target: int) -> None:
     if not 0 <= target < len(logits):
-        raise InvalidValueError(f"target is {target}: a label must lie in [0, {len(logits)})")
+        raise InvalidValueError(f"target is {target}: a label must be in [0, {len(logits)})")
 
 
 def grad_check(f: Callable[[list[Value]], Value], point: Sequence[float]) -> list[list[float]]:
     """Return three gradients at a point: by ``backward``, central differences, complex steps.
 
-    (f(x + h) - f(x - h)) / 2h with h = ∛ε max(1, |x|) is good to about 1e-10; Im f(x + ih) / h
+    (f(x + h) - f(x - h)) / 2h with h = ∛ε max(1, |x|) is accurate to about 1e-10; Im f(x + ih) / h
     with h = 1e-100 to the last digits, as nothing is subtracted (Squire and Trapp, 1998).
 
     >>> [round(g[0], 9) for g in grad_check(lambda v: v[0] ** 3, [2.0])]
@@ -231,7 +231,7 @@ def grad_check(f: Callable[[list[Value]], Value], point: Sequence[float]) -> lis
 
     def moved(i: int, step: complex) -> complex:
         values = [p + step if j == i else p for j, p in enumerate(point)]
-        # Every operation takes complex data, but only this check may hand it any: hence the cast.
+        # Every operation accepts complex data, but only this check may pass it: hence the cast.
         return f([Value(cast("float", p)) for p in values]).data
 
     leaves = [Value(x) for x in point]
@@ -243,7 +243,7 @@ def grad_check(f: Callable[[list[Value]], Value], point: Sequence[float]) -> lis
 
 
 class Neuron:
-    """f(w · x + b) with n weights uniform in ±1/√n; an activation of None leaves it linear."""
+    """f(w · x + b) with n weights uniform in ±1/√n; linear if the activation is None."""
 
     def __init__(self, inputs: int, rng: Random, activation: Unary | None) -> None:
         bound = inputs**-0.5
@@ -258,7 +258,7 @@ class Neuron:
 
 
 class Layer:
-    """n neurons that read the same inputs."""
+    """n neurons with the same inputs."""
 
     def __init__(self, inputs: int, n: int, rng: Random, f: Unary | None) -> None:
         self.neurons = [Neuron(inputs, rng, f) for _ in range(n)]
@@ -276,7 +276,7 @@ class MLP:
         self.layers = [Layer(inputs, n, rng, f) for inputs, n, f in shapes]
 
     def __call__(self, inputs: Sequence[Value | float]) -> list[Value]:
-        """Map the inputs, values or plain numbers, to the outputs of the last layer."""
+        """Map the inputs, values or floats, to the outputs of the last layer."""
         values = [x if isinstance(x, Value) else Value(x) for x in inputs]
         for layer in self.layers:
             values = layer(values)
