@@ -1,4 +1,4 @@
-"""`kullback derive`."""
+"""`kullback derive`: the derivation of the loss, in numbers."""
 
 from __future__ import annotations
 
@@ -11,23 +11,31 @@ from kullback.cli.parsing import add_command, seed
 if TYPE_CHECKING:
     from kullback.cli.parsing import Commands
 
-
 __all__ = ["add"]
+
+NOTES = """
+docs/derivation.md is the same argument in words.  p and q are probabilities, or
+fractions, of the same 2 to 64 outcomes; all results are in nats."""
 
 
 def add(commands: Commands) -> None:
     """Declare the command."""
     derive = add_command(
-        commands, "derive", _derive, "the derivation of the loss, in numbers",
+        commands, "derive", _derive, "derive the cross-entropy loss step by step, in numbers",
         "kullback derive",
         "kullback derive --p 0.5,0.5 --q 0.9,0.1",
         "kullback derive --p 1/3,1/3,1/3 --q 0.2,0.3,0.5 --json",
+        notes=NOTES,
     )  # fmt: skip
     derive.add_argument(
-        "--p", metavar="P", help="the truth: probabilities with commas between them"
+        "--p", metavar="P,P,...", help="the true distribution (default: an example)"
     )
-    derive.add_argument("--q", metavar="P", help="the model (default: uniform where --p is given)")
-    derive.add_argument("--seed", type=seed, default=0, help="of what is sampled (default: 0)")
+    derive.add_argument(
+        "--q", metavar="Q,Q,...", help="the model's distribution (default with --p: uniform)"
+    )
+    derive.add_argument(
+        "--seed", type=seed, default=0, metavar="N", help="seed of the samples (default: 0)"
+    )
 
 
 def _derive(options: argparse.Namespace) -> None:

@@ -1,14 +1,11 @@
-"""How does the derivation read on a screen?  One heading a step, its formula, and its numbers.
+"""The derivation of the loss as text: for each step a heading, its formula, and its numbers.
 
-:func:`derivation_text` prints what ``kullback.theory.derivation`` computed, and computes nothing
-but positions: the plot of the asymptotics is a grid of characters with both axes logarithmic.
+:func:`derivation_text` shows the results of :func:`kullback.theory.derivation.derive`.  Nats.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from itertools import pairwise
 
 from rich.cells import cell_len
 from rich.console import Group, RenderableType
@@ -16,12 +13,11 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from kullback.report.numbers import balanced_identity, count, nats, percent
+from kullback.report.numbers import balanced_identity, count, nats, percent, write_number
+from kullback.report.terminal.log_log_plot import log_log_plot
 from kullback.theory.derivation import Derivation, Terms
 
-__all__ = ["derivation_text", "log_log_plot"]
-
-_WIDTH, _HEIGHT = 64, 13  # of the plot, in characters
+__all__ = ["derivation_text"]
 
 
 def derivation_text(derivation: Derivation) -> RenderableType:
@@ -38,32 +34,32 @@ def derivation_text(derivation: Derivation) -> RenderableType:
             _decomposition(derivation.own),
         ),
         (
-            "The worked example of the document: p a point mass",
+            "A worked example: p is a point mass",
             "H(p) = 0, so H(p, q) = KL(p‖q) = -log q of the true outcome = log(5/3)",
             [*_definition(derivation.example), *_decomposition(derivation.example)],
         ),
         (
             "Gibbs' inequality",
-            "KL(p‖q) ≥ 0, with equality only at q = p: no model goes below H(p)",
+            "KL(p‖q) ≥ 0, with equality only at q = p: no cross-entropy is below H(p)",
             _gibbs(derivation),
         ),
         (
-            "Maximum likelihood is cross-entropy",
-            "-(1/N) Σ log q(yₙ) = H(p̂, q) = H(p̂) + KL(p̂‖q), least at q = p̂",
+            "Maximum likelihood is the minimisation of cross-entropy",
+            "-(1/N) Σ log q(yₙ) = H(p̂, q) = H(p̂) + KL(p̂‖q), minimal at q = p̂",
             _likelihood(derivation),
         ),
         (
             "The training objective: given an input x",
-            "-(1/N) Σ log q(yₙ|xₙ) = Σ p̂(x) H(p̂(·|x), q(·|x)), least at H(Y|X)",
+            "-(1/N) Σ log q(yₙ|xₙ) = Σ p̂(x) H(p̂(·|x), q(·|x)), minimum H(Y|X)",
             _conditional(derivation),
         ),
         (
             "The gradient",
-            "∂L/∂zᵢ = qᵢ - 1[i = y]: what the model said, minus what happened",
+            "∂L/∂zᵢ = qᵢ - 1[i = y]: the prediction minus the observation",
             _gradient(derivation),
         ),
         (
-            "What N samples cannot teach",
+            "The excess loss after N samples",
             "KL(p‖fit) ≈ (K - 1)/2N → 0: in the limit the fit is the truth",
             _asymptotics(derivation),
         ),
@@ -84,9 +80,19 @@ def derivation_text(derivation: Derivation) -> RenderableType:
 
 def _table(*columns: str) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0))
-    for place, column in enumerate(columns):  # as Text: [i = y] is no markup
+    for place, column in enumerate(columns):  # as Text: [i = y] is not markup
         table.add_column(Text(column, style="dim"), justify="right" if place else "left")
     return table
+
+
+def _line(name: str, value: str, remark: str = "") -> Text:
+    gap = " " * max(1, 38 - cell_len(name) - len(value))  # p̂ is two characters in one cell
+    return Text.assemble(name, gap, (value, "bold"), f"   {remark}" if remark else "")
+
+
+def _fixed(value: float) -> str:
+    """Six decimals, also for a number near 0: columns of these add up by eye."""
+    return nats(round(value, 6), 6) if abs(value) >= 1e-5 else nats(0.0, 6)
 
 
 def _definition(terms: Terms) -> list[RenderableType]:
@@ -102,29 +108,27 @@ def _definition(terms: Terms) -> list[RenderableType]:
         table,
         _line("H(p)", nats(terms.entropy, 6), f"perplexity {nats(terms.perplexity_p)}"),
         _line("H(p, q)", nats(terms.cross_entropy, 6), f"perplexity {nats(terms.perplexity_q)}"),
-        _line("H(q, p)", nats(terms.reverse_cross_entropy, 6), "the other way round"),
+        _line("H(q, p)", nats(terms.reverse_cross_entropy, 6), "arguments exchanged"),
     ]
 
 
 def _decomposition(terms: Terms) -> list[RenderableType]:
     ce, h, kl = _identity(terms.cross_entropy, terms.entropy, terms.kl)
     return [
-        Text.assemble(
-            (ce, "bold"),
-            " = ",
-            (h, "bold"),
-            " + ",
-            (kl, "bold green"),
-            f"   each by itself; left minus right: {_exponent(terms.residual)}",
+        Text.assemble((ce, "bold"), " = ", (h, "bold"), " + ", (kl, "bold green")),
+        _line(
+            "left minus right",
+            write_number(terms.residual, 2),
+            "each term computed independently",
         ),
         _line("KL(p‖q)", nats(terms.kl, 6)),
-        _line("KL(q‖p)", nats(terms.reverse_kl, 6), "not the same: KL is no distance"),
+        _line("KL(q‖p)", nats(terms.reverse_kl, 6), "KL is not symmetric"),
         _line("JS(p, q)", nats(terms.jensen_shannon, 6), "symmetric, at most log 2"),
     ]
 
 
 def _identity(ce: float, h: float, kl: float) -> tuple[str, str, str]:
-    """The terms with six decimals or, where rounded so they do not add up, with fewer that do."""
+    """The terms with six decimals, or with fewer where six do not add up after rounding."""
     terms = (ce, h, kl)
     if math.isfinite(ce) and round(ce * 1e6) != round(h * 1e6) + round(kl * 1e6):
         return balanced_identity(*terms)
@@ -132,55 +136,53 @@ def _identity(ce: float, h: float, kl: float) -> tuple[str, str, str]:
     return first, second, third
 
 
-def _exponent(value: float) -> str:
-    return "–" if math.isnan(value) else f"{value:.1e}".replace("-", "−")
-
-
-def _line(name: str, value: str, remark: str = "") -> Text:
-    blanks = " " * max(1, 38 - cell_len(name) - len(value))  # p̂ is two characters in one cell
-    return Text.assemble(name, blanks, (value, "bold"), f"   {remark}" if remark else "")
-
-
 def _gibbs(derivation: Derivation) -> list[RenderableType]:
-    table = _table("q at random, share ε of it", "smallest KL", "median KL", "smallest H(p, q)")
+    table = _table("random models", "smallest KL", "median KL", "smallest H(p, q)")
     for row in derivation.gibbs:
         table.add_row(
-            f"ε = {row.distance:g}, {row.tries} of them", nats(row.smallest_kl),
+            f"ε = {row.distance:g}, {count(row.tries)} models", nats(row.smallest_kl),
             nats(row.median_kl), nats(row.smallest_cross_entropy, 6),
         )  # fmt: skip
     table.add_row("q = p", nats(0.0), nats(0.0), nats(derivation.own.entropy, 6), style="bold")
     return [
         table,
-        Text("q = (1 - ε) p + ε r; where no p is 0, KL falls as ε²: p is a smooth minimum"),
+        Text("q = (1 - ε) p + ε r with random r; if no p is 0, KL falls as ε²"),
     ]
 
 
 def _likelihood(derivation: Derivation) -> list[RenderableType]:
     step = derivation.likelihood
-    table = _table("three roads to the best q", "H(p̂, q)", "steps", "q")
+    table = _table("method", "H(p̂, q)", "steps", "q")
     for fit in step.fits:
-        shown = " ".join(f"{q:.4f}" for q in fit.probabilities[:4])
-        more = " ..." if len(fit.probabilities) > 4 else ""
-        table.add_row(fit.method, f"{fit.cross_entropy:.9f}", str(fit.steps), shown + more)
+        probabilities = " ".join(f"{q:.4f}" for q in fit.probabilities[:4])
+        rest = " ..." if len(fit.probabilities) > 4 else ""
+        table.add_row(
+            fit.method, f"{fit.cross_entropy:.9f}", count(fit.steps), probabilities + rest
+        )
     return [
-        _line("samples of p, N", count(step.samples), "counts " + " ".join(map(str, step.counts))),
+        _line(
+            "samples of p, N", count(step.samples), "counts " + " ".join(map(count, step.counts))
+        ),
         _line("-(1/N) Σ log q(yₙ)", nats(step.mean_negative_log_likelihood, 9), "sample by sample"),
         _line("H(p̂, q)", nats(step.empirical_cross_entropy, 9), "from the counts: the same number"),
         _line("H(p̂), the minimum", nats(step.empirical_entropy, 9)),
         table,
-        Text(f"largest difference between the three: {step.largest_disagreement:.1e}"),
+        Text(
+            "largest difference between the three methods in any probability: "
+            + write_number(step.largest_disagreement, 2)
+        ),
     ]
 
 
 def _conditional(derivation: Derivation) -> list[RenderableType]:
     step = derivation.conditional
     return [
-        Text("x is a coin; y follows p where x = 0, and p in reverse order where x = 1"),
+        Text("x is the toss of a coin; y follows p where x = 0, and p reversed where x = 1"),
         _line("-(1/N) Σ log q(yₙ|xₙ)", nats(step.mean_negative_log_likelihood, 9), "pair by pair"),
         _line("Σ p̂(x) H(p̂(·|x), q(·|x))", nats(step.averaged_cross_entropy, 9), "the same number"),
         _line("H(Y|X), its minimum", nats(step.conditional_entropy, 6)),
         _line("H(Y), without x", nats(step.marginal_entropy, 6)),
-        _line("so x is worth", nats(step.information, 6), "nats a sample"),
+        _line("H(Y) - H(Y|X)", nats(step.information, 6), "the mutual information"),
     ]
 
 
@@ -199,14 +201,14 @@ def _gradient(derivation: Derivation) -> list[RenderableType]:
             *step.mean_gradient[place : place + 1],
         ]
         mark = "  ← y" if place == step.label else ""
-        table.add_row(f"{outcome}{mark}", *(f"{x:.6f}".replace("-", "−") for x in numbers))
+        table.add_row(f"{outcome}{mark}", *map(_fixed, numbers))
     return [
-        Text("difference: (L(z + h) - L(z - h))/2h; mean: over y from p"),
+        Text("difference: (L(z + h) - L(z - h))/2h; mean: over labels y that follow p"),
         table,
-        Text(
-            f"L = -log q_y = {nats(step.loss, 6)}; largest error of the engine\n"
-            f"{_exponent(step.largest_error_of_autograd)}, of the central difference "
-            f"{_exponent(step.largest_error_of_central_difference)}"
+        _line("L = -log q_y", nats(step.loss, 6)),
+        _line("error of autograd, at most", write_number(step.largest_error_of_autograd, 2)),
+        _line(
+            "of the difference, at most", write_number(step.largest_error_of_central_difference, 2)
         ),
     ]
 
@@ -214,7 +216,7 @@ def _gradient(derivation: Derivation) -> list[RenderableType]:
 def _asymptotics(derivation: Derivation) -> list[RenderableType]:
     degrees = derivation.degrees_of_freedom
     if not derivation.asymptotics:
-        return [Text("p is a point mass (K = 1): (K - 1)/2N = 0, one sample says it all")]
+        return [Text("p is a point mass (K = 1): (K - 1)/2N = 0, and one sample determines it")]
     table = _table("N", "(K - 1)/2N", "KL(p‖fit)", "KL(p̂‖p)", "all seen", "mean", "variance")
     for row in derivation.asymptotics:
         table.add_row(
@@ -229,9 +231,11 @@ def _asymptotics(derivation: Derivation) -> list[RenderableType]:
     rows = derivation.asymptotics
     return [
         Text(
-            f"{count(derivation.data_sets)} data sets for each N.  KL(p‖fit): what the fit loses "
-            "on new\nsamples; add-½, since a fit that calls an unseen outcome impossible costs ∞.\n"
-            "KL(p̂‖p): what it gains on its own.  2N KL(p̂‖p) tends to χ²(K - 1), of mean\n"
+            f"{count(derivation.data_sets)} data sets for each N.\n"
+            "KL(p‖fit): the excess loss of the fit on new samples, ± standard error; the fit\n"
+            "is add-½, because the KL of the maximum-likelihood fit is ∞ where an outcome\n"
+            "is unseen.  KL(p̂‖p): the gain on the samples that it is fitted to.\n"
+            "The last two columns are about 2N KL(p̂‖p), which tends to χ²(K - 1), with mean\n"
             f"K - 1 = {degrees} and variance {2 * degrees}."
         ),
         table,
@@ -241,43 +245,8 @@ def _asymptotics(derivation: Derivation) -> list[RenderableType]:
             [row.predicted for row in rows],
             [row.test_excess for row in rows],
         ),
-        Text(f"●  measured KL(p‖fit)   ·  predicted (K - 1)/2N, K = {degrees + 1}; both axes log"),
+        Text(f"●  measured KL(p‖fit)   ·  predicted (K - 1)/2N, K = {degrees + 1}; log-log axes"),
     ]
-
-
-def log_log_plot(x: Sequence[float], predicted: Sequence[float], measured: Sequence[float]) -> Text:
-    """Measured points over a predicted line, on two logarithmic axes, in characters.
-
-    All numbers must be positive, and there must be two different ``x`` and ``predicted``.
-    """
-    low_x, high_x = math.log10(min(x)), math.log10(max(x))
-    heights = [math.log10(y) for y in (*predicted, *measured)]
-    low_y, high_y = min(heights), max(heights)
-    grid = [[" "] * _WIDTH for _ in range(_HEIGHT)]
-
-    def column(log_x: float) -> int:
-        return round((log_x - low_x) / (high_x - low_x) * (_WIDTH - 1))
-
-    def row(log_y: float) -> int:
-        return round((high_y - log_y) / (high_y - low_y) * (_HEIGHT - 1))
-
-    corners = [(math.log10(a), math.log10(b)) for a, b in zip(x, predicted, strict=True)]
-    for (x0, y0), (x1, y1) in pairwise(corners):
-        for place in range(column(x0), column(x1) + 1):
-            share = (place - column(x0)) / max(1, column(x1) - column(x0))
-            grid[row(y0 + share * (y1 - y0))][place] = "·"
-    for a, b in zip(x, measured, strict=True):
-        grid[row(math.log10(b))][column(math.log10(a))] = "●"
-
-    lines = []
-    for place, cells in enumerate(grid):
-        level = 10 ** (high_y - place / (_HEIGHT - 1) * (high_y - low_y))
-        label = f"{level:.0e}" if place in (0, _HEIGHT // 2, _HEIGHT - 1) else ""
-        lines.append(f"{label:>7} │{''.join(cells)}")
-    lines.append(" " * 8 + "└" + "─" * _WIDTH)
-    left, right = f"N = {count(min(x))}", count(max(x))
-    lines.append(" " * 9 + left + right.rjust(_WIDTH - len(left)))
-    return Text("\n".join(lines))
 
 
 def _sequence(derivation: Derivation) -> list[RenderableType]:
@@ -303,18 +272,17 @@ def _sequence(derivation: Derivation) -> list[RenderableType]:
         key=lambda prefix: step.entropy_after[prefix],
     )
     return [
-        Text(f"-log q(token | before) in one of eight sentences: {sentence}"),
+        Text(f"-log q(token | prefix) in one of eight sentences: {sentence}"),
         table,
-        _line("-log p(sentence), whole", nats(-step.sentence_log_prob, 6), "the truth's sum"),
+        _line("-log p(sentence)", nats(-step.sentence_log_prob, 6), "the truth's sum over tokens"),
+        Text(f"per sentence: {ce} = {h} + {kl} for the bigram model"),
+        _line("its KL summed over prefixes", nats(step.kl_over_prefixes, 6), "the same number"),
         Text(
-            f"per sentence: {ce} = {h} + {kl} for the bigram\n"
-            f"model, whose KL summed over prefixes is {nats(step.kl_over_prefixes, 6)}"
+            f"entropy floor: after “yesterday she” H = {nats(step.entropy_after['yesterday she'])}"
+            f", after “{open_prefix}” H = {nats(step.entropy_after[open_prefix])}"
         ),
         Text(
-            f"the floor: after “yesterday she” H = {nats(step.entropy_after['yesterday she'])}, "
-            f"after “{open_prefix}” H = {nats(step.entropy_after[open_prefix])}"
-        ),
-        Text(
-            f"an untrained model of 600 words starts at log 600 = {nats(derivation.untrained_600)}"
+            "an untrained model with a vocabulary of 600 tokens: log 600 = "
+            + nats(derivation.untrained_600)
         ),
     ]
