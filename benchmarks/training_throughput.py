@@ -129,9 +129,12 @@ def ours(setting: str) -> float:
     from tokenizers import Tokenizer, models
 
     from kullback.sources.catalogue import open_source
-    from kullback.training.batches import SentenceBatches, TextBatches
+    from kullback.training.config import TrainingConfig
     from kullback.training.gpt import GPTConfig
-    from kullback.training.loop import Interrupted, TrainingConfig, train
+    from kullback.training.interruption import Interrupted
+    from kullback.training.loop import train
+    from kullback.training.sentence_batches import SentenceBatches
+    from kullback.training.text_batches import TextBatches
 
     width, layers, heads, T, windows = SETTINGS[setting]
     if setting == "lab":

@@ -15,9 +15,12 @@ import torch
 from kullback.runtime.weights import weights_fingerprint
 from kullback.sources.catalogue import open_source
 from kullback.sources.language import Language
-from kullback.training.batches import SentenceBatches, TextBatches
+from kullback.training.batches import Shard
+from kullback.training.config import TrainingConfig
 from kullback.training.gpt import GPT, GPTConfig
-from kullback.training.loop import TrainingConfig, train
+from kullback.training.loop import train
+from kullback.training.sentence_batches import SentenceBatches
+from kullback.training.text_batches import TextBatches
 
 WEATHER = """
 name = "weather"
@@ -77,11 +80,11 @@ def metrics_but_times(run: Path) -> list[dict[str, Any]]:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Return every file of a folder but the lock."""
+    """Return every file of a folder but those of the lock."""
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != ".lock"
+        if path.is_file() and not path.name.startswith(".lock")
     }
 
 
@@ -112,3 +115,21 @@ def exact_kl(gpt: GPT, language: Language) -> float:
             total += reach * torch.sum(torch.xlogy(p, p) - p * log_q).item()
             tokens += reach
     return total / tokens
+
+
+def same_shards(first: list[Shard], second: list[Shard]) -> bool:
+    """Whether two batches hold the same inputs and targets."""
+    return len(first) == len(second) and all(
+        torch.equal(a.inputs_M, b.inputs_M) and torch.equal(a.targets_M, b.targets_M)
+        for a, b in zip(first, second, strict=True)
+    )
+
+
+def sequences(shards: list[Shard]) -> list[tuple[list[int], list[int]]]:
+    """Return the inputs and targets of each sequence."""
+    found = []
+    for shard in shards:
+        lengths = shard.lengths_N.tolist()
+        inputs, targets = shard.inputs_M.split(lengths), shard.targets_M.split(lengths)
+        found += [(a.tolist(), b.tolist()) for a, b in zip(inputs, targets, strict=True)]
+    return found

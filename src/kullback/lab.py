@@ -41,16 +41,12 @@ from kullback.results.lab import (
 from kullback.runtime.files import write_atomically
 from kullback.sources.catalogue import Source, open_source
 from kullback.sources.language import Language
-from kullback.training.batches import SentenceBatches
+from kullback.training.config import TrainingConfig
+from kullback.training.description import read_description
 from kullback.training.gpt import GPTConfig
-from kullback.training.loop import (
-    StepMetrics,
-    TrainingConfig,
-    read_metrics,
-    resume,
-    train,
-    training_description,
-)
+from kullback.training.loop import resume, train
+from kullback.training.metrics import StepMetrics, read_metrics
+from kullback.training.sentence_batches import SentenceBatches
 
 __all__ = ["LabConfig", "Progress", "plain_evaluation", "run_lab"]
 
@@ -195,10 +191,11 @@ def _train(
     )
     began = time.perf_counter()
     if (run / "training.json").exists():
-        found = training_description(run)
-        wanted = {"data": dict(batches.spec), "config": asdict(training), "model": asdict(gpt)}
+        description = read_description(run)
+        data = json.loads(json.dumps(dict(batches.spec)))
+        wanted = {"data": data, "config": training, "model": gpt}
         for key, value in wanted.items():
-            if found.get(key) != json.loads(json.dumps(value)):
+            if getattr(description, key) != value:
                 raise RunError(
                     f"{run} was trained with another {key} than this lab's; choose another "
                     f"folder with -o, or remove {run.parent} if you no longer need it"

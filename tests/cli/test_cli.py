@@ -147,7 +147,7 @@ def half(name: str) -> Callable[[Path], None]:
     [
         (half("model.safetensors"), ["model.safetensors", "damaged or truncated", "restore it"]),
         (half("config.json"), ["config.json", "damaged or truncated", "restore it"]),
-        (other_sizes, ["belongs to another model", "(14, 16)", "(14, 32)", "put the file back"]),
+        (other_sizes, ["belongs to another model", "(14, 16)", "(14, 32)", "restore the file"]),
         (lambda run: (run / "config.json").unlink(), ["not a run folder", "config.json"]),
     ],
     ids=["truncated weights", "truncated configuration", "another model", "no configuration"],

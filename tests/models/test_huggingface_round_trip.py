@@ -12,7 +12,8 @@ import transformers
 from tokenizers import Tokenizer
 
 from kullback.errors import RunError
-from kullback.training.loop import TrainingConfig, train
+from kullback.training.config import TrainingConfig
+from kullback.training.loop import train
 from kullback.training.run_folder import load_model
 from tiny_runs import sizes, text, trained, weather
 

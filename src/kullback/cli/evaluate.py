@@ -212,14 +212,14 @@ def _on_source(options: argparse.Namespace) -> None:
     from kullback.models.mini_gpt import GPTModel
     from kullback.report.terminal.lab import evaluation_table, slot_table
     from kullback.sources.catalogue import open_source, source_from_spec
-    from kullback.training.loop import training_description
+    from kullback.training.description import read_description
 
     _check_is_run(options)
     model = GPTModel.load(Path(options.model))
     if options.source is not None:
         source = open_source(options.source)
     else:
-        data = training_description(Path(options.model))["data"]
+        data = read_description(Path(options.model)).data
         if "source" not in data:
             raise InvalidValueError(
                 f"{options.model} was trained on a text, whose entropy nobody knows: "

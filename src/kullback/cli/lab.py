@@ -38,7 +38,7 @@ def _lab(options: argparse.Namespace) -> int:
     from kullback.report.terminal.lab import lab_summary
     from kullback.report.terminal.training import TrainingDisplay
     from kullback.sources.catalogue import open_source
-    from kullback.training.loop import Interrupted
+    from kullback.training.interruption import Interrupted
 
     progress = progress_console()
     config = LabConfig(steps=options.steps, seed=options.seed)

@@ -72,21 +72,19 @@ def add(commands: Commands) -> None:
 
 def _train(options: argparse.Namespace) -> int:
     from kullback.report.terminal.training import TrainingDisplay
-    from kullback.training.batches import SentenceBatches, TextBatches
+    from kullback.training.config import TrainingConfig
+    from kullback.training.description import read_description
     from kullback.training.gpt import GPTConfig
-    from kullback.training.loop import (
-        Interrupted,
-        TrainingConfig,
-        resume,
-        train,
-        training_description,
-    )
+    from kullback.training.interruption import Interrupted
+    from kullback.training.loop import resume, train
+    from kullback.training.sentence_batches import SentenceBatches
+    from kullback.training.text_batches import TextBatches
 
     progress = progress_console()
     try:
         if options.resume is not None:
-            description = training_description(options.resume)
-            steps, floor = description["config"]["steps"], description["floor"]
+            description = read_description(options.resume)
+            steps, floor = description.config.steps, description.floor
             with TrainingDisplay(progress, steps, floor) as display:
                 resume(options.resume, display.show)
             run = options.resume
@@ -123,7 +121,7 @@ def _train(options: argparse.Namespace) -> int:
         print(f"kullback: {stop}", file=sys.stderr)
         return INTERRUPTED
     if options.json:
-        from kullback.training.loop import read_metrics
+        from kullback.training.metrics import read_metrics
 
         print_json({"run": str(run), **read_metrics(run / "metrics.jsonl")[-1]})
     else:

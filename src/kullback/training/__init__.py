@@ -1,1 +1,1 @@
-"""The mini-GPT and its training loop."""
+"""Training of the mini-GPT: data, model, optimisers, loop, run folder and sampling."""

@@ -1,8 +1,8 @@
-"""What training shows while it goes on: sums over steps, and the lines of ``metrics.jsonl``.
+"""Metrics of a training run: sums over steps, and the lines of ``metrics.jsonl``.
 
-On a source each token carries its true surprisal, so ``mean(nll - surprisal)`` estimates KL(p‖q)
-without bias: both terms are taken at the same tokens, and the noise of the language cancels.  All
-numbers are nats/token.  Axis: M tokens.
+On a source each token has its true surprisal, so ``mean(nll - surprisal)`` estimates KL(p‖q)
+without bias: both terms are taken at the same tokens, and the variance of the language cancels.
+All numbers are nats/token.  Axis: M tokens.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ __all__ = ["MetricsFile", "StepMetrics", "Sums", "read_metrics"]
 
 @dataclass(frozen=True)
 class StepMetrics:
-    """What the last few steps showed; all in nats/token.
+    """Means over the steps since the line before; all in nats/token.
 
-    `entropy` and `kl` are None on a text, whose entropy nobody knows.
+    `entropy` and `kl` are None on a text, whose entropy is unknown.
     """
 
     step: int
@@ -49,7 +49,7 @@ class StepMetrics:
 
 @dataclass
 class Sums:
-    """Sufficient statistics of a stretch of steps: add them up, compute last.
+    """Sufficient statistics of consecutive steps: add first, divide last.
 
     >>> Sums(tokens=4, nll=6.0, surprisal=5.0).kl
     0.25
@@ -113,7 +113,7 @@ class Sums:
 
     @property
     def kl_standard_error(self) -> float | None:
-        """Of a ratio of sums over independent sentences (Cochran 1977, eq. 2.39)."""
+        """Standard error of a ratio of sums over independent sentences (Cochran 1977, eq. 2.39)."""
         if self.kl is None:
             return None
         residual = self.squares - 2 * self.kl * self.products + self.kl**2 * self.token_squares
@@ -121,7 +121,7 @@ class Sums:
 
 
 class MetricsFile:
-    """``metrics.jsonl``: lines beyond the checkpoint that a run resumes from are dropped."""
+    """``metrics.jsonl``, without the lines beyond `step`, where the run resumes."""
 
     def __init__(self, path: Path, step: int) -> None:
         self.path = path
@@ -130,7 +130,7 @@ class MetricsFile:
         ]
 
     def append(self, metrics: StepMetrics) -> None:
-        """One more line, in memory."""
+        """Add a line, in memory."""
         self.lines.append(asdict(metrics))
 
     def flush(self) -> None:
@@ -142,7 +142,7 @@ class MetricsFile:
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The lines of a ``metrics.jsonl``; none where the file is missing.
 
-    Raises `RunError` naming the first line that is not one.
+    Raises `RunError` naming the first damaged line.
     """
     if not path.exists():
         return []

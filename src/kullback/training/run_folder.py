@@ -1,24 +1,21 @@
-"""A run folder: what a training run leaves on disk, and how it stays whole.
+"""Files of a run folder: the model as a Hugging Face folder, and what a run can be resumed from.
 
 ::
 
     config.json, model.safetensors, tokenizer.json, tokenizer_config.json   a Hugging Face folder
-    training.json       what was trained on what, and how: enough to resume
-    metrics.jsonl       one line every few steps
-    checkpoint.safetensors   weights, optimiser state and step: what resuming needs
+    training.json            data, hyperparameters and sizes   (kullback.training.description)
+    metrics.jsonl            one line every few steps          (kullback.training.metrics)
+    checkpoint.safetensors   the complete state after a step   (kullback.training.checkpoint)
+    .lock, .lock.pid         the process that writes           (kullback.training.lock)
 
-Every file is written beside its final name and moved there in one step, so a reader, a crash or a
-full disk never meets half a file.  One process at a time may write: it holds a lock on ``.lock``.
+Every file is written under a temporary name and renamed, so that no reader, crash or full disk
+leaves a partial file.
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
-import shlex
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +25,15 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from kullback.errors import InvalidValueError, RunError
-from kullback.runtime.files import remove_leftovers, write_atomically
+from kullback.runtime.files import write_atomically
 from kullback.training.gpt import GPT, GPTConfig
+from kullback.training.interruption import resume_command
 
 __all__ = [
     "load_model",
     "load_tensors",
     "load_tokenizer",
-    "locked",
+    "load_weights",
     "read_json",
     "save_model",
     "save_tensors",
@@ -57,8 +55,8 @@ def read_json(path: Path) -> dict[str, Any]:
         ) from None
     if not isinstance(data, dict):
         raise RunError(
-            f"{path} is damaged: it holds a {type(data).__name__}, not a JSON object; restore it, "
-            "or train the run again"
+            f"{path} is damaged: it contains a {type(data).__name__}, not a JSON object; restore "
+            "it, or train the run again"
         )
     return data
 
@@ -69,7 +67,8 @@ def load_tokenizer(path: Path) -> Tokenizer:
         return Tokenizer.from_str(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise RunError(
-            f"{path} is missing: tokens mean nothing without it; restore it, or train the run again"
+            f"{path} is missing, and token ids cannot be decoded without it; restore it, or train "
+            "the run again"
         ) from None
     except Exception as error:  # tokenizers raises nothing more specific
         raise RunError(
@@ -89,7 +88,7 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118 - no mapping
     except FileNotFoundError:
-        raise RunError(f"{path} is missing: the run is not complete; train it again") from None
+        raise RunError(f"{path} is missing: the run is incomplete; train it again") from None
     except (SafetensorError, OSError) as error:
         raise RunError(
             f"{path} is damaged or truncated ({error}); restore it, or train the run again"
@@ -106,16 +105,15 @@ def save_model(folder: Path, model: GPT, tokenizer_json: str, tokenizer_config: 
 
 
 def load_model(folder: Path) -> GPT:
-    """The model of a run folder; `RunError` where files are missing, cut short or do not fit."""
+    """The model of a run folder; `RunError` where files are missing, truncated or do not match."""
     if not (folder / "model.safetensors").exists() and (folder / "training.json").exists():
         raise RunError(
-            f"{folder} holds a run that is not finished: go on with it "
-            f"(kullback train --resume {shlex.quote(str(folder))})"
+            f"{folder} contains a run that is not finished: resume it ({resume_command(folder)})"
         )
     config = read_json(folder / "config.json")
     if config.get("model_type") != "llama":
         raise RunError(
-            f"{folder} holds a model of type {config.get('model_type')!r}, not one of ours; "
+            f"{folder} contains a model of type {config.get('model_type')!r}, not a mini-GPT; "
             "give a folder that `kullback train` wrote"
         )
     try:
@@ -123,62 +121,26 @@ def load_model(folder: Path) -> GPT:
     except (KeyError, TypeError, InvalidValueError) as error:
         reason = f"it has no {error}" if isinstance(error, KeyError) else error
         raise RunError(
-            f"{folder / 'config.json'} does not describe a model of ours: {reason}; restore it, or "
-            "give a folder that `kullback train` wrote"
+            f"{folder / 'config.json'} does not describe a mini-GPT: {reason}; restore it, or give "
+            "a folder that `kullback train` wrote"
         ) from None
     weights, _ = load_tensors(folder / "model.safetensors")
-    restore(model, weights, folder / "model.safetensors")
+    load_weights(model, weights, folder / "model.safetensors")
     return model
 
 
-def restore(model: GPT, weights: Mapping[str, Tensor], path: Path) -> None:
-    """Put `weights` into `model`; `RunError` naming the first one that does not fit."""
+def load_weights(model: GPT, weights: Mapping[str, Tensor], path: Path) -> None:
+    """Copy `weights`, read from `path`, into `model`; `RunError` naming the first that differs."""
     expected = model.state_dict()
     for name in sorted(expected.keys() | weights.keys()):
-        ours = tuple(expected[name].shape) if name in expected else "no such weight"
-        theirs = tuple(weights[name].shape) if name in weights else "no such weight"
-        if ours != theirs:
+        shape = tuple(expected[name].shape) if name in expected else "no such weight"
+        stored = tuple(weights[name].shape) if name in weights else "no such weight"
+        if shape != stored:
             raise RunError(
-                f"{path} belongs to another model: {name} is {theirs} there, and the "
-                f"configuration asks for {ours}; put the file back that belongs here"
+                f"{path} belongs to another model: {name} is {stored} in it, and the "
+                f"configuration asks for {shape}; restore the file that belongs here"
             )
     model.load_state_dict(dict(weights))
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold the folder for this process; `RunError` naming the process that has it already."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / ".lock").open("a+")
-    except OSError as error:
-        raise _unusable(folder, error) from None
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.seek(0)
-            holder = lock.read().strip() or "unknown"
-            raise RunError(
-                f"{folder} is in use by process {holder}; wait for it, stop it, or choose "
-                "another folder with -o"
-            ) from None
-        except OSError as error:  # a file system without locks
-            raise _unusable(folder, error) from None
-        try:
-            os.ftruncate(lock.fileno(), 0)
-            os.write(lock.fileno(), str(os.getpid()).encode())
-        except OSError as error:
-            raise _unusable(folder, error) from None
-        remove_leftovers(folder)
-        yield
-
-
-def _unusable(folder: Path, error: OSError) -> RunError:
-    return RunError(
-        f"{folder} cannot be used as a run folder: {error.strerror}; free some space, or choose "
-        "another folder with -o"
-    )
 
 
 def _pretty(data: Mapping[str, Any]) -> bytes:

@@ -1,0 +1,56 @@
+"""Interruption of a training run by a signal.
+
+SIGINT (Ctrl-C) and SIGTERM are requests: the loop finishes its step, writes a checkpoint and raises
+`Interrupted`.  A second signal interrupts immediately with `KeyboardInterrupt`; the last checkpoint
+stays valid.
+"""
+
+from __future__ import annotations
+
+import shlex
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+__all__ = ["Interrupted", "resume_command", "stop_on_signal"]
+
+
+class Interrupted(Exception):  # noqa: N818 - not an error: the user asked for it
+    """Training stopped at the user's request; the checkpoint of `step` is on disk."""
+
+    def __init__(self, run: Path, step: int) -> None:
+        super().__init__(f"stopped at step {step}; resume with: {resume_command(run)}")
+        self.run, self.step = run, step
+
+
+def resume_command(run: Path) -> str:
+    """The shell command that resumes `run`."""
+    return f"kullback train --resume {shlex.quote(str(run))}"
+
+
+@contextmanager
+def stop_on_signal() -> Iterator[Callable[[], bool]]:
+    """Handle SIGINT and SIGTERM while active; the function says whether one has arrived.
+
+    The previous handlers are restored on exit.  Outside the main thread, which alone may set
+    handlers, nothing is changed.
+    """
+    received: list[int] = []
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if received:
+            raise KeyboardInterrupt
+        received.append(number)
+
+    previous: dict[signal.Signals, Any] = {}
+    try:
+        with suppress(ValueError):  # not in the main thread
+            for number in (signal.SIGINT, signal.SIGTERM):
+                previous[number] = signal.signal(number, handle)
+        yield lambda: bool(received)
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

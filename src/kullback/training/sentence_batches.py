@@ -1,0 +1,118 @@
+"""Batches of fresh sentences of a source, each token with its true surprisal.
+
+Axes: M tokens of a shard, N sequences.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+
+from kullback.errors import InvalidValueError
+from kullback.sources.catalogue import Source
+from kullback.sources.language import Sentences
+from kullback.text.special_tokens import BOS_ID
+from kullback.text.tokenizer_training import word_tokenizer
+from kullback.training.batches import Shard, check_seed
+from kullback.training.packed_attention import PackedLayout
+
+__all__ = ["SentenceBatches"]
+
+VALIDATION_SENTENCES = 1024
+ENDLESS_CONTEXT = 256
+# A step that no training run reaches, so that validation sentences are drawn independently.
+VALIDATION_STEP = 2**40
+
+
+@dataclass(frozen=True, eq=False)
+class SentenceBatches:
+    """`sentences` fresh sentences of a source's training language at every step."""
+
+    source: Source
+    sentences: int = 256
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.sentences < 1:
+            raise InvalidValueError(
+                f"sentences is {self.sentences}: a batch needs at least one sentence"
+            )
+        check_seed(self.seed)
+
+    @property
+    def vocabulary_size(self) -> int:
+        """V, the size of the source's vocabulary."""
+        return len(self.source.training.vocabulary)
+
+    @cached_property
+    def context(self) -> int:
+        """Tokens of the longest sentence, rounded up to a multiple of 16; 256 if unbounded.
+
+        Longer sentences are then truncated: their first tokens still have the true distribution.
+        """
+        language = self.source.training
+        if not language.is_finite:
+            return ENDLESS_CONTEXT
+        return -(-len(language.entropy_by_position()) // 16) * 16
+
+    @property
+    def floor(self) -> float:
+        """The exact entropy of the training language, nats/token."""
+        return self.source.training.entropy_per_token
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """Splits at whitespace; its ids are those of the source."""
+        return word_tokenizer(self.source.training.vocabulary)
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """The source, the sentences of a batch, and the seed."""
+        return {
+            "source": dict(self.source.spec),
+            "fingerprint": self.source.fingerprint(),
+            "sentences": self.sentences,
+            "seed": self.seed,
+        }
+
+    def shards(self, step: int, count: int) -> list[Shard]:
+        """Sentences sampled with the generator of (seed, step)."""
+        rng = np.random.default_rng([self.seed, step])
+        return _shards(self.source.training.sample(self.sentences, rng), count, self.context)
+
+    def validation(self) -> list[Shard]:
+        """`VALIDATION_SENTENCES` sentences drawn once."""
+        rng = np.random.default_rng([self.seed, VALIDATION_STEP])
+        sample = self.source.training.sample(VALIDATION_SENTENCES, rng)
+        return _shards(sample, 4, self.context)
+
+
+def _shards(sentences: Sentences, count: int, context: int) -> list[Shard]:
+    """Shards with sentences of similar lengths and about equal numbers of tokens."""
+    lengths = np.minimum(sentences.lengths, context)
+    order = np.argsort(lengths, kind="stable")
+    tokens = np.cumsum(lengths[order])
+    cuts = np.searchsorted(tokens, tokens[-1] * np.arange(1, count) / count)
+    surprisals = sentences.surprisals
+    shards = []
+    for rows in np.split(order, cuts):
+        if not len(rows):
+            continue
+        mask = sentences.mask[rows, :context]
+        targets = sentences.tokens[rows, :context].astype(np.int64)
+        inputs = np.concatenate([np.full((len(rows), 1), BOS_ID), targets[:, :-1]], axis=1)
+        shards.append(
+            Shard(
+                torch.from_numpy(inputs[mask]),
+                torch.from_numpy(targets[mask]),
+                torch.from_numpy(surprisals[rows, :context][mask]),
+                PackedLayout.of(torch.from_numpy(lengths[rows])),
+                lengths[rows],
+            )
+        )
+    return shards

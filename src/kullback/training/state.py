@@ -1,0 +1,78 @@
+"""State of a training run: model, optimisers, step counter, and the optimiser step.
+
+The matrices of the blocks are updated by Muon, all other parameters by AdamW.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from kullback.errors import RunError
+from kullback.training.config import TrainingConfig
+from kullback.training.gpt import GPT
+from kullback.training.metrics import Sums
+from kullback.training.muon import Muon
+
+__all__ = ["TrainingState"]
+
+# Training has diverged where the loss exceeds this multiple of log V, the loss of a uniform guess:
+# learning rates that are too high give tens to thousands of nats long before an infinity appears.
+DIVERGED = 10.0
+
+
+@dataclass
+class TrainingState:
+    """Everything that changes from step to step."""
+
+    model: GPT
+    config: TrainingConfig
+    step: int = 0
+    tokens: int = 0
+    """Target tokens of all steps so far."""
+    recent: Sums = field(default_factory=Sums)
+    """Sums over the steps since the last line of metrics."""
+    muon: Muon = field(init=False)
+    adamw: torch.optim.AdamW = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.names = [name for name, _ in self.model.named_parameters()]
+        self.weights = list(self.model.parameters())
+        hidden = [w.ndim == 2 and ".layers." in n for n, w in self.model.named_parameters()]
+        matrices = [w for w, is_hidden in zip(self.weights, hidden, strict=True) if is_hidden]
+        others = [w for w, is_hidden in zip(self.weights, hidden, strict=True) if not is_hidden]
+        self.muon = Muon(matrices)
+        self.adamw = torch.optim.AdamW(others, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
+
+    def update(self, gradients: list[Tensor]) -> None:
+        """Clip the gradient and take one step of both optimisers."""
+        for weight, gradient in zip(self.weights, gradients, strict=True):
+            weight.grad = gradient
+        norm = torch.nn.utils.clip_grad_norm_(self.weights, self.config.clip_norm)
+        if not torch.isfinite(norm):
+            raise self._diverged(f"the gradient's norm is {norm}")
+        factor = self.config.learning_rate_factor(self.step)
+        for optimiser, learning_rate in (
+            (self.muon, self.config.muon_lr),
+            (self.adamw, self.config.adamw_lr),
+        ):
+            for group in optimiser.param_groups:
+                group["lr"] = learning_rate * factor
+            optimiser.step()
+
+    def check_loss(self, loss: float) -> None:
+        """Raise `RunError` for a mean nll that shows that training has diverged."""
+        uniform = math.log(self.model.config.vocabulary_size)
+        if not loss <= DIVERGED * max(uniform, 1.0):
+            raise self._diverged(
+                f"the loss is {loss:.4g} nats/token, a uniform guess costs {uniform:.4g}"
+            )
+
+    def _diverged(self, reason: str) -> RunError:
+        return RunError(
+            f"training diverged: {reason} at step {self.step}; train a new run with lower learning "
+            f"rates (muon_lr is {self.config.muon_lr:g}, adamw_lr is {self.config.adamw_lr:g})"
+        )

@@ -1,0 +1,114 @@
+"""Batches of random windows of a text; the last tenth of its tokens is the validation split.
+
+Axes: M tokens of a shard, N windows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from tokenizers import Tokenizer
+
+from kullback.errors import InvalidValueError
+from kullback.text.documents import read_texts
+from kullback.text.tokenizer_training import train_tokenizer
+from kullback.training.batches import Shard, check_seed
+from kullback.training.packed_attention import PackedLayout
+
+__all__ = ["TextBatches"]
+
+
+@dataclass(frozen=True, eq=False)
+class TextBatches:
+    """`windows` random windows of `context` tokens at every step."""
+
+    tokens: Int[np.ndarray, "total"]
+    tokenizer: Tokenizer
+    paths: tuple[str, ...]
+    context: int = 64
+    windows: int = 48
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_seed(self.seed)
+        for name, value in (("context", self.context), ("windows", self.windows)):
+            if value < 1:
+                raise InvalidValueError(f"{name} is {value}: it must be at least 1")
+        if len(self.tokens) // 10 < self.context + 1:
+            raise InvalidValueError(
+                f"the text has {len(self.tokens)} tokens: with a context of {self.context} it "
+                f"needs at least {10 * (self.context + 1)}; give more text or a smaller context"
+            )
+
+    @classmethod
+    def read(
+        cls,
+        paths: Sequence[Path],
+        vocabulary_size: int = 1024,
+        context: int = 64,
+        windows: int = 48,
+        seed: int = 0,
+        tokenizer: Tokenizer | None = None,
+    ) -> TextBatches:
+        """Read the files, train a tokenizer on them unless one is given, and encode them.
+
+        Raises `InvalidValueError` for a text that cannot be read or is too short for the context,
+        and for sizes out of range.
+        """
+        texts = read_texts(paths)
+        tokenizer = tokenizer or train_tokenizer(texts, vocabulary_size)
+        ids = [tokenizer.encode(text).ids for text in texts]
+        tokens = np.concatenate([np.array(document, dtype=np.int64) for document in ids])
+        resolved = tuple(str(path.resolve()) for path in paths)
+        return cls(tokens, tokenizer, resolved, context, windows, seed)
+
+    floor = None
+
+    @property
+    def vocabulary_size(self) -> int:
+        """V, the entries of the tokenizer."""
+        return int(self.tokenizer.get_vocab_size())
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """The files, a hash of their tokens, the windows of a batch, and the seed."""
+        return {
+            "text": list(self.paths),
+            "fingerprint": hashlib.sha256(self.tokens.tobytes()).hexdigest(),
+            "context": self.context,
+            "windows": self.windows,
+            "seed": self.seed,
+        }
+
+    def shards(self, step: int, count: int) -> list[Shard]:
+        """Windows of the first nine tenths, drawn with the generator of (seed, step)."""
+        rng = np.random.default_rng([self.seed, step])
+        starts = rng.integers(0, self._split - self.context, self.windows)
+        return [self._shard(part) for part in np.array_split(starts, count) if len(part)]
+
+    def validation(self) -> list[Shard]:
+        """The consecutive windows of the last tenth."""
+        starts = np.arange(self._split, len(self.tokens) - self.context, self.context)
+        return [self._shard(starts[i : i + 64]) for i in range(0, len(starts), 64)]
+
+    @property
+    def _split(self) -> int:
+        return len(self.tokens) * 9 // 10
+
+    def _shard(self, starts: Int[np.ndarray, "N"]) -> Shard:
+        rows = self.tokens[starts[:, None] + np.arange(self.context + 1)]
+        lengths = np.full(len(starts), self.context)
+        return Shard(
+            torch.from_numpy(rows[:, :-1].reshape(-1)),
+            torch.from_numpy(rows[:, 1:].reshape(-1)),
+            None,
+            PackedLayout.of(torch.from_numpy(lengths)),
+            lengths,
+        )

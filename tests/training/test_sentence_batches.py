@@ -1,0 +1,85 @@
+"""Batches of sentences of a source."""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kullback.errors import InvalidValueError
+from kullback.sources.catalogue import open_source
+from kullback.training.sentence_batches import SentenceBatches
+from tiny_runs import sequences, weather
+
+
+def test_sentences_begin_and_end(tmp_path: Path):
+    """A sentence's inputs begin with the beginning token, its targets end with the end token."""
+    for inputs, targets in sequences(weather(tmp_path).shards(0, 2)):
+        assert inputs[0] == 0
+        assert targets[-1] == 1
+        assert not {0, 1} & set(targets[:-1])
+
+
+def test_surprisals_are_those_of_the_source(tmp_path: Path):
+    """Each token carries -log p given its prefix, and a sentence the sum that the source says."""
+    batches = weather(tmp_path)
+    language = batches.source.training
+    for shard in batches.shards(0, 2):
+        assert shard.surprisals_M is not None
+        surprisals = shard.surprisals_M.split(shard.lengths_N.tolist())
+        for (_, targets), found in zip(sequences([shard]), surprisals, strict=True):
+            for t, token in enumerate(targets):
+                p = language.next_token_distribution(targets[:t])[token]
+                assert found[t].item() == pytest.approx(-math.log(p), abs=1e-12)
+            assert found.sum().item() == pytest.approx(-language.sentence_log_prob(targets))
+
+
+def test_sentence_validation_is_a_sample_of_its_own(tmp_path: Path):
+    """Validation sentences are no training step's batch."""
+    batches = weather(tmp_path, sentences=1024)
+    held = sequences(batches.validation())
+    assert len(held) == 1024
+    assert all(sequences(batches.shards(step, 1)) != held for step in range(20))
+
+
+def test_the_floor_is_the_entropy_of_the_source(tmp_path: Path):
+    """The floor is minus the mean over all sentences of log p, per token."""
+    batches = weather(tmp_path)
+    assert batches.floor == batches.source.training.entropy_per_token
+    mean = np.mean(
+        [s.surprisals_M.sum().item() for step in range(200) for s in batches.shards(step, 1)]
+    )
+    tokens = np.mean([len(s.targets_M) for step in range(200) for s in batches.shards(step, 1)])
+    assert mean / tokens == pytest.approx(batches.floor, abs=0.01)
+
+
+def test_endless_languages_are_cut_at_the_context(tmp_path: Path):
+    """A sentence beyond the context is cut there, and the tokens that stay keep their surprisal."""
+    path = tmp_path / "endless.toml"
+    path.write_text(
+        'name = "endless"\nstart = "s"\n[rules]\n'
+        's = [{ p = 0.99, then = "on <s>" }, { p = 0.01, then = "" }]\n'
+    )
+    batches = SentenceBatches(open_source(str(path)), sentences=64)
+    shards = batches.shards(0, 2)
+    assert max(shard.lengths_N.max() for shard in shards) == batches.context == 256
+    for shard in shards:
+        on = shard.targets_M == 2
+        assert shard.surprisals_M[on].numpy() == pytest.approx(-math.log(0.99))
+        assert shard.surprisals_M[~on].numpy() == pytest.approx(-math.log(0.01))
+
+
+@pytest.mark.parametrize(
+    ("make", "changes", "message"),
+    [
+        (weather, {"sentences": 0}, "sentences is 0: a batch needs at least one sentence"),
+        (weather, {"seed": -1}, "seed is -1: it must be at least 0"),
+    ],
+)
+def test_impossible_sentence_batches(make: Make, changes: dict, message: str, tmp_path: Path):
+    """An impossible batch is an error that names the value."""
+    with pytest.raises(InvalidValueError, match=re.escape(message)):
+        make(tmp_path, **changes)

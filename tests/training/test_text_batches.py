@@ -1,0 +1,53 @@
+"""Batches of windows of a text."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kullback.errors import InvalidValueError
+from kullback.training.text_batches import TextBatches
+from tiny_runs import text
+
+
+def test_the_last_tenth_of_a_text_never_trains(tmp_path: Path):
+    """Training windows lie in the first nine tenths, validation windows tile the last one."""
+    batches = text(tmp_path)
+    place = TextBatches(
+        np.arange(len(batches.tokens)), batches.tokenizer, (), batches.context, 400, 0
+    )
+    split = len(batches.tokens) * 9 // 10
+    drawn = [shard for step in range(40) for shard in place.shards(step, 1)]
+    seen = {i for s in drawn for i in (*s.inputs_M.tolist(), *s.targets_M.tolist())}
+    assert max(seen) == split - 1
+    assert len(seen) > 0.99 * split
+    held = [i for shard in place.validation() for i in shard.targets_M.tolist()]
+    assert held == list(range(split + 1, split + 1 + len(held)))
+    assert len(batches.tokens) - len(held) - split <= batches.context + 1
+
+
+def test_text_shards_know_no_surprisal(tmp_path: Path):
+    """A text's tokens carry no true surprisal and its floor is unknown."""
+    batches = text(tmp_path)
+    assert batches.floor is None
+    assert all(shard.surprisals_M is None for shard in batches.shards(0, 2))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"context": 0}, "context is 0: it must be at least 1"),
+        ({"windows": -2}, "windows is -2: it must be at least 1"),
+        ({"seed": -1}, "seed is -1: it must be at least 0"),
+        ({"context": 5000}, "with a context of 5000 it needs at least 50010; give more text"),
+        ({"vocabulary_size": 20}, "vocabulary_size is 20: a byte-level BPE needs at least 258"),
+    ],
+)
+def test_impossible_text_batches(changes: dict[str, int], message: str, tmp_path: Path):
+    """Impossible windows of a text are an error that names the value and the remedy."""
+    text(tmp_path)
+    with pytest.raises(InvalidValueError, match=re.escape(message)):
+        TextBatches.read([tmp_path / "weather.txt"], **({"vocabulary_size": 270} | changes))
