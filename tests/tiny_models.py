@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import torch
@@ -30,3 +31,14 @@ def tiny_llama(folder: Path, seed: int = 0, context: int = 64) -> Path:
     tokenizer.decoder = decoders.ByteLevel()
     PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(folder)
     return folder
+
+
+def gguf_header(path: Path, architecture: str) -> Path:
+    """Write a file with the first entry of llama.cpp's header and nothing more, and return it."""
+    key, value = b"general.architecture", architecture.encode()
+    path.write_bytes(
+        struct.pack("<4sIQQ", b"GGUF", 3, 0, 1)
+        + struct.pack("<Q", len(key)) + key
+        + struct.pack("<IQ", 8, len(value)) + value
+    )  # fmt: skip
+    return path

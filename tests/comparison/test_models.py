@@ -111,7 +111,7 @@ def test_schemes_are_ranked_by_kl(folder):
 def test_a_saved_quantisation_is_the_one_on_the_way_in(folder, tmp_path):
     """``FOLDER@int4-g32`` and what ``kullback quantise`` saves are the same model."""
     saved = tmp_path / "saved"
-    size = save_quantised(folder, Scheme.parse("int4-g32"), saved)
+    size = save_quantised(folder, Scheme.parse("int4-g32"), saved).bytes_saved
     assert size == sum(file.stat().st_size for file in saved.iterdir())
     on_the_way, from_disk = compare(folder + "@int4-g32", str(saved)), load_sized(str(saved))
     assert on_the_way["measures"]["kl"]["value"] < 1e-10

@@ -83,7 +83,7 @@ def random_model(name: str, dtype: torch.dtype = torch.float32, **changes: objec
 
 
 def own_logits(model, inputs: torch.Tensor) -> torch.Tensor:
-    """What transformers says, from a copy that nobody has touched."""
+    """The logits of transformers, from a copy that is not wrapped."""
     with torch.inference_mode():
         return model(input_ids=inputs, use_cache=False).logits.flatten(0, 1)
 
@@ -180,8 +180,8 @@ def test_rows_that_pad_the_vocabulary_count_as_the_model_counts_them() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_words_that_a_model_rules_out_do_not_change_what_it_is(dtype: torch.dtype) -> None:
-    """A bias of -inf, which no other word after it changes, leaves the model causal and factored.
+def test_tokens_that_a_model_rules_out_do_not_change_what_it_is(dtype: torch.dtype) -> None:
+    """A bias of -inf, which no other token after it changes, leaves the model causal and factored.
 
     In bfloat16 the faster attention is used too.
     """
@@ -200,7 +200,7 @@ def test_words_that_a_model_rules_out_do_not_change_what_it_is(dtype: torch.dtyp
 
 
 class Masked(LlamaForCausalLM):
-    """Rules out the last 16 words after its output matrix: no head does that."""
+    """Rules out the last 16 tokens after its output matrix: no head does that."""
 
     def forward(self, *args, **kwargs):
         """Llama's answer, with -inf."""
@@ -219,7 +219,7 @@ def test_a_head_without_the_models_infinities_is_not_taken() -> None:
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
 @pytest.mark.parametrize(
     ("weight", "place"),
-    # The last norm, and the embedding of a word in the second half of the probe.
+    # The last norm, and the embedding of a token in the second half of the probe.
     [("model.norm.weight", (3,)), ("model.embed_tokens.weight", (64, 3))],
 )
 def test_predictions_that_are_no_numbers_are_not_said_to_see_the_future(
@@ -235,7 +235,7 @@ def test_predictions_that_are_no_numbers_are_not_said_to_see_the_future(
     assert not logits.isfinite().all()
 
 
-def test_a_model_that_sees_the_future_is_refused_though_a_word_is_ruled_out() -> None:
+def test_a_model_that_sees_the_future_is_refused_though_a_token_is_ruled_out() -> None:
     """Equal infinities and NaN hide no other change."""
     model = tiny_bert()
     with torch.no_grad():
@@ -246,18 +246,16 @@ def test_a_model_that_sees_the_future_is_refused_though_a_word_is_ruled_out() ->
 
 
 def test_a_tokenizer_of_few_ids_is_doubted() -> None:
-    """One that knows less than half of the model's words gets a note, one that knows half none."""
+    """One with less than half of the model's ids gets a note, one with half of them none."""
     (note,) = HuggingFaceModel.wrap(llama(), tokenizer(47), "tiny").notes
-    assert note == (
-        "the tokenizer of tiny has 47 ids and the model predicts 96: does it belong to this model?"
-    )
+    assert all(name in note for name in ("tiny", "47 ids", "predicts 96"))
     assert HuggingFaceModel.wrap(llama(), tokenizer(48), "tiny").notes == ()
     assert len(HuggingFaceModel.wrap(llama(), tokenizer(1), "tiny").notes) == 1
 
 
 def test_a_tokenizer_without_ids_is_refused() -> None:
     """There is nothing to read with."""
-    with pytest.raises(InvalidValueError, match="the tokenizer of tiny has no words"):
+    with pytest.raises(InvalidValueError, match="the tokenizer of tiny has no tokens"):
         HuggingFaceModel.wrap(llama(), tokenizer(0), "tiny")
 
 
@@ -281,7 +279,7 @@ def tiny_bert() -> BertLMHeadModel:
 
 
 def test_a_model_that_sees_the_future_is_refused() -> None:
-    """An encoder loaded as a language model (BERT) would be scored on words that it has read."""
+    """An encoder loaded as a language model (BERT) would be scored on tokens that it has read."""
     with pytest.raises(InvalidValueError, match="not a causal language model"):
         HuggingFaceModel.wrap(tiny_bert(), tokenizer(), "bert")
 
@@ -356,11 +354,11 @@ def test_a_processor_without_16_bit_products_rounds_as_one_with_them(
     )
     exact = nn.functional.linear(x.double(), weight.double(), bias.double())
     with torch.inference_mode():
-        found = linear(x, weight, bias)
-    assert found.dtype == dtype
+        result = linear(x, weight, bias)
+    assert result.dtype == dtype
     # Half a unit in the last place, and the rounding of float32.
     unit = torch.finfo(dtype).eps * exact.abs()
-    assert ((found.double() - exact).abs() <= unit / 2 + 1e-5).all()
+    assert ((result.double() - exact).abs() <= unit / 2 + 1e-5).all()
 
 
 @pytest.mark.parametrize(("heads", "key_heads"), [(4, 4), (6, 2), (3, 1)])

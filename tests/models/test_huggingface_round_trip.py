@@ -54,7 +54,7 @@ def test_transformers_computes_the_same_logits(source_run: Path):
         assert ours(tokens).std() > 0.5
 
 
-def test_transformers_reads_the_words_of_a_source(source_run: Path):
+def test_transformers_reads_the_tokens_of_a_source(source_run: Path):
     """`AutoTokenizer` gives a sentence the ids of the source, with the beginning token in front."""
     language = weather(source_run.parent).source.training
     theirs = transformers.AutoTokenizer.from_pretrained(source_run)
@@ -69,10 +69,10 @@ def test_transformers_reads_a_text_as_we_do(text_run: Path):
     """`AutoTokenizer` gives any text the ids of our tokenizer, and gives the text back."""
     ours = Tokenizer.from_file(str(text_run / "tokenizer.json"))
     theirs = transformers.AutoTokenizer.from_pretrained(text_run)
-    for words in ("today it rains\nayer llovió", "¿qué?  naïve 東京 🙂", " two  blanks ", "<x>"):
-        ids = theirs(words).input_ids
-        assert ids == ours.encode(words).ids
-        assert theirs.decode(ids, skip_special_tokens=True) == words
+    for line in ("today it rains\nayer llovió", "¿qué?  naïve 東京 🙂", " two  blanks ", "<x>"):
+        ids = theirs(line).input_ids
+        assert ids == ours.encode(line).ids
+        assert theirs.decode(ids, skip_special_tokens=True) == line
 
 
 def test_transformers_generates_what_we_generate(source_run: Path):
@@ -83,9 +83,9 @@ def test_transformers_generates_what_we_generate(source_run: Path):
 
     theirs = transformers.AutoModelForCausalLM.from_pretrained(source_run)
     begun = torch.tensor([[0]])
-    found = theirs.generate(begun, do_sample=False, max_length=16, attention_mask=begun + 1)[0]
+    generated = theirs.generate(begun, do_sample=False, max_length=16, attention_mask=begun + 1)[0]
     ours = generate(load_model(source_run), [], 1, np.random.default_rng(0), temperature=0)
-    assert found.tolist() == [0, *ours[0], 1]
+    assert generated.tolist() == [0, *ours[0], 1]
 
 
 def their_llama(**changes: object) -> transformers.LlamaForCausalLM:

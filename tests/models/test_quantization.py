@@ -1,8 +1,9 @@
-"""Quantised weights are scale × integer, by hand; and fewer bits are farther away."""
+"""Quantised weights are scale × integer, by hand; fewer bits give a larger KL."""
 
 from __future__ import annotations
 
 import copy
+import logging
 import re
 import sys
 from pathlib import Path
@@ -16,19 +17,20 @@ from kullback.errors import InvalidValueError, MissingExtraError
 from kullback.models.quantization import (
     Scheme,
     linear_weights,
+    packed_size_in_bytes,
     quantise,
     quantise_layers,
+    saved_size_in_bytes,
     size_in_bytes,
 )
 from kullback.sources.language import Language
 from kullback.training.gpt import GPT
-from kullback.training.run_folder import fingerprint
-from tiny_runs import exact_kl, prefixes, sizes, trained, weather
+from tiny_runs import exact_kl, fingerprint, prefixes, sizes, trained, weather
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return where the run lies."""
+    """Return the folder of the run."""
     return tmp_path_factory.mktemp("quantise")
 
 
@@ -67,12 +69,12 @@ def test_weights_are_scale_times_integer(name: str, gpt: GPT):
         if weight.ndim == 2:
             matrices += 1
             integers, scales = by_hand(before[weight_name].detach(), scheme.bits, scheme.group)
-            found = weight.detach().double() / scales
-            assert (found - found.round()).abs().max() < 1e-4
+            multiples = weight.detach().double() / scales
+            assert (multiples - multiples.round()).abs().max() < 1e-4
             # Half-way between two integers float32 may take the other one; the largest weight of
-            # each group lies there.
+            # each group is there.
             half_way = ((before[weight_name].double() / scales) % 1 - 0.5).abs() < 1e-4
-            assert ((found.round() == integers) | half_way).all()
+            assert ((multiples.round() == integers) | half_way).all()
             assert half_way.double().mean() < 1 / (scheme.group or weight.shape[1]) + 0.02
     assert matrices == 8
 
@@ -180,22 +182,27 @@ def test_names_come_back(name: str):
     assert Scheme.parse(name).name == name
 
 
-@pytest.mark.parametrize("name", ["int9", "int0", "q4", "int4-g0", "int4g32", "INT8", "", "int8 "])
-def test_unknown_schemes(name: str):
-    """An unknown scheme is an error that says which there are."""
-    message = f"the scheme {name!r} is unknown: write int8, int4-g32, int2-g32 and the like "
-    with pytest.raises(InvalidValueError, match=re.escape(message)):
+@pytest.mark.parametrize(
+    ("name", "similar"),
+    [
+        ("int0", "int8"), ("INT8", "int8"), ("int8 ", "int8"), ("int4g32", "int4-g32"),
+        ("int4_g32", "int4-g32"), ("int4-g0", "int4-g32"), ("bf-16", "bf16"), ("float8", None),
+        ("q", None), ("", None),
+    ],
+)  # fmt: skip
+def test_unknown_schemes(name: str, similar: str | None):
+    """An unknown scheme is an error with the most similar known one, and the forms of names."""
+    with pytest.raises(InvalidValueError, match=r"intBITS.*fp8") as caught:
         Scheme.parse(name)
+    message = str(caught.value)
+    assert f"scheme {name!r} is unknown" in message
+    assert (f"did you mean {similar}?" in message) if similar else ("did you mean" not in message)
 
 
 def test_groups_that_do_not_divide(gpt: GPT):
     """A group size that does not divide a matrix is an error with the matrix's name."""
-    message = (
-        "the scheme int4-g7 does not fit model.embed_tokens.weight: its 16 columns are not a "
-        "multiple of 7; choose another group size"
-    )
     before = fingerprint(gpt)
-    with pytest.raises(InvalidValueError, match=re.escape(message)):
+    with pytest.raises(InvalidValueError, match=r"int4-g7.*embed_tokens.weight.* 16 .* 7;"):
         quantise(gpt, Scheme.parse("int4-g7"))
     assert fingerprint(gpt) == before
 
@@ -224,6 +231,28 @@ def llama() -> transformers.LlamaForCausalLM:
         tie_word_embeddings=False,
     )
     return transformers.LlamaForCausalLM(config)
+
+
+@pytest.mark.parametrize("name", ["int8", "int4-g16", "int2-g8", "fp8", "bf16"])
+def test_sizes_of_transformers_layers(name: str, llama: transformers.LlamaForCausalLM):
+    """Packed, a scheme's layers take its bits; saved, whole bytes and zero points as well."""
+    scheme = Scheme.parse(name)
+    shapes = [matrix.shape for _, matrix in linear_weights(llama)]
+    numbers = sum(shape.numel() for shape in shapes)
+    others = sum(weight.numel() for weight in llama.parameters()) - numbers
+    scales = sum(scheme._scales(shape) for shape in shapes)
+    saved = saved_size_in_bytes(llama, scheme)
+    assert packed_size_in_bytes(llama) == size_in_bytes(llama) == 4 * (numbers + others)
+    assert (
+        saved
+        == {
+            "int8": numbers + 5 * scales + 4 * others,
+            "int4-g16": numbers + 5 * scales + 4 * others,
+            "int2-g8": numbers + 5 * scales + 4 * others,
+            "fp8": numbers + 4 * scales + 4 * others,
+            "bf16": 2 * (numbers + others),
+        }[name]
+    )
 
 
 def test_layers_are_quantised_in_place_but_the_head(llama: transformers.LlamaForCausalLM):
@@ -257,9 +286,9 @@ def test_gpt2s_transposed_layers():
         vocab_size=40, n_positions=16, n_embd=32, n_layer=1, n_head=2, tie_word_embeddings=True
     )
     model = transformers.GPT2LMHeadModel(config)
-    found = dict(linear_weights(model))
-    assert len(found) == 4
-    assert found["transformer.h.0.attn.c_attn"].shape == (96, 32)
+    matrices = dict(linear_weights(model))
+    assert len(matrices) == 4
+    assert matrices["transformer.h.0.attn.c_attn"].shape == (96, 32)
     before = model.transformer.h[0].attn.c_attn.weight.detach().clone()
     embedding = model.transformer.wte.weight.detach().clone()
     quantise_layers(model, Scheme.parse("int8"))
@@ -267,6 +296,23 @@ def test_gpt2s_transposed_layers():
     after = model.transformer.h[0].attn.c_attn.weight.detach().T
     assert ((after - integers * scales).abs() < 1e-6).double().mean() > 0.9
     assert torch.equal(model.transformer.wte.weight, embedding)
+
+
+def test_progress_counts_the_layers(llama: transformers.LlamaForCausalLM):
+    """`progress` is told how many of the chosen layers are done, and ends with all."""
+    steps: list[tuple[int, int]] = []
+    quantise_layers(
+        llama, Scheme.parse("int8"), lambda name: "mlp" in name, lambda *step: steps.append(step)
+    )
+    assert steps == [(done, 6) for done in range(7)]
+
+
+def test_quantising_changes_no_level_of_a_logger(gpt: GPT):
+    """torchao and pytree log as before."""
+    names = ("torchao", "torch.utils._pytree", "huggingface_hub")
+    before = [logging.getLogger(name).level for name in names]
+    quantise(gpt, Scheme.parse("int8"))
+    assert [logging.getLogger(name).level for name in names] == before
 
 
 def test_layers_without_a_head():

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from kullback import __version__
-from kullback.cli import compare, derive, evaluate, lab, record, source, train
+from kullback.cli import compare, derive, evaluate, lab, quantise, record, source, train
 from kullback.cli.parsing import INTERRUPTED, Parser
 from kullback.errors import KullbackError
 
@@ -52,6 +52,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"kullback {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (lab, derive, source, train, evaluate, compare, record):
+    for command in (lab, derive, source, train, evaluate, compare, record, quantise):
         command.add(commands)
     return parser

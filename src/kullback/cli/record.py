@@ -1,4 +1,4 @@
-"""`kullback record` and `kullback quantise`: what a model says, or the model itself, on disk."""
+"""`kullback record`: what a model says of a text, on disk."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ DEFAULT_K = 64
 
 
 def add(commands: Commands) -> None:
-    """Declare the commands."""
+    """Declare the command."""
     record = add_command(
         commands, "record", _record, "write down what a model says, to compare later or elsewhere",
         "kullback record FOLDER --text book.txt -o book.parquet",
@@ -47,18 +47,6 @@ def add(commands: Commands) -> None:
     )
     record.add_argument("-k", type=int, help=f"words a token, for top-k (default: {DEFAULT_K})")
     add_text_options(record)
-
-    quantise = add_command(
-        commands, "quantise", _quantise, "save a quantised model that transformers loads",
-        "kullback quantise FOLDER --scheme int8 -o FOLDER-int8",
-        "kullback quantise runs/mine --scheme int4-g32 -o runs/mine-int4",
-    )  # fmt: skip
-    quantise.add_argument("model", metavar="MODEL", help="a folder, a hub name or a .gguf file")
-    quantise.add_argument("--scheme", required=True, help="int8, int4-g32, fp8, bf16 and the like")
-    quantise.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
-    quantise.add_argument(
-        "--trust-remote-code", action="store_true", help="run code that comes with the model"
-    )
 
 
 def _record(options: argparse.Namespace) -> None:
@@ -126,19 +114,3 @@ def _record_distributions(
             sized.model, documents, protocol, options.output, options.distributions,
             DEFAULT_K if options.k is None else options.k, progress.show, sized.size_bytes,
         )  # fmt: skip
-
-
-def _quantise(options: argparse.Namespace) -> None:
-    from kullback.models.quantization import Scheme
-    from kullback.models.quantized_folder import save_quantised
-
-    scheme = Scheme.parse(options.scheme)
-    with progress_console().status(f"quantising {options.model} to {scheme.name}"):
-        size = save_quantised(options.model, scheme, options.output, options.trust_remote_code)
-    if options.json:
-        print_json({"folder": str(options.output), "scheme": scheme.name, "bytes": size})
-        return
-    print(
-        f"written: {options.output}, {size:,} bytes "
-        f"(kullback compare {options.model} {options.output} --text FILE)"
-    )

@@ -1,16 +1,16 @@
 """Any causal language model of `transformers`, as hidden states and a head.
 
-The body of a model (all but its last matrix) gives hidden states; the head makes them logits, V
-numbers a token, a block at a time and only when asked for.  What an architecture does after its
-last matrix is part of the head: a bias (Phi, GPT-J), a scale (Granite divides, Cohere multiplies),
-a soft-cap (Gemma 2).  Which of these hold is not looked up by name but tried: `find_head` compares
-the factored logits with the model's own on a short input, and again with the hidden states
-stretched so far that a soft-cap bends the logits.  A model that no head reproduces is used whole
-("dense": N×V logits in memory), and says so in its notes.
+The body of a model (all but its output matrix) gives hidden states; the head turns them into
+logits, V numbers a token, a block at a time and only when asked for.  What an architecture does
+after its output matrix is part of the head: a bias (Phi, GPT-J), a scale (Granite divides, Cohere
+multiplies), a soft-cap (Gemma 2).  Which of these apply is not looked up by name but tried:
+`find_head` compares the factored logits with the model's own on a short input, and again with the
+hidden states stretched so far that a soft-cap bends the logits.  A model that no head reproduces is
+used as it is ("dense": N×V logits in memory), with a note.
 
 In 16-bit types the body computes in that type; hidden states are widened to float32 and so is the
 head.  Measured on SmolLM2-135M (1,024 positions, Zen 4): a bfloat16 head would save 0.3 s of 2.3 a
-core, but its rounded logits tie at the top of 5 % of the rows, change the most probable word in
+core, but its rounded logits tie at the top of 5 % of the rows, change the most probable token in
 2 %, and raise the mean nll by 2e-4 nats.
 
 Axes: N sequences, T positions, M rows (positions of all sequences), D width, V vocabulary.
@@ -58,19 +58,22 @@ class HuggingFaceModel:
     vocabulary_size: int
     """V as the logits have it, rows that pad the vocabulary included."""
     notes: tuple[str, ...] = ()
+    file_bytes: int | None = None
+    """The size of the .gguf file that the weights were dequantised from, where they were."""
     _fingerprint: list[str] = field(default_factory=list, repr=False)
 
     @classmethod
     def wrap(cls, model: PreTrainedModel, tokenizer: TextTokenizer, name: str) -> HuggingFaceModel:
         """The adapter of a loaded model; puts it in evaluation mode and finds its head.
 
-        Raises `InvalidValueError` where the tokenizer has no ids or some that the model has no row
-        for, or where the model is not causal: what follows a position changes its predictions.
+        Raises `InvalidValueError` where the tokenizer has no ids, or ids that the model has no
+        column for, or where the model is not causal: what follows a position changes its
+        predictions there.
         Predictions that are NaN are left to the pass over a text, which names their position.
         """
         if tokenizer.vocabulary_size == 0:
             raise InvalidValueError(
-                f"the tokenizer of {name} has no words: give the model's own tokenizer"
+                f"the tokenizer of {name} has no tokens: give the model's own tokenizer"
             )
         model.train(False).requires_grad_(False)
         use_fast_linear(model)
@@ -102,18 +105,18 @@ class HuggingFaceModel:
         if 2 * tokenizer.vocabulary_size < V:
             notes.append(
                 f"the tokenizer of {name} has {tokenizer.vocabulary_size:,} ids and the model "
-                f"predicts {V:,}: does it belong to this model?"
+                f"predicts {V:,}: check that it belongs to this model"
             )
         if head is None:
             notes.append(
                 f"{name} cannot be split into hidden states and a head ({reason}); its logits are "
-                f"kept whole, {4 * V:,} bytes a token"
+                f"kept in memory, {4 * V:,} bytes a token"
             )
         return cls(model, tokenizer, name, head, V, tuple(notes))
 
     @property
     def context(self) -> int | None:
-        """What the configuration calls the longest input; None for a model that names none."""
+        """The longest input that the configuration allows; None for a model that names none."""
         return _context(self.model.config.get_text_config(decoder=True))
 
     @property
@@ -165,7 +168,7 @@ def find_head(model: PreTrainedModel, probe_1T: Int[Tensor, "1 T"]) -> tuple[Hea
     """
     matrix = _output_matrix(model)
     if matrix is None or model.base_model is model:
-        return None, "it does not say which part of it is the body and which the output matrix"
+        return None, "its body and its output matrix are not known"
     weight_VD, bias_V = getattr(matrix, "weight", None), getattr(matrix, "bias", None)
     hidden_TD = _hidden(model, probe_1T)
     if not isinstance(weight_VD, Tensor) or weight_VD.shape[1:] != hidden_TD.shape[1:]:
@@ -173,9 +176,9 @@ def find_head(model: PreTrainedModel, probe_1T: Int[Tensor, "1 T"]) -> tuple[Hea
     own_TV = _own_logits(model, probe_1T)
     # Some models cut off the rows that pad the vocabulary.
     V = own_TV.shape[1]
-    plain = Head(weight_VD[:V].detach(), None if bias_V is None else bias_V[:V].detach())
+    unscaled = Head(weight_VD[:V].detach(), None if bias_V is None else bias_V[:V].detach())
     hidden_TD = _at_least_float32(hidden_TD)
-    stretch = STRETCHED_LOGIT / _largest(plain.logits(hidden_TD))
+    stretch = STRETCHED_LOGIT / _largest(unscaled.logits(hidden_TD))
     stretched_TV = _own_logits(model, probe_1T, stretch)
 
     def distance(head: Head) -> float:
@@ -185,7 +188,9 @@ def find_head(model: PreTrainedModel, probe_1T: Int[Tensor, "1 T"]) -> tuple[Hea
         )
 
     scales, caps = _scales_and_caps(model.config.get_text_config(decoder=True))
-    heads = [Head(plain.weight_VD, plain.bias_V, scale, cap) for cap in caps for scale in scales]
+    heads = [
+        Head(unscaled.weight_VD, unscaled.bias_V, scale, cap) for cap in caps for scale in scales
+    ]
     distances = [distance(head) for head in heads]
     least = min(distances)
     if not least <= TOLERANCE[model.dtype]:
@@ -194,7 +199,7 @@ def find_head(model: PreTrainedModel, probe_1T: Int[Tensor, "1 T"]) -> tuple[Hea
 
 
 def _scales_and_caps(config: PreTrainedConfig) -> tuple[list[float], list[float | None]]:
-    """What a configuration may multiply or divide logits by, and cap them at; nothing first."""
+    """Factors and caps of logits that a configuration may mean; none of them comes first."""
     scales: list[float] = [1.0]
     caps: list[float | None] = [None]
     for key, value in config.to_dict().items():
@@ -220,7 +225,7 @@ def _hidden(model: PreTrainedModel, inputs_NT: Int[Tensor, "N T"]) -> Float[Tens
 def _own_logits(
     model: PreTrainedModel, inputs_NT: Int[Tensor, "N T"], stretch: float = 1.0
 ) -> Float[Tensor, "M V"]:
-    """What the model itself answers, when its output matrix reads `stretch` times what it would."""
+    """The model's own logits, with the input of its output matrix multiplied by `stretch`."""
     hooks = []
     matrix = _output_matrix(model)
     if stretch != 1.0 and matrix is not None:
@@ -241,14 +246,14 @@ def _check_causal(
         return
     changed_1T = torch.cat([probe_1T[:, :half], probe_1T[:, half:].flip(1).roll(1, 1)], dim=1)
     before_TV, after_TV = logits_TV[:half], _own_logits(model, changed_1T)[:half]
-    # Of causality NaN tells nothing: it spreads through attention even where the weight is 0.
+    # NaN says nothing about causality: it spreads through attention even where the weight is 0.
     known_TV = ~(before_TV.isnan() | after_TV.isnan())
     change = _distance(after_TV.where(known_TV, 0.0), before_TV.where(known_TV, 0.0))
     if change > TOLERANCE[model.dtype]:
         raise InvalidValueError(
-            f"{name} is not a causal language model: other words after a position change its "
-            f"predictions there (by {change:.1e} of the largest logit), so they see the answer; "
-            "choose a model that was trained to predict the next token"
+            f"{name} is not a causal language model: other tokens after a position change its "
+            f"predictions there (by {change:.1e} of the largest logit), so they depend on the "
+            "target token; choose a model that was trained to predict the next token"
         )
 
 

@@ -1,20 +1,24 @@
-"""Quantisation by name: fewer bits a weight, by torchao.
+"""Quantisation schemes by name, and models whose weights have only the values of a scheme.
 
-Weight-only schemes replace each row of a matrix, or each group of neighbours in it, by integers (or
-8-bit floats) and a scale; the layer computes with ``scale × integer``.  So a quantised model *is*
-the model whose weights are those products, and that is what is measured here: the arithmetic stays
-that of the original, and the KL is that of the weights alone.
+A weight-only scheme replaces each row of a matrix, or each group of neighbours in a row, by
+integers (or 8-bit floats) and a scale; the layer computes with ``scale × integer``.  So a quantised
+model *is* the model whose weights are those products, and that is what is measured here: the
+arithmetic is that of the original model, and the KL is that of the weights alone.  torchao chooses
+integers and scales.
 
 `quantise_layers` quantises the linear layers and leaves embedding and head, as `transformers` does
 when it quantises with torchao; so ``FOLDER@int8`` is the model that ``kullback quantise FOLDER
 --scheme int8`` saves.  `quantise` takes a mini-GPT's embedding, which is its head too, with the
-rest: most of so small a model's weights are there.  Normalisation weights and biases stay.
+rest: most of the weights of so small a model are there.  Normalisation weights and biases are kept.
+
+Sizes are bytes.  A weight is *packed* to the bits of its scheme here; on disk, torchao keeps an
+integer of 4 or 2 bits in a whole byte (`Scheme.saved_bytes`).
 """
 
 from __future__ import annotations
 
 import copy
-import logging
+import difflib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,6 +29,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from kullback.errors import InvalidValueError, MissingExtraError
+from kullback.models._quiet import quiet_loggers
 from kullback.training.gpt import GPT
 
 if TYPE_CHECKING:
@@ -34,13 +39,18 @@ __all__ = [
     "QuantisedGPT",
     "Scheme",
     "linear_weights",
+    "packed_size_in_bytes",
     "quantise",
     "quantise_layers",
+    "require_torchao",
+    "saved_size_in_bytes",
     "size_in_bytes",
 ]
 
 PATTERN = re.compile(r"int([1-8])(?:-g(\d+))?")
 # One 8-bit float with a scale a row; the 16-bit ones need none.
+# What an unknown name is compared with.
+COMMON = ("int8", "int4", "int4-g32", "int2-g32", "fp8", "bf16", "fp16")
 FLOATS = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp8": torch.float8_e4m3fn}
 
 
@@ -59,6 +69,8 @@ class Scheme:
     def parse(cls, name: str) -> Scheme:
         """The scheme of a name like ``int8``, ``int4-g32`` or ``bf16``.
 
+        Raises `InvalidValueError` for an unknown name, with the most similar known one.
+
         >>> Scheme.parse("int4-g32")
         Scheme(bits=4, group=32, floating=None)
         """
@@ -66,10 +78,12 @@ class Scheme:
             return cls(8 * FLOATS[name].itemsize, None, name)
         match = PATTERN.fullmatch(name)
         if not match or match[2] == "0":
+            similar = difflib.get_close_matches(name.strip().lower(), COMMON, n=1)
+            question = f"did you mean {similar[0]}?  W" if similar else "w"
             raise InvalidValueError(
-                f"the scheme {name!r} is unknown: write int8, int4-g32, int2-g32 and the like "
-                "(intBITS for one scale a row, intBITS-gSIZE for one scale every SIZE weights), "
-                f"or one of {', '.join(FLOATS)}"
+                f"the scheme {name!r} is unknown: {question}rite intBITS for one scale a row "
+                "(int8), intBITS-gSIZE for one scale for every SIZE weights (int4-g32), or one of "
+                f"{', '.join(FLOATS)}"
             )
         return cls(int(match[1]), int(match[2]) if match[2] else None)
 
@@ -84,16 +98,29 @@ class Scheme:
         dtype: torch.dtype = getattr(torch, f"int{self.bits}")
         return dtype
 
+    @property
+    def is_cast(self) -> bool:
+        """Whether it is only a conversion to a 16-bit float, without scales."""
+        return self.floating in ("bf16", "fp16")
+
     def size_in_bytes(self, shape: torch.Size) -> int:
         """The size of a matrix: its numbers packed to their bits, and float32 scales."""
+        return -(-shape.numel() * self.bits // 8) + 4 * self._scales(shape)
+
+    def saved_bytes(self, shape: torch.Size) -> int:
+        """The size of a matrix on disk: whole bytes a number, float32 scales, zero points.
+
+        torchao saves a zero point of 8 bits with each scale of integers, though it is always 0.
+        """
+        zero_points = self._scales(shape) if self.floating is None else 0
+        return shape.numel() * -(-self.bits // 8) + 4 * self._scales(shape) + zero_points
+
+    def _scales(self, shape: torch.Size) -> int:
         rows, columns = shape
-        scales = (
-            0 if self.floating in ("bf16", "fp16") else rows * (columns // (self.group or columns))
-        )
-        return -(-rows * columns * self.bits // 8) + 4 * scales
+        return 0 if self.is_cast else rows * (columns // (self.group or columns))
 
     def check_fits(self, name: str, shape: torch.Size) -> None:
-        """Raise `InvalidValueError` where the columns of layer `name` are no whole groups."""
+        """Raise `InvalidValueError` where `group` does not divide the columns of layer `name`."""
         if self.group and shape[1] % self.group:
             raise InvalidValueError(
                 f"the scheme {self.name} does not fit {name}: its {shape[1]} columns are not a "
@@ -101,7 +128,7 @@ class Scheme:
             )
 
     def torchao_config(self) -> AOBaseConfig:
-        """The scheme in torchao's words; not for the 16-bit floats, which need none."""
+        """The scheme as torchao's configuration; not for the 16-bit floats, which need none."""
         from torchao.quantization import Float8WeightOnlyConfig, IntxWeightOnlyConfig
         from torchao.quantization.granularity import PerAxis, PerGroup
 
@@ -125,23 +152,45 @@ class QuantisedGPT:
 
 
 def size_in_bytes(model: nn.Module) -> int:
-    """The size of a model's parameters as they are kept, each shared one once."""
-    return sum(_kept_bytes(weight) for weight in model.parameters())
+    """The size of a model's parameters as they are in memory, each shared one once."""
+    return sum(_tensor_bytes(weight, packed=False) for weight in model.parameters())
 
 
-def _kept_bytes(weight: Tensor) -> int:
-    """The bytes of a tensor; of one that wraps others (torchao's), theirs."""
-    if hasattr(weight, "__tensor_flatten__"):
-        inner, _ = weight.__tensor_flatten__()
-        return sum(_kept_bytes(getattr(weight, name)) for name in inner)
-    return weight.element_size() * weight.numel()
+def packed_size_in_bytes(model: nn.Module) -> int:
+    """`size_in_bytes`, with the integers of torchao's tensors packed to their bits."""
+    return sum(_tensor_bytes(weight, packed=True) for weight in model.parameters())
+
+
+def saved_size_in_bytes(model: nn.Module, scheme: Scheme) -> int:
+    """The size of the weights that ``kullback quantise`` saves of `model`, not yet quantised.
+
+    The linear layers are those of the scheme; all else is float32, or 16-bit with a 16-bit scheme.
+    """
+    linear = sum(scheme.saved_bytes(matrix.shape) for _, matrix in linear_weights(model))
+    numbers = sum(weight.numel() for weight in model.parameters())
+    others = numbers - sum(matrix.numel() for _, matrix in linear_weights(model))
+    return linear + others * (2 if scheme.is_cast else 4)
+
+
+def _tensor_bytes(weight: Tensor, packed: bool) -> int:
+    """The bytes of a tensor; of one that wraps others (torchao's), the sum of theirs."""
+    if not hasattr(weight, "__tensor_flatten__"):
+        return weight.element_size() * weight.numel()
+    names, _ = weight.__tensor_flatten__()
+    parts: dict[str, Tensor] = {name: getattr(weight, name) for name in names}
+    integers = re.fullmatch(r"torch\.int([1-8])", str(getattr(weight, "target_dtype", None)))
+    if packed and integers and "qdata" in parts:
+        # As `Scheme.size_in_bytes`: without zero points, which are all 0.
+        bits = int(integers[1]) * parts["qdata"].numel()
+        return -(-bits // 8) + _tensor_bytes(parts["scale"], packed)
+    return sum(_tensor_bytes(part, packed) for part in parts.values())
 
 
 def quantise(gpt: GPT, scheme: Scheme) -> QuantisedGPT:
-    """A quantised copy of `gpt`, embedding and all; the original is not touched.
+    """A quantised copy of `gpt`, embedding and all; the original is not changed.
 
-    Raises `MissingExtraError` without torchao, `InvalidValueError` where a matrix has a width that
-    the group size does not divide.
+    Raises `MissingExtraError` without torchao, `InvalidValueError` where the group size does not
+    divide the columns of a matrix.
     """
     quantised, size = copy.deepcopy(gpt), 0
     for name, weight in quantised.named_parameters():
@@ -154,17 +203,23 @@ def quantise(gpt: GPT, scheme: Scheme) -> QuantisedGPT:
 
 
 def quantise_layers(
-    model: nn.Module, scheme: Scheme, wanted: Callable[[str], bool] = lambda name: True
+    model: nn.Module,
+    scheme: Scheme,
+    wanted: Callable[[str], bool] = lambda name: True,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> int:
     """Quantise the linear layers of `model` in place, but the head; the model's new size in bytes.
 
-    `wanted` chooses among them by name.  Raises as `quantise` does.
+    `wanted` chooses among them by name; `progress` is told how many are done, and of how many.
+    Raises as `quantise` does.
     """
+    layers = [(name, matrix) for name, matrix in linear_weights(model) if wanted(name)]
     saved = 0
-    for name, matrix in linear_weights(model):
-        if wanted(name):
-            matrix.copy_(_rounded(matrix, scheme, name))
-            saved += matrix.element_size() * matrix.numel() - scheme.size_in_bytes(matrix.shape)
+    for done, (name, matrix) in enumerate(layers):
+        progress(done, len(layers))
+        matrix.copy_(_rounded(matrix, scheme, name))
+        saved += matrix.element_size() * matrix.numel() - scheme.size_in_bytes(matrix.shape)
+    progress(len(layers), len(layers))
     return size_in_bytes(model) - saved
 
 
@@ -174,36 +229,41 @@ def linear_weights(model: nn.Module) -> list[tuple[str, Float[Tensor, "out in"]]
     They are views into the model: GPT-2's layers keep (in, out), and are shown transposed.
     """
     head = getattr(model, "get_output_embeddings", lambda: None)()
-    found = []
+    matrices = []
     for name, layer in model.named_modules():
         weight = getattr(layer, "weight", None)
         if layer is head or not isinstance(weight, nn.Parameter) or weight.ndim != 2:
             continue
         if isinstance(layer, nn.Linear):
-            found.append((name, weight.detach()))
+            matrices.append((name, weight.detach()))
         elif type(layer).__name__ == "Conv1D":
-            found.append((name, weight.detach().T))
-    return found
+            matrices.append((name, weight.detach().T))
+    return matrices
 
 
-def _rounded(matrix: Float[Tensor, "out in"], scheme: Scheme, name: str) -> Float[Tensor, "out in"]:
-    """The matrix after quantising and back."""
-    if scheme.floating in ("bf16", "fp16"):
-        return matrix.to(FLOATS[scheme.floating]).to(matrix.dtype)
+def require_torchao() -> None:
+    """Raise `MissingExtraError` where torchao is not installed."""
     try:
-        # At import, torchao says that its CUDA libraries do not load on a CPU, and torch that
-        # torchao registers its enums the old way: neither is for our user to mend.
-        logging.getLogger("torchao").setLevel(logging.ERROR)
-        logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)
-        from torchao.quantization import quantize_
+        with quiet_loggers():
+            import torchao.quantization  # noqa: F401
     except ImportError as error:
         raise MissingExtraError(
             "quantisation needs torchao: pip install 'kullback[quantise]'"
         ) from error
+
+
+def _rounded(matrix: Float[Tensor, "out in"], scheme: Scheme, name: str) -> Float[Tensor, "out in"]:
+    """The matrix after quantising and back."""
+    if scheme.floating is not None and scheme.is_cast:
+        return matrix.to(FLOATS[scheme.floating]).to(matrix.dtype)
+    require_torchao()
+    from torchao.quantization import quantize_
+
     scheme.check_fits(name, matrix.shape)
     rows, columns = matrix.shape
     shell = nn.Linear(columns, rows, bias=False, device="meta", dtype=matrix.dtype)
     shell.weight = nn.Parameter(matrix.clone(memory_format=torch.contiguous_format))
-    quantize_(shell, scheme.torchao_config())
-    rounded: Tensor = shell.weight.dequantize()
+    with quiet_loggers():
+        quantize_(shell, scheme.torchao_config())
+        rounded: Tensor = shell.weight.dequantize()
     return rounded

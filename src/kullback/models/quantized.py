@@ -1,4 +1,4 @@
-"""``MODEL@SCHEME``: a model that is quantised on the way in, and its size.
+"""``MODEL@SCHEME``: a model that is quantised while it is loaded, and its sizes.
 
 ``FOLDER@int4-g32`` is the model that ``kullback quantise FOLDER --scheme int4-g32`` saves: the
 weights are those of the scheme, the arithmetic is that of the model
@@ -9,26 +9,42 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from kullback.errors import InvalidValueError
+from kullback.models._quiet import Progress, no_progress
 from kullback.models.huggingface import HuggingFaceModel
 from kullback.models.interface import TextModel
 from kullback.models.mini_gpt import GPTTextModel
-from kullback.models.quantization import Scheme, quantise_layers, size_in_bytes
+from kullback.models.quantization import (
+    Scheme,
+    linear_weights,
+    packed_size_in_bytes,
+    quantise_layers,
+    saved_size_in_bytes,
+    size_in_bytes,
+)
 
 __all__ = ["SizedModel", "apply_scheme", "sized", "split_scheme"]
 
 
 @dataclass(frozen=True, eq=False)
 class SizedModel:
-    """A model and what its weights take."""
+    """A model and the size of its weights in bytes; None where that is unknown."""
 
     model: TextModel
     size_bytes: int | None
-    """Integers packed to their bits, their scales, and the other weights as they are; or None."""
+    """Integers packed to their bits, their scales, and the other weights as they are in memory.
+
+    Of a .gguf file that is not quantised further, the size of the file.
+    """
+    saved_bytes: int | None
+    """What the weights take in the folder that ``kullback quantise`` saves, a byte for each integer
+    of up to 8 bits; of a model without a scheme, what they take as it is loaded (of a .gguf file,
+    the file)."""
 
 
 def split_scheme(name: str) -> tuple[str, Scheme | None]:
@@ -48,23 +64,42 @@ def split_scheme(name: str) -> tuple[str, Scheme | None]:
 def sized(model: TextModel) -> SizedModel:
     """`model` and the size of its weights as they are."""
     if isinstance(model, GPTTextModel):
-        return SizedModel(model, size_in_bytes(model.gpt))
-    if isinstance(model, HuggingFaceModel):
-        return SizedModel(model, size_in_bytes(model.model))
-    return SizedModel(model, None)
+        size = size_in_bytes(model.gpt)
+        return SizedModel(model, size, size)
+    if not isinstance(model, HuggingFaceModel):
+        return SizedModel(model, None, None)
+    if model.file_bytes is not None:
+        return SizedModel(model, model.file_bytes, model.file_bytes)
+    return SizedModel(model, packed_size_in_bytes(model.model), size_in_bytes(model.model))
 
 
-def apply_scheme(model: TextModel, scheme: Scheme | None) -> SizedModel:
-    """`model` with its weights quantised; a `transformers` model is changed in place."""
+def apply_scheme(
+    model: TextModel, scheme: Scheme | None, progress: Progress = no_progress
+) -> SizedModel:
+    """`model` with its linear layers quantised; a `transformers` model is changed in place.
+
+    Raises `InvalidValueError` where there are none, or the weights are not in this process, and as
+    `kullback.models.quantization.quantise` does.
+    """
     if scheme is None:
         return sized(model)
-    if isinstance(model, GPTTextModel):
-        gpt = copy.deepcopy(model.gpt)
-        size = quantise_layers(gpt, scheme)
-        return SizedModel(replace(model, gpt=gpt, name=f"{model.name}@{scheme.name}"), size)
-    if not isinstance(model, HuggingFaceModel):
+    if not isinstance(model, GPTTextModel | HuggingFaceModel):
         raise InvalidValueError(f"{model.name} cannot be quantised: its weights are not here")
-    with torch.no_grad():
-        size = quantise_layers(model.model, scheme)
     name = f"{model.name}@{scheme.name}"
-    return SizedModel(replace(model, name=name, _fingerprint=[]), size)
+    # The mini-GPT may be in use elsewhere; of a large model a copy would not fit into memory.
+    if isinstance(model, GPTTextModel):
+        model = replace(model, gpt=copy.deepcopy(model.gpt))
+    module = model.gpt if isinstance(model, GPTTextModel) else model.model
+    if not linear_weights(module):
+        raise InvalidValueError(
+            f"{model.name} cannot be quantised: it has no linear layers but its head"
+        )
+    saved = saved_size_in_bytes(module, scheme)
+    with torch.no_grad():
+        size = quantise_layers(
+            module, scheme, progress=partial(progress, f"quantising {model.name} to {scheme.name}")
+        )
+    if isinstance(model, GPTTextModel):
+        return SizedModel(replace(model, name=name), size, saved)
+    quantised = replace(model, name=name, file_bytes=None, _fingerprint=[])
+    return SizedModel(quantised, size, saved)

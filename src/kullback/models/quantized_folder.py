@@ -1,69 +1,119 @@
-"""Quantised models on disk: folders that `transformers` loads."""
+"""Quantised models on disk: folders that `transformers` loads, with torchao.
+
+Integers and 8-bit floats are saved as torchao's tensors in safetensors, 16-bit floats as they are.
+torchao has no packed form of the integers of `Scheme` that a CPU reads: each takes a byte.
+"""
 
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from kullback.errors import MissingExtraError, RunError
-from kullback.models.load import load_text_model, quiet_loggers, quiet_transformers
-from kullback.models.quantization import Scheme, linear_weights
+from kullback.errors import InvalidValueError, RunError
+from kullback.models._quiet import Progress, no_progress, quiet_loggers, quiet_transformers
+from kullback.models.from_transformers import load_pretrained
+from kullback.models.locate import locate
+from kullback.models.quantization import (
+    FLOATS,
+    Scheme,
+    linear_weights,
+    packed_size_in_bytes,
+    require_torchao,
+)
 
-__all__ = ["save_quantised"]
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+__all__ = ["QuantisedFolder", "save_quantised"]
 
 
-def save_quantised(name: str, scheme: Scheme, folder: Path, trust_remote_code: bool = False) -> int:
-    """Quantise the model `name` and save it as a folder that `transformers` loads.
+@dataclass(frozen=True)
+class QuantisedFolder:
+    """A saved model and its sizes in bytes."""
 
-    Returns the bytes on disk.  Integers and 8-bit floats are saved as torchao's tensors in
-    safetensors (a number of 4 bits takes a byte there), 16-bit floats as they are.  Raises
-    `RunError` where the folder exists or cannot be written, `InvalidValueError` where the scheme
-    does not fit, `MissingExtraError` without transformers or torchao.
+    folder: Path
+    scheme: str
+    bytes_packed: int
+    """Of the weights, their integers packed to their bits."""
+    bytes_saved: int
+    """Of all files in the folder."""
+
+
+def save_quantised(
+    name: str | Path,
+    scheme: Scheme,
+    folder: Path,
+    trust_remote_code: bool = False,
+    progress: Progress = no_progress,
+) -> QuantisedFolder:
+    """Quantise the linear layers of the model `name` and save it as a folder.
+
+    `progress` is told what is loaded or quantised, and how many of the weights are done.  Raises
+    `RunError` where the folder exists or cannot be written, `InvalidValueError` where the model
+    cannot be loaded or the scheme does not fit its layers, `MissingExtraError` without transformers
+    or torchao.
     """
     if folder.exists():
         raise RunError(f"{folder} exists already: choose another folder with -o")
-    # Whatever is wrong with the model, its loader says in one sentence.
-    load_text_model(name, trust_remote_code=trust_remote_code)
-    try:
-        from transformers import AutoModelForCausalLM, AutoTokenizer, TorchAoConfig
-    except ImportError as error:
-        raise MissingExtraError(
-            "quantising a model needs transformers: pip install 'kullback[hf,quantise]'"
-        ) from error
-    path = Path(name)
-    gguf = {"gguf_file": path.name} if path.suffix == ".gguf" else {}
-    source = str(path.parent if gguf else name)
-    with quiet_loggers(), quiet_transformers():
-        loaded = AutoModelForCausalLM.from_pretrained(
-            source, dtype=torch.float32, trust_remote_code=trust_remote_code, **gguf
-        )
-        tokenizer = AutoTokenizer.from_pretrained(
-            source, trust_remote_code=trust_remote_code, **gguf
-        )
-        for layer, matrix in linear_weights(loaded):
-            scheme.check_fits(layer, matrix.shape)
-        folder.parent.mkdir(parents=True, exist_ok=True)
+    if not scheme.is_cast:
+        require_torchao()
+    location = locate(str(name))
+    loaded = load_pretrained(location, torch.float32, trust_remote_code, progress)
+    for layer, matrix in linear_weights(loaded.model):
+        scheme.check_fits(layer, matrix.shape)
+    with (
+        quiet_loggers(),
+        quiet_transformers(f"quantising {location.name} to {scheme.name}", progress),
+    ):
         try:
-            # Saved beside its place and moved there whole.
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            # Saved beside its place and moved there when complete.
             with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as draft:
-                plain = Path(draft) / "plain"
-                if scheme.floating in ("bf16", "fp16"):
-                    loaded.to(
-                        getattr(torch, {"bf16": "bfloat16", "fp16": "float16"}[scheme.floating])
-                    )
-                else:
-                    # Quantising, the loader reads from disk.
-                    loaded.save_pretrained(plain)
-                    loaded = AutoModelForCausalLM.from_pretrained(
-                        plain, quantization_config=TorchAoConfig(scheme.torchao_config())
-                    )
-                made = Path(draft) / "made"
-                loaded.save_pretrained(made)
-                tokenizer.save_pretrained(made)
-                os.replace(made, folder)
+                model = _quantised(loaded.model, scheme, Path(draft) / "original", location.name)
+                complete = Path(draft) / "quantised"
+                model.save_pretrained(complete)
+                loaded.tokenizer.save_pretrained(complete)
+                os.replace(complete, folder)
         except OSError as error:
             raise RunError(f"{folder} cannot be written: {error.strerror or error}") from error
-    return sum(file.stat().st_size for file in folder.iterdir())
+    saved = sum(file.stat().st_size for file in folder.iterdir())
+    return QuantisedFolder(folder, scheme.name, packed_size_in_bytes(model), saved)
+
+
+def _quantised(
+    model: PreTrainedModel, scheme: Scheme, original: Path, name: str
+) -> PreTrainedModel:
+    """The model with the weights of `scheme`, ready to be saved; `original` is a folder to use.
+
+    Raises `InvalidValueError` where torchao leaves a layer as it is.
+    """
+    if scheme.floating is not None and scheme.is_cast:
+        # The type that transformers declares for `to` is not that of torch.
+        converted: Any = model
+        converted = converted.to(FLOATS[scheme.floating])
+        return converted  # type: ignore[no-any-return]
+    from transformers import AutoModelForCausalLM, TorchAoConfig
+
+    # transformers quantises while it reads from disk.
+    model.save_pretrained(original)
+    quantised: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+        original, quantization_config=TorchAoConfig(scheme.torchao_config())
+    )
+    left = [
+        layer
+        for layer, _ in linear_weights(quantised)
+        if not hasattr(quantised.get_submodule(layer).weight, "__tensor_flatten__")
+    ]
+    if left:
+        raise InvalidValueError(
+            f"the model {name} cannot be saved as {scheme.name}: torchao quantises only layers of "
+            f"the class nn.Linear, and {len(left)} are of another, the first is {left[0]} "
+            f"({type(quantised.get_submodule(left[0])).__name__}); save it as bf16 or fp16, or "
+            f"measure {name}@{scheme.name} without saving it"
+        )
+    return quantised

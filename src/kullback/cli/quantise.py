@@ -1,0 +1,79 @@
+"""`kullback quantise`: a quantised model on disk."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kullback.cli.output import print_json, progress_console
+from kullback.cli.parsing import add_command
+
+if TYPE_CHECKING:
+    from kullback.cli.parsing import Commands
+
+__all__ = ["add"]
+
+
+def add(commands: Commands) -> None:
+    """Declare the command."""
+    quantise = add_command(
+        commands, "quantise", _quantise, "save a quantised model that transformers loads",
+        "kullback quantise FOLDER --scheme int8 -o FOLDER-int8",
+        "kullback quantise runs/mine --scheme int4-g32 -o runs/mine-int4",
+        notes=(
+            "\nThe linear layers are quantised, but not embedding and head.  In the folder every\n"
+            "integer takes a byte, of 4 bits, too: both sizes are shown, packed and as saved.\n"
+        ),
+    )  # fmt: skip
+    quantise.add_argument("model", metavar="MODEL", help="a folder, a hub name or a .gguf file")
+    quantise.add_argument(
+        "--scheme", required=True, metavar="NAME",
+        help="int8, int4, int4-g32, int2-g32, fp8, bf16, fp16 and the like",
+    )  # fmt: skip
+    quantise.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
+    quantise.add_argument(
+        "--trust-remote-code", action="store_true", help="run code that comes with the model"
+    )
+    # The American spelling, which the list of commands does not show.
+    assert isinstance(commands.choices, dict)
+    commands.choices["quantize"] = quantise
+
+
+def _quantise(options: argparse.Namespace) -> None:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    from kullback.models.quantization import Scheme
+    from kullback.models.quantized_folder import save_quantised
+
+    scheme = Scheme.parse(options.scheme)
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
+    console = progress_console()
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as bars:
+        task = bars.add_task(f"loading {options.model}", total=None)
+        saved = save_quantised(
+            options.model,
+            scheme,
+            options.output,
+            options.trust_remote_code,
+            lambda what, done, total: bars.update(
+                task, description=what, completed=done, total=total
+            ),
+        )
+    if options.json:
+        print_json(
+            {
+                "folder": str(saved.folder),
+                "scheme": saved.scheme,
+                "bytes_packed": saved.bytes_packed,
+                "bytes_saved": saved.bytes_saved,
+            }
+        )
+        return
+    print(
+        f"written: {saved.folder}, {saved.bytes_saved:,} bytes as saved; its weights take "
+        f"{saved.bytes_packed:,} bytes packed\n"
+        f"next: kullback compare {options.model} {saved.folder} --text FILE"
+    )

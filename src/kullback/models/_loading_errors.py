@@ -1,0 +1,159 @@
+"""Errors of the libraries that load models, as one sentence with the model's name and a remedy.
+
+`huggingface_hub` raises a class for each condition, and transformers wraps it in an `OSError` whose
+cause it is; so the whole chain of causes is looked at, and no message is read.  What transformers
+says with a bare `ValueError` is checked before (`kullback.models.from_transformers`).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from kullback.errors import InvalidValueError, KullbackError, MissingExtraError
+from kullback.models.locate import Location
+
+__all__ = ["explained"]
+
+UNREACHABLE = (
+    "is neither a folder nor in the cache of the Hugging Face hub, and the hub cannot be reached: "
+    "check the name and the connection, or download the model first"
+)
+OFFLINE = (
+    "is neither a folder nor in the cache of the Hugging Face hub, and HF_HUB_OFFLINE keeps the "
+    "hub from being asked: check the name, or unset HF_HUB_OFFLINE"
+)
+
+
+@contextmanager
+def explained(location: Location, part: str) -> Iterator[None]:
+    """Raise `KullbackError` with one sentence for whatever goes wrong while `part` is loaded.
+
+    `part` is "configuration", "tokenizer" or "weights".  A library that is not installed is a
+    `MissingExtraError`, all else an `InvalidValueError`.
+    """
+    try:
+        yield
+    except KullbackError:
+        raise
+    # Of any class: safetensors, huggingface_hub, gguf, tokenizers and json each have their own.
+    except Exception as error:
+        for cause in _chain(error):
+            if isinstance(cause, ImportError):
+                raise MissingExtraError(
+                    f"the model {location.name} needs a library that is not installed "
+                    f"({_first_sentence(cause)})"
+                ) from error
+        reasons = (_reason(cause, location) for cause in _chain(error))
+        reason = next(filter(None, reasons), None) or _damaged(location, part, error)
+        raise InvalidValueError(f"the model {location.name} {reason}") from error
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """The error, its cause, the cause of that, and so on."""
+    following: BaseException | None = error
+    while following is not None:
+        yield following
+        context = None if following.__suppress_context__ else following.__context__
+        following = following.__cause__ or context
+
+
+def _reason(error: BaseException, location: Location) -> str | None:
+    """What an error of a known class says about a model, after its name; None for other classes."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return "does not fit into memory: choose a smaller dtype (bfloat16) or another device"
+    reason = _reason_of_hub(error)
+    if reason and location.path is not None:
+        return (
+            f"needs a file of the Hugging Face hub that cannot be loaded ({_first_sentence(error)})"
+            ": check the connection, or copy the file into the folder"
+        )
+    if reason:
+        return reason
+    # transformers raises bare instances of OSError; those of the operating system have a number.
+    if isinstance(error, OSError) and error.errno is not None:
+        where = f": {error.filename}" if error.filename else ""
+        return f"cannot be read or stored ({os.strerror(error.errno)}{where})"
+    return None
+
+
+def _reason_of_hub(error: BaseException) -> str | None:
+    """What an error of `huggingface_hub`, or of its connection, says about a model on the hub."""
+    from huggingface_hub import errors as hub
+    from huggingface_hub import is_offline_mode
+
+    # Subclasses first: a gated repository is one that is not found, too.
+    sentences: dict[type[BaseException], str] = {
+        hub.GatedRepoError: (
+            "is gated on the Hugging Face hub: ask for access on its page there, then log in with "
+            "`hf auth login`"
+        ),
+        hub.RepositoryNotFoundError: (
+            "is neither a folder nor a model on the Hugging Face hub: check the name; a private "
+            "model needs `hf auth login`"
+        ),
+        hub.DisabledRepoError: "is disabled on the Hugging Face hub: choose another model",
+        hub.RevisionNotFoundError: (
+            "has no main branch on the Hugging Face hub: choose another model, or download the "
+            "files and give the folder"
+        ),
+        hub.RemoteEntryNotFoundError: (
+            "lacks a file on the Hugging Face hub: choose a model in the form that transformers "
+            "loads (config.json, weights, tokenizer)"
+        ),
+        hub.HFValidationError: (
+            "is neither a folder nor a possible name on the Hugging Face hub: write OWNER/NAME, a "
+            "folder or a .gguf file"
+        ),
+        hub.OfflineModeIsEnabled: OFFLINE,
+    }
+    for kind, sentence in sentences.items():
+        if isinstance(error, kind):
+            return sentence
+    if isinstance(error, hub.HfHubHTTPError):
+        return _reason_of_status(error.response.status_code)
+    if isinstance(error, hub.LocalEntryNotFoundError):
+        if is_offline_mode():
+            return OFFLINE
+        # The answer of the hub, where it gave one, is the cause of this error.
+        return (error.__cause__ and _reason_of_hub(error.__cause__)) or UNREACHABLE
+    # The base class of httpx's errors, without an answer of the hub.
+    (transport_error, *_) = hub.HfHubHTTPError.__bases__
+    if isinstance(error, transport_error | ConnectionError | TimeoutError):
+        return UNREACHABLE
+    return None
+
+
+def _reason_of_status(status: int) -> str:
+    """What an HTTP status of the hub says about a model."""
+    if status in (401, 403):
+        return (
+            f"is refused by the Hugging Face hub (status {status}): log in with `hf auth login`, "
+            "with a token that may read it"
+        )
+    if status == 429:
+        return "is refused by the Hugging Face hub (too many requests): try again later"
+    return f"cannot be loaded from the Hugging Face hub (status {status}): try again later"
+
+
+def _damaged(location: Location, part: str, error: Exception) -> str:
+    """What can be said where the class of an error says nothing."""
+    if part == "tokenizer":
+        return f"has no tokenizer that can be read ({_first_sentence(error)})"
+    what = (
+        "the file seems"
+        if location.gguf
+        else f"its {part} " + ("seem missing or" if part == "weights" else "seems")
+    )
+    return f"cannot be loaded, {what} damaged ({_first_sentence(error)})"
+
+
+def _first_sentence(error: BaseException) -> str:
+    # A KeyError says only the key, as a rule.
+    if isinstance(error, KeyError) and " " not in str(error):
+        return f"{error} is missing"
+    line = next((line for line in str(error).splitlines() if line.strip()), "")
+    return line.split(". ")[0].strip().rstrip(".:") or type(error).__name__

@@ -1,0 +1,166 @@
+"""What a model's name stands for, and what can be seen to be wrong with it before it is loaded.
+
+========================  =====================================================================
+name                      what it is
+========================  =====================================================================
+a folder, training.json   a run of ``kullback train`` (`kullback.models.mini_gpt`)
+any other folder          a Hugging Face folder: config.json, weights, tokenizer
+a file ending in .gguf    a llama.cpp model, whose weights transformers dequantises
+anything else             a name on the Hugging Face hub, or in its cache on this machine
+========================  =====================================================================
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from kullback.errors import InvalidValueError
+
+__all__ = ["Location", "gguf_architecture", "locate"]
+
+WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
+# How llama.cpp names the parts that llama-gguf-split writes.
+PART_OF_GGUF = re.compile(r".+-\d{5}-of-(\d{5})\.gguf")
+
+
+@dataclass(frozen=True)
+class Location:
+    """Where a model is."""
+
+    name: str
+    """As the user wrote it."""
+    path: Path | None
+    """The folder or the .gguf file; None on the hub."""
+
+    @property
+    def gguf(self) -> Path | None:
+        """The .gguf file, where it is one."""
+        return self.path if self.path is not None and self.path.suffix == ".gguf" else None
+
+    @property
+    def is_run(self) -> bool:
+        """Whether it is a run folder of ``kullback train``."""
+        return self.path is not None and (self.path / "training.json").is_file()
+
+    @property
+    def source(self) -> str:
+        """The folder or hub name that `transformers` loads from."""
+        if self.path is None:
+            return self.name
+        return str(self.path if self.gguf is None else self.path.absolute().parent)
+
+
+def locate(name: str) -> Location:
+    """Where the model called `name` is.
+
+    Raises `InvalidValueError` where it is a path at which there is no model, a folder in which a
+    file is missing or damaged, or a file that is not a whole GGUF.
+    """
+    path = Path(name).expanduser()
+    if path.is_file():
+        _check_file(name, path)
+    elif (path / "training.json").is_file():
+        pass  # its loader checks it
+    elif path.is_dir():
+        _check_folder(path)
+    elif (
+        path.is_absolute()
+        or path.suffix == ".gguf"
+        or name.startswith((".", "~"))
+        or name.count("/") > 1
+    ):
+        raise InvalidValueError(f"there is no model at {name}: no such file or folder")
+    else:
+        return Location(name, None)
+    return Location(name, path)
+
+
+def _check_file(name: str, path: Path) -> None:
+    if path.suffix != ".gguf":
+        raise InvalidValueError(
+            f"the model {name} is a file: give a folder, a .gguf file or a name on the hub"
+        )
+    part = PART_OF_GGUF.fullmatch(path.name)
+    if part and int(part[1]) > 1:
+        raise InvalidValueError(
+            f"the model {name} is one of {int(part[1])} parts, which transformers cannot read: "
+            "join them with llama.cpp's llama-gguf-split --merge"
+        )
+    with path.open("rb") as file:
+        if file.read(4) != b"GGUF":
+            raise InvalidValueError(
+                f"the model {name} is not a GGUF file (it does not begin with the letters GGUF): "
+                "download it again"
+            )
+
+
+def _check_folder(folder: Path) -> None:
+    read_json(folder / "config.json")
+    if not any(any(folder.glob(pattern)) for pattern in WEIGHTS):
+        raise InvalidValueError(f"the model {folder} has no weights: no model.safetensors in it")
+    for index in folder.glob("*.index.json"):
+        shards = read_json(index).get("weight_map")
+        if isinstance(shards, dict):
+            missing = sorted({str(s) for s in shards.values() if not (folder / str(s)).is_file()})
+            if missing:
+                raise InvalidValueError(
+                    f"the model {folder} is incomplete: {len(missing)} of "
+                    f"{len(set(shards.values()))} shards are missing, the first is {missing[0]}; "
+                    "download it again"
+                )
+    if not any((folder / file).is_file() for file in TOKENIZERS) and not any(
+        folder.glob("*.tiktoken")
+    ):
+        raise InvalidValueError(
+            f"the model {folder} has no tokenizer: no tokenizer.json in it; copy it from the model "
+            "that this one was made of"
+        )
+
+
+def read_json(path: Path) -> dict[str, object]:
+    """The JSON object in a file of a model folder.
+
+    Raises `InvalidValueError` where the file is missing or damaged.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InvalidValueError(
+            f"{path.parent} is not a model: it has no {path.name}; give a Hugging Face folder, a "
+            "run of `kullback train`, a .gguf file or a name on the hub"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise InvalidValueError(f"{path} is damaged: {error}; download it again") from None
+    if not isinstance(data, dict):
+        raise InvalidValueError(f"{path} is damaged: it must hold a JSON object")
+    return data
+
+
+def gguf_architecture(path: Path) -> str | None:
+    """The architecture that the header of a GGUF file names; None where it cannot be read.
+
+    Only the first entry of the header is read, which is this one in all files of llama.cpp.
+    """
+    with path.open("rb") as file:
+        try:
+            # The letters GGUF, the version, the number of tensors and of entries.
+            struct.unpack("<4sIQQ", file.read(24))
+            key = _gguf_string(file)
+            (kind,) = struct.unpack("<I", file.read(4))
+            # 8 is the type of strings.
+            if (key, kind) == (b"general.architecture", 8):
+                return _gguf_string(file).decode(errors="replace")
+        except struct.error:  # the file ends here
+            pass
+    return None
+
+
+def _gguf_string(file: BinaryIO) -> bytes:
+    (length,) = struct.unpack("<Q", file.read(8))
+    return file.read(min(length, 1024))
