@@ -11,12 +11,8 @@ from scipy.special import log_softmax, logsumexp
 
 from kullback.errors import InvalidValueError
 from kullback.evaluation.temperature import fit_temperature
-from kullback.uncertainty.calibration import (
-    brier_scores,
-    expected_calibration_error,
-    measure_calibration,
-    reliability,
-)
+from kullback.uncertainty.calibration import brier_scores, measure_calibration
+from kullback.uncertainty.reliability import expected_calibration_error, reliability
 from kullback.uncertainty.smooth_calibration import smooth_calibration_error
 
 

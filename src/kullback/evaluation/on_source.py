@@ -27,12 +27,12 @@ from kullback.runtime.threads import cores, workers
 from kullback.scoring.source_statistics import RowStatistics, TrueDistributions, row_statistics
 from kullback.sources.language import Language, Sentences
 from kullback.text.special_tokens import BOS_ID
-from kullback.uncertainty.calibration import (
+from kullback.uncertainty.intervals import perplexity, ratio_of_sums
+from kullback.uncertainty.reliability import (
     ReliabilityBin,
     expected_calibration_error,
     reliability,
 )
-from kullback.uncertainty.intervals import perplexity, ratio_of_sums
 
 __all__ = ["Corpus", "SlotEvaluation", "TruthEvaluation", "evaluate_on_source"]
 

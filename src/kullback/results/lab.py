@@ -98,7 +98,7 @@ class TrainingFacts(TypedDict):
 
 
 class ReliabilityBin(TypedDict):
-    """The predictions whose confidence lies in [low, high)."""
+    """The predictions whose confidence is in (low, high], or [low, high] where low is 0."""
 
     low: float
     high: float

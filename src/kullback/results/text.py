@@ -57,7 +57,7 @@ class Histogram(TypedDict):
 
 
 class ReliabilityData(TypedDict):
-    """A bin of a reliability diagram."""
+    """The predictions whose confidence is in (low, high], or [low, high] where low is 0."""
 
     low: float
     high: float

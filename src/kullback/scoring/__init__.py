@@ -1,1 +1,1 @@
-"""One pass over the vocabulary: predictions and targets in, per-token statistics out."""
+"""One pass over the vocabulary: from predictions and targets to per-token statistics."""

@@ -1,102 +1,48 @@
-"""Calibration: of the words that the model gives 70 %, are 70 % right?
+"""Calibration measures of forecasts, with intervals.
 
-A forecast f is what the model expects, an outcome y what came; a calibrated model has E[y|f] = f.
-Three pairs of per-token statistics can be asked:
+A forecast f is what the model expects, an outcome y what is observed; a calibrated model has
+E[y|f] = f.  Three pairs of per-token statistics can be compared:
 
-========================  =========================  ==========================================
-forecast                  outcome                    question
-========================  =========================  ==========================================
-probability of its top-1  top-1 was right (0 or 1)   is it as often right as it says?
-Σ q² over the words       q of the target            does it give words what they turn out to have?
-entropy, nats             nll, nats                  is it as surprised as it expects? (`mean gap`)
-========================  =========================  ==========================================
+========================  =====================  =================================================
+forecast                  outcome                calibrated if
+========================  =====================  =================================================
+probability of its top-1  top-1 was right (0/1)  of the tokens predicted with 70 %, 70 % are right
+Σ q² over the vocabulary  q of the target        targets have the probability that q expects
+entropy, nats             nll, nats              it is as surprised as it expects (`mean_gap`)
+========================  =====================  =================================================
 
 The expected calibration error is the mean of |E[y|f] − f| over bins of f (Guo et al. 2017, eq. 3).
-It is never 0, not even for a calibrated model, since noise has no sign once it is made absolute; so
-each measure here comes with what it would be by chance, an interval, or its bias taken off.
+It is above 0 even for a calibrated model, since the absolute value of noise is positive; so each
+measure here comes with its mean by chance, with an interval, or with its bias subtracted.
 
-On a source the accuracy is not counted but known: p(most probable word | prefix).
+On a source the accuracy is not counted but known: p(most probable token | prefix).
 
-Axes: M tokens in text order, B bins or cells of the forecast, C independent contributions.
+Axes: M tokens in text order, B bins or cells of the forecast, C independent contributions, D draws
+of the noise.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Num
 
-from kullback.errors import InvalidValueError
 from kullback.results.measurement import LEVEL, Measurement
 from kullback.uncertainty.calibration_noise import BinNoise, bin_noise, checked_residuals
-from kullback.uncertainty.clusters import Documents
+from kullback.uncertainty.documents import Documents
 from kullback.uncertainty.intervals import mean_with_interval
+from kullback.uncertainty.reliability import (
+    BINS,
+    ReliabilityBin,
+    bin_edges,
+    bin_numbers,
+    reliability,
+)
 from kullback.uncertainty.smooth_calibration import measure_smooth_calibration
 
-__all__ = [
-    "Calibration",
-    "ReliabilityBin",
-    "brier_scores",
-    "expected_calibration_error",
-    "measure_calibration",
-    "reliability",
-]
-
-BINS = 15  # the number that Guo et al. 2017 and most after them use
-
-
-class ReliabilityBin(NamedTuple):
-    """The predictions whose confidence lies in (low, high]."""
-
-    low: float
-    high: float
-    confidence: float
-    accuracy: float
-    weight: float
-    """Their share of all predictions."""
-
-
-def reliability(
-    confidence_M: Float[np.ndarray, "M"],
-    accuracy_M: Num[np.ndarray, "M"] | Bool[np.ndarray, "M"],
-    weight_M: Float[np.ndarray, "M"],
-    bins: int = BINS,
-    edges: Literal["equal width", "equal mass"] = "equal width",
-) -> list[ReliabilityBin]:
-    """The non-empty ones of `bins` bins; means are weighted by `weight_M`.
-
-    Bins of equal mass hold equally many predictions; equal confidences share a bin, so there may be
-    fewer of them.
-
-    >>> reliability(np.array([0.9, 0.7]), np.array([1.0, 0.0]), np.ones(2), bins=2)
-    [ReliabilityBin(low=0.5, high=1.0, confidence=0.8, accuracy=0.5, weight=1.0)]
-    """
-    edge = _edges(confidence_M, bins, edges)
-    bins = len(edge) - 1
-    index = _bin_of(confidence_M, edge)
-    weight = np.bincount(index, weight_M, bins)
-    confidence = np.bincount(index, weight_M * confidence_M, bins)
-    accuracy = np.bincount(index, weight_M * accuracy_M, bins)
-    total = weight.sum()
-    return [
-        ReliabilityBin(
-            float(edge[i]),
-            float(edge[i + 1]),
-            float(confidence[i] / weight[i]),
-            float(accuracy[i] / weight[i]),
-            float(weight[i] / total),
-        )
-        for i in range(bins)
-        if weight[i] > 0
-    ]
-
-
-def expected_calibration_error(diagram: list[ReliabilityBin]) -> float:
-    """Σ weight × |confidence - accuracy|, in [0, 1]."""
-    return sum(bin.weight * abs(bin.confidence - bin.accuracy) for bin in diagram)
+__all__ = ["Calibration", "brier_scores", "measure_calibration"]
 
 
 def brier_scores(
@@ -104,7 +50,7 @@ def brier_scores(
 ) -> Float[np.ndarray, "M"]:
     """The Brier score of each token, in [0, 2].
 
-    ``Σ_w (q_w − [w = target])² = Σ_w q_w² − 2 q_target + 1`` (Brier 1950, Monthly Weather Review
+    ``Σ_v (q_v − [v = target])² = Σ_v q_v² − 2 q_target + 1`` (Brier 1950, Monthly Weather Review
     78:1, eq. 2).
 
     >>> brier_scores(np.array([0.5]), np.array([0.5]))
@@ -116,7 +62,7 @@ def brier_scores(
 
 @dataclass(frozen=True)
 class Calibration:
-    """How far forecasts are from what came."""
+    """Calibration measures of one pair of forecasts and outcomes."""
 
     diagram: list[ReliabilityBin]
     """Bins of equal mass."""
@@ -131,7 +77,7 @@ class Calibration:
     squared_error: Measurement
     """The debiased mean square of the bins' gaps: 0 on average for a calibrated model."""
     rms_error: Measurement
-    """The root of it, 0 where that is negative."""
+    """The root of `squared_error`, 0 where that is negative."""
     smooth_ece: Measurement
 
 
@@ -148,11 +94,11 @@ def measure_calibration(
     or the lowest frequencies of a long text (`kullback.uncertainty.calibration_noise`), w the bins'
     weights:
 
-    * ``ECE = Σ |s|``.  Its interval uses ``| |s| − |µ| | ≤ |s − µ|``: below lies the 97.5 %
-      quantile of Σ|noise|, so that it reaches 0 unless the ECE is larger than chance allows; above,
-      ``t √Σ|S|``.  It covers at least as often as it says.
+    * ``ECE = Σ |s|``.  Its interval uses ``| |s| − |µ| | ≤ |s − µ|``: it extends downwards by the
+      97.5 % quantile of Σ|noise|, so that it reaches 0 unless the ECE is larger than chance allows,
+      and upwards by ``t √Σ|S|``.  Its coverage is at least its level.
     * the squared error ``Σ (s² − diag S) / w``: the debiased estimator of Kumar, Liang and Ma 2019,
-      "Verified uncertainty calibration", with the clustered variance where they have that of
+      "Verified uncertainty calibration", with the clustered variance instead of that of
       independent tokens.
     * the smooth ECE of Błasiok and Nakkiran 2023 (`smooth_calibration_error`).
 
@@ -160,17 +106,17 @@ def measure_calibration(
 
     >>> rng = np.random.default_rng(0)
     >>> f = rng.random(20_000)
-    >>> found = measure_calibration(f, rng.random(20_000) < f, np.arange(20_000) // 100)
-    >>> found.ece.interval[0], found.squared_error.value < 1e-4
+    >>> calibration = measure_calibration(f, rng.random(20_000) < f, np.arange(20_000) // 100)
+    >>> calibration.ece.interval[0], calibration.squared_error.value < 1e-4
     (0.0, True)
     """
     forecast_M, residual_M = checked_residuals(forecast_M, outcome_M)
     documents = Documents.of(
         None if document_M is None else np.asarray(document_M), len(forecast_M)
     )
-    edge = _edges(forecast_M, bins, "equal mass")
-    index_M = _bin_of(forecast_M, edge)
-    # Bins that the ties of the forecast left empty are dropped here as in the diagram.
+    edge = bin_edges(forecast_M, bins, "equal mass")
+    index_M = bin_numbers(forecast_M, edge)
+    # Empty bins, from equal forecasts, are left out as in the diagram.
     index_M = np.unique(index_M, return_inverse=True)[1]
     weight_B = np.bincount(index_M) / len(index_M)
     noise = bin_noise(index_M, residual_M, len(weight_B), documents)
@@ -208,7 +154,7 @@ def _squared_error(
 ) -> Measurement:
     """Σ (s² − diag S) / w; its variance is 4 µᵀ W S W µ + 2 tr (W S)², estimated without bias.
 
-    Its distribution is skewed, so the interval comes from the norm √(Σ s² / w), as for the ECE.
+    Its distribution is skewed, so the interval is that of the norm √(Σ s² / w), as for the ECE.
     """
     covariance_BB = noise.covariance
     value = float(((s_B**2 - np.diag(covariance_BB)) / weight_B).sum())
@@ -226,6 +172,7 @@ def _squared_error(
 
 
 def _root(squared: Measurement) -> Measurement:
+    """√squared, with the roots of the interval."""
     low, value, high = (
         math.sqrt(max(0.0, x)) for x in (squared.interval[0], squared.value, squared.interval[1])
     )
@@ -241,19 +188,3 @@ def _root(squared: Measurement) -> Measurement:
         bounds=(low, high),
         note=squared.note,
     )
-
-
-def _edges(forecast_M: Float[np.ndarray, "M"], bins: int, edges: str) -> Float[np.ndarray, "edges"]:
-    if bins < 1:
-        raise InvalidValueError(f"bins is {bins}: give at least one")
-    if edges == "equal width":
-        return np.arange(bins + 1) / bins
-    inner = np.quantile(forecast_M, np.arange(1, bins) / bins, method="inverted_cdf")
-    return np.unique(np.concatenate([[0.0], inner, [1.0]]))
-
-
-def _bin_of(
-    forecast_M: Float[np.ndarray, "M"], edge: Float[np.ndarray, "edges"]
-) -> Int[np.ndarray, "M"]:
-    """The number of the bin (edge[i], edge[i + 1]] of each forecast; 0 belongs to the first."""
-    return np.maximum(np.searchsorted(edge, forecast_M, side="left") - 1, 0)

@@ -1,8 +1,8 @@
-"""How sure are sums over bins?  The covariance of bins' mean residuals, clustered as that of means.
+"""The covariance of the mean residuals of bins, clustered as that of means.
 
-A residual is outcome − forecast, and each token falls into one bin of its forecast.  Tokens are
-correlated, so the noise of a bin comes from documents or from the lowest frequencies of a long text
-(`kullback.uncertainty.clusters`), and that of two bins is correlated too.
+A residual is outcome − forecast, and each token is in one bin of its forecast.  Tokens are
+correlated, so the noise of a bin is computed from documents or from the lowest frequencies of a
+long text (`kullback.uncertainty.pieces`), and that of two bins is correlated, too.
 
 Axes: M tokens in text order, B bins, C independent contributions, D draws, P pieces of a document.
 """
@@ -19,19 +19,20 @@ from scipy.special import stdtrit
 
 from kullback.errors import InvalidValueError
 from kullback.results.measurement import LEVEL, Measurement
-from kullback.uncertainty.clusters import Documents, independent_pieces
+from kullback.uncertainty.documents import Documents
 from kullback.uncertainty.intervals import mean_with_interval
+from kullback.uncertainty.pieces import independent_pieces
 
 __all__ = ["BinNoise", "bin_noise", "checked_residuals"]
 
-# A text is cut into about so many pieces, each a row of sums over bins.
+# The approximate number of pieces of a text, each a row of sums over bins.
 PIECES = 4096
 # Draws of the noise: a 97.5 % quantile is then known to about 2 %.
 DRAWS = 4000
 
 
 class BinNoise(NamedTuple):
-    """The error of the mean residuals of bins."""
+    """The contributions to the errors of the mean residuals of bins."""
 
     contribution_BC: Float[np.ndarray, "B C"]
     degrees_of_freedom: float
@@ -44,7 +45,7 @@ class BinNoise(NamedTuple):
 
     @property
     def covariance(self) -> Float[np.ndarray, "B B"]:
-        """Of the bins' mean residuals (sums over all tokens)."""
+        """The covariance of the bins' residuals, each a sum over the bin divided by all tokens."""
         product: Float[np.ndarray, "B B"] = self.contribution_BC @ self.contribution_BC.T
         return product
 
@@ -66,7 +67,7 @@ class BinNoise(NamedTuple):
         return draws
 
     def measurement(self, value: float, error: float, low: float, high: float) -> Measurement:
-        """A number that these residuals gave; without interval where pieces are too few."""
+        """A number computed from these residuals; without interval where pieces are too few."""
         error, low, high = (math.inf, -math.inf, math.inf) if self.too_few else (error, low, high)
         return Measurement(
             value,
@@ -87,7 +88,7 @@ def bin_noise(
     bins: int,
     documents: Documents,
 ) -> BinNoise:
-    """Sums over bins in pieces of the documents, and what these say of the sums' errors."""
+    """The noise of bins, from sums over the bins in pieces of the documents."""
     tokens = len(index_M)
     start_G, size_G = documents.start_G, documents.size_G
     length = -(-tokens // PIECES)
@@ -111,7 +112,7 @@ def bin_noise(
     first = spreads[0]
     degrees = min(spread.degrees_of_freedom for spread in spreads)
     contributions = np.stack([spread.contribution_C for spread in spreads]) / tokens
-    # Of pieces, not of tokens: what independent tokens would say is not known here.
+    # Computed from pieces: the error of independent tokens is unknown.
     gaps = [
         replace(
             mean_with_interval(sums[:, b], document_P, "", counts[:, b]),
@@ -133,15 +134,15 @@ def checked_residuals(
     outcome = np.asarray(outcome_M, dtype=np.float64)
     if forecast.ndim != 1 or forecast.shape != outcome.shape or len(forecast) == 0:
         raise InvalidValueError(
-            f"forecast has shape {forecast.shape} and outcome {outcome.shape}: give as many of "
-            "each, at least one"
+            f"forecast has shape {forecast.shape} and outcome {outcome.shape}: give as many "
+            "forecasts as outcomes, at least one"
         )
-    # A probability that rounds to a little above 1 is no error of the caller.
+    # A probability may round to slightly above 1.
     wrong = np.flatnonzero(~((forecast >= 0) & (forecast <= 1 + 1e-6)))
     if len(wrong):
         token = int(wrong[0])
         raise InvalidValueError(
-            f"forecast[{token}] is {forecast[token]}: a probability must lie in [0, 1]"
+            f"forecast[{token}] is {forecast[token]}: a probability must be in [0, 1]"
         )
     wrong = np.flatnonzero(~np.isfinite(outcome))
     if len(wrong):

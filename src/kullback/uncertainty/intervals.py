@@ -1,19 +1,18 @@
-"""How sure are we?  Numbers with their intervals.
+"""Means over tokens with confidence intervals.
 
 A mean over tokens is a ratio of sums, ``r = Σ y / Σ x``: x is 1 per token, or the token's bytes.
-Its error is that of the residuals ``e = y − r x``, and these are not independent: tokens of one
-document belong together, and in one document neighbours do.  So the interval comes from
+Its error is that of the residuals ``e = y − r x``, and these are not independent: tokens of a
+document are correlated, and so are neighbouring tokens.  So the interval is computed from
 
 * **documents**, where there are enough of them: the variance of a ratio of sums over clusters;
 * **one long text** otherwise: the long-run variance of its residuals, from its lowest frequencies;
-* **both**, where a few long documents hold most of the tokens.
+* **both**, where a few long documents contain most of the tokens.
 
-All are Student-t intervals, with degrees of freedom that fall where a few documents or a long
-memory carry the variance.  `benchmarks/interval_coverage.py` shows how often they cover, beside the
-bootstrap (`bootstrap`), which covers less often in one text of long memory and
-about as often over documents.
+All are Student-t intervals, with fewer degrees of freedom where a few documents or a long memory
+make up the variance.  `benchmarks/interval_coverage.py` measures their coverage beside that of the
+bootstrap, which covers less often in one text of long memory, and about as often over documents.
 
-Axes: M tokens in text order, G documents (clusters), C independent contributions, K candidates.
+Axes: M tokens in text order, S clusters, C independent contributions, K candidates.
 """
 
 from __future__ import annotations
@@ -25,8 +24,11 @@ from jaxtyping import Bool, Float, Int, Num
 from msgspec.structs import replace
 
 from kullback.errors import InvalidValueError
-from kullback.results.measurement import LEVEL, Measurement, student_critical_value
-from kullback.uncertainty.clusters import Documents, cluster_spread, independent_pieces
+from kullback.results.measurement import LEVEL, Measurement
+from kullback.uncertainty.clusters import cluster_spread
+from kullback.uncertainty.critical_values import largest_t
+from kullback.uncertainty.documents import Documents
+from kullback.uncertainty.pieces import independent_pieces
 
 __all__ = [
     "mean_with_interval",
@@ -34,9 +36,6 @@ __all__ = [
     "ratio_of_sums",
     "simultaneous_means",
 ]
-
-# Draws of the largest |t|: the 95 % quantile is then known to 0.5 %.
-DRAWS = 50_000
 
 
 def ratio_of_sums(
@@ -47,7 +46,7 @@ def ratio_of_sums(
 ) -> Measurement:
     """sum(numerator) / sum(denominator) over S independent clusters, with its standard error.
 
-    ``var = Σ_s a_s (y_s − r x_s)² / (Σ x)²``, where a_s makes up for r being fitted to the same
+    ``var = Σ_s a_s (y_s − r x_s)² / (Σ x)²``, where a_s corrects for r being fitted to the same
     clusters: for equal clusters it is S / (S − 1) (Cochran 1977, Sampling Techniques, eq. 2.39).
     The error is infinite below two clusters.
 
@@ -71,12 +70,13 @@ def mean_with_interval(
     denominator_M: Num[np.ndarray, "M"] | None = None,
     level: float = LEVEL,
 ) -> Measurement:
-    """The mean over tokens, with an interval that knows that tokens are correlated.
+    """The mean over tokens, with an interval that takes their correlation into account.
 
     ``Σ values / Σ denominator``, the denominator being 1 a token unless given (a token's bytes, for
-    bits per byte).  Tokens come in text order; `document_M` numbers their documents, None is one
-    text.  `method` says what the interval was computed from, `design_effect` what correlation cost.
-    For two models on the same text give the differences token by token.
+    bits per byte).  Tokens are in text order; `document_M` numbers their documents, None is one
+    text.  The measurement's `method` says what the interval was computed from, its `design_effect`
+    by how much correlation raises the variance.  To compare two models on the same text, pass the
+    differences of each token.
 
     Raises `InvalidValueError` for NaN, empty or unequal lengths, and a denominator that is negative
     somewhere or zero in sum.  An infinite value gives an infinite mean without an interval.
@@ -100,10 +100,10 @@ def simultaneous_means(
 ) -> list[Measurement]:
     """K means on the same tokens, with intervals that *all* hold at once with probability `level`.
 
-    For candidates that are ranked: whoever looks best among ten has been lucky too.  The
-    half-widths are q standard errors, where q is the quantile of the largest of K correlated |t|;
-    the correlation is that of the means, so that near-copies cost nothing, and q is never above
-    Bonferroni's (Hothorn, Bretz and Westfall 2008, Biometrical J. 50:346, eq. 8).
+    For candidates that are ranked, since the best of ten is also the luckiest.  The half-widths
+    are q standard errors, with q the quantile of the largest of K correlated |t|; the correlation
+    is that of the means, so that nearly equal candidates do not widen the intervals, and q is never
+    above Bonferroni's (Hothorn, Bretz and Westfall 2008, Biometrical J. 50:346, eq. 8).
 
     >>> nll = np.random.default_rng(0).standard_exponential((8, 10_000))
     >>> family = simultaneous_means(nll, np.arange(10_000) // 100, "nats/token")
@@ -124,7 +124,7 @@ def simultaneous_means(
     for row, mean in zip(values_KM, means, strict=True):
         residual_M = row - mean * x_M
         reduced.append(pieces.reduced(residual_M))
-        # n − 1, since the mean was fitted; one token says nothing of the spread.
+        # n − 1, since the mean was fitted; one token has no variance.
         variance = float(residual_M @ residual_M) / (n - 1) if n > 1 else math.inf
         independent.append(math.sqrt(n * variance) / total)
     spreads = pieces.spreads(reduced)
@@ -132,7 +132,7 @@ def simultaneous_means(
     if len(spreads) > 1 and not spreads[0].too_few:
         degrees = min(spread.degrees_of_freedom for spread in spreads)
         contribution_KC = np.stack([spread.contribution_C for spread in spreads])
-        critical = _largest_t(contribution_KC, degrees, level, seed)
+        critical = largest_t(contribution_KC, degrees, level, seed)
     return [
         Measurement(
             mean,
@@ -152,7 +152,7 @@ def simultaneous_means(
 
 
 def perplexity(mean: Measurement, unit: str = "") -> Measurement:
-    """exp(mean), its interval the exponentials of the mean's, which keep their coverage.
+    """exp(mean), with the exponentials of the mean's interval, which have the same coverage.
 
     `mean` is in nats; the standard error is that of the delta method, exp(mean) × error.
 
@@ -181,24 +181,6 @@ def _exp(x: float) -> float:
         return math.inf
 
 
-def _largest_t(
-    contribution_KC: Float[np.ndarray, "K C"], degrees: float, level: float, seed: int
-) -> float:
-    """The `level` quantile of the largest of K |t| with the correlation of the contributions."""
-    length_K = np.linalg.norm(contribution_KC, axis=1)
-    unit_KC = contribution_KC[length_K > 0] / length_K[length_K > 0, None]
-    pointwise = student_critical_value(degrees, level)
-    if len(unit_KC) < 2:
-        return pointwise
-    eigenvalue_K, vector_KK = np.linalg.eigh(unit_KC @ unit_KC.T)
-    root_KK = vector_KK * np.sqrt(np.maximum(eigenvalue_K, 0.0))
-    rng = np.random.default_rng(seed)
-    largest = np.abs(root_KK @ rng.standard_normal((len(root_KK), DRAWS))).max(axis=0)
-    largest /= np.sqrt(rng.chisquare(degrees, DRAWS) / degrees)
-    bonferroni = student_critical_value(degrees, 1 - (1 - level) / len(unit_KC))
-    return min(bonferroni, max(pointwise, float(np.quantile(largest, level))))
-
-
 def _checked(
     values_KM: Num[np.ndarray, "K M"] | Bool[np.ndarray, "K M"],
     document_M: Int[np.ndarray, "M"] | None,
@@ -208,7 +190,7 @@ def _checked(
     """The arguments as arrays, or `InvalidValueError`."""
     values_KM = np.asarray(values_KM)
     if not 0 < level < 1:
-        raise InvalidValueError(f"level is {level}: a confidence level lies between 0 and 1")
+        raise InvalidValueError(f"level is {level}: a confidence level is between 0 and 1")
     if values_KM.ndim != 2 or values_KM.size == 0:
         raise InvalidValueError(
             f"values has shape {values_KM.shape}: give at least one row of at least one token"
@@ -221,7 +203,7 @@ def _checked(
             )
     if np.isnan(values_KM).any():
         row, token = (int(i[0]) for i in np.nonzero(np.isnan(values_KM)))
-        raise InvalidValueError(f"values[{row}, {token}] is NaN: a mean over it says nothing")
+        raise InvalidValueError(f"values[{row}, {token}] is NaN: the mean is undefined")
     if denominator_M is None:
         x_M = np.ones(tokens)
     else:

@@ -1,9 +1,9 @@
-"""How long does a text remember?  The automatic block length, and the variance that memory adds.
+"""Autocorrelation length and long-run variance of per-token series.
 
 Tokens of one text are correlated: the variance of their mean is not γ₀/n but Ω/n with the
-**long-run variance** Ω = Σ_k γ_k, the sum of all autocovariances.  Two questions are answered here
-for a series in text order: how far correlation reaches (`optimal_block_length`, `memory`), and what
-Ω is (`cosine_coefficients`).
+**long-run variance** Ω = Σ_k γ_k, the sum of all autocovariances.  For a series in text order,
+`optimal_block_length` and `memory` estimate the length of the correlation, and
+`cosine_coefficients` Ω.
 
 Lengths are in entries of the series.  ``_T`` is time (tokens in text order), ``_J`` frequency.
 """
@@ -19,9 +19,9 @@ from scipy import fft
 
 __all__ = ["BlockLength", "cosine_coefficients", "memory", "optimal_block_length"]
 
-# Below this many entries a coarser view of the series has too few to show a correlation in.
+# A coarser view of the series with fewer entries shows no correlation.
 SHORTEST_VIEW = 48
-# From one view of `memory` to the next, so many neighbours are added up.
+# The number of neighbours that are summed from one view of `memory` to the next.
 COARSENING = 4
 
 
@@ -38,7 +38,7 @@ def optimal_block_length(series_T: Float[np.ndarray, "T"]) -> BlockLength:
     ``b = (2 g² / D · T)^(1/3)`` with ``g = Σ_k λ(k/m) |k| γ_k``, ``D = c (Σ_k λ(k/m) γ_k)²``, c = 2
     for the stationary and 4/3 for the circular bootstrap, and λ the flat-top window: 1 up to ½,
     then falling to 0 at 1.  m is twice the first of max(5, ⌊log₁₀ T⌋) successive lags whose
-    autocorrelations all lie within ±2 √(log₁₀ T / T).
+    autocorrelations are all within ±2 √(log₁₀ T / T).
 
     Politis and White 2004, Econometric Reviews 23:53, eq. 9 and 14, with the correction of c by
     Patton, Politis and White 2009, ibid. 28:372; m and the upper limit min(3√T, T/3) follow
@@ -73,12 +73,12 @@ def optimal_block_length(series_T: Float[np.ndarray, "T"]) -> BlockLength:
 
 
 def memory(series_T: Float[np.ndarray, "T"]) -> float:
-    """How far correlation reaches: the longest block length that any view of the series asks for.
+    """The length of the correlation: the largest automatic block length of any view of the series.
 
     A regime that shifts the mean by a fifth of the noise for hundreds of tokens multiplies the
-    variance by ten, yet no single autocorrelation rises above the noise, and `optimal_block_length`
-    sees nothing.  In sums over 4, 16, 64, … neighbours the noise averages out and the regime stays,
-    so it is asked about each of these views; the largest answer, in entries of the series, counts.
+    variance by ten, yet no single autocorrelation exceeds the noise, and `optimal_block_length`
+    does not detect it.  In sums over 4, 16, 64, … neighbours the noise averages out and the regime
+    remains, so the block length is computed for each of these views, in entries of the series.
 
     >>> memory(np.zeros(100))
     1.0

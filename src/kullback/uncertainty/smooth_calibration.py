@@ -1,7 +1,7 @@
-"""The calibration error without bins: the smooth ECE, and its interval.
+"""The smooth calibration error, which needs no bins, and its interval.
 
-A reliability diagram depends on where its bins end.  A Gaussian kernel has no ends, but a width;
-the smooth ECE takes the width that equals its own answer (Błasiok and Nakkiran 2023).
+A reliability diagram depends on the edges of its bins.  A Gaussian kernel has no edges, but a
+width; the smooth ECE uses the width that equals its own result (Błasiok and Nakkiran 2023).
 
 Axes: M tokens in text order, B cells of the forecast, C independent contributions, D draws.
 """
@@ -17,7 +17,7 @@ from scipy import fft, optimize
 
 from kullback.results.measurement import LEVEL, Measurement
 from kullback.uncertainty.calibration_noise import bin_noise, checked_residuals
-from kullback.uncertainty.clusters import Documents
+from kullback.uncertainty.documents import Documents
 
 __all__ = ["measure_smooth_calibration", "smooth_calibration_error"]
 
@@ -29,7 +29,7 @@ def smooth_calibration_error(
     forecast_M: Float[np.ndarray, "M"],
     outcome_M: Num[np.ndarray, "M"] | Bool[np.ndarray, "M"],
 ) -> float:
-    """The smooth ECE: binning replaced by a Gaussian kernel of the width that is its own answer.
+    """The smooth ECE: a Gaussian kernel instead of bins, with a width equal to the result.
 
     ``smECE_σ = ∫₀¹ |mean of (y − f) K_σ(t, f)| dt`` with K the normal density reflected at 0 and 1,
     and the result is the σ with smECE_σ = σ (Błasiok and Nakkiran 2023, "Smooth ECE: principled
@@ -51,11 +51,12 @@ def measure_smooth_calibration(
     document_M: Int[np.ndarray, "M"] | None,
     seed: int = 0,
 ) -> Measurement:
-    """The smooth ECE with an interval that covers at least as often as it says.
+    """The smooth ECE with an interval whose coverage is at least its level.
 
-    At each width σ the integral is a norm of the residuals, so that it errs by no more than the
-    norm of the noise: below lies its 97.5 % quantile, above ``t √Σ|S_σ|`` with S_σ the covariance
-    of the smoothed residuals.  Both bounds go through the fixed point, which preserves their order.
+    At each width σ the integral is a norm of the residuals, so that its error is at most the norm
+    of the noise: the interval extends downwards by the 97.5 % quantile of that norm, and upwards by
+    ``t √Σ|S_σ|`` with S_σ the covariance of the smoothed residuals.  The bounds are the fixed
+    points of these two functions of σ, which preserves their order.
 
     >>> f = np.full(20_000, 0.7)
     >>> outcome = np.random.default_rng(0).random(20_000) < 0.6
@@ -83,7 +84,7 @@ def measure_smooth_calibration(
         return math.sqrt(float(np.abs(smooth_BC @ smooth_BC.T).sum()))
 
     value = _fixed_point(size)
-    # The noise is known over coarse cells; so must be what it is compared with.
+    # The noise is known over coarse cells, so the residuals must be over the same cells.
     low = _fixed_point(lambda sigma: float(np.abs(_smoothed(coarse, sigma)).sum()) - below(sigma))
     high = _fixed_point(lambda sigma: size(sigma) + noise.critical_value * error(sigma))
     return noise.measurement(value, error(value), low, high)
@@ -92,7 +93,7 @@ def measure_smooth_calibration(
 def _spectrum(
     forecast_M: Float[np.ndarray, "M"], residual_M: Float[np.ndarray, "M"]
 ) -> Float[np.ndarray, "B"]:
-    """The cosine coefficients of the residuals' mass over [0, 1], each shared by two cells."""
+    """The cosine coefficients of the residuals over [0, 1], each divided between two cells."""
     position_M = np.clip(forecast_M * FINE_CELLS - 0.5, 0, FINE_CELLS - 1)
     left_M = np.minimum(position_M.astype(np.int64), FINE_CELLS - 2)
     right_M = (position_M - left_M) * residual_M

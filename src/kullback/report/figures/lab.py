@@ -268,7 +268,10 @@ def plot_reliability(
     x_label: str = "confidence of the first guess",
     y_label: str = "how often it is right",
 ) -> Figure:
-    """Accuracy against confidence: a dot a bin, its area the bin's weight, its stem the gap."""
+    """Accuracy against confidence: a dot for each bin (low, high], at the bin's means.
+
+    Its area is the bin's weight, its stem the gap.
+    """
     columns = max(len(row) for row in rows)
     with house_style():
         side = min(3.1, _WIDTH / columns)
