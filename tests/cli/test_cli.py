@@ -184,23 +184,6 @@ def test_a_finished_run_is_not_trained_over(weather_run, tmp_path, capsys):
     assert contents(weather_run) == before
 
 
-def test_sources_are_listed_described_sampled_and_exported(tmp_path, capsys):
-    """Each action of ``source`` prints what it is for: names, floor, surprisals, a folder."""
-    weather = grammar(tmp_path, WEATHER)
-    assert main(["source", "list"]) == 0
-    assert "conjugation" in capsys.readouterr().out
-    assert main(["source", "describe", weather]) == 0
-    assert "entropy per token (the floor)" in capsys.readouterr().out
-    assert main(["source", "sample", weather, "-n", "4"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 4
-    assert all(re.fullmatch(r" +\d\.\d{4} nats  (today|ayer).*", line) for line in lines), lines
-    folder = tmp_path / "export"
-    assert main(["source", "export", weather, "--tokens", "100", "-o", str(folder)]) == 0
-    assert "nats/token, and no less" in capsys.readouterr().out
-    assert (folder / "README.txt").exists()
-
-
 def test_the_program_itself_exits_with_2_and_one_line(tmp_path):
     """As a process, too, bad input is one line on standard error without a traceback."""
     command = [sys.executable, "-m", "kullback", "sample", str(tmp_path / "none")]

@@ -1,4 +1,4 @@
-"""`kullback source`: languages whose entropy is known exactly."""
+"""`kullback source`: list, describe, sample and export languages whose entropy is known exactly."""
 
 from __future__ import annotations
 
@@ -15,53 +15,72 @@ if TYPE_CHECKING:
     from kullback.sources.catalogue import Source
     from kullback.sources.language import Language
 
-
 __all__ = ["add", "open_named"]
 
 GRAMMAR_HELP = """
-a grammar file is TOML; a rule's name is the slot of the words it writes, and a
-rule may refer to itself only at its end:
+A grammar file is TOML.  A rule is a list of alternatives; an alternative contains
+words and references <rule>.  The name of a rule is the slot of its words, and a rule
+may refer to itself only at its end:
 
   name = "weather"
   start = "sentence"
   [rules]
   sentence = [{ p = 0.7, then = "today <sky>" }, { p = 0.3, then = "tomorrow <sky>" }]
-  sky = ["it rains", "the sun shines"]          # no p: all alike"""
+  sky = ["it rains", "the sun shines"]          # without p: equally likely"""
+
+EXPORT_HELP = """
+DIR gets train.txt, train.tokens.npy, train.surprisals.npy, tokenizer.json and a
+README.txt.  The expected loss of a model on fresh sentences is at least the entropy
+floor: a loss clearly below it is a bug of the trainer."""
 
 
 def add(commands: Commands) -> None:
     """Declare the commands."""
     source = commands.add_parser("source", help="languages whose entropy is known exactly")
     actions = source.add_subparsers(title="actions", metavar="ACTION", required=True)
-    add_command(actions, "list", _source_list, "the sources there are", "kullback source list")
+    add_command(actions, "list", _source_list, "list the sources", "kullback source list")
     describe = add_command(
-        actions, "describe", _source_describe, "exact entropies of a source",
+        actions, "describe", _source_describe, "show the exact entropies of a source",
         "kullback source describe conjugation --holdout 24",
         "kullback source describe weather.toml",
         notes=GRAMMAR_HELP,
     )  # fmt: skip
     sample = add_command(
-        actions, "sample", _source_sample, "sentences with their true surprisal",
+        actions, "sample", _source_sample, "sample sentences with their true surprisal",
         "kullback source sample conjugation -n 5",
+        "kullback source sample conjugation -n 5 --holdout 24 --held-out",
     )  # fmt: skip
-    sample.add_argument("-n", type=int, default=10, help="how many sentences (default: 10)")
-    sample.add_argument("--held-out", action="store_true", help="of the held-out language")
+    sample.add_argument(
+        "-n", type=int, default=10, metavar="N", help="number of sentences (default: 10)"
+    )
+    sample.add_argument(
+        "--held-out", action="store_true", help="sample the held-out language (needs --holdout)"
+    )
     export = add_command(
-        actions, "export", _source_export, "data to train another stack on",
+        actions, "export", _source_export, "write training data for another training stack",
         "kullback source export conjugation --tokens 5000000 -o data",
+        notes=EXPORT_HELP,
     )  # fmt: skip
-    export.add_argument("--tokens", type=int, default=1_000_000, help="at least so many")
-    export.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
-    for action in (describe, sample, export):
-        action.add_argument("name", metavar="NAME", help="conjugation, or a grammar file")
+    export.add_argument(
+        "--tokens", type=int, default=1_000_000, metavar="N",
+        help="minimum number of tokens, in complete sentences (default: 1000000)",
+    )  # fmt: skip
+    export.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="DIR", help="folder to write to"
+    )
+    for action, seeded in (
+        (describe, "the held-out cells"),
+        (sample, "the held-out cells and of the sample"),
+        (export, "the held-out cells and of the sample"),
+    ):
+        action.add_argument("name", metavar="NAME", help="conjugation, or a grammar file (.toml)")
         action.add_argument(
-            "--holdout",
-            type=int,
-            default=0,
-            metavar="CELLS",
-            help="cells of the conjugation table to hold out (default: 0)",
+            "--holdout", type=int, default=0, metavar="CELLS",
+            help="number of cells of the conjugation table to hold out (default: 0)",
+        )  # fmt: skip
+        action.add_argument(
+            "--seed", type=seed, default=0, metavar="N", help=f"seed of {seeded} (default: 0)"
         )
-        action.add_argument("--seed", type=seed, default=0, help="of what is drawn (default: 0)")
 
 
 def open_named(options: argparse.Namespace) -> Source:
@@ -79,24 +98,27 @@ def _source_list(options: argparse.Namespace) -> None:
         return
     for name, what in NAMES.items():
         print(f"{name:<14}{what}")
-    print("GRAMMAR.toml  a grammar file of your own (kullback source describe --help)")
+    print("GRAMMAR.toml  a grammar file (kullback source describe --help shows the format)")
 
 
 def _source_describe(options: argparse.Namespace) -> None:
     from kullback.report.terminal.lab import source_table
 
     source = open_named(options)
-    parts = {"training": source.training, "held out": source.held_out}
     if options.json:
-        print_json({part: _facts(x) for part, x in parts.items() if x is not None})
+        document = {"name": source.name, "training": _facts(source.training)}
+        if source.held_out is not None:
+            document["held_out"] = _facts(source.held_out)
+        print_json(document)
         return
-    for part, language in parts.items():
-        if language is not None:
-            name = source.name if source.held_out is None else f"{source.name} ({part})"
-            result_console().print(source_table(name, language))
+    name = source.name if source.held_out is None else f"{source.name} (training)"
+    result_console().print(source_table(name, source.training))
+    if source.held_out is not None:
+        result_console().print(source_table(f"{source.name} (held out)", source.held_out))
 
 
 def _facts(language: Language) -> dict[str, object]:
+    slots = language.entropy_by_slot()
     return {
         "vocabulary": list(language.vocabulary),
         "number_of_sentences": language.number_of_sentences,
@@ -104,7 +126,7 @@ def _facts(language: Language) -> dict[str, object]:
         "tokens_per_sentence": language.tokens_per_sentence,
         "entropy_per_sentence": language.entropy_per_sentence,
         "entropy_per_token": language.entropy_per_token,
-        "slots": {slot: found._asdict() for slot, found in language.entropy_by_slot().items()},
+        "slots": {name: slot._asdict() for name, slot in slots.items()},
     }
 
 
@@ -114,18 +136,15 @@ def _source_sample(options: argparse.Namespace) -> None:
     source = open_named(options)
     language = source.held_out if options.held_out else source.training
     if language is None:
-        raise InvalidValueError("nothing is held out: give --holdout CELLS with --held-out")
+        raise InvalidValueError("--held-out needs held-out cells: add --holdout CELLS")
     sample = language.sample(options.n, np.random.default_rng(options.seed))
-    texts, surprisals = list(sample.texts()), sample.surprisals.sum(axis=1)
+    rows = zip(
+        sample.texts(), sample.surprisals.sum(axis=1).tolist(), sample.lengths.tolist(), strict=True
+    )
     if options.json:
-        print_json(
-            [
-                {"text": text, "surprisal": surprisal}
-                for text, surprisal in zip(texts, surprisals.tolist(), strict=True)
-            ]
-        )
+        print_json([{"text": text, "surprisal": s, "tokens": length} for text, s, length in rows])
         return
-    for text, surprisal in zip(texts, surprisals, strict=True):
+    for text, surprisal, _ in rows:
         print(f"{surprisal:8.4f} nats  {text}")
 
 
@@ -137,6 +156,6 @@ def _source_export(options: argparse.Namespace) -> None:
         print_json(facts)
         return
     print(
-        f"{facts['tokens']:,} tokens in {options.output}: reach "
-        f"{facts['entropy_per_token']:.9f} nats/token, and no less (README.txt says how to use it)"
+        f"{options.output}: {facts['tokens']:,} tokens in {facts['sentences']:,} sentences, "
+        f"entropy floor {facts['entropy_per_token']:.9f} nats/token (see README.txt)"
     )

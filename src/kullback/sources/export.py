@@ -1,7 +1,7 @@
 """Export of a source as training data for another training stack, with true surprisals.
 
 The files contain the same sentences as text, as token ids and as surprisals, so that any trainer
-can be checked against the exact entropy: on fresh sentences no correct one has a loss below it.
+can be checked against the exact entropy: no model has an expected loss below it on fresh sentences.
 """
 
 from __future__ import annotations

@@ -1,0 +1,113 @@
+"""`kullback source`: its tables, its JSON, its export and its errors."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from kullback.cli import main
+from kullback.sources.catalogue import open_source
+from tiny_runs import WEATHER
+
+
+@pytest.fixture
+def weather(tmp_path: Path) -> str:
+    """Return the path of a grammar file."""
+    path = tmp_path / "weather.toml"
+    path.write_text(WEATHER, encoding="utf-8")
+    return str(path)
+
+
+def document(capsys: pytest.CaptureFixture[str], *arguments: str):
+    """Return the JSON that a command prints."""
+    assert main(["source", *arguments, "--json"]) == 0
+    return json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+
+
+def test_list_names_the_sources(capsys):
+    """The list has the embedded source, in the table as in the JSON."""
+    assert main(["source", "list"]) == 0
+    assert "conjugation" in capsys.readouterr().out
+    assert set(document(capsys, "list")) == {"conjugation"}
+
+
+def test_describe_shows_the_exact_entropies(weather, capsys):
+    """The table has the entropy per token with 9 decimals, the JSON all its digits."""
+    language = open_source(weather).training
+    assert main(["source", "describe", weather]) == 0
+    assert f"{language.entropy_per_token:.9f} nats/token" in capsys.readouterr().out
+    described = document(capsys, "describe", weather)
+    assert set(described) == {"name", "training"}
+    assert described["name"] == "weather"
+    facts = described["training"]
+    assert facts["entropy_per_token"] == language.entropy_per_token
+    assert facts["vocabulary"] == list(language.vocabulary)
+    assert facts["number_of_sentences"] == language.number_of_sentences
+    nats = sum(slot["tokens_per_sentence"] * slot["entropy"] for slot in facts["slots"].values())
+    assert nats == pytest.approx(facts["entropy_per_sentence"], rel=1e-12)
+
+
+def test_describe_shows_the_held_out_language(capsys):
+    """With held-out cells both languages are described, with the same vocabulary."""
+    described = document(capsys, "describe", "conjugation", "--holdout", "24")
+    assert described["training"]["vocabulary"] == described["held_out"]["vocabulary"]
+    assert described["held_out"]["number_of_sentences"] < 31_173
+    assert main(["source", "describe", "conjugation", "--holdout", "24"]) == 0
+    output = capsys.readouterr().out
+    assert "conjugation (training)" in output
+    assert "conjugation (held out)" in output
+
+
+def test_sample_shows_surprisals(weather, capsys):
+    """Each line is a sentence with its surprisal, which is -log of its probability."""
+    assert main(["source", "sample", weather, "-n", "4"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 4
+    assert all(re.fullmatch(r" +\d\.\d{4} nats  (today|ayer).*", line) for line in lines), lines
+    language = open_source(weather).training
+    rows = document(capsys, "sample", weather, "-n", "4")
+    for row in rows:
+        ids = [*language.encode(row["text"]), 1]
+        assert row["tokens"] == len(ids)
+        assert row["surprisal"] == pytest.approx(-language.sentence_log_prob(ids), abs=1e-12)
+
+
+def test_sample_of_the_held_out_language(capsys):
+    """--held-out without held-out cells is an error that names the missing option."""
+    held_out = ["sample", "conjugation", "-n", "2", "--held-out"]
+    assert main(["source", *held_out]) == 2
+    assert "--holdout" in capsys.readouterr().err
+    assert len(document(capsys, *held_out, "--holdout", "24")) == 2
+
+
+def test_export_shows_the_folder_and_the_floor(weather, tmp_path, capsys):
+    """The export is in the folder, and the output has its size and its entropy floor."""
+    folder = tmp_path / "export"
+    assert main(["source", "export", weather, "--tokens", "100", "-o", str(folder)]) == 0
+    output = capsys.readouterr().out
+    assert str(folder) in output
+    assert f"{open_source(weather).training.entropy_per_token:.9f} nats/token" in output
+    assert (folder / "README.txt").exists()
+    assert main(["source", "export", weather, "--tokens", "100", "-o", str(folder)]) == 2
+    assert str(folder) in capsys.readouterr().err
+    facts = document(
+        capsys, "export", weather, "--tokens", "100", "-o", str(tmp_path / "other"), "--seed", "3"
+    )
+    assert facts["tokens"] >= 100
+    assert facts["seed"] == 3
+
+
+@pytest.mark.parametrize("action", ["list", "describe", "sample", "export"])
+def test_help_has_examples_and_describes_every_option(action, capsys):
+    """Every option has a help text, and every action an example."""
+    with pytest.raises(SystemExit) as stop:
+        main(["source", action, "--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    assert f"  kullback source {action}" in text
+    options = text[text.index("options:") : text.index("examples:")]
+    for option in re.split(r"\n  (?=-)", options)[1:]:
+        assert re.search(r"\S(?:\s{2,}|\n\s+)\S", option), option
