@@ -1,4 +1,4 @@
-"""Import contracts, packages that never load torch, and the length of modules and functions."""
+"""Import contracts, what light modules load, and the length of modules and functions."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
+from fresh_process import heavy_imports
 
 ROOT = Path(__file__).parent.parent
 LONGEST_MODULE = 500
@@ -39,25 +39,31 @@ def test_the_contracts_hold_and_a_forbidden_import_breaks_them(tmp_path: Path):
     assert "kullback.scoring.token_statistics -> kullback.cli.output" in broken.stdout
 
 
-@pytest.mark.parametrize(
-    "module",
-    [
-        "kullback",
-        "kullback.theory.information",
-        "kullback.theory.losses",
-        "kullback.sources.language",
-    ],
-)
-def test_torch_is_not_loaded(module: str):
-    """Importing the exact packages never loads torch."""
-    code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+# In this order, in one process: what is not to be loaded once a module has been imported.
+NOT_LOADED = {
+    "kullback.theory.autograd": ("numpy", "torch"),
+    "kullback.theory.information": ("torch", "scipy", "jaxtyping", "matplotlib"),
+    "kullback.theory.losses": ("torch",),
+    "kullback.sources.language": ("torch",),
+}
 
 
-def test_the_torch_check_can_fail():
-    """A module that needs torch is caught by the same check."""
-    code = "import sys, kullback.training.muon; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 1
+def test_light_modules_load_no_heavy_ones(tmp_path: Path):
+    """Importing the exact packages never loads torch, nor the measures SciPy."""
+    assert heavy_imports(NOT_LOADED, tmp_path) == {}
+
+
+def test_a_heavy_import_is_listed(tmp_path: Path):
+    """The same check names torch where a module imports it."""
+    (tmp_path / "torch.py").touch()
+    (tmp_path / "light.py").write_text("import torch", encoding="utf-8")
+    assert heavy_imports({"light": ("numpy", "torch")}, tmp_path) == {"light": ["torch"]}
+
+
+def test_the_package_root_holds_five_files():
+    """What is no package is the entry points, the errors, the lab and the marker of types."""
+    files = {path.name for path in (ROOT / "src" / "kullback").iterdir() if path.is_file()}
+    assert files == {"__init__.py", "__main__.py", "errors.py", "lab.py", "py.typed"}
 
 
 def test_modules_and_functions_are_short():

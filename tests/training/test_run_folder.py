@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
+import resource
 from pathlib import Path
 
 import pytest
 import torch
 
 from interrupted_runs import CONFIG, complaint, edit_json
+from kullback.cli import main
 from kullback.errors import RunError
 from kullback.runtime import files
 from kullback.training.gpt import GPT, GPTConfig
@@ -133,24 +133,18 @@ def test_weights_of_another_model(run: Path, half: Path, tmp_path: Path):
     assert "checkpoint.safetensors belongs to another model" in complaint(resume, half)
 
 
-LIMITED = """
-import pathlib, resource, sys
-from kullback.cli import main
-resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), -1))
-sys.exit(main(sys.argv[2:]))
-"""
-
-
-def test_a_disk_that_fills_up_loses_nothing(half: Path):
+def test_a_disk_that_fills_up_loses_nothing(half: Path, capsys: pytest.CaptureFixture[str]):
     """Where no checkpoint fits, `kullback train --resume` exits with 2 and the last one stays."""
     before = contents(half)
     limit = len(before["checkpoint.safetensors"]) // 2
     assert limit > len(before["metrics.jsonl"]) + 2000
-    arguments = [sys.executable, "-c", LIMITED, str(limit), "train", "--resume", half]
-    done = subprocess.run(arguments, capture_output=True, text=True)
-    assert done.returncode == 2
-    assert "Traceback" not in done.stderr
-    said = " ".join(done.stderr.split())  # the terminal's lines are of its own width
+    unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, unlimited[1]))
+    try:
+        assert main(["train", "--resume", str(half)]) == 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
+    said = " ".join(capsys.readouterr().err.split())  # the terminal's lines are of its own width
     assert f"kullback: {half / 'checkpoint.safetensors'} cannot be written: File too large;" in said
     assert "what was there before is unharmed. Free some space" in said
     after = contents(half)
