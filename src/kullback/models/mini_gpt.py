@@ -1,7 +1,7 @@
-"""Our own runs as language models.
+"""Mini-GPTs of run folders as language models.
 
-A run folder holds what `kullback train` wrote: weights, sizes and the tokenizer.  The same folder
-is a Hugging Face folder; reading it here needs no transformers.
+A run folder contains what `kullback train` wrote: weights, sizes and the tokenizer.  It is a
+Hugging Face folder too; reading it here does not need transformers.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ __all__ = ["GPTModel", "GPTTextModel"]
 
 @dataclass(frozen=True, eq=False)
 class GPTModel:
-    """A mini-GPT, ready to be measured."""
+    """A mini-GPT as a language model."""
 
     gpt: GPT
     name: str = "mini-GPT"
@@ -52,7 +52,7 @@ class GPTModel:
 
 @dataclass(frozen=True, eq=False)
 class GPTTextModel(GPTModel):
-    """A mini-GPT with the tokenizer of its run folder, so that it reads text."""
+    """A mini-GPT with the tokenizer of its run folder, which makes it a `TextModel`."""
 
     tokenizer: TextTokenizer = field(kw_only=True)
     notes: tuple[str, ...] = ()
@@ -72,8 +72,8 @@ class GPTTextModel(GPTModel):
         if tokenizer.vocabulary_size > gpt.config.vocabulary_size:
             raise InvalidValueError(
                 f"the tokenizer of {run} has {tokenizer.vocabulary_size} ids and the model "
-                f"predicts {gpt.config.vocabulary_size}: they do not belong together; restore "
-                "the run's own tokenizer.json"
+                f"predicts {gpt.config.vocabulary_size}: they do not match; restore the run's own "
+                "tokenizer.json"
             )
         return cls(gpt.requires_grad_(False), run.name, tokenizer=tokenizer)
 
@@ -84,12 +84,12 @@ class GPTTextModel(GPTModel):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The type of the weights."""
+        """The data type of the weights."""
         return self.gpt.head_weight.dtype
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights."""
         return self.gpt.head_weight.device
 
     def weights_fingerprint(self) -> str:

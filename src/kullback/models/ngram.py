@@ -1,4 +1,4 @@
-"""n-gram models as language models: the baseline that a neural one has to beat."""
+"""n-gram models behind the interface of all language models."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["NgramLanguageModel"]
 
 @dataclass(frozen=True, eq=False)
 class NgramLanguageModel:
-    """An interpolated modified Kneser-Ney model behind the interface of every other."""
+    """An interpolated modified Kneser-Ney model as a language model."""
 
     ngram: NgramModel
 
@@ -46,17 +46,17 @@ class NgramLanguageModel:
         return self.ngram.vocabulary_size
 
     def predict(self, inputs_NT: Int[Tensor, "N T"]) -> ComputedPredictions:
-        """Log-probabilities from the last `order - 1` inputs, made row by row when asked for."""
+        """Log-probabilities from the last `order - 1` inputs, computed for the rows asked for."""
         inputs = inputs_NT.numpy()
         N, T = inputs.shape
         reach = self.ngram.order - 1
         padded = np.concatenate([np.full((N, max(reach - 1, 0)), -1), inputs], axis=1)
-        # At a sentence's start the context is BOS and nothing before it.
+        # At the start of a sentence the context is BOS alone.
         windows = np.lib.stride_tricks.sliding_window_view(padded, max(reach, 1), axis=1)
         contexts_MR = windows.reshape(N * T, -1)[:, -reach:] if reach else np.zeros((N * T, 0), int)
 
         def make(rows: Tensor) -> Tensor:
-            # Equal contexts predict alike: compute each once.
+            # Equal contexts have equal predictions: compute each distinct one once.
             distinct, inverse = np.unique(contexts_MR[rows.numpy()], axis=0, return_inverse=True)
             return torch.from_numpy(self.ngram.log_probs(distinct))[inverse.reshape(-1)]
 
