@@ -1,4 +1,4 @@
-"""Is it still the same model, how far is it, and where does it differ?  Two models on one text.
+"""Measures of how far two models are from each other on one text.
 
 Both models predict the same tokens; :mod:`kullback.scoring.divergence` streams both vocabularies
 and leaves one row a token, from which everything here is computed.  Every mean has the paired,
@@ -19,10 +19,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from msgspec.structs import replace
 
-from kullback.evaluation.measures import Places
+from kullback.evaluation.measures import Places, weighted_mean
 from kullback.results.measurement import Measurement
 from kullback.scoring.divergence import DivergenceStatistics, nll_differences
-from kullback.uncertainty.intervals import mean_with_interval
 
 __all__ = [
     "CONFIDENCE_EDGES",
@@ -30,7 +29,6 @@ __all__ = [
     "compare_tokens",
     "kl_quantiles",
     "paired_measures",
-    "pareto_front",
     "worst_tokens",
 ]
 
@@ -39,30 +37,25 @@ QUANTILES = {"median": 0.5, "90 %": 0.9, "95 %": 0.95, "99 %": 0.99, "99.9 %": 0
 CONFIDENCE_EDGES = np.array([0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0001])
 
 
-def compare_tokens(found: DivergenceStatistics, places: Places) -> dict[str, Measurement]:
+def compare_tokens(
+    divergences: DivergenceStatistics, places: Places
+) -> dict[str, Measurement]:
     """The measures of a comparison by name, in the order to show, each with its paired interval.
 
-    The divergences, then those of `paired_measures`, then the share of the five likeliest words
-    that both name.
+    The divergences, then those of `paired_measures`, then the share of the five most probable
+    tokens that both have.
     """
-
-    def mean(values_M: np.ndarray, unit: str) -> Measurement:
-        return mean_with_interval(
-            values_M * places.weight_M, places.document_M, unit, places.weight_M
-        )
-
     return {
-        "kl": mean(found.kl, "nats/token"),
-        "reverse_kl": mean(found.reverse_kl, "nats/token"),
-        "jensen_shannon": mean(found.jensen_shannon, "nats/token"),
+        "kl": weighted_mean(divergences.kl, places),
+        "reverse_kl": weighted_mean(divergences.reverse_kl, places),
+        "jensen_shannon": weighted_mean(divergences.jensen_shannon, places),
         **paired_measures(
-            found.reference.nll,
-            found.candidate.nll,
-            found.top1_agreement,
-            places.document_M,
-            places.weight_M,
+            divergences.reference.nll,
+            divergences.candidate.nll,
+            divergences.top1_agreement,
+            places,
         ),
-        "top5_agreement": mean(found.top5_overlap / 5.0, ""),
+        "top5_overlap": weighted_mean(divergences.top5_overlap / 5.0, places, ""),
     }
 
 
@@ -70,28 +63,23 @@ def paired_measures(
     reference_nll_M: Float[np.ndarray, "M"],
     candidate_nll_M: Float[np.ndarray, "M"],
     agreement_M: Bool[np.ndarray, "M"],
-    document_M: Int[np.ndarray, "M"],
-    weight_M: Float[np.ndarray, "M"],
+    places: Places,
 ) -> dict[str, Measurement]:
-    """What two surprisals in nats, and whether the first guesses agree, say at each token.
+    """What two surprisals in nats, and whether the top-1 tokens agree, say at each token.
 
     ``delta_cross_entropy`` is the candidate's minus the reference's: above 0 the candidate predicts
     worse.  ``delta_p_rms`` is sqrt(mean Δp²) of the target, its interval that of the mean under the
     root.
     """
-
-    def mean(values_M: np.ndarray, unit: str) -> Measurement:
-        return mean_with_interval(values_M * weight_M, document_M, unit, weight_M)
-
     change_M = np.exp(-candidate_nll_M) - np.exp(-reference_nll_M)
     difference_M = nll_differences(reference_nll_M, candidate_nll_M)
     return {
-        "delta_cross_entropy": mean(difference_M, "nats/token"),
-        "reference_cross_entropy": mean(reference_nll_M, "nats/token"),
-        "candidate_cross_entropy": mean(candidate_nll_M, "nats/token"),
-        "delta_p_mean": mean(change_M, ""),
-        "delta_p_rms": _root(mean(change_M**2, "")),
-        "top1_agreement": mean(agreement_M, ""),
+        "delta_cross_entropy": weighted_mean(difference_M, places),
+        "reference_cross_entropy": weighted_mean(reference_nll_M, places),
+        "candidate_cross_entropy": weighted_mean(candidate_nll_M, places),
+        "delta_p_mean": weighted_mean(change_M, places, ""),
+        "delta_p_rms": _root(weighted_mean(change_M**2, places, "")),
+        "top1_agreement": weighted_mean(agreement_M, places, ""),
     }
 
 
@@ -109,8 +97,8 @@ def kl_quantiles(kl_M: Float[np.ndarray, "M"]) -> dict[str, float]:
     >>> kl_quantiles(np.arange(5.0))["median"], kl_quantiles(np.arange(5.0))["maximum"]
     (2.0, 4.0)
     """
-    found = {name: float(np.quantile(kl_M, share)) for name, share in QUANTILES.items()}
-    return {**found, "maximum": float(kl_M.max())}
+    quantiles = {name: float(np.quantile(kl_M, share)) for name, share in QUANTILES.items()}
+    return {**quantiles, "maximum": float(kl_M.max())}
 
 
 def worst_tokens(kl_M: Float[np.ndarray, "M"], count: int) -> Int[np.ndarray, "count"]:
@@ -121,16 +109,3 @@ def worst_tokens(kl_M: Float[np.ndarray, "M"], count: int) -> Int[np.ndarray, "c
     """
     order: np.ndarray = np.argsort(-kl_M, kind="stable")[:count]
     return order
-
-
-def pareto_front(sizes: Sequence[float], kls: Sequence[float]) -> list[bool]:
-    """For each candidate, whether no other is both smaller and nearer (and better in one of both).
-
-    >>> pareto_front([8, 4, 4, 2], [0.1, 0.2, 0.3, 0.5])
-    [True, True, False, True]
-    """
-    points = list(zip(sizes, kls, strict=True))
-    return [
-        not any(s <= size and k <= kl and (s, k) != (size, kl) for s, k in points)
-        for size, kl in points
-    ]

@@ -1,19 +1,18 @@
-"""What does a model differ from itself by, when only the rounding changes?
+"""KL of a model from itself when only the rounding changes.
 
-A KL is worth nothing where it does not rise above this: the same model, the same text, other shapes
-of the arrays or another type of the arithmetic.  Nats.
+A KL means nothing where it is not above this: the same model, the same text, other shapes of the
+arrays or another type of the arithmetic.  Nats.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import torch
 
-from kullback.evaluation.on_text import plain
+from kullback.evaluation.measures import weighted_mean
 from kullback.evaluation.passes import (
     ModelPredictor,
     Predictor,
@@ -23,12 +22,12 @@ from kullback.evaluation.passes import (
 )
 from kullback.models.interface import TextModel
 from kullback.predictions.base import Predictions
-from kullback.results.text import MeasurementData
+from kullback.results.measurement import Measurement
+from kullback.runtime.progress import Progress
 from kullback.scoring.divergence import concatenate_divergences
 from kullback.text.windows import Window
-from kullback.uncertainty.intervals import mean_with_interval
 
-__all__ = ["above_noise", "noise_floor"]
+__all__ = ["BATCH_SHAPE", "above_noise", "noise_floor", "noise_ratio"]
 
 BATCH_SHAPE = "batch shape"
 
@@ -54,44 +53,57 @@ class _InABatch:
 
 
 def noise_floor(
-    reference: TextModel,
+    reference: Predictor,
+    model: TextModel,
     tokenized: TokenizedText,
     in_other_type: Callable[[], TextModel] | None = None,
-    progress: Callable[[str, int, int], None] = lambda what, done, total: None,
-) -> dict[str, MeasurementData]:
-    """KL of the reference from itself under another batch shape, and in another type.
+    progress: Progress | None = None,
+) -> dict[str, Measurement]:
+    """KL of `model` from itself in another batch shape, and in another type, by what is changed.
 
-    `in_other_type` loads it in that type.  In nats/token, by the name of what changes, on a part of
-    the text: rounding is much the same everywhere.
+    `reference` gives its predictions, which may be kept; `in_other_type` loads it in another type.
+    In nats/token on a part of the text: rounding is much the same everywhere.
     """
-    some = subsample(tokenized)
-    others: list[tuple[str, Predictor]] = [(BATCH_SHAPE, _InABatch(reference))]
+    progress = progress or Progress()
+    part = subsample(tokenized)
+    floor = {}
+
+    def measure(name: str, predictor: Predictor) -> None:
+        progress.stage(f"noise floor: {name}")
+        rows = divergence_rows(reference, predictor, part, progress=progress.tokens)
+        kl_M = concatenate_divergences(list(rows)).kl
+        floor[name] = weighted_mean(kl_M, part.places)
+
+    measure(BATCH_SHAPE, _InABatch(model))
     if in_other_type is not None:
         other = in_other_type()
-        others.append((str(other.dtype).removeprefix("torch."), ModelPredictor(other)))
-    floor = {}
-    for name, predictor in others:
-        rows = divergence_rows(
-            ModelPredictor(reference), predictor, some, progress=partial(progress, f"noise: {name}")
-        )
-        kl_M = concatenate_divergences(list(rows)).kl
-        floor[name] = plain(mean_with_interval(kl_M, some.places.document_M, "nats/token"))
+        measure(str(other.dtype).removeprefix("torch."), ModelPredictor(other))
     return floor
 
 
-def above_noise(kl: MeasurementData, floor: Mapping[str, MeasurementData]) -> bool | None:
+def above_noise(kl: Measurement, floor: Mapping[str, Measurement]) -> bool | None:
     """Whether a KL, less its uncertainty, is above what another batch shape alone makes.
 
     None where that was not measured.
 
-    >>> kl = {"value": 2e-3, "unit": "nats/token", "interval": (1e-3, 3e-3), "n": 9,
-    ...       "effective_n": 9.0, "design_effect": 1.0, "method": ""}
-    >>> above_noise(kl, {"batch shape": {**kl, "interval": (0.0, 1e-9)}}), above_noise(kl, {})
+    >>> kl = Measurement(2e-3, "nats/token", 5e-4, 9, 9, "")
+    >>> shape = Measurement(1e-10, "nats/token", 1e-10, 9, 9, "")
+    >>> above_noise(kl, {"batch shape": shape}), above_noise(kl, {})
     (True, None)
     """
     if BATCH_SHAPE not in floor:
         return None
     shape = floor[BATCH_SHAPE]
-    low = kl["interval"][0] if kl["interval"] else kl["value"]
-    high = shape["interval"][1] if shape["interval"] else shape["value"]
-    return low is not None and high is not None and low > high
+    low = kl.interval[0] if kl.has_interval else kl.value
+    high = shape.interval[1] if shape.has_interval else shape.value
+    return low > high
+
+
+def noise_ratio(kl: Measurement, floor: Mapping[str, Measurement]) -> float | None:
+    """The KL over the largest floor of another type; None where none was measured.
+
+    >>> noise_ratio(Measurement(2e-3, "", 0.0, 9, 9, ""), {"bfloat16": Measurement(1e-3, "", 0.0, 9, 9, "")})
+    2.0
+    """
+    types = [floor[name].value for name in floor if name != BATCH_SHAPE]
+    return kl.value / max(types) if types and max(types) > 0 else None

@@ -1,4 +1,4 @@
-"""Which layers does a quantisation cost most in?  One module group at a time, ranked by KL.
+"""KL of quantising one group of layers at a time, ranked.
 
 A group is what one module holds of linear layers (``model.layers.3.mlp``).  Each is quantised by
 itself, the rest of the model left as it is, and KL(original‖quantised) measured on a part of the
@@ -10,17 +10,19 @@ Axes: M scored tokens, K groups.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import nn
 
+from kullback.comparison.kept_predictions import KeptPredictions
 from kullback.errors import InvalidValueError
 from kullback.evaluation.passes import (
     ModelPredictor,
+    Predictor,
     TokenizedText,
     divergence_rows,
     subsample,
@@ -29,10 +31,9 @@ from kullback.models.huggingface import HuggingFaceModel
 from kullback.models.interface import TextModel
 from kullback.models.mini_gpt import GPTTextModel
 from kullback.models.quantization import Scheme, linear_weights, quantise_layers
-from kullback.predictions.base import Predictions
 from kullback.results.measurement import Measurement
+from kullback.runtime.progress import Tokens
 from kullback.scoring.divergence import concatenate_divergences
-from kullback.text.windows import Window
 from kullback.uncertainty.intervals import simultaneous_means
 
 __all__ = ["GroupCost", "Sensitivity", "measure_sensitivity"]
@@ -62,10 +63,12 @@ def measure_sensitivity(
     model: TextModel,
     scheme: Scheme,
     tokenized: TokenizedText,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    source: Predictor | None = None,
+    progress: Tokens = lambda done, total: None,
 ) -> Sensitivity:
     """The cost of each group of `model` under `scheme`; the model is as before afterwards.
 
+    `source` gives the model's predictions as it is now, where they are kept already.
     Raises `InvalidValueError` where the model has no linear layers here to quantise.
     """
     module = _module(model)
@@ -75,48 +78,27 @@ def measure_sensitivity(
     if not groups:
         raise InvalidValueError(f"{model.name} has no linear layers: there is nothing to quantise")
     part = subsample(tokenized)
-    original = _Remembered(ModelPredictor(model))
-    list(divergence_rows(original, original, part))  # remembers, before any weight changes
+    original = KeptPredictions(source or ModelPredictor(model), part, dense=True)
+    list(divergence_rows(original, original, part))  # kept before any weight changes
     rows, saved = [], []
     chosen = [*(frozenset(names) for names in groups.values()), frozenset().union(*groups.values())]
     for done, names in enumerate(chosen):
         progress(done * len(part), len(chosen) * len(part))
         with _quantised(module, scheme, names) as bytes_saved:
-            found = concatenate_divergences(
-                list(divergence_rows(original, ModelPredictor(model), part))
-            )
-        rows.append(found.kl)
+            passed = divergence_rows(original, ModelPredictor(model), part)
+            rows.append(concatenate_divergences(list(passed)).kl)
         saved.append(bytes_saved)
     progress(len(chosen) * len(part), len(chosen) * len(part))
-    means = simultaneous_means(np.stack(rows[:-1]), part.places.document_M, "nats/token")
+    document_M, weight_M = part.places.document_M, part.places.weight_M
+    weighted = np.stack(rows) * weight_M
+    means = simultaneous_means(weighted[:-1], document_M, "nats/token", weight_M)
     costs = [
         GroupCost(group, mean, size)
         for group, mean, size in zip(groups, means, saved, strict=False)
     ]
     costs.sort(key=lambda cost: -cost.kl.value)
-    whole = float(rows[-1].mean())
+    whole = float(weighted[-1].sum() / weight_M.sum())
     return Sensitivity(costs, sum(cost.kl.value for cost in costs), whole)
-
-
-@dataclass(frozen=True, eq=False)
-class _Remembered:
-    """Predictions that are computed once: hidden states, where the model gives them."""
-
-    live: ModelPredictor
-    kept: dict[int, Predictions] = field(default_factory=dict)
-
-    @property
-    def name(self) -> str:
-        return self.live.name
-
-    @property
-    def device(self) -> torch.device:
-        return self.live.device
-
-    def predictions(self, window: Window, rows: slice) -> Predictions:
-        if rows.start not in self.kept:
-            self.kept[rows.start] = self.live.predictions(window, rows)
-        return self.kept[rows.start]
 
 
 def _module(model: TextModel) -> nn.Module:

@@ -13,7 +13,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Num
 
 from kullback.errors import InvalidValueError
 from kullback.results.measurement import Measurement
@@ -21,7 +21,7 @@ from kullback.scoring.token_statistics import TokenStatistics
 from kullback.uncertainty.calibration import Calibration, brier_scores, measure_calibration
 from kullback.uncertainty.intervals import mean_with_interval, perplexity
 
-__all__ = ["Places", "TextMeasures", "means_by", "measure_text"]
+__all__ = ["Places", "TextMeasures", "means_by", "measure_text", "position_edges", "weighted_mean"]
 
 POSITION_BINS = 24
 NLL_EDGES = np.concatenate([np.arange(0.0, 12.5, 0.25), [math.inf]])
@@ -117,18 +117,31 @@ def means_by(
     values_M: Float[np.ndarray, "M"],
     by_M: Float[np.ndarray, "M"],
     edges: Float[np.ndarray, "edges"],
-    document_M: Int[np.ndarray, "M"],
-    unit: str,
+    places: Places,
+    unit: str = "nats/token",
 ) -> MeansBy:
-    """The mean of `values_M` where `by_M` lies in [edges[i], edges[i + 1]), empty bins left out."""
+    """The weighted mean of `values_M` where `by_M` is in [edges[i], edges[i + 1]); filled bins."""
     index_M = np.clip(np.searchsorted(edges, by_M, side="right") - 1, 0, len(edges) - 2)
     x, means = [], []
     for b in range(len(edges) - 1):
-        here_M = index_M == b
-        if here_M.any():
-            x.append(float(by_M[here_M].mean()))
-            means.append(mean_with_interval(values_M[here_M], document_M[here_M], unit))
+        rows = np.flatnonzero(index_M == b)
+        if len(rows):
+            x.append(float(by_M[rows].mean()))
+            means.append(weighted_mean(values_M, places, unit, rows))
     return MeansBy(np.array(x), means)
+
+
+def weighted_mean(
+    values_M: Num[np.ndarray, "M"] | Bool[np.ndarray, "M"],
+    places: Places,
+    unit: str = "nats/token",
+    rows: Int[np.ndarray, "m"] | None = None,
+) -> Measurement:
+    """The mean of some rows (all by default), each counted as often as the protocol counts it."""
+    document_M, weight_M = places.document_M, places.weight_M
+    if rows is not None:
+        values_M, document_M, weight_M = values_M[rows], document_M[rows], weight_M[rows]
+    return mean_with_interval(values_M * weight_M, document_M, unit, weight_M)
 
 
 def position_edges(position_M: Int[np.ndarray, "M"]) -> Float[np.ndarray, "edges"]:

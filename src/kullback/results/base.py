@@ -74,6 +74,26 @@ class Result(Data, frozen=True, kw_only=True, tag_field="schema", tag="kullback.
                 f"{name} does not hold a {cls.__name__} (schema {expected}): {error}"
             ) from None
 
+    def save_html(self, path: str | Path) -> None:
+        """Write the HTML report: one self-contained file.
+
+        Raises `InvalidValueError` where `path` is a folder, `RunError` where it cannot be written.
+        """
+        from kullback import report
+
+        report.save_html(self, Path(path))
+
+    def _repr_html_(self) -> str:
+        from kullback import report
+
+        return report.notebook_html(self)
+
+    def __str__(self) -> str:
+        """The tables that the command prints, without colours."""
+        from kullback import report
+
+        return report.plain_text(self)
+
 
 def to_builtins(value: object) -> Json:
     """`value` as JSON's types: structs as dictionaries, with their computed properties."""

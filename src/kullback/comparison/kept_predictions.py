@@ -1,0 +1,117 @@
+"""Predictions of one model that are computed once and read several times.
+
+A reference is compared with every candidate and with its own noise.  Of a model with a head its
+hidden states are kept, D numbers a token and not V: in memory where they are few, else in a
+temporary file.
+
+Axes: M scored tokens, D width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+
+from kullback.errors import RunError
+from kullback.evaluation.passes import Predictor, TokenizedText
+from kullback.predictions.base import FactoredPredictions, Head, Predictions
+from kullback.text.windows import Window
+
+__all__ = ["KeptPredictions"]
+
+# Hidden states of at most so many bytes are kept in memory, larger ones in a temporary file.
+IN_MEMORY = 64 << 20
+
+
+class KeptPredictions:
+    """A predictor that computes each window of a text once, where the model has a head.
+
+    Predictions without hidden states (dense ones) are computed anew each time, unless `dense` asks
+    to keep them, which takes V numbers a token.
+    """
+
+    def __init__(
+        self, predictor: Predictor, tokenized: TokenizedText, dense: bool = False
+    ) -> None:
+        self.predictor = predictor
+        self._windows = {id(window): i for i, window in enumerate(tokenized.windows)}
+        self._tokenized = tokenized  # keeps the windows alive, and so their ids unique
+        self._dense: dict[int, Predictions] | None = {} if dense else None
+        self._hidden_MD: torch.Tensor | None = None
+        self._heads: dict[int, tuple[Head, torch.device]] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def name(self) -> str:
+        """The predictor's."""
+        return self.predictor.name
+
+    @property
+    def device(self) -> torch.device:
+        """The predictor's."""
+        return self.predictor.device
+
+    def predictions(self, window: Window, rows: slice) -> Predictions:
+        """Those of the first call for this window."""
+        index = self._windows.get(id(window))
+        if index is None:
+            return self.predictor.predictions(window, rows)
+        kept = self._kept(index)
+        if kept is not None:
+            return kept
+        predictions = self.predictor.predictions(window, rows)
+        self._keep(index, predictions)
+        return predictions
+
+    def _rows(self, index: int) -> slice:
+        starts = self._tokenized.starts
+        return slice(int(starts[index]), int(starts[index + 1]))
+
+    def _kept(self, index: int) -> Predictions | None:
+        if self._dense is not None and index in self._dense:
+            return self._dense[index]
+        if index not in self._heads or self._hidden_MD is None:
+            return None
+        head, device = self._heads[index]
+        return FactoredPredictions(self._hidden_MD[self._rows(index)].to(device), head)
+
+    def _keep(self, index: int, predictions: Predictions) -> None:
+        if not isinstance(predictions, FactoredPredictions):
+            if self._dense is not None:
+                self._dense[index] = predictions
+            return
+        hidden_MD = predictions.hidden_MD
+        with self._lock:
+            if self._hidden_MD is None:
+                shape = (len(self._tokenized), hidden_MD.shape[1])
+                self._hidden_MD = _buffer(shape, hidden_MD.dtype)
+        self._hidden_MD[self._rows(index)] = hidden_MD.detach().to("cpu")
+        self._heads[index] = predictions.head, hidden_MD.device
+
+
+def _buffer(shape: tuple[int, int], dtype: torch.dtype) -> torch.Tensor:
+    """A tensor in memory, or in a file without a name where it is large."""
+    count = shape[0] * shape[1]
+    size = count * dtype.itemsize
+    if size <= IN_MEMORY:
+        return torch.empty(shape, dtype=dtype)
+    path = None
+    try:
+        with tempfile.NamedTemporaryFile(prefix="kullback-", delete=False) as file:
+            path = Path(file.name)
+            file.truncate(size)
+        return torch.from_file(str(path), shared=True, size=count, dtype=dtype).view(shape)
+    except (OSError, RuntimeError) as error:
+        raise RunError(
+            f"the hidden states of the reference take {size:,} bytes, and {tempfile.gettempdir()} "
+            f"cannot hold them ({error}): set TMPDIR to a folder with more space, or compare one "
+            "candidate at a time"
+        ) from error
+    finally:
+        if path is not None:
+            with suppress(OSError):  # the mapping stays; where it cannot be removed yet, it is later
+                path.unlink()

@@ -1,0 +1,195 @@
+"""The result of comparing models on the same text: `Comparison`.
+
+KL is KL(reference‖candidate) in nats per token unless named otherwise.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+from kullback.results.base import Data, Result
+from kullback.results.evaluation import Curve, Histogram, Passage
+from kullback.results.measurement import Measurement
+from kullback.results.table import Table
+
+__all__ = [
+    "CandidateComparison",
+    "Comparison",
+    "ComparisonKind",
+    "DifferentBytes",
+    "LayerSensitivity",
+    "Operand",
+    "RankedCandidate",
+    "WorstToken",
+]
+
+#: What the operands are, and so what can be said of them.
+ComparisonKind = Literal["models", "recordings", "bounds", "token records", "llama.cpp", "by bytes"]
+
+
+class Operand(Data, frozen=True, kw_only=True):
+    """A model, a recording or a file, and what its numbers depend on."""
+
+    name: str
+    size_bytes: int | None = None
+    """Of the weights; None where it is unknown."""
+    fingerprint: str = ""
+    """Empty where a file does not say what its numbers depend on."""
+    protocol: dict[str, Any] = msgspec.field(default_factory=dict)
+    """What the fingerprint is of, part by part."""
+
+
+class WorstToken(Data, frozen=True, kw_only=True):
+    """One of the tokens with the largest KL, in its context."""
+
+    document: str
+    byte_start: int
+    before: str
+    token: str
+    after: str
+    kl: float
+    reference_nll: float
+    candidate_nll: float
+    reference_top: tuple[tuple[str, float], ...]
+    candidate_top: tuple[tuple[str, float], ...]
+
+
+class DifferentBytes(Data, frozen=True, kw_only=True):
+    """A stretch between two boundaries that both tokenizers have."""
+
+    document: str
+    byte_start: int
+    text: str
+    reference_nll: float
+    candidate_nll: float
+
+
+class CandidateComparison(Data, frozen=True, kw_only=True):
+    """How far one candidate is from the reference."""
+
+    operand: Operand
+    measures: dict[str, Measurement]
+    """By name, in the order to show, each with its own paired interval."""
+    identical: bool = False
+    """Whether every KL is 0."""
+    above_noise: bool | None = None
+    """Whether the KL is above the noise floor; None where that was not measured."""
+    kl_quantiles: dict[str, float] = msgspec.field(default_factory=dict)
+    """median, 90 %, 95 %, 99 %, 99.9 %, maximum."""
+    kl_histogram: Histogram | None = None
+    """Over log10 KL; edges in decades."""
+    kl_by_position: Curve | None = None
+    kl_by_confidence: Curve | None = None
+    """x: the reference's top-1 probability."""
+    kl_by_token_class: dict[str, Measurement] = msgspec.field(default_factory=dict)
+    worst_tokens: tuple[WorstToken, ...] = ()
+    spans: tuple[DifferentBytes, ...] = ()
+    """Where two models with different tokenizers differ most."""
+    passages: tuple[Passage, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The candidate's."""
+        return self.operand.name
+
+
+class RankedCandidate(Data, frozen=True, kw_only=True):
+    """A candidate among several; the intervals of all of them hold at once."""
+
+    name: str
+    size_bytes: int | None
+    """None where it is unknown: such a candidate is on no front."""
+    share_of_original: float | None
+    """Its size over the reference's."""
+    kl: Measurement
+    delta_cross_entropy: Measurement
+    delta_perplexity: Measurement
+    """exp(ΔCE) − 1: the relative change of the perplexity."""
+    top1_agreement: Measurement
+    on_pareto_front: bool
+    """Whether no other candidate is both smaller and nearer."""
+    dominated_by: str | None
+    """The nearest of those that are."""
+    above_noise: bool | None
+    noise_ratio: float | None
+    """KL over the largest noise floor that was measured."""
+    within_tolerance: bool
+    """Whether ΔCE is at most the tolerance."""
+
+
+class LayerSensitivity(Data, frozen=True, kw_only=True):
+    """What quantising this layer (or module group) alone costs."""
+
+    layer: str
+    kl: Measurement
+    bytes_saved: int
+
+
+class Comparison(Result, frozen=True, kw_only=True, tag="kullback.comparison/1"):
+    """Candidates against a reference on one text: `kullback compare`, `kullback.compare`."""
+
+    title: str
+    created: str
+    command: str
+    kind: ComparisonKind
+    reference: Operand
+    candidates: tuple[CandidateComparison, ...]
+    """In the order in which they were named."""
+    scored_tokens: int
+    """Of the reference."""
+    documents: int | None = None
+    """None where only files were read, which do not keep it."""
+    bytes: int | None = None
+    seconds: float | None = None
+    notes: tuple[str, ...] = ()
+    ranked: tuple[RankedCandidate, ...] = ()
+    """The nearest first."""
+    tolerance: float = 0.01
+    """Nats/token of ΔCE that are accepted."""
+    choice: str | None = None
+    """The smallest candidate within the tolerance; None where there is none, or no size."""
+    noise_floor: dict[str, Measurement] = msgspec.field(default_factory=dict)
+    """KL of the reference from itself in another batch shape or type, by what was changed."""
+    sensitivity: tuple[LayerSensitivity, ...] = ()
+    """The costliest first."""
+    sensitivity_sum: float | None = None
+    """The layers' KL added up, to set beside the KL of all of them quantised together."""
+    sensitivity_whole: float | None = None
+    llama_cpp: str = ""
+    """What llama.cpp prints of the same files."""
+
+    @property
+    def measures(self) -> dict[str, Measurement]:
+        """Those of the first candidate."""
+        return self.candidates[0].measures
+
+    @property
+    def ranking(self) -> Table:
+        """One row a candidate, the nearest first; the intervals hold for all at once."""
+        columns: dict[str, list[object]] = {
+            "candidate": [each.name for each in self.ranked],
+            "size_bytes": [each.size_bytes for each in self.ranked],
+            "share_of_original": [each.share_of_original for each in self.ranked],
+        }
+        for name in ("kl", "delta_cross_entropy", "delta_perplexity", "top1_agreement"):
+            measured: list[Measurement] = [getattr(each, name) for each in self.ranked]
+            columns[name] = [each.value for each in measured]
+            columns[f"{name}_low"] = [each.interval[0] for each in measured]
+            columns[f"{name}_high"] = [each.interval[1] for each in measured]
+        for name in ("on_pareto_front", "dominated_by", "above_noise", "within_tolerance"):
+            columns[name] = [getattr(each, name) for each in self.ranked]
+        return Table(columns)
+
+    @property
+    def worst_tokens(self) -> Table:
+        """The tokens with the largest KL of each candidate, with their context."""
+        pairs = [(each.name, token) for each in self.candidates for token in each.worst_tokens]
+        names = WorstToken.__struct_fields__
+        return Table(
+            {
+                "candidate": [name for name, _ in pairs],
+                **{name: [getattr(token, name) for _, token in pairs] for name in names},
+            }
+        )

@@ -1,0 +1,27 @@
+"""What long work reports while it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+__all__ = ["Progress", "Tokens"]
+
+#: Called with the tokens done, and all of them.
+Tokens: TypeAlias = Callable[[int, int], None]
+
+
+class Progress:
+    """Receives stages and counts of tokens; this one ignores them.
+
+    The terminal's is `kullback.report.terminal.progress.TerminalProgress`.
+    """
+
+    def plan(self, stages: int) -> None:
+        """How many stages there will be, so that each can be shown as "stage 4 of 8"."""
+
+    def stage(self, what: str) -> None:
+        """A stage begins; nothing is known of how long it takes."""
+
+    def tokens(self, done: int, total: int) -> None:
+        """`done` of the stage's `total` tokens are done."""
