@@ -8,17 +8,22 @@ Axes: M scored tokens of a model, S segments.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float
 
-from kullback.comparison.byte_boundaries import ScoredBytes, compare_at_shared_boundaries
-from kullback.comparison.recordings import Origin, stored_results
+from kullback.comparison.byte_boundaries import (
+    ByteComparison,
+    ScoredBytes,
+    compare_at_shared_boundaries,
+)
+from kullback.comparison.stored import origin, stored_comparison
 from kullback.evaluation.on_text import model_fingerprint
 from kullback.evaluation.passes import ModelPredictor, TokenizedText, token_rows
 from kullback.models.interface import TextModel
-from kullback.results.text import DifferentBytes, StoredResults
+from kullback.results.comparison import Comparison, DifferentBytes
+from kullback.runtime.progress import Progress
 from kullback.scoring.token_statistics import concatenate_statistics
 from kullback.text.documents import Document
 from kullback.text.protocol import Protocol
@@ -33,56 +38,56 @@ def compare_by_bytes(
     candidate: TextModel,
     documents: Sequence[Document],
     protocol: Protocol,
-    progress: Callable[[int, int], None] = lambda done, total: None,
-) -> StoredResults:
+    progress: Progress | None = None,
+) -> Comparison:
     """Two models that read a text as different tokens: ΔCE by byte and by document, in nats.
 
     Each reads with its own tokenizer under the same protocol, and has a fingerprint of its own.
     Raises `InvalidValueError` where nothing can be compared.
     """
+    progress = progress or Progress()
     scored, origins = [], []
-    for number, model in enumerate((reference, candidate)):
+    for model in (reference, candidate):
+        progress.stage(f"reading with {model.name}")
         tokenized = TokenizedText.of(documents, protocol, model.tokenizer, model.context)
-        origins.append(Origin(model.name, model_fingerprint(model, documents, tokenized)))
-
-        def half(done: int, total: int, offset: int = number) -> None:
-            progress(done + offset * total, 2 * total)
-
-        found = concatenate_statistics(
-            list(token_rows(ModelPredictor(model), tokenized, progress=half))
-        )
-        nll_M: Float[np.ndarray, "M"] = found.nll
+        origins.append(origin(model.name, model_fingerprint(model, documents, tokenized)))
+        rows = token_rows(ModelPredictor(model), tokenized, progress=progress.tokens)
+        nll_M: Float[np.ndarray, "M"] = concatenate_statistics(list(rows)).nll
         lengths = np.array([document.n_bytes for document in tokenized.documents])
         scored.append(
             ScoredBytes.of_scored(tokenized.byte_spans, nll_M, tokenized.places.document_M, lengths)
         )
     compared = compare_at_shared_boundaries(*scored)
-    texts = [document.text.encode() for document in tokenized.documents]
-    spans: list[DifferentBytes] = []
-    for segment in compared.largest(SHOWN_SEGMENTS):
-        begin, end = (int(place) for place in compared.byte_spans_S2[segment])
-        document = int(compared.document_S[segment])
-        spans.append(
-            {
-                "document": tokenized.documents[document].name,
-                "byte_start": begin,
-                "text": texts[document][begin:end].decode(errors="replace"),
-                "reference_nll": float(compared.reference_nll_S[segment]),
-                "candidate_nll": float(compared.candidate_nll_S[segment]),
-            }
-        )
     notes = ["above 0 the candidate predicts worse; tokenizers differ: no KL by token"]
     if compared.unscored_bytes:
         notes.append(f"{compared.unscored_bytes:,} bytes are not scored")
-    return stored_results(
-        origins[0],
-        origins[1],
+    return stored_comparison(
+        "by bytes",
+        (origins[0], origins[1]),
         {
             "delta_cross_entropy_per_byte": compared.per_byte,
             "delta_cross_entropy_per_document": compared.per_document,
         },
-        scored_tokens=int(np.isfinite(scored[0].nll_M).sum()),
-        title=f"{candidate.name} against {reference.name}, by bytes",
+        int(np.isfinite(scored[0].nll_M).sum()),
         notes=notes,
-        spans=spans,
+        spans=_largest_spans(compared, tokenized),
     )
+
+
+def _largest_spans(compared: ByteComparison, tokenized: TokenizedText) -> list[DifferentBytes]:
+    """Where the models differ most."""
+    texts = [document.text.encode() for document in tokenized.documents]
+    spans = []
+    for segment in compared.largest(SHOWN_SEGMENTS):
+        begin, end = (int(byte) for byte in compared.byte_spans_S2[segment])
+        document = int(compared.document_S[segment])
+        spans.append(
+            DifferentBytes(
+                document=tokenized.documents[document].name,
+                byte_start=begin,
+                text=texts[document][begin:end].decode(errors="replace"),
+                reference_nll=float(compared.reference_nll_S[segment]),
+                candidate_nll=float(compared.candidate_nll_S[segment]),
+            )
+        )
+    return spans

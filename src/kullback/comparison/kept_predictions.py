@@ -34,9 +34,7 @@ class KeptPredictions:
     to keep them, which takes V numbers a token.
     """
 
-    def __init__(
-        self, predictor: Predictor, tokenized: TokenizedText, dense: bool = False
-    ) -> None:
+    def __init__(self, predictor: Predictor, tokenized: TokenizedText, dense: bool = False) -> None:
         self.predictor = predictor
         self._windows = {id(window): i for i, window in enumerate(tokenized.windows)}
         self._tokenized = tokenized  # keeps the windows alive, and so their ids unique
@@ -113,5 +111,7 @@ def _buffer(shape: tuple[int, int], dtype: torch.dtype) -> torch.Tensor:
         ) from error
     finally:
         if path is not None:
-            with suppress(OSError):  # the mapping stays; where it cannot be removed yet, it is later
+            with suppress(
+                OSError
+            ):  # the mapping stays; where it cannot be removed yet, it is later
                 path.unlink()

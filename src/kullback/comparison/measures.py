@@ -13,8 +13,6 @@ Axes: M scored tokens, in text order.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 from jaxtyping import Bool, Float, Int
 from msgspec.structs import replace
@@ -37,9 +35,7 @@ QUANTILES = {"median": 0.5, "90 %": 0.9, "95 %": 0.95, "99 %": 0.99, "99.9 %": 0
 CONFIDENCE_EDGES = np.array([0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0001])
 
 
-def compare_tokens(
-    divergences: DivergenceStatistics, places: Places
-) -> dict[str, Measurement]:
+def compare_tokens(divergences: DivergenceStatistics, places: Places) -> dict[str, Measurement]:
     """The measures of a comparison by name, in the order to show, each with its paired interval.
 
     The divergences, then those of `paired_measures`, then the share of the five most probable

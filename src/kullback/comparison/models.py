@@ -18,7 +18,7 @@ from kullback.comparison.kept_predictions import KeptPredictions
 from kullback.comparison.noise_floor import above_noise, noise_floor
 from kullback.comparison.operands import Operand
 from kullback.comparison.ranking import CandidateRows, choose, rank_candidates
-from kullback.comparison.sensitivity import measure_sensitivity
+from kullback.comparison.sensitivity import Sensitivity, measure_sensitivity
 from kullback.errors import InvalidValueError
 from kullback.evaluation.on_text import coverage_notes
 from kullback.evaluation.passes import Predictor, TokenizedText, divergence_rows
@@ -144,7 +144,12 @@ def compare_models(
         tolerance=task.tolerance,
         choice=choose(ranked),
         noise_floor=floor,
-        **layers,
+        sensitivity=tuple(
+            results.LayerSensitivity(layer=cost.group, kl=cost.kl, bytes_saved=cost.bytes_saved)
+            for cost in (layers.groups if layers else ())
+        ),
+        sensitivity_sum=layers.sum_of_parts if layers else None,
+        sensitivity_whole=layers.whole if layers else None,
     )
 
 
@@ -182,22 +187,13 @@ def _noise(
 
 def _sensitivity(
     source: Predictor, reference: Operand, tokenized: TokenizedText, task: Task, progress: Progress
-) -> dict[str, object]:
-    """The fields of the result about the layers."""
+) -> Sensitivity | None:
     if task.sensitivity is None or reference.model is None:
-        return {}
+        return None
     progress.stage("sensitivity: layers, one at a time")
-    layers = measure_sensitivity(
+    return measure_sensitivity(
         reference.model, task.sensitivity, tokenized, source, progress.tokens
     )
-    return {
-        "sensitivity": tuple(
-            results.LayerSensitivity(layer=cost.group, kl=cost.kl, bytes_saved=cost.bytes_saved)
-            for cost in layers.groups
-        ),
-        "sensitivity_sum": layers.sum_of_parts,
-        "sensitivity_whole": layers.whole,
-    }
 
 
 def _padding(divergences: DivergenceStatistics) -> float:

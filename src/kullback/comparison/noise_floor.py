@@ -102,7 +102,8 @@ def above_noise(kl: Measurement, floor: Mapping[str, Measurement]) -> bool | Non
 def noise_ratio(kl: Measurement, floor: Mapping[str, Measurement]) -> float | None:
     """The KL over the largest floor of another type; None where none was measured.
 
-    >>> noise_ratio(Measurement(2e-3, "", 0.0, 9, 9, ""), {"bfloat16": Measurement(1e-3, "", 0.0, 9, 9, "")})
+    >>> kl, other = (Measurement(value, "nats/token", 0.0, 9, 9, "") for value in (2e-3, 1e-3))
+    >>> noise_ratio(kl, {"bfloat16": other})
     2.0
     """
     types = [floor[name].value for name in floor if name != BATCH_SHAPE]

@@ -1,17 +1,17 @@
-"""Comparing token statistics: which of two models predicts a text better, and by how much?
+"""Token records of two models, or of a file and a model: ΔCE, Δp and agreement, no KL.
 
 A file of records (:mod:`kullback.evaluation.token_records`) keeps of each token its surprisal and
-the likeliest word, 60 bytes and not a distribution.  So two files, or a file and a model that reads
-the text now, have a ΔCE, a Δp and an agreement, paired token by token, but no KL: that needs both
-distributions (``kullback record --distributions exact`` or ``top-k``).
+the most probable token, 60 bytes and not a distribution.  So two files, or a file and a model that
+reads the text now, have a ΔCE, a Δp and an agreement, paired token by token, but no KL: that needs
+both distributions (``kullback record --distributions exact`` or ``top-k``).
 
 Axes: M scored tokens, in text order.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,13 +19,17 @@ from jaxtyping import Float, Int
 
 from kullback.comparison.measures import paired_measures
 from kullback.comparison.operands import RecordingOperand, check_is_text
-from kullback.comparison.recordings import Origin, nll_and_top1, stored_results
+from kullback.comparison.row_pairs import nll_and_top1, unweighted_places
+from kullback.comparison.stored import origin, stored_comparison
 from kullback.errors import InvalidValueError
-from kullback.evaluation.on_text import model_fingerprint, window_records
+from kullback.evaluation.on_text import model_fingerprint
 from kullback.evaluation.passes import ModelPredictor, TokenizedText, token_rows
+from kullback.evaluation.recorded_pass import window_records
 from kullback.evaluation.token_records import Records, concatenate_records, read_records
 from kullback.models.interface import TextModel
-from kullback.results.text import StoredResults
+
+from kullback.results.comparison import Comparison
+from kullback.runtime.progress import Progress
 from kullback.runtime.workers import ProcessGroup
 from kullback.text.documents import Document
 from kullback.text.fingerprint import Fingerprint, check_same_text
@@ -33,7 +37,6 @@ from kullback.text.protocol import Protocol
 
 __all__ = ["TokenRows", "compare_records"]
 
-Progress = Callable[[int, int], None]
 ROWS = 512
 NO_KL = (
     "a KL cannot be computed from token statistics, which hold no distributions: kullback record "
@@ -44,7 +47,7 @@ SIGN = "above 0 the candidate predicts worse"
 
 @dataclass(frozen=True, eq=False)
 class TokenRows:
-    """What is known of one side at each of M scored tokens."""
+    """What is known of one operand at each of M scored tokens."""
 
     name: str
     identity: Fingerprint
@@ -57,7 +60,7 @@ class TokenRows:
     nll_M: Float[np.ndarray, "M"]
     """-log q of the target, nats."""
     top1_M: Int[np.ndarray, "M"]
-    """The most probable word."""
+    """The most probable token."""
 
     def __len__(self) -> int:
         return len(self.nll_M)
@@ -74,13 +77,13 @@ class TokenRows:
         model: TextModel,
         documents: Sequence[Document],
         protocol: Protocol,
-        progress: Progress = lambda done, total: None,
+        progress: Progress | None = None,
         against: TokenRows | None = None,
     ) -> TokenRows:
         """A model that reads `documents` now.
 
-        `against` is the other side, if it is known: whether both are about the same tokens is then
-        found before the model reads.  Raises as `TokenizedText.of` and `token_rows` do, and
+        `against` is the other operand, if it is known: whether both are about the same tokens is
+        then found before the model reads.  Raises as `TokenizedText.of` and `token_rows` do, and
         `InvalidValueError` where text, tokenizer or protocol are not those of `against`.
         """
         tokenized = TokenizedText.of(documents, protocol, model.tokenizer, model.context)
@@ -88,14 +91,18 @@ class TokenRows:
         if against is not None:
             names = (against.name, f"the reading of {model.name}")
             check_same_text(against.identity.parts, identity.parts, names)
-        rows = token_rows(ModelPredictor(model), tokenized, progress=progress)
-        parts = [window_records(tokenized, index, found) for index, found in enumerate(rows)]
+        rows = token_rows(
+            ModelPredictor(model), tokenized, progress=(progress or Progress()).tokens
+        )
+        parts = [
+            window_records(tokenized, index, statistics) for index, statistics in enumerate(rows)
+        ]
         return cls._of_records(model.name, identity, concatenate_records(parts))
 
     @classmethod
-    def of_recording(cls, side: RecordingOperand) -> TokenRows:
-        """A recording of either kind: both hold the target's probability and the likeliest word."""
-        recording = side.recording
+    def of_recording(cls, operand: RecordingOperand) -> TokenRows:
+        """A recording of either kind: both hold the target's probability and the top-1 token."""
+        recording = operand.recording
 
         def measure(start: int) -> tuple[np.ndarray, np.ndarray]:
             rows = slice(start, min(start + ROWS, len(recording)))
@@ -103,8 +110,8 @@ class TokenRows:
 
         parts = list(ProcessGroup().map(measure, range(0, len(recording), ROWS)))
         return cls(
-            side.name,
-            side.identity,
+            operand.name,
+            operand.identity,
             recording.documents,
             recording.positions,
             recording.targets,
@@ -129,7 +136,7 @@ class TokenRows:
 
 def compare_records(
     reference: TokenRows, candidate: TokenRows, documents: Sequence[Document] = ()
-) -> StoredResults:
+) -> Comparison:
     """ΔCE, both cross-entropies, Δp and the agreement, each with its paired, clustered interval.
 
     `documents`, where they are given, must be the text of both.  Raises `InvalidValueError` where
@@ -150,17 +157,19 @@ def compare_records(
         raise InvalidValueError(
             f"no token was scored in {reference.name}: there is nothing to compare"
         )
+    places = unweighted_places(reference.document_M, reference.position_M)
     weight_M = reference.weight_M if reference.weight_M is not None else candidate.weight_M
+    if weight_M is not None:
+        places = replace(places, weight_M=weight_M)
     measures = paired_measures(
-        reference.nll_M,
-        candidate.nll_M,
-        reference.top1_M == candidate.top1_M,
-        reference.document_M,
-        np.ones(len(reference)) if weight_M is None else weight_M,
+        reference.nll_M, candidate.nll_M, reference.top1_M == candidate.top1_M, places
     )
-    return stored_results(
-        Origin(reference.name, reference.identity),
-        Origin(candidate.name, candidate.identity),
+    return stored_comparison(
+        "token records",
+        (
+            origin(reference.name, reference.identity),
+            origin(candidate.name, candidate.identity),
+        ),
         measures,
         len(reference),
         notes=[SIGN, NO_KL],

@@ -26,7 +26,8 @@ written.  `kullback.evaluation.token_records_writer` writes them.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -46,6 +47,7 @@ __all__ = [
     "concatenate_records",
     "from_table",
     "is_records",
+    "read_metadata",
     "read_records",
     "schema_of",
     "to_table",
@@ -185,11 +187,24 @@ def is_records(path: Path) -> bool:
         return False
 
 
+def read_metadata(path: Path) -> RecordsMetadata:
+    """What a file of records is about, without its rows; raises as `read_records` does."""
+    with _opened(path) as (_, metadata):
+        return metadata
+
+
 def read_records(path: Path) -> tuple[RecordsMetadata, Records]:
     """The metadata and the rows of a file of records.
 
     Raises `InvalidValueError` where it is missing, cut short, or another Parquet file.
     """
+    with _opened(path) as (file, metadata):
+        return metadata, from_table(file.read(columns=list(TYPES)))
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[pq.ParquetFile, RecordsMetadata]]:
+    """The file and its metadata; whatever goes wrong while it is open is one sentence."""
     try:
         with path.open("rb") as content, pq.ParquetFile(content) as file:
             about = (file.schema_arrow.metadata or {}).get(KEY)
@@ -198,8 +213,7 @@ def read_records(path: Path) -> tuple[RecordsMetadata, Records]:
                     f"{path} is a Parquet file, but no records of ours: write some with kullback "
                     "record"
                 )
-            metadata = RecordsMetadata.from_json(about.decode())
-            return metadata, from_table(file.read(columns=list(TYPES)))
+            yield file, RecordsMetadata.from_json(about.decode())
     except OSError as error:
         why = error.strerror or str(error).splitlines()[0]
         raise InvalidValueError(f"the records {path} cannot be read: {why}") from None

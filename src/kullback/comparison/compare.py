@@ -1,0 +1,320 @@
+"""`kullback.compare`: which comparison the operands allow, and which options apply to it.
+
+================================  ==================================================
+among the operands                what is compared
+================================  ==================================================
+logits files of llama.cpp         two of them
+token records (.parquet)          with others, a recording, or a model: no KL
+recordings alone                  two of them, without reading the text again
+a top-k recording                 with a model: bounds of the KL
+exact recordings and models       everything (`kullback.comparison.models`)
+================================  ==================================================
+
+An option that was given and cannot apply is an error: none is ignored without a word.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from msgspec.structs import replace
+
+from kullback.comparison.by_bytes import compare_by_bytes
+from kullback.comparison.kinds import (
+    Kind,
+    is_recorded,
+    kinds_of,
+    protocol_of_files,
+    recorded_parts,
+)
+from kullback.comparison.logits_files import compare_logits_files
+from kullback.comparison.models import Candidate, Task, compare_models
+from kullback.comparison.operands import ModelOperand, RecordingOperand, check_is_text
+from kullback.comparison.recordings import compare_recorded
+from kullback.comparison.token_records import TokenRows, compare_records
+from kullback.errors import InvalidValueError
+from kullback.evaluation.options import Model, PassOptions, model_name
+from kullback.models.interface import TextModel
+from kullback.models.load import load_sized
+from kullback.models.quantization import Scheme
+from kullback.models.quantized import split_scheme
+from kullback.results.comparison import Comparison
+from kullback.runtime.progress import Progress
+from kullback.text.documents import Document
+from kullback.text.inputs import Text
+from kullback.text.protocol import Bos, Preset, Protocol
+
+__all__ = ["compare"]
+
+TOLERANCE = 0.01
+NO_CANDIDATE = "there is no candidate: name a model or a file, or schemes with --schemes"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Request:
+    """What was asked for; None is what was not given."""
+
+    reference: Model
+    candidates: tuple[Model, ...]
+    text: Text | None
+    schemes: tuple[str, ...]
+    noise_floor: bool
+    sensitivity: bool
+    by_bytes: bool
+    tolerance: float | None
+    passages: bool
+    options: PassOptions
+    progress: Progress
+
+    @property
+    def operands(self) -> tuple[Model, ...]:
+        return (self.reference, *self.candidates)
+
+
+def compare(
+    reference: Model,
+    candidates: Model | Sequence[Model] = (),
+    text: Text | None = None,
+    *,
+    schemes: Sequence[str] = (),
+    noise_floor: bool = False,
+    sensitivity: bool = False,
+    by_bytes: bool = False,
+    tolerance: float | None = None,
+    protocol: Preset | None = None,
+    window: int | None = None,
+    stride: int | None = None,
+    bos: Bos | None = None,
+    joined: bool | None = None,
+    field: str | None = None,
+    dtype: str | torch.dtype | None = None,
+    device: str | torch.device | None = None,
+    trust_remote_code: bool | None = None,
+    passages: bool = True,
+    progress: Progress | None = None,
+    command: str = "",
+) -> Comparison:
+    """How far the candidates are from the reference on `text`: KL, ΔCE, agreement, ranking.
+
+    An operand is a model as for `kullback.evaluate` (``MODEL@SCHEME`` quantises it), or a file that
+    `kullback.record` or ``llama-perplexity --kl-divergence-base`` wrote.  `schemes` are
+    quantisations of the reference, as further candidates.  `noise_floor` measures the reference
+    against itself, `sensitivity` quantises one group of layers at a time, `by_bytes` compares
+    models whose tokenizers differ.  `tolerance` is the ΔCE in nats/token within which the smallest
+    candidate is chosen (0.01).  The protocol of a recorded file is adopted where none is given.
+    The other options are those of `kullback.evaluate`.  (As many as protocol, arithmetic and
+    comparison have parts.)
+
+    Raises `InvalidValueError` where the operands cannot be compared, an option cannot apply, or
+    text, tokenizer or protocol differ, before any model is loaded where that can be known.
+    """
+    request = _Request(
+        reference=reference,
+        candidates=_as_tuple(candidates),
+        text=text,
+        schemes=tuple(schemes),
+        noise_floor=noise_floor,
+        sensitivity=sensitivity,
+        by_bytes=by_bytes,
+        tolerance=tolerance,
+        passages=passages,
+        options=PassOptions(
+            field=field, protocol=protocol, window=window, stride=stride, bos=bos, joined=joined,
+            dtype=dtype, device=device, trust_remote_code=trust_remote_code or None,
+        ),
+        progress=progress or Progress(),
+    )  # fmt: skip
+    result = _dispatch(request, kinds_of(request.operands))
+    return replace(result, command=command)
+
+
+def _as_tuple(candidates: Model | Sequence[Model]) -> tuple[Model, ...]:
+    """The candidates; a pair of a model and its tokenizer is one of them."""
+    if isinstance(candidates, str | Path) or hasattr(candidates, "predict"):
+        return (candidates,)  # type: ignore[return-value]  # a name or a TextModel
+    if isinstance(candidates, tuple) and len(candidates) == 2 and hasattr(candidates[0], "forward"):
+        return (candidates,)  # type: ignore[return-value]  # a transformers model and tokenizer
+    return tuple(candidates)
+
+
+def _dispatch(request: _Request, kinds: list[Kind]) -> Comparison:
+    """The comparison that the kinds of operands allow."""
+    models_wanted = bool(request.schemes or request.sensitivity or request.noise_floor)
+    stored = bool({"records", "logits", "top-k"} & set(kinds)) or (
+        len(kinds) > 1 and "model" not in kinds
+    )
+    if not (request.by_bytes or stored):
+        return _models(request, kinds)
+    if not request.candidates:
+        raise InvalidValueError(NO_CANDIDATE)
+    if len(request.candidates) != 1 or models_wanted or request.tolerance is not None:
+        raise InvalidValueError(
+            "token records, top-k recordings, logits files, two recordings and --by-bytes compare "
+            "one candidate, without --schemes, --sensitivity, --noise-floor and --tolerance: these "
+            "need the models themselves"
+        )
+    if request.by_bytes:
+        return _by_bytes(request, kinds)
+    if "model" not in kinds:
+        _check_nothing_is_read(request, text="logits" in kinds)
+    elif request.text is None:
+        raise InvalidValueError("--text FILE is missing: the model must read what was recorded")
+    if "logits" in kinds:
+        files = [Path(str(operand)) for operand in request.operands]
+        return compare_logits_files(files[0], files[1], request.progress)
+    cut, documents = _checked_text(request, kinds)
+    if "records" in kinds:
+        return _records(request, kinds, documents, cut)
+    reference, candidate = (_open(operand, request) for operand in request.operands)
+    return compare_recorded(reference, candidate, documents, cut, request.progress)
+
+
+def _check_nothing_is_read(request: _Request, text: bool) -> None:
+    """Raise `InvalidValueError` for an option that says how to read, or to compute."""
+    given = [flag for flag in request.options.given if flag != "--field" or request.text is None]
+    if text and request.text is not None:
+        given.insert(0, "--text")
+    if given:
+        raise InvalidValueError(
+            f"{', '.join(given)}: both operands are files, and no model reads a text here; leave "
+            f"{'that' if len(given) == 1 else 'these'} out"
+        )
+
+
+def _checked_text(request: _Request, kinds: list[Kind]) -> tuple[Protocol, list[Document]]:
+    """Protocol and documents, held against what the files say before any model is loaded."""
+    cut = protocol_of_files(request.operands, kinds, request.options)
+    if request.text is None:
+        return cut, []
+    documents = request.options.documents(request.text)
+    for operand, kind in zip(request.operands, kinds, strict=True):
+        parts = recorded_parts(operand, kind)
+        if parts:
+            check_is_text(model_name(operand), parts, documents)
+    return cut, documents
+
+
+def _open(operand: Model, request: _Request) -> ModelOperand | RecordingOperand:
+    """The recording or the model."""
+    if isinstance(operand, str | Path) and is_recorded(Path(operand)):
+        return RecordingOperand.open(Path(operand))
+    request.progress.stage(f"loading {model_name(operand)}")
+    return ModelOperand(request.options.load(operand))
+
+
+def _by_bytes(request: _Request, kinds: list[Kind]) -> Comparison:
+    if set(kinds) != {"model"}:
+        raise InvalidValueError("--by-bytes needs two models that read the text now")
+    if request.text is None:
+        raise InvalidValueError("--text FILE is missing: say which text to compare the models on")
+    cut, documents = request.options.to_protocol(), request.options.documents(request.text)
+    models = []
+    for operand in request.operands:
+        request.progress.stage(f"loading {model_name(operand)}")
+        models.append(request.options.load(operand).model)
+    return compare_by_bytes(models[0], models[1], documents, cut, request.progress)
+
+
+def _records(
+    request: _Request, kinds: list[Kind], documents: list[Document], cut: Protocol
+) -> Comparison:
+    # A file first: what is wrong with it, or with the text, is found before a model reads.
+    order = (1, 0) if kinds[0] == "model" else (0, 1)
+    rows: dict[int, TokenRows] = {}
+    for i in order:
+        name = request.operands[i]
+        if kinds[i] == "records":
+            rows[i] = TokenRows.of_file(Path(str(name)))
+            continue
+        operand = _open(name, request)
+        if isinstance(operand, RecordingOperand):
+            rows[i] = TokenRows.of_recording(operand)
+            continue
+        rows[i] = TokenRows.of_model(
+            operand.model, documents, cut, request.progress, against=rows[order[0]]
+        )
+    return compare_records(rows[0], rows[1], documents)
+
+
+def _models(request: _Request, kinds: list[Kind]) -> Comparison:
+    """Models and exact recordings."""
+    if request.text is None:
+        raise InvalidValueError("--text FILE is missing: say which text to compare the models on")
+    candidates, scheme = _with_schemes(request)
+    cut, documents = _checked_text(request, kinds)
+    request.progress.plan(_stages(request, candidates, kinds))
+    reference = _open(request.reference, request)
+    task = Task(
+        noise=request.noise_floor,
+        noise_dtype=_in_bfloat16(request, reference.model) if request.noise_floor else None,
+        sensitivity=scheme,
+        tolerance=TOLERANCE if request.tolerance is None else request.tolerance,
+        passages=request.passages,
+    )
+    opened = [
+        Candidate(model_name(operand), partial(_open, operand, request)) for operand in candidates
+    ]
+    return compare_models(reference, opened, documents, cut, task, request.progress)
+
+
+def _with_schemes(request: _Request) -> tuple[list[Model], Scheme | None]:
+    """All candidates, and the scheme to try on single layers where that was asked for.
+
+    Raises `InvalidValueError` where schemes or sensitivity do not fit the reference.
+    """
+    for name in request.schemes:
+        Scheme.parse(name)
+    named = isinstance(request.reference, str | Path)
+    base, own = split_scheme(str(request.reference)) if named else ("", None)
+    if request.schemes and not named:
+        raise InvalidValueError(
+            "--schemes quantises the reference by name: give the name or folder of the model"
+        )
+    if request.schemes and own is not None:
+        raise InvalidValueError(
+            f"--schemes quantises the reference, and {request.reference} is quantised already: "
+            f"give {base}"
+        )
+    if request.schemes and is_recorded(Path(base)):
+        raise InvalidValueError(
+            f"--schemes quantises the reference, and {base} is a recording: name the quantised "
+            "models, MODEL@SCHEME, as candidates"
+        )
+    candidates = [*request.candidates, *(f"{base}@{name}" for name in request.schemes)]
+    if not candidates:
+        raise InvalidValueError(NO_CANDIDATE)
+    if not request.sensitivity:
+        return candidates, None
+    first = candidates[0]
+    _, scheme = split_scheme(str(first)) if isinstance(first, str | Path) else ("", None)
+    if scheme is None or own is not None:
+        raise InvalidValueError(
+            "--sensitivity needs a scheme to try on the reference's layers: give --schemes NAME, "
+            "and a reference that is not quantised"
+        )
+    return candidates, scheme
+
+
+def _in_bfloat16(request: _Request, model: TextModel | None) -> Callable[[], TextModel] | None:
+    """Loads the reference in bfloat16; None where its noise in another type is not defined."""
+    operand = request.reference
+    if model is None or model.dtype != torch.float32:
+        return None
+    if isinstance(operand, tuple):
+        transformer, tokenizer = operand
+        return lambda: load_sized((copy.deepcopy(transformer).bfloat16(), tokenizer)).model
+    if not isinstance(operand, str | Path) or split_scheme(str(operand))[1] is not None:
+        return None
+    return lambda: request.options.load(operand, torch.bfloat16).model
+
+
+def _stages(request: _Request, candidates: Sequence[Model], kinds: Sequence[Kind]) -> int:
+    """How many stages there will be: loading and comparing each, then what was asked for beside."""
+    loaded = sum(kind == "model" for kind in kinds) + len(request.schemes)
+    noise = 2 if request.noise_floor else 0
+    return loaded + len(candidates) + noise + request.sensitivity

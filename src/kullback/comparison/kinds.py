@@ -1,0 +1,111 @@
+"""What the operands of a comparison are, and the protocol that a file was recorded under."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+from kullback.errors import InvalidValueError
+from kullback.evaluation.options import Model, PassOptions
+from kullback.evaluation.token_records import is_records, read_metadata
+from kullback.predictions.llama_cpp_logits import is_llama_cpp_logits
+from kullback.predictions.recording import Recording
+from kullback.text.protocol import Protocol
+
+__all__ = ["Kind", "is_recorded", "kinds_of", "protocol_of_files", "recorded_parts"]
+
+Kind: TypeAlias = Literal["model", "exact", "top-k", "records", "logits"]
+
+# Names that end so are files, and no models of the hub.
+FILE_SUFFIXES = (".gguf", ".kld", ".parquet", ".rec")
+
+
+def kinds_of(operands: Sequence[Model]) -> list[Kind]:
+    """The kind of each operand, by the file that its name is.
+
+    Raises `InvalidValueError` where a file is missing or damaged, and where a logits file of
+    llama.cpp is beside something else.
+    """
+    paths = [Path(name) for name in operands if isinstance(name, str | Path)]
+    for path in paths:
+        if path.suffix in FILE_SUFFIXES and not path.exists():
+            raise InvalidValueError(f"there is no file {path}")
+    kinds = [_kind(operand) for operand in operands]
+    if "logits" in kinds and set(kinds) != {"logits"}:
+        other = next(o for o, kind in zip(operands, kinds, strict=True) if kind != "logits")
+        raise InvalidValueError(
+            f"a logits file of llama.cpp is compared with another such file, and {other} is none"
+        )
+    return kinds
+
+
+def _kind(operand: Model) -> Kind:
+    if not isinstance(operand, str | Path):
+        return "model"
+    path = Path(operand)
+    if is_llama_cpp_logits(path):
+        return "logits"
+    if is_records(path):
+        return "records"
+    return Recording.open(path).kind if is_recorded(path) else "model"
+
+
+def is_recorded(path: Path) -> bool:
+    """Whether it can only be a recording, perhaps damaged: of other files only GGUF is read."""
+    return path.is_file() and path.suffix != ".gguf"
+
+
+def recorded_parts(operand: Model, kind: Kind) -> Mapping[str, object]:
+    """What the numbers in a file depend on; nothing for a model or a logits file."""
+    if kind == "records":
+        return read_metadata(Path(str(operand))).fingerprint.parts
+    if kind in ("exact", "top-k"):
+        return Recording.open(Path(str(operand))).metadata
+    return {}
+
+
+def protocol_of_files(
+    operands: Sequence[Model], kinds: Sequence[Kind], options: PassOptions
+) -> Protocol:
+    """The protocol of the options, and where they leave it open that of the first recorded file.
+
+    Raises `InvalidValueError` where an option differs from what was recorded, before any model is
+    loaded, naming the options to give.
+    """
+    for operand, kind in zip(operands, kinds, strict=True):
+        recorded = recorded_parts(operand, kind).get("protocol")
+        if not isinstance(recorded, Mapping):
+            continue
+        known = {each.name: recorded.get(each.name) for each in fields(Protocol)}
+        given = {
+            name: value
+            for name, value in (
+                ("preset", options.protocol), ("window", options.window),
+                ("stride", options.stride), ("bos", options.bos), ("joined", options.joined),
+            )
+            if value is not None
+        }  # fmt: skip
+        if any(known[name] != value for name, value in given.items()):
+            raise InvalidValueError(
+                f"{operand} was recorded under another protocol: give {_flags(known)}, or leave "
+                "these options out"
+            )
+        return Protocol(**known)  # type: ignore[arg-type]  # checked by Protocol itself
+    return options.to_protocol()
+
+
+def _flags(protocol: Mapping[str, object]) -> str:
+    """The options of the command line that make a protocol.
+
+    >>> _flags({"preset": "sliding", "window": 64, "stride": 32, "bos": "auto", "joined": False})
+    '--protocol sliding --window 64 --stride 32 --bos auto --no-joined'
+    """
+    flags = [f"--protocol {protocol['preset']}"]
+    flags += [
+        f"--{name} {protocol[name]}" for name in ("window", "stride", "bos") if protocol[name]
+    ]
+    if protocol["joined"] is not None:
+        flags.append("--joined" if protocol["joined"] else "--no-joined")
+    return " ".join(flags)

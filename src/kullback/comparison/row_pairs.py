@@ -1,0 +1,143 @@
+"""Rows of two operands side by side, in pieces that are made when their turn comes.
+
+Axes: M scored tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+
+from kullback.comparison.measures import compare_tokens, kl_quantiles
+from kullback.evaluation.measures import Places
+from kullback.evaluation.passes import Predictor, TokenizedText
+from kullback.predictions.base import Predictions
+from kullback.predictions.llama_cpp_logits import LlamaCppLogits
+from kullback.predictions.recording import Recording
+from kullback.predictions.truncated import TruncatedPredictions
+from kullback.results.measurement import Measurement
+from kullback.runtime.progress import Tokens
+from kullback.runtime.workers import ProcessGroup
+from kullback.scoring.divergence import (
+    DivergenceStatistics,
+    concatenate_divergences,
+    divergence_statistics,
+)
+from kullback.scoring.token_statistics import token_statistics
+
+__all__ = [
+    "ROWS",
+    "RowPair",
+    "RowPairs",
+    "nll_and_top1",
+    "pairs_of_files",
+    "pairs_of_text",
+    "unweighted_places",
+]
+
+# Rows of two files that are compared at a time.
+ROWS = 512
+
+Part = TypeVar("Part")
+
+
+@dataclass(frozen=True, eq=False)
+class RowPair:
+    """Some rows of both operands."""
+
+    reference: Predictions
+    candidate: Predictions
+    targets_M: Int[np.ndarray, "M"]
+
+
+@dataclass(frozen=True, eq=False)
+class RowPairs:
+    """All rows of both operands."""
+
+    pieces: Sequence[Callable[[], RowPair]]
+    places: Places
+    progress: Tokens
+
+    def map(self, measure: Callable[[RowPair], Part]) -> list[Part]:
+        """`measure` of every piece, in order, shared between threads."""
+        parts: list[Part] = []
+        done = 0
+
+        def of_piece(make: Callable[[], RowPair]) -> tuple[int, Part]:
+            pair = make()
+            return len(pair.targets_M), measure(pair)
+
+        for rows, part in ProcessGroup().map(of_piece, self.pieces):
+            parts.append(part)
+            done += rows
+            self.progress(done, len(self.places))
+        return parts
+
+    def divergences(self) -> tuple[dict[str, Measurement], dict[str, float]]:
+        """The measures of a comparison, and the quantiles of the KL."""
+
+        def measure(pair: RowPair) -> DivergenceStatistics:
+            targets_M = torch.from_numpy(pair.targets_M.astype(np.int64))
+            return divergence_statistics(pair.reference, pair.candidate, targets_M)
+
+        divergences = concatenate_divergences(self.map(measure))
+        return compare_tokens(divergences, self.places), kl_quantiles(divergences.kl)
+
+
+def pairs_of_files(
+    reference: Recording | LlamaCppLogits,
+    candidate: Recording | LlamaCppLogits,
+    places: Places,
+    progress: Tokens,
+) -> RowPairs:
+    """The rows of two files that hold as many."""
+
+    def piece(start: int) -> RowPair:
+        rows = slice(start, min(start + ROWS, len(reference)))
+        return RowPair(
+            reference.predictions(rows), candidate.predictions(rows), reference.targets[rows]
+        )
+
+    pieces = [partial(piece, start) for start in range(0, len(reference), ROWS)]
+    return RowPairs(pieces, places, progress)
+
+
+def pairs_of_text(
+    reference: Predictor, candidate: Predictor, tokenized: TokenizedText, progress: Tokens
+) -> RowPairs:
+    """The rows of a text's windows, of which at least one operand is a model."""
+
+    def piece(index: int) -> RowPair:
+        window = tokenized.windows[index]
+        rows = slice(int(tokenized.starts[index]), int(tokenized.starts[index + 1]))
+        return RowPair(
+            reference.predictions(window, rows),
+            candidate.predictions(window, rows),
+            window.targets,
+        )
+
+    pieces = [partial(piece, index) for index in range(len(tokenized.windows))]
+    return RowPairs(pieces, tokenized.places, progress)
+
+
+def nll_and_top1(
+    predictions: Predictions, targets_M: Int[np.ndarray, "M"]
+) -> tuple[Float[np.ndarray, "M"], Int[np.ndarray, "M"]]:
+    """-log q of the targets, and the top-1 tokens; both are exact in a top-k recording, too."""
+    if isinstance(predictions, TruncatedPredictions):
+        nll_M = -predictions.target_log_probability_M.numpy()
+        return nll_M, predictions.top_tokens_MK[:, 0].numpy()
+    statistics = token_statistics(predictions, torch.from_numpy(targets_M.astype(np.int64)))
+    return statistics.nll, statistics.top1
+
+
+def unweighted_places(document_M: Int[np.ndarray, "M"], position_M: Int[np.ndarray, "M"]) -> Places:
+    """The places of rows whose bytes, words and weights were not kept: each counts 1."""
+    zeros = np.zeros(len(document_M))
+    return Places(document_M, position_M, zeros.astype(np.int64), zeros, zeros + 1)

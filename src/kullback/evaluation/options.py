@@ -1,0 +1,86 @@
+"""How a text is read and in what arithmetic: what `evaluate`, `compare` and `record` share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+import torch
+
+from kullback.models.interface import TextModel
+from kullback.models.load import load_sized
+from kullback.models.quantized import SizedModel
+from kullback.text.documents import Document
+from kullback.text.inputs import Text, documents_of
+from kullback.text.protocol import Bos, Preset, Protocol
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+__all__ = ["Model", "PassOptions", "model_name"]
+
+#: A name, a path, a loaded transformers model with its tokenizer, or a text model.
+Model: TypeAlias = "str | Path | tuple[PreTrainedModel, PreTrainedTokenizerBase] | TextModel"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PassOptions:
+    """The options by their names in the API; None is an option that was not given."""
+
+    field: str | None = None
+    """The column of .jsonl and .parquet files ("text")."""
+    protocol: Preset | None = None
+    """"sliding", "hf-stride", "lm-eval" or "llama.cpp"."""
+    window: int | None = None
+    stride: int | None = None
+    bos: Bos | None = None
+    joined: bool | None = None
+    dtype: str | torch.dtype | None = None
+    device: str | torch.device | None = None
+    trust_remote_code: bool | None = None
+
+    @property
+    def given(self) -> list[str]:
+        """The options that were given, as flags of the command line."""
+        names = [each.name for each in fields(self) if getattr(self, each.name) is not None]
+        return [f"--{name.replace('_', '-')}" for name in names]
+
+    @property
+    def gives_protocol(self) -> bool:
+        """Whether any part of the protocol was given."""
+        parts = (self.protocol, self.window, self.stride, self.bos, self.joined)
+        return any(part is not None for part in parts)
+
+    def to_protocol(self) -> Protocol:
+        """The protocol that the options describe; raises `InvalidValueError` as it does."""
+        return Protocol(
+            self.protocol or "sliding", self.window, self.stride, self.bos or "auto", self.joined
+        )
+
+    def documents(self, text: Text) -> list[Document]:
+        """The documents of `text`."""
+        return documents_of(text, self.field)
+
+    def load(self, model: Model, dtype: torch.dtype | None = None) -> SizedModel:
+        """The model, in `dtype` where that is given and else as the options say."""
+        return load_sized(
+            model, dtype or self.dtype, self.device or "auto", bool(self.trust_remote_code)
+        )
+
+    def in_float32(self, model: Model) -> Callable[[], TextModel] | None:
+        """Loads the model in float32 where the options ask for 16 bits; None elsewhere."""
+        narrow = str(self.dtype).removeprefix("torch.") in ("bfloat16", "float16")
+        if not narrow or not isinstance(model, str | Path):
+            return None
+        return lambda: self.load(model, torch.float32).model
+
+
+def model_name(model: Model) -> str:
+    """What to call a model before it is loaded."""
+    if isinstance(model, str | Path):
+        return str(model)
+    if isinstance(model, tuple):
+        return str(getattr(model[0], "name_or_path", "") or type(model[0]).__name__)
+    return model.name

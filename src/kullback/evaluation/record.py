@@ -1,0 +1,149 @@
+"""`kullback.record`: what a model predicts of a text, on disk, to compare later or elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from kullback.errors import InvalidValueError
+from kullback.evaluation.on_text import TextTask, evaluate_text, model_fingerprint
+from kullback.evaluation.options import Model, PassOptions, model_name
+from kullback.evaluation.passes import ModelPredictor, TokenizedText
+from kullback.models.interface import TextModel
+from kullback.predictions.base import FactoredPredictions
+from kullback.predictions.recording import Kind, RecordingWriter
+from kullback.results.evaluation import NonZeroRank
+from kullback.results.recording import RecordingResult
+from kullback.runtime.files import check_outputs
+from kullback.runtime.progress import Progress
+from kullback.runtime.workers import process_group
+from kullback.text.documents import Document
+from kullback.text.inputs import Text, paths_of
+from kullback.text.protocol import Bos, Preset, Protocol
+
+__all__ = ["DEFAULT_K", "record", "record_text"]
+
+DEFAULT_K = 64
+
+
+def record(
+    model: Model,
+    text: Text,
+    output: str | Path,
+    *,
+    distributions: Literal["exact", "top-k"] | None = None,
+    k: int | None = None,
+    protocol: Preset | None = None,
+    window: int | None = None,
+    stride: int | None = None,
+    bos: Bos | None = None,
+    joined: bool | None = None,
+    field: str | None = None,
+    dtype: str | torch.dtype | None = None,
+    device: str | torch.device | None = None,
+    trust_remote_code: bool = False,
+    progress: Progress | None = None,
+) -> RecordingResult | NonZeroRank:
+    """Write what `model` predicts of `text` to `output`.
+
+    Without `distributions`: token records, at most 64 bytes a token, as Parquet; a killed run
+    resumes.  "exact" keeps hidden states and the head, from which every KL can be computed; "top-k"
+    keeps `k` probabilities a token (64), from which it is only bounded.  The other options are
+    those of `kullback.evaluate`.  (As many as the protocol and the arithmetic have parts.)
+
+    Raises `InvalidValueError` for a text, protocol, model or file name that does not fit,
+    `RunError` where the file cannot be written.
+    """
+    path = Path(output)
+    _check(path, distributions, k, text)
+    options = PassOptions(
+        field=field, protocol=protocol, window=window, stride=stride, bos=bos, joined=joined,
+        dtype=dtype, device=device, trust_remote_code=trust_remote_code,
+    )  # fmt: skip
+    progress = progress or Progress()
+    cut, documents = options.to_protocol(), options.documents(text)
+    with process_group() as processes:
+        progress.stage(f"loading {model_name(model)}")
+        sized = options.load(model)
+        progress.stage(f"recording {sized.model.name} on {sized.model.device.type}")
+        if distributions is None:
+            task = TextTask(records=path)
+            result = evaluate_text(sized.model, documents, cut, task, processes, progress)
+            if isinstance(result, NonZeroRank):
+                return result
+            tokens = result.scored_tokens
+        elif not processes.is_rank_zero:
+            return NonZeroRank(rank=processes.rank, world_size=processes.size)
+        else:
+            tokens = record_text(
+                sized.model, documents, cut, path, distributions, k or DEFAULT_K, progress,
+                sized.size_bytes,
+            )  # fmt: skip
+    size = path.stat().st_size
+    kind = distributions or "token records"
+    return RecordingResult(file=str(path), kind=kind, tokens=tokens, bytes=size)
+
+
+def record_text(
+    model: TextModel,
+    documents: Sequence[Document],
+    protocol: Protocol,
+    path: Path,
+    kind: Kind = "exact",
+    k: int = DEFAULT_K,
+    progress: Progress | None = None,
+    size_bytes: int | None = None,
+) -> int:
+    """Write what `model` predicts of `documents` to `path`; returns the scored tokens.
+
+    `size_bytes` is what the weights take, where that is known: a comparison ranks by it.  Raises
+    `InvalidValueError` for a text, protocol or kind that does not fit, `RunError` where the file
+    cannot be written.
+    """
+    progress = progress or Progress()
+    tokenized = TokenizedText.of(documents, protocol, model.tokenizer, model.context)
+    metadata = {
+        "model": model.name,
+        "size_bytes": size_bytes,
+        **model_fingerprint(model, documents, tokenized).parts,
+    }
+    predictor, places = ModelPredictor(model), tokenized.places
+    with RecordingWriter(path, kind, metadata, model.vocabulary_size, k) as writer:
+        for index, window in enumerate(tokenized.windows):
+            rows = slice(int(tokenized.starts[index]), int(tokenized.starts[index + 1]))
+            predictions = predictor.predictions(window, rows)
+            if index == 0 and kind == "exact" and isinstance(predictions, FactoredPredictions):
+                size = _exact_bytes(predictions, len(tokenized))
+                progress.stage(f"writing about {size / 1e6:,.1f} MB to {path}")
+            writer.append(
+                predictions, window.targets, places.document_M[rows], places.position_M[rows]
+            )
+            progress.tokens(rows.stop, len(tokenized))
+    return len(tokenized)
+
+
+def _exact_bytes(predictions: FactoredPredictions, tokens: int) -> int:
+    """What the hidden states of all tokens and the head take."""
+    hidden, weight = predictions.hidden_MD, predictions.head.weight_VD
+    return tokens * hidden.shape[1] * hidden.element_size() + weight.numel() * weight.element_size()
+
+
+def _check(path: Path, distributions: str | None, k: int | None, text: Text) -> None:
+    """Raise `InvalidValueError` for what can be seen to be wrong before anything is loaded."""
+    check_outputs({"-o": path}, paths_of(text))
+    if k is not None and distributions != "top-k":
+        raise InvalidValueError(f"-k {k} is for top-k: add --distributions top-k")
+    is_parquet = path.suffix == ".parquet"
+    if distributions is None and not is_parquet:
+        raise InvalidValueError(
+            f"-o is {path}: token records are a Parquet file; give a name that ends in .parquet, "
+            "or --distributions exact (or top-k) to keep distributions"
+        )
+    if distributions is not None and is_parquet:
+        raise InvalidValueError(
+            f"-o is {path}: distributions are no Parquet file; give another name, such as "
+            f"{path.with_suffix('.rec')}, or leave out --distributions"
+        )

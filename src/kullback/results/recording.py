@@ -1,0 +1,26 @@
+"""The result of `kullback record`: what was written."""
+
+from __future__ import annotations
+
+from kullback.results.base import Result
+
+__all__ = ["RecordingResult"]
+
+
+class RecordingResult(Result, frozen=True, kw_only=True, tag="kullback.recording/1"):
+    """A file of predictions or of token records."""
+
+    file: str
+    kind: str
+    """"token records", "exact" or "top-k"."""
+    tokens: int
+    bytes: int
+    """Of the file."""
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.kind}, {self.tokens:,} tokens, {self.bytes:,} bytes"
+
+    def _repr_html_(self) -> str:
+        from html import escape
+
+        return f"<p>{escape(str(self))}</p>"

@@ -1,0 +1,51 @@
+"""What users give as a text: file names, paths, documents."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+from kullback.errors import InvalidValueError
+from kullback.text.documents import Document, read_documents
+
+__all__ = ["Text", "documents_of", "paths_of"]
+
+#: A file or folder, a document, or several; text itself is given as a `Document`.
+Text: TypeAlias = "str | Path | Document | Sequence[str | Path | Document]"
+
+
+def documents_of(text: Text, field: str | None = None) -> list[Document]:
+    """The documents in files and folders, and those that are documents already, in order.
+
+    `field` is the column of .jsonl and .parquet files, "text" by default.  Raises
+    `InvalidValueError` as `read_documents` does.
+
+    >>> documents_of(Document("greeting", "hello"))[0].name
+    'greeting'
+    """
+    documents: list[Document] = []
+    for item in _items(text):
+        if isinstance(item, Document):
+            documents.append(item)
+        elif isinstance(item, str | Path):
+            documents += read_documents([item], field or "text")
+        else:
+            raise InvalidValueError(
+                f"text is a {type(item).__name__}: give the name of a file, or "
+                "kullback.Document(name, text) for text itself"
+            )
+    if not documents:
+        raise InvalidValueError("there is no text: give a file, a folder, or a Document")
+    return documents
+
+
+def paths_of(text: Text | None) -> list[str]:
+    """The files and folders among them."""
+    return (
+        [] if text is None else [str(item) for item in _items(text) if isinstance(item, str | Path)]
+    )
+
+
+def _items(text: Text) -> list[str | Path | Document]:
+    return [text] if isinstance(text, str | Path | Document) else list(text)
