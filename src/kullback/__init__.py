@@ -1,14 +1,88 @@
-"""Train, evaluate, compare and quantise language models with every nat accounted for.
+"""kullback: train, evaluate, compare and quantise language models with every nat accounted for.
 
-cross-entropy = entropy + KL.  The entropy is the world's; the KL is yours to remove.
+cross-entropy = entropy + KL.  What `__all__` names is public and loaded when it is first used; this
+module alone imports neither NumPy nor torch::
 
-Importing this package never loads torch.  Each room is a module of its own: see
-``kullback.theory.information`` for the measures and ``kullback.sources`` for the exact languages.
+    import kullback as kb
+
+    result = kb.evaluate("gpt2", text="book.txt", window=1024)
+    result.perplexity.interval, float(result.bits_per_byte), result.tokens.to_pandas()
+    kb.compare("m", ["m@int8", "m@int4-g32"], text="book.txt", noise_floor=True).ranking.to_pandas()
 """
 
 from __future__ import annotations
 
-from kullback.errors import KullbackError
+from importlib import import_module
+from typing import TYPE_CHECKING
 
-__all__ = ["KullbackError", "__version__"]
-__version__ = "0.1.0"
+from kullback.errors import (
+    InvalidValueError,
+    KullbackError,
+    MissingExtraError,
+    RunError,
+)
+
+if TYPE_CHECKING:
+    from kullback import sources
+    from kullback.comparison.compare import compare
+    from kullback.evaluation.evaluate import evaluate
+    from kullback.evaluation.record import record
+    from kullback.models.load import load_sized as load_model
+    from kullback.results.comparison import Comparison
+    from kullback.results.evaluation import Evaluation
+    from kullback.results.lab import LabResults
+    from kullback.results.measurement import Measurement
+    from kullback.text.documents import Document
+    from kullback.uncertainty.intervals import mean_with_interval
+
+__all__ = [
+    "Comparison",
+    "Document",
+    "Evaluation",
+    "InvalidValueError",
+    "KullbackError",
+    "LabResults",
+    "Measurement",
+    "MissingExtraError",
+    "RunError",
+    "compare",
+    "evaluate",
+    "load_model",
+    "mean_with_interval",
+    "record",
+    "sources",
+]
+
+__version__ = "0.2.0"
+
+# Where each public name is, and what it is called there if that differs.
+_PLACES = {
+    "Comparison": "kullback.results.comparison",
+    "Document": "kullback.text.documents",
+    "Evaluation": "kullback.results.evaluation",
+    "LabResults": "kullback.results.lab",
+    "Measurement": "kullback.results.measurement",
+    "compare": "kullback.comparison.compare",
+    "evaluate": "kullback.evaluation.evaluate",
+    "load_model": "kullback.models.load:load_sized",
+    "mean_with_interval": "kullback.uncertainty.intervals",
+    "record": "kullback.evaluation.record",
+    "sources": "kullback:sources",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _PLACES:
+        raise AttributeError(f"module 'kullback' has no attribute {name!r}")
+    module, _, own_name = _PLACES[name].partition(":")
+    value: object = (
+        import_module(f"kullback.{own_name}")
+        if module == "kullback"
+        else getattr(import_module(module), own_name or name)
+    )
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

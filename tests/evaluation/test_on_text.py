@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from kullback.results.text import TextResults
 
 from kullback.errors import InvalidValueError
 from kullback.evaluation.on_text import evaluate_text
@@ -17,7 +18,6 @@ from kullback.evaluation.token_records import read_records
 from kullback.evaluation.token_records_writer import RecordsWriter
 from kullback.models.interface import TextModel
 from kullback.models.load import load_text_model
-from kullback.results.text import TextResults
 from kullback.text.documents import Document
 from kullback.text.protocol import Protocol
 from tiny_models import TEXT

@@ -1,8 +1,8 @@
-"""The command line: parses and calls; the arithmetic is elsewhere.
+"""The command line: parses, calls the API, prints.
 
 Results go to standard output (with ``--json``: one JSON document and nothing else), progress to
-standard error.  Exit codes: 0 done, 2 something that the user can mend, 130 interrupted.  Each
-command's parser stands beside the function that it calls, in a module of this room.
+standard error.  Exit codes: 0 done, 2 a user-correctable error, 130 interrupted.  Each command has
+a module of its own.
 """
 
 from __future__ import annotations
@@ -11,19 +11,25 @@ import argparse
 import shlex
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from kullback import __version__
 from kullback.cli import compare, derive, evaluate, lab, quantise, record, source, train
 from kullback.cli.parsing import INTERRUPTED, Parser
 from kullback.errors import KullbackError
 
-__all__ = ["main"]
+__all__ = ["main", "make_parser"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command `argv` (default: the process's own) and return its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    options = _parser().parse_args(arguments)
+    parser = make_parser()
+    options, extra = parser.parse_known_args(arguments)
+    parser.check_all_known(extra, options.command)
+    if options.command is None:
+        parser.print_help()
+        return 0
     options.command_line = shlex.join(["kullback", *arguments])
     try:
         run: Callable[[argparse.Namespace], int | None] = options.run
@@ -39,7 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> Parser:
+    """The parser of all commands."""
     parser = Parser(
         prog="kullback",
         description="Language models with every nat accounted for: cross-entropy = entropy + KL.",
@@ -48,10 +55,35 @@ def _parser() -> argparse.ArgumentParser:
         "  kullback train --source conjugation -o runs/mine\n  kullback evaluate runs/mine\n"
         "  kullback sample runs/mine --prompt 'yesterday she'\n"
         "  kullback evaluate FOLDER --text book.txt\n"
-        "  kullback compare FOLDER FOLDER@int8 --text book.txt",
+        "  kullback compare FOLDER FOLDER@int8 --text book.txt\n"
+        "  kullback --print-completion bash > ~/.local/share/bash-completion/completions/kullback",
     )
     parser.add_argument("--version", action="version", version=f"kullback {__version__}")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    parser.add_argument(
+        "--print-completion", action=PrintCompletion, choices=("bash", "zsh", "tcsh"),
+        help="print what a shell needs to complete commands and options",
+    )  # fmt: skip
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command")
     for command in (lab, derive, source, train, evaluate, compare, record, quantise):
         command.add(commands)
     return parser
+
+
+class PrintCompletion(argparse.Action):
+    """Prints the completion script of a shell, made by shtab, and exits."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**{**settings, "default": argparse.SUPPRESS})
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        """Print and exit with 0."""
+        import shtab
+
+        print(shtab.complete(parser, shell=values))
+        parser.exit()

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import json
-import math
 import sys
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, TypeAlias
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kullback.results.base import to_builtins
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.status import Status
 
-__all__ = ["loading", "print_json", "progress_console", "result_console"]
+    from kullback.report.terminal.progress import TerminalProgress
+    from kullback.results.base import Result
 
-# What `json.dumps` takes; typed dictionaries are mappings to objects.
-Data: TypeAlias = "Mapping[str, object] | Sequence[object] | str | float | bool | None"
+__all__ = ["print_json", "print_result", "progress_console", "result_console", "terminal_progress"]
 
 
 def progress_console() -> Console:
@@ -25,11 +25,14 @@ def progress_console() -> Console:
     return Console(stderr=True)
 
 
-def loading(name: str) -> Status:
-    """While a model loads: a context that says so in a terminal."""
-    from rich.markup import escape
+def terminal_progress() -> TerminalProgress:
+    """Progress on standard error; none for the non-zero ranks of torchrun."""
+    import os
 
-    return progress_console().status(f"loading {escape(name)}")
+    from kullback.report.terminal.progress import TerminalProgress
+
+    is_rank_zero = os.environ.get("RANK", "0") == "0"
+    return TerminalProgress(progress_console() if is_rank_zero else None)
 
 
 def result_console() -> Console:
@@ -40,16 +43,29 @@ def result_console() -> Console:
     return Console() if sys.stdout.isatty() else Console(width=120)
 
 
-def print_json(data: Data) -> None:
-    """Strict JSON: infinities and NaN, which it has no words for, become null."""
-    print(json.dumps(_finite(data), ensure_ascii=False, indent=1, allow_nan=False))
+def print_json(data: object) -> None:
+    """Strict JSON; infinities and NaN are the strings "Infinity", "-Infinity" and "NaN"."""
+    print(json.dumps(to_builtins(data), ensure_ascii=False, indent=1, allow_nan=False))
 
 
-def _finite(data: object) -> object:
-    if isinstance(data, float) and not math.isfinite(data):
-        return None
-    if isinstance(data, Mapping):
-        return {key: _finite(value) for key, value in data.items()}
-    if isinstance(data, list | tuple):
-        return [_finite(value) for value in data]
-    return data
+def print_result(
+    result: Result, as_json: bool, report: Path | None = None, verbose: bool = False
+) -> None:
+    """The result on standard output, then its HTML report: whatever may happen to that.
+
+    The non-zero ranks of torchrun print nothing.
+    """
+    from kullback.report import save_html, summary
+    from kullback.results.evaluation import NonZeroRank
+
+    if isinstance(result, NonZeroRank):
+        return
+    if as_json:
+        print(result.to_json())
+    else:
+        result_console().print(summary(result, verbose=verbose))
+    if report is None:
+        return
+    save_html(result, report)
+    if not as_json:
+        print(f"written: {report}")

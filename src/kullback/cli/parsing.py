@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import difflib
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
     # What `add_subparsers` returns has no public name.
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
-__all__ = ["Parser", "add_command", "seed"]
+__all__ = ["INTERRUPTED", "Parser", "add_command", "given", "seed", "suggestion"]
 
 INTERRUPTED = 130
 
 
 class Parser(argparse.ArgumentParser):
-    """Keeps the layout of examples, and ends every error with where to look."""
+    """Keeps the layout of examples, and ends every error with a suggestion or where to look."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(
@@ -26,8 +28,38 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Say what is wrong in one line, and exit with 2."""
+        choice = re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message)
+        if choice:
+            known = re.findall(r"[\w.@-]+", choice[2])
+            message = message.split(" (choose from")[0] + suggestion(choice[1], known)
         print(f"kullback: {message} (see {self.prog} --help)", file=sys.stderr)
         raise SystemExit(2)
+
+    def check_all_known(self, extra: Sequence[str], command: str | None) -> None:
+        """Exit with 2 where arguments are left over, with the option that was perhaps meant."""
+        if not extra:
+            return
+        parser = self._command(command) or self
+        first = extra[0].split("=")[0]
+        meant = suggestion(first, parser._option_string_actions) if first.startswith("-") else ""
+        parser.error(f"unrecognised argument {extra[0]!r}{meant}")
+
+    def _command(self, name: str | None) -> Parser | None:
+        for action in self._actions:
+            if isinstance(action, argparse._SubParsersAction) and name in action.choices:
+                parser = action.choices[name]
+                return parser if isinstance(parser, Parser) else None
+        return None
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """ ": did you mean ...?" where a known name is close, else nothing.
+
+    >>> suggestion("--protcol", ["--protocol", "--text"]), suggestion("x", ["--text"])
+    (': did you mean --protocol?', '')
+    """
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f": did you mean {close[0]}?" if close else ""
 
 
 def seed(text: str) -> int:
@@ -38,6 +70,11 @@ def seed(text: str) -> int:
     return number
 
 
+def given(options: argparse.Namespace, *names: str) -> dict[str, Any]:
+    """Those of the options that were given: their default is `argparse.SUPPRESS`."""
+    return {name: getattr(options, name) for name in names if hasattr(options, name)}
+
+
 def add_command(
     commands: Commands,
     name: str,
@@ -45,11 +82,12 @@ def add_command(
     what: str,
     *examples: str,
     notes: str = "",
+    aliases: Sequence[str] = (),
 ) -> argparse.ArgumentParser:
     """A command that calls `run`, with `--json`; its help ends with the examples and the notes."""
     epilog = "examples:\n" + "".join(f"  {example}\n" for example in examples) + notes
     command: argparse.ArgumentParser = commands.add_parser(
-        name, help=what, description=what, epilog=epilog
+        name, help=what, description=what, epilog=epilog, aliases=list(aliases)
     )
     command.add_argument("--json", action="store_true", help="one JSON document instead of tables")
     command.set_defaults(run=run)

@@ -28,7 +28,6 @@ from kullback.comparison.stored import origin, stored_comparison
 from kullback.errors import InvalidValueError
 from kullback.evaluation.measures import weighted_mean
 from kullback.evaluation.passes import TokenizedText
-
 from kullback.results.comparison import Comparison
 from kullback.results.measurement import Measurement
 from kullback.runtime.progress import Progress, Tokens

@@ -27,7 +27,6 @@ from kullback.evaluation.passes import ModelPredictor, TokenizedText, token_rows
 from kullback.evaluation.recorded_pass import window_records
 from kullback.evaluation.token_records import Records, concatenate_records, read_records
 from kullback.models.interface import TextModel
-
 from kullback.results.comparison import Comparison
 from kullback.runtime.progress import Progress
 from kullback.runtime.workers import ProcessGroup

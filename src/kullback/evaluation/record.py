@@ -14,7 +14,8 @@ from kullback.evaluation.options import Model, PassOptions, model_name
 from kullback.evaluation.passes import ModelPredictor, TokenizedText
 from kullback.models.interface import TextModel
 from kullback.predictions.base import FactoredPredictions
-from kullback.predictions.recording import Kind, RecordingWriter
+from kullback.predictions.recording import Kind
+from kullback.predictions.recording_writer import RecordingWriter
 from kullback.results.evaluation import NonZeroRank
 from kullback.results.recording import RecordingResult
 from kullback.runtime.files import check_outputs

@@ -1,0 +1,60 @@
+"""Options of the commands that read a text: how it is cut, and in what arithmetic."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from kullback.cli.parsing import given
+
+__all__ = ["add_text_options", "text_options"]
+
+DTYPES = ("float32", "float64", "bfloat16", "float16")
+NAMES = (
+    "protocol", "window", "stride", "bos", "joined", "field", "dtype", "device",
+    "trust_remote_code",
+)  # fmt: skip
+
+
+def add_text_options(command: argparse.ArgumentParser) -> None:
+    """Declare them; an option that is not given is absent from the namespace."""
+    text = command.add_argument_group("on text")
+    text.add_argument(
+        "--text", nargs="+", action="extend", metavar="FILE",
+        help="files, folders of .txt, .jsonl and .parquet files, or - for standard input",
+    )  # fmt: skip
+    absent: dict[str, Any] = {"default": argparse.SUPPRESS}
+    text.add_argument("--field", help="of .jsonl and .parquet (default: text)", **absent)
+    text.add_argument(
+        "--protocol", metavar="PRESET",
+        choices=("sliding", "hf-stride", "lm-eval", "llama.cpp"),
+        help="sliding (default), hf-stride, lm-eval or llama.cpp", **absent,
+    )  # fmt: skip
+    text.add_argument(
+        "--joined", action=argparse.BooleanOptionalAction,
+        help="read the documents as one, separated by an empty line (default: as the protocol)",
+        **absent,
+    )  # fmt: skip
+    text.add_argument("--window", type=int, help="tokens that the model reads at once", **absent)
+    text.add_argument("--stride", type=int, help="tokens by which the window moves", **absent)
+    text.add_argument(
+        "--bos", choices=("auto", "always", "never"),
+        help="whether a BOS token leads (default: auto, as the tokenizer's configuration says)",
+        **absent,
+    )  # fmt: skip
+    text.add_argument(
+        "--dtype", choices=DTYPES, help="of the model's arithmetic (default: float32 on a CPU)",
+        **absent,
+    )  # fmt: skip
+    text.add_argument(
+        "--device", help="auto (default: cuda, then mps, then cpu) or the name of one", **absent
+    )
+    text.add_argument(
+        "--trust-remote-code", action="store_true", help="run code that comes with the model",
+        **absent,
+    )  # fmt: skip
+
+
+def text_options(options: argparse.Namespace) -> dict[str, Any]:
+    """Those that were given, as keyword arguments of `kullback.evaluate` and its siblings."""
+    return given(options, *NAMES)
