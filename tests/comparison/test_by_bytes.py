@@ -40,16 +40,14 @@ def test_different_tokenizers_are_compared_by_bytes(tiny_llama, other_tiny_llama
     totals, counts = [], []
     for model in models:
         one = evaluate_text(model, documents, PROTOCOL)
-        assert one is not None
-        totals.append(one["measures"]["cross_entropy"]["value"] * one["scored_tokens"])
-        counts.append(one["scored_tokens"])
+        totals.append(one.measures["cross_entropy"].value * one.scored_tokens)
+        counts.append(one.scored_tokens)
     assert counts[1] < counts[0]
     scored = sum(each.n_bytes - 1 for each in documents)
-    per_byte = found["measures"]["delta_cross_entropy_per_byte"]["value"]
+    per_byte = found.measures["delta_cross_entropy_per_byte"].value
     assert per_byte == pytest.approx((totals[1] - totals[0]) / scored, rel=1e-6)
     spelt = "".join(document.text for document in documents)
-    assert all(span["text"] in spelt for span in found["spans"])
-    for model, name in zip(models, ("fingerprint", "candidate_fingerprint"), strict=True):
+    assert all(span.text in spelt for span in found.candidates[0].spans)
+    for model, operand in zip(models, (found.reference, found.candidates[0].operand), strict=True):
         alone = evaluate_text(model, documents, PROTOCOL)
-        assert alone is not None
-        assert found[name] == alone["fingerprint"]
+        assert operand.fingerprint == alone.fingerprint

@@ -1,4 +1,4 @@
-"""Comparing models on text, whole."""
+"""Comparing models on a text, end to end."""
 
 from __future__ import annotations
 
@@ -9,16 +9,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from msgspec.structs import replace
 
-from kullback.comparison.models import Candidate, Job, compare_models
+from kullback.comparison.models import Candidate, Task, compare_models
 from kullback.comparison.operands import ModelOperand, RecordingOperand
-from kullback.comparison.recordings import record_text
 from kullback.errors import InvalidValueError
+from kullback.evaluation.record import record_text
 from kullback.models.load import load_sized, load_text_model
 from kullback.models.quantization import Scheme
 from kullback.models.quantized_folder import save_quantised
+from kullback.predictions.base import Predictions
+from kullback.results.comparison import Comparison
 from kullback.text.documents import Document
 from kullback.text.protocol import Protocol
+from kullback.text.windows import Window
 from tiny_models import TEXT, tiny_llama
 
 DOCUMENTS = [Document(f"part {i}", TEXT[i:]) for i in range(6)]
@@ -44,10 +48,10 @@ def record(name: str, path: Path) -> str:
     return str(path)
 
 
-def compare(folder: str, *names: str, job: Job | None = None):
+def compare(folder: str, *names: str, task: Task | None = None):
     """Compare the model in `folder` with others."""
     candidates = [Candidate(name, partial(side, name)) for name in names]
-    return compare_models(side(folder), candidates, DOCUMENTS, PROTOCOL, job)
+    return compare_models(side(folder), candidates, DOCUMENTS, PROTOCOL, task)
 
 
 def test_measures_equal_whole_softmaxes(folder, tmp_path):
@@ -69,42 +73,45 @@ def test_measures_equal_whole_softmaxes(folder, tmp_path):
         kl.append((np.exp(log_p) * (log_p - log_q)).sum(1))
         rows = np.arange(len(target))
         difference.append(log_p[rows, target] - log_q[rows, target])
-    value = {name: one["value"] for name, one in found["measures"].items()}
+    value = {name: measurement.value for name, measurement in found.measures.items()}
     assert value["kl"] == pytest.approx(np.concatenate(kl).mean(), rel=1e-5)
     assert value["delta_cross_entropy"] == pytest.approx(
         np.concatenate(difference).mean(), rel=1e-4
     )
-    assert found["kl_quantiles"]["maximum"] == pytest.approx(np.concatenate(kl).max(), rel=1e-4)
-    assert json.loads(json.dumps(found))["candidate"] == other
+    assert found.candidates[0].kl_quantiles["maximum"] == pytest.approx(
+        np.concatenate(kl).max(), rel=1e-4
+    )
+    assert Comparison.from_json(found.to_json()) == found
+    assert found.candidates[0].name == other
 
 
 def test_a_model_against_itself_is_exactly_zero(folder):
     """The same model, loaded twice, is 0 away in every measure, and not above the noise."""
-    found = compare(folder, folder, job=Job(noise=True))
+    found = compare(folder, folder, task=Task(noise=True))
     for name in ("kl", "reverse_kl", "jensen_shannon", "delta_cross_entropy", "delta_p_rms"):
-        assert found["measures"][name]["value"] == 0.0, name
-    assert found["measures"]["top1_agreement"]["value"] == 1.0
-    assert found["kl_quantiles"]["maximum"] == 0.0
-    assert found["above_noise"] is False
+        assert found.measures[name].value == 0.0, name
+    assert found.measures["top1_agreement"].value == 1.0
+    assert found.candidates[0].kl_quantiles["maximum"] == 0.0
+    assert found.candidates[0].above_noise is False
 
 
 def test_noise_floor_in_another_type(folder):
     """In bfloat16 the reference is further from itself than in another batch shape."""
     load = partial(load_text_model, folder, torch.bfloat16)
-    found = compare(folder, folder + "@int4", job=Job(noise=True, noise_dtype=load))
-    floor = found["noise_floor"]
-    assert floor["batch shape"]["value"] < 1e-9 < floor["bfloat16"]["value"]
-    assert found["above_noise"] is True
+    found = compare(folder, folder + "@int4", task=Task(noise=True, noise_dtype=load))
+    floor = found.noise_floor
+    assert floor["batch shape"].value < 1e-9 < floor["bfloat16"].value
+    assert found.candidates[0].above_noise is True
 
 
 def test_schemes_are_ranked_by_kl(folder):
     """Fewer bits are further away, with the wider intervals of a family; all are on the front."""
     found = compare(folder, *(f"{folder}@{scheme}" for scheme in ("int2-g32", "int8", "int4-g32")))
-    names = [one["name"].rpartition("@")[2] for one in found["schemes"]]
+    names = [row.name.rpartition("@")[2] for row in found.ranked]
     assert names == ["int8", "int4-g32", "int2-g32"]
-    assert all(one["on_pareto_front"] for one in found["schemes"])
-    alone = found["measures"]["kl"]["interval"]
-    family = found["schemes"][-1]["kl"]["interval"]
+    assert all(row.on_pareto_front and row.dominated_by is None for row in found.ranked)
+    alone = found.measures["kl"].interval
+    family = found.ranked[-1].kl.interval
     assert family[0] < alone[0] < alone[1] < family[1]
 
 
@@ -114,7 +121,7 @@ def test_a_saved_quantisation_is_the_one_on_the_way_in(folder, tmp_path):
     size = save_quantised(folder, Scheme.parse("int4-g32"), saved).bytes_saved
     assert size == sum(file.stat().st_size for file in saved.iterdir())
     on_the_way, from_disk = compare(folder + "@int4-g32", str(saved)), load_sized(str(saved))
-    assert on_the_way["measures"]["kl"]["value"] < 1e-10
+    assert on_the_way.measures["kl"].value < 1e-10
     assert from_disk.size_bytes < load_sized(folder).size_bytes
 
 
@@ -141,88 +148,135 @@ def test_no_candidate_is_an_error(folder):
 
 def test_worst_tokens_stand_in_their_context(folder):
     """The worst token is the one with the largest KL, and its context is the text around it."""
-    found = compare(folder, folder + "@int2-g32", job=Job(with_passages=True))
-    worst = found["worst"][0]
-    assert worst["kl"] == found["kl_quantiles"]["maximum"]
-    text = next(each.text for each in DOCUMENTS if each.name == worst["document"])
-    assert worst["before"] + worst["token"] + worst["after"] in text
-    assert found["passages"][0]["tokens"][0]["kl"] >= 0
-    assert set(found["kl_by_token_class"]) >= {"word begins", "word goes on", "number", "blank"}
+    found = compare(folder, folder + "@int2-g32", task=Task(passages=True))
+    worst = found.candidates[0].worst_tokens[0]
+    assert worst.kl == found.candidates[0].kl_quantiles["maximum"]
+    text = next(each.text for each in DOCUMENTS if each.name == worst.document)
+    assert worst.before + worst.token + worst.after in text
+    assert found.candidates[0].passages[0].tokens[0].kl >= 0
+    classes = {"word begins", "word continues", "number", "whitespace"}
+    assert set(found.candidates[0].kl_by_token_class) >= classes
+    assert len(found.worst_tokens) == len(found.candidates[0].worst_tokens)
     assert Path(folder).exists()
 
 
-def measured(found: dict) -> dict:
+def measured(result: Comparison) -> dict:
     """What was measured, without the names, the times and what says which file it was."""
-    apart = {"title", "created", "reference", "candidate", "notes", "seconds"}
-    schemes = [{**one, "name": ""} for one in found["schemes"]]
-    return {name: value for name, value in found.items() if name not in apart} | {
-        "schemes": schemes
-    }
+    document = result.to_dict()
+    for name in ("title", "created", "reference", "notes", "seconds"):
+        del document[name]
+    for row in (*document["ranked"], *(each["operand"] for each in document["candidates"])):
+        del row["name"]
+    return document
 
 
 def test_one_quantised_candidate_has_its_size(folder):
-    """A single scheme stands in the table with its size; a twin of the reference needs none."""
+    """A single scheme has its size and share of the original; equal models are identical."""
     found = compare(folder, f"{folder}@int8")
-    (only,) = found["schemes"]
+    (only,) = found.ranked
     weights = load_sized(folder).size_bytes
-    assert 0 < only["bytes"] < weights
-    assert any(f"take {weights:,} bytes" in note for note in found["notes"])
-    assert compare(folder, folder)["schemes"] == []
+    assert found.reference.size_bytes == weights
+    assert 0 < only.size_bytes < weights
+    assert only.share_of_original == only.size_bytes / weights
+    assert not found.candidates[0].identical
+    same = compare(folder, folder)
+    assert same.candidates[0].identical
+    assert same.candidates[0].worst_tokens == ()
+
+
+def test_the_smallest_candidate_within_the_tolerance_is_chosen(folder):
+    """With a wide tolerance it is the smallest of all, with none there is no choice."""
+    names = [f"{folder}@int8", f"{folder}@int2-g32"]
+    wide = compare(folder, *names, task=Task(tolerance=100.0))
+    assert wide.choice == names[1]
+    narrow = compare(folder, *names, task=Task(tolerance=-100.0))
+    assert narrow.choice is None
+    assert [row.within_tolerance for row in narrow.ranked] == [False, False]
+
+
+def test_each_model_reads_the_text_once(folder, monkeypatch):
+    """Two candidates and the noise floor take one pass of the reference: five passes, not eight."""
+    passes: list[str] = []
+    original = ModelOperand.predictions
+
+    def count(operand: ModelOperand, window: Window, rows: slice) -> Predictions:
+        passes.append(operand.name)
+        return original(operand, window, rows)
+
+    monkeypatch.setattr(ModelOperand, "predictions", count)
+    load = partial(load_text_model, folder, torch.bfloat16)
+    names = (f"{folder}@int8", f"{folder}@int4-g32")
+    result = compare(folder, *names, task=Task(noise=True, noise_dtype=load))
+    windows = len(passes) // 3
+    assert len(passes) == 3 * windows
+    assert passes.count(result.reference.name) == windows
+
+
+def test_weights_of_the_protocol_count_everywhere(folder):
+    """Under hf-stride the ranked KL, its curves and the headline are weighted alike."""
+    candidates = [Candidate("int4", partial(side, f"{folder}@int4-g32"))]
+    protocol = Protocol("hf-stride", window=32, stride=16)
+    result = compare_models(side(folder), candidates, DOCUMENTS, protocol)
+    (row,), (candidate,) = result.ranked, result.candidates
+    kl = candidate.measures["kl"].value
+    assert row.kl.value == kl
+    classes = candidate.kl_by_token_class.values()
+    assert sum(c.value * c.n for c in classes) / sum(c.n for c in classes) == pytest.approx(kl)
 
 
 def test_a_recording_in_the_place_of_a_model_gives_all_that_the_model_does(folder, tmp_path):
     """With an exact recording on either side every number and token is that of the live models."""
     other = folder + "@int4-g32"
-    job = Job(with_passages=True)
-    live = measured(compare(folder, other, job=job))
+    task = Task(passages=True)
+    live = measured(compare(folder, other, task=task))
     reference, candidate = record(folder, tmp_path / "one.rec"), record(other, tmp_path / "two.rec")
     for found in (
-        compare(reference, other, job=job),
-        compare(folder, candidate, job=job),
+        compare(reference, other, task=task),
+        compare(folder, candidate, task=task),
     ):
-        assert found["worst"]
-        assert found["passages"]
-        assert any("is a recording of" in note for note in found["notes"])
+        assert found.candidates[0].worst_tokens
+        assert found.candidates[0].passages
+        assert any("is a recording of" in note for note in found.notes)
         assert measured(found) == live
 
 
 def test_recordings_and_models_are_ranked_together(folder, tmp_path):
     """A recorded candidate has its model's size and place; the text is read by the second, then."""
     names = [f"{folder}@{scheme}" for scheme in ("int8", "int4-g32", "int2-g32")]
-    live = compare(folder, *names)["schemes"]
+    live = compare(folder, *names).ranked
     reference, first = record(folder, tmp_path / "a.rec"), record(names[0], tmp_path / "b.rec")
-    found = compare(reference, first, *names[1:])["schemes"]
-    assert [one["name"] for one in found] == [first, *names[1:]]
-    for one, expected in zip(found, live, strict=True):
-        assert {**one, "name": ""} == {**expected, "name": ""}
+    ranked = compare(reference, first, *names[1:]).ranked
+    assert [row.name for row in ranked] == [first, *names[1:]]
+    for row, expected in zip(ranked, live, strict=True):
+        assert replace(row, name="") == replace(expected, name="")
 
 
 def test_a_recording_that_does_not_say_its_size_is_on_no_front(folder, tmp_path):
     """A candidate whose size is unknown is ranked by its KL and takes no place on the front."""
     path = tmp_path / "a.rec"
     record_text(load_sized(folder).model, DOCUMENTS, PROTOCOL, path)
-    nearest, other = compare(folder, folder + "@int8", str(path))["schemes"]
-    assert (nearest["bytes"], nearest["on_pareto_front"]) == (None, False)
-    assert nearest["kl"]["value"] == 0.0
-    assert other["on_pareto_front"] is True
+    nearest, other = compare(folder, folder + "@int8", str(path)).ranked
+    assert (nearest.size_bytes, nearest.on_pareto_front) == (None, False)
+    assert nearest.kl.value == 0.0
+    assert other.on_pareto_front
 
 
 def test_each_candidate_is_compared_with_the_noise(folder):
     """The model itself does not rise above the noise floor, two bits do; unmeasured is None."""
     names = (folder, folder + "@int2-g32")
-    found = compare(folder, *names, job=Job(noise=True))
-    assert [one["above_noise"] for one in found["schemes"]] == [False, True]
-    assert {one["above_noise"] for one in compare(folder, *names)["schemes"]} == {None}
+    found = compare(folder, *names, task=Task(noise=True))
+    assert [row.above_noise for row in found.ranked] == [False, True]
+    assert {row.above_noise for row in compare(folder, *names).ranked} == {None}
 
 
 def test_what_needs_the_model_is_refused_of_a_recording(folder, tmp_path):
     """Noise and sensitivity of a recorded reference, and recordings alone, say what to give."""
     path = record(folder, tmp_path / "a.rec")
     with pytest.raises(InvalidValueError, match="the noise floor needs the model itself"):
-        compare(path, folder, job=Job(noise=True))
+        compare(path, folder, task=Task(noise=True))
     with pytest.raises(InvalidValueError, match="the sensitivity of layers needs the model"):
-        compare(path, folder, job=Job(sensitivity=Scheme.parse("int8")))
-    with pytest.raises(InvalidValueError, match="all sides are recordings"):
+        compare(path, folder, task=Task(sensitivity=Scheme.parse("int8")))
+    with pytest.raises(InvalidValueError, match="all operands are recordings"):
         compare(path, path)
 
 

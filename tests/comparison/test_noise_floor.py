@@ -1,28 +1,44 @@
-"""What a model differs from itself by."""
+"""KL of a model from itself."""
 
 from __future__ import annotations
 
-import pytest
-from text_samples import measured
+import math
 
-from kullback.comparison.noise_floor import above_noise
+import pytest
+
+from kullback.comparison.noise_floor import above_noise, noise_ratio
+from kullback.results.measurement import Measurement
+
+
+def kl(value: float, half: float | None) -> Measurement:
+    """A KL with half of its interval; None where there is none."""
+    bounds = None if half is None else (value - half, value + half)
+    error = math.inf if half is None else half / 2
+    return Measurement(value, "nats/token", error, 100, 10, "", bounds=bounds)
 
 
 @pytest.mark.parametrize(
-    ("kl", "shape", "above"),
+    ("candidate", "shape", "above"),
     [
-        (measured(3e-3, 1e-3), measured(1e-3, 0.5e-3), True),
-        (measured(3e-3, 1e-3), measured(1e-3, 1.5e-3), False),
-        (measured(3e-3, None), measured(1e-3, None), True),
-        (measured(0.0, 0.0), measured(0.0, 0.0), False),
-        (measured(None, None), measured(1e-3, None), False),
+        (kl(3e-3, 1e-3), kl(1e-3, 0.5e-3), True),
+        (kl(3e-3, 1e-3), kl(1e-3, 1.5e-3), False),
+        (kl(3e-3, None), kl(1e-3, None), True),
+        (kl(0.0, 0.0), kl(0.0, 0.0), False),
+        (kl(math.inf, None), kl(1e-3, None), True),
     ],
 )
-def test_a_kl_rises_above_the_noise_with_its_whole_interval(kl, shape, above):
+def test_a_kl_is_above_the_noise_with_its_whole_interval(candidate, shape, above):
     """The low end of the KL must be above the high end of the floor; without one, the values."""
-    assert above_noise(kl, {"batch shape": shape}) is above
+    assert above_noise(candidate, {"batch shape": shape}) is above
 
 
-def test_without_a_batch_shape_nobody_knows():
+def test_without_a_batch_shape_it_is_unknown():
     """Another type alone is no floor: it may be noisier than the candidate."""
-    assert above_noise(measured(), {"bfloat16": measured()}) is None
+    assert above_noise(kl(1e-3, 1e-4), {"bfloat16": kl(1e-3, 1e-4)}) is None
+
+
+def test_the_ratio_is_to_the_type_and_not_to_the_shape():
+    """4.8 times the bfloat16 noise; without another type there is no ratio."""
+    floor = {"batch shape": kl(1e-15, 0.0), "bfloat16": kl(1e-3, 1e-4)}
+    assert noise_ratio(kl(4.8e-3, 1e-4), floor) == pytest.approx(4.8)
+    assert noise_ratio(kl(4.8e-3, 1e-4), {"batch shape": kl(1e-15, 0.0)}) is None

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from kullback.comparison.operands import ModelOperand, RecordingOperand, check_is_text, text_parts
-from kullback.comparison.recordings import record_text
 from kullback.errors import InvalidValueError
 from kullback.evaluation.passes import TokenizedText
+from kullback.evaluation.record import record_text
 from kullback.models.load import load_sized
 from kullback.text.documents import Document
 from kullback.text.protocol import Protocol

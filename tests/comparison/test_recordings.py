@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
+from kullback.comparison.logits_files import compare_logits_files
 from kullback.comparison.models import Candidate, compare_models
 from kullback.comparison.operands import ModelOperand, RecordingOperand
-from kullback.comparison.recordings import (
-    NO_WEIGHTS,
-    compare_logits_files,
-    compare_recorded,
-    record_text,
-)
+from kullback.comparison.recordings import NO_WEIGHTS, compare_recorded
 from kullback.errors import InvalidValueError
+from kullback.evaluation.record import record_text
 from kullback.models.load import load_sized
 from kullback.predictions.llama_cpp_logits import write_llama_cpp_logits
+from kullback.results.comparison import Comparison
 from kullback.text.documents import Document
 from kullback.text.protocol import Protocol
 from tiny_models import TEXT
@@ -36,9 +33,9 @@ def pair(tiny_llama_folder: Path) -> tuple[ModelOperand, ModelOperand]:
 
 
 @pytest.fixture(scope="module")
-def live(pair) -> dict[str, Any]:
+def live(pair) -> Comparison:
     """The comparison of the two, read now."""
-    return compare_models(pair[0], [Candidate("int4", lambda: pair[1])], DOCUMENTS, PROTOCOL)  # type: ignore[return-value]
+    return compare_models(pair[0], [Candidate("int4", lambda: pair[1])], DOCUMENTS, PROTOCOL)
 
 
 @pytest.fixture(scope="module")
@@ -61,12 +58,12 @@ def test_exact_recordings_give_the_live_measures(recorded, pair, live):
     first = compare_recorded(recorded[0], pair[1], DOCUMENTS, PROTOCOL)
     second = compare_recorded(pair[0], recorded[1], DOCUMENTS, PROTOCOL)
     for found in (both, first, second):
-        assert found["measures"]["kl"]["value"] == pytest.approx(
-            live["measures"]["kl"]["value"], rel=1e-6
+        assert found.measures["kl"].value == pytest.approx(live.measures["kl"].value, rel=1e-6)
+        assert set(found.measures) == set(live.measures)
+        assert found.candidates[0].kl_quantiles == pytest.approx(
+            live.candidates[0].kl_quantiles, rel=1e-6
         )
-        assert set(found["measures"]) == set(live["measures"])
-        assert found["kl_quantiles"] == pytest.approx(live["kl_quantiles"], rel=1e-6)
-        assert found["scored_tokens"] == live["scored_tokens"]
+        assert found.scored_tokens == live.scored_tokens
 
 
 def test_each_side_has_its_fingerprint(recorded, pair, live):
@@ -75,25 +72,25 @@ def test_each_side_has_its_fingerprint(recorded, pair, live):
         compare_recorded(*recorded),
         compare_recorded(recorded[0], pair[1], DOCUMENTS, PROTOCOL),
     ):
-        assert found["fingerprint"] == live["fingerprint"]
-        weights = live["protocol"]["candidate_weights"]
-        assert found["candidate_protocol"] == {**found["protocol"], "weights": weights}
-        assert found["candidate_fingerprint"] not in ("", found["fingerprint"])
-        assert found["protocol"]["protocol"]["window"] == 32
+        reference, candidate = found.reference, found.candidates[0].operand
+        assert reference.fingerprint == live.reference.fingerprint
+        assert candidate.protocol == live.candidates[0].operand.protocol
+        assert candidate.fingerprint not in ("", reference.fingerprint)
+        assert reference.protocol["protocol"]["window"] == 32
 
 
 def test_top_k_recordings_bound_the_kl(pair, live, tmp_path):
     """From a top-k recording the KL is bounded, and called so; what it holds exactly is as live."""
     record_text(pair[0].model, DOCUMENTS, PROTOCOL, tmp_path / "top", "top-k", k=16)
     found = compare_recorded(RecordingOperand.open(tmp_path / "top"), pair[1], DOCUMENTS, PROTOCOL)
-    low, high = (found["measures"][f"kl_{side}_bound"]["value"] for side in ("lower", "upper"))
-    assert "kl" not in found["measures"]
+    low, high = (found.measures[f"kl_{side}_bound"].value for side in ("lower", "upper"))
+    assert "kl" not in found.measures
     for name in ("delta_cross_entropy", "top1_agreement", "delta_p_mean", "delta_p_rms"):
-        expected = live["measures"][name]["value"]
-        assert found["measures"][name]["value"] == pytest.approx(expected, rel=1e-5, abs=1e-7)
-    assert 0 < low < live["measures"]["kl"]["value"] < high
-    assert found["fingerprint"] == live["fingerprint"]
-    assert any("lower bound" in note for note in found["notes"])
+        expected = live.measures[name].value
+        assert found.measures[name].value == pytest.approx(expected, rel=1e-5, abs=1e-7)
+    assert 0 < low < live.measures["kl"].value < high
+    assert found.reference.fingerprint == live.reference.fingerprint
+    assert any("lower bound" in note for note in found.notes)
 
 
 def test_recordings_of_other_texts_are_refused(recorded, pair, tmp_path):
@@ -110,7 +107,7 @@ def test_weights_that_a_recording_has_not_are_noted(pair, tmp_path):
     """Of hf-stride, which weighs tokens, two recordings say that they count each token once."""
     record_text(pair[0].model, DOCUMENTS, Protocol("hf-stride", 32, 16), tmp_path / "a")
     side = RecordingOperand.open(tmp_path / "a")
-    assert NO_WEIGHTS in compare_recorded(side, side)["notes"]
+    assert NO_WEIGHTS in compare_recorded(side, side).notes
 
 
 def test_logits_files_are_compared(tmp_path):
@@ -124,6 +121,6 @@ def test_logits_files_are_compared(tmp_path):
     found = compare_logits_files(tmp_path / "base", tmp_path / "other")
     log_p, log_q = (z - np.log(np.exp(z).sum(1, keepdims=True)) for z in (p, q))
     kl = (np.exp(log_p) * (log_p - log_q)).sum(1).mean()
-    assert found["measures"]["kl"]["value"] == pytest.approx(kl, abs=1e-4)
-    assert "KLD" in found["llama_cpp"]
-    assert (found["fingerprint"], found["candidate_protocol"]) == ("", {})
+    assert found.measures["kl"].value == pytest.approx(kl, abs=1e-4)
+    assert "KLD" in found.llama_cpp
+    assert (found.reference.fingerprint, found.candidates[0].operand.protocol) == ("", {})

@@ -10,10 +10,10 @@ import pytest
 
 from kullback.comparison.models import Candidate, compare_models
 from kullback.comparison.operands import ModelOperand, RecordingOperand
-from kullback.comparison.recordings import record_text
 from kullback.comparison.token_records import NO_KL, TokenRows, compare_records
 from kullback.errors import InvalidValueError
-from kullback.evaluation.on_text import evaluate_text
+from kullback.evaluation.on_text import TextTask, evaluate_text
+from kullback.evaluation.record import record_text
 from kullback.evaluation.token_records import read_records
 from kullback.models.load import load_sized
 from kullback.text.documents import Document
@@ -47,7 +47,7 @@ def files(sides, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("records")
     paths = folder / "reference.parquet", folder / "candidate.parquet"
     for side, path in zip(sides, paths, strict=True):
-        evaluate_text(side.model, DOCUMENTS, PROTOCOL, records=path)
+        evaluate_text(side.model, DOCUMENTS, PROTOCOL, TextTask(records=path))
     return paths
 
 
@@ -57,22 +57,25 @@ def test_measures_are_those_of_a_live_comparison(sides, files):
     rows = [TokenRows.of_file(path) for path in files]
     second = TokenRows.of_model(sides[1].model, DOCUMENTS, PROTOCOL, against=rows[0])
     for found in (compare_records(*rows, DOCUMENTS), compare_records(rows[0], second)):
-        assert tuple(found["measures"]) == MEASURES
+        assert tuple(found.measures) == MEASURES
         for name in MEASURES:
-            one, expected = found["measures"][name], live["measures"][name]
-            assert one["value"] == pytest.approx(expected["value"], rel=1e-6, abs=1e-9), name
-            assert one["interval"] == pytest.approx(expected["interval"], rel=1e-5, abs=1e-9), name
-        assert found["fingerprint"] == live["fingerprint"]
-        assert found["candidate_protocol"]["weights"] == live["protocol"]["candidate_weights"]
-        assert found["scored_tokens"] == live["scored_tokens"]
-        assert NO_KL in found["notes"]
+            one, expected = found.measures[name], live.measures[name]
+            assert one.value == pytest.approx(expected.value, rel=1e-6, abs=1e-9), name
+            assert one.interval == pytest.approx(expected.interval, rel=1e-5, abs=1e-9), name
+        assert found.reference.fingerprint == live.reference.fingerprint
+        assert (
+            found.candidates[0].operand.protocol["weights"]
+            == live.candidates[0].operand.protocol["weights"]
+        )
+        assert found.scored_tokens == live.scored_tokens
+        assert NO_KL in found.notes
 
 
 def test_values_are_weighted_means_of_the_rows(files):
     """Each measure is the mean over the rows of both files, in which a token counts by weight."""
     (_, one), (_, two) = (read_records(path) for path in files)
     assert len(set(one.weight.tolist())) > 1
-    found = compare_records(*(TokenRows.of_file(path) for path in files))["measures"]
+    found = compare_records(*(TokenRows.of_file(path) for path in files)).measures
 
     def mean(values):
         return np.average(values, weights=one.weight.astype(np.float64))
@@ -87,7 +90,7 @@ def test_values_are_weighted_means_of_the_rows(files):
         "top1_agreement": mean(one.top1 == two.top1),
     }
     for name, value in expected.items():
-        assert found[name]["value"] == pytest.approx(value, rel=1e-9), name
+        assert found[name].value == pytest.approx(value, rel=1e-9), name
 
 
 @pytest.mark.parametrize("kind", ["exact", "top-k"])
@@ -96,14 +99,14 @@ def test_a_recording_stands_in_for_its_statistics(kind, sides, files, tmp_path):
     path = tmp_path / "candidate.rec"
     record_text(sides[1].model, DOCUMENTS, PROTOCOL, path, kind, k=4)
     reference = TokenRows.of_file(files[0])
-    expected = compare_records(reference, TokenRows.of_file(files[1]))["measures"]
+    expected = compare_records(reference, TokenRows.of_file(files[1])).measures
     recorded = TokenRows.of_recording(RecordingOperand.open(path))
-    found = compare_records(reference, recorded)["measures"]
+    found = compare_records(reference, recorded).measures
     for name in MEASURES:
-        assert found[name]["value"] == pytest.approx(expected[name]["value"], rel=1e-6), name
+        assert found[name].value == pytest.approx(expected[name].value, rel=1e-6), name
     # The weights are in the file alone, on whichever side it stands.
-    turned = compare_records(recorded, reference)["measures"]["delta_cross_entropy"]["value"]
-    assert turned == pytest.approx(-expected["delta_cross_entropy"]["value"], rel=1e-6)
+    turned = compare_records(recorded, reference).measures["delta_cross_entropy"].value
+    assert turned == pytest.approx(-expected["delta_cross_entropy"].value, rel=1e-6)
 
 
 def other(rows: TokenRows, **parts: object) -> TokenRows:

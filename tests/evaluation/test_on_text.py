@@ -1,23 +1,25 @@
-"""Evaluating a model on text, whole."""
+"""Evaluating a model on a text, end to end."""
 
 from __future__ import annotations
 
-import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from kullback.results.text import TextResults
 
 from kullback.errors import InvalidValueError
-from kullback.evaluation.on_text import evaluate_text
+from kullback.evaluation import recorded_pass
+from kullback.evaluation.on_text import TextTask, evaluate_text
 from kullback.evaluation.passes import TokenizedText
 from kullback.evaluation.token_records import read_records
 from kullback.evaluation.token_records_writer import RecordsWriter
 from kullback.models.interface import TextModel
 from kullback.models.load import load_text_model
+from kullback.results.evaluation import Evaluation
+from kullback.runtime.progress import Progress
 from kullback.text.documents import Document
 from kullback.text.protocol import Protocol
 from tiny_models import TEXT
@@ -25,27 +27,42 @@ from tiny_models import TEXT
 DOCUMENTS = [Document(f"part {i}", TEXT[i:]) for i in range(6)]
 
 
+def evaluate(
+    model: TextModel,
+    documents: list[Document] = DOCUMENTS,
+    progress: Progress | None = None,
+    **task: object,
+) -> Evaluation:
+    """The result of `model` on the documents, in windows of 32."""
+    result = evaluate_text(
+        model, documents, Protocol(window=32), TextTask(**task), progress=progress
+    )
+    assert isinstance(result, Evaluation)
+    return result
+
+
+class Tokens(Progress):
+    """Hands the tokens that are done to a function."""
+
+    def __init__(self, note: Callable[[int, int], None]) -> None:
+        self.tokens = note  # type: ignore[method-assign]
+
+
 @pytest.fixture(scope="module")
-def found(
-    tiny_llama: TextModel, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[TextResults, Path]:
+def found(tiny_llama: TextModel, tmp_path_factory: pytest.TempPathFactory) -> tuple[Evaluation, Path]:
     """The results, and the records that they were computed from."""
     path = tmp_path_factory.mktemp("records") / "tokens.parquet"
-    results = evaluate_text(
-        tiny_llama, DOCUMENTS, Protocol(window=32), records=path, with_passages=True
-    )
-    assert results is not None
-    return results, path
+    return evaluate(tiny_llama, records=path, passages=True), path
 
 
 def test_measures_are_those_of_the_records(found):
     """Each measure can be computed again from the records, by its definition."""
     results, path = found
     _, rows = read_records(path)
-    total, value = rows.nll.sum(), lambda name: results["measures"][name]["value"]
+    total, value = rows.nll.sum(), lambda name: results.measures[name].value
     # Without BOS and EOS the first byte of each document is not scored.
     scored = sum(each.n_bytes - 1 for each in DOCUMENTS)
-    assert len(rows) == results["scored_tokens"] == scored
+    assert len(rows) == results.scored_tokens == scored
     assert value("cross_entropy") == pytest.approx(total / len(rows), rel=1e-12)
     assert value("perplexity") == pytest.approx(math.exp(total / len(rows)), rel=1e-12)
     bits = total / math.log(2) / rows.byte_length.sum()
@@ -69,60 +86,66 @@ def test_measures_are_those_of_the_records(found):
         gaps = np.bincount(bins, outcome - forecast) / len(rows)
         assert value(name) == pytest.approx(np.abs(gaps).sum(), rel=1e-6)
     assert value("rms_calibration_error") >= 0
-    shares = [one["weight"] for one in results["target_reliability"]]
+    shares = [bin.weight for bin in results.target_reliability]
     assert sum(shares) == pytest.approx(1.0)
 
 
 def test_every_number_has_an_interval_and_the_whole_is_json(found):
-    """Intervals hold their value, and the results are plain data."""
+    """Intervals hold their value, and JSON gives the result back."""
     results, _ = found
-    for name, one in results["measures"].items():
-        low, high = one["interval"]
-        assert low <= one["value"] <= high, name
-    assert json.loads(json.dumps(results))["measures"].keys() == results["measures"].keys()
-    assert sum(results["nll_histogram"]["share"]) == pytest.approx(1.0)
-    assert sum(results["nll_by_position"]["count"]) == results["scored_tokens"]
+    for name, measurement in results.measures.items():
+        low, high = measurement.interval
+        assert low <= measurement.value <= high, name
+    assert Evaluation.from_json(results.to_json()).to_json() == results.to_json()
+    assert sum(results.nll_histogram.share) == pytest.approx(1.0)
+    assert sum(results.nll_by_position.count) == results.scored_tokens
 
 
 def test_passages_spell_the_text(found):
     """The tokens that are shown, put together, are the beginning of each document but its first."""
     results, _ = found
-    first = results["passages"][0]
-    assert first["document"] == "part 0"
-    assert first["byte_start"] == 1
-    spelt = "".join(token["text"] for token in first["tokens"])
-    assert "quick brown fox" in spelt
-    assert all(len(token["top"]) == 5 for token in first["tokens"])
+    first = results.passages[0]
+    assert first.document == "part 0"
+    assert first.byte_start == 1
+    assert "quick brown fox" in "".join(token.text for token in first.tokens)
+    assert all(len(token.top) == 5 for token in first.tokens)
+
+
+def test_the_table_of_tokens_is_that_of_the_records(found):
+    """`tokens` has the rows that the file has, and the text that they spell."""
+    results, path = found
+    frame, (_, rows) = results.tokens.to_pandas(), read_records(path)
+    np.testing.assert_array_equal(frame["nll"], rows.nll)
+    part = frame[frame["document"] == "part 0"]
+    assert "".join(part["text"]) == DOCUMENTS[0].text[1:]
+    assert len(Evaluation.from_json(results.to_json()).tokens) == 0
 
 
 def test_an_interrupted_run_goes_on_to_the_same_numbers(found, tiny_llama, tmp_path, monkeypatch):
     """A run that stopped in between, run again, gives the same measures and the same file."""
     results, whole = found
     path = tmp_path / "tokens.parquet"
-    import kullback.evaluation.on_text as evaluation
 
     def small(*arguments: object) -> RecordsWriter:
         return RecordsWriter(*arguments, rows_per_group=100)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(evaluation, "RecordsWriter", small)
+    monkeypatch.setattr(recorded_pass, "RecordsWriter", small)
 
     def stop(done: int, total: int) -> None:
         if done > total // 2:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        evaluate_text(tiny_llama, DOCUMENTS, Protocol(window=32), records=path, progress=stop)
+        evaluate(tiny_llama, records=path, progress=Tokens(stop))
     assert not path.exists()
     begun: list[int] = []
-    again = evaluate_text(
-        tiny_llama, DOCUMENTS, Protocol(window=32), records=path, with_passages=True,
-        progress=lambda done, total: begun.append(done),
-    )  # fmt: skip
+    progress = Tokens(lambda done, total: begun.append(done))
+    again = evaluate(tiny_llama, records=path, passages=True, progress=progress)
     assert begun[0] > 100
-    assert again["measures"] == results["measures"]
-    assert again["passages"] == results["passages"]
+    assert again.measures == results.measures
+    assert again.passages == results.passages
     whole_once = tmp_path / "once.parquet"
-    evaluate_text(tiny_llama, DOCUMENTS, Protocol(window=32), records=whole_once)
+    evaluate(tiny_llama, records=whole_once)
     assert path.read_bytes() == whole_once.read_bytes()
     np.testing.assert_array_equal(read_records(path)[1].nll, read_records(whole)[1].nll)
 
@@ -130,12 +153,12 @@ def test_an_interrupted_run_goes_on_to_the_same_numbers(found, tiny_llama, tmp_p
 def test_the_fingerprint_tells_what_the_numbers_depend_on(found, tiny_llama):
     """Another window or text gives another fingerprint; other names of the documents do not."""
     results, _ = found
-    once = results["fingerprint"]
+    once = results.fingerprint
 
     def other(documents: list[Document], protocol: Protocol) -> str:
-        found = evaluate_text(tiny_llama, documents, protocol)
-        assert found is not None
-        return found["fingerprint"]
+        result = evaluate_text(tiny_llama, documents, protocol)
+        assert isinstance(result, Evaluation)
+        return result.fingerprint
 
     renamed = [Document("x" + each.name, each.text) for each in DOCUMENTS]
     assert other(renamed, Protocol(window=32)) == once
@@ -145,16 +168,10 @@ def test_the_fingerprint_tells_what_the_numbers_depend_on(found, tiny_llama):
 
 def test_bfloat16_is_near_float32(found, tiny_llama, tiny_llama_folder):
     """In bfloat16 the cross-entropy differs by less than 0.05 nats, and not by nothing."""
-    rounded = evaluate_text(
-        load_text_model(str(tiny_llama_folder), torch.bfloat16),
-        DOCUMENTS,
-        Protocol(window=32),
-        exact=lambda: tiny_llama,
-    )
-    assert rounded is not None
-    exact = found[0]["measures"]["cross_entropy"]["value"]
-    assert 0 < abs(rounded["measures"]["cross_entropy"]["value"] - exact) < 0.05
-    assert any("bfloat16 instead of float32 changes" in note for note in rounded["notes"])
+    rounded = evaluate(load_text_model(str(tiny_llama_folder), torch.bfloat16), exact=lambda: tiny_llama)
+    exact = found[0].measures["cross_entropy"].value
+    assert 0 < abs(rounded.measures["cross_entropy"].value - exact) < 0.05
+    assert any("bfloat16 instead of float32 changes" in note for note in rounded.notes)
 
 
 @pytest.mark.parametrize("text", ["", "x"])
@@ -166,12 +183,10 @@ def test_nothing_to_score_is_an_error(tiny_llama, text):
 
 def test_the_best_temperature_is_the_one_of_a_fine_grid(tiny_llama):
     """The temperature found has the smallest nll of a fine grid, computed from the logits."""
-    documents, protocol = DOCUMENTS[:2], Protocol(window=32)
-    results = evaluate_text(tiny_llama, documents, protocol, with_temperature=True)
-    assert results is not None
-    (note,) = (note for note in results["notes"] if note.startswith("temperature"))
+    results = evaluate(tiny_llama, temperature=True)
+    (note,) = (note for note in results.notes if note.startswith("temperature"))
     found = float(note.split()[1].rstrip(","))
-    tokenized = TokenizedText.of(documents, protocol, tiny_llama.tokenizer, tiny_llama.context)
+    tokenized = TokenizedText.of(DOCUMENTS, Protocol(window=32), tiny_llama.tokenizer, tiny_llama.context)
     logits, targets = [], []
     for window in tokenized.windows:
         inputs = torch.from_numpy(window.inputs)[None]
@@ -179,9 +194,9 @@ def test_the_best_temperature_is_the_one_of_a_fine_grid(tiny_llama):
             logits.append(tiny_llama.model(inputs).logits[0, window.rows].double())
         targets.append(torch.from_numpy(window.targets))
     whole, target = torch.cat(logits), torch.cat(targets)
-    grid = np.exp(np.arange(np.log(0.25), np.log(4.0), 0.004))
+    grid = np.exp(np.arange(np.log(0.25), np.log(4.0), 0.002))
     nll = [float(torch.nn.functional.cross_entropy(whole / t, target)) for t in grid]
     best = grid[int(np.argmin(nll))]
     assert found == pytest.approx(best, rel=0.004) or found == 4.0
     saved = float(torch.nn.functional.cross_entropy(whole, target)) - min(nll)
-    assert results["measures"]["temperature_saves"]["value"] == pytest.approx(saved, rel=1e-3)
+    assert results.measures["temperature_saves"].value == pytest.approx(saved, rel=1e-3)

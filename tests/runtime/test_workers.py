@@ -21,7 +21,8 @@ from kullback.text.documents import Document
 from kullback.text.protocol import Protocol
 from kullback.runtime.workers import process_group
 from kullback.models.load import load_text_model
-from kullback.evaluation.on_text import evaluate_text
+from kullback.evaluation.on_text import TextTask, evaluate_text
+from kullback.results.evaluation import NonZeroRank
 
 folder, file, out = sys.argv[1:]
 text = Path(file).read_text(encoding="utf-8")
@@ -29,10 +30,10 @@ documents = [Document(str(i), text[i:]) for i in range(3)]
 with process_group() as processes:
     model = load_text_model(folder)
     records = Path(out + ".parquet")
-    results = evaluate_text(model, documents, Protocol(window=16), processes, records)
-    assert (results is not None) == processes.is_rank_zero
-if results is not None:
-    Path(out).write_text(json.dumps(results["measures"]))
+    results = evaluate_text(model, documents, Protocol(window=16), TextTask(records=records), processes)
+    assert isinstance(results, NonZeroRank) != processes.is_rank_zero
+if not isinstance(results, NonZeroRank):
+    Path(out).write_text(json.dumps(results.to_dict()["measures"]))
 """
 
 

@@ -55,7 +55,7 @@ def print_result(
 
     The non-zero ranks of torchrun print nothing.
     """
-    from kullback.report import save_html, summary
+    from kullback import report as reports
     from kullback.results.evaluation import NonZeroRank
 
     if isinstance(result, NonZeroRank):
@@ -63,9 +63,9 @@ def print_result(
     if as_json:
         print(result.to_json())
     else:
-        result_console().print(summary(result, verbose=verbose))
+        result_console().print(reports.summary(result, verbose=verbose))
     if report is None:
         return
-    save_html(result, report)
+    reports.save_html(result, report)
     if not as_json:
         print(f"written: {report}")

@@ -30,6 +30,8 @@ class Data(msgspec.Struct, frozen=True, kw_only=True):
 
     computed: ClassVar[tuple[str, ...]] = ()
     """Properties that are written beside the fields; None where they are not finite."""
+    unwritten: ClassVar[tuple[str, ...]] = ()
+    """Fields that are of this process alone."""
 
 
 class Result(Data, frozen=True, kw_only=True, tag_field="schema", tag="kullback.result/1"):
@@ -102,7 +104,10 @@ def to_builtins(value: object) -> Json:
         fields: dict[str, Json] = {}
         if config.tag_field is not None:
             fields[config.tag_field] = config.tag
+        unwritten = getattr(value, "unwritten", ())
         for name in value.__struct_fields__:
+            if name in unwritten:
+                continue
             fields[name] = to_builtins(getattr(value, name))
         for name in getattr(value, "computed", ()):
             fields[name] = _finite(to_builtins(getattr(value, name)))

@@ -6,7 +6,7 @@ fractions.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from kullback.results.base import Data, Result
 from kullback.results.measurement import Measurement
@@ -80,6 +80,8 @@ class Evaluation(Result, frozen=True, kw_only=True, tag="kullback.evaluation/1")
     ``float(result.perplexity)`` is a number, ``result.perplexity.interval`` its 95 % interval.
     """
 
+    unwritten: ClassVar[tuple[str, ...]] = ("token_table",)
+
     title: str
     created: str
     command: str
@@ -150,12 +152,6 @@ class Evaluation(Result, frozen=True, kw_only=True, tag="kullback.evaluation/1")
         Only of a result that was computed in this process; a file has them in ``--records``.
         """
         return self.token_table or Table({})
-
-    def to_dict(self) -> dict[str, Any]:
-        """The document that `to_json` writes; without the table of tokens."""
-        document = super().to_dict()
-        del document["token_table"]
-        return document
 
 
 class NonZeroRank(Result, frozen=True, kw_only=True, tag="kullback.rank/1"):
