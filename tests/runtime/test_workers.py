@@ -30,7 +30,8 @@ documents = [Document(str(i), text[i:]) for i in range(3)]
 with process_group() as processes:
     model = load_text_model(folder)
     records = Path(out + ".parquet")
-    results = evaluate_text(model, documents, Protocol(window=16), TextTask(records=records), processes)
+    task = TextTask(records=records)
+    results = evaluate_text(model, documents, Protocol(window=16), task, processes)
     assert isinstance(results, NonZeroRank) != processes.is_rank_zero
 if not isinstance(results, NonZeroRank):
     Path(out).write_text(json.dumps(results.to_dict()["measures"]))

@@ -191,7 +191,7 @@ def _checked_text(request: _Request, kinds: list[Kind]) -> tuple[Protocol, list[
     cut = protocol_of_files(request.operands, kinds, request.options)
     if request.text is None:
         return cut, []
-    documents = request.options.documents(request.text)
+    documents = request.options.documents(request.text, request.progress)
     for operand, kind in zip(request.operands, kinds, strict=True):
         parts = recorded_parts(operand, kind)
         if parts:
@@ -212,7 +212,10 @@ def _by_bytes(request: _Request, kinds: list[Kind]) -> Comparison:
         raise InvalidValueError("--by-bytes needs two models that read the text now")
     if request.text is None:
         raise InvalidValueError("--text FILE is missing: say which text to compare the models on")
-    cut, documents = request.options.to_protocol(), request.options.documents(request.text)
+    cut, documents = (
+        request.options.to_protocol(),
+        request.options.documents(request.text, request.progress),
+    )
     models = []
     for operand in request.operands:
         request.progress.stage(f"loading {model_name(operand)}")

@@ -12,6 +12,7 @@ import torch
 from kullback.models.interface import TextModel
 from kullback.models.load import load_sized
 from kullback.models.quantized import SizedModel
+from kullback.runtime.progress import Progress
 from kullback.text.documents import Document
 from kullback.text.inputs import Text, documents_of
 from kullback.text.protocol import Bos, Preset, Protocol
@@ -59,9 +60,9 @@ class PassOptions:
             self.protocol or "sliding", self.window, self.stride, self.bos or "auto", self.joined
         )
 
-    def documents(self, text: Text) -> list[Document]:
-        """The documents of `text`."""
-        return documents_of(text, self.field)
+    def documents(self, text: Text, progress: Progress) -> list[Document]:
+        """The documents of `text`; `progress` is told of files that are skipped."""
+        return documents_of(text, self.field, progress.note)
 
     def load(self, model: Model, dtype: torch.dtype | None = None) -> SizedModel:
         """The model, in `dtype` where that is given and else as the options say."""

@@ -65,7 +65,7 @@ def record(
         dtype=dtype, device=device, trust_remote_code=trust_remote_code,
     )  # fmt: skip
     progress = progress or Progress()
-    cut, documents = options.to_protocol(), options.documents(text)
+    cut, documents = options.to_protocol(), options.documents(text, progress)
     with process_group() as processes:
         progress.stage(f"loading {model_name(model)}")
         sized = options.load(model)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import TypeAlias
 
@@ -12,7 +13,7 @@ Tokens: TypeAlias = Callable[[int, int], None]
 
 
 class Progress:
-    """Receives stages and counts of tokens; this one ignores them.
+    """Receives stages and counts of tokens; this one ignores all but notes.
 
     The terminal's is `kullback.report.terminal.progress.TerminalProgress`.
     """
@@ -22,6 +23,10 @@ class Progress:
 
     def stage(self, what: str) -> None:
         """A stage begins; nothing is known of how long it takes."""
+
+    def note(self, text: str) -> None:
+        """Something that the user should know and that is in no result; here a warning."""
+        warnings.warn(text, stacklevel=3)
 
     def tokens(self, done: int, total: int) -> None:
         """`done` of the stage's `total` tokens are done."""

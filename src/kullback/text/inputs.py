@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
@@ -15,11 +15,13 @@ __all__ = ["Text", "documents_of", "paths_of"]
 Text: TypeAlias = "str | Path | Document | Sequence[str | Path | Document]"
 
 
-def documents_of(text: Text, field: str | None = None) -> list[Document]:
+def documents_of(
+    text: Text, field: str | None = None, note: Callable[[str], None] = lambda text: None
+) -> list[Document]:
     """The documents in files and folders, and those that are documents already, in order.
 
-    `field` is the column of .jsonl and .parquet files, "text" by default.  Raises
-    `InvalidValueError` as `read_documents` does.
+    `field` is the column of .jsonl and .parquet files, "text" by default; `note` is told which
+    files of a folder are skipped.  Raises `InvalidValueError` as `read_documents` does.
 
     >>> documents_of(Document("greeting", "hello"))[0].name
     'greeting'
@@ -29,7 +31,7 @@ def documents_of(text: Text, field: str | None = None) -> list[Document]:
         if isinstance(item, Document):
             documents.append(item)
         elif isinstance(item, str | Path):
-            documents += read_documents([item], field or "text")
+            documents += read_documents([item], field or "text", note=note)
         else:
             raise InvalidValueError(
                 f"text is a {type(item).__name__}: give the name of a file, or "
