@@ -57,7 +57,7 @@ def test_measures_are_the_means_of_their_definitions():
         "reference_cross_entropy": -log_p[rows, target].mean(),
         "candidate_cross_entropy": -log_q[rows, target].mean(),
         "top1_agreement": (log_p.argmax(1) == log_q.argmax(1)).mean(),
-        "top5_agreement": np.mean(overlap),
+        "top5_overlap": np.mean(overlap),
         "delta_p_mean": change.mean(),
         "delta_p_rms": math.sqrt((change**2).mean()),
     }

@@ -220,7 +220,8 @@ def test_weights_of_the_protocol_count_everywhere(folder):
     kl = candidate.measures["kl"].value
     assert row.kl.value == kl
     classes = candidate.kl_by_token_class.values()
-    assert sum(c.value * c.n for c in classes) / sum(c.n for c in classes) == pytest.approx(kl)
+    unweighted = sum(c.value * c.n for c in classes) / sum(c.n for c in classes)
+    assert unweighted != pytest.approx(kl, rel=1e-6)  # tokens of overlapping windows count less
 
 
 def test_a_recording_in_the_place_of_a_model_gives_all_that_the_model_does(folder, tmp_path):
