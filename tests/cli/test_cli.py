@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from kullback.cli import main
+from cli_errors import the_error
 from tiny_runs import WEATHER, contents
 
 
@@ -64,6 +65,8 @@ def test_help_has_examples(command, capsys):
             ["--records and --report are both"],
         ),
         ("compare {tmp} {tmp}", ["--text"]),
+        ("evaluate {tmp} --window 5", ["--window", "--text"]),
+        ("evaluate {tmp} --text {tmp}/t --sentences 5", ["--sentences", "--text"]),
         ("compare a --schemes int9 --text {tmp}/x", ["int9", "int4-g32"]),
         ("quantise {tmp}/none --scheme int4-g -o {tmp}/e", ["int4-g", "int8"]),
         ("quantise {tmp}/none --scheme int8 -o {tmp}/e", ["none"]),
@@ -77,9 +80,8 @@ def test_bad_input_is_one_sentence(arguments, words, tmp_path, capsys):
     streams = capsys.readouterr()
     assert code == 2
     assert streams.out == ""
-    assert len(streams.err.splitlines()) == 1
-    assert streams.err.startswith("kullback: ")
-    assert all(word in streams.err for word in words), streams.err
+    sentence = the_error(streams.err)
+    assert all(word in sentence for word in words), streams.err
     assert not any((tmp_path / name / "model.safetensors").exists() for name in "abcd")
 
 
@@ -103,8 +105,9 @@ def test_bad_grammars_are_one_sentence(text, words, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ("lab --stepz 3", ["--stepz"]),
-        ("lba", ["lba"]),
+        ("lab --stepz 3", ["--stepz", "did you mean --steps"]),
+        ("lba", ["lba", "did you mean lab"]),
+        ("evaluate RUN --text t --protocol slidng", ["slidng", "did you mean sliding"]),
         ("source", ["ACTION"]),
         ("train -o somewhere", ["--source", "--text", "--resume"]),
         ("sample RUN --temperature warm", ["--temperature", "warm"]),
@@ -227,7 +230,23 @@ def test_what_follows_the_reading_is_said(tiny_llama_folder, text_file, capsys):
     """Work after the last token does not look like a standstill."""
     arguments = ["evaluate", str(tiny_llama_folder), "--text", str(text_file), "--window", "32"]
     assert main([*arguments, "--temperature"]) == 0
-    assert "looking for the best temperature" in capsys.readouterr().err
+    assert "searching the best temperature" in capsys.readouterr().err
+
+
+def test_a_bare_command_prints_its_help(capsys):
+    """`kullback` alone lists the commands, and exits with 0."""
+    assert main([]) == 0
+    assert "evaluate" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "tcsh"])
+def test_completion_knows_commands_and_options(shell, capsys):
+    """The script of each shell holds every command and its options."""
+    with pytest.raises(SystemExit) as stop:
+        main(["--print-completion", shell])
+    script = capsys.readouterr().out
+    assert stop.value.code == 0
+    assert all(word in script for word in ("compare", "noise-floor", "evaluate", "protocol"))
 
 
 def test_text_may_be_given_twice(tiny_llama_folder, text_file, tmp_path, capsys):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from cli_errors import the_error
 from kullback.cli import main
 from kullback.evaluation.token_records import read_records
 from kullback.predictions.recording import Recording
@@ -27,8 +28,12 @@ def test_token_statistics_are_those_of_an_evaluation(on_text, tmp_path, capsys):
     assert main(["evaluate", *on_text, "--records", str(two)]) == 0
     assert one.read_bytes() == two.read_bytes()
     assert said == {
-        "file": str(one), "tokens": len(read_records(one)[1]), "bytes": one.stat().st_size
-    }  # fmt: skip
+        "schema": "kullback.recording/1",
+        "file": str(one),
+        "kind": "token records",
+        "tokens": len(read_records(one)[1]),
+        "bytes": one.stat().st_size,
+    }
 
 
 @pytest.mark.parametrize(("kind", "more"), [("exact", []), ("top-k", ["-k", "8"])])
@@ -37,7 +42,9 @@ def test_distributions_are_recorded(kind, more, on_text, tmp_path, capsys):
     file = tmp_path / "some.rec"
     command = ["record", *on_text, "-o", str(file)]
     assert main([*command, "--distributions", kind, *more]) == 0
-    assert f"written: {file}, 431 tokens" in capsys.readouterr().out
+    streams = capsys.readouterr()
+    assert f"{file}: {kind}, 431 tokens" in streams.out
+    assert ("writing about" in streams.err) == (kind == "exact")
     recording = Recording.open(file)
     assert recording.kind == kind
     assert recording.metadata["size_bytes"] > 0
@@ -47,7 +54,7 @@ def test_distributions_are_recorded(kind, more, on_text, tmp_path, capsys):
     ("options", "words"),
     [
         ("-o {out}/a.rec", [".parquet", "--distributions exact", "top-k"]),
-        ("-o {out}/a", ["a: token statistics are a Parquet file"]),
+        ("-o {out}/a", ["a: token records are a Parquet file"]),
         ("-o {out}/a.parquet --distributions exact", ["no Parquet file", "a.rec"]),
         ("-o {out}/a.parquet -k 3", ["-k 3", "--distributions top-k"]),
         ("-o {out}/a.rec --distributions exact -k 3", ["-k 3", "--distributions top-k"]),
@@ -60,6 +67,6 @@ def test_bad_input_is_one_sentence(options, words, on_text, tmp_path, capsys):
     assert main(["record", *on_text, *options.format(out=tmp_path).split()]) == 2
     streams = capsys.readouterr()
     assert streams.out == ""
-    assert len(streams.err.splitlines()) == 1, streams.err
-    assert all(word in streams.err for word in words), streams.err
+    sentence = the_error(streams.err)
+    assert all(word in sentence for word in words), streams.err
     assert list(tmp_path.iterdir()) == []
