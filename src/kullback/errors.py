@@ -3,7 +3,7 @@
 ::
 
     Exception
-    └── KullbackError              every error that a user can mend; the command line exits with 2
+    └── KullbackError              every user-correctable error; the command line exits with 2
         ├── InvalidValueError      also a ValueError: a wrong number, shape, probability or size
         ├── ImpossiblePrefixError  also a ValueError: a prefix that the language cannot produce
         ├── GrammarError           also a ValueError: a grammar file that does not define a language
@@ -27,7 +27,7 @@ __all__ = [
 
 
 class KullbackError(Exception):
-    """Anything that the user can mend; the message says how."""
+    """A user-correctable error; the message says how to correct it."""
 
 
 class InvalidValueError(KullbackError, ValueError):

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from kullback.cli import main
 from cli_errors import the_error
+from kullback.cli import main
 from tiny_runs import WEATHER, contents
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cli_errors import the_error
 from html_page import Page
 
+from cli_errors import the_error
 from kullback.cli import main
 from kullback.predictions.llama_cpp_logits import write_llama_cpp_logits
 from tiny_models import TEXT

@@ -49,7 +49,8 @@ class Tokens(Progress):
 
 
 @pytest.fixture(scope="module")
-def found(tiny_llama: TextModel, tmp_path_factory: pytest.TempPathFactory) -> tuple[Evaluation, Path]:
+def found(tiny_llama: TextModel, tmp_path_factory: pytest.TempPathFactory) -> tuple[Evaluation,
+Path]:
     """The results, and the records that they were computed from."""
     path = tmp_path_factory.mktemp("records") / "tokens.parquet"
     return evaluate(tiny_llama, records=path, passages=True), path
@@ -171,10 +172,10 @@ def test_the_fingerprint_tells_what_the_numbers_depend_on(found, tiny_llama):
 
 def test_bfloat16_is_near_float32(found, tiny_llama, tiny_llama_folder):
     """In bfloat16 the cross-entropy differs by less than 0.05 nats, and not by nothing."""
-    rounded = evaluate(load_text_model(str(tiny_llama_folder), torch.bfloat16), exact=lambda: tiny_llama)
-    exact = found[0].measures["cross_entropy"].value
-    assert 0 < abs(rounded.measures["cross_entropy"].value - exact) < 0.05
-    assert any("bfloat16 instead of float32 changes" in note for note in rounded.notes)
+    rounded = evaluate(load_text_model(str(tiny_llama_folder), torch.bfloat16), exact=lambda:
+    tiny_llama) exact = found[0].measures["cross_entropy"].value assert 0 <
+    abs(rounded.measures["cross_entropy"].value - exact) < 0.05 assert any("bfloat16 instead of
+    float32 changes" in note for note in rounded.notes)
 
 
 @pytest.mark.parametrize("text", ["", "x"])
@@ -189,9 +190,8 @@ def test_the_best_temperature_is_the_one_of_a_fine_grid(tiny_llama):
     results = evaluate(tiny_llama, temperature=True)
     (note,) = (note for note in results.notes if note.startswith("temperature"))
     found = float(note.split()[1].rstrip(","))
-    tokenized = TokenizedText.of(DOCUMENTS, Protocol(window=32), tiny_llama.tokenizer, tiny_llama.context)
-    logits, targets = [], []
-    for window in tokenized.windows:
+    tokenized = TokenizedText.of(DOCUMENTS, Protocol(window=32), tiny_llama.tokenizer,
+    tiny_llama.context) logits, targets = [], [] for window in tokenized.windows:
         inputs = torch.from_numpy(window.inputs)[None]
         with torch.no_grad():
             logits.append(tiny_llama.model(inputs).logits[0, window.rows].double())

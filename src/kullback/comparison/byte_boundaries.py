@@ -54,10 +54,10 @@ class ScoredBytes:
         `document_bytes_G` are the documents' lengths.  Raises `InvalidValueError` where tokens
         overlap or end beyond their document.
 
-        >>> found = ScoredBytes.of_scored(
+        >>> scored = ScoredBytes.of_scored(
         ...     np.array([[2, 3], [3, 7]]), np.array([0.5, 1.5]), np.zeros(2, int), np.array([9])
         ... )
-        >>> found.byte_spans_M2.tolist(), found.nll_M.tolist()
+        >>> scored.byte_spans_M2.tolist(), scored.nll_M.tolist()
         ([[0, 2], [2, 3], [3, 7], [7, 9]], [nan, 0.5, 1.5, nan])
         """
         given = cls(byte_spans_M2, nll_M, document_M)
@@ -206,11 +206,11 @@ def compare_at_shared_boundaries(reference: ScoredBytes, candidate: ScoredBytes)
     raises `InvalidValueError` where spans are no partition of the documents, where these differ in
     length, and where no segment is scored.
 
-    >>> one = ScoredBytes(np.array([[0, 2], [2, 6]]), np.array([1.0, 2.0]), np.zeros(2, int))
+    >>> reference = ScoredBytes(np.array([[0, 2], [2, 6]]), np.array([1.0, 2.0]), np.zeros(2, int))
     >>> spans, nll = np.array([[0, 1], [1, 2], [2, 3], [3, 6]]), np.array([1.0, 0.5, 1.0, 0.25])
-    >>> other = ScoredBytes(spans, nll, np.zeros(4, int))
-    >>> found = compare_at_shared_boundaries(one, other)
-    >>> found.byte_spans_S2.tolist(), found.difference.tolist(), found.per_byte.value
+    >>> candidate = ScoredBytes(spans, nll, np.zeros(4, int))
+    >>> compared = compare_at_shared_boundaries(reference, candidate)
+    >>> compared.byte_spans_S2.tolist(), compared.difference.tolist(), compared.per_byte.value
     ([[0, 2], [2, 6]], [0.5, -0.75], -0.041666666666666664)
     """
     lengths = [

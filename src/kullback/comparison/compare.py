@@ -10,7 +10,7 @@ a top-k recording                 with a model: bounds of the KL
 exact recordings and models       everything (`kullback.comparison.models`)
 ================================  ==================================================
 
-An option that was given and cannot apply is an error: none is ignored without a word.
+An option that was given and cannot apply is an error: none is ignored.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""What llama.cpp prints of two models, from their base-logits files, and how sure one can be.
+"""The statistics that llama.cpp prints of two models, from their base-logits files, with intervals.
 
 ``llama-perplexity --kl-divergence`` reads the base model's file and runs another model, Q.  From
 the files of both the same statistics follow, in its arithmetic (llama.cpp,
 ``tools/perplexity/perplexity.cpp``):
 
 * log p of the base is taken as the file has it, clipped 16 nats below the largest and not quite
-  normalised; Q's logits are normalised.  The KL of a token sums only words with base log p > -16.
+  normalised; Q's logits are normalised.  The KL of a token sums only tokens with base log p > -16.
   So a KL can come out below zero; `kullback.scoring.divergence` has it as it should be.
 * values of a token are float32, sums float64; percentiles are interpolated in float32.
 * the ± of a mean is ``sqrt((E[x²] − E[x]²) / (n − 1))``, that of a function of means the delta
@@ -13,9 +13,9 @@ the files of both the same statistics follow, in its arithmetic (llama.cpp,
 
 One difference is left: llama.cpp has Q's logits as they are, where Q's file has them rounded to
 1/65,535 of their range and clipped.  Rounding moves a token's KL by a step at most, 2.4e-4 nats;
-a word that Q gives less than e^-16 of its largest adds less than it should.
+a token to which Q gives less than e^-16 of its largest adds less than it should.
 
-Beside each number stands ours: the same value with an interval over chunks
+Beside each number is ours: the same value with an interval over chunks
 (`kullback.uncertainty.intervals`).
 
 Axes: M scored tokens, B rows of a block, V vocabulary, C chunks, T tokens of a chunk.
@@ -39,7 +39,7 @@ from kullback.uncertainty.intervals import mean_with_interval, perplexity
 __all__ = ["LlamaCppStatistic", "LlamaCppStatistics", "llama_cpp_statistics"]
 
 BLOCK_BYTES = 16 << 20
-# Words that the base gives less than e^-16 count nothing in its KL.
+# Tokens to which the base gives less than e^-16 do not count in its KL.
 LEAST_LOG_P = np.float32(-16.0)
 # It gives no error to a mean of ten values or fewer, and no covariance to fewer than ten.
 FEWEST_FOR_ERROR = 10
@@ -53,7 +53,7 @@ class LlamaCppStatistic:
 
     value: float
     error: float | None = None
-    """What stands behind its ±, which takes tokens as independent; None where it prints none."""
+    """Its ±, which takes tokens as independent; None where it prints none."""
     percent: bool = False
     """Whether it prints the number, here a fraction, in per cent."""
     ours: Measurement | None = None
@@ -211,9 +211,11 @@ def _perplexities(values: _Tokens, chunk_M: np.ndarray) -> dict[str, LlamaCppSta
 def _divergences(values: _Tokens, chunk_M: np.ndarray) -> dict[str, LlamaCppStatistic]:
     mean, error = _mean(values.kld)
     ours = mean_with_interval(values.kld, chunk_M, "nats/token")
-    found = {"Mean KLD": LlamaCppStatistic(mean, error, ours=ours)}
+    statistics = {"Mean KLD": LlamaCppStatistic(mean, error, ours=ours)}
     quantiles = _quantiles(values.kld.astype(np.float32), KLD_PERCENTILES)
-    return found | {f"{name} KLD": LlamaCppStatistic(value) for name, value in quantiles.items()}
+    return statistics | {
+        f"{name} KLD": LlamaCppStatistic(value) for name, value in quantiles.items()
+    }
 
 
 def _probabilities(values: _Tokens, chunk_M: np.ndarray) -> dict[str, LlamaCppStatistic]:
@@ -250,10 +252,12 @@ def _quantiles(values_M: Float[np.ndarray, "M"], per_cent: tuple[float, ...]) ->
     """Maximum, percentiles and minimum, by the names that llama.cpp gives them."""
     sorted_M = np.sort(values_M)
     n = len(sorted_M)
-    found = {"Maximum": float(sorted_M[-1])}
+    statistics = {"Maximum": float(sorted_M[-1])}
     for each in per_cent:
         if each == 50.0:
-            found["Median"] = float(np.float32(0.5) * (sorted_M[n // 2] + sorted_M[(n - 1) // 2]))
+            statistics["Median"] = float(
+                np.float32(0.5) * (sorted_M[n // 2] + sorted_M[(n - 1) // 2])
+            )
             continue
         # float32, as there: among a million values the place is known to about a tenth.
         place = np.float32(each / 100) * np.float32(n - 1)
@@ -261,8 +265,8 @@ def _quantiles(values_M: Float[np.ndarray, "M"], per_cent: tuple[float, ...]) ->
         share = place - np.float32(below)
         above = min(below + 1, n - 1)
         value = (np.float32(1) - share) * sorted_M[below] + share * sorted_M[above]
-        found[f"{each:.1f}%"] = float(value)
-    return {**found, "Minimum": float(sorted_M[0])}
+        statistics[f"{each:.1f}%"] = float(value)
+    return {**statistics, "Minimum": float(sorted_M[0])}
 
 
 def _total(values_M: Float[np.ndarray, "M"]) -> float:

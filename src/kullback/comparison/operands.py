@@ -1,8 +1,8 @@
-"""What stands on a side of a comparison: a model that reads the text now, or a recording of one.
+"""Operands of a comparison: a model that reads the text now, or a recording of one.
 
-Whoever compares asks a side for predictions, window by window, for what its numbers depend on, and
-whether it is about the same tokens as the other.  A recording answers as its model would
-(`kullback.predictions.recording`), but it has no tokenizer: another side must read the text.
+A comparison asks an operand for predictions, window by window, for what its numbers depend on, and
+whether it is about the same tokens as the others.  A recording answers as its model would
+(`kullback.predictions.recording`), but has no tokenizer: a model must tokenize the text.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Operand(Predictor, Interface):
 
     @property
     def model(self) -> TextModel | None:
-        """The model itself; None where there is only what it said."""
+        """The model itself; None where there are only its predictions."""
 
     @property
     def vocabulary_size(self) -> int:
@@ -47,21 +47,21 @@ class Operand(Predictor, Interface):
 
     @property
     def size_bytes(self) -> int | None:
-        """What the weights take; None where nobody knows."""
+        """What the weights take; None where it is unknown."""
 
     @property
     def notes(self) -> tuple[str, ...]:
         """Sentences that the user should read."""
 
     def fingerprint(self, documents: Sequence[Document], tokenized: TokenizedText) -> Fingerprint:
-        """What this side's numbers depend on."""
+        """What this operand's numbers depend on."""
 
     def check(
         self, documents: Sequence[Document], tokenized: TokenizedText, reader: TextModel
     ) -> None:
-        """Raise `InvalidValueError` unless it is about the tokens of `reading`, as `reader` reads.
+        """Raise `InvalidValueError` unless it is about the tokens of `tokenized`.
 
-        `documents` are those that `reading` was made of.
+        `documents` are those that `reader` tokenized.
         """
 
 
@@ -102,11 +102,11 @@ class ModelOperand:
         return self.model.notes
 
     def predictions(self, window: Window, rows: slice) -> Predictions:
-        """What the model says now."""
+        """What the model predicts now."""
         return ModelPredictor(self.model).predictions(window, rows)
 
     def fingerprint(self, documents: Sequence[Document], tokenized: TokenizedText) -> Fingerprint:
-        """Of this reading."""
+        """Of this text under this protocol."""
         return model_fingerprint(self.model, documents, tokenized)
 
     def check(
@@ -129,7 +129,7 @@ class ModelOperand:
 
 @dataclass(frozen=True, eq=False)
 class RecordingOperand:
-    """What a model said of the text when it was recorded."""
+    """What a model predicted of the text when it was recorded."""
 
     recording: Recording
     model: None = None
@@ -173,14 +173,14 @@ class RecordingOperand:
     def identity(self) -> Fingerprint:
         """What the numbers depended on when they were recorded."""
         metadata = cast("Mapping[str, Part]", self.recording.metadata)
-        return Fingerprint({name: one for name, one in metadata.items() if name not in NO_PARTS})
+        return Fingerprint({name: part for name, part in metadata.items() if name not in NO_PARTS})
 
     def predictions(self, window: Window, rows: slice) -> Predictions:
-        """What the model said."""
+        """What the model predicted."""
         return self.recording.predictions(rows)
 
     def fingerprint(self, documents: Sequence[Document], tokenized: TokenizedText) -> Fingerprint:
-        """Of the reading that was recorded."""
+        """Of the text and protocol that were recorded."""
         return self.identity
 
     def check(

@@ -1,7 +1,7 @@
 """Recordings, compared with each other or with a model.
 
-From top-k recordings a KL is only bounded, and the measure is called a bound.  (An exact recording
-and a model have a whole comparison: :mod:`kullback.comparison.models`.)
+From top-k recordings a KL is only bounded, and the measure is called a bound.  (For an exact
+recording and a model: :mod:`kullback.comparison.models`.)
 
 Axes: M scored tokens.
 """

@@ -38,7 +38,7 @@ __all__ = ["TokenRows", "compare_records"]
 
 ROWS = 512
 NO_KL = (
-    "a KL cannot be computed from token statistics, which hold no distributions: kullback record "
+    "a KL cannot be computed from token records, which hold no distributions: kullback record "
     "with --distributions exact (or top-k, for bounds) keeps them"
 )
 SIGN = "above 0 the candidate predicts worse"
@@ -66,7 +66,7 @@ class TokenRows:
 
     @classmethod
     def of_file(cls, path: Path) -> TokenRows:
-        """A file of token statistics; raises as `read_records` does."""
+        """A file of token records; raises as `read_records` does."""
         metadata, records = read_records(path)
         return cls._of_records(str(path), metadata.fingerprint, records)
 

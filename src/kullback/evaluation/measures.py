@@ -1,8 +1,8 @@
-"""What does a model know of a text?  The measures, from one row a token.
+"""Measures of a model on a text, from one row a token.
 
-Every measure is a mean over scored tokens with an interval that knows that tokens of one text are
-correlated (:mod:`kullback.uncertainty.intervals`).  Bytes and words are those of the source text,
-whatever the tokenizer; entropies are in nats, bits only where the name says bits.
+Every measure is a mean over scored tokens with an interval that allows for the correlation of
+tokens of one text (:mod:`kullback.uncertainty.intervals`).  Bytes and words are those of the source
+text, whatever the tokenizer; entropies are in nats, bits only where the name says bits.
 
 Axes: M scored tokens, in text order.
 """
@@ -29,7 +29,7 @@ NLL_EDGES = np.concatenate([np.arange(0.0, 12.5, 0.25), [math.inf]])
 
 @dataclass(frozen=True, eq=False)
 class Places:
-    """Where M scored tokens stand."""
+    """Where M scored tokens are."""
 
     document_M: Int[np.ndarray, "M"]
     position_M: Int[np.ndarray, "M"]
@@ -52,16 +52,16 @@ class TextMeasures:
     measures: dict[str, Measurement]
     """By name, in the order to show."""
     calibration: Calibration
-    """Of the most probable word."""
+    """Of the most probable token."""
     target_calibration: Calibration
-    """Of the probability of the word that came: Σ q² is what the model expects it to be."""
+    """Of the probability of the target token: Σ q² is what the model expects it to be."""
 
 
-def measure_text(found: TokenStatistics, places: Places) -> TextMeasures:
+def measure_text(statistics: TokenStatistics, places: Places) -> TextMeasures:
     """Cross-entropy, perplexities, accuracies and calibration, each with its interval.
 
     ``bits_per_byte = Σ nll / (log 2 × Σ bytes)``, ``word_perplexity = exp(Σ nll / Σ words)`` and
-    likewise for bytes; the Brier score is that over all words of the vocabulary.  Raises
+    likewise for bytes; the Brier score is that over all tokens of the vocabulary.  Raises
     `InvalidValueError` where nothing was scored.
     """
     if not len(places):
@@ -70,7 +70,7 @@ def measure_text(found: TokenStatistics, places: Places) -> TextMeasures:
             "of it"
         )
     document_M, weight_M = places.document_M, places.weight_M
-    nll_M = found.nll * weight_M
+    nll_M = statistics.nll * weight_M
 
     def mean(values_M: np.ndarray, unit: str, per_M: np.ndarray = weight_M) -> Measurement:
         return mean_with_interval(values_M, document_M, unit, per_M)
@@ -87,20 +87,20 @@ def measure_text(found: TokenStatistics, places: Places) -> TextMeasures:
     if places.words_M.any():
         per_word = mean(nll_M, "nats/word", places.words_M * weight_M)
         measures["word_perplexity"] = perplexity(per_word)
-    measures["entropy"] = mean(found.entropy * weight_M, "nats/token")
+    measures["entropy"] = mean(statistics.entropy * weight_M, "nats/token")
     for k in (1, 5, 10):
-        measures[f"top{k}_accuracy"] = mean((found.rank <= k) * weight_M, "")
-    brier_M = brier_scores(found.sum_of_squares, np.exp(-found.nll))
+        measures[f"top{k}_accuracy"] = mean((statistics.rank <= k) * weight_M, "")
+    brier_M = brier_scores(statistics.sum_of_squares, np.exp(-statistics.nll))
     measures["brier"] = mean(brier_M * weight_M, "")
-    hit_M: Bool[np.ndarray, "M"] = found.rank == 1
-    forecast_M = np.clip(found.top1_probability, 0.0, 1.0)
+    hit_M: Bool[np.ndarray, "M"] = statistics.rank == 1
+    forecast_M = np.clip(statistics.top1_probability, 0.0, 1.0)
     calibration = measure_calibration(forecast_M, hit_M, document_M)
     measures["ece"] = calibration.ece
     measures["rms_calibration_error"] = calibration.rms_error
     measures["smooth_ece"] = calibration.smooth_ece
     measures["overconfidence"] = calibration.mean_gap
-    expected_M = np.clip(found.sum_of_squares, 0.0, 1.0)
-    target_calibration = measure_calibration(expected_M, np.exp(-found.nll), document_M)
+    expected_M = np.clip(statistics.sum_of_squares, 0.0, 1.0)
+    target_calibration = measure_calibration(expected_M, np.exp(-statistics.nll), document_M)
     measures["target_ece"] = target_calibration.ece
     return TextMeasures(measures, calibration, target_calibration)
 

@@ -1,7 +1,7 @@
-"""A text, read by a model or by two: windows in, one row a scored token out.
+"""Passes of one model or two over a text: windows in, one row a scored token out.
 
 :class:`TokenizedText` is what is read: documents, their tokens, the windows of a protocol, and
-where each scored token stands.  `token_rows` and `divergence_rows` send the windows through one
+where each scored token is.  `token_rows` and `divergence_rows` send the windows through one
 model or two; a window's logits are made and used up where its hidden states are, so memory does not
 grow with the text or the vocabulary, but for the rows themselves (about 60 bytes a token).
 
@@ -25,6 +25,7 @@ from kullback.errors import InvalidValueError
 from kullback.evaluation.measures import Places
 from kullback.models.interface import TextModel
 from kullback.predictions.base import Predictions
+from kullback.runtime.progress import Tokens
 from kullback.runtime.workers import ProcessGroup
 from kullback.scoring.divergence import DivergenceStatistics, divergence_statistics
 from kullback.scoring.token_statistics import TokenStatistics, token_statistics
@@ -42,11 +43,8 @@ __all__ = [
     "token_rows",
 ]
 
-# Windows of about so many tokens stand for the whole where every window is much alike.
+# Windows of about this many tokens represent the text where every window is much alike.
 PART_TOKENS = 4096
-
-Progress = Callable[[int, int], None]
-"""Called with the scored tokens done, and all of them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,7 +102,7 @@ class TokenizedText:
 
     @cached_property
     def byte_spans(self) -> Int[np.ndarray, "M 2"]:
-        """Where each token stands in its document."""
+        """Where each token is in its document."""
         spans = [window.byte_spans(self.encodings[window.document]) for window in self.windows]
         return np.concatenate(spans)
 
@@ -138,7 +136,7 @@ class TokenizedText:
         return text.decode(errors="replace").replace("\ufffd", "▒")
 
     def text_around(self, row: int, n_bytes: int) -> tuple[str, str]:
-        """What stands before and after a scored token, `n_bytes` each at most."""
+        """The text before and after a scored token, `n_bytes` each at most."""
         begin, end = (int(place) for place in self.byte_spans[row])
         text = self._bytes[self.places.document_M[row]]
         before, after = text[max(0, begin - n_bytes) : begin], text[end : end + n_bytes]
@@ -150,12 +148,12 @@ class TokenizedText:
 
 
 def subsample(tokenized: TokenizedText, tokens: int = PART_TOKENS) -> TokenizedText:
-    """Every so-manieth window, so that about `tokens` tokens, spread over the text, are scored."""
+    """Every k-th window, so that about `tokens` tokens, spread over the text, are scored."""
     return replace(tokenized, windows=tokenized.windows[:: max(1, len(tokenized) // tokens)])
 
 
 class Predictor(Interface):
-    """Whatever predicts the scored tokens of a reading: a model, or a recording of one."""
+    """Whatever predicts the scored tokens of a text: a model, or a recording of one."""
 
     @property
     def name(self) -> str:
@@ -166,7 +164,7 @@ class Predictor(Interface):
         """Where the predictions are made."""
 
     def predictions(self, window: Window, rows: slice) -> Predictions:
-        """The predictions of the scored tokens of `window`, rows `rows` of the reading."""
+        """The predictions of the scored tokens of `window`, rows `rows` of the text."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -196,14 +194,14 @@ def token_rows(
     predictor: Predictor,
     tokenized: TokenizedText,
     processes: ProcessGroup | None = None,
-    progress: Progress = lambda done, total: None,
+    progress: Tokens = lambda done, total: None,
     first_window: int = 0,
     top_k: int = 0,
     top_rows: int = 0,
 ) -> Iterator[TokenStatistics]:
     """The statistics of each window from `first_window` on, in order.
 
-    Windows that begin before row `top_rows` have the `top_k` most probable words, too.  Raises
+    Windows that begin before row `top_rows` have the `top_k` most probable tokens, too.  Raises
     `InvalidValueError` naming document and token where a model's logits are damaged.
     """
 
@@ -226,7 +224,7 @@ def divergence_rows(
     candidate: Predictor,
     tokenized: TokenizedText,
     processes: ProcessGroup | None = None,
-    progress: Progress = lambda done, total: None,
+    progress: Tokens = lambda done, total: None,
     vocabulary_size: int | None = None,
 ) -> Iterator[DivergenceStatistics]:
     """How two models differ at each scored token, window by window; nothing is stored.
@@ -256,7 +254,7 @@ Rows = TypeVar("Rows", TokenStatistics, DivergenceStatistics)
 def _at_once(tokenized: TokenizedText, *predictors: Predictor) -> int:
     """How many windows a machine works on at a time.
 
-    It depends on all windows, not on those left to do: where a run goes on, the same cores share a
+    It depends on all windows, not on those left to do: where a run resumes, the same cores share a
     window as in one that was never stopped.
     """
     if any(predictor.device.type != "cpu" for predictor in predictors):
@@ -269,14 +267,14 @@ def _each_window(
     tokenized: TokenizedText,
     processes: ProcessGroup,
     at_once: int,
-    progress: Progress,
+    progress: Tokens,
     first_window: int,
 ) -> Iterator[Rows]:
     done = int(tokenized.starts[first_window])
-    for found in processes.map(measure, range(first_window, len(tokenized.windows)), at_once):
-        done += len(found)
+    for rows in processes.map(measure, range(first_window, len(tokenized.windows)), at_once):
+        done += len(rows)
         progress(done, len(tokenized))
-        yield found
+        yield rows
 
 
 @contextmanager

@@ -1,7 +1,7 @@
-"""What would one number mend?  The temperature that minimises nll, and the nats it saves.
+"""The temperature that minimises the nll, and the nats it saves.
 
 ``nll(T) = −z_target / T + log Σ_w exp(z_w / T)`` (Guo et al. 2017, sect. 4.2) is convex in 1/T, so
-its minimum is found by bracketing alone; a model that is only too sure, or not enough, is mended.
+its minimum is found by bracketing alone; over- or underconfidence alone is corrected by it.
 
 Axes: T temperatures, M tokens, B rows of a block, V vocabulary.
 """

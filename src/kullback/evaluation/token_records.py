@@ -1,4 +1,4 @@
-"""What was found at each token, on disk: a Parquet file of one row a token.
+"""Token records on disk: a Parquet file of one row a token.
 
 Any tool that reads Parquet reads it; `read_records` gives arrays.  The columns take 60 bytes a
 token before compression:
@@ -81,11 +81,11 @@ class RecordsMetadata:
         cls, model: str, fingerprint: Fingerprint, documents: Sequence[Document]
     ) -> RecordsMetadata:
         """The metadata of documents that are in memory."""
-        found = tuple(DocumentInfo(each.name, each.n_bytes, each.n_words) for each in documents)
-        return cls(model, fingerprint, found)
+        infos = tuple(DocumentInfo(each.name, each.n_bytes, each.n_words) for each in documents)
+        return cls(model, fingerprint, infos)
 
     def to_json(self) -> str:
-        """Canonical JSON, as it stands in the file."""
+        """Canonical JSON, as it is in the file."""
         return json.dumps(
             {
                 "format": FORMAT,
@@ -174,7 +174,7 @@ def concatenate_records(parts: Sequence[Records]) -> Records:
 def is_records(path: Path) -> bool:
     """Whether `path` is meant to be a file of records: its name or its first bytes are Parquet's.
 
-    Whether it is there, whole and ours, `read_records` says.
+    Whether it exists and is complete, `read_records` says.
     """
     if path.is_dir():
         return False

@@ -1,10 +1,10 @@
-"""Writing records, a group of rows at a time, so that a run that was killed can go on.
+"""Writing records, a group of rows at a time, so that a killed run can resume.
 
 Rows are written in groups of a fixed number, each to a file of its own in a folder beside the
-records, whole or not at all:
+records, complete or not at all:
 
 ==================  ===============================================================================
-``000000.parquet``  a group, whole
+``000000.parquet``  a complete group
 ``000001.begun``    the first rows of the group that comes next, written anew every 30 seconds
 ``metadata.json``   what the rows are of
 ``lock``            held by the process that writes
