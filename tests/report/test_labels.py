@@ -17,7 +17,7 @@ def test_labels_are_the_terms_of_the_field_and_differ():
     labels = {name: how.label for name, how in MEASURES.items()}
     assert labels["top1_accuracy"] == "Top-1 accuracy"
     assert labels["top1_agreement"] == "Top-1 agreement"
-    assert labels["top5_agreement"] == "Top-5 overlap"
+    assert labels["top5_overlap"] == "Top-5 overlap"
     assert labels["target_ece"] == "Target-probability ECE"
     assert labels["ece"] == "Expected calibration error (ECE)"
     assert len(set(labels.values())) == len(labels)

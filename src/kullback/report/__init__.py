@@ -1,1 +1,98 @@
-"""Reports of results: terminal, HTML pages, figures."""
+"""Reports of results: terminal, HTML reports, notebooks, figures.
+
+What shows a type of result is looked up by the type's name and imported when it is first needed.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kullback.errors import InvalidValueError
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from kullback.results.base import Result
+
+__all__ = ["notebook_html", "plain_text", "render_html", "save_html", "summary"]
+
+#: The functions that show a result, by the name of its type, in modules of this package.
+_HTML = {
+    "Evaluation": "html.text.render_text_report",
+    "Comparison": "html.text.render_comparison_report",
+}
+_NOTEBOOK = {
+    "Evaluation": "html.notebook.evaluation_fragment",
+    "Comparison": "html.notebook.comparison_fragment",
+}
+_SUMMARY = {
+    "Evaluation": "terminal.text.evaluation_summary",
+    "Comparison": "terminal.text.comparison_summary",
+}
+
+
+def render_html(result: Result) -> str:
+    """The HTML report of a result: one self-contained page.
+
+    Raises `InvalidValueError` for a type of result that has none.
+    """
+    show = _function(_HTML, result)
+    if show is None:
+        raise InvalidValueError(
+            f"a {type(result).__name__} has no HTML report: {', '.join(_HTML)} have one"
+        )
+    return str(show(result))
+
+
+def save_html(result: Result, path: Path) -> None:
+    """Write the HTML report to `path`, complete or not at all; missing folders are made.
+
+    Raises `InvalidValueError` where `path` is a folder, `RunError` where it cannot be written.
+    """
+    from kullback.report.html.environment import write_html
+
+    write_html(path, render_html(result))
+
+
+def notebook_html(result: Result) -> str:
+    """A fragment of HTML with the verdict and the headline measures, for a notebook's output."""
+    from html import escape
+
+    show = _function(_NOTEBOOK, result)
+    return f"<pre>{escape(plain_text(result))}</pre>" if show is None else str(show(result))
+
+
+def plain_text(result: Result, width: int = 100) -> str:
+    """The tables that the command prints, without colours, in at most `width` columns."""
+    from rich.console import Console
+
+    console = Console(file=io.StringIO(), width=width, color_system=None, force_terminal=False)
+    console.print(summary(result))
+    assert isinstance(console.file, io.StringIO)
+    return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines()).strip("\n")
+
+
+def summary(result: Result, verbose: bool = False) -> RenderableType:
+    """What a command prints of a result; `verbose` adds design effects and effective n.
+
+    Raises `InvalidValueError` for a type of result that is not shown so.
+    """
+    show = _function(_SUMMARY, result)
+    if show is None:
+        raise InvalidValueError(
+            f"a {type(result).__name__} has no summary: {', '.join(_SUMMARY)} have one"
+        )
+    return show(result, verbose)  # type: ignore[no-any-return]  # all of `_SUMMARY` return this
+
+
+def _function(functions: dict[str, str], result: Result) -> Callable[..., Any] | None:
+    """The function for the result's type, or for the nearest type that it is derived from."""
+    for kind in type(result).__mro__:
+        if kind.__name__ in functions:
+            module, _, name = functions[kind.__name__].rpartition(".")
+            return getattr(import_module(f"{__name__}.{module}"), name)  # type: ignore[no-any-return]
+    return None

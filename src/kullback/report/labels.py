@@ -98,7 +98,7 @@ MEASURES = {
     "top1_agreement": Measure(
         "Top-1 agreement", "How often both models have the same most probable token.", share=True
     ),
-    "top5_agreement": Measure(
+    "top5_overlap": Measure(
         "Top-5 overlap", "The share of the five most probable tokens that both have.", share=True
     ),
     "delta_p_mean": Measure(

@@ -18,7 +18,6 @@ from typing import NamedTuple
 
 from kullback.report.labels import Measure
 from kullback.results.measurement import Measurement
-from kullback.results.text import MeasurementData
 
 __all__ = [
     "Written",
@@ -62,7 +61,7 @@ class Written:
         return f"{self.both} {self.unit}".rstrip()
 
 
-def write(measured: Measurement | MeasurementData, how: Measure | None = None) -> Written:
+def write(measured: Measurement, how: Measure | None = None) -> Written:
     """A measurement with the digits that its interval warrants.
 
     >>> def nll(value, low, high, unit="nats/token"):
@@ -80,14 +79,9 @@ def write(measured: Measurement | MeasurementData, how: Measure | None = None) -
     2.0 × 10¹⁰ [3.0 × 10⁸, 1.4 × 10¹²]
     """
     how = how or Measure("")
-    if isinstance(measured, Measurement):
-        unit, interval = measured.unit, _interval(measured)
-        effect, effective = _finite(measured.design_effect), _finite(measured.effective_n)
-        value: float | None = measured.value
-    else:
-        value, unit, interval = measured["value"], measured["unit"], measured["interval"]
-        effect, effective = measured["design_effect"], measured["effective_n"]
-    if value is None or not math.isfinite(value):
+    value, interval = measured.value, _interval(measured)
+    effect, effective = _finite(measured.design_effect), _finite(measured.effective_n)
+    if not math.isfinite(value):
         texts = _Texts(write_number(value), "", write_number(value))
     else:
         factor = 100.0 if how.share else 1.0
@@ -95,7 +89,7 @@ def write(measured: Measurement | MeasurementData, how: Measure | None = None) -
         texts = _with_interval(factor * value, ends, how)
     return Written(
         *texts,
-        unit="" if how.share else unit,
+        unit="" if how.share else measured.unit,
         effective_n=_NO_NUMBER if effective is None else count(effective),
         design_effect=write_number(effect, 2 if effect is not None and effect < 10 else 3),
     )

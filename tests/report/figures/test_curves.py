@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 from text_samples import comparison_results, curve, measured, text_results
 
 from kullback.report.figures.comparison import (
@@ -23,11 +24,12 @@ from kullback.report.figures.curves import (
     prepare_reliability,
 )
 from kullback.report.figures.lab import plot_reliability
+from kullback.results.evaluation import Histogram
 
 
 def test_a_curve_keeps_its_gaps():
     """Places without a mean or an interval are NaN, and so is infinity."""
-    found = prepare_curve({**curve(), "high": [math.inf, None, None]})
+    found = prepare_curve(replace(curve(), high=(math.inf, None, None)))
     assert found is not None
     assert np.isnan(found.mean).tolist() == [False, False, True]
     assert np.isnan(found.high).all()
@@ -36,20 +38,17 @@ def test_a_curve_keeps_its_gaps():
 
 def test_infinite_edges_are_one_bin_wide():
     """A histogram with two open ends is drawn with finite ones, and says that they are open."""
-    edges = [-math.inf, 0.0, 0.5, 1.0, math.inf]
-    found = prepare_histogram({"edges": edges, "share": [0.1, 0.2, 0.3, 0.4]})
+    edges = (-math.inf, 0.0, 0.5, 1.0, math.inf)
+    found = prepare_histogram(Histogram(edges, (0.1, 0.2, 0.3, 0.4)))
     assert found is not None
     assert found.edges.tolist() == [-0.5, 0.0, 0.5, 1.0, 1.5]
     assert (found.open_left, found.open_right) == (True, True)
-    from_json = prepare_histogram({"edges": [*edges[1:4], None], "share": [0.2, 0.3, 0.5]})
-    assert from_json is not None
-    assert from_json.open_right
 
 
 def test_trimming_leaves_out_empty_bins_at_the_ends_only():
     """Empty bins between filled ones stay."""
     found = prepare_histogram(
-        {"edges": [0.0, 1.0, 2.0, 3.0, 4.0, 5.0], "share": [0.0, 0.5, 0.0, 0.5, 0.0]}, trim=True
+        Histogram((0.0, 1.0, 2.0, 3.0, 4.0, 5.0), (0.0, 0.5, 0.0, 0.5, 0.0)), trim=True
     )
     assert found is not None
     assert found.edges.tolist() == [1.0, 2.0, 3.0, 4.0]
@@ -60,11 +59,11 @@ def test_trimming_leaves_out_empty_bins_at_the_ends_only():
 
 def test_reliability_leaves_out_empty_bins():
     """Only bins with predictions are dots; without any there is no figure."""
-    found = prepare_reliability(text_results()["reliability"], 0.1)
+    found = prepare_reliability(text_results().reliability, 0.1)
     assert found is not None
     assert found.confidence.tolist() == [0.25, 0.75]
     assert prepare_reliability([], None) is None
-    target = prepare_reliability(text_results()["target_reliability"], None, "the target")
+    target = prepare_reliability(text_results().target_reliability, None, "the target")
     assert target is not None
     shown = plot_reliability([[found, target]], "expected", "found").axes
     titles = [axes.get_title("left").partition("\n")[0] for axes in shown]
@@ -74,20 +73,20 @@ def test_reliability_leaves_out_empty_bins():
 
 def test_schemes_without_a_place_are_named():
     """Zero and infinity have no place on a log axis; the others stand from small to large."""
-    found = prepare_schemes(comparison_results()["schemes"])
+    found = prepare_schemes(comparison_results().ranked)
     assert found is not None
     assert found.names == ("int4", "nf4", "int8")
     assert found.left_out == ("broken", "bf16")
     assert found.on_front.tolist() == [True, False, True]
-    assert prepare_schemes([comparison_results()["schemes"][0]]) is None
+    assert prepare_schemes([comparison_results().ranked[0]]) is None
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_every_scheme_lies_inside_its_axes(count):
     """One scheme, or several of almost the same size and KL, have axes of some width, and ticks."""
-    one = comparison_results()["schemes"][1]
+    one = comparison_results().ranked[1]
     schemes = [
-        {**one, "bytes": one["bytes"] + i, "kl": measured(0.02, 0.001)} for i in range(count)
+        replace(one, size_bytes=one.size_bytes + i, kl=measured(0.02, 0.001)) for i in range(count)
     ]
     found = prepare_schemes(schemes)
     assert found is not None
@@ -113,8 +112,8 @@ def test_classes_come_costliest_first_and_layers_as_given():
     assert classes is not None
     assert classes.names == ("b", "a")
     assert np.isnan(classes.low).tolist() == [True, False]
-    one = comparison_results()["sensitivity"][0]
-    layers = prepare_layers([{**one, "layer": f"layer {i}"} for i in range(50)])
+    one = comparison_results().sensitivity[0]
+    layers = prepare_layers([replace(one, layer=f"layer {i}") for i in range(50)])
     assert layers is not None
     assert (layers.names[0], len(layers.names), layers.left_out) == ("layer 0", 40, 10)
-    assert prepare_layers([{**one, "kl": measured(math.inf, None)}]) is None
+    assert prepare_layers([replace(one, kl=measured(math.inf, None))]) is None

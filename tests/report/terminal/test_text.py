@@ -6,6 +6,7 @@ import io
 import math
 
 import pytest
+from msgspec.structs import replace
 from rich.cells import cell_len
 from rich.console import Console, RenderableType
 from text_samples import (
@@ -16,6 +17,7 @@ from text_samples import (
     nearly_empty_text,
     stored_results,
     text_results,
+    with_candidate,
 )
 
 from kullback.report.terminal.text import comparison_summary, evaluation_summary, stored_summary
@@ -75,13 +77,13 @@ def test_values_have_the_digits_that_their_interval_warrants():
     assert row(shown, "Bits per byte") == ["0.812", "±", "0.012", "bits/byte", "4", "250"]
     assert row(shown, "Perplexity") == ["12.30", "[11.90,", "13.10]", "4", "250"]
     assert row(shown, "Top-1 accuracy") == ["45.1", "±", "1.2", "%", "4", "250"]
-    assert row(shown, "Word perplexity") == ["∞", "4", "250"]
-    assert row(shown, "Overconfidence") == ["–", "4", "250"]
+    assert row(shown, "Word perplexity") == ["∞", "–", "–"]
+    assert row(shown, "Overconfidence") == ["–", "–", "–"]
 
 
 def test_protocol_stands_in_one_line_with_the_short_fingerprint():
     """Preset, window, BOS, type and device without hashes, and 16 digits of the fingerprint."""
-    results = {**text_results(), "fingerprint": "0123456789abcdef" * 4}
+    results = replace(text_results(), fingerprint="0123456789abcdef" * 4)
     shown = printed(evaluation_summary(results))
     assert (
         "protocol: sliding, window 512, bos book.txt, float32, cpu; fingerprint 0123456789abcdef\n"
@@ -103,7 +105,7 @@ def test_notes_and_methods_are_shown_once():
 )
 def test_comparison_says_where_the_noise_is(above, words):
     """KL ± half, its verdict, and the floor in the line below."""
-    shown = printed(comparison_summary({**comparison_results(), "above_noise": above}))
+    shown = printed(comparison_summary(with_candidate(comparison_results(), above_noise=above)))
     assert f"KL(reference‖candidate) 0.01234 ± 0.00056 nats/token {words}\n" in shown
     assert "the reference against itself, batch shape: (3.21 ± 0.43) × 10⁻⁷ nats/token\n" in shown
 
@@ -111,16 +113,16 @@ def test_comparison_says_where_the_noise_is(above, words):
 def test_a_noise_of_another_type_that_is_larger_is_marked():
     """A KL above the batch's noise, but not above what another type makes, is shown as both."""
     results = comparison_results()
-    batch = results["noise_floor"]["batch shape"]
-    floor = {"batch shape": batch, "bfloat16": {**batch, "value": 0.05, "interval": (0.04, 0.06)}}
-    shown = printed(comparison_summary({**results, "noise_floor": floor}))
+    batch = results.noise_floor["batch shape"]
+    floor = {"batch shape": batch, "bfloat16": measured(0.05, 0.01)}
+    shown = printed(comparison_summary(replace(results, noise_floor=floor)))
     assert "bfloat16: 0.050 ± 0.010 nats/token, which is no less\n" in shown
     assert shown.count("which is no less") == 1
 
 
 def test_comparison_without_a_noise_floor_says_so():
     """Where no floor was measured the line says that, and gives no verdict."""
-    results = {**comparison_results(), "above_noise": None, "noise_floor": {}}
+    results = with_candidate(replace(comparison_results(), noise_floor={}), above_noise=None)
     shown = printed(comparison_summary(results))
     assert "0.00056 nats/token; the noise floor was not measured\n" in shown
 
@@ -141,9 +143,9 @@ def test_comparison_lists_schemes_layers_and_worst_tokens():
 
 def test_many_layers_are_cut_and_counted():
     """Of 30 groups the first 12 are shown, and the rest are counted."""
-    one = comparison_results()["sensitivity"][0]
-    many = [{**one, "layer": f"layer {i}."} for i in range(30)]
-    shown = printed(comparison_summary({**comparison_results(), "sensitivity": many}))
+    one = comparison_results().sensitivity[0]
+    many = tuple(replace(one, layer=f"layer {i}.") for i in range(30))
+    shown = printed(comparison_summary(replace(comparison_results(), sensitivity=many)))
     assert "layer 11." in shown
     assert "layer 12." not in shown
     assert "and 18 more groups\n" in shown
@@ -151,7 +153,7 @@ def test_many_layers_are_cut_and_counted():
 
 def test_an_infinite_kl_is_shown():
     """Where the candidate excludes what the reference expects, KL is ∞ and has no interval."""
-    results = {**comparison_results(), "measures": {"kl": measured(math.inf, None)}}
+    results = with_candidate(comparison_results(), measures={"kl": measured(math.inf, None)})
     shown = printed(comparison_summary(results))
     assert "KL(reference‖candidate) ∞ nats/token" in shown
 
@@ -162,24 +164,31 @@ def test_schemes_that_are_not_above_the_noise_are_marked():
     assert row(shown, "bf16 ")[2:6] == ["0", "±", "0", "≈"]
     assert "≈" not in row(shown, "int8 ")
     assert "≈ not above the noise floor: rounding alone makes as large a KL\n" in shown
-    schemes = [{**each, "above_noise": None} for each in comparison_results()["schemes"]]
-    unknown = comparison_summary({**comparison_results(), "schemes": schemes})
+    schemes = tuple(replace(each, above_noise=None) for each in comparison_results().ranked)
+    unknown = comparison_summary(replace(comparison_results(), ranked=schemes))
     assert "≈" not in printed(unknown)
 
 
 def test_a_scheme_of_unknown_size_has_a_dash():
     """A recording that does not say its size has – in its place."""
-    schemes = [{**each, "bytes": None} for each in comparison_results()["schemes"]]
-    shown = printed(comparison_summary({**comparison_results(), "schemes": schemes}))
+    schemes = tuple(replace(each, size_bytes=None) for each in comparison_results().ranked)
+    shown = printed(comparison_summary(replace(comparison_results(), ranked=schemes)))
     assert row(shown, "int8 ")[0] == "–"
 
 
 def test_files_are_shown_with_both_origins():
     """Each side has a line with its protocol and fingerprint, in one order; without one, none."""
     results = stored_results()
-    how = dict(sorted(results["protocol"]["protocol"].items()))  # as a file has them
+    how = dict(sorted(results.reference.protocol["protocol"].items()))  # as a file has them
     shown = printed(
-        stored_summary({**results, "protocol": {**results["protocol"], "protocol": how}})
+        stored_summary(
+            replace(
+                results,
+                reference=replace(
+                    results.reference, protocol={**results.reference.protocol, "protocol": how}
+                ),
+            )
+        )
     )
     for line in (
         "12,345 tokens scored\n",

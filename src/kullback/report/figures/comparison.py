@@ -25,7 +25,8 @@ from kullback.report.figures.curves import (
 )
 from kullback.report.numbers import byte_size
 from kullback.report.svg import LIGHT, house_style
-from kullback.results.text import LayerSensitivity, MeasurementData, SchemeResult
+from kullback.results.comparison import LayerSensitivity, RankedCandidate
+from kullback.results.measurement import Measurement
 
 __all__ = [
     "Bars",
@@ -58,23 +59,23 @@ class Bars:
     """Further parts that the figure has no room for."""
 
 
-def prepare_classes(classes: Mapping[str, MeasurementData]) -> Bars | None:
+def prepare_classes(classes: Mapping[str, Measurement]) -> Bars | None:
     """KL by class of token, the costliest first; None where there is no finite one."""
-    ordered = sorted(classes.items(), key=lambda item: -_or_nan(item[1]["value"], -np.inf))
+    ordered = sorted(classes.items(), key=lambda item: -_or_nan(item[1].value, -np.inf))
     return _bars(ordered)
 
 
 def prepare_layers(layers: Sequence[LayerSensitivity]) -> Bars | None:
     """KL by layer in the order given; None where there is no finite one."""
-    return _bars([(_short(each["layer"]), each["kl"]) for each in layers])
+    return _bars([(_short(each.layer), each.kl) for each in layers])
 
 
-def _bars(parts: Sequence[tuple[str, MeasurementData]]) -> Bars | None:
+def _bars(parts: Sequence[tuple[str, Measurement]]) -> Bars | None:
     shown = parts[:_MOST_BARS]
-    value = finite([each["value"] for _, each in shown])
+    value = finite([each.value for _, each in shown])
     if not np.isfinite(value).any():
         return None
-    ends = finite([x for _, each in shown for x in each["interval"] or (None, None)])
+    ends = finite([end for _, each in shown for end in each.interval])
     names = tuple(visible(name) for name, _ in shown)
     return Bars(names, value, ends[::2], ends[1::2], len(parts) - len(shown))
 
@@ -138,16 +139,16 @@ class SchemeSizes:
     """Schemes whose KL is zero, infinite or unknown, or whose size is unknown."""
 
 
-def prepare_schemes(schemes: Sequence[SchemeResult]) -> SchemeSizes | None:
+def prepare_schemes(schemes: Sequence[RankedCandidate]) -> SchemeSizes | None:
     """KL against size; None where no scheme has a KL above zero."""
-    ordered = sorted(schemes, key=lambda scheme: scheme["bytes"] or 0)
-    kl = finite([scheme["kl"]["value"] for scheme in ordered])
-    sizes = np.array([scheme["bytes"] or 0 for scheme in ordered], dtype=np.float64)
+    ordered = sorted(schemes, key=lambda scheme: scheme.size_bytes or 0)
+    kl = finite([scheme.kl.value for scheme in ordered])
+    sizes = np.array([scheme.size_bytes or 0 for scheme in ordered], dtype=np.float64)
     shown = np.flatnonzero((kl > 0) & (sizes > 0))
     if not len(shown):
         return None
-    names = [_short(name) for name in short_names([scheme["name"] for scheme in ordered])]
-    ends = finite([x for each in ordered for x in each["kl"]["interval"] or (None, None)])
+    names = [_short(name) for name in short_names([scheme.name for scheme in ordered])]
+    ends = finite([end for each in ordered for end in each.kl.interval])
     ends[~(ends > 0)] = np.nan
     return SchemeSizes(
         names=tuple(names[i] for i in shown),
@@ -155,7 +156,7 @@ def prepare_schemes(schemes: Sequence[SchemeResult]) -> SchemeSizes | None:
         kl=kl[shown],
         low=ends[::2][shown],
         high=ends[1::2][shown],
-        on_front=np.array([ordered[i]["on_pareto_front"] for i in shown], dtype=np.bool_),
+        on_front=np.array([ordered[i].on_pareto_front for i in shown], dtype=np.bool_),
         left_out=tuple(names[i] for i in range(len(names)) if i not in shown),
     )
 
@@ -230,8 +231,8 @@ def short_names(names: Sequence[str]) -> list[str]:
     return [visible(name[begin:]) for name in names]
 
 
-def _or_nan(value: float | None, otherwise: float) -> float:
-    return otherwise if value is None or np.isnan(value) else value
+def _or_nan(value: float, otherwise: float) -> float:
+    return otherwise if np.isnan(value) else value
 
 
 def _short(name: str) -> str:

@@ -20,11 +20,7 @@ from kullback.report.figures.lab import Reliability
 from kullback.report.numbers import count
 from kullback.report.numbers import power_of_ten as _power_of_ten
 from kullback.report.svg import LIGHT, house_style
-from kullback.results.text import (
-    Curve,
-    Histogram,
-    ReliabilityData,
-)
+from kullback.results.evaluation import Curve, Histogram, ReliabilityBin
 
 __all__ = [
     "CurveData",
@@ -61,9 +57,9 @@ class CurveData:
 def prepare_curve(curve: Curve) -> CurveData | None:
     """The curve as arrays; None where no place has a finite mean.
 
-    >>> prepare_curve({"x": [0], "mean": [None], "low": [None], "high": [None], "count": [0]})
+    >>> prepare_curve(Curve((0.0,), (None,), (None,), (None,), (0,)))
     """
-    found = CurveData(*(finite(curve[key]) for key in ("x", "mean", "low", "high")))
+    found = CurveData(*(finite(getattr(curve, key)) for key in ("x", "mean", "low", "high")))
     return found if np.isfinite(found.mean).any() else None
 
 
@@ -115,12 +111,12 @@ def prepare_histogram(histogram: Histogram, trim: bool = False) -> HistogramData
     An infinite edge becomes one bin's width beyond its neighbour.  `trim` leaves out empty bins
     at both ends.
 
-    >>> found = prepare_histogram({"edges": [0.0, 1.0, float("inf")], "share": [0.75, 0.25]})
+    >>> found = prepare_histogram(Histogram((0.0, 1.0, float("inf")), (0.75, 0.25)))
     >>> found.edges.tolist(), found.open_right
     ([0.0, 1.0, 2.0], True)
     """
-    share = np.array(histogram["share"], dtype=np.float64)
-    edges = np.array([np.inf if x is None else x for x in histogram["edges"]], dtype=np.float64)
+    share = np.array(histogram.share, dtype=np.float64)
+    edges = np.array(histogram.edges, dtype=np.float64)
     occupied = np.flatnonzero(share > 0)
     if not len(occupied) or not np.isfinite(edges).any():
         return None
@@ -181,14 +177,14 @@ def plot_histogram(
 
 
 def prepare_reliability(
-    bins: Sequence[ReliabilityData], ece: float | None, title: str = "the first guess"
+    bins: Sequence[ReliabilityBin], ece: float | None, title: str = "the first guess"
 ) -> Reliability | None:
     """A panel for `kullback.report.figures.lab.plot_reliability`; None where no bin is filled."""
-    filled = [each for each in bins if each["weight"] > 0]
+    filled = [each for each in bins if each.weight > 0]
     if not filled:
         return None
     confidence, accuracy, weight = (
-        np.array([each[key] for each in filled], dtype=np.float64)
+        np.array([getattr(each, key) for each in filled], dtype=np.float64)
         for key in ("confidence", "accuracy", "weight")
     )
     return Reliability(

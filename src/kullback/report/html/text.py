@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from matplotlib.figure import Figure
 
@@ -32,26 +31,19 @@ from kullback.report.figures.curves import (
     prepare_reliability,
 )
 from kullback.report.figures.lab import plot_reliability
-from kullback.report.html.environment import render, write_html
+from kullback.report.html.environment import render
 from kullback.report.labels import NOT_ABOVE, NOT_ABOVE_MEANS, measure
 from kullback.report.numbers import Written, write, write_number
 from kullback.report.svg import to_svg
-from kullback.results.text import (
-    ComparisonResults,
-    MeasurementData,
-    SchemeResult,
-    StoredResults,
-    TextResults,
-)
+from kullback.results.comparison import Comparison, RankedCandidate
+from kullback.results.evaluation import Evaluation
+from kullback.results.measurement import Measurement
 
 __all__ = [
     "MOVED_NOT_WORSE",
     "render_comparison_report",
     "render_stored_report",
     "render_text_report",
-    "write_comparison_report",
-    "write_stored_report",
-    "write_text_report",
 ]
 
 MOVED_NOT_WORSE = (
@@ -67,33 +59,14 @@ _HEADLINE = {
 Figures = Mapping[str, tuple[Figure, str]]
 
 
-def write_text_report(results: TextResults, path: Path) -> None:
-    """Write the page of an evaluation to `path`, whole or not at all; missing folders are made.
-
-    Equal results give equal bytes.  Raises `InvalidValueError` where `path` is a folder and
-    `RunError` where the disk refuses.
-    """
-    write_html(path, render_text_report(results))
-
-
-def write_comparison_report(results: ComparisonResults, path: Path) -> None:
-    """Write the page of a comparison to `path`, as :func:`write_text_report` does."""
-    write_html(path, render_comparison_report(results))
-
-
-def write_stored_report(results: StoredResults, path: Path) -> None:
-    """Write the page of a comparison of what is on disk, as :func:`write_text_report` does."""
-    write_html(path, render_stored_report(results))
-
-
-def render_text_report(results: TextResults) -> str:
+def render_text_report(result: Evaluation) -> str:
     """The page of an evaluation on text, as HTML."""
-    measures = results["measures"]
-    histogram = prepare_histogram(results["nll_histogram"])
+    measures = result.measures
+    histogram = prepare_histogram(result.nll_histogram)
     return _render(
         "evaluation.html.jinja",
-        _text_figures(results),
-        results=results,
+        _text_figures(result),
+        result=result,
         headline=[
             {"name": name, "written": write(measures[key])}
             for key, name in _HEADLINE.items()
@@ -101,54 +74,60 @@ def render_text_report(results: TextResults) -> str:
         ],
         measures=_rows(measures),
         methods=_methods(measures),
-        parts=_parts(results["protocol"]),
+        parts=_parts(result.protocol),
         distribution_open=histogram is not None and histogram.open_right,
     )
 
 
-def render_comparison_report(results: ComparisonResults) -> str:
+def render_comparison_report(result: Comparison) -> str:
     """The page of a comparison, as HTML."""
-    measures = results["measures"]
+    if result.kind != "models":
+        return render_stored_report(result)
+    first = result.candidates[0]
+    measures = first.measures
     return _render(
         "comparison.html.jinja",
-        _comparison_figures(results),
-        results=results,
+        _comparison_figures(result),
+        result=result,
+        candidate=first,
         kl=write(measures["kl"]) if "kl" in measures else None,
-        noise=[(visible(name), write(each)) for name, each in results["noise_floor"].items()],
+        noise=[(visible(name), write(each)) for name, each in result.noise_floor.items()],
         moved=MOVED_NOT_WORSE,
         measures=_rows(measures),
         methods=_methods(measures),
-        parts=_parts(results["protocol"]),
+        parts=_parts(first.operand.protocol),
         # Said at the top already.
-        notes=[note for note in results["notes"] if note.rstrip(".") != MOVED_NOT_WORSE[:-1]],
-        schemes=_scheme_rows(results["schemes"]),
+        notes=[note for note in result.notes if note.rstrip(".") != MOVED_NOT_WORSE[:-1]],
+        schemes=_scheme_rows(result.ranked),
         not_above=f"{NOT_ABOVE} {NOT_ABOVE_MEANS}.",
-        left_out=", ".join(_without_place(results["schemes"])),
+        left_out=", ".join(_without_place(result.ranked)),
         layers=[
-            (visible(each["layer"]), write(each["kl"]), each["bytes_saved"])
-            for each in results["sensitivity"]
+            (visible(each.layer), write(each.kl), each.bytes_saved) for each in result.sensitivity
         ],
-        layers_left_out=_left_out(results),
-        sum=results["sensitivity_sum"],
-        whole=results["sensitivity_whole"],
+        layers_left_out=_left_out(result),
+        sum=result.sensitivity_sum,
+        whole=result.sensitivity_whole,
     )
 
 
-def render_stored_report(results: StoredResults) -> str:
+def render_stored_report(result: Comparison) -> str:
     """The page of a comparison of what is on disk, or by bytes, as HTML."""
-    measures = results["measures"]
-    sides = (
-        ("reference", results["fingerprint"], results["protocol"]),
-        ("candidate", results["candidate_fingerprint"], results["candidate_protocol"]),
-    )
+    first = result.candidates[0]
+    measures = first.measures
+    operands = (("reference", result.reference), ("candidate", first.operand))
     return _render(
         "stored.html.jinja",
         {},
-        results=results,
+        result=result,
+        candidate=first,
         measures=_rows(measures),
         methods=_methods(measures),
-        origins=[(side, fingerprint, _parts(p)) for side, fingerprint, p in sides if fingerprint],
-        printed=[visible(line) for line in results.get("llama_cpp", "").splitlines()],
+        origins=[
+            (name, operand.fingerprint, _parts(operand.protocol))
+            for name, operand in operands
+            if operand.fingerprint
+        ],
+        printed=[visible(line) for line in result.llama_cpp.splitlines()],
     )
 
 
@@ -164,7 +143,7 @@ class _Row:
     written: Written
 
 
-def _rows(measures: Mapping[str, MeasurementData]) -> list[_Row]:
+def _rows(measures: Mapping[str, Measurement]) -> list[_Row]:
     rows = []
     for name, measured in measures.items():
         how = measure(name)
@@ -172,12 +151,12 @@ def _rows(measures: Mapping[str, MeasurementData]) -> list[_Row]:
     return rows
 
 
-def _methods(measures: Mapping[str, MeasurementData]) -> list[tuple[str, str]]:
+def _methods(measures: Mapping[str, Measurement]) -> list[tuple[str, str]]:
     """The methods that occur, each with the measures that it stands behind."""
     labels: dict[str, list[str]] = {}
     for name, measured in measures.items():
-        if measured["method"]:
-            labels.setdefault(measured["method"], []).append(visible(measure(name).label))
+        if measured.method:
+            labels.setdefault(measured.method, []).append(visible(measure(name).label))
     return [(", ".join(names), visible(method)) for method, names in labels.items()]
 
 
@@ -213,52 +192,52 @@ class _SchemeRow:
     mark: str
 
 
-def _scheme_rows(schemes: Sequence[SchemeResult]) -> list[_SchemeRow]:
-    names = short_names([scheme["name"] for scheme in schemes])
+def _scheme_rows(schemes: Sequence[RankedCandidate]) -> list[_SchemeRow]:
+    names = short_names([scheme.name for scheme in schemes])
     return [
         _SchemeRow(
             name,
-            scheme["bytes"],
-            write(scheme["kl"], measure("kl")),
-            write(scheme["delta_cross_entropy"], measure("delta_cross_entropy")),
-            write(scheme["top1_agreement"], measure("top1_agreement")),
-            scheme["on_pareto_front"],
-            NOT_ABOVE if scheme["above_noise"] is False else "",
+            scheme.size_bytes,
+            write(scheme.kl, measure("kl")),
+            write(scheme.delta_cross_entropy, measure("delta_cross_entropy")),
+            write(scheme.top1_agreement, measure("top1_agreement")),
+            scheme.on_pareto_front,
+            NOT_ABOVE if scheme.above_noise is False else "",
         )
         for name, scheme in zip(names, schemes, strict=True)
     ]
 
 
-def _without_place(schemes: Sequence[SchemeResult]) -> tuple[str, ...]:
+def _without_place(schemes: Sequence[RankedCandidate]) -> tuple[str, ...]:
     found = prepare_schemes(schemes)
     return found.left_out if found else ()
 
 
-def _left_out(results: ComparisonResults) -> int:
-    found = prepare_layers(results["sensitivity"])
+def _left_out(result: Comparison) -> int:
+    found = prepare_layers(result.sensitivity)
     return found.left_out if found else 0
 
 
 # --- the figures ---------------------------------------------------------------------------
 
 
-def _text_figures(results: TextResults) -> Figures:
+def _text_figures(result: Evaluation) -> Figures:
     found: dict[str, tuple[Figure, str]] = {}
-    if (curve := prepare_curve(results["nll_by_position"])) is not None:
+    if (curve := prepare_curve(result.nll_by_position)) is not None:
         figure = plot_curve(
             curve, "ink", "tokens read before it in the window", True, "nll, nats/token"
         )
         found["position"] = figure, "Mean nll of a token against its position in the window."
-    if (histogram := prepare_histogram(results["nll_histogram"])) is not None:
-        mean = _value(results["measures"], "cross_entropy")
+    if (histogram := prepare_histogram(result.nll_histogram)) is not None:
+        mean = _value(result.measures, "cross_entropy")
         marks = {} if mean is None else {f"mean {write_number(mean)}": mean}
         figure = plot_histogram(histogram, "muted", "nll of a token, nats", marks=marks)
         found["distribution"] = figure, "The share of tokens by their nll."
-    measures = results["measures"]
+    measures = result.measures
     panels = [
-        prepare_reliability(results["reliability"], _value(measures, "ece")),
+        prepare_reliability(result.reliability, _value(measures, "ece")),
         prepare_reliability(
-            results["target_reliability"], _value(measures, "target_ece"), "the token that comes"
+            result.target_reliability, _value(measures, "target_ece"), "the token that comes"
         ),
     ]
     if drawn := [panel for panel in panels if panel is not None]:
@@ -267,12 +246,14 @@ def _text_figures(results: TextResults) -> Figures:
     return found
 
 
-def _comparison_figures(results: ComparisonResults) -> Figures:
+def _comparison_figures(result: Comparison) -> Figures:
+    first = result.candidates[0]
     found: dict[str, tuple[Figure, str]] = {}
-    if (histogram := prepare_histogram(results["kl_histogram"], trim=True)) is not None:
+    histogram = first.kl_histogram
+    if histogram is not None and (shares := prepare_histogram(histogram, trim=True)) is not None:
         places = {
-            "mean": _value(results["measures"], "kl"),
-            "median": results["kl_quantiles"].get("median"),
+            "mean": _value(first.measures, "kl"),
+            "median": first.kl_quantiles.get("median"),
         }
         marks = {
             f"{name} {write_number(kl, 2)}": math.log10(kl)
@@ -280,33 +261,31 @@ def _comparison_figures(results: ComparisonResults) -> Figures:
             if kl is not None and 0 < kl < math.inf
         }
         label = "KL of a token, nats (log scale)"
-        figure = plot_histogram(histogram, "kl", label, decades=True, marks=marks)
+        figure = plot_histogram(shares, "kl", label, decades=True, marks=marks)
         found["distribution"] = figure, "The share of tokens by the logarithm of their KL."
-    if (curve := prepare_curve(results["kl_by_position"])) is not None:
+    if first.kl_by_position and (curve := prepare_curve(first.kl_by_position)) is not None:
         figure = plot_curve(
             curve, "kl", "tokens read before it in the window", True, "KL, nats/token"
         )
         found["position"] = figure, "Mean KL of a token against its position in the window."
-    if (curve := prepare_curve(results["kl_by_confidence"])) is not None:
+    if first.kl_by_confidence and (curve := prepare_curve(first.kl_by_confidence)) is not None:
         figure = plot_curve(
             curve, "kl", "probability of the reference's first guess", False, "KL, nats/token"
         )
         found["confidence"] = figure, "Mean KL against the confidence of the reference."
-    if (classes := prepare_classes(results["kl_by_token_class"])) is not None:
+    if (classes := prepare_classes(first.kl_by_token_class)) is not None:
         found["classes"] = plot_bars(classes), "Mean KL by class of token."
-    if (schemes := prepare_schemes(results["schemes"])) is not None:
+    if (schemes := prepare_schemes(result.ranked)) is not None:
         found["schemes"] = plot_schemes(schemes), "KL against the size of the weights."
-    if (layers := prepare_layers(results["sensitivity"])) is not None:
-        figure = plot_parts_and_whole(
-            layers, results["sensitivity_sum"], results["sensitivity_whole"]
-        )
+    if (layers := prepare_layers(result.sensitivity)) is not None:
+        figure = plot_parts_and_whole(layers, result.sensitivity_sum, result.sensitivity_whole)
         found["layers"] = figure, "KL when one group of layers is quantised alone."
     return found
 
 
-def _value(measures: Mapping[str, MeasurementData], name: str) -> float | None:
+def _value(measures: Mapping[str, Measurement], name: str) -> float | None:
     """A measure's value; None where it is not there or no finite number."""
-    value = measures[name]["value"] if name in measures else None
+    value = measures[name].value if name in measures else None
     return value if value is not None and math.isfinite(value) else None
 
 

@@ -1,4 +1,8 @@
-"""What people see while a text is read: tokens done, tokens a second, an honest time left."""
+"""Progress of long work: the stage, tokens done, tokens per second, and the time left.
+
+In a terminal it is one line that stays in place, never wider than the terminal.  In a file or a
+pipe it is one line at each stage and one every five seconds.
+"""
 
 from __future__ import annotations
 
@@ -6,32 +10,55 @@ import time
 from types import TracebackType
 from typing import Self
 
+from rich.cells import cell_len
 from rich.console import Console
-from rich.live import Live
+from rich.progress import BarColumn, ProgressColumn, SpinnerColumn, Task
+from rich.progress import Progress as Bars
+from rich.table import Column
 from rich.text import Text
 
-__all__ = ["TextProgress"]
+from kullback.report.escaping import visible
+from kullback.runtime.progress import Progress
+
+__all__ = ["TerminalProgress", "shorten"]
 
 SECONDS_BETWEEN_LINES = 5.0
+_REFRESHES_PER_SECOND = 4.0  # more would cost a machine of two cores what it measures
+_BAR_WIDTH = 16
+_NUMBERS_WIDTH = 31  # "100 %  123,456 tokens/s  12:34 left"
+_MOST_COLUMNS = 100
 
 
-class TextProgress:
-    """A line that stays in place in a terminal, and comes now and then elsewhere.
+class TerminalProgress(Progress):
+    """Shows stages and tokens on `console`; a console of None shows nothing.  A context manager.
 
-    The time left is that of the tokens to come at the mean speed so far, the first window, which
-    warms everything up, left out.  A console of None shows nothing.
+    The time left is that of the remaining tokens at the mean speed of the stage so far, its first
+    report, which includes warming up, left out.
     """
 
     def __init__(self, console: Console | None) -> None:
         self.console = console
-        self._live = Live(console=console, auto_refresh=False, transient=True)
+        self._stages = 0
+        self._stage = 0
+        self._what = ""
         self._first: tuple[float, int] | None = None
         self._printed_at = time.monotonic()
-        self._what = ""
+        self._bars: Bars | None = None
+        if console is not None and console.is_terminal:
+            self._bars = Bars(
+                SpinnerColumn(),
+                _Description(console),
+                BarColumn(bar_width=_BAR_WIDTH),
+                _Numbers(),
+                console=console,
+                transient=True,
+                refresh_per_second=_REFRESHES_PER_SECOND,
+            )
+            self._task = self._bars.add_task("", total=None, visible=False, numbers="")
 
     def __enter__(self) -> Self:
-        if self.console is not None and self.console.is_terminal:
-            self._live.start()
+        if self._bars is not None:
+            self._bars.start()
         return self
 
     def __exit__(
@@ -40,46 +67,123 @@ class TextProgress:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self.console is not None and self.console.is_terminal:
-            self._live.stop()
+        if self._bars is not None:
+            self._bars.stop()
 
-    def show_named(self, what: str, done: int, total: int) -> None:
-        """Show how far one of several passes is; each has a time left of its own."""
-        if what != self._what:
-            self._what, self._first = what, None
-        self.show(done, total)
+    def plan(self, stages: int) -> None:
+        """How many stages there will be, so that each can be shown as "stage 4 of 8"."""
+        self._stages = stages
 
     def stage(self, what: str) -> None:
-        """Say what comes next, where nothing is known of how long it takes."""
-        if self.console is None:
-            return
-        if self.console.is_terminal:
-            self._live.update(Text(what), refresh=True)
-        else:
-            self.console.print(what, soft_wrap=True, markup=False)
+        """A stage begins: show what it is."""
+        self._stage += 1
+        # Where there are more stages than were planned, their number would be wrong.
+        known = self._stage <= self._stages
+        number = f"stage {self._stage} of {self._stages}: " if known else ""
+        self._what, self._first = number + visible(what), None
+        if self._bars is not None:
+            self._bars.reset(
+                self._task, total=None, description=self._what, visible=True, numbers=""
+            )
+        elif self.console is not None:
+            self._print(shorten(self._what, self._width))
 
-    def show(self, done: int, total: int) -> None:
-        """Show that `done` of `total` tokens are done."""
+    def tokens(self, done: int, total: int) -> None:
+        """Show that `done` of the stage's `total` tokens are done."""
         now = time.monotonic()
-        if self._first is None:
+        if self._first is None or done < self._first[1]:
             self._first = now, done
-        if self.console is None:
-            return
-        line = self.line(done, total, now)
-        if self.console.is_terminal:
-            self._live.update(line, refresh=True)
-        elif now - self._printed_at >= SECONDS_BETWEEN_LINES:
-            self._printed_at = now
-            self.console.print(line, soft_wrap=True)
+        if self._bars is not None:
+            self._bars.update(
+                self._task,
+                completed=done,
+                total=total,
+                visible=True,
+                numbers=self._numbers(done, total, now),
+            )
+        elif self.console is not None and now - self._printed_at >= SECONDS_BETWEEN_LINES:
+            self._print(self.line(done, total, now))
 
-    def line(self, done: int, total: int, now: float) -> Text:
-        """The line at time `now`, in seconds."""
-        assert self._first is not None
+    def line(self, done: int, total: int, now: float) -> str:
+        """The line of a pipe at time `now`, in seconds."""
+        numbers = f"{done:,} of {total:,} tokens"
+        if speed := self._numbers(done, total, now):
+            numbers += f"  {speed}"
+        room = self._width - cell_len(numbers) - 2
+        return f"{shorten(self._what, room)}  {numbers}" if self._what and room > 8 else numbers
+
+    @property
+    def _width(self) -> int:
+        return min(_MOST_COLUMNS, 80 if self.console is None else self.console.width)
+
+    def _numbers(self, done: int, total: int, now: float) -> str:
+        """Speed and time left; empty before the second report."""
+        if self._first is None:
+            return ""
         began, before = self._first
-        text = f"{self._what}  " if self._what else ""
-        text += f"{done:>9,} of {total:,} tokens"
-        if done > before and now > began:
-            speed = (done - before) / (now - began)
-            left = round((total - done) / speed)
-            text += f"  {speed:,.0f} tokens/s  {left // 60}:{left % 60:02d} left"
-        return Text(text)
+        if done <= before or now <= began:
+            return ""
+        speed = (done - before) / (now - began)
+        left = round((total - done) / speed)
+        return f"{speed:,.0f} tokens/s  {left // 60}:{left % 60:02d} left"
+
+    def _print(self, line: str) -> None:
+        assert self.console is not None
+        self._printed_at = time.monotonic()
+        self.console.print(line, soft_wrap=True, markup=False, highlight=False)
+
+
+class _Description(ProgressColumn):
+    """The stage, in the columns that bar and numbers leave."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(Column(no_wrap=True))
+        self._console = console
+
+    def render(self, task: Task) -> Text:
+        """The text at this moment; the terminal may have been resized."""
+        width = min(_MOST_COLUMNS, self._console.width) - _BAR_WIDTH - _NUMBERS_WIDTH - 6
+        return Text(shorten(task.description, max(12, width)), overflow="ellipsis", no_wrap=True)
+
+
+class _Numbers(ProgressColumn):
+    """Speed and time left."""
+
+    def __init__(self) -> None:
+        super().__init__(Column(no_wrap=True))
+
+    def render(self, task: Task) -> Text:
+        """The text at this moment."""
+        return Text(str(task.fields["numbers"]), no_wrap=True)
+
+
+def shorten(text: str, width: int) -> str:
+    """`text` in at most `width` columns: its longest word, a path, loses its middle.
+
+    >>> shorten("loading /home/somebody/models/SmolLM2-135M@int8", 36)
+    'loading /home/som…/SmolLM2-135M@int8'
+    """
+    if cell_len(text) <= width:
+        return text
+    longest = max(text.split(" "), key=cell_len)
+    room = width - cell_len(text) + cell_len(longest) - 1
+    if room < 4:
+        return _cut(text, width - 1) + "…" if width > 1 else ""
+    # The end of a path tells more than its beginning.
+    end = longest[-_letters(longest[::-1], 2 * room // 3) :]
+    begin = _cut(longest, room - cell_len(end))
+    return text.replace(longest, f"{begin}…{end}", 1)
+
+
+def _letters(text: str, width: int) -> int:
+    """How many leading letters fit into `width` columns."""
+    used = 0
+    for i, letter in enumerate(text):
+        used += cell_len(letter)
+        if used > width:
+            return i
+    return len(text)
+
+
+def _cut(text: str, width: int) -> str:
+    return text[: _letters(text, width)]

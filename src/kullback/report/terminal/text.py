@@ -18,15 +18,9 @@ from kullback.report.escaping import visible, visible_token
 from kullback.report.figures.comparison import short_names
 from kullback.report.labels import MEASURES, NOT_ABOVE, NOT_ABOVE_MEANS, measure
 from kullback.report.numbers import byte_size, probability, seconds, write, write_number
-from kullback.results.text import (
-    ComparisonResults,
-    LayerSensitivity,
-    MeasurementData,
-    SchemeResult,
-    StoredResults,
-    TextResults,
-    WorstToken,
-)
+from kullback.results.comparison import Comparison, Operand, RankedCandidate, WorstToken
+from kullback.results.evaluation import Evaluation
+from kullback.results.measurement import Measurement
 
 __all__ = ["comparison_summary", "evaluation_summary", "stored_summary"]
 
@@ -40,78 +34,83 @@ _SETTINGS = {"preset": 0, "window": 1, "stride": 2, "bos": 3, "joined": 4}
 _DEGREES = re.compile(r", Student t with [\d.]+ degrees of freedom|(?<=the )\d+ (?=lowest freq)")
 
 
-def evaluation_summary(results: TextResults) -> RenderableType:
+def evaluation_summary(result: Evaluation, verbose: bool = False) -> RenderableType:
     """An evaluation on text on one screen."""
     parts: list[RenderableType] = [
-        _title(results["title"]),
+        _title(result.title),
         Text(
-            f"{_count(results['documents'], 'document')}, {results['bytes']:,} bytes, "
-            f"{results['scored_tokens']:,} of {results['tokens']:,} tokens scored in "
-            f"{seconds(results['seconds'])}, "
-            f"{results['tokens_per_second']:,.0f} tokens/s"
+            f"{_count(result.documents, 'document')}, {result.bytes:,} bytes, "
+            f"{result.scored_tokens:,} of {result.total_tokens:,} tokens scored in "
+            f"{seconds(result.seconds)}, {result.tokens_per_second:,.0f} tokens/s"
         ),
-        _protocol(results["protocol"], results["fingerprint"]),
-        _measures(results["measures"]),
-        *_notes(results["measures"], results["notes"]),
+        _protocol(result.protocol, result.fingerprint),
+        _measures(result.measures),
+        *_notes(result.measures, result.notes),
     ]
     return Constrain(Group(*parts), WIDTH)
 
 
-def comparison_summary(results: ComparisonResults) -> RenderableType:
+def comparison_summary(result: Comparison, verbose: bool = False) -> RenderableType:
     """A comparison on one screen or two."""
-    took = seconds(results["seconds"])
+    if result.kind != "models":
+        return stored_summary(result)
+    took = "" if result.seconds is None else f" in {seconds(result.seconds)}"
+    first = result.candidates[0]
     parts: list[RenderableType] = [
-        _title(results["title"]),
+        _title(result.title),
         Text(
-            f"{_count(results['documents'], 'document')}, {results['bytes']:,} bytes, "
-            f"{results['scored_tokens']:,} tokens scored in {took}"
+            f"{_count(result.documents or 0, 'document')}, {result.bytes or 0:,} bytes, "
+            f"{result.scored_tokens:,} tokens scored{took}"
         ),
-        _protocol(results["protocol"], results["fingerprint"]),
-        _verdict(results),
-        _measures(results["measures"]),
+        _protocol(first.operand.protocol, first.operand.fingerprint),
+        _verdict(result),
+        _measures(first.measures),
     ]
-    if results["kl_quantiles"]:
-        parts.append(_quantiles(results["kl_quantiles"]))
-    if results["schemes"]:
-        parts.append(_schemes(results["schemes"]))
-        if any(scheme["above_noise"] is False for scheme in results["schemes"]):
+    if first.kl_quantiles:
+        parts.append(_quantiles(first.kl_quantiles))
+    if result.ranked:
+        parts.append(_schemes(result.ranked))
+        if any(candidate.above_noise is False for candidate in result.ranked):
             parts.append(Text(f"{NOT_ABOVE} {NOT_ABOVE_MEANS}", style="dim"))
-    if results["sensitivity"]:
-        parts += _sensitivity(results)
-    if results["worst"]:
-        parts.append(_worst(results["worst"]))
-    parts += _notes(results["measures"], results["notes"])
+    if result.sensitivity:
+        parts += _sensitivity(result)
+    if first.worst_tokens:
+        parts.append(_worst(first.worst_tokens))
+    parts += _notes(first.measures, result.notes)
     return Constrain(Group(*parts), WIDTH)
 
 
-def stored_summary(results: StoredResults) -> RenderableType:
+def stored_summary(result: Comparison) -> RenderableType:
     """A comparison of what is on disk, or by bytes, on one screen."""
+    candidate = result.candidates[0]
     parts: list[RenderableType] = [
-        _title(results["title"]),
-        Text(f"{_count(results['scored_tokens'], 'token')} scored"),
-        *_origins(results),
-        _measures(results["measures"]),
+        _title(result.title),
+        Text(f"{_count(result.scored_tokens, 'token')} scored"),
+        *_origins(result),
+        _measures(candidate.measures),
     ]
-    if results["kl_quantiles"]:
-        parts.append(_quantiles(results["kl_quantiles"]))
-    if results["spans"]:
+    if candidate.kl_quantiles:
+        parts.append(_quantiles(candidate.kl_quantiles))
+    if candidate.spans:
         table = _table("where they differ most", "reference, nats", "candidate, nats")
-        for span in results["spans"]:
-            text = span["text"] if len(span["text"]) < 60 else span["text"][:57] + "..."
-            nlls = (span["reference_nll"], span["candidate_nll"])
+        for span in candidate.spans:
+            text = span.text if len(span.text) < 60 else span.text[:57] + "..."
+            nlls = (span.reference_nll, span.candidate_nll)
             _add(table, [text, *(write_number(nll) for nll in nlls)])
         parts.append(table)
-    parts += _notes(results["measures"], results["notes"])
+    parts += _notes(candidate.measures, result.notes)
     return Constrain(Group(*parts), WIDTH)
 
 
-def _origins(results: StoredResults) -> Iterable[RenderableType]:
-    """What each side's numbers depend on, where that is known."""
-    if results["fingerprint"]:
-        yield _protocol(results["protocol"], results["fingerprint"], "reference")
-    if results["candidate_fingerprint"]:
-        identity = (results["candidate_protocol"], results["candidate_fingerprint"])
-        yield _protocol(*identity, "candidate")
+def _origins(result: Comparison) -> Iterable[RenderableType]:
+    """What each operand's numbers depend on, where that is known."""
+    operands: tuple[tuple[str, Operand], ...] = (
+        ("reference", result.reference),
+        ("candidate", result.candidates[0].operand),
+    )
+    for name, operand in operands:
+        if operand.fingerprint:
+            yield _protocol(operand.protocol, operand.fingerprint, name)
 
 
 def _title(title: str) -> Text:
@@ -140,7 +139,7 @@ def _setting(name: str, value: object) -> str:
     return "" if value is None else f"{name} {value}"
 
 
-def _measures(measures: Mapping[str, MeasurementData]) -> Table:
+def _measures(measures: Mapping[str, Measurement]) -> Table:
     table = _table("", "value, 95 % interval", "unit", "design\neffect", "effective\nn")
     for name, measured in measures.items():
         how = measure(name)
@@ -160,11 +159,9 @@ def _measures(measures: Mapping[str, MeasurementData]) -> Table:
     return table
 
 
-def _notes(
-    measures: Mapping[str, MeasurementData], notes: Sequence[str]
-) -> Iterable[RenderableType]:
+def _notes(measures: Mapping[str, Measurement], notes: Sequence[str]) -> Iterable[RenderableType]:
     """Where the intervals come from, and what else the reader must know."""
-    methods = {_DEGREES.sub("", each["method"]): None for each in measures.values()}
+    methods = {_DEGREES.sub("", each.method): None for each in measures.values()}
     for text in (*methods, *notes):
         if text:
             yield Text(f"• {visible(text)}", style="dim")
@@ -175,56 +172,56 @@ def _quantiles(quantiles: Mapping[str, float]) -> Text:
     return Text(f"KL of single tokens, nats: {line}")
 
 
-def _verdict(results: ComparisonResults) -> Text:
-    kl = results["measures"].get("kl")
+def _verdict(result: Comparison) -> Text:
+    first = result.candidates[0]
+    kl = first.measures.get("kl")
     text = Text("KL(reference‖candidate) ")
     if kl is not None:
         text.append(str(write(kl, MEASURES["kl"])), style="bold")
-    above = results["above_noise"]
+    above = first.above_noise
     if above is None:
-        text.append("; the noise floor was not measured" if not results["noise_floor"] else "")
+        text.append("; the noise floor was not measured" if not result.noise_floor else "")
     else:
         text.append(" is ")
         text.append(
             "above the noise floor" if above else "not above the noise floor",
             style="bold green" if above else "bold yellow",
         )
-    for name, measured in results["noise_floor"].items():
+    for name, measured in result.noise_floor.items():
         text.append(f"\n  the reference against itself, {visible(name)}: {write(measured)}")
-        size, floor = None if kl is None else kl["value"], measured["value"]
-        if above and size is not None and floor is not None and floor >= size:
+        if above and kl is not None and measured.value >= kl.value:
             text.append(", which is no less", style="yellow")
     return text
 
 
-def _schemes(schemes: Sequence[SchemeResult]) -> Table:
+def _schemes(ranked: Sequence[RankedCandidate]) -> Table:
     table = _table(
         "candidate", "size", "KL, nats/token", "ΔCE, nats/token", "top-1 agreement", "front"
     )
-    names = short_names([scheme["name"] for scheme in schemes])
-    for name, scheme in zip(names, schemes, strict=True):
-        mark = f" {NOT_ABOVE}" if scheme["above_noise"] is False else ""
+    names = short_names([candidate.name for candidate in ranked])
+    for name, candidate in zip(names, ranked, strict=True):
+        mark = f" {NOT_ABOVE}" if candidate.above_noise is False else ""
         cells = [
-            write(scheme["kl"], measure("kl")).both + mark,
-            write(scheme["delta_cross_entropy"], measure("delta_cross_entropy")).both,
-            write(scheme["top1_agreement"], measure("top1_agreement")).both,
+            write(candidate.kl, measure("kl")).both + mark,
+            write(candidate.delta_cross_entropy, measure("delta_cross_entropy")).both,
+            write(candidate.top1_agreement, measure("top1_agreement")).both,
         ]
-        front = "●" if scheme["on_pareto_front"] else ""
-        size = "–" if scheme["bytes"] is None else byte_size(scheme["bytes"])
+        front = "●" if candidate.on_pareto_front else ""
+        size = "–" if candidate.size_bytes is None else byte_size(candidate.size_bytes)
         _add(table, [name, size, *cells, front])
     return table
 
 
-def _sensitivity(results: ComparisonResults) -> Iterable[RenderableType]:
-    layers: Sequence[LayerSensitivity] = results["sensitivity"]
+def _sensitivity(result: Comparison) -> Iterable[RenderableType]:
+    layers = result.sensitivity
     table = _table("quantised alone", "KL, nats/token", "bytes saved")
     for each in layers[:_SHOWN_LAYERS]:
-        saved = byte_size(each["bytes_saved"])
-        _add(table, [each["layer"], write(each["kl"], measure("kl")).both, saved])
+        saved = byte_size(each.bytes_saved)
+        _add(table, [each.layer, write(each.kl, measure("kl")).both, saved])
     yield table
     if len(layers) > _SHOWN_LAYERS:
         yield Text(f"and {len(layers) - _SHOWN_LAYERS} more groups")
-    total, whole = results["sensitivity_sum"], results["sensitivity_whole"]
+    total, whole = result.sensitivity_sum, result.sensitivity_whole
     if total is not None and whole is not None:
         yield Text(
             f"the parts add up to {write_number(total)} nats/token, "
@@ -235,13 +232,13 @@ def _sensitivity(results: ComparisonResults) -> Iterable[RenderableType]:
 def _worst(tokens: Sequence[WorstToken]) -> Table:
     table = _table("KL", "where they differ most", "reference expects", "candidate expects")
     for token in tokens[:_SHOWN_TOKENS]:
-        before = visible(token["before"])[-_CONTEXT:]
-        context = Text.assemble(before, (visible(token["token"])[:_LONGEST_TOKEN], "bold reverse"))
+        before = visible(token.before)[-_CONTEXT:]
+        context = Text.assemble(before, (visible(token.token)[:_LONGEST_TOKEN], "bold reverse"))
         table.add_row(
-            Text(write_number(token["kl"], 3)),
+            Text(write_number(token.kl, 3)),
             context,
-            _first(token["reference_top"]),
-            _first(token["candidate_top"]),
+            _first(token.reference_top),
+            _first(token.candidate_top),
         )
     table.columns[0].justify = "right"
     for column in table.columns[1:]:
@@ -250,11 +247,11 @@ def _worst(tokens: Sequence[WorstToken]) -> Table:
 
 
 def _first(top: Sequence[tuple[str, float]]) -> Text:
-    """What a model found likeliest."""
+    """What a model holds most probable."""
     if not top:
         return Text("–")
-    word, p = top[0]
-    return Text(f"{visible_token(word)[:_LONGEST_TOKEN]} {probability(p)}")
+    text, p = top[0]
+    return Text(f"{visible_token(text)[:_LONGEST_TOKEN]} {probability(p)}")
 
 
 def _table(first: str, *others: str) -> Table:
