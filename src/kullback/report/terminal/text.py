@@ -99,6 +99,11 @@ def stored_summary(result: Comparison) -> RenderableType:
             _add(table, [text, *(write_number(nll) for nll in nlls)])
         parts.append(table)
     parts += _notes(candidate.measures, result.notes)
+    if result.llama_cpp:
+        parts.append(
+            Text("\nas llama.cpp prints it (its ± takes tokens as independent), ours beside:")
+        )
+        parts += [Text(visible(line)) for line in result.llama_cpp.splitlines()]
     return Constrain(Group(*parts), WIDTH)
 
 
