@@ -8,21 +8,17 @@ from pathlib import Path
 import pytest
 
 from kullback.cli import main
-from tiny_models import tiny_llama
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Hugging Face folder with a tiny Llama."""
-    return tiny_llama(tmp_path_factory.mktemp("models") / "tiny")
 
 
 def test_json_has_both_sizes(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_llama_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Four bits packed are fewer bytes than what the folder takes."""
     out = tmp_path / "saved"
-    assert main(["quantise", str(folder), "--scheme", "int4", "-o", str(out), "--json"]) == 0
+    assert (
+        main(["quantise", str(tiny_llama_folder), "--scheme", "int4", "-o", str(out), "--json"])
+        == 0
+    )
     streams = capsys.readouterr()
     results = json.loads(streams.out)
     assert results["folder"] == str(out)
@@ -33,15 +29,15 @@ def test_json_has_both_sizes(
 
 
 def test_the_american_spelling_is_accepted_and_not_listed(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_llama_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """`quantize` does the same; the list of commands has one spelling."""
     out = tmp_path / "saved"
-    assert main(["quantize", str(folder), "--scheme", "bf16", "-o", str(out)]) == 0
+    assert main(["quantize", str(tiny_llama_folder), "--scheme", "bf16", "-o", str(out)]) == 0
     written, following = capsys.readouterr().out.splitlines()
     assert str(out) in written
     assert all(word in written for word in ("as saved", "packed"))
-    assert f"kullback compare {folder} {out}" in following
+    assert f"kullback compare {tiny_llama_folder} {out}" in following
     with pytest.raises(SystemExit):
         main(["--help"])
     text = capsys.readouterr().out
@@ -50,10 +46,13 @@ def test_the_american_spelling_is_accepted_and_not_listed(
 
 
 def test_a_misspelt_scheme_is_one_line(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_llama_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Exit code 2, with the most similar scheme."""
-    assert main(["quantise", str(folder), "--scheme", "int4g32", "-o", str(tmp_path / "x")]) == 2
+    assert (
+        main(["quantise", str(tiny_llama_folder), "--scheme", "int4g32", "-o", str(tmp_path / "x")])
+        == 2
+    )
     (line,) = capsys.readouterr().err.splitlines()
     assert "int4g32" in line
     assert "did you mean int4-g32" in line

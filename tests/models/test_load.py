@@ -137,6 +137,7 @@ def test_progress_names_the_stage_and_counts(folder: Path) -> None:
     load_sized(f"{folder}@int8", progress=lambda *step: steps.append(step))
     stages = {stage: (done, total) for stage, done, total in steps}
     assert list(stages) == [f"loading {folder}", f"quantising {folder} to int8"]
+    assert steps[0] == (f"loading {folder}", 0, 0)
     assert all(done == total > 0 for done, total in stages.values())
     assert stages[f"quantising {folder} to int8"] == (14, 14)
 

@@ -16,13 +16,7 @@ from kullback.models.quantization import Scheme, quantise_layers
 from kullback.models.quantized import apply_scheme, sized, split_scheme
 from kullback.text.tokenizer import TextTokenizer
 from kullback.training.gpt import GPT, GPTConfig
-from tiny_models import gguf_header, tiny_llama
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Hugging Face folder with a tiny Llama."""
-    return tiny_llama(tmp_path_factory.mktemp("models") / "tiny")
+from tiny_models import gguf_header
 
 
 @pytest.mark.parametrize(
@@ -46,31 +40,31 @@ def test_an_existing_path_is_no_scheme(tmp_path: Path) -> None:
     assert split_scheme(str(path)) == (str(path), None)
 
 
-def test_a_misspelt_scheme_is_named(folder: Path) -> None:
+def test_a_misspelt_scheme_is_named(tiny_llama_folder: Path) -> None:
     """The message has the most similar scheme."""
     with pytest.raises(InvalidValueError, match=r"'int9' is unknown: did you mean int8"):
-        load_sized(f"{folder}@int9")
+        load_sized(f"{tiny_llama_folder}@int9")
 
 
-def test_sizes_of_a_scheme(folder: Path) -> None:
+def test_sizes_of_a_scheme(tiny_llama_folder: Path) -> None:
     """int4 packed is smaller than int8; as saved they are equal, a byte for each integer."""
-    plain, int8, int4 = (load_sized(f"{folder}{at}") for at in ("", "@int8", "@int4"))
+    plain, int8, int4 = (load_sized(f"{tiny_llama_folder}{at}") for at in ("", "@int8", "@int4"))
     assert plain.size_bytes == plain.saved_bytes
     assert int4.size_bytes < int8.size_bytes < int8.saved_bytes == int4.saved_bytes
     assert int8.saved_bytes < plain.size_bytes
 
 
-def test_a_mini_gpt_is_copied_and_a_transformers_model_is_not(folder: Path) -> None:
+def test_a_mini_gpt_is_copied_and_a_transformers_model_is_not(tiny_llama_folder: Path) -> None:
     """Quantising changes a `transformers` model in place, a mini-GPT in a copy."""
     gpt = GPT(GPTConfig(vocabulary_size=256, context=32, width=16, heads=2, mlp_width=32))
-    model = load_text_model(str(folder))
+    model = load_text_model(str(tiny_llama_folder))
     mini = GPTTextModel(gpt, "mini", tokenizer=model.tokenizer)
     prints = model.weights_fingerprint(), mini.weights_fingerprint()
     quantised, small = (apply_scheme(m, Scheme.parse("int8")).model for m in (model, mini))
     assert quantised.model is model.model
     assert mini.weights_fingerprint() == prints[1] != small.weights_fingerprint()
     assert quantised.weights_fingerprint() != prints[0]
-    assert (quantised.name, small.name) == (f"{folder}@int8", "mini@int8")
+    assert (quantised.name, small.name) == (f"{tiny_llama_folder}@int8", "mini@int8")
     expected = GPT(gpt.config)
     expected.load_state_dict(gpt.state_dict())
     with torch.no_grad():
@@ -79,10 +73,10 @@ def test_a_mini_gpt_is_copied_and_a_transformers_model_is_not(folder: Path) -> N
 
 
 def test_a_model_without_linear_layers_is_refused(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_llama_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A scheme that would change nothing is an error, not a model at a KL of 0."""
-    model = load_text_model(str(folder))
+    model = load_text_model(str(tiny_llama_folder))
     monkeypatch.setattr(quantized, "linear_weights", lambda module: [])
     with pytest.raises(InvalidValueError, match="cannot be quantised: it has no linear layers"):
         apply_scheme(model, Scheme.parse("int8"))
@@ -102,11 +96,11 @@ def test_a_model_elsewhere_has_no_size_and_no_scheme() -> None:
 
 
 def test_the_size_of_a_gguf_file_is_that_of_the_file(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_llama_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not that of its dequantised weights; quantised further, it has the size of the scheme."""
     path = gguf_header(tmp_path / "model.gguf", "llama")
-    llama = load_text_model(str(folder))
+    llama = load_text_model(str(tiny_llama_folder))
     assert isinstance(llama, HuggingFaceModel)
 
     def load_pretrained(*arguments: object) -> from_transformers.Pretrained:
@@ -117,4 +111,6 @@ def test_the_size_of_a_gguf_file_is_that_of_the_file(
     gguf = load_sized(path)
     assert gguf.model.name == "model.gguf"
     assert gguf.size_bytes == gguf.saved_bytes == path.stat().st_size
-    assert load_sized(f"{path}@int8").size_bytes == load_sized(f"{folder}@int8").size_bytes
+    assert (
+        load_sized(f"{path}@int8").size_bytes == load_sized(f"{tiny_llama_folder}@int8").size_bytes
+    )

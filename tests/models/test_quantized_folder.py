@@ -15,30 +15,25 @@ from kullback.errors import InvalidValueError, MissingExtraError, RunError
 from kullback.models.load import load_sized
 from kullback.models.quantization import Scheme, linear_weights
 from kullback.models.quantized_folder import save_quantised
-from tiny_models import tiny_llama
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Hugging Face folder with a tiny Llama."""
-    return tiny_llama(tmp_path_factory.mktemp("models") / "tiny")
 
 
 @pytest.fixture
-def gpt2(folder: Path, tmp_path: Path) -> Path:
+def gpt2(tiny_llama_folder: Path, tmp_path: Path) -> Path:
     """A folder with a tiny GPT-2, whose linear layers are of a class of their own."""
     torch.manual_seed(0)
     config = transformers.GPT2Config(vocab_size=256, n_positions=64, n_embd=32, n_layer=1, n_head=2)
     transformers.GPT2LMHeadModel(config).save_pretrained(tmp_path / "gpt2")
-    AutoTokenizer.from_pretrained(folder).save_pretrained(tmp_path / "gpt2")
+    AutoTokenizer.from_pretrained(tiny_llama_folder).save_pretrained(tmp_path / "gpt2")
     return tmp_path / "gpt2"
 
 
 @pytest.mark.parametrize("name", ["int8", "int4", "int4-g32", "int2-g16", "fp8"])
-def test_the_folder_is_the_model_at_the_scheme(name: str, folder: Path, tmp_path: Path) -> None:
+def test_the_folder_is_the_model_at_the_scheme(
+    name: str, tiny_llama_folder: Path, tmp_path: Path
+) -> None:
     """The same logits to the last bit, and the same two sizes; the file takes what was said."""
-    saved = save_quantised(folder, Scheme.parse(name), tmp_path / "saved")
-    live, stored = load_sized(f"{folder}@{name}"), load_sized(saved.folder)
+    saved = save_quantised(tiny_llama_folder, Scheme.parse(name), tmp_path / "saved")
+    live, stored = load_sized(f"{tiny_llama_folder}@{name}"), load_sized(saved.folder)
     inputs = torch.arange(40)[None]
     logits = [sized.model.predict(inputs).logits(slice(None)) for sized in (live, stored)]
     assert torch.equal(*logits)
@@ -50,13 +45,13 @@ def test_the_folder_is_the_model_at_the_scheme(name: str, folder: Path, tmp_path
     assert saved.scheme == name
 
 
-def test_16_bit_floats_are_saved_whole(folder: Path, tmp_path: Path) -> None:
+def test_16_bit_floats_are_saved_whole(tiny_llama_folder: Path, tmp_path: Path) -> None:
     """bf16 converts all weights, and two bytes a number are saved."""
-    saved = save_quantised(str(folder), Scheme.parse("bf16"), tmp_path / "saved")
+    saved = save_quantised(str(tiny_llama_folder), Scheme.parse("bf16"), tmp_path / "saved")
     tensors = load_file(saved.folder / "model.safetensors").values()
     assert {tensor.dtype for tensor in tensors} == {torch.bfloat16}
     size = sum(tensor.nbytes for tensor in tensors)
-    assert size == saved.bytes_packed == load_sized(f"{folder}@bf16").saved_bytes
+    assert size == saved.bytes_packed == load_sized(f"{tiny_llama_folder}@bf16").saved_bytes
 
 
 def test_a_model_that_torchao_leaves_as_it_is_is_refused(gpt2: Path, tmp_path: Path) -> None:
@@ -67,9 +62,9 @@ def test_a_model_that_torchao_leaves_as_it_is_is_refused(gpt2: Path, tmp_path: P
     save_quantised(gpt2, Scheme.parse("bf16"), tmp_path / "saved")
 
 
-def test_all_linear_layers_are_quantised_on_disk(folder: Path, tmp_path: Path) -> None:
+def test_all_linear_layers_are_quantised_on_disk(tiny_llama_folder: Path, tmp_path: Path) -> None:
     """Every layer that MODEL@SCHEME quantises holds torchao's integers after loading."""
-    save_quantised(folder, Scheme.parse("int8"), tmp_path / "saved")
+    save_quantised(tiny_llama_folder, Scheme.parse("int8"), tmp_path / "saved")
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "saved")
     layers = [model.get_submodule(name) for name, _ in linear_weights(model)]
     assert len(layers) == 14
@@ -77,25 +72,25 @@ def test_all_linear_layers_are_quantised_on_disk(folder: Path, tmp_path: Path) -
 
 
 def test_a_group_that_does_not_divide_is_named_before_anything_is_written(
-    folder: Path, tmp_path: Path
+    tiny_llama_folder: Path, tmp_path: Path
 ) -> None:
     """The error has the layer and the sizes."""
     with pytest.raises(InvalidValueError, match=r"int4-g7.*q_proj.* 32 .* 7;"):
-        save_quantised(folder, Scheme.parse("int4-g7"), tmp_path / "saved")
+        save_quantised(tiny_llama_folder, Scheme.parse("int4-g7"), tmp_path / "saved")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_existing_folder_is_not_overwritten(folder: Path, tmp_path: Path) -> None:
+def test_an_existing_folder_is_not_overwritten(tiny_llama_folder: Path, tmp_path: Path) -> None:
     """The error names it."""
     with pytest.raises(RunError, match=f"{tmp_path} exists"):
-        save_quantised(folder, Scheme.parse("int8"), tmp_path)
+        save_quantised(tiny_llama_folder, Scheme.parse("int8"), tmp_path)
 
 
-def test_a_folder_that_cannot_be_written_is_named(folder: Path, tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_named(tiny_llama_folder: Path, tmp_path: Path) -> None:
     """A file where a folder should be."""
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match="file/saved cannot be written"):
-        save_quantised(folder, Scheme.parse("bf16"), tmp_path / "file" / "saved")
+        save_quantised(tiny_llama_folder, Scheme.parse("bf16"), tmp_path / "file" / "saved")
 
 
 def test_without_torchao_nothing_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,12 +100,18 @@ def test_without_torchao_nothing_is_loaded(tmp_path: Path, monkeypatch: pytest.M
         save_quantised("./nowhere", Scheme.parse("int8"), tmp_path / "saved")
 
 
-def test_progress_names_the_stages(folder: Path, tmp_path: Path) -> None:
+def test_progress_names_the_stages(tiny_llama_folder: Path, tmp_path: Path) -> None:
     """First the loading, then the quantising; both count to the end."""
     steps: list[tuple[str, int, int]] = []
     save_quantised(
-        folder, Scheme.parse("int8"), tmp_path / "saved", progress=lambda *s: steps.append(s)
+        tiny_llama_folder,
+        Scheme.parse("int8"),
+        tmp_path / "saved",
+        progress=lambda *s: steps.append(s),
     )
     stages = {stage: (done, total) for stage, done, total in steps}
-    assert list(stages) == [f"loading {folder}", f"quantising {folder} to int8"]
+    assert list(stages) == [
+        f"loading {tiny_llama_folder}",
+        f"quantising {tiny_llama_folder} to int8",
+    ]
     assert all(done == total > 0 for done, total in stages.values())

@@ -59,7 +59,7 @@ def _quantise(options: argparse.Namespace) -> None:
             options.output,
             options.trust_remote_code,
             lambda what, done, total: bars.update(
-                task, description=what, completed=done, total=total
+                task, description=what, completed=done, total=total or None
             ),
         )
     if options.json:

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 
 __all__ = ["Progress", "no_progress", "quiet_loggers", "quiet_transformers"]
 
-# What is under way, how many steps of it are done, and how many there are.
+# What is under way, how many steps of it are done, and how many there are (0: not known yet).
 Progress: TypeAlias = Callable[[str, int, int], None]
 
 # At import, torchao warns that its CUDA libraries do not load on a CPU, and torch that torchao

@@ -83,6 +83,7 @@ def load_pretrained(
 
     name, gguf = location.name, location.gguf
     files: dict[str, str] = {"gguf_file": gguf.name} if gguf else {}
+    progress(f"loading {name}", 0, 0)
     with quiet_loggers(), quiet_transformers(f"loading {name}", progress):
         config = _configuration(location, trust_remote_code)
         # Before the weights: it is small, and fails at once where the weights take minutes.
