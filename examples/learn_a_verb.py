@@ -1,8 +1,9 @@
-"""Learn the five tenses of one verb with 141 scalars, the chain rule and nothing else.
+"""Learn the five tenses of a verb with a scalar autograd engine and 141 parameters.
 
-The input is a tense and a person, the output one of the forms of "to go".  Tense and person
-determine the form, so the entropy of the language is 0 nats: all of the loss is KL divergence,
-and all of it can go.  An untrained model is near log 5 = 1.609 nats, the loss of a blind guess.
+The input is a tense and a person, the output a distribution over the forms of "to go".  Tense and
+person determine the form, so the entropy is 0 nats: all of the loss is KL divergence, and training
+can remove all of it.  The loss of an untrained model is near log 5 = 1.609 nats, that of a uniform
+distribution.
 
 Run it: ``python examples/learn_a_verb.py``
 """
@@ -20,7 +21,7 @@ FORMS = ("go", "goes", "went", "gone", "will go")
 
 
 def form_of(tense: str, person: str) -> str:
-    """Return the truth: English marks the person only in the third singular of the present."""
+    """The true form: English marks the person only in the third singular of the present."""
     if tense == "present":
         return "goes" if person == "she" else "go"
     return {
@@ -32,12 +33,12 @@ def form_of(tense: str, person: str) -> str:
 
 
 def encode(tense: str, person: str) -> list[float]:
-    """One-hot tense beside one-hot person: eleven inputs."""
+    """The one-hot tense and the one-hot person, concatenated: eleven inputs."""
     return [float(tense == t) for t in TENSES] + [float(person == p) for p in PERSONS]
 
 
 def train(model: MLP, steps: int, rate: float) -> list[float]:
-    """Descend the mean cross-entropy over all thirty cells; return the loss before each step."""
+    """Gradient descent on the mean cross-entropy of the thirty cells; the loss before each step."""
     cells = [(encode(t, p), FORMS.index(form_of(t, p))) for t in TENSES for p in PERSONS]
     losses = []
     for step in range(steps):
@@ -54,9 +55,12 @@ def train(model: MLP, steps: int, rate: float) -> list[float]:
 
 
 def main() -> None:
-    """Train, then print what the model says in each of the thirty cells."""
+    """Train, then print the most probable form and its probability for each of the thirty cells."""
     model = MLP([len(TENSES) + len(PERSONS), 8, len(FORMS)], Random(0), activation=Value.tanh)
-    print(f"{len(model.parameters())} parameters; a blind guess costs {math.log(len(FORMS)):.4f}")
+    print(
+        f"{len(model.parameters())} parameters; loss of a uniform distribution "
+        f"{math.log(len(FORMS)):.4f} nats"
+    )
     train(model, steps=121, rate=2.0)
     print()
     print(" " * 16 + "".join(f"{person:>14}" for person in PERSONS))

@@ -46,7 +46,7 @@ def test_random_ambiguous_machines(arcs: Machine):
 
 
 def test_belief_is_bayes_rule():
-    """After "we cut", present and past are as likely as the machine says: 0.6 to 0.3."""
+    """After "we cut", the belief is 2/3 for present and 1/3 for past."""
     automaton = Automaton.from_arcs("syncretism", "start", SYNCRETISM)
     prefix = [automaton.token_id("we"), automaton.token_id("cut")]
     belief = sorted(automaton.belief(prefix).values())

@@ -241,7 +241,7 @@ def end(probability: float) -> Arc:
 
 
 def test_sample_frequencies(syncretism: Language):
-    """Sampled sentences are as frequent as their probabilities say (chi-square, p > 0.001)."""
+    """Sampled sentences have the frequencies of their probabilities (chi-square, p > 0.001)."""
     n = 200_000
     sample = syncretism.sample(n, np.random.default_rng(1))
     texts, counts = np.unique(list(sample.texts()), return_counts=True)

@@ -48,7 +48,7 @@ def test_regularity(verb: str):
         assert facts.overregularised == by_rule
 
 
-# Runs elsewhere: verbecc sets up logging for the whole process and opens a log file where it runs.
+# Runs in another process: verbecc configures logging globally and opens a log file in its folder.
 CONJUGATE = """
 import json, socket, sys
 def refuse(*args, **kwargs):
@@ -56,7 +56,7 @@ def refuse(*args, **kwargs):
 socket.socket.connect = refuse
 import verbecc
 from verbecc.src.defs.types.data import verbs
-verbs.config.ENABLE_ML_PREDICTION = False  # else it trains a model, and writes it beside itself
+verbs.config.ENABLE_ML_PREDICTION = False  # else it trains a model and writes it into its package
 conjugator = verbecc.CompleteConjugator("es")
 moods = {verb: json.loads(conjugator.conjugate(verb).to_json())["moods"] for verb in sys.argv[2:]}
 with open(sys.argv[1], "w", encoding="utf-8") as file:

@@ -45,7 +45,7 @@ def test_the_worked_example(derivation: Derivation) -> None:
 
 
 def test_own_distributions_are_asymmetric_and_add_up(derivation: Derivation) -> None:
-    """CE = H + KL to the last digits, and neither CE nor KL is the same the other way round."""
+    """CE = H + KL to the last digits, and neither CE nor KL is symmetric."""
     own = derivation.own
     assert (tuple(own.p), tuple(own.q)) == (DEFAULT_P, DEFAULT_Q)
     assert own.cross_entropy == pytest.approx(own.entropy + own.kl, rel=1e-15)
@@ -90,8 +90,8 @@ def test_the_conditional_likelihood_is_an_average_over_inputs(derivation: Deriva
     averaged = np.dot(step.input_weights, step.input_entropies)
     assert step.conditional_entropy == pytest.approx(averaged, rel=1e-14)
     mixed = (np.array(DEFAULT_P) + DEFAULT_P[::-1]) / 2
-    worth = float(entropy(mixed) - entropy(DEFAULT_P))
-    assert step.information == pytest.approx(worth, abs=0.05)
+    expected = float(entropy(mixed) - entropy(DEFAULT_P))
+    assert step.information == pytest.approx(expected, abs=0.05)
 
 
 def test_five_gradients_agree(derivation: Derivation) -> None:
@@ -133,7 +133,7 @@ def test_the_excess_falls_as_half_a_parameter_a_sample(derivation: Derivation) -
 
 
 def test_a_sentence_factorises(derivation: Derivation) -> None:
-    """Token by token the truth's surprisals sum to -log p(sentence), and uniform costs log V."""
+    """The truth's surprisals sum to -log p(sentence); the uniform model has log V per token."""
     step = derivation.sequence
     assert [row.token for row in step.tokens] == ["yesterday", "she", "went", END]
     assert step.totals["truth"] == pytest.approx(-math.log(0.2), rel=1e-15)
@@ -142,7 +142,7 @@ def test_a_sentence_factorises(derivation: Derivation) -> None:
     assert step.per_token["uniform"] == pytest.approx(math.log(9), rel=1e-15)
     assert step.perplexities["uniform"] == pytest.approx(9, rel=1e-14)
     assert step.perplexities["truth"] == pytest.approx(0.2 ** (-1 / 4), rel=1e-15)
-    # After "yesterday she" the truth is a point mass and the model says 0.6: the worked example.
+    # After "yesterday she" the truth is a point mass and the model gives 0.6: the worked example.
     went = step.tokens[2]
     assert went.entropy == 0
     assert went.kl == pytest.approx(math.log(5 / 3), rel=1e-14)

@@ -1,4 +1,4 @@
-"""The page about the derivation, in both languages: its numbers hold, and the two stay in step."""
+"""The derivation in English and Spanish: correct numbers, and the same formulas and examples."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ def formulas(text: str) -> list[str]:
 
 @pytest.mark.parametrize("language", PAGES)
 def test_every_number_of_the_page_is_computed(language: str) -> None:
-    """All examples of the page run, and print what the page says."""
+    """All examples of the page run and print the output that the page shows."""
     failures, attempted = run(PAGES[language])
     assert failures == 0
     assert attempted > 65
 
 
 def test_a_wrong_number_is_noticed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """One digit changed in what the page says makes exactly one example fail."""
+    """A changed digit in the output of an example makes exactly this example fail."""
     text = PAGES["english"].read_text("utf-8")
     page = tmp_path / "wrong.md"
     page.write_text(text.replace("(1.333074, 1.406705)", "(1.333074, 1.406706)"), "utf-8")
@@ -72,12 +72,12 @@ def test_a_page_that_falls_behind_is_noticed() -> None:
 
 @pytest.mark.parametrize("language", PAGES)
 def test_code_and_formulas_are_closed(language: str) -> None:
-    """Fences are closed, every $ has its partner, no formula has what GitHub would take away."""
+    """Fences are closed, every $ has a partner, no formula contains what GitHub would remove."""
     text = PAGES[language].read_text("utf-8")
     fences = re.findall(r"^```.*$", text, flags=re.MULTILINE)
     assert set(fences[::2]) == {"```python", "```math"}
     assert set(fences[1::2]) == {"```"}
-    # Without the blank line doctest would take the fence for output.
+    # Without the empty line doctest would read the fence as output.
     assert text.count("\n\n```\n") == fences.count("```python")
     prose = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
     for paragraph in prose.split("\n\n"):
@@ -91,7 +91,7 @@ def test_code_and_formulas_are_closed(language: str) -> None:
 
 
 def test_the_pages_name_commands_and_files_that_exist() -> None:
-    """Every `kullback.module` and path in backticks is there."""
+    """Every `kullback.module` and every path in backticks exists."""
     root, package = DOCS.parent, Path(kullback.__file__).parent
     for page in PAGES.values():
         names = set(re.findall(r"`([^`\n]+)`", page.read_text("utf-8")))

@@ -187,7 +187,7 @@ def test_scipy_agrees() -> None:
 
 
 def test_zero_probabilities() -> None:
-    """0 log 0 is 0 (minus zero too), p > 0 where q = 0 costs inf, and JS stays below log 2."""
+    """0 log 0 is 0 (minus zero too), p > 0 where q = 0 gives inf, and JS is at most log 2."""
     assert entropy([1.0, 0.0]) == 0
     assert not np.signbit(entropy([1.0, 0.0]))
     assert cross_entropy([1.0, -0.0], [0.5, 0.5]) == np.log(2)

@@ -23,8 +23,8 @@ from kullback.theory.losses import cross_entropy, cross_entropy_and_gradient
 try:
     import expecttest  # noqa: F401  (only to see whether it is there)
 except ModuleNotFoundError:
-    # PyTorch's sample inputs live beside its test classes, one of which names this module's
-    # TestCase as its base; the samples themselves never touch it.
+    # PyTorch's sample inputs are in a module with its test classes, one of which has this module's
+    # TestCase as its base; the samples do not use it.
     stand_in = types.ModuleType("expecttest")
     stand_in.TestCase = unittest.TestCase  # type: ignore[attr-defined]
     sys.modules["expecttest"] = stand_in

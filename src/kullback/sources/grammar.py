@@ -46,7 +46,7 @@ class Grammar:
 
     @classmethod
     def read(cls, path: Path | str) -> Grammar:
-        """The grammar of a TOML file; `GrammarError` says what is malformed and where.
+        """The grammar of a TOML file; a `GrammarError` names what is malformed and where.
 
         Without a ``name`` the file's is used, without a ``start`` the first rule.
         """

@@ -139,7 +139,7 @@ def embedded_tables() -> VerbTables:
 
 
 def read_tables(path: Path | Traversable) -> VerbTables:
-    """The tables of a TOML file; `GrammarError` says what is malformed and where."""
+    """The tables of a TOML file; a `GrammarError` names what is malformed and where."""
     top = TomlTable(read_toml(path, "verb tables"), path.name)
     frames = {name: _frame(table) for name, table in top.named_tables("frames")}
     shares = top.probabilities("complement_probabilities")

@@ -21,7 +21,7 @@ __all__ = [
 
 def cross_entropy_log_rows(out: FloatArray, lp: FloatArray, *lq_and_delta: FloatArray) -> None:
     """-Σ p log q of each row; without ``lq`` the entropy of p."""
-    p = np.maximum(np.exp(lp), TINY)  # a p that underflows still makes q = 0 cost inf
+    p = np.maximum(np.exp(lp), TINY)  # for q = 0, a p that underflows still gives inf
     lq = lq_and_delta[0] if lq_and_delta else lp
     np.negative(np.where(lp == -np.inf, 0.0, p * lq).sum(axis=-1), out=out)
 

@@ -91,7 +91,7 @@ def _class_weights(weight: ArrayLike | None, class_count: int) -> FloatArray:
 
 
 def _is_distribution(logits: FloatArray, target: NDArray[np.generic], ignore_index: int) -> bool:
-    """Decide from shape and dtype whether the target holds probabilities or class indices."""
+    """Decide from shape and dtype whether the target contains probabilities or class indices."""
     label_shape = logits.shape[:1] * (logits.ndim > 1) + logits.shape[2:]
     if target.shape == logits.shape:
         if target.dtype.kind != "f":

@@ -37,8 +37,8 @@ class ExcessSimulation:
 
     ``test_excess_add_half`` is KL(p‖add-½), ``test_excess_given_seen`` is KL(p‖MLE) over the
     ``seen_fraction`` of data sets in which every outcome occurs, ``training_deficit`` is
-    H(p) - H(p̂): all three are predicted to be ``predicted`` = (K - 1)/2N.  ``statistic`` holds the
-    values of 2N KL(p̂‖p); ``ks_distance`` is the largest gap between their distribution function
+    H(p) - H(p̂): all three are predicted to be ``predicted`` = (K - 1)/2N.  ``statistic`` contains
+    the values of 2N KL(p̂‖p); ``ks_distance`` is the largest gap between their distribution function
     and that of χ²(K - 1), whose mean is K - 1 and variance 2 (K - 1).
     """
 
