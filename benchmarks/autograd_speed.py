@@ -2,12 +2,12 @@
 
 The example is micrograd's demo: two moons of 100 points, an MLP of 2, 16, 16 and 1 neurons with
 ReLU, the SVM max-margin loss and an L2 penalty.  Both engines run the same script from the same
-weights; one forward and backward pass is timed at a time, the engines take turns, and the medians
-are compared.  The gradients must be the same before a ratio is printed.
+weights; one forward and backward pass is timed at a time, the engines alternate, and the medians
+are compared.  The gradients must be equal before a ratio is printed.
 
-micrograd's graphs are cycles that only the garbage collector can free, which costs it several
-times its arithmetic, depending on what else lives in the process.  So the second line, with the
-collector switched off for both, is the claim, and the first is what a user sees.
+micrograd's graphs are cycles that only the garbage collector can free, which costs several times
+its arithmetic, depending on the other objects of the process.  So the second line, with the
+collector switched off for both, is the claim, and the first is what a user experiences.
 
 Run it: ``python benchmarks/autograd_speed.py``
 """
@@ -61,7 +61,7 @@ def timed(step: Callable[[], None]) -> float:
 
 
 def medians(steps: list[Callable[[], None]]) -> list[float]:
-    """The median seconds of each step; the steps take turns."""
+    """The median seconds of each step; the steps alternate."""
     rounds = [[timed(step) for step in steps] for _ in range(ROUNDS)]
     return [statistics.median(column) for column in zip(*rounds, strict=True)]
 

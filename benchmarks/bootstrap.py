@@ -1,7 +1,7 @@
-"""What does resampling say of the error?  Bootstraps over documents and over blocks of one text.
+"""Bootstrap intervals over documents and over blocks of one text.
 
-They assume no form of the distribution, and serve to check `kullback.uncertainty.intervals`: over
-documents they cover about as often, with blocks of a text of long memory less often
+They assume no form of the distribution, and check `kullback.uncertainty.intervals`: over documents
+they cover about as often, with blocks of a text of long memory less often
 (`benchmarks/interval_coverage.py`).
 
 Axes: G documents, M tokens in text order, B resamples.
@@ -22,7 +22,7 @@ from kullback.uncertainty.long_run_variance import optimal_block_length
 __all__ = ["bootstrap_over_blocks", "bootstrap_over_documents"]
 
 RESAMPLES = 2000
-# More documents than this are put together at random: the quantiles do not notice.
+# More documents than this are grouped at random, which does not change the quantiles.
 MOST_GROUPS = 4096
 # Resamples drawn at a time: with MOST_GROUPS documents a block of counts is 8 MB.
 CHUNK = 256
@@ -43,8 +43,8 @@ def bootstrap_over_documents(
     Student's t (Efron and Tibshirani 1993, An Introduction to the Bootstrap, eq. 12.22).  Raises
     `InvalidValueError` below two documents.
 
-    >>> found = bootstrap_over_documents(np.arange(30.0), np.ones(30), "nats", 30)
-    >>> [round(bound, 1) for bound in found.interval]
+    >>> mean = bootstrap_over_documents(np.arange(30.0), np.ones(30), "nats", 30)
+    >>> [round(bound, 1) for bound in mean.interval]
     [11.3, 17.9]
     """
     documents = len(numerator_G)
@@ -72,7 +72,7 @@ def bootstrap_over_documents(
         shift = e / x
         spread = np.sqrt(np.maximum(ee - 2 * shift * ex + shift**2 * xx, 0.0)) / x
         spread *= math.sqrt(documents / (documents - 1))
-        # A resample of one document many times has no spread of its own: its t is infinite.
+        # A resample of one document many times has no spread: its t is infinite.
         without = np.where(shift == 0, 0.0, np.copysign(math.inf, shift))
         t_B[start : start + count] = np.divide(shift, spread, out=without, where=spread > 0)
     low, high = np.quantile(t_B, [(1 - level) / 2, (1 + level) / 2], method="nearest")
@@ -98,19 +98,19 @@ def bootstrap_over_blocks(
 ) -> Measurement:
     """The mean of one text with the percentile interval of the circular block bootstrap.
 
-    Blocks of `block_length` successive tokens, the text closed to a ring, are drawn until they are
-    as many tokens as the text has (Politis and Romano 1992); the length is that of Politis and
+    Blocks of `block_length` successive tokens, of the text closed to a ring, are drawn until they
+    have as many tokens as the text (Politis and Romano 1992); the length is that of Politis and
     White unless given.  Raises `InvalidValueError` for an empty text or a length below one.
 
-    >>> found = bootstrap_over_blocks(np.arange(100.0) % 10, "nats", block_length=10)
-    >>> found.value, found.interval
+    >>> mean = bootstrap_over_blocks(np.arange(100.0) % 10, "nats", block_length=10)
+    >>> mean.value, mean.interval
     (4.5, (4.5, 4.5))
     """
     tokens = len(values_M)
     if tokens == 0:
         raise InvalidValueError("values is empty: give at least one token")
     if block_length is None:
-        # Below one where neighbours differ more than strangers do: then a token is a block.
+        # Below one where neighbours are negatively correlated: then a token is a block.
         block_length = max(1.0, optimal_block_length(values_M).circular)
     if not block_length >= 1:
         raise InvalidValueError(f"block_length is {block_length}: it must be at least 1 token")
@@ -146,7 +146,7 @@ def _ring_sums(
     cumulated = np.concatenate([[0.0], np.cumsum(np.concatenate([values_M, values_M[:length]]))])
 
     def sums(start: np.ndarray) -> Float[np.ndarray, "..."]:
-        found: Float[np.ndarray, "..."] = cumulated[start + length] - cumulated[start]
-        return found
+        totals: Float[np.ndarray, "..."] = cumulated[start + length] - cumulated[start]
+        return totals
 
     return sums

@@ -1,13 +1,13 @@
 """Claim: a comparison of two models costs little more than their two forward passes.
 
-Two sides read the same windows of the same text with the same two models, one after another:
+Two jobs read the same windows of the same text with the same two models, one after the other:
 
-* bare: body and head of both models with all of torch's threads, no softmax: what any comparison
-  must pay that computes logits as the models do;
-* ours: the whole comparison: both models' statistics, KL both ways, Jensen-Shannon, top-5 overlap.
+* bare: body and head of both models with all of torch's threads, no softmax: the cost of any
+  comparison that computes logits as the models do;
+* ours: the comparison: both models' statistics, KL both ways, Jensen-Shannon, top-5 overlap.
 
 The candidate is the reference with noise on its matrices, as large as that of int4 (`near` 0.002,
-`far` 0.05 of each matrix's standard deviation): near predictions take a shorter way.
+`far` 0.05 of each matrix's standard deviation): near predictions need fewer sums.
 
 Goal (SmolLM2-135M, window 1,024, two cores): ours <= 1.05 of bare.
 
@@ -25,11 +25,11 @@ import torch
 from torch import Tensor
 
 from evaluate_overhead import ROOT, bare, smollm2, untouched
+from job_process import measured
 from kullback.models.huggingface import HuggingFaceModel
 from kullback.models.load import load_text_model
 from kullback.runtime.threads import cores, workers
 from kullback.scoring.divergence import divergence_statistics
-from side_process import measured
 
 NOISES = {"near": 0.002, "far": 0.05}
 
@@ -45,15 +45,15 @@ def perturb(model, noise: float) -> None:
 
 
 def ours(reference: HuggingFaceModel, candidate: HuggingFaceModel, windows: list[Tensor]) -> float:
-    def one(window: Tensor) -> float:
+    def mean_kl(window: Tensor) -> float:
         targets_M = window[0].roll(-1)
-        found = divergence_statistics(
+        divergences = divergence_statistics(
             reference.predict(window), candidate.predict(window), targets_M
         )
-        return float(found.kl.mean())
+        return float(divergences.kl.mean())
 
     with workers(cores()) as pool:
-        return statistics.mean(pool.map(one, windows))
+        return statistics.mean(pool.map(mean_kl, windows))
 
 
 def main() -> None:
@@ -67,7 +67,7 @@ def main() -> None:
 
     name = arguments.model or str(smollm2())
     reference = load_text_model(name)
-    plain = untouched(load_text_model(name))
+    unmodified = untouched(load_text_model(name))
     candidates = {}
     for noise, size in NOISES.items():
         candidates[noise] = load_text_model(name)
@@ -78,23 +78,23 @@ def main() -> None:
     windows = list(torch.as_tensor(ids)[: arguments.tokens][None].split(arguments.window, dim=1))
 
     # The bare passes do not depend on the weights: one model is run twice.
-    sides: dict[str, Callable[[], object]] = {"bare, twice": lambda: bare(plain, windows * 2)}
+    jobs: dict[str, Callable[[], object]] = {"bare, twice": lambda: bare(unmodified, windows * 2)}
     for noise, candidate in candidates.items():
-        sides[f"ours, {noise}"] = lambda other=candidate: ours(reference, other, windows)
-    times: dict[str, list[tuple[float, float]]] = {side: [] for side in sides}
-    kl = {side: work() for side, work in sides.items()}
+        jobs[f"ours, {noise}"] = lambda other=candidate: ours(reference, other, windows)
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in jobs}
+    kl = {name: job() for name, job in jobs.items()}
     for _ in range(arguments.rounds):
-        for side, work in sides.items():
-            times[side].append(measured(work))
+        for name, job in jobs.items():
+            times[name].append(measured(job))
     total = sum(window.shape[1] for window in windows)
     print(f"{total} tokens in windows of {arguments.window}, {arguments.rounds} rounds, medians")
-    print(f"{'side':<12} {'wall s':>8} {'cpu s':>8} {'wall/bare':>10} {'cpu/bare':>10} {'KL':>10}")
+    print(f"{'job':<12} {'wall s':>8} {'cpu s':>8} {'wall/bare':>10} {'cpu/bare':>10} {'KL':>10}")
     base = [statistics.median(pair) for pair in zip(*times["bare, twice"], strict=True)]
-    for side in sides:
-        wall, cpu = (statistics.median(pair) for pair in zip(*times[side], strict=True))
-        shown = "" if kl[side] is None else f"{kl[side]:.2e}"
+    for name in jobs:
+        wall, cpu = (statistics.median(pair) for pair in zip(*times[name], strict=True))
+        shown = "" if kl[name] is None else f"{kl[name]:.2e}"
         print(
-            f"{side:<12} {wall:8.2f} {cpu:8.2f} {wall / base[0]:10.3f} {cpu / base[1]:10.3f} "
+            f"{name:<12} {wall:8.2f} {cpu:8.2f} {wall / base[0]:10.3f} {cpu / base[1]:10.3f} "
             f"{shown:>10}"
         )
     print("goal: ours / bare <= 1.05")

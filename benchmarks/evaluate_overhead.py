@@ -1,22 +1,22 @@
 """Claim: an evaluation costs no more than the model's forward pass, and less than the usual loop.
 
-Three sides read the same windows of the same text with the same weights, one round after another,
-the first two and the third in processes of their own:
+Three jobs read the same windows of the same text with the same weights, in alternating rounds, the
+first two and the third in processes of their own:
 
-* bare: the body and the head's matmul with all of torch's threads, no softmax: what any evaluation
-  must pay that computes logits as the model does;
+* bare: the body and the head's matmul with all of torch's threads, no softmax: the cost of any
+  evaluation that computes logits as the model does;
 * guide: the loop of the Transformers guide on perplexity, `model(input_ids, labels=...)`, which
   gives the mean nll and nothing else, of `stride` tokens a window (512 in the guide);
-* ours: the whole pass: hidden states, the head in blocks, and *all* statistics of the records (nll,
-  entropy, rank, top-1, Σp²), one window a core.
+* ours: the complete pass: hidden states, the head in blocks, and *all* statistics of the records
+  (nll, entropy, rank, top-1, Σp²), one window a core.
 
 Goals (SmolLM2-135M, window 1,024, two cores): ours <= 1.05 of bare; <= 0.9 of the guide in float32,
 <= 0.5 of it with a bfloat16 body (on a processor that multiplies such numbers).  Both the wall time
-and the processor time are medians over the rounds; where other programs share the machine, the
-latter is the one to read.  An odd number of windows leaves one of two cores idle at the end.
+and the processor time are medians over the rounds; where other programs share the machine, read
+the latter.  An odd number of windows leaves one of two cores idle at the end.
 
-Ours keeps freed memory (`kullback.runtime.memory`), which saves the others a tenth of their
-time, too, where ``--keep-freed-memory`` lets them.
+Ours keeps freed memory (`kullback.runtime.memory`); with ``--keep-freed-memory`` the others do,
+too, which saves them a tenth of their time.
 
 Run it: ``python benchmarks/evaluate_overhead.py [--text TEXT] [--model MODEL] [--stride N]``
 """
@@ -35,6 +35,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
+from job_process import JobProcess
 from kullback.models.huggingface import HuggingFaceModel
 from kullback.models.load import load_text_model
 from kullback.runtime.fast_attention import undo_fast_attention
@@ -42,13 +43,12 @@ from kullback.runtime.memory import keep_freed_memory
 from kullback.runtime.threads import cores, workers
 from kullback.scoring.token_statistics import token_statistics
 from kullback.text.tokenizer import TextTokenizer
-from side_process import SideProcess
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 ROOT = Path(__file__).parent.parent
-Sides: TypeAlias = dict[str, Callable[[], object]]
+Jobs: TypeAlias = dict[str, Callable[[], object]]
 GOALS = {"float32": 0.9, "bfloat16": 0.5}
 
 
@@ -85,26 +85,26 @@ def guide(model, windows: list[Tensor], stride: int | None = None) -> float:
 
 
 def ours(adapter, windows: list[Tensor], stride: int | None = None) -> None:
-    def one(window: Tensor) -> None:
+    def measure(window: Tensor) -> None:
         T = window.shape[1]
         scored = torch.arange(T - (stride or T), T)
         targets = window[0].roll(-1)[scored]
         token_statistics(adapter.predict(window).select(scored), targets)
 
     with workers(cores()) as pool:
-        list(pool.map(one, windows))
+        list(pool.map(measure, windows))
 
 
 def read_windows(arguments: argparse.Namespace, tokenizer: TextTokenizer) -> list[Tensor]:
     files = [arguments.text] if arguments.text else [ROOT / "LICENSE", ROOT / "docs/derivation.md"]
     text = "".join(file.read_text(encoding="utf-8") for file in files)
-    # Six bytes a token are more than any English text needs.
+    # English text has fewer than six bytes a token.
     ids = tokenizer.encode(text[: 6 * arguments.tokens]).ids
     tokens, stride = torch.as_tensor(ids)[: arguments.tokens], arguments.stride or arguments.window
     return [part[None] for part in tokens.unfold(0, arguments.window, stride)]
 
 
-def transformers_sides(arguments: argparse.Namespace, dtype: str) -> Sides:
+def transformers_jobs(arguments: argparse.Namespace, dtype: str) -> Jobs:
     """The guide and the bare forward as transformers alone runs them."""
     path = Path(arguments.model or smollm2())
     where = {"gguf_file": path.name} if path.suffix == ".gguf" else {}
@@ -121,7 +121,7 @@ def transformers_sides(arguments: argparse.Namespace, dtype: str) -> Sides:
     }
 
 
-def our_sides(arguments: argparse.Namespace, dtype: str) -> Sides:
+def our_jobs(arguments: argparse.Namespace, dtype: str) -> Jobs:
     adapter = load_text_model(str(arguments.model or smollm2()), getattr(torch, dtype))
     windows = read_windows(arguments, adapter.tokenizer)
     return {f"ours {dtype}": lambda: ours(adapter, windows, arguments.stride)}
@@ -140,32 +140,32 @@ def main() -> None:
     arguments = parser.parse_args()
 
     dtypes = arguments.dtypes.split(",")
-    plain = [
-        SideProcess(transformers_sides, arguments, d) for d in dict.fromkeys(["float32", *dtypes])
+    processes = [
+        JobProcess(transformers_jobs, arguments, d) for d in dict.fromkeys(["float32", *dtypes])
     ]
-    processes = [*plain, *(SideProcess(our_sides, arguments, d) for d in dtypes)]
-    sides = {name: process.measured for process in processes for name in process.names}
-    times: dict[str, list[tuple[float, float]]] = {side: [] for side in sides}
-    for side, measure in sides.items():
-        measure(side)
+    processes += [JobProcess(our_jobs, arguments, d) for d in dtypes]
+    jobs = {name: process.measured for process in processes for name in process.names}
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in jobs}
+    for name, measure in jobs.items():
+        measure(name)
     for _ in range(arguments.rounds):
-        for side, measure in sides.items():
-            times[side].append(measure(side))
+        for name, measure in jobs.items():
+            times[name].append(measure(name))
     for process in processes:
         process.close()
 
     stride = arguments.stride or arguments.window
     count = (arguments.tokens - arguments.window) // stride + 1
-    wall = {side: statistics.median(w for w, _ in times[side]) for side in sides}
-    cpu = {side: statistics.median(c for _, c in times[side]) for side in sides}
+    wall = {name: statistics.median(w for w, _ in times[name]) for name in jobs}
+    cpu = {name: statistics.median(c for _, c in times[name]) for name in jobs}
     print(
         f"{count} windows of {arguments.window}, {stride} tokens scored in each, "
         f"{arguments.rounds} rounds, medians"
     )
-    print(f"{'side':<16} {'wall s':>8} {'cpu s':>8} {'wall/guide float32':>20} {'cpu/guide':>10}")
-    for side in sides:
-        ratios = wall[side] / wall["guide float32"], cpu[side] / cpu["guide float32"]
-        print(f"{side:<16} {wall[side]:8.2f} {cpu[side]:8.2f} {ratios[0]:20.3f} {ratios[1]:10.3f}")
+    print(f"{'job':<16} {'wall s':>8} {'cpu s':>8} {'wall/guide float32':>20} {'cpu/guide':>10}")
+    for name in jobs:
+        ratios = wall[name] / wall["guide float32"], cpu[name] / cpu["guide float32"]
+        print(f"{name:<16} {wall[name]:8.2f} {cpu[name]:8.2f} {ratios[0]:20.3f} {ratios[1]:10.3f}")
     for dtype in dtypes:
         ratio = wall[f"ours {dtype}"] / wall["guide float32"]
         print(f"ours {dtype} / guide float32: {ratio:.3f} (goal <= {GOALS.get(dtype, 1.0)})")

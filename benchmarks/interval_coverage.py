@@ -1,17 +1,17 @@
-"""Claim: the 95 % interval covers the truth in 93-97 % of seeds; an independent-token one does not.
+"""Claim: the 95 % interval covers the truth in 93-97 % of seeds; independent tokens' does not.
 
 Each line is a kind of text whose true mean is known; each text is one seed.  Covered by
 
 * `tokens`      the interval that treats tokens as independent, 1.96 s / √n;
-* `ours`        `mean_with_interval`, which picks documents, one text, or both by itself;
+* `ours`        `mean_with_interval`, which uses documents, one text, or both;
 * `bootstrap`   percentile-t over documents, or circular blocks of automatic length in one text;
 * `cochran`     documents only: Σ (y − r x)² G/(G−1), Student t with G − 1 degrees of freedom.
 
-`no interv.` is the share of texts that `mean_with_interval` refuses; the others are covered or not.
+`no interv.` is the share of texts without an interval by `mean_with_interval`, which do not count.
 The standard error of a coverage near 95 % is 0.7 points with 1,000 seeds.  The kinds below the line
-have too few independent pieces for any of the methods; they are there to show where it ends.
+have too few independent pieces for any of the methods, and show their limits.
 
-    python benchmarks/interval_coverage.py [--seeds 1000] [--only WORD]
+    python benchmarks/interval_coverage.py [--seeds 1000] [--only TEXT]
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def regimes(run: float, shift: float, size: int, hopeless: bool = False) -> Kind
 
 
 def moods() -> Language:
-    """Paragraphs in one of two moods: two words to choose from, or sixteen."""
+    """Paragraphs in one of two moods: a choice of two words, or of sixteen."""
     stop = 1 / 40
     arcs: dict[str, list[Arc]] = {"start": []}
     for mood, words in (("calm", 2), ("wild", 16)):
@@ -83,7 +83,7 @@ def moods() -> Language:
 
 
 def wrong_model(language: Language, seed: int) -> Array:
-    """log q of each arc under a model that knows no context, only skewed word frequencies."""
+    """log q of each arc under a model without context, of skewed token frequencies."""
     q = np.random.default_rng(seed).dirichlet(np.full(len(language.vocabulary), 2.0))
     return np.log(q)[language.arc_tokens]
 
@@ -101,9 +101,9 @@ def of_language(
     documents: str,
     denominator: Array | None = None,
 ) -> Kind:
-    """`value` (one entry an arc) over texts of so many sentences: the true mean is a ratio."""
+    """`value` (an entry for each arc) over texts of so many sentences: the true mean is a ratio."""
     frequency = arc_frequencies(language)
-    each = np.ones(len(frequency)) if denominator is None else denominator
+    weight = np.ones(len(frequency)) if denominator is None else denominator
 
     def texts(rng: np.random.Generator, seeds: int) -> Iterator[Text]:
         for _ in range(seeds):
@@ -118,13 +118,13 @@ def of_language(
                 ids = np.repeat(chapter, sample.lengths)
             elif documents == "thirds":
                 ids = np.repeat(np.arange(sentences) * 3 // sentences, sample.lengths)
-            yield value[arcs], ids, None if denominator is None else each[arcs]
+            yield value[arcs], ids, None if denominator is None else weight[arcs]
 
-    return Kind(name, float(frequency @ value) / float(frequency @ each), texts)
+    return Kind(name, float(frequency @ value) / float(frequency @ weight), texts)
 
 
 def documents(count: int, sizes: str, effect: str, hopeless: bool = False) -> Kind:
-    """Documents of their own mean: each an offset, normal or skewed, beside the tokens' noise."""
+    """Documents whose means differ by an offset, normal or skewed, beside the tokens' noise."""
 
     def texts(rng: np.random.Generator, seeds: int) -> Iterator[Text]:
         for _ in range(seeds):
@@ -145,9 +145,10 @@ def documents(count: int, sizes: str, effect: str, hopeless: bool = False) -> Ki
 
 def kinds() -> list[Kind]:
     mood, verbs = moods(), open_source("conjugation").training
-    one, other = wrong_model(mood, 1), wrong_model(mood, 2)
+    first, second = wrong_model(mood, 1), wrong_model(mood, 2)
     verb_model = wrong_model(verbs, 1)
-    size = np.array([len(word.encode()) for word in mood.vocabulary], float)[mood.arc_tokens]
+    token_bytes = np.array([len(token.encode()) for token in mood.vocabulary], float)
+    size = token_bytes[mood.arc_tokens]
     return [
         autoregressive(0.0, 2000),
         autoregressive(0.5, 2000),
@@ -160,13 +161,15 @@ def kinds() -> list[Kind]:
         regimes(300, 0.3, 60000),
         of_language("moods, true model, one text", mood, -mood.log_probs, 150, "one"),
         of_language("moods, true model, paragraphs", mood, -mood.log_probs, 100, "sentences"),
-        of_language("moods, wrong model, one text", mood, -one, 150, "one"),
-        of_language("moods, wrong model, 3 long documents", mood, -one, 300, "thirds"),
-        of_language("moods, wrong model, chapters of 1-8", mood, -one, 150, "chapters"),
-        of_language("moods, two models, paired difference", mood, other - one, 150, "one"),
-        of_language("moods, KL by paired difference", mood, mood.log_probs - one, 100, "sentences"),
-        of_language("moods, nats a byte, one text", mood, -one, 150, "one", size),
-        of_language("moods, nats a byte, paragraphs", mood, -one, 100, "sentences", size),
+        of_language("moods, wrong model, one text", mood, -first, 150, "one"),
+        of_language("moods, wrong model, 3 long documents", mood, -first, 300, "thirds"),
+        of_language("moods, wrong model, chapters of 1-8", mood, -first, 150, "chapters"),
+        of_language("moods, two models, paired difference", mood, second - first, 150, "one"),
+        of_language(
+            "moods, KL by paired difference", mood, mood.log_probs - first, 100, "sentences"
+        ),
+        of_language("moods, nats a byte, one text", mood, -first, 150, "one", size),
+        of_language("moods, nats a byte, paragraphs", mood, -first, 100, "sentences", size),
         of_language("verbs, true model, sentences", verbs, -verbs.log_probs, 100, "sentences"),
         of_language("verbs, wrong model, sentences", verbs, -verb_model, 100, "sentences"),
         of_language("verbs, wrong model, one text", verbs, -verb_model, 200, "one"),
@@ -257,7 +260,7 @@ def main() -> None:
 
 
 def family(seeds: int) -> None:
-    """Six wrong models against one: all six true differences inside their intervals at once."""
+    """Six wrong models against another: all six true differences inside their intervals at once."""
     mood = moods()
     frequency = arc_frequencies(mood)
     reference = wrong_model(mood, 0)
@@ -268,11 +271,11 @@ def family(seeds: int) -> None:
     for _ in range(min(seeds, 300)):
         sample = mood.sample(80, rng)
         ids = np.repeat(np.arange(80), sample.lengths)
-        found = simultaneous_means(values[:, sample.arcs[sample.mask]], ids, "")
+        means = simultaneous_means(values[:, sample.arcs[sample.mask]], ids, "")
         single = [
             mean_with_interval(values[k, sample.arcs[sample.mask]], ids, "") for k in range(6)
         ]
-        together += all(covers(m, t) for m, t in zip(found, truth, strict=True))
+        together += all(covers(m, t) for m, t in zip(means, truth, strict=True))
         alone += all(covers(m, t) for m, t in zip(single, truth, strict=True))
     done = min(seeds, 300)
     print(

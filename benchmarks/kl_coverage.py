@@ -1,8 +1,8 @@
 """Claims: the exact KL is the sum over all prefixes, and the sampled KL's interval covers it.
 
-A small language, an untrained mini-GPT in float64.  The exact KL is compared with a sum over every
-sentence of the language, written out here with no code in common; the 95 % interval of 100 samples
-must cover it at least 90 times.
+A small language and an untrained mini-GPT in float64.  The exact KL is compared with a sum over all
+sentences of the language, which shares no code with it; the 95 % intervals of 100 samples must
+cover it at least 90 times.
 
 Run it: ``python benchmarks/kl_coverage.py``
 """
@@ -22,7 +22,7 @@ SENTENCES = 200
 
 
 def by_hand(gpt: GPT, language) -> float:
-    """KL per token: log p(sentence) - log q(sentence), over all sentences, over tokens each."""
+    """KL per token: the mean of log p(sentence) - log q(sentence), divided by the mean length."""
     sentences, _ = language.enumerate()
     rows: dict[tuple[int, ...], float] = {}
     for row in range(len(sentences)):
@@ -40,7 +40,7 @@ def main() -> None:
     language = ConjugationSource(("go",)).training
     config = GPTConfig(len(language.vocabulary), 32, width=16, layers=1, heads=1, mlp_width=16)
     gpt = GPT(config, seed=1).double()
-    for weight in gpt.parameters():  # away from uniform, so that there is something to measure
+    for weight in gpt.parameters():  # away from uniform, so that the KL is not small
         weight.data.mul_(3.0)
     model = GPTModel(gpt)
     exact = evaluate_on_source(model, Corpus.everything(language)).kl.value

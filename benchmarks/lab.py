@@ -1,7 +1,7 @@
 """Claims: `kullback lab` trains for at most 60 s to 0.01 nats/token, in 150 s and 1.5 GB in all.
 
-Also that the untrained model starts within 0.1 of log V.  Each round is a process of its own in a
-new folder; medians over the rounds.
+The untrained model's cross-entropy is within 0.1 of log V.  Each round is a process of its own in
+a new folder; medians over the rounds.
 
 Run it: ``python benchmarks/lab.py [rounds]``
 """
@@ -43,9 +43,9 @@ GOALS = {
 
 
 def main(rounds: int) -> None:
-    found = [one_round() for _ in range(rounds)]
+    results = [one_round() for _ in range(rounds)]
     for name, goal in GOALS.items():
-        median = statistics.median(one[name] for one in found)
+        median = statistics.median(result[name] for result in results)
         verdict = "holds" if median <= goal else "FAILS"
         print(f"{name}: {median:.4g}; at most {goal:g}: {verdict}")
 

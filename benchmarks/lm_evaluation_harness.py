@@ -1,7 +1,7 @@
 """Claim: the preset `lm-eval` gives lm-evaluation-harness's number for a text, in less time.
 
-Both sides hold the same weights in float32 and read the same text in rolling windows of the same
-length, one round after another: theirs by `HFLM.loglikelihood_rolling`, which returns the sum of
+Both programs have the same weights in float32 and read the same text in rolling windows of the same
+length, in alternating rounds: theirs by `HFLM.loglikelihood_rolling`, which returns the sum of
 the log-likelihoods; ours by all of `evaluate_text`, which adds every other measure, its interval
 and the bytes of each token.
 
@@ -21,12 +21,12 @@ import torch
 from transformers import AutoTokenizer
 
 from evaluate_overhead import ROOT, smollm2, untouched
+from job_process import measured
 from kullback.evaluation.on_text import evaluate_text
 from kullback.models.load import load_text_model
 from kullback.results.text import TextResults
 from kullback.text.documents import Document
 from kullback.text.protocol import Protocol
-from side_process import measured
 
 
 class Harness:
@@ -38,7 +38,7 @@ class Harness:
         from lm_eval.api.instance import Instance
         from lm_eval.models.huggingface import HFLM
 
-        # A file of weights holds its tokenizer, a folder has it beside them.
+        # A GGUF file contains its tokenizer; in a folder it is a file beside the weights.
         file = {"gguf_file": path.name} if path.is_file() else {}
         folder = path.parent if path.is_file() else path
         self.model = HFLM(
@@ -67,11 +67,11 @@ def main() -> None:
 
     name = arguments.model or str(smollm2())
     adapter = load_text_model(name, torch.float32)
-    # Two copies, since the adapter changes how the layers of its own compute.
+    # Two copies, since loading replaces layers of the model.
     harness = Harness(Path(name), arguments.window)
     files = [arguments.text] if arguments.text else [ROOT / "LICENSE", ROOT / "docs/derivation.md"]
     text = "".join(file.read_text(encoding="utf-8") for file in files)
-    # The first tokens of the text, as the bytes that they stand for.
+    # The text of the first tokens.
     encoded = adapter.tokenizer.encode(text[: 6 * arguments.tokens])
     end = int(encoded.byte_spans[: arguments.tokens, 1].max())
     text = text.encode()[:end].decode(errors="ignore")
@@ -85,19 +85,19 @@ def main() -> None:
         assert results is not None  # This process leads its team.
         return results
 
-    their_nll, found = theirs(), ours()
+    their_nll, results = theirs(), ours()
     rounds = [(measured(theirs), measured(ours)) for _ in range(arguments.rounds)]
-    wall = [statistics.median(one[side][0] for one in rounds) for side in (0, 1)]
-    cpu = [statistics.median(one[side][1] for one in rounds) for side in (0, 1)]
+    wall = [statistics.median(pair[i][0] for pair in rounds) for i in (0, 1)]
+    cpu = [statistics.median(pair[i][1] for pair in rounds) for i in (0, 1)]
     wall_ratio = statistics.median(b[0] / a[0] for a, b in rounds)
     cpu_ratio = statistics.median(b[1] / a[1] for a, b in rounds)
-    tokens, our_nll = found["scored_tokens"], found["measures"]["cross_entropy"]["value"]
+    tokens, our_nll = results["scored_tokens"], results["measures"]["cross_entropy"]["value"]
     assert our_nll is not None
     nll = [their_nll / tokens, our_nll]
     print(f"{tokens} tokens in windows of {arguments.window}, {arguments.rounds} rounds, medians")
-    print(f"{'side':<24} {'nll, nats/token':>16} {'wall s':>8} {'cpu s':>8}")
-    for side, label in enumerate(("lm-evaluation-harness", "kullback, all measures")):
-        print(f"{label:<24} {nll[side]:16.8f} {wall[side]:8.2f} {cpu[side]:8.2f}")
+    print(f"{'program':<24} {'nll, nats/token':>16} {'wall s':>8} {'cpu s':>8}")
+    for i, label in enumerate(("lm-evaluation-harness", "kullback, all measures")):
+        print(f"{label:<24} {nll[i]:16.8f} {wall[i]:8.2f} {cpu[i]:8.2f}")
     print(f"off by {abs(nll[0] - nll[1]):.1e} nats/token (goal 1e-4)")
     print(f"time: {wall_ratio:.3f} by the clock, {cpu_ratio:.3f} of processor time (goal < 1)")
 

@@ -1,10 +1,10 @@
-"""What the statistics cost over the matmul that makes the logits, and over making them whole.
+"""Claim: all statistics of a record take at most a quarter of the time of the head's matmul.
 
-Claims: at SmolLM2-135M's shape (D = 576, V = 49,152) all statistics of a record cost at most a
-quarter of the head's matmul (the body costs at least four times the head, so at most 5 % of the
-forward); at V = 262,144 (D = 640) they take less time than the whole logits with torch's
-`cross_entropy`, and megabytes instead of gigabytes.  A first table does the same for two models,
-whose divergences may cost 5 % of two forwards: half a matmul, by the same count.
+That is at SmolLM2-135M's shape (D = 576, V = 49,152), whose body costs at least four times the
+head: the statistics are at most 5 % of the forward pass.  At V = 262,144 (D = 640) they take less
+time than the logits of all tokens with torch's `cross_entropy`, and megabytes instead of gigabytes.
+A first table is about two models, whose divergences may cost 5 % of two forward passes: half a
+matmul.
 
 Each line: medians of interleaved rounds on one thread, as ratios.
 
@@ -53,68 +53,68 @@ def predictions(rows: int, width: int, vocabulary: int) -> FactoredPredictions:
 
 
 def matmul_in_blocks(*models: FactoredPredictions) -> None:
-    """The heads' matmuls alone, in the shape where they are fastest."""
-    for made in models:
-        for start in range(0, len(made), 512):
-            for word in range(0, made.vocabulary_size, 1024):
-                made.logits(slice(start, start + 512), slice(word, word + 1024))
+    """The heads' matmuls alone, in the block shape where they are fastest."""
+    for model in models:
+        for start in range(0, len(model), 512):
+            for column in range(0, model.vocabulary_size, 1024):
+                model.logits(slice(start, start + 512), slice(column, column + 1024))
 
 
-def statistics_table(made: FactoredPredictions, targets: torch.Tensor, rounds: int) -> str:
+def statistics_table(model: FactoredPredictions, targets: torch.Tensor, rounds: int) -> str:
     """One model: all statistics against the matmul, and against whole logits."""
 
     def whole() -> torch.Tensor:
-        logits = made.logits(slice(None))
+        logits = model.logits(slice(None))
         return torch.nn.functional.cross_entropy(logits, targets, reduction="none")
 
     before = peak_mb()
-    token_statistics(made, targets)
+    token_statistics(model, targets)
     extra = peak_mb() - before
-    found = medians(
+    seconds = medians(
         {
-            "matmul": lambda: matmul_in_blocks(made),
-            "statistics": lambda: token_statistics(made, targets),
+            "matmul": lambda: matmul_in_blocks(model),
+            "statistics": lambda: token_statistics(model, targets),
             "whole logits + cross_entropy": whole,
         },
         rounds,
     )
     return (
-        f"{table(found, len(made) * made.vocabulary_size)}"
-        f"  statistics / matmul {found['statistics'] / found['matmul']:.3f}, "
-        f"/ whole {found['statistics'] / found['whole logits + cross_entropy']:.3f}, "
+        f"{table(seconds, len(model) * model.vocabulary_size)}"
+        f"  statistics / matmul {seconds['statistics'] / seconds['matmul']:.3f}, "
+        f"/ whole {seconds['statistics'] / seconds['whole logits + cross_entropy']:.3f}, "
         f"extra memory {extra:.0f} MB"
     )
 
 
-def divergence_table(made: FactoredPredictions, targets: torch.Tensor, rounds: int) -> str:
+def divergence_table(model: FactoredPredictions, targets: torch.Tensor, rounds: int) -> str:
     """Two models: the divergences against the two matmuls, for small and large differences."""
     lines = []
     for noise in (1e-3, 0.1):
         other = FactoredPredictions(
-            made.hidden_MD + noise * torch.randn_like(made.hidden_MD), made.head
+            model.hidden_MD + noise * torch.randn_like(model.hidden_MD), model.head
         )
         before = peak_mb()
-        mean = divergence_statistics(made, other, targets).kl.mean()
+        mean = divergence_statistics(model, other, targets).kl.mean()
         extra = peak_mb() - before
-        found = medians(
+        seconds = medians(
             {
-                "two matmuls": functools.partial(matmul_in_blocks, made, other),
-                "divergences": functools.partial(divergence_statistics, made, other, targets),
+                "two matmuls": functools.partial(matmul_in_blocks, model, other),
+                "divergences": functools.partial(divergence_statistics, model, other, targets),
             },
             rounds,
         )
         lines.append(
-            f"{table(found, len(made) * made.vocabulary_size)}"
+            f"{table(seconds, len(model) * model.vocabulary_size)}"
             f"  KL {mean:.1e}: divergences / two matmuls "
-            f"{found['divergences'] / found['two matmuls']:.3f}, extra memory {extra:.0f} MB"
+            f"{seconds['divergences'] / seconds['two matmuls']:.3f}, extra memory {extra:.0f} MB"
         )
     return "\n".join(lines)
 
 
-def table(found: dict[str, float], logits: int) -> str:
+def table(seconds: dict[str, float], logits: int) -> str:
     """Nanoseconds a logit."""
     return "".join(
-        f"  {name}: {1e9 * value / logits:.2f} ns/logit\n" for name, value in found.items()
+        f"  {name}: {1e9 * value / logits:.2f} ns/logit\n" for name, value in seconds.items()
     )
 
 
@@ -131,11 +131,11 @@ def main() -> None:
     for name, (width, vocabulary) in SHAPES.items():
         if options.only not in name:
             continue
-        made = predictions(options.rows, width, vocabulary)
+        model = predictions(options.rows, width, vocabulary)
         targets = torch.randint(vocabulary, (options.rows,))
         print(f"{name}: D = {width}, V = {vocabulary}, {options.rows} rows, one thread")
-        print(divergence_table(made, targets, options.rounds), flush=True)
-        print(statistics_table(made, targets, options.rounds), flush=True)
+        print(divergence_table(model, targets, options.rounds), flush=True)
+        print(statistics_table(model, targets, options.rounds), flush=True)
 
 
 if __name__ == "__main__":

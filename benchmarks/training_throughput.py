@@ -1,14 +1,14 @@
 """Claim: `kullback train` processes twice the tokens a second of nanoGPT's loop.
 
-nanoGPT's loop (Karpathy 2022, github.com/karpathy/nanoGPT, MIT) is written anew here from its
+nanoGPT's loop (Karpathy 2022, github.com/karpathy/nanoGPT, MIT) is written here from its
 description: a GPT-2 block (LayerNorm, learned positions, GELU, scaled_dot_product_attention), tied
 head, `cross_entropy` over whole logits, AdamW with weight decay on matrices, gradient clipping at
 1.0, random windows of one token stream, float32, eager, no dropout and no biases as in its
-CPU recipe.  Both sides have the same width, depth, heads, vocabulary, nearly the same number of
+CPU recipe.  Both have the same width, depth, heads, vocabulary, nearly the same number of
 parameters, tokens a step, and source of text; nanoGPT's loop gets torch's threads, ours its own.
 
 Two settings: the lab's (V = 604, sentences), and nanoGPT's README recipe for a CPU (4 layers, width
-128, 12 windows of 64 characters).  Each measurement runs in a process of its own, the two sides
+128, 12 windows of 64 characters).  Each measurement runs in a process of its own, the two
 alternate, and the ratio is that of the medians.
 
 Run it: ``python benchmarks/training_throughput.py [rounds]``
@@ -163,11 +163,11 @@ def main(rounds: int) -> None:
     for setting in SETTINGS:
         rates: dict[str, list[float]] = {"nanogpt": [], "ours": []}
         for _ in range(rounds):
-            for side, found in rates.items():
-                command = [sys.executable, __file__, "--worker", side, setting]
+            for loop, measured in rates.items():
+                command = [sys.executable, __file__, "--worker", loop, setting]
                 output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-                found.append(float(output.split()[-1]))
-        theirs, own = (statistics.median(found) for found in rates.values())
+                measured.append(float(output.split()[-1]))
+        theirs, own = (statistics.median(rate) for rate in rates.values())
         verdict = "holds" if own / theirs >= GOAL else "FAILS"
         print(
             f"{setting}: ours {own:,.0f} tokens/s, nanoGPT's loop {theirs:,.0f}: "

@@ -1,8 +1,8 @@
-"""One side of a benchmark in a process of its own, so that no side changes how another runs.
+"""Jobs of a benchmark in a process of their own, so that they do not change how others run.
 
-kullback lets its process keep freed memory (`kullback.runtime.memory`); a loop that it is
-compared with must run as it would without kullback.  The work is prepared once and then done each
-time that `measured` asks for it, so that the rounds of several sides can alternate.
+A process that loads a model with kullback keeps freed memory (`kullback.runtime.memory`); a loop
+that is compared with kullback must run as it would without it.  A job is prepared once and then
+done each time that `measured` asks for it, so that the rounds of several jobs can alternate.
 """
 
 from __future__ import annotations
@@ -12,22 +12,22 @@ import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 
-__all__ = ["SideProcess", "measured"]
+__all__ = ["JobProcess", "measured"]
 
 
-class SideProcess:
-    """`prepare(*arguments)`, called in a new process, gives the work of each name."""
+class JobProcess:
+    """A new process with the jobs, by name, that `prepare(*arguments)` returns there."""
 
     def __init__(
         self, prepare: Callable[..., dict[str, Callable[[], object]]], *arguments: object
     ) -> None:
         context = multiprocessing.get_context("spawn")
-        self.connection, theirs = context.Pipe()
+        self.connection, other_end = context.Pipe()
         self.process = context.Process(
-            target=_serve, args=(theirs, prepare, arguments), daemon=True
+            target=_serve, args=(other_end, prepare, arguments), daemon=True
         )
         self.process.start()
-        theirs.close()
+        other_end.close()
         self.names: list[str] = self.connection.recv()
 
     def close(self) -> None:
@@ -35,7 +35,7 @@ class SideProcess:
         self.process.join()
 
     def measured(self, name: str) -> tuple[float, float]:
-        """Wall and processor seconds of that work."""
+        """Wall and processor seconds of that job."""
         self.connection.send(name)
         seconds: tuple[float, float] = self.connection.recv()
         return seconds
@@ -46,18 +46,18 @@ def _serve(
     prepare: Callable[..., dict[str, Callable[[], object]]],
     arguments: tuple[object, ...],
 ) -> None:
-    work = prepare(*arguments)
-    connection.send(list(work))
+    jobs = prepare(*arguments)
+    connection.send(list(jobs))
     while True:
         try:
             name = connection.recv()
         except EOFError:
             return
-        connection.send(measured(work[name]))
+        connection.send(measured(jobs[name]))
 
 
-def measured(work: Callable[[], object]) -> tuple[float, float]:
+def measured(job: Callable[[], object]) -> tuple[float, float]:
     """Wall and processor seconds of one call."""
     wall, cpu = time.perf_counter(), time.process_time()
-    work()
+    job()
     return time.perf_counter() - wall, time.process_time() - cpu
