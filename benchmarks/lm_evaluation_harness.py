@@ -18,13 +18,13 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import torch
+from kullback.results.text import TextResults
 from transformers import AutoTokenizer
 
 from evaluate_overhead import ROOT, smollm2, untouched
 from job_process import measured
 from kullback.evaluation.on_text import evaluate_text
 from kullback.models.load import load_text_model
-from kullback.results.text import TextResults
 from kullback.text.documents import Document
 from kullback.text.protocol import Protocol
 
