@@ -27,7 +27,7 @@ def one_round() -> dict[str, float]:
     return {
         "training, s": results["seconds"]["training"],
         "in all, s": seconds,
-        "KL, nats/token": results["evaluations"][0]["kl"],
+        "KL, nats/token": results["evaluations"][0]["kl"]["value"],
         "peak memory, MB": results["peak_memory_mb"],
         "|untrained CE - log V|": abs(start - results["source"]["log_vocabulary_size"]),
     }

@@ -1,9 +1,9 @@
 """The main job, end to end: train on a language whose entropy is known, and account for every nat.
 
-`run_lab` builds the conjugation language with some cells held out, trains a mini-GPT to its floor,
-fits an n-gram model as the baseline, evaluates both on every prefix of the training language and
-of the held-out one, asks both for right forms over wrong ones, quantises the mini-GPT, and hands
-everything to the report as plain data (:mod:`kullback.results.lab`).
+`run_lab` builds the conjugation language with some cells held out, trains a mini-GPT close to its
+entropy, fits an n-gram model as the baseline, evaluates both on every prefix of the training
+language and of the held-out one, compares right forms with wrong ones, quantises the mini-GPT, and
+writes the result (:class:`kullback.results.lab.LabResults`) and its report.
 """
 
 from __future__ import annotations
@@ -12,35 +12,39 @@ import json
 import resource
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
 
 from kullback.errors import RunError
 from kullback.evaluation.minimal_pairs import minimal_pair_accuracy
-from kullback.evaluation.on_source import Corpus, TruthEvaluation, evaluate_on_source
+from kullback.evaluation.on_source import Corpus, evaluate_on_source
+from kullback.evaluation.sentences import sentence_reports
 from kullback.models.interface import LanguageModel
 from kullback.models.mini_gpt import GPTModel
 from kullback.models.ngram import NgramLanguageModel
 from kullback.models.quantization import Scheme, quantise, size_in_bytes
 from kullback.report.html.lab import write_lab_report
 from kullback.results.lab import (
-    Evaluation,
+    CurvePoint,
     LabResults,
-    LanguagePart,
     MinimalPairAccuracy,
+    ModelFacts,
     Quantisation,
+    QuantisedSlot,
+    Seconds,
     SentenceReport,
-    TokenReport,
+    SourceFacts,
+    TrainingFacts,
 )
-from kullback.runtime.files import write_atomically
+from kullback.results.source import PartEvaluation
 from kullback.sources.catalogue import Source, open_source
-from kullback.sources.language import Language
 from kullback.training.config import TrainingConfig
 from kullback.training.description import read_description
 from kullback.training.gpt import GPTConfig
@@ -48,15 +52,17 @@ from kullback.training.loop import resume, train
 from kullback.training.metrics import StepMetrics, read_metrics
 from kullback.training.sentence_batches import SentenceBatches
 
-__all__ = ["LabConfig", "Progress", "plain_evaluation", "run_lab"]
+__all__ = ["STAGES", "LabConfig", "Progress", "run_lab"]
 
 SCHEMES = ("int8", "int4-g32", "int2-g32")
-TOP_WORDS = 5
+#: The number of stages that `Progress.stage` is called for.
+STAGES = 8
+PACKAGES = ("kullback", "torch", "torchao", "numpy", "scipy", "tokenizers")
 
 
 @dataclass(frozen=True)
 class LabConfig:
-    """What the lab does; the defaults reach 0.01 nats/token of KL (``docs/log.md``)."""
+    """The sizes of the lab; the defaults reach 0.01 nats/token of KL (``docs/log.md``)."""
 
     steps: int = 800
     sentences: int = 256
@@ -73,113 +79,80 @@ class LabConfig:
 
 @dataclass(frozen=True)
 class Progress:
-    """Whom to tell: `stage` what begins, `step` how training goes."""
+    """Functions to call as the lab goes on."""
 
-    stage: Callable[[str], None] = lambda what: None
+    stage: Callable[[int, str], None] = lambda number, what: None
+    """At the beginning of each stage, with its number, from 1 to `STAGES`, and its name."""
+    advance: Callable[[int, int], None] = lambda done, total: None
+    """Within a stage, with the part that is done and the total."""
     step: Callable[[StepMetrics], None] = lambda metrics: None
+    """While training."""
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """Everything that the lab measures, before it is a result."""
+
+    source: Source
+    model: GPTModel
+    metrics: Sequence[Mapping[str, Any]]
+    training_seconds: float
+    evaluations: tuple[PartEvaluation, ...]
+    minimal_pairs: tuple[MinimalPairAccuracy, ...]
+    quantisations: tuple[Quantisation, ...]
+    sentences: tuple[SentenceReport, ...]
 
 
 def run_lab(folder: Path, config: LabConfig, progress: Progress, command: str) -> LabResults:
-    """Do everything, writing into `folder`: ``run/``, ``results.json``, ``report.html``, figures.
+    """Run all stages and write ``run/``, ``results.json``, ``report.html`` and figures to `folder`.
 
-    A run that was interrupted is taken up where it stopped, a finished one is not trained again;
-    one that was made with another configuration is a `RunError`.
+    An interrupted run is resumed, and a finished one is not trained again; a run of another
+    configuration is a `RunError`.
     """
     began = time.perf_counter()
     training = TrainingConfig(steps=config.steps, seed=config.seed)
-    progress.stage("building the conjugation language")
-    source = open_source("conjugation", config.holdout, config.seed)
-    training_seconds = _train(folder / "run", source, config, training, progress)
-    model = GPTModel(GPTModel.load(folder / "run").gpt)
-    metrics = read_metrics(folder / "run" / "metrics.jsonl")
-
-    progress.stage(f"counting {config.ngram_order}-grams of as many sentences")
-    sample = source.training.sample(
-        config.steps * config.sentences, np.random.default_rng([config.seed, 1])
-    )
-    baseline = NgramLanguageModel.fit(sample, config.ngram_order)
-    del sample
-
-    models: Sequence[LanguageModel] = (model, baseline)
-    corpus = Corpus.everything(source.training)
-    evaluations: list[Evaluation] = []
-    for measured in models:
-        progress.stage(f"measuring {measured.name} on all prefixes")
-        evaluations.append(plain_evaluation(evaluate_on_source(measured, corpus), "training"))
-        if source.held_out is not None:
-            other = Corpus.everything(source.held_out)
-            evaluations.append(plain_evaluation(evaluate_on_source(measured, other), "held out"))
-    progress.stage("asking for right forms over wrong ones")
-    pairs = _minimal_pairs(source, models)
-    quantisations = _quantise(model, corpus, evaluations[0], progress)
-    progress.stage("writing the report")
-    sentences = _sentences(model, source.training, "training", 6, config.seed)
-    if source.held_out is not None:
-        sentences += _sentences(model, source.held_out, "held out", 3, config.seed)
-    language = source.training
-    results: LabResults = {
-        "title": "Every nat accounted for",
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": command,
-        "versions": _versions(),
-        "seconds": {"training": training_seconds, "total": time.perf_counter() - began},
-        "peak_memory_mb": _peak_memory_mb(),
-        "source": {
-            "name": source.name,
-            "vocabulary_size": len(language.vocabulary),
-            "log_vocabulary_size": float(np.log(len(language.vocabulary))),
-            "entropy_per_token": language.entropy_per_token,
-            "entropy_per_sentence": language.entropy_per_sentence,
-            "tokens_per_sentence": language.tokens_per_sentence,
-            "number_of_sentences": language.number_of_sentences,
-            "number_of_prefixes": language.number_of_prefixes,
-            "holdout": [list(cell) for cell in source.spec["holdout"]],
-            "held_out_entropy_per_token": (
-                None if source.held_out is None else source.held_out.entropy_per_token
-            ),
-        },
-        "model": {
-            "parameters": sum(weight.numel() for weight in model.gpt.parameters()),
-            "width": config.width,
-            "layers": config.layers,
-            "heads": config.heads,
-            "mlp_width": config.mlp_width,
-            "context": model.gpt.config.context,
-        },
-        "training": {
-            "floor": language.entropy_per_token,
-            "untrained_cross_entropy": metrics[0]["cross_entropy"],
-            "steps": metrics[-1]["step"],
-            "tokens": metrics[-1]["tokens"],
-            "tokens_per_second": metrics[-1]["tokens_per_second"],
-            "curve": [
-                {
-                    "step": line["step"],
-                    "tokens": line["tokens"],
-                    "cross_entropy": line["cross_entropy"],
-                    "entropy": line["entropy"],
-                    "kl": line["kl"],
-                    "kl_standard_error": line["kl_standard_error"],
-                }
-                for line in metrics
-            ],
-        },
-        "evaluations": evaluations,
-        "minimal_pairs": pairs,
-        "quantisations": quantisations,
-        "sentences": sentences,
-    }
+    measured = _measure(folder / "run", config, training, progress)
+    results = _results(measured, config, command, began)
+    progress.stage(8, "writing the report")
     write_lab_report(results, folder / "report.html")
-    write_atomically(
-        folder / "results.json", json.dumps(results, indent=1, ensure_ascii=False).encode()
-    )
+    results.to_json(folder / "results.json")
     return results
+
+
+# --- measure -------------------------------------------------------------------------------
+
+
+def _measure(
+    run: Path, config: LabConfig, training: TrainingConfig, progress: Progress
+) -> _Measured:
+    progress.stage(1, "building the conjugation language")
+    source = open_source("conjugation", config.holdout, config.seed)
+    training_seconds = _train(run, source, config, training, progress)
+    model = GPTModel(GPTModel.load(run).gpt)
+    progress.stage(3, f"counting {config.ngram_order}-grams of as many sentences")
+    models: Sequence[LanguageModel] = (model, _baseline(source, config))
+    corpus = Corpus.everything(source.training)
+    evaluations = _evaluate(models, source, corpus, progress)
+    progress.stage(6, "comparing right forms with wrong ones")
+    minimal_pairs = _minimal_pairs(models, source)
+    progress.stage(7, f"quantising to {', '.join(SCHEMES)}")
+    quantisations = _quantise(model, corpus, evaluations[0], progress)
+    return _Measured(
+        source=source,
+        model=model,
+        metrics=read_metrics(run / "metrics.jsonl"),
+        training_seconds=training_seconds,
+        evaluations=evaluations,
+        minimal_pairs=minimal_pairs,
+        quantisations=quantisations,
+        sentences=_sentences(model, source, config.seed),
+    )
 
 
 def _train(
     run: Path, source: Source, config: LabConfig, training: TrainingConfig, progress: Progress
 ) -> float:
-    """Train, go on, or find it done; the seconds that training took in this call."""
+    """Train, resume, or leave a finished run; the seconds that training took in this call."""
     batches = SentenceBatches(source, config.sentences, config.seed)
     gpt = GPTConfig(
         batches.vocabulary_size,
@@ -190,160 +163,177 @@ def _train(
         config.mlp_width,
     )
     began = time.perf_counter()
-    if (run / "training.json").exists():
-        description = read_description(run)
-        data = json.loads(json.dumps(dict(batches.spec)))
-        wanted = {"data": data, "config": training, "model": gpt}
-        for key, value in wanted.items():
-            if getattr(description, key) != value:
-                raise RunError(
-                    f"{run} was trained with another {key} than this lab's; choose another "
-                    f"folder with -o, or remove {run.parent} if you no longer need it"
-                )
-        done = (run / "model.safetensors").exists()
-        progress.stage("training was done before" if done else "going on with training")
-        if not done:
-            resume(run, progress.step)
-    else:
-        progress.stage(f"training for {config.steps} steps")
+    if not (run / "training.json").exists():
+        progress.stage(2, f"training for {config.steps} steps")
         train(run, batches, gpt, training, progress.step)
+        return time.perf_counter() - began
+    description = read_description(run)
+    data = json.loads(json.dumps(dict(batches.spec)))
+    for key, value in {"data": data, "config": training, "model": gpt}.items():
+        if getattr(description, key) != value:
+            raise RunError(
+                f"{run} was trained with another {key} than this lab's; choose another "
+                f"folder with -o, or remove {run.parent} if you no longer need it"
+            )
+    if (run / "model.safetensors").exists():
+        progress.stage(2, "training is finished already")
+    else:
+        progress.stage(2, f"resuming training, to {config.steps} steps")
+        resume(run, progress.step)
     return time.perf_counter() - began
 
 
-def plain_evaluation(evaluation: TruthEvaluation, part: LanguagePart) -> Evaluation:
-    """An evaluation as plain data."""
-    return {
-        "name": evaluation.model,
-        "language": part,
-        "exact": evaluation.exact,
-        "prefixes": evaluation.prefixes,
-        "cross_entropy": evaluation.cross_entropy.value,
-        "entropy": evaluation.entropy.value,
-        "kl": evaluation.kl.value,
-        "identity_residual": evaluation.identity_residual,
-        "perplexity": evaluation.perplexity,
-        "top1_accuracy": evaluation.top1_accuracy,
-        "top5_accuracy": evaluation.top5_accuracy,
-        "best_top1_accuracy": evaluation.best_top1_accuracy,
-        "ece": evaluation.ece,
-        "reliability": [
-            {
-                "low": bin.low,
-                "high": bin.high,
-                "confidence": bin.confidence,
-                "accuracy": bin.accuracy,
-                "weight": bin.weight,
-            }
-            for bin in evaluation.diagram
-        ],
-        "by_slot": [
-            {
-                "slot": slot.slot,
-                "tokens_per_sentence": slot.tokens_per_sentence,
-                "cross_entropy": slot.cross_entropy,
-                "entropy": slot.entropy,
-                "kl": slot.kl,
-            }
-            for slot in evaluation.by_slot
-        ],
-    }
+def _baseline(source: Source, config: LabConfig) -> NgramLanguageModel:
+    """An n-gram model of as many sentences as the mini-GPT is trained on."""
+    generator = np.random.default_rng([config.seed, 1])
+    sample = source.training.sample(config.steps * config.sentences, generator)
+    return NgramLanguageModel.fit(sample, config.ngram_order)
 
 
-def _minimal_pairs(source: Source, models: Sequence[LanguageModel]) -> list[MinimalPairAccuracy]:
+def _evaluate(
+    models: Sequence[LanguageModel], source: Source, corpus: Corpus, progress: Progress
+) -> tuple[PartEvaluation, ...]:
+    """Each model on all prefixes of the training language, which `corpus` is, and the held-out."""
+    evaluations: list[PartEvaluation] = []
+    for number, model in enumerate(models, start=4):
+        progress.stage(number, f"evaluating {model.name} on all prefixes")
+        evaluations.append(evaluate_on_source(model, corpus, progress=progress.advance))
+        if source.held_out is not None:
+            held_out = Corpus.everything(source.held_out)
+            evaluations.append(evaluate_on_source(model, held_out, part="held out"))
+    return tuple(evaluations)
+
+
+def _minimal_pairs(
+    models: Sequence[LanguageModel], source: Source
+) -> tuple[MinimalPairAccuracy, ...]:
     assert source.conjugation is not None
     pairs = source.conjugation.minimal_pairs()
-    holdout = frozenset(source.conjugation.holdout)
-    return [
-        {"model": model.name, **asdict(accuracy)}  # type: ignore[typeddict-item]
-        for model in models
-        for accuracy in minimal_pair_accuracy(model, pairs, holdout)
-    ]
+    held_out = frozenset(source.conjugation.holdout)
+    return tuple(
+        accuracy for model in models for accuracy in minimal_pair_accuracy(model, pairs, held_out)
+    )
 
 
 def _quantise(
-    model: GPTModel, corpus: Corpus, original: Evaluation, progress: Progress
-) -> list[Quantisation]:
-    found: list[Quantisation] = [
-        {
-            "scheme": "float32",
-            "bytes": size_in_bytes(model.gpt),
-            "cross_entropy": original["cross_entropy"],
-            "delta_cross_entropy": 0.0,
-            "kl_original": 0.0,
-            "kl_truth": original["kl"],
-            "top1_agreement": 1.0,
-            "by_slot": [{"slot": s["slot"], "kl_original": 0.0} for s in original["by_slot"]],
-        }
-    ]
-    for name in SCHEMES:
-        progress.stage(f"quantising to {name}")
+    model: GPTModel, corpus: Corpus, original: PartEvaluation, progress: Progress
+) -> tuple[Quantisation, ...]:
+    """The original and each scheme, on the prefixes of `corpus`."""
+    unchanged = Quantisation(
+        scheme="float32",
+        bytes=size_in_bytes(model.gpt),
+        cross_entropy=original.cross_entropy.value,
+        delta_cross_entropy=0.0,
+        kl_original=0.0,
+        kl_truth=original.kl.value,
+        top1_agreement=1.0,
+        by_slot=tuple(QuantisedSlot(slot=s.slot, kl_original=0.0) for s in original.by_slot),
+    )
+    results = [unchanged]
+    for i, name in enumerate(SCHEMES):
         quantised = quantise(model.gpt, Scheme.parse(name))
-        measured = evaluate_on_source(GPTModel(quantised.gpt, name), corpus, reference=model)
-        assert measured.kl_from_reference is not None
-        assert measured.top1_agreement is not None
-        found.append(
-            {
-                "scheme": name,
-                "bytes": quantised.size_bytes,
-                "cross_entropy": measured.cross_entropy.value,
-                "delta_cross_entropy": measured.cross_entropy.value - original["cross_entropy"],
-                "kl_original": measured.kl_from_reference.value,
-                "kl_truth": measured.kl.value,
-                "top1_agreement": measured.top1_agreement,
-                "by_slot": [
-                    {"slot": slot.slot, "kl_original": slot.kl_from_reference or 0.0}
-                    for slot in measured.by_slot
-                ],
-            }
+        candidate = GPTModel(quantised.gpt, name)
+        show = partial(_advance_scheme, progress, i)
+        evaluation = evaluate_on_source(candidate, corpus, reference=model, progress=show)
+        assert evaluation.kl_from_reference is not None
+        assert evaluation.top1_agreement is not None
+        cross_entropy = evaluation.cross_entropy.value
+        results.append(
+            Quantisation(
+                scheme=name,
+                bytes=quantised.size_bytes,
+                cross_entropy=cross_entropy,
+                delta_cross_entropy=cross_entropy - original.cross_entropy.value,
+                kl_original=evaluation.kl_from_reference.value,
+                kl_truth=evaluation.kl.value,
+                top1_agreement=evaluation.top1_agreement,
+                by_slot=tuple(
+                    QuantisedSlot(slot=s.slot, kl_original=s.kl_from_reference or 0.0)
+                    for s in evaluation.by_slot
+                ),
+            )
         )
-    return found
+    return tuple(results)
 
 
-@torch.inference_mode()
-def _sentences(
-    model: GPTModel, language: Language, part: LanguagePart, n: int, seed: int
-) -> list[SentenceReport]:
-    """`n` sentences, each token with the model's and the true distribution before it."""
-    sample = language.sample(n, np.random.default_rng([seed, 2]))
-    reports: list[SentenceReport] = []
-    for row, length in enumerate(sample.lengths):
-        tokens, states = sample.tokens[row, :length], sample.states[row, :length]
-        inputs = torch.from_numpy(np.concatenate([[0], tokens[:-1]]))[None]
-        log_q = torch.log_softmax(model.gpt(inputs)[0].double(), dim=1).numpy()
-        p = language.distributions(states)
-        kl = np.sum(np.where(p > 0, p * (np.log(np.where(p > 0, p, 1)) - log_q), 0.0), axis=1)
-        reports.append(
-            {
-                "language": part,
-                "tokens": [
-                    TokenReport(
-                        text=language.vocabulary[token],
-                        slot=language.slots[sample.slots[row, t]],
-                        surprisal=float(-log_q[t, token]),
-                        true_surprisal=float(sample.surprisals[row, t]),
-                        kl=float(kl[t]),
-                        model_top=_top(language, np.exp(log_q[t])),
-                        true_top=_top(language, p[t]),
-                    )
-                    for t, token in enumerate(tokens)
-                ],
-            }
-        )
-    return reports
+def _advance_scheme(progress: Progress, i: int, done: int, total: int) -> None:
+    """The part that is done of the scheme `i`, as a part of all schemes."""
+    progress.advance(i * total + done, len(SCHEMES) * total)
 
 
-def _top(language: Language, probabilities: np.ndarray) -> list[tuple[str, float]]:
-    order = np.argsort(-probabilities, kind="stable")[:TOP_WORDS]
-    return [(language.vocabulary[i], float(probabilities[i])) for i in order if probabilities[i]]
+def _sentences(model: GPTModel, source: Source, seed: int) -> tuple[SentenceReport, ...]:
+    sentences = sentence_reports(model, source.training, "training", 6, seed)
+    if source.held_out is not None:
+        sentences += sentence_reports(model, source.held_out, "held out", 3, seed)
+    return sentences
 
 
-def _versions() -> dict[str, str]:
-    packages = ("kullback", "torch", "torchao", "numpy", "scipy", "tokenizers")
-    found = {package: version(package) for package in packages}
-    return {"python": sys.version.split()[0], **found}
+# --- result --------------------------------------------------------------------------------
+
+
+def _results(measured: _Measured, config: LabConfig, command: str, began: float) -> LabResults:
+    gpt = measured.model.gpt
+    return LabResults(
+        title="Every nat accounted for",
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        command=command,
+        versions={
+            "python": sys.version.split()[0],
+            **{package: version(package) for package in PACKAGES},
+        },
+        seconds=Seconds(training=measured.training_seconds, total=time.perf_counter() - began),
+        peak_memory_mb=_peak_memory_mb(),
+        source=_source_facts(measured.source),
+        model=ModelFacts(
+            parameters=sum(weight.numel() for weight in gpt.parameters()),
+            width=config.width,
+            layers=config.layers,
+            heads=config.heads,
+            mlp_width=config.mlp_width,
+            context=gpt.config.context,
+        ),
+        training=_training_facts(measured),
+        evaluations=measured.evaluations,
+        minimal_pairs=measured.minimal_pairs,
+        quantisations=measured.quantisations,
+        sentences=measured.sentences,
+    )
+
+
+def _source_facts(source: Source) -> SourceFacts:
+    language = source.training
+    return SourceFacts(
+        name=source.name,
+        vocabulary_size=len(language.vocabulary),
+        log_vocabulary_size=float(np.log(len(language.vocabulary))),
+        entropy_per_token=language.entropy_per_token,
+        entropy_per_sentence=language.entropy_per_sentence,
+        tokens_per_sentence=language.tokens_per_sentence,
+        number_of_sentences=language.number_of_sentences,
+        number_of_prefixes=language.number_of_prefixes,
+        holdout=tuple(tuple(cell) for cell in source.spec["holdout"]),
+        held_out_entropy_per_token=(
+            None if source.held_out is None else source.held_out.entropy_per_token
+        ),
+    )
+
+
+def _training_facts(measured: _Measured) -> TrainingFacts:
+    first, last = measured.metrics[0], measured.metrics[-1]
+    return TrainingFacts(
+        floor=measured.source.training.entropy_per_token,
+        untrained_cross_entropy=first["cross_entropy"],
+        steps=last["step"],
+        tokens=last["tokens"],
+        tokens_per_second=last["tokens_per_second"],
+        curve=tuple(
+            CurvePoint(**{name: line[name] for name in CurvePoint.__struct_fields__})
+            for line in measured.metrics
+        ),
+    )
 
 
 def _peak_memory_mb() -> float:
-    """The most memory that this process has held, in MB (10^6 bytes)."""
+    """The peak memory of this process in MB (10^6 bytes)."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6

@@ -266,10 +266,12 @@ def test_a_model_of_transformers_needs_a_text(tiny_llama_folder, capsys):
 def test_json_of_a_sample_of_a_source_has_its_intervals(weather_run, capsys):
     """What a sample of sentences says of the language is given with its interval."""
     assert main(["evaluate", str(weather_run), "--sentences", "50", "--json"]) == 0
-    for part in json.loads(capsys.readouterr().out):
-        measured = part["measurements"]["cross_entropy"]
-        low, high = measured["interval"]
-        assert low < measured["value"] == part["cross_entropy"] < high
+    document = json.loads(capsys.readouterr().out)
+    assert document["schema"] == "kullback.source_evaluation/1"
+    for part in document["parts"]:
+        for name in ("cross_entropy", "entropy", "kl"):
+            low, high = part[name]["interval"]
+            assert low <= part[name]["value"] <= high
 
 
 def test_sentences_begin_with_the_prompt(weather_run, capsys):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +12,10 @@ import pytest
 import torch
 
 from kullback.errors import InvalidValueError
-from kullback.evaluation.on_source import Corpus, evaluate_on_source
+from kullback.evaluation.on_source import Corpus, evaluate_on_source, evaluate_source
 from kullback.models.mini_gpt import GPTModel
 from kullback.predictions.base import DensePredictions
+from kullback.results.source import SourceEvaluation
 from kullback.sources.catalogue import open_source
 from kullback.sources.language import Language
 from kullback.training.gpt import GPT, GPTConfig
@@ -256,3 +257,26 @@ def test_best_samples_where_there_are_too_many_prefixes(language, tmp_path: Path
     endless = open_source(str(grammar)).training
     assert not Corpus.best(endless, 50, 0).exact
     assert Corpus.best(language, 50, 0).exact
+
+
+def test_a_source_is_evaluated_part_by_part(tmp_path: Path):
+    """Each part that the source has is evaluated, exactly or on a sample, and carries its name."""
+    source = weather(tmp_path).source
+    model = random_model(source.training)
+    both = replace(source, held_out=source.training)
+    calls: list[str] = []
+    results = evaluate_source(model, both, progress=lambda part, done, total: calls.append(part))
+    assert [part.language for part in results.parts] == ["training", "held out"]
+    assert list(dict.fromkeys(calls)) == ["training", "held out"]
+    assert (results.model, results.source) == (model.name, source.name)
+    assert results.parts[0] == evaluate_on_source(model, Corpus.everything(source.training))
+    (sampled,) = evaluate_source(model, source, sentences=50, seed=1).parts
+    assert not sampled.exact
+    assert sampled.cross_entropy.has_interval
+
+
+def test_json_carries_an_evaluation_completely(language, model):
+    """What is read back from JSON writes the same JSON."""
+    part = evaluate_on_source(model, Corpus.sample(language, 50, 0), reference=model)
+    results = SourceEvaluation(model="m", source="s", parts=(part,))
+    assert SourceEvaluation.from_json(results.to_json()).to_dict() == results.to_dict()

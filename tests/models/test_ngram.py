@@ -68,7 +68,7 @@ def test_a_long_memory_and_much_text_come_near_the_floor(language):
     corpus = Corpus.everything(language)
     good = evaluate_on_source(fitted(language, 5, 20_000), corpus)
     poor = evaluate_on_source(fitted(language, 1, 20_000), corpus)
-    assert good.model == "5-gram Kneser-Ney"
+    assert good.name == "5-gram Kneser-Ney"
     assert 0 < good.kl.value < 0.01 < 0.5 < poor.kl.value
     for found in (good, poor):
         assert abs(found.identity_residual) < 1e-12

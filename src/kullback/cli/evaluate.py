@@ -6,21 +6,13 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kullback.cli.output import (
-    print_json,
-    print_result,
-    progress_console,
-    result_console,
-    terminal_progress,
-)
+from kullback.cli.output import print_result, progress_console, terminal_progress
 from kullback.cli.parsing import add_command, given, seed
 from kullback.cli.text_options import add_text_options, text_options
 from kullback.errors import InvalidValueError
 
 if TYPE_CHECKING:
     from kullback.cli.parsing import Commands
-    from kullback.results.lab import LanguagePart
-    from kullback.sources.language import Language
 
 __all__ = ["add"]
 
@@ -127,10 +119,8 @@ def _check_is_run(options: argparse.Namespace) -> None:
 
 
 def _on_source(options: argparse.Namespace) -> None:
-    from kullback.evaluation.on_source import Corpus, evaluate_on_source
-    from kullback.lab import plain_evaluation
+    from kullback.evaluation.on_source import evaluate_source
     from kullback.models.mini_gpt import GPTModel
-    from kullback.report.terminal.lab import evaluation_table, slot_table
     from kullback.sources.catalogue import open_source, source_from_spec
     from kullback.training.description import read_description
 
@@ -146,38 +136,8 @@ def _on_source(options: argparse.Namespace) -> None:
                 "name a source with --source, or a text with --text"
             )
         source = source_from_spec(data["source"])
-    progress = progress_console()
-    found = []
-    parts: tuple[tuple[LanguagePart, Language | None], ...] = (
-        ("training", source.training),
-        ("held out", source.held_out),
-    )
-    for part, language in parts:
-        if language is None:
-            continue
-        number = getattr(options, "seed", 0)
-        if getattr(options, "sentences", 0):
-            corpus = Corpus.sample(language, options.sentences, number)
-        else:
-            corpus = Corpus.best(language, 20_000, number)
-        with progress.status(f"measuring {model.name} on {language.name}"):
-            evaluation = evaluate_on_source(model, corpus)
-        found.append((evaluation, plain_evaluation(evaluation, part)))
-    names = ("cross_entropy", "entropy", "kl")
-    if options.json:
-        print_json(
-            [
-                {**data, "measurements": {name: getattr(evaluation, name) for name in names}}
-                for evaluation, data in found
-            ]
+    with progress_console().status(f"evaluating {model.name} on {source.name}"):
+        result = evaluate_source(
+            model, source, getattr(options, "sentences", None), getattr(options, "seed", 0)
         )
-        return
-    console = result_console()
-    for evaluation, _ in found:
-        console.print(f"{evaluation.language}:")
-        for name in names:
-            measured = getattr(evaluation, name)
-            console.print(f"  {name.replace('_', '-'):<14}{measured}  ({measured.method})")
-        console.print(f"  {'identity':<14}CE − (H + KL) = {evaluation.identity_residual:.1e}")
-    console.print(evaluation_table([data for _, data in found]))
-    console.print(slot_table(found[0][1]))
+    print_result(result, options.json)

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kullback.cli.output import print_json, progress_console, result_console
+from kullback.cli.output import print_result, progress_console
 from kullback.cli.parsing import INTERRUPTED, add_command, seed
 
 if TYPE_CHECKING:
@@ -19,7 +19,8 @@ __all__ = ["add"]
 def add(commands: Commands) -> None:
     """Declare the command."""
     lab = add_command(
-        commands, "lab", _lab, "the whole story on the embedded language, with a report",
+        commands, "lab", _lab,
+        "train, evaluate and quantise a model on the embedded language, with a report",
         "kullback lab -o lab",
         "kullback lab -o quick --steps 200",
     )  # fmt: skip
@@ -28,36 +29,30 @@ def add(commands: Commands) -> None:
         help="folder for the run, results.json and report.html (default: lab)",
     )  # fmt: skip
     lab.add_argument("--steps", type=int, default=800, help="training steps (default: 800)")
-    lab.add_argument("--seed", type=seed, default=0, help="of everything random (default: 0)")
+    lab.add_argument("--seed", type=seed, default=0, help="seed of everything random (default: 0)")
 
 
 def _lab(options: argparse.Namespace) -> int:
-    from rich.text import Text
-
-    from kullback.lab import LabConfig, Progress, run_lab
-    from kullback.report.terminal.lab import lab_summary
-    from kullback.report.terminal.training import TrainingDisplay
+    from kullback.lab import STAGES, LabConfig, Progress, run_lab
+    from kullback.report.terminal.lab_progress import LabDisplay
     from kullback.sources.catalogue import open_source
     from kullback.training.interruption import Interrupted
 
-    progress = progress_console()
+    console = progress_console()
     config = LabConfig(steps=options.steps, seed=options.seed)
     floor = open_source("conjugation", config.holdout, config.seed).training.entropy_per_token
     try:
-        with TrainingDisplay(progress, config.steps, floor) as display:
-            results = run_lab(
-                options.output,
-                config,
-                Progress(lambda what: progress.print(Text(f"· {what}", style="dim")), display.show),
-                options.command_line,
-            )
+        with LabDisplay(console, STAGES, config.steps, floor) as display:
+            progress = Progress(display.stage, display.advance, display.step)
+            results = run_lab(options.output, config, progress, options.command_line)
     except Interrupted as stop:
-        progress.print(f"stopped at step {stop.step}; go on with: {options.command_line}")
+        console.print(
+            f"stopped at step {stop.step}; resume with: {options.command_line}",
+            markup=False, highlight=False, soft_wrap=True,
+        )  # fmt: skip
         return INTERRUPTED
-    report = options.output / "report.html"
-    if options.json:
-        print_json(results)
-    else:
-        files = {"report": str(report), "numbers": str(options.output / "results.json")}
-        result_console().print(lab_summary(results, files))
+    print_result(results, options.json)
+    if not options.json:
+        print(f"\nreport: {options.output / 'report.html'}")
+        print(f"numbers: {options.output / 'results.json'}")
     return 0

@@ -102,7 +102,7 @@ def _source_list(options: argparse.Namespace) -> None:
 
 
 def _source_describe(options: argparse.Namespace) -> None:
-    from kullback.report.terminal.lab import source_table
+    from kullback.report.terminal.source import source_table
 
     source = open_named(options)
     if options.json:

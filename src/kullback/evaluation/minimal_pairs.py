@@ -1,55 +1,53 @@
-"""Does the model know the table?  Conjugation accuracy by minimal pairs.
+"""Conjugation accuracy by minimal pairs.
 
-After a prefix such as *every day she*, a right form (*works*) is set against a wrong form of the
+After a prefix such as *every day she*, a right form (*works*) is compared with a wrong form of the
 same verb (*work*); the model is right where it gives the right one the higher probability (Linzen
-et al. 2016, Marvin & Linzen 2018).  Guessing gets one half.
+et al. 2016, Marvin & Linzen 2018).  Random guessing gets one half.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Container, Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from kullback.models.interface import LanguageModel
+from kullback.results.lab import MinimalPairAccuracy, PairGroup
 from kullback.sources.conjugation import Cell, MinimalPair
 from kullback.text.special_tokens import BOS_ID
 
-__all__ = ["PairAccuracy", "minimal_pair_accuracy"]
+__all__ = ["minimal_pair_accuracy"]
 
 BATCH = 512
 
 
-@dataclass(frozen=True)
-class PairAccuracy:
-    """How many of a group's pairs the model gets right."""
-
-    side: str
-    held_out: bool
-    group: str
-    """`all`, `tense`, `person`, `verb` or `regularity`."""
-    value: str
-    pairs: int
-    accuracy: float
-
-
 def minimal_pair_accuracy(
     model: LanguageModel, pairs: Sequence[MinimalPair], holdout: Container[Cell] = ()
-) -> list[PairAccuracy]:
-    """The accuracy by side (English, Spanish), seen or held out, and group."""
+) -> tuple[MinimalPairAccuracy, ...]:
+    """The accuracy by language of the pair (English, Spanish), seen or held out, and group."""
     right = _right(model, pairs)
-    counts: defaultdict[tuple[str, bool, str, str], list[bool]] = defaultdict(list)
+    counts: defaultdict[tuple[str, bool, PairGroup, str], list[bool]] = defaultdict(list)
     for pair, is_right in zip(pairs, right, strict=True):
         held_out = pair.cell in holdout
         for group, value in _groups(pair):
             counts[pair.language, held_out, group, value].append(bool(is_right))
-    return [PairAccuracy(*key, len(hits), sum(hits) / len(hits)) for key, hits in counts.items()]
+    return tuple(
+        MinimalPairAccuracy(
+            model=model.name,
+            side=side,
+            held_out=held_out,
+            group=group,
+            value=value,
+            pairs=len(hits),
+            accuracy=sum(hits) / len(hits),
+        )
+        for (side, held_out, group, value), hits in counts.items()
+    )
 
 
-def _groups(pair: MinimalPair) -> Iterator[tuple[str, str]]:
+def _groups(pair: MinimalPair) -> Iterator[tuple[PairGroup, str]]:
     yield "all", "all"
     yield "tense", pair.cell.tense
     yield "person", pair.cell.person

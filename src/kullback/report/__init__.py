@@ -24,6 +24,7 @@ __all__ = ["notebook_html", "plain_text", "render_html", "save_html", "summary"]
 _HTML = {
     "Evaluation": "html.text.render_text_report",
     "Comparison": "html.text.render_comparison_report",
+    "LabResults": "html.lab.render_lab_report",
 }
 _NOTEBOOK = {
     "Evaluation": "html.notebook.evaluation_fragment",
@@ -32,6 +33,8 @@ _NOTEBOOK = {
 _SUMMARY = {
     "Evaluation": "terminal.text.evaluation_summary",
     "Comparison": "terminal.text.comparison_summary",
+    "LabResults": "terminal.lab.lab_summary",
+    "SourceEvaluation": "terminal.source.source_summary",
 }
 
 

@@ -97,8 +97,7 @@ def write(measured: Measurement, how: Measure | None = None) -> Written:
 
 def _interval(measured: Measurement) -> tuple[float, float] | None:
     """The interval where it is finite, and the number is not exact."""
-    exact = measured.clusters == 0 and measured.standard_error == 0.0
-    return measured.interval if measured.has_interval and not exact else None
+    return measured.interval if measured.has_interval and not measured.is_exact else None
 
 
 def _finite(value: float) -> float | None:

@@ -1,53 +1,45 @@
-"""What does a lab run hand to its report?
+"""The result of the lab: `LabResults`.
 
-These types are the contract between the code that measures and the page that shows.  A
-`LabResults` is plain data: written with ``json.dumps`` and read back, it gives the same page.
-
-Units and conventions.  Every cross-entropy, entropy, KL and surprisal is in nats per token, unless
-the name says *sentence*.  Accuracies, ECE, confidences and weights are fractions in [0, 1].  KL is
-always KL(reference‖model), the reference being the first-named: ``kl_truth`` is KL(truth‖model).
-The numbers of a slot are nats per token *of that slot*: weighted by ``tokens_per_sentence`` they
-add up to those of a sentence.  Infinity is an answer and is shown as ∞.
+Cross-entropies, entropies, KLs and surprisals are in nats/token unless the name says *sentence*.
+Accuracies, confidences and weights are fractions in [0, 1].  KL is KL(reference‖model):
+``kl_truth`` is KL(truth‖model), ``kl_original`` is KL(original‖quantised model).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Literal, TypeAlias, TypedDict
+from typing import Literal, TypeAlias
 
 from kullback.errors import InvalidValueError
+from kullback.results.base import Data, Result
+from kullback.results.source import LanguagePart, PartEvaluation
 
 __all__ = [
     "CurvePoint",
-    "Evaluation",
     "LabResults",
-    "LanguagePart",
     "MinimalPairAccuracy",
     "ModelFacts",
+    "PairGroup",
     "Quantisation",
     "QuantisedSlot",
-    "ReliabilityBin",
     "Seconds",
     "SentenceReport",
-    "SlotLoss",
     "SourceFacts",
     "TokenReport",
     "TrainingFacts",
-    "headline_evaluation",
 ]
 
-#: The sentences that the model was trained on the language of, or those of the held-out cells.
-LanguagePart: TypeAlias = Literal["training", "held out"]
+#: What pairs are grouped by.
+PairGroup: TypeAlias = Literal["all", "tense", "person", "verb", "regularity"]
 
 
-class Seconds(TypedDict):
+class Seconds(Data, frozen=True, kw_only=True):
     """Wall-clock time."""
 
     training: float
     total: float
 
 
-class SourceFacts(TypedDict):
+class SourceFacts(Data, frozen=True, kw_only=True):
     """The language, and what is known of it exactly."""
 
     name: str
@@ -58,12 +50,12 @@ class SourceFacts(TypedDict):
     tokens_per_sentence: float
     number_of_sentences: float
     number_of_prefixes: float
-    holdout: Sequence[Sequence[str]]
-    """The (verb, tense, person) cells that the training language never says."""
+    holdout: tuple[tuple[str, ...], ...]
+    """The (verb, tense, person) cells that the training language does not contain."""
     held_out_entropy_per_token: float | None
 
 
-class ModelFacts(TypedDict):
+class ModelFacts(Data, frozen=True, kw_only=True):
     """The shape of the mini-GPT."""
 
     parameters: int
@@ -74,91 +66,51 @@ class ModelFacts(TypedDict):
     context: int
 
 
-class CurvePoint(TypedDict):
-    """One batch of fresh sentences: its loss, its true surprisal, and their difference."""
+class CurvePoint(Data, frozen=True, kw_only=True):
+    """A logged stretch of training steps: its loss, its true surprisal, and their difference."""
 
     step: int
     tokens: int
     cross_entropy: float
     entropy: float
-    """The mean true surprisal of the batch: the entropy, up to the luck of the draw."""
+    """The mean true surprisal of the batches: the entropy, up to sampling noise."""
     kl: float
     kl_standard_error: float
 
 
-class TrainingFacts(TypedDict):
-    """How the training went."""
+class TrainingFacts(Data, frozen=True, kw_only=True):
+    """The course of the training."""
 
     floor: float
     untrained_cross_entropy: float
     steps: int
     tokens: int
     tokens_per_second: float
-    curve: Sequence[CurvePoint]
+    curve: tuple[CurvePoint, ...]
 
 
-class ReliabilityBin(TypedDict):
-    """The predictions whose confidence is in (low, high], or [low, high] where low is 0."""
-
-    low: float
-    high: float
-    confidence: float
-    accuracy: float
-    weight: float
-
-
-class SlotLoss(TypedDict):
-    """The three terms of the identity at the tokens of one slot."""
-
-    slot: str
-    tokens_per_sentence: float
-    cross_entropy: float
-    entropy: float
-    kl: float
-
-
-class Evaluation(TypedDict):
-    """One model on one part of the language."""
-
-    name: str
-    language: LanguagePart
-    exact: bool
-    """Whether every prefix of the language was visited, or a sample of them."""
-    prefixes: int
-    cross_entropy: float
-    entropy: float
-    kl: float
-    identity_residual: float
-    perplexity: float
-    top1_accuracy: float
-    top5_accuracy: float
-    best_top1_accuracy: float
-    ece: float
-    reliability: Sequence[ReliabilityBin]
-    by_slot: Sequence[SlotLoss]
-
-
-class MinimalPairAccuracy(TypedDict):
-    """How often a model gives the right form more probability than the wrong one."""
+class MinimalPairAccuracy(Data, frozen=True, kw_only=True):
+    """How often a model gives the right form a higher probability than the wrong one."""
 
     model: str
-    side: Literal["english", "spanish"]
+    side: str
+    """The language of the pair: ``"english"`` or ``"spanish"``."""
     held_out: bool
-    group: Literal["all", "tense", "person", "verb", "regularity"]
+    group: PairGroup
     value: str
     pairs: int
     accuracy: float
 
 
-class QuantisedSlot(TypedDict):
+class QuantisedSlot(Data, frozen=True, kw_only=True):
     """KL(original‖quantised) at the tokens of one slot."""
 
     slot: str
     kl_original: float
 
 
-class Quantisation(TypedDict):
-    """The model with its weights in fewer bits."""
+class Quantisation(Data, frozen=True, kw_only=True):
+    """The model with quantised weights."""
 
     scheme: str
     bytes: int
@@ -167,11 +119,11 @@ class Quantisation(TypedDict):
     kl_original: float
     kl_truth: float
     top1_agreement: float
-    by_slot: Sequence[QuantisedSlot]
+    by_slot: tuple[QuantisedSlot, ...]
 
 
-class TokenReport(TypedDict):
-    """One token of a sentence, and what model and truth expected in its place."""
+class TokenReport(Data, frozen=True, kw_only=True):
+    """One token of a sentence, with the model's and the true distribution before it."""
 
     text: str
     slot: str
@@ -179,50 +131,47 @@ class TokenReport(TypedDict):
     true_surprisal: float
     kl: float
     """KL(truth‖model) of the whole distribution at this prefix."""
-    model_top: Sequence[tuple[str, float]]
-    true_top: Sequence[tuple[str, float]]
+    model_top: tuple[tuple[str, float], ...]
+    """The model's most probable tokens and their probabilities."""
+    true_top: tuple[tuple[str, float], ...]
 
 
-class SentenceReport(TypedDict):
+class SentenceReport(Data, frozen=True, kw_only=True):
     """A sentence, token by token."""
 
     language: LanguagePart
-    tokens: Sequence[TokenReport]
+    tokens: tuple[TokenReport, ...]
 
 
-class LabResults(TypedDict):
-    """Everything that the report shows."""
+class LabResults(Result, frozen=True, kw_only=True, tag="kullback.lab/1"):
+    """Everything that `kullback lab` measures."""
 
     title: str
     created: str
     command: str
-    versions: Mapping[str, str]
+    versions: dict[str, str]
     seconds: Seconds
     peak_memory_mb: float
     source: SourceFacts
     model: ModelFacts
     training: TrainingFacts
-    evaluations: Sequence[Evaluation]
-    minimal_pairs: Sequence[MinimalPairAccuracy]
-    quantisations: Sequence[Quantisation]
-    sentences: Sequence[SentenceReport]
+    evaluations: tuple[PartEvaluation, ...]
+    minimal_pairs: tuple[MinimalPairAccuracy, ...]
+    quantisations: tuple[Quantisation, ...]
+    sentences: tuple[SentenceReport, ...]
 
+    @property
+    def headline(self) -> PartEvaluation:
+        """The first evaluation on the training language, which the report opens with.
 
-def headline_evaluation(results: LabResults) -> Evaluation:
-    """The evaluation that the page opens with: the first one on the training language.
-
-    Its ``name`` is the model's; evaluations of other names are baselines.  Raises
-    `InvalidValueError` where no evaluation is on the training language.
-
-    >>> evaluation = {"name": "mini-GPT", "language": "training"}
-    >>> headline_evaluation({"evaluations": [evaluation]})["name"]
-    'mini-GPT'
-    """
-    for evaluation in results["evaluations"]:
-        if evaluation["language"] == "training":
-            return evaluation
-    found = [evaluation["language"] for evaluation in results["evaluations"]]
-    raise InvalidValueError(
-        f"results['evaluations'] has the languages {found}: one must be 'training'; "
-        "evaluate the model on its training language first"
-    )
+        Its ``name`` is the model's; evaluations of other names are baselines.  Raises
+        `InvalidValueError` where no evaluation is on the training language.
+        """
+        for evaluation in self.evaluations:
+            if evaluation.language == "training":
+                return evaluation
+        languages = [evaluation.language for evaluation in self.evaluations]
+        raise InvalidValueError(
+            f"evaluations has the languages {languages}: one must be 'training'; evaluate the "
+            "model on its training language first"
+        )

@@ -64,6 +64,11 @@ class Measurement(Data, frozen=True, kw_only=False):
         return all(map(math.isfinite, self.interval))
 
     @property
+    def is_exact(self) -> bool:
+        """Whether the number is a sum over everything, not an estimate."""
+        return self.clusters == 0 and self.standard_error == 0.0
+
+    @property
     def independent_interval(self) -> tuple[float, float]:
         """What the interval would be if tokens were independent: shown to show how wrong it is."""
         half = float(ndtri((1 + self.level) / 2)) * self.independent_error

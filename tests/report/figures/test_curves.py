@@ -23,7 +23,7 @@ from kullback.report.figures.curves import (
     prepare_histogram,
     prepare_reliability,
 )
-from kullback.report.figures.lab import plot_reliability
+from kullback.report.figures.reliability import plot_reliability
 from kullback.results.evaluation import Histogram
 
 

@@ -9,14 +9,13 @@ import numpy as np
 import pytest
 from lab_samples import evaluation, lab_results, nearly_empty_lab
 from matplotlib.figure import Figure
+from msgspec.structs import replace
 
 from kullback.report.figures.lab import (
     plot_quantisation,
-    plot_reliability,
     plot_slots,
     plot_training,
     prepare_quantisation,
-    prepare_reliability,
     prepare_slots,
     prepare_training,
 )
@@ -58,24 +57,11 @@ def test_the_area_above_the_floor_is_named_kl():
 def test_shares_of_slots_add_up_to_the_token():
     """The bars of entropy and KL sum to the entropy and the KL of the evaluation."""
     whole = evaluation("model", "training", 0.012, "cue")
-    shares = prepare_slots(whole)
+    shares = prepare_slots(whole.by_slot)
     assert shares is not None
-    assert shares.entropy.sum() == pytest.approx(whole["entropy"])
-    assert shares.kl.sum() == pytest.approx(whole["kl"])
+    assert shares.entropy.sum() == pytest.approx(whole.entropy.value)
+    assert shares.kl.sum() == pytest.approx(whole.kl.value)
     assert {"cue", "verb", "entropy"} <= set(words(plot_slots(shares)))
-
-
-def test_reliability_has_a_panel_for_each_model_and_part():
-    """Rows are parts of the language, columns models; empty bins are left out."""
-    rows = prepare_reliability(lab_results())
-    assert [[panel.title for panel in row] for row in rows] == [
-        ["mini-GPT, training", "3-gram, training"],
-        ["mini-GPT, held out"],
-    ]
-    assert [panel.is_baseline for panel in rows[0]] == [False, True]
-    assert rows[0][0].confidence.tolist() == [0.3, 0.9]
-    shown = [axes for axes in plot_reliability(rows).axes if axes.get_visible()]
-    assert len(shown) == 3
 
 
 def test_schemes_stand_from_small_to_large():
@@ -94,9 +80,9 @@ def test_schemes_stand_from_small_to_large():
 def test_an_infinite_kl_can_be_drawn():
     """Infinite parts are left out of the bars and of the curve."""
     worst = evaluation("model", "training", math.inf, "cue")
-    shares = prepare_slots(worst)
+    shares = prepare_slots(worst.by_slot)
     assert shares is not None
     plot_slots(shares).draw_without_rendering()
-    curve = prepare_training({**lab_results(), "evaluations": [worst]})
+    curve = prepare_training(replace(lab_results(), evaluations=(worst,)))
     assert curve is not None
     plot_training(curve).draw_without_rendering()

@@ -1,9 +1,7 @@
-"""The page of a lab run."""
+"""The HTML report of a lab."""
 
 from __future__ import annotations
 
-import copy
-import json
 import math
 import re
 import xml.etree.ElementTree as ElementTree
@@ -12,19 +10,21 @@ from pathlib import Path
 
 import pytest
 from html_page import Page
-from lab_samples import lab_results, nearly_empty_lab
+from lab_samples import exact, lab_results, nearly_empty_lab
+from msgspec.structs import replace
 
 from kullback.errors import InvalidValueError, RunError
 from kullback.report.html.lab import render_figures, render_lab_report, write_lab_report
 from kullback.report.html.token_colours import SURPRISAL_STEPS
 from kullback.results.lab import LabResults
+from kullback.results.measurement import Measurement
 
 FIGURES = {"training", "slots", "calibration", "quantisation"}
 
 
 def rendered(results: LabResults) -> str:
     """The page with its figures."""
-    return render_lab_report(results, render_figures(results))
+    return render_lab_report(results)
 
 
 LABS: dict[str, Callable[[], LabResults]] = {
@@ -90,27 +90,27 @@ def test_the_headline_is_the_identity_and_its_printed_terms_add_up(whole):
 def test_every_evaluation_has_a_column(whole):
     """Each model and part is in the table, with infinity where KL is infinite."""
     shown = Page(whole).words
-    assert re.search(r"KL ?The part that is the model's; [^.]*\. 0\.0100 0\.7000 ∞", shown)
+    assert re.search(r"KL ?KL\(truth‖model\)[^.]*\. 0\.0100 0\.7000 ∞", shown)
     assert "2026-01-02 03:04:05 UTC" in shown
 
 
 def test_hovering_shows_both_distributions(whole):
-    """Each token takes the focus and has a card with the model's words and the true ones."""
+    """Each token takes the focus and has a card with the tokens that model and truth expect."""
     parsed = Page(whole)
     tokens = [attrs for tag, attrs in parsed.tags if attrs.get("tabindex") == "0"]
     cards = [attrs for tag, attrs in parsed.tags if attrs.get("role") == "tooltip"]
-    assert len(tokens) == sum(len(one["tokens"]) for one in lab_results()["sentences"])
+    assert len(tokens) == sum(len(each.tokens) for each in lab_results().sentences)
     assert [card["id"] for card in cards] == [token["aria-describedby"] for token in tokens]
-    card = "works verb surprisal ∞ true surprisal 0.2500 KL here 0.0500 nats the model expects "
+    card = "works verb surprisal ∞ true surprisal 0.2500 KL here 0.0500 nats model "
     assert card + "works 0.750" in parsed.words
     assert ".token:hover > .card, .token:focus > .card { display: block; }" in whole
 
 
 def test_tokens_are_coloured_by_surprisal_and_marked_by_kl(whole):
-    """A certain word is of level 0, an impossible one of the last, and waste is underlined."""
+    """A certain token has level 0, an impossible one the last, and a large KL is underlined."""
     classes = [attrs["class"] for _, attrs in Page(whole).tags if attrs.get("tabindex") == "0"]
     last = len(SURPRISAL_STEPS)
-    assert set(classes) == {"token level-0", f"token level-{last} wasteful"}
+    assert set(classes) == {"token level-0", f"token level-{last} large-kl"}
     assert all(f".level-{level} {{" in whole for level in range(last + 1))
 
 
@@ -134,11 +134,9 @@ def test_what_is_not_known_leaves_no_section():
 
 
 def test_results_read_back_give_the_same_bytes():
-    """A page is a function of its results, which are left as they were; JSON carries them whole."""
+    """A report is a function of its results, and JSON carries them completely."""
     results = lab_results()
-    before = copy.deepcopy(results)
-    assert rendered(results) == rendered(json.loads(json.dumps(results)))
-    assert results == before
+    assert rendered(results) == rendered(LabResults.from_json(results.to_json()))
 
 
 def test_page_and_figures_are_written(tmp_path):
@@ -164,9 +162,9 @@ def test_a_failure_leaves_the_old_report(tmp_path):
         write_lab_report(lab_results(), tmp_path)
     with pytest.raises(RunError, match="cannot be written"):
         write_lab_report(lab_results(), Path(path, "below a file.html"))
-    held_out = [lab_results()["evaluations"][1]]
-    with pytest.raises(InvalidValueError, match="one must be 'training'"):
-        write_lab_report({**lab_results(), "evaluations": held_out}, path)
+    held_out = replace(lab_results(), evaluations=lab_results().evaluations[1:2])
+    with pytest.raises(InvalidValueError, match="training"):
+        write_lab_report(held_out, path)
     assert path.read_bytes() == before
     assert list(tmp_path.glob("**/.*")) == []
 
@@ -174,6 +172,31 @@ def test_a_failure_leaves_the_old_report(tmp_path):
 def test_an_infinite_kl_leaves_a_page():
     """A model that excludes what the language says has ∞ on top and a page below."""
     results = lab_results()
-    worst = {**results["evaluations"][0], "cross_entropy": math.inf, "kl": math.inf}
-    shown = Page(rendered({**results, "evaluations": [worst]})).words
+    infinite = exact(math.inf)
+    worst = replace(results.evaluations[0], cross_entropy=infinite, kl=infinite)
+    shown = Page(rendered(replace(results, evaluations=(worst,)))).words
     assert "∞cross-entropy" in shown.replace(" ", "")
+
+
+def test_contents_link_to_every_section(whole):
+    """The contents name all sections in order, and those alone."""
+    parsed = Page(whole)
+    sections = [attrs["id"] for tag, attrs in parsed.tags if tag == "section"]
+    assert parsed.attributes("href") == [f"#{name}" for name in sections]
+
+
+def test_a_sampled_evaluation_shows_its_intervals():
+    """Numbers of a sample have ± half of their interval, and are called sampled."""
+    results = lab_results()
+    sampled = Measurement(0.61, "nats/token", 0.01, 900, 30, "sentences", bounds=(0.59, 0.63))
+    part = replace(results.evaluations[0], exact=False, cross_entropy=sampled)
+    shown = Page(rendered(replace(results, evaluations=(part,)))).words
+    assert "0.610 ± 0.020" in shown
+    assert "sampled" in shown
+
+
+def test_values_of_a_card_say_which_column_they_are_from(whole):
+    """On a narrow screen each value of the first table carries its model and part."""
+    labels = Page(whole).attributes("data-label")
+    columns = ["mini-GPT, training", "mini-GPT, held out", "3-gram, training"]
+    assert labels == columns * (len(labels) // 3)

@@ -1,14 +1,21 @@
-"""Axes of all figures: tick labels."""
+"""Size, arrays and tick labels of all figures."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 from matplotlib.ticker import Formatter
+from numpy.typing import NDArray
 
 from kullback.report.numbers import ticks
 
-__all__ = ["NumberTicks"]
+__all__ = ["WIDTH", "FloatArray", "NumberTicks"]
+
+FloatArray = NDArray[np.float64]
+
+#: Inches; 475 points, which a phone shows at about two thirds.
+WIDTH = 6.6
 
 
 class NumberTicks(Formatter):

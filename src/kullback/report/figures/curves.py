@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
-from kullback.report.figures.lab import Reliability
+from kullback.report.figures.reliability import Reliability
 from kullback.report.numbers import count
 from kullback.report.numbers import power_of_ten as _power_of_ten
 from kullback.report.svg import LIGHT, house_style

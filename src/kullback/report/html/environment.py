@@ -22,6 +22,7 @@ from kullback.report import numbers
 from kullback.report.escaping import as_running_text, visible, visible_token
 from kullback.report.html.token_colours import KL_NAMES, SURPRISAL_NAMES, kl_level, surprisal_level
 from kullback.report.svg import DARK, LIGHT, inline
+from kullback.results.measurement import Measurement
 from kullback.runtime.files import write_atomically
 
 __all__ = ["render", "write_html"]
@@ -80,7 +81,13 @@ def _running(text: str) -> Markup:
     return escape(as_running_text(text))
 
 
+def _measurement(measured: Measurement) -> str:
+    """An exact number with four decimals; any other with the digits that its interval warrants."""
+    return numbers.nats(measured.value) if measured.is_exact else numbers.write(measured).both
+
+
 _FILTERS: dict[str, Callable[..., object]] = {
+    "measurement": _unbroken(_measurement),
     "nats": _unbroken(numbers.nats),
     "percent": _unbroken(numbers.percent),
     "probability": _unbroken(numbers.probability),

@@ -30,7 +30,7 @@ from kullback.report.figures.curves import (
     prepare_histogram,
     prepare_reliability,
 )
-from kullback.report.figures.lab import plot_reliability
+from kullback.report.figures.reliability import plot_reliability
 from kullback.report.html.environment import render
 from kullback.report.labels import NOT_ABOVE, NOT_ABOVE_MEANS, measure
 from kullback.report.numbers import Written, write, write_number

@@ -1,0 +1,124 @@
+"""Progress of the lab: its stages, and the loss while it trains.
+
+Progress goes to standard error.  In a terminal it is a bar a stage; in a file or a pipe it is a
+line a stage, and one now and then while training.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console, RenderableType
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Column
+from rich.text import Text
+
+from kullback.report.numbers import count
+from kullback.training.metrics import StepMetrics
+
+__all__ = ["LabDisplay"]
+
+SECONDS_BETWEEN_LINES = 5.0
+
+
+class LabDisplay:
+    """Shows which of `stages` the lab is in, how far it is, and each `StepMetrics`.
+
+    A context manager; its methods are those of `kullback.lab.Progress`.
+    """
+
+    def __init__(self, console: Console, stages: int, steps: int, floor: float) -> None:
+        self.console, self.stages, self.steps, self.floor = console, stages, steps, floor
+        self._bars = _Bars(console)
+        self._task: TaskID | None = None
+        self._printed_at = -SECONDS_BETWEEN_LINES
+
+    def __enter__(self) -> Self:
+        if self.console.is_terminal:
+            self._bars.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self.console.is_terminal:
+            if kind is None:
+                self._finish()
+            self._bars.stop()
+
+    def stage(self, number: int, what: str) -> None:
+        """A stage begins: the one before is finished."""
+        where = f"stage {number} of {self.stages}"
+        if not self.console.is_terminal:
+            self.console.print(f"{where}: {what}", soft_wrap=True, markup=False, highlight=False)
+            return
+        self._finish()
+        self._task = self._bars.add_task(what, total=None, where=where)
+
+    def advance(self, done: int, total: int) -> None:
+        """So much of the stage is done."""
+        if self._task is not None:
+            self._bars.update(self._task, completed=done, total=total)
+
+    def step(self, metrics: StepMetrics) -> None:
+        """Training has come to a step."""
+        line = self._line(metrics)
+        if self.console.is_terminal:
+            self._bars.line = line
+            speed = f"training for {count(self.steps)} steps, "
+            speed += f"{count(metrics.tokens_per_second)} tokens/s"
+            if self._task is not None:
+                self._bars.update(self._task, description=speed)
+            self.advance(metrics.step, self.steps)
+            return
+        now = time.monotonic()
+        if now - self._printed_at >= SECONDS_BETWEEN_LINES or metrics.step == self.steps:
+            self._printed_at = now
+            left = max(0, round(metrics.seconds_left))
+            line.append(f", {left // 60}:{left % 60:02d} left")
+            self.console.print(line, soft_wrap=True)
+
+    def _finish(self) -> None:
+        """The bar of the stage is full, and the line of training has gone."""
+        self._bars.line = None
+        if self._task is not None:
+            self._bars.update(self._task, total=1, completed=1)
+
+    def _line(self, metrics: StepMetrics) -> Text:
+        text = Text(f"step {count(metrics.step)}: ", no_wrap=True)
+        text.append(f"CE {metrics.cross_entropy:.4f}", style="bold")
+        text.append(f", floor {self.floor:.4f}, ")
+        text.append(f"KL {metrics.kl:.5f} ± {metrics.kl_standard_error:.5f}", style="bold green")
+        return text.append(" nats/token")
+
+
+class _Bars(Progress):
+    """A bar a stage, and below them a line."""
+
+    def __init__(self, console: Console) -> None:
+        self.line: Text | None = None
+        super().__init__(
+            TextColumn("{task.fields[where]}"),
+            TextColumn(
+                "{task.description}",
+                markup=False,
+                table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1),
+            ),
+            BarColumn(bar_width=16),
+            TimeRemainingColumn(compact=True, elapsed_when_finished=True),
+            console=console,
+            refresh_per_second=4,
+            expand=console.width <= 100,
+        )
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        """The bars and the line."""
+        yield self.make_tasks_table(self.tasks)
+        if self.line is not None:
+            yield self.line

@@ -1,0 +1,102 @@
+"""Sources and evaluations on them in the terminal, in at most 80 columns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from kullback.report.escaping import visible
+from kullback.report.numbers import count, nats, percent, write, write_number
+from kullback.report.terminal.tables import add_row, numbers_table
+from kullback.results.measurement import Measurement
+from kullback.results.source import PartEvaluation, SourceEvaluation
+from kullback.sources.language import Language
+
+__all__ = ["evaluation_table", "source_summary", "source_table"]
+
+DECIMALS = 6  # of exact numbers
+
+_ROWS: dict[str, Callable[[PartEvaluation], str]] = {
+    "Cross-entropy": lambda part: _nats(part.cross_entropy),
+    "= Entropy": lambda part: _nats(part.entropy),
+    "+ KL": lambda part: _nats(part.kl),
+    "Perplexity": lambda part: nats(part.perplexity),
+    "Top-1 accuracy": lambda part: percent(part.top1_accuracy),
+    "  best possible": lambda part: percent(part.best_top1_accuracy),
+    "Top-5 accuracy": lambda part: percent(part.top5_accuracy),
+    "ECE": lambda part: percent(part.ece),
+}
+
+
+def source_table(name: str, language: Language) -> Group:
+    """The exact entropies of a source."""
+    facts = numbers_table(f"{visible(name)}: exact", "", "")
+    for label, value in (
+        ("vocabulary", f"{count(len(language.vocabulary))} tokens"),
+        ("distinct sentences", count(language.number_of_sentences)),
+        ("distinct prefixes", count(language.number_of_prefixes)),
+        ("tokens per sentence", nats(language.tokens_per_sentence, DECIMALS)),
+        ("entropy per sentence", f"{nats(language.entropy_per_sentence, 9)} nats"),
+        ("entropy per token (the floor)", f"{nats(language.entropy_per_token, 9)} nats/token"),
+    ):
+        add_row(facts, [label, value])
+    facts.show_header = False
+    slots = numbers_table("By slot", "slot", "tokens/sentence", "entropy (nats/token)")
+    for slot, entropy in language.entropy_by_slot().items():
+        value = nats(max(entropy.entropy, 0.0), DECIMALS)
+        add_row(slots, [slot, nats(entropy.tokens_per_sentence), value])
+    return Group(facts, Text(), slots)
+
+
+def source_summary(results: SourceEvaluation, verbose: bool = False) -> Group:
+    """An evaluation on a source: the terms of each part with their intervals, then tables.
+
+    There is nothing more to say in `verbose`.
+    """
+    parts: list[RenderableType] = []
+    for part in results.parts:
+        terms = {"cross-entropy": part.cross_entropy, "entropy": part.entropy, "KL": part.kl}
+        lines = [f"{visible(results.model)} on {visible(results.source)}, {part.language}:"]
+        lines += [f"  {name:<14}{_nats(term)} {term.unit}" for name, term in terms.items()]
+        lines.append(f"  {'identity':<14}CE − (H + KL) = {write_number(part.identity_residual, 2)}")
+        methods = dict.fromkeys(visible(term.how) for term in terms.values())
+        parts += [Text("\n" + "\n".join(lines)), Text(f"  ({'; '.join(methods)})", style="dim")]
+    parts += [Text(), evaluation_table(results.parts), Text(), slot_table(results.parts[0])]
+    return Group(*parts)
+
+
+def evaluation_table(evaluations: Sequence[PartEvaluation]) -> Table:
+    """One column for each model and part of the language."""
+    table = numbers_table(
+        "Cross-entropy = entropy + KL, in nats/token",
+        "",
+        # A word a line: four models fit 80 columns.
+        *(visible(f"{part.name} {part.language}").replace(" ", "\n", 1) for part in evaluations),
+    )
+    for label, cell in _ROWS.items():
+        style = "bold" if "KL" in label else ""
+        add_row(table, [label, *map(cell, evaluations)], style)
+    return table
+
+
+def slot_table(evaluation: PartEvaluation) -> Table:
+    """The three terms by slot."""
+    table = numbers_table(
+        f"By slot, {evaluation.language} (nats per token of the slot)",
+        "slot", "tokens/sentence", "cross-entropy", "= entropy", "+ KL",
+    )  # fmt: skip
+    for slot in evaluation.by_slot:
+        entropy = nats(max(slot.entropy, 0.0), DECIMALS)
+        losses = nats(slot.cross_entropy, DECIMALS), entropy, nats(slot.kl, DECIMALS)
+        add_row(table, [slot.slot, nats(slot.tokens_per_sentence), *losses])
+    return table
+
+
+def _nats(measurement: Measurement) -> str:
+    """An exact number with six decimals; any other with the digits that its interval warrants."""
+    if measurement.is_exact:
+        return nats(measurement.value, DECIMALS)
+    return write(measurement).both

@@ -1,0 +1,53 @@
+"""What the terminal shows of a source, and of an evaluation on it."""
+
+from __future__ import annotations
+
+import io
+
+from lab_samples import evaluation
+from msgspec.structs import replace
+from rich.console import Console
+
+from kullback.report.terminal.source import source_summary, source_table
+from kullback.results.measurement import Measurement
+from kullback.results.source import SourceEvaluation
+from tiny_runs import weather
+
+
+def shown(part: object) -> str:
+    """What a console of 80 columns prints."""
+    console = Console(file=io.StringIO(), width=80)
+    console.print(part)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_a_source_shows_its_exact_entropies(tmp_path):
+    """The floor to nine decimals, the number of sentences and every slot."""
+    language = weather(tmp_path).source.training
+    text = shown(source_table("weather", language))
+    assert f"{language.entropy_per_token:.9f} nats/token" in text
+    assert f"{language.number_of_sentences:,}" in text
+    assert all(slot in text for slot in language.entropy_by_slot())
+
+
+def test_an_evaluation_shows_each_part_and_the_slots_of_the_first():
+    """Exact numbers have six decimals, sampled ones their interval; slots follow."""
+    sampled = Measurement(0.61, "nats/token", 0.01, 900, 30, "sentences", bounds=(0.59, 0.63))
+    held_out = evaluation("runs/mine", "held out", 0.01, "cue")
+    results = SourceEvaluation(
+        model="runs/mine",
+        source="weather",
+        parts=(
+            evaluation("runs/mine", "training", 0.0123456, "cue"),
+            replace(held_out, exact=False, cross_entropy=sampled),
+        ),
+    )
+    text = shown(source_summary(results))
+    for part in (
+        "runs/mine on weather, training", "runs/mine on weather, held out",
+        "KL            0.012346 nats/token\n", "cross-entropy 0.610 ± 0.020 nats/token\n",
+        "exact sum over all prefixes", "2.461728",
+    ):  # fmt: skip
+        assert part in text, part
+    assert "…" not in text
