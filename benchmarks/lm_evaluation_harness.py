@@ -18,13 +18,13 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import torch
-from kullback.results.text import TextResults
 from transformers import AutoTokenizer
 
 from evaluate_overhead import ROOT, smollm2, untouched
 from job_process import measured
 from kullback.evaluation.on_text import evaluate_text
 from kullback.models.load import load_text_model
+from kullback.results.evaluation import Evaluation
 from kullback.text.documents import Document
 from kullback.text.protocol import Protocol
 
@@ -80,19 +80,18 @@ def main() -> None:
     def theirs() -> float:
         return -harness.log_likelihood(text)
 
-    def ours() -> TextResults:
-        results = evaluate_text(adapter, [Document("text", text)], protocol)
-        assert results is not None  # This process leads its team.
-        return results
+    def ours() -> Evaluation:
+        evaluation = evaluate_text(adapter, [Document("text", text)], protocol)
+        assert isinstance(evaluation, Evaluation)  # the only process has rank 0
+        return evaluation
 
-    their_nll, results = theirs(), ours()
+    their_nll, evaluation = theirs(), ours()
     rounds = [(measured(theirs), measured(ours)) for _ in range(arguments.rounds)]
     wall = [statistics.median(pair[i][0] for pair in rounds) for i in (0, 1)]
     cpu = [statistics.median(pair[i][1] for pair in rounds) for i in (0, 1)]
     wall_ratio = statistics.median(b[0] / a[0] for a, b in rounds)
     cpu_ratio = statistics.median(b[1] / a[1] for a, b in rounds)
-    tokens, our_nll = results["scored_tokens"], results["measures"]["cross_entropy"]["value"]
-    assert our_nll is not None
+    tokens, our_nll = evaluation.scored_tokens, evaluation.cross_entropy.value
     nll = [their_nll / tokens, our_nll]
     print(f"{tokens} tokens in windows of {arguments.window}, {arguments.rounds} rounds, medians")
     print(f"{'program':<24} {'nll, nats/token':>16} {'wall s':>8} {'cpu s':>8}")
