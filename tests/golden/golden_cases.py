@@ -10,7 +10,7 @@ import contextlib
 import io
 import json
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -159,10 +159,17 @@ def _commands(folder: Path) -> dict[str, list[str]]:
     return commands
 
 
-def run(folder: Path, main: Callable[[Sequence[str]], int]) -> dict[str, Any]:
-    """What each command prints with ``--json``, and the columns of the records that it wrote."""
+def run(
+    folder: Path, main: Callable[[Sequence[str]], int], names: Collection[str] | None = None
+) -> dict[str, Any]:
+    """What commands print with ``--json``, and the columns of the records that they wrote.
+
+    `names` are those of some commands, in which those that write a file precede those that read it.
+    """
     printed: dict[str, Any] = {}
-    for name, command in _commands(folder).items():
+    commands = _commands(folder)
+    for name in names or commands:
+        command = commands[name]
         out = io.StringIO()
         with contextlib.redirect_stdout(out):
             code = main([*command, "--json"])

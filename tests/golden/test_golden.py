@@ -1,0 +1,113 @@
+"""What evaluate, compare and record print is, number by number, what they printed before 0.2."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from golden_cases import run, write_inputs
+from renames import renamed, table
+
+from kullback.cli import main
+
+HERE = Path(__file__).parent
+BEFORE: dict[str, Any] = json.loads(gzip.decompress((HERE / "before_0_2.json.gz").read_bytes()))
+
+# Every kind of command, the three architectures and both texts.
+QUICK = [
+    "evaluate llama docs", "evaluate gemma2 book", "evaluate hf-stride",
+    "record statistics llama docs", "record exact llama docs", "record top-k llama docs",
+    "compare recording llama docs", "compare bounds llama docs", "compare statistics llama docs",
+    "compare gpt2 docs", "compare schemes", "compare by bytes", "compare same",
+]  # fmt: skip
+
+# Prose, times, and what depends on the versions of the libraries.
+NOT_COMPARED = {
+    "title", "command", "notes", "method", "created", "seconds", "tokens_per_second", "versions",
+    "fingerprint", "candidate_fingerprint",
+}  # fmt: skip
+
+
+def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """The numbers and strings of a document, each with its path."""
+    if isinstance(value, dict):
+        for name, part in value.items():
+            if name not in NOT_COMPARED:
+                yield from leaves(part, f"{path}.{name}" if path else name)
+    elif isinstance(value, list):
+        for i, part in enumerate(value):
+            yield from leaves(part, f"{path}[{i}]")
+    else:
+        yield path, value
+
+
+def differences(name: str, before: Any, now: Any, rel: float, absolute: float) -> dict[str, Any]:
+    """The paths whose value is missing now, or is another, with both values."""
+    command, found = name.split()[0], {}
+    after = dict(leaves(now))
+    for path, old in leaves(before):
+        if command == "record" and path == "bytes":
+            continue  # the header of a recording has the path of the folder
+        if name == "compare same" and path.startswith("worst"):
+            continue  # identical models have no worst tokens since 0.2
+        new = after.get(renamed(path, command), "missing")
+        # The noise floor is rounding noise: it is small, and of this processor.
+        noise = path.startswith("noise_floor") and isinstance(old, float) and rel > 0
+        if not (_is_noise(path, new) if noise else _same(old, new, rel, absolute)):
+            found[path] = (old, new)
+    return found
+
+
+def _is_noise(path: str, new: Any) -> bool:
+    return isinstance(new, float) and (not path.endswith(".value") or new < 1e-2)
+
+
+def _same(old: Any, new: Any, rel: float, absolute: float) -> bool:
+    if old is None:
+        return new in (None, "Infinity", "-Infinity", "NaN")
+    if isinstance(old, bool | str):
+        return bool(old == new)
+    return isinstance(new, int | float) and math.isclose(old, new, rel_tol=rel, abs_tol=absolute)
+
+
+def check(names: list[str], folder: Path, rel: float = 1e-6, absolute: float = 1e-9) -> None:
+    """Run the commands and compare all that they print."""
+    write_inputs(folder)
+    now = run(folder, main, names)
+    assert {
+        name: found
+        for name in names
+        if (found := differences(name, BEFORE[name], now[name], rel, absolute))
+    } == {}
+
+
+def test_every_kind_of_command_prints_the_numbers_of_before(tmp_path: Path):
+    """On three architectures and two texts the values are those of 0.1, under their new names."""
+    check(QUICK, tmp_path)
+
+
+@pytest.mark.slow
+def test_every_command_prints_the_numbers_of_before(tmp_path: Path):
+    """The same for all commands of the golden file."""
+    check(list(BEFORE), tmp_path)
+
+
+def test_a_changed_number_is_listed():
+    """The check names the path of a value that is another or missing."""
+    old = {"tokens": 3, "measures": {"kl": {"value": 0.5, "method": "by hand"}}}
+    assert differences("evaluate x", old, {**old, "total_tokens": 3}, 0.0, 0.0) == {}
+    assert differences("evaluate x", old, {"total_tokens": 4, "measures": {}}, 0.0, 0.0) == {
+        "tokens": (3, 4),
+        "measures.kl.value": (0.5, "missing"),
+    }
+
+
+def test_the_changelog_has_the_table_of_names():
+    """CHANGELOG.md shows the table that the comparison is made with."""
+    changelog = HERE.parents[1] / "CHANGELOG.md"
+    assert table() in changelog.read_text(encoding="utf-8")
