@@ -14,7 +14,7 @@ import torch
 
 from kullback.evaluation.on_source import Corpus, evaluate_on_source
 from kullback.models.mini_gpt import GPTModel
-from kullback.sources.conjugation import ConjugationSource
+from kullback.sources.conjugation_source import ConjugationSource
 from kullback.training.gpt import GPT, GPTConfig
 
 SEEDS = 100

@@ -17,7 +17,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from kullback.sources.conjugation import ConjugationSource
+from kullback.sources.conjugation_source import ConjugationSource
 from kullback.sources.language import Sentences
 
 GOAL = 2e6

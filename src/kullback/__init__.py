@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from kullback import sources
     from kullback.comparison.compare import compare
     from kullback.evaluation.evaluate import evaluate
+    from kullback.evaluation.evaluate_source import evaluate_source
     from kullback.evaluation.record import record
     from kullback.models.load import load_sized as load_model
     from kullback.results.comparison import Comparison
@@ -47,6 +48,7 @@ __all__ = [
     "RunError",
     "compare",
     "evaluate",
+    "evaluate_source",
     "load_model",
     "mean_with_interval",
     "record",
@@ -64,6 +66,7 @@ _PLACES = {
     "Measurement": "kullback.results.measurement",
     "compare": "kullback.comparison.compare",
     "evaluate": "kullback.evaluation.evaluate",
+    "evaluate_source": "kullback.evaluation.evaluate_source",
     "load_model": "kullback.models.load:load_sized",
     "mean_with_interval": "kullback.uncertainty.intervals",
     "record": "kullback.evaluation.record",

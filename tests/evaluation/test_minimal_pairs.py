@@ -10,7 +10,7 @@ import torch
 
 from kullback.evaluation.minimal_pairs import minimal_pair_accuracy
 from kullback.predictions.base import DensePredictions
-from kullback.sources.conjugation import Cell, ConjugationSource
+from kullback.sources.conjugation_source import Cell, ConjugationSource
 
 
 @pytest.fixture(scope="module")

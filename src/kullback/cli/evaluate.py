@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kullback.cli.output import print_result, progress_console, terminal_progress
+from kullback.cli.output import print_result, terminal_progress
 from kullback.cli.parsing import add_command, given, seed
 from kullback.cli.text_options import add_text_options, text_options
 from kullback.errors import InvalidValueError
@@ -24,14 +24,15 @@ def add(commands: Commands) -> None:
     evaluate = add_command(
         commands, "evaluate", _evaluate, "cross-entropy, perplexity and calibration of a model",
         "kullback evaluate runs/mine",
-        "kullback evaluate runs/mine --source conjugation --json",
+        "kullback evaluate FOLDER --source conjugation --json",
         "kullback evaluate HuggingFaceTB/SmolLM2-135M --text book.txt --report book.html",
         "kullback evaluate model.gguf --text texts/ --records tokens.parquet",
         "kullback evaluate FOLDER --text wiki.jsonl --field text --protocol lm-eval",
         "torchrun --nproc-per-node 2 -m kullback evaluate FOLDER --text book.txt",
         notes=(
             "\nWith --text every byte is scored once, with as much context as the window holds.\n"
-            "Without it a run folder is measured on the source that it was trained on.\n"
+            "Without it a run folder is measured on the source that it was trained on, and any model\n"
+            "with that vocabulary on --source: cross-entropy = entropy + KL, exact, by slot.\n"
         ),
     )  # fmt: skip
     evaluate.add_argument(
@@ -76,7 +77,6 @@ def _evaluate(options: argparse.Namespace) -> None:
         **text_options(options),
         **{name: True for name in ("records", "report", "temperature") if getattr(options, name)},
     }
-    on_text.pop("device", None)
     if on_text:
         raise InvalidValueError(f"{_flags(on_text)}: this is for a text; add --text FILE")
     _on_source(options)
@@ -107,37 +107,11 @@ def _on_text(options: argparse.Namespace) -> None:
         print(f"written: {options.records}")
 
 
-def _check_is_run(options: argparse.Namespace) -> None:
-    """Raise `InvalidValueError` for a model of transformers, whose source is unknown."""
-    folder = Path(options.model)
-    known = hasattr(options, "source") or (folder / "training.json").exists()
-    if not known and ((folder / "config.json").exists() or folder.suffix == ".gguf"):
-        raise InvalidValueError(
-            f"{options.model} was not trained by kullback on a source: say which text to evaluate "
-            "it on, --text FILE"
-        )
-
-
 def _on_source(options: argparse.Namespace) -> None:
-    from kullback.evaluation.on_source import evaluate_source
-    from kullback.models.mini_gpt import GPTModel
-    from kullback.sources.catalogue import open_source, source_from_spec
-    from kullback.training.description import read_description
+    from kullback.evaluation.evaluate_source import evaluate_source
 
-    _check_is_run(options)
-    model = GPTModel.load(Path(options.model))
-    if hasattr(options, "source"):
-        source = open_source(options.source)
-    else:
-        data = read_description(Path(options.model)).data
-        if "source" not in data:
-            raise InvalidValueError(
-                f"{options.model} was trained on a text, whose entropy is unknown: "
-                "name a source with --source, or a text with --text"
-            )
-        source = source_from_spec(data["source"])
-    with progress_console().status(f"evaluating {model.name} on {source.name}"):
+    with terminal_progress() as progress:
         result = evaluate_source(
-            model, source, getattr(options, "sentences", None), getattr(options, "seed", 0)
+            options.model, progress=progress, **given(options, "source", "sentences", "seed")
         )
-    print_result(result, options.json)
+    print_result(result, options.json, verbose=options.verbose)

@@ -15,7 +15,7 @@ import torch
 
 from kullback.models.interface import LanguageModel
 from kullback.results.lab import MinimalPairAccuracy, PairGroup
-from kullback.sources.conjugation import Cell, MinimalPair
+from kullback.sources.conjugation_source import Cell, MinimalPair
 from kullback.text.special_tokens import BOS_ID
 
 __all__ = ["minimal_pair_accuracy"]

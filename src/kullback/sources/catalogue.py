@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from kullback.errors import InvalidValueError
-from kullback.sources.conjugation import Cell, ConjugationSource
+from kullback.sources.conjugation_source import Cell, ConjugationSource
 from kullback.sources.grammar import Grammar
 from kullback.sources.language import Language
 

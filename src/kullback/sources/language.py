@@ -55,7 +55,7 @@ class Language:
     The arcs of state ``s`` are ``offsets[s]:offsets[s + 1]`` of the arc arrays; a target of -1
     ends the sentence.  Made by :meth:`kullback.sources.automaton.Automaton.determinise`.
 
-    >>> from kullback.sources.conjugation import ConjugationSource
+    >>> from kullback.sources.conjugation_source import ConjugationSource
     >>> language = ConjugationSource(verbs=("go", "eat")).training
     >>> p = language.next_token_distribution(language.encode("yesterday she"))
     >>> [language.vocabulary[i] for i in np.flatnonzero(p)]

@@ -24,7 +24,7 @@ class Sentences:
 
     The padding of `tokens` is the end-of-sentence id, that of `arcs` is -1.
 
-    >>> from kullback.sources.conjugation import ConjugationSource
+    >>> from kullback.sources.conjugation_source import ConjugationSource
     >>> language = ConjugationSource(verbs=("go", "eat")).training
     >>> sample = language.sample(3, np.random.default_rng(0))
     >>> len(sample), sample.tokens.shape == sample.surprisals.shape

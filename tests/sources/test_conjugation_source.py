@@ -12,7 +12,13 @@ import pytest
 
 from kullback.errors import InvalidValueError
 from kullback.sources import conjugation
-from kullback.sources.conjugation import PERSONS, TENSES, Cell, ConjugationSource, MinimalPair
+from kullback.sources.conjugation_source import (
+    PERSONS,
+    TENSES,
+    Cell,
+    ConjugationSource,
+    MinimalPair,
+)
 from kullback.sources.language import Language
 from kullback.sources.verbs import embedded_tables
 

@@ -1,0 +1,79 @@
+"""`kullback.evaluate_source`: one model on a source whose entropy is known exactly."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from kullback.errors import InvalidValueError
+from kullback.evaluation.on_source import evaluate_source as measure_on_source
+from kullback.evaluation.options import Model, PassOptions, model_name
+from kullback.models.interface import LanguageModel
+from kullback.models.mini_gpt import GPTModel
+from kullback.results.source import SourceEvaluation
+from kullback.runtime.progress import Progress
+from kullback.sources.catalogue import Source, open_source, source_from_spec
+from kullback.training.description import read_description
+
+__all__ = ["evaluate_source"]
+
+
+def evaluate_source(
+    model: Model,
+    source: str | Source | None = None,
+    sentences: int | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> SourceEvaluation:
+    """Cross-entropy = entropy + KL(truth‖model) of `model` on a source, by slot of its sentences.
+
+    `model` is a run folder, or any model whose vocabulary is the source's, such as one that was
+    trained on what `kullback source export` writes.  `source` is a name, a grammar file or a
+    `Source`; by default what a run was trained on.  The sums are over all prefixes where that is
+    feasible, else, or where a number of `sentences` is given, over a sample drawn with `seed`.
+
+    Raises `InvalidValueError` where the source is unknown or has another vocabulary, `RunError` for
+    a damaged run folder.
+    """
+    progress = progress or Progress()
+    opened = _source(model, source)
+    progress.stage(f"loading {model_name(model)}")
+    loaded = _load(model)
+    progress.stage(f"evaluating {loaded.name} on {opened.name}")
+    return measure_on_source(
+        loaded, opened, sentences, seed, lambda part, done, total: progress.tokens(done, total)
+    )
+
+
+def _source(model: Model, source: str | Source | None) -> Source:
+    if isinstance(source, Source):
+        return source
+    if source is not None:
+        return open_source(source)
+    folder = Path(model) if isinstance(model, str | Path) else None
+    if folder is None or not (folder / "training.json").exists():
+        is_model = folder is None or (folder / "config.json").exists() or folder.suffix == ".gguf"
+        if is_model:
+            raise InvalidValueError(
+                f"{model_name(model)} was not trained by kullback on a source: say which text to "
+                "evaluate it on, --text FILE, or which source, --source NAME"
+            )
+    assert folder is not None
+    data = read_description(folder).data
+    if "source" not in data:
+        raise InvalidValueError(
+            f"{folder} was trained on a text, whose entropy is unknown: name a source with "
+            "--source, or a text with --text"
+        )
+    return source_from_spec(data["source"])
+
+
+def _load(model: Model) -> LanguageModel:
+    """A mini-GPT of a run folder, or a model that transformers loads."""
+    if isinstance(model, str | Path) and not _is_foreign(Path(model)):
+        return GPTModel.load(Path(model))
+    return PassOptions().load(model).model
+
+
+def _is_foreign(folder: Path) -> bool:
+    """Whether a folder holds a model that is not one of our runs."""
+    return (folder / "config.json").exists() and not (folder / "training.json").exists()
