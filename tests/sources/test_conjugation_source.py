@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from kullback.errors import InvalidValueError
-from kullback.sources import conjugation
+from kullback.sources import conjugation_source as conjugation
 from kullback.sources.conjugation_source import (
     PERSONS,
     TENSES,

@@ -31,8 +31,8 @@ def add(commands: Commands) -> None:
         "torchrun --nproc-per-node 2 -m kullback evaluate FOLDER --text book.txt",
         notes=(
             "\nWith --text every byte is scored once, with as much context as the window holds.\n"
-            "Without it a run folder is measured on the source that it was trained on, and any model\n"
-            "with that vocabulary on --source: cross-entropy = entropy + KL, exact, by slot.\n"
+            "Without it a run folder is measured on the source that it was trained on, and any\n"
+            "model of that vocabulary on --source: cross-entropy = entropy + KL, exact, by slot.\n"
         ),
     )  # fmt: skip
     evaluate.add_argument(
