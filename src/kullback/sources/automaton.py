@@ -31,17 +31,11 @@ from scipy.sparse.csgraph import breadth_first_order
 
 from kullback.errors import GrammarError, InvalidValueError
 from kullback.sources._checks import SUM_TOLERANCE, check_sum, impossible_prefix
+from kullback.sources._determinisation import determinise
 from kullback.sources.language import Language
 from kullback.text.special_tokens import BOS, EOS
 
 __all__ = ["Arc", "Automaton"]
-
-# Two beliefs are one state when their weights agree to this many decimals: far below any
-# probability of a real grammar, far above the rounding of a few hundred float64 products.
-BELIEF_DECIMALS = 12
-
-# States, in increasing order, with their probabilities; empty at the end of the sentence.
-_Belief = tuple[tuple[int, float], ...]
 
 
 class Arc(NamedTuple):
@@ -166,74 +160,7 @@ class Automaton:
         Raises `GrammarError` beyond `max_states`: an ambiguous *cyclic* automaton can have
         infinitely many beliefs (it lacks the twins property of Mohri 1997, section 3.3).
         """
-        start: _Belief = ((0, 1.0),)
-        number: dict[_Belief, int] = {start: 0}  # keyed by the belief's rounded weights
-        queue: list[_Belief] = [start]
-        offsets, tokens, slots, probabilities, targets = [0], [], [], [], []
-        slot_number = {name: i for i, name in enumerate(self.slots)}
-        for belief in queue:  # grows during the loop: breadth first
-            for token, slot, probability, future in self._arcs_of(belief, slot_number):
-                tokens.append(token)
-                slots.append(slot)
-                probabilities.append(probability)
-                if not future:
-                    targets.append(-1)
-                    continue
-                rounded = future
-                if len(future) > 1:
-                    rounded = tuple((s, round(weight, BELIEF_DECIMALS)) for s, weight in future)
-                target = number.setdefault(rounded, len(queue))
-                if target == len(queue):
-                    queue.append(future)
-                targets.append(target)
-            offsets.append(len(tokens))
-            if len(queue) > max_states:
-                raise GrammarError(
-                    f"{self.name}: more than max_states = {max_states:,} beliefs: this ambiguous "
-                    "grammar may have no finite deterministic form; remove the ambiguity inside "
-                    "its loop, or raise max_states"
-                )
-        return Language(
-            name=self.name,
-            vocabulary=self.vocabulary,
-            slots=tuple(slot_number),
-            offsets=np.array(offsets, dtype=np.int64),
-            arc_tokens=np.array(tokens, dtype=np.int32),
-            arc_slots=np.array(slots, dtype=np.int32),
-            probabilities=np.array(probabilities, dtype=np.float64),
-            targets=np.array(targets, dtype=np.int64),
-        )
-
-    def _arcs_of(
-        self, belief: _Belief, slot_number: dict[str, int]
-    ) -> list[tuple[int, int, float, _Belief]]:
-        """The arcs out of a belief: one for each token, with the belief that it leads to.
-
-        Slots that arise from merging are added to `slot_number`.
-        """
-        if len(belief) == 1:
-            out = self.arcs[belief[0][0]]
-            if len({arc[0] for arc in out}) == len(out):
-                return [
-                    (token, slot, probability, ((target, 1.0),) if target >= 0 else ())
-                    for token, slot, probability, target in out
-                ]
-        futures: dict[int, dict[int, float]] = {}
-        token_slots: dict[int, set[str]] = {}
-        for state, weight in belief:
-            for token, slot, probability, target in self.arcs[state]:
-                future = futures.setdefault(token, {})
-                future[target] = future.get(target, 0.0) + weight * probability
-                token_slots.setdefault(token, set()).add(self.slots[slot])
-        merged = []
-        for token, future in sorted(futures.items()):
-            # A token without alternatives is certain: exactly, whatever the rounding of the sum.
-            total = sum(future.values())
-            probability = total if len(futures) > 1 else 1.0
-            slot = slot_number.setdefault("|".join(sorted(token_slots[token])), len(slot_number))
-            ahead = tuple((t, weight / total) for t, weight in sorted(future.items()) if t >= 0)
-            merged.append((token, slot, probability, ahead))
-        return merged
+        return determinise(self, max_states)
 
     def _check_termination(self, state_names: Sequence[Hashable]) -> None:
         """Raise unless every state can reach the end, so that every sentence terminates."""
