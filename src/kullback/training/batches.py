@@ -23,7 +23,7 @@ from torch import Tensor
 from kullback.errors import InvalidValueError
 from kullback.training.packed_attention import PackedLayout
 
-__all__ = ["Batches", "Shard", "check_seed"]
+__all__ = ["Batches", "Shard", "TokenRows", "check_seed"]
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,19 @@ class Shard:
     """The true -log p of each target in nats; None on a text."""
     layout: PackedLayout
     lengths_N: Int[np.ndarray, "N"]
+
+
+@dataclass(frozen=True)
+class TokenRows:
+    """Rows of training tokens, from which n-grams are counted."""
+
+    tokens_NT: Int[np.ndarray, "N T"]
+    lengths_N: Int[np.ndarray, "N"]
+    """Tokens of each row; beyond is padding."""
+    bos: int | None
+    """The token before each row, or None."""
+    total: int
+    """Tokens of the training data, of which the rows may be a part."""
 
 
 class Batches(Protocol):
@@ -66,6 +79,13 @@ class Batches(Protocol):
 
     def validation(self) -> list[Shard]:
         """A fixed validation sample, independent of the training batches."""
+
+    def training_rows(self, steps: int, limit: int) -> TokenRows:
+        """About `limit` tokens of the training split of a text, or of the batches of `steps`."""
+
+    @property
+    def token_bytes(self) -> Int[np.ndarray, "V"] | None:
+        """The bytes of text of each vocabulary entry; None on a source."""
 
 
 def check_seed(seed: int) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Int
 from tokenizers import Tokenizer
 
 from kullback.errors import InvalidValueError
@@ -18,7 +19,7 @@ from kullback.sources.catalogue import Source
 from kullback.sources.language import Sentences
 from kullback.text.special_tokens import BOS_ID
 from kullback.text.tokenizer_training import word_tokenizer
-from kullback.training.batches import Shard, check_seed
+from kullback.training.batches import Shard, TokenRows, check_seed
 from kullback.training.packed_attention import PackedLayout
 
 __all__ = ["SentenceBatches"]
@@ -82,14 +83,40 @@ class SentenceBatches:
 
     def shards(self, step: int, count: int) -> list[Shard]:
         """Sentences sampled with the generator of (seed, step)."""
-        rng = np.random.default_rng([self.seed, step])
-        return _shards(self.source.training.sample(self.sentences, rng), count, self.context)
+        return _shards(self._sample(step), count, self.context)
 
     def validation(self) -> list[Shard]:
         """`VALIDATION_SENTENCES` sentences drawn once."""
         rng = np.random.default_rng([self.seed, VALIDATION_STEP])
         sample = self.source.training.sample(VALIDATION_SENTENCES, rng)
         return _shards(sample, 4, self.context)
+
+    def training_rows(self, steps: int, limit: int) -> TokenRows:
+        """The sentences of the first of `steps` batches, until they have `limit` tokens.
+
+        The total number of tokens is that of all batches where they were sampled, otherwise their
+        expectation.
+        """
+        rows: list[Int[np.ndarray, "N T"]] = []
+        lengths: list[Int[np.ndarray, "N"]] = []
+        tokens = 0
+        for step in range(steps):
+            sample = self._sample(step)
+            rows.append(sample.tokens[:, : self.context])
+            lengths.append(np.minimum(sample.lengths, self.context))
+            tokens += int(lengths[-1].sum())
+            if tokens >= limit:
+                break
+        T = max(tokens_NT.shape[1] for tokens_NT in rows)
+        padded = [np.pad(row, ((0, 0), (0, T - row.shape[1]))) for row in rows]
+        total = round(tokens * steps / len(rows))
+        return TokenRows(np.concatenate(padded), np.concatenate(lengths), BOS_ID, total)
+
+    token_bytes = None
+
+    def _sample(self, step: int) -> Sentences:
+        rng = np.random.default_rng([self.seed, step])
+        return self.source.training.sample(self.sentences, rng)
 
 
 def _shards(sentences: Sentences, count: int, context: int) -> list[Shard]:

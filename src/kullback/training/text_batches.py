@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,11 @@ from jaxtyping import Int
 from tokenizers import Tokenizer
 
 from kullback.errors import InvalidValueError
+from kullback.text.byte_spans import bytes_of_token
 from kullback.text.documents import read_texts
+from kullback.text.special_tokens import BOS_ID, EOS_ID
 from kullback.text.tokenizer_training import train_tokenizer
-from kullback.training.batches import Shard, check_seed
+from kullback.training.batches import Shard, TokenRows, check_seed
 from kullback.training.packed_attention import PackedLayout
 
 __all__ = ["TextBatches"]
@@ -97,6 +100,21 @@ class TextBatches:
         """The consecutive windows of the last tenth."""
         starts = np.arange(self._split, len(self.tokens) - self.context, self.context)
         return [self._shard(starts[i : i + 64]) for i in range(0, len(starts), 64)]
+
+    def training_rows(self, steps: int, limit: int) -> TokenRows:
+        """The last `limit` tokens of the first nine tenths, as one row."""
+        tokens = self.tokens[max(0, self._split - limit) : self._split]
+        return TokenRows(tokens[None], np.array([len(tokens)]), None, self._split)
+
+    @cached_property
+    def token_bytes(self) -> Int[np.ndarray, "V"]:
+        """The bytes of text of each entry of the byte-level tokenizer; 0 for special tokens."""
+        special = (BOS_ID, EOS_ID)
+        sizes = np.zeros(self.vocabulary_size, dtype=np.int64)
+        for token, token_id in self.tokenizer.get_vocab().items():
+            if token_id not in special:
+                sizes[token_id] = len(bytes_of_token(token, byte_level=True))
+        return sizes
 
     @property
     def _split(self) -> int:

@@ -1,0 +1,54 @@
+"""n-gram baselines of a training run, scored on the targets that its model is validated on.
+
+Fitted to the training data and scored after the same contexts: an n-gram model sees the tokens of
+the window or sentence, at most the last ``order - 1`` of them, and nothing before.
+
+Axes: M target tokens, N sequences, T tokens of the longest sequence and the token before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float64
+
+from kullback.models.kneser_ney import NgramModel
+from kullback.training.batches import Batches, Shard
+
+__all__ = ["BASELINE_ORDERS", "BASELINE_TOKENS", "fit_baselines", "ngram_losses"]
+
+# On byte-pair tokens order 3 or 4 is best for a megabyte of text and 5 for more; order 7 is for
+# characters and for the sentences of a source.
+BASELINE_ORDERS = (3, 5, 7)
+# Counting and scoring this many tokens takes seconds.
+BASELINE_TOKENS = 2_000_000
+
+
+def fit_baselines(
+    batches: Batches, steps: int, orders: Sequence[int] = BASELINE_ORDERS
+) -> tuple[list[NgramModel], int, int]:
+    """Models of each order, the tokens that they are fitted to, and those of the training data."""
+    rows = batches.training_rows(steps, BASELINE_TOKENS)
+    models = NgramModel.fit_orders(
+        rows.tokens_NT,
+        orders=orders,
+        vocabulary_size=batches.vocabulary_size,
+        bos=rows.bos,
+        lengths=rows.lengths_N,
+    )
+    return models, int(rows.lengths_N.sum()), rows.total
+
+
+def ngram_losses(model: NgramModel, shard: Shard) -> Float64[np.ndarray, "M"]:
+    """The negative log-likelihood of each target of a shard, in nats."""
+    inputs_M, targets_M = shard.inputs_M.numpy(), shard.targets_M.numpy()
+    starts_N = np.cumsum(shard.lengths_N) - shard.lengths_N
+    tokens_NT = np.zeros((len(starts_N), int(shard.lengths_N.max()) + 1), dtype=np.int64)
+    in_row_NT = np.arange(tokens_NT.shape[1]) <= shard.lengths_N[:, None]
+    tokens_NT[in_row_NT] = np.insert(targets_M, starts_N, inputs_M[starts_N])
+    if model.bos is None:
+        log_probs_NT = model.token_log_probs(tokens_NT, shard.lengths_N + 1)[:, 1:]
+    else:  # the model adds the first input itself
+        log_probs_NT = model.token_log_probs(tokens_NT[:, 1:], shard.lengths_N)
+    return -log_probs_NT[in_row_NT[:, 1:]]

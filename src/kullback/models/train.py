@@ -1,0 +1,213 @@
+"""Training from files or a source to a result: the run, its validation, and its n-gram baseline."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float64, Int64
+
+from kullback.errors import InvalidValueError
+from kullback.models.ngram_baseline import fit_baselines, ngram_losses
+from kullback.results.measurement import Measurement
+from kullback.results.training import NgramBaseline, TrainingRun, TrainingSeconds
+from kullback.runtime.threads import workers
+from kullback.sources.catalogue import open_source
+from kullback.training.batches import Batches
+from kullback.training.config import TrainingConfig
+from kullback.training.description import batches_of_run, read_description
+from kullback.training.gpt import GPT, GPTConfig
+from kullback.training.loop import resume, train
+from kullback.training.loss import token_losses
+from kullback.training.metrics import StepMetrics, read_metrics
+from kullback.training.run_folder import load_tokenizer
+from kullback.training.sentence_batches import SentenceBatches
+from kullback.training.text_batches import TextBatches
+from kullback.uncertainty.intervals import mean_with_interval
+
+__all__ = ["TrainingProgress", "resume_training", "train_model"]
+
+
+@dataclass(frozen=True)
+class TrainingProgress:
+    """Functions that are called while a model is trained."""
+
+    start: Callable[[int, float | None], None] = lambda steps, floor: None
+    """Before the first step: the number of steps, and the floor in nats/token where it is known."""
+    step: Callable[[StepMetrics], None] = lambda metrics: None
+    """After every tenth step."""
+    stage: Callable[[str], None] = lambda name: None
+    """Before work other than training."""
+
+
+def train_model(
+    output: str | Path,
+    *,
+    text: str | Path | Sequence[str | Path] | None = None,
+    source: str | None = None,
+    holdout: int | None = None,
+    vocabulary_size: int | None = None,
+    context: int | None = None,
+    batch: int | None = None,
+    steps: int = TrainingConfig.steps,
+    width: int = GPTConfig.width,
+    layers: int = GPTConfig.layers,
+    heads: int = GPTConfig.heads,
+    mlp_width: int | None = None,
+    muon_lr: float = TrainingConfig.muon_lr,
+    adamw_lr: float = TrainingConfig.adamw_lr,
+    threads: int = TrainingConfig.shards,
+    seed: int = TrainingConfig.seed,
+    progress: TrainingProgress = TrainingProgress(),
+) -> TrainingRun:
+    """Train a mini-GPT on the files `text` or on a `source`, into the folder `output`.
+
+    The keywords are the options of ``kullback train``, with its defaults; None is 1,024 entries for
+    `vocabulary_size` and 64 tokens for `context`, both of a text, no cells for `holdout` of a
+    source, 48 windows or 256 sentences for `batch`, and 2.5 × `width` for `mlp_width`.
+
+    Ctrl-C writes a checkpoint and raises `kullback.training.interruption.Interrupted`.  Raises
+    `InvalidValueError` for values out of range and keywords that do not apply, and `RunError` where
+    the folder contains a run or cannot be written, or training diverges.
+    """
+    if (text is None) == (source is None):
+        raise InvalidValueError("text and source: give either files of text, or a source")
+    batches: Batches
+    if text is not None:
+        _refuse("text", holdout=holdout)
+        paths = [Path(path) for path in ([text] if isinstance(text, str | Path) else text)]
+        progress.stage("reading the text and training its tokenizer")
+        batches = TextBatches.read(paths, vocabulary_size or 1024, context or 64, batch or 48, seed)
+    else:
+        assert source is not None
+        _refuse("source", vocabulary_size=vocabulary_size, context=context)
+        batches = SentenceBatches(open_source(source, holdout or 0, seed), batch or 256, seed)
+    gpt = GPTConfig(
+        batches.vocabulary_size,
+        batches.context,
+        width,
+        layers,
+        heads,
+        mlp_width or 32 * math.ceil(2.5 * width / 32),
+    )
+    config = TrainingConfig(
+        steps=steps, muon_lr=muon_lr, adamw_lr=adamw_lr, shards=threads, seed=seed
+    )
+    progress.start(steps, batches.floor)
+    start = time.perf_counter()
+    model = train(Path(output), batches, gpt, config, progress.step)
+    seconds = time.perf_counter() - start
+    return _result(Path(output), batches, model, config, seconds, progress)
+
+
+def resume_training(run: str | Path, *, progress: TrainingProgress | None = None) -> TrainingRun:
+    """Train the run in a folder to its last step; a finished run is measured and left unchanged.
+
+    Raises `RunError` when the folder is not a run, is damaged or in use, or its data has changed.
+    """
+    run, progress = Path(run), progress or TrainingProgress()
+    description = read_description(run)
+    progress.start(description.config.steps, description.floor)
+    start = time.perf_counter()
+    model = resume(run, progress.step)
+    seconds = time.perf_counter() - start
+    batches = batches_of_run(description, load_tokenizer(run / "tokenizer.json"))
+    return _result(run, batches, model, description.config, seconds, progress)
+
+
+def _refuse(data: str, **options: int | None) -> None:
+    """Raise `InvalidValueError` for an option that is given and does not apply to the data."""
+    for name, value in options.items():
+        if value is not None:
+            raise InvalidValueError(f"{name} is {value}: it does not apply to a {data}; remove it")
+
+
+def _result(
+    run: Path,
+    batches: Batches,
+    model: GPT,
+    config: TrainingConfig,
+    training_seconds: float,
+    progress: TrainingProgress,
+) -> TrainingRun:
+    """Measure the finished model and its baselines on the validation data."""
+    progress.stage("fitting n-gram baselines")
+    start = time.perf_counter()
+    validation = _Validation.of(batches, model, config.shards)
+    models, fitted, total = fit_baselines(batches, config.steps)
+    losses = [
+        np.concatenate([ngram_losses(ngram, shard) for shard in batches.validation()])
+        for ngram in models
+    ]
+    baselines = tuple(
+        NgramBaseline(
+            order=ngram.order,
+            cross_entropy=validation.nats(nll_M),
+            bits_per_byte=validation.bits_per_byte(nll_M),
+        )
+        for ngram, nll_M in zip(models, losses, strict=True)
+    )
+    best = min(losses, key=lambda nll_M: float(nll_M.mean()))
+    lines = read_metrics(run / "metrics.jsonl")
+    surprisal_M = validation.surprisal_M
+    return TrainingRun(
+        folder=str(run),
+        steps=config.steps,
+        tokens=lines[-1]["tokens"],
+        training_cross_entropy=lines[-1]["cross_entropy"],
+        training_steps=(1 + (lines[-2]["step"] if len(lines) > 1 else 0), lines[-1]["step"]),
+        cross_entropy=validation.nats(validation.nll_M),
+        bits_per_byte=validation.bits_per_byte(validation.nll_M),
+        floor=batches.floor,
+        kl=None if surprisal_M is None else validation.nats(validation.nll_M - surprisal_M),
+        baselines=baselines,
+        baseline_tokens=fitted,
+        training_split_tokens=total,
+        difference=validation.nats(validation.nll_M - best),
+        seconds=TrainingSeconds(training=training_seconds, baseline=time.perf_counter() - start),
+    )
+
+
+@dataclass(frozen=True)
+class _Validation:
+    """The validation tokens of a run: losses of the model, and what belongs to each token.
+
+    Axis: M target tokens.
+    """
+
+    nll_M: Float64[np.ndarray, "M"]
+    surprisal_M: Float64[np.ndarray, "M"] | None
+    sentence_M: Int64[np.ndarray, "M"] | None
+    """Independent sentences of a source; None for one text."""
+    bytes_M: Int64[np.ndarray, "M"] | None
+
+    @classmethod
+    def of(cls, batches: Batches, model: GPT, threads: int) -> _Validation:
+        """Score the validation data of `batches`, a shard per thread."""
+        shards = batches.validation()
+        with workers(threads) as pool:
+            losses = list(pool.map(lambda shard: token_losses(model, shard), shards))
+        surprisals = [s.surprisals_M.numpy() for s in shards if s.surprisals_M is not None]
+        lengths_N = np.concatenate([shard.lengths_N for shard in shards])
+        sizes = batches.token_bytes
+        targets_M = np.concatenate([shard.targets_M.numpy() for shard in shards])
+        return cls(
+            np.concatenate(losses),
+            np.concatenate(surprisals) if surprisals else None,
+            np.repeat(np.arange(len(lengths_N)), lengths_N) if surprisals else None,
+            None if sizes is None else sizes[targets_M],
+        )
+
+    def nats(self, values_M: Float64[np.ndarray, "M"]) -> Measurement:
+        """The mean in nats/token."""
+        return mean_with_interval(values_M, self.sentence_M, "nats/token")
+
+    def bits_per_byte(self, nll_M: Float64[np.ndarray, "M"]) -> Measurement | None:
+        """The sum in bits over the bytes of the tokens; None on a source."""
+        if self.bytes_M is None:
+            return None
+        return mean_with_interval(nll_M / math.log(2), None, "bits/byte", self.bytes_M)

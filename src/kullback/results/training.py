@@ -1,0 +1,65 @@
+"""The result of a training run: what the model reached, beside an n-gram baseline.
+
+All cross-entropies are means over tokens of the validation data, in nats/token, unless the name
+says training.  Model and n-gram models are scored on the same target tokens, each after the tokens
+before it in its window or sentence, so their numbers compare directly.
+"""
+
+from __future__ import annotations
+
+from kullback.results.base import Data, Result
+from kullback.results.measurement import Measurement
+
+__all__ = ["NgramBaseline", "TrainingRun", "TrainingSeconds"]
+
+
+class NgramBaseline(Data, frozen=True, kw_only=True):
+    """An interpolated modified Kneser-Ney model fitted to the training data."""
+
+    order: int
+    cross_entropy: Measurement
+    bits_per_byte: Measurement | None
+    """None on a source."""
+
+
+class TrainingSeconds(Data, frozen=True, kw_only=True):
+    """Wall-clock time of this call."""
+
+    training: float
+    baseline: float
+    """Fitting and scoring the n-gram models, and scoring the model once more, token by token."""
+
+
+class TrainingRun(Result, frozen=True, kw_only=True, tag="kullback.training/1"):
+    """A finished training run."""
+
+    folder: str
+    """The run folder; `kullback evaluate`, `kullback sample` and transformers read it."""
+    steps: int
+    tokens: int
+    """Target tokens of all steps."""
+    training_cross_entropy: float
+    """Mean over the steps `training_steps`, before the updates of the model that it measures."""
+    training_steps: tuple[int, int]
+    """First and last step of `training_cross_entropy`, from 1."""
+    cross_entropy: Measurement
+    bits_per_byte: Measurement | None
+    """None on a source."""
+    floor: float | None
+    """The exact entropy of the source in nats/token; None on a text, where it is unknown."""
+    kl: Measurement | None
+    """KL(source‖model), estimated by the mean of nll − true surprisal; None on a text."""
+    baselines: tuple[NgramBaseline, ...]
+    """By increasing order."""
+    baseline_tokens: int
+    """Tokens that the n-gram models are fitted to."""
+    training_split_tokens: int
+    """Tokens of the training split of the text, or of all training sentences of the source."""
+    difference: Measurement
+    """Cross-entropy of the model minus that of `best_baseline`, paired token by token."""
+    seconds: TrainingSeconds
+
+    @property
+    def best_baseline(self) -> NgramBaseline:
+        """The baseline with the lowest cross-entropy on the validation data."""
+        return min(self.baselines, key=lambda baseline: baseline.cross_entropy.value)
