@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 import subprocess
 import sys
@@ -48,12 +47,6 @@ def test_help_has_examples(command, capsys):
         ("source sample conjugation -n -1", ["-1"]),
         ("source describe conjugation --holdout 100000", ["100000"]),
         ("source describe missing.toml", ["missing.toml"]),
-        ("train --source conjugation --steps 0 -o {tmp}/a", ["steps", "0", "positive"]),
-        ("train --source conjugation --width 63 -o {tmp}/b", ["width", "63"]),
-        ("train --source conjugation --heads 0 -o {tmp}/c", ["heads", "0"]),
-        ("train --source conjugation", ["-o RUN"]),
-        ("train --text {tmp}/none.txt -o {tmp}/d", ["none.txt"]),
-        ("train --resume {tmp}/none", ["none", "not a run folder"]),
         ("sample {tmp}/none", ["none", "not a run folder"]),
         ("evaluate {tmp}/none", ["none", "not a run folder"]),
         ("evaluate {tmp}/none --text {tmp}/x.txt", ["x.txt"]),
@@ -176,17 +169,6 @@ def test_a_run_of_another_language_is_refused(weather_run, capsys):
     assert "604" in error
 
 
-def test_a_finished_run_is_not_trained_over(weather_run, tmp_path, capsys):
-    """Training into a folder with a run is refused, and the run is whole afterwards."""
-    before = contents(weather_run)
-    source = grammar(tmp_path, WEATHER)
-    assert main(["train", "--source", source, "--steps", "2", "-o", str(weather_run)]) == 2
-    error = capsys.readouterr().err
-    assert len(error.splitlines()) == 1
-    assert f"--resume {weather_run}" in error
-    assert contents(weather_run) == before
-
-
 def test_the_program_itself_exits_with_2_and_one_line(tmp_path):
     """As a process, too, bad input is one line on standard error without a traceback."""
     command = [sys.executable, "-m", "kullback", "sample", str(tmp_path / "none")]
@@ -272,29 +254,6 @@ def test_json_of_a_sample_of_a_source_has_its_intervals(weather_run, capsys):
         for name in ("cross_entropy", "entropy", "kl"):
             low, high = part[name]["interval"]
             assert low <= part[name]["value"] <= high
-
-
-def test_sentences_begin_with_the_prompt(weather_run, capsys):
-    """A prompt is kept, and a word that the model has not is named."""
-    assert main(["sample", str(weather_run), "--prompt", "today it", "-n", "3"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 3
-    assert all(line.startswith("today it") for line in lines)
-    assert main(["sample", str(weather_run), "--prompt", "today xyzzy"]) == 2
-    assert "'xyzzy'" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    "options", [["-n", "-1"], ["--temperature", "-1"], ["--temperature", "nan"]]
-)
-def test_impossible_samples_are_refused(options, weather_run, capsys):
-    """A negative number of sentences, or a temperature below zero, is named."""
-    assert main(["sample", str(weather_run), *options]) == 2
-    streams = capsys.readouterr()
-    assert streams.out == ""
-    assert len(streams.err.splitlines()) == 1
-    name = options[0].lstrip("-")
-    assert re.match(rf"kullback: {name} is {options[1]}", streams.err), streams.err
 
 
 def test_evaluation_on_text_writes_tables_records_and_a_page(

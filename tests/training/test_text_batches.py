@@ -29,6 +29,14 @@ def test_the_last_tenth_of_a_text_never_trains(tmp_path: Path):
     assert len(batches.tokens) - len(held) - split <= batches.context + 1
 
 
+def test_the_bytes_of_tokens_are_those_of_the_text(tmp_path: Path):
+    """The tokens of a text have as many bytes as its file; the special tokens have none."""
+    batches = text(tmp_path)
+    sizes = batches.token_bytes
+    assert sizes[batches.tokens].sum() == (tmp_path / "weather.txt").stat().st_size
+    assert sizes[:2].tolist() == [0, 0]
+
+
 def test_text_shards_know_no_surprisal(tmp_path: Path):
     """A text's tokens carry no true surprisal and its floor is unknown."""
     batches = text(tmp_path)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from kullback import __version__
-from kullback.cli import compare, derive, evaluate, lab, quantise, record, source, train
+from kullback.cli import compare, derive, evaluate, lab, quantise, record, sample, source, train
 from kullback.cli.parsing import INTERRUPTED, Parser
 from kullback.errors import KullbackError
 
@@ -64,7 +64,7 @@ def make_parser() -> Parser:
         help="print what a shell needs to complete commands and options",
     )  # fmt: skip
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command")
-    for command in (lab, derive, source, train, evaluate, compare, record, quantise):
+    for command in (lab, derive, source, train, sample, evaluate, compare, record, quantise):
         command.add(commands)
     return parser
 

@@ -1,156 +1,117 @@
-"""`kullback train` and `kullback sample`."""
+"""`kullback train`: a mini-GPT, and what it reached beside an n-gram baseline."""
 
 from __future__ import annotations
 
 import argparse
-import json
-import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kullback.cli.output import print_json, progress_console
-from kullback.cli.parsing import INTERRUPTED, add_command, seed
-from kullback.cli.source import open_named
+from kullback.cli.output import print_result, progress_console
+from kullback.cli.parsing import INTERRUPTED, add_command, given, seed
 from kullback.errors import InvalidValueError
 
 if TYPE_CHECKING:
     from kullback.cli.parsing import Commands
-    from kullback.training.batches import Batches
 
+__all__ = ["OPTIONS", "add"]
 
-__all__ = ["add"]
+#: Flag, keyword of `kullback.models.train.train_model`, type, default as the help shows it, help.
+#: The defaults are those of `train_model`: an option that is not given is not passed on.
+OPTIONS = (
+    ("--steps", "steps", int, "800", "training steps"),
+    ("--holdout", "holdout", int, "0", "cells of the conjugation table to hold out"),
+    (
+        "--batch",
+        "batch",
+        int,
+        "256 and 48",
+        "sentences or windows of text per step",
+    ),
+    ("--width", "width", int, "64", "width of the model"),
+    ("--layers", "layers", int, "2", "blocks"),
+    ("--heads", "heads", int, "2", "attention heads"),
+    ("--mlp-width", "mlp_width", int, "2.5 × width", "width of the MLP"),
+    ("--vocabulary", "vocabulary_size", int, "1024", "entries of the tokenizer trained on a text"),
+    ("--context", "context", int, "64", "tokens of a window of text"),
+    ("--muon-lr", "muon_lr", float, "0.02", "learning rate of the blocks' matrices"),
+    ("--adamw-lr", "adamw_lr", float, "0.003", "learning rate of all other parameters"),
+    ("--threads", "threads", int, "2", "threads, one shard of the batch each"),
+    ("--seed", "seed", seed, "0", "seed of weights and data"),
+)
+ONLY_FOR_SOURCES = ("holdout",)
+ONLY_FOR_TEXTS = ("vocabulary_size", "context")
 
 
 def add(commands: Commands) -> None:
-    """Declare the commands."""
+    """Declare the command."""
     train = add_command(
         commands, "train", _train, "train a mini-GPT on a source or a text",
         "kullback train --source conjugation --steps 800 -o runs/mine",
         "kullback train --text book.txt --steps 2000 -o runs/book",
         "kullback train --resume runs/mine",
+        notes=(
+            "\nAt the end: training and validation cross-entropy, beside the best of a few n-gram\n"
+            "models of the same training data, and on a source the exact floor.  Ctrl-C writes a\n"
+            "checkpoint; --resume then ends with the very bits of an uninterrupted run.\n"
+        ),
     )  # fmt: skip
-    what = train.add_mutually_exclusive_group(required=True)
-    what.add_argument("--source", dest="name", metavar="NAME", help="a source or a grammar file")
-    what.add_argument(
+    data = train.add_mutually_exclusive_group(required=True)
+    data.add_argument("--source", metavar="NAME", help="a source or a grammar file")
+    data.add_argument(
         "--text", type=Path, nargs="+", action="extend", metavar="FILE", help="UTF-8 text files"
     )
-    what.add_argument("--resume", type=Path, metavar="RUN", help="go on with an interrupted run")
-    train.add_argument("-o", "--output", type=Path, metavar="RUN", help="folder to train into")
-    for flag, kind, default, help_text in (
-        ("--steps", int, 800, "training steps"),
-        ("--holdout", int, 0, "cells of the conjugation table to hold out"),
-        ("--width", int, 64, "width of the model"),
-        ("--layers", int, 2, "blocks"),
-        ("--heads", int, 2, "attention heads"),
-        ("--vocabulary", int, 1024, "entries of the tokenizer trained on a text"),
-        ("--context", int, 64, "tokens of a window of text"),
-        ("--muon-lr", float, 0.02, "learning rate of the blocks' matrices"),
-        ("--adamw-lr", float, 0.003, "learning rate of everything else"),
-        ("--threads", int, 2, "threads, one shard of the batch each"),
-        ("--seed", seed, 0, "of weights and data"),
-    ):
-        train.add_argument(flag, type=kind, default=default, help=f"{help_text} ({default})")
-    train.add_argument("--mlp-width", type=int, default=0, help="MLP width (2.5 × width)")
+    data.add_argument("--resume", type=Path, metavar="RUN", help="resume an interrupted run")
     train.add_argument(
-        "--batch", type=int, default=0, help="sentences (256) or windows (48) a step"
-    )
-
-    generate = add_command(
-        commands, "sample", _sample, "sentences from a trained model",
-        "kullback sample runs/mine -n 5",
-        "kullback sample runs/mine --prompt 'tomorrow you' --temperature 0 -n 1",
+        "-o", "--output", type=Path, metavar="RUN", default=argparse.SUPPRESS,
+        help="folder to train into",
     )  # fmt: skip
-    generate.add_argument("run_folder", type=Path, metavar="RUN")
-    generate.add_argument("--prompt", default="", help="how the sentences begin")
-    generate.add_argument("-n", type=int, default=10, help="how many (default: 10)")
-    generate.add_argument(
-        "--temperature", type=float, default=1.0, help="0 takes the most probable"
-    )
-    generate.add_argument("--seed", type=seed, default=0, help="(default: 0)")
+    for flag, keyword, kind, default, help_text in OPTIONS:
+        train.add_argument(
+            flag, dest=keyword, type=kind, default=argparse.SUPPRESS,
+            metavar="RATE" if kind is float else "N",
+            help=f"{help_text} (default: {default})",
+        )  # fmt: skip
 
 
 def _train(options: argparse.Namespace) -> int:
+    from kullback.models.train import resume_training, train_model
     from kullback.report.terminal.training import TrainingDisplay
-    from kullback.training.config import TrainingConfig
-    from kullback.training.description import read_description
-    from kullback.training.gpt import GPTConfig
     from kullback.training.interruption import Interrupted
-    from kullback.training.loop import resume, train
-    from kullback.training.sentence_batches import SentenceBatches
-    from kullback.training.text_batches import TextBatches
 
-    progress = progress_console()
+    keywords = given(options, *(keyword for _, keyword, *_ in OPTIONS))
+    _check(options, keywords)
     try:
-        if options.resume is not None:
-            description = read_description(options.resume)
-            steps, floor = description.config.steps, description.floor
-            with TrainingDisplay(progress, steps, floor) as display:
-                resume(options.resume, display.show)
-            run = options.resume
-        else:
-            if options.output is None:
-                raise InvalidValueError("-o RUN is missing: say which folder to train into")
-            run = options.output
-            batches: Batches
-            if options.text:
-                batches = TextBatches.read(
-                    options.text, options.vocabulary, options.context, options.batch or 48,
-                    options.seed,
-                )  # fmt: skip
+        with TrainingDisplay(progress_console()) as progress:
+            if options.resume is not None:
+                result = resume_training(options.resume, progress=progress)
             else:
-                batches = SentenceBatches(open_named(options), options.batch or 256, options.seed)
-            gpt = GPTConfig(
-                batches.vocabulary_size,
-                batches.context,
-                options.width,
-                options.layers,
-                options.heads,
-                options.mlp_width or 32 * math.ceil(2.5 * options.width / 32),
-            )
-            config = TrainingConfig(
-                steps=options.steps,
-                muon_lr=options.muon_lr,
-                adamw_lr=options.adamw_lr,
-                shards=options.threads,
-                seed=options.seed,
-            )
-            with TrainingDisplay(progress, config.steps, batches.floor) as display:
-                train(run, batches, gpt, config, display.show)
+                result = train_model(
+                    options.output, text=options.text, source=options.source, progress=progress,
+                    **keywords,
+                )  # fmt: skip
     except Interrupted as stop:
         print(f"kullback: {stop}", file=sys.stderr)
         return INTERRUPTED
-    if options.json:
-        from kullback.training.metrics import read_metrics
-
-        print_json({"run": str(run), **read_metrics(run / "metrics.jsonl")[-1]})
-    else:
-        print(f"trained: {run} (kullback evaluate {run}; kullback sample {run})")
+    print_result(result, options.json)
     return 0
 
 
-def _sample(options: argparse.Namespace) -> None:
-    import numpy as np
-
-    from kullback.training.run_folder import load_model, load_tokenizer
-    from kullback.training.sampling import generate
-
-    gpt = load_model(options.run_folder)
-    tokenizer = load_tokenizer(options.run_folder / "tokenizer.json")
-    known = tokenizer.get_vocab()
-    word_level = json.loads(tokenizer.to_str())["model"]["type"] == "WordLevel"
-    for word in options.prompt.split() if word_level else ():
-        if word not in known:
+def _check(options: argparse.Namespace, keywords: dict[str, object]) -> None:
+    """Raise `InvalidValueError` for a missing folder, and for options that cannot apply."""
+    flags = {keyword: flag for flag, keyword, *_ in OPTIONS}
+    if options.resume is not None:
+        names = ["-o"] if hasattr(options, "output") else []
+        names += [flags[keyword] for keyword in keywords]
+        if names:
             raise InvalidValueError(
-                f"the prompt's word {word!r} is not in the vocabulary of {options.run_folder} "
-                f"({len(known)} words)"
+                f"{' and '.join(names)} cannot be given with --resume: a run stays in its folder "
+                "and keeps the options that it began with, since its learning rates fall to zero "
+                "over its own number of steps; train a new run with -o"
             )
-    prompt = tokenizer.encode(options.prompt, add_special_tokens=False).ids
-    rng = np.random.default_rng(options.seed)
-    sentences = generate(gpt, prompt, options.n, rng, options.temperature)
-    texts = [tokenizer.decode(sentence) for sentence in sentences]
-    if options.json:
-        print_json(texts)
-        return
-    for text in texts:
-        print(text)
+    elif not hasattr(options, "output"):
+        raise InvalidValueError("-o RUN is missing: give the folder to train into")
+    data, others = ("--text", ONLY_FOR_SOURCES) if options.text else ("--source", ONLY_FOR_TEXTS)
+    for keyword in others:
+        if keyword in keywords:
+            raise InvalidValueError(f"{flags[keyword]} does not apply to {data}; remove it")

@@ -40,8 +40,12 @@ def fit_baselines(
     return models, int(rows.lengths_N.sum()), rows.total
 
 
-def ngram_losses(model: NgramModel, shard: Shard) -> Float64[np.ndarray, "M"]:
-    """The negative log-likelihood of each target of a shard, in nats."""
+def ngram_losses(model: NgramModel, shards: Sequence[Shard]) -> Float64[np.ndarray, "M"]:
+    """The negative log-likelihood of each target of the shards, in nats."""
+    return np.concatenate([_losses(model, shard) for shard in shards])
+
+
+def _losses(model: NgramModel, shard: Shard) -> Float64[np.ndarray, "M"]:
     inputs_M, targets_M = shard.inputs_M.numpy(), shard.targets_M.numpy()
     starts_N = np.cumsum(shard.lengths_N) - shard.lengths_N
     tokens_NT = np.zeros((len(starts_N), int(shard.lengths_N.max()) + 1), dtype=np.int64)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,29 +19,18 @@ from kullback.runtime.threads import workers
 from kullback.sources.catalogue import open_source
 from kullback.training.batches import Batches
 from kullback.training.config import TrainingConfig
-from kullback.training.description import batches_of_run, read_description
+from kullback.training.description import batches_of_run, check_no_run, read_description
 from kullback.training.gpt import GPT, GPTConfig
 from kullback.training.loop import resume, train
 from kullback.training.loss import token_losses
-from kullback.training.metrics import StepMetrics, read_metrics
+from kullback.training.metrics import read_metrics
+from kullback.training.progress import TrainingProgress
 from kullback.training.run_folder import load_tokenizer
 from kullback.training.sentence_batches import SentenceBatches
 from kullback.training.text_batches import TextBatches
 from kullback.uncertainty.intervals import mean_with_interval
 
-__all__ = ["TrainingProgress", "resume_training", "train_model"]
-
-
-@dataclass(frozen=True)
-class TrainingProgress:
-    """Functions that are called while a model is trained."""
-
-    start: Callable[[int, float | None], None] = lambda steps, floor: None
-    """Before the first step: the number of steps, and the floor in nats/token where it is known."""
-    step: Callable[[StepMetrics], None] = lambda metrics: None
-    """After every tenth step."""
-    stage: Callable[[str], None] = lambda name: None
-    """Before work other than training."""
+__all__ = ["resume_training", "train_model"]
 
 
 def train_model(
@@ -62,7 +51,7 @@ def train_model(
     adamw_lr: float = TrainingConfig.adamw_lr,
     threads: int = TrainingConfig.shards,
     seed: int = TrainingConfig.seed,
-    progress: TrainingProgress = TrainingProgress(),
+    progress: TrainingProgress | None = None,
 ) -> TrainingRun:
     """Train a mini-GPT on the files `text` or on a `source`, into the folder `output`.
 
@@ -76,6 +65,8 @@ def train_model(
     """
     if (text is None) == (source is None):
         raise InvalidValueError("text and source: give either files of text, or a source")
+    progress = progress or TrainingProgress()
+    check_no_run(Path(output))
     batches: Batches
     if text is not None:
         _refuse("text", holdout=holdout)
@@ -97,7 +88,7 @@ def train_model(
     config = TrainingConfig(
         steps=steps, muon_lr=muon_lr, adamw_lr=adamw_lr, shards=threads, seed=seed
     )
-    progress.start(steps, batches.floor)
+    progress.begin(steps, batches.floor)
     start = time.perf_counter()
     model = train(Path(output), batches, gpt, config, progress.step)
     seconds = time.perf_counter() - start
@@ -111,7 +102,12 @@ def resume_training(run: str | Path, *, progress: TrainingProgress | None = None
     """
     run, progress = Path(run), progress or TrainingProgress()
     description = read_description(run)
-    progress.start(description.config.steps, description.floor)
+    if (run / "model.safetensors").exists():
+        progress.note(
+            f"{run} has finished its {description.config.steps} steps: it is measured, not trained"
+        )
+    else:
+        progress.begin(description.config.steps, description.floor)
     start = time.perf_counter()
     model = resume(run, progress.step)
     seconds = time.perf_counter() - start
@@ -135,40 +131,43 @@ def _result(
     progress: TrainingProgress,
 ) -> TrainingRun:
     """Measure the finished model and its baselines on the validation data."""
-    progress.stage("fitting n-gram baselines")
+    progress.stage("scoring the validation data")
     start = time.perf_counter()
     validation = _Validation.of(batches, model, config.shards)
-    models, fitted, total = fit_baselines(batches, config.steps)
-    losses = [
-        np.concatenate([ngram_losses(ngram, shard) for shard in batches.validation()])
-        for ngram in models
-    ]
-    baselines = tuple(
-        NgramBaseline(
-            order=ngram.order,
-            cross_entropy=validation.nats(nll_M),
-            bits_per_byte=validation.bits_per_byte(nll_M),
-        )
-        for ngram, nll_M in zip(models, losses, strict=True)
+    progress.stage("fitting n-gram baselines")
+    start_of_baseline = time.perf_counter()
+    ngrams, fitted_tokens, split_tokens = fit_baselines(batches, config.steps)
+    losses = [ngram_losses(ngram, batches.validation()) for ngram in ngrams]
+    seconds = TrainingSeconds(
+        training=training_seconds,
+        validation=start_of_baseline - start,
+        baseline=time.perf_counter() - start_of_baseline,
     )
-    best = min(losses, key=lambda nll_M: float(nll_M.mean()))
+    lowest = min(losses, key=lambda nll_M: float(nll_M.mean()))
     lines = read_metrics(run / "metrics.jsonl")
-    surprisal_M = validation.surprisal_M
+    step_before = lines[-2]["step"] if len(lines) > 1 else 0
     return TrainingRun(
         folder=str(run),
         steps=config.steps,
         tokens=lines[-1]["tokens"],
         training_cross_entropy=lines[-1]["cross_entropy"],
-        training_steps=(1 + (lines[-2]["step"] if len(lines) > 1 else 0), lines[-1]["step"]),
+        training_steps=(step_before + 1, lines[-1]["step"]),
         cross_entropy=validation.nats(validation.nll_M),
         bits_per_byte=validation.bits_per_byte(validation.nll_M),
         floor=batches.floor,
-        kl=None if surprisal_M is None else validation.nats(validation.nll_M - surprisal_M),
-        baselines=baselines,
-        baseline_tokens=fitted,
-        training_split_tokens=total,
-        difference=validation.nats(validation.nll_M - best),
-        seconds=TrainingSeconds(training=training_seconds, baseline=time.perf_counter() - start),
+        kl=validation.kl,
+        baselines=tuple(
+            NgramBaseline(
+                order=ngram.order,
+                cross_entropy=validation.nats(nll_M),
+                bits_per_byte=validation.bits_per_byte(nll_M),
+            )
+            for ngram, nll_M in zip(ngrams, losses, strict=True)
+        ),
+        baseline_tokens=fitted_tokens,
+        training_split_tokens=split_tokens,
+        difference=validation.nats(validation.nll_M - lowest),
+        seconds=seconds,
     )
 
 
@@ -201,6 +200,11 @@ class _Validation:
             np.repeat(np.arange(len(lengths_N)), lengths_N) if surprisals else None,
             None if sizes is None else sizes[targets_M],
         )
+
+    @property
+    def kl(self) -> Measurement | None:
+        """The mean of nll − true surprisal; None on a text."""
+        return None if self.surprisal_M is None else self.nats(self.nll_M - self.surprisal_M)
 
     def nats(self, values_M: Float64[np.ndarray, "M"]) -> Measurement:
         """The mean in nats/token."""

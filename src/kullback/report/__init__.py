@@ -35,6 +35,7 @@ _SUMMARY = {
     "Comparison": "terminal.text.comparison_summary",
     "LabResults": "terminal.lab.lab_summary",
     "SourceEvaluation": "terminal.source.source_summary",
+    "TrainingRun": "terminal.training.training_summary",
 }
 
 

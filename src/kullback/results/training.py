@@ -26,8 +26,10 @@ class TrainingSeconds(Data, frozen=True, kw_only=True):
     """Wall-clock time of this call."""
 
     training: float
+    validation: float
+    """Scoring the model on the validation data once more, token by token."""
     baseline: float
-    """Fitting and scoring the n-gram models, and scoring the model once more, token by token."""
+    """Fitting and scoring the n-gram models."""
 
 
 class TrainingRun(Result, frozen=True, kw_only=True, tag="kullback.training/1"):

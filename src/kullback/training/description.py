@@ -27,7 +27,13 @@ from kullback.training.run_folder import read_json
 from kullback.training.sentence_batches import SentenceBatches
 from kullback.training.text_batches import TextBatches
 
-__all__ = ["RunDescription", "batches_of_run", "read_description", "write_description"]
+__all__ = [
+    "RunDescription",
+    "batches_of_run",
+    "check_no_run",
+    "read_description",
+    "write_description",
+]
 
 # The files of a run, except tokenizer.json, which is written first.
 RUN_FILES = (
@@ -69,13 +75,18 @@ def write_description(run: Path, batches: Batches, gpt: GPTConfig, config: Train
     write_atomically(run / "training.json", content)
 
 
-def _check_is_new(run: Path, tokenizer: bytes) -> None:
-    """Raise `RunError` where training into `run` would overwrite something."""
+def check_no_run(run: Path) -> None:
+    """Raise `RunError` where the folder contains a run."""
     if (run / "training.json").exists():
         raise RunError(
             f"{run} already contains a run; resume it ({resume_command(run)}), or choose another "
             "folder"
         )
+
+
+def _check_is_new(run: Path, tokenizer: bytes) -> None:
+    """Raise `RunError` where training into `run` would overwrite something."""
+    check_no_run(run)
     existing = [name for name in RUN_FILES if (run / name).exists()]
     # A run that was killed at its very beginning leaves a tokenizer.json, the same as this one.
     path = run / "tokenizer.json"

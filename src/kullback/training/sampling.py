@@ -1,9 +1,11 @@
-"""Sentences from a model: sample the next token from its distribution until it ends."""
+"""Sentences sampled from a model, token by token."""
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -11,8 +13,33 @@ import torch
 from kullback.errors import InvalidValueError
 from kullback.text.special_tokens import BOS_ID, EOS_ID
 from kullback.training.gpt import GPT
+from kullback.training.run_folder import load_model, load_tokenizer
 
-__all__ = ["generate"]
+__all__ = ["generate", "sample_texts"]
+
+
+def sample_texts(
+    run: str | Path, prompt: str = "", n: int = 10, temperature: float = 1.0, seed: int = 0
+) -> list[str]:
+    """`n` sentences of the model in a run folder that begin with `prompt`, as text.
+
+    Raises `RunError` where the run is missing or damaged, `InvalidValueError` for a word of the
+    prompt that is not in the vocabulary of a source, and for what `generate` refuses.
+    """
+    run = Path(run)
+    gpt = load_model(run)
+    tokenizer = load_tokenizer(run / "tokenizer.json")
+    vocabulary = tokenizer.get_vocab()
+    word_level = json.loads(tokenizer.to_str())["model"]["type"] == "WordLevel"
+    for word in prompt.split() if word_level else ():
+        if word not in vocabulary:
+            raise InvalidValueError(
+                f"the prompt's word {word!r} is not in the vocabulary of {run} "
+                f"({len(vocabulary)} words)"
+            )
+    token_ids = tokenizer.encode(prompt, add_special_tokens=False).ids
+    sentences = generate(gpt, token_ids, n, np.random.default_rng(seed), temperature)
+    return [tokenizer.decode(sentence) for sentence in sentences]
 
 
 @torch.inference_mode()
@@ -23,27 +50,27 @@ def generate(
     rng: np.random.Generator,
     temperature: float = 1.0,
 ) -> list[list[int]]:
-    """`n` sentences that begin with `prompt` (token ids, without the beginning token).
+    """`n` sentences that begin with `prompt` (token ids, without BOS), as token ids.
 
-    Each is sampled from softmax(logits / temperature); temperature 0 takes the most probable token.
-    A sentence ends before the end-of-sentence token, or where the model's context does.  Raises
-    `InvalidValueError` for a prompt that fills the context or has ids that the model has not, a
+    Tokens are sampled from softmax(logits / temperature); temperature 0 takes the most probable
+    token.  A sentence ends before its end-of-sentence token, or at the end of the model's context.
+    Raises `InvalidValueError` for a prompt that fills the context or has unknown ids, a
     temperature that is negative or not finite, or n < 1.
     """
     if n < 1:
-        raise InvalidValueError(f"n is {n}: at least one sentence must be asked for")
+        raise InvalidValueError(f"n is {n}: it must be at least 1 sentence")
     if not 0 <= temperature < math.inf:
         raise InvalidValueError(f"temperature is {temperature}: it must be finite, at least 0")
-    for place, token in enumerate(prompt):
+    for position, token in enumerate(prompt):
         if not 0 <= token < gpt.config.vocabulary_size:
             raise InvalidValueError(
-                f"prompt[{place}] is {token}: the model's ids are 0 to "
+                f"prompt[{position}] is {token}: the model's ids are 0 to "
                 f"{gpt.config.vocabulary_size - 1}; use the tokenizer of its own folder"
             )
     if len(prompt) + 1 >= gpt.config.context:
         raise InvalidValueError(
             f"the prompt has {len(prompt)} tokens: the model's context is {gpt.config.context}, "
-            "and one place must be left to go on; shorten the prompt"
+            "and one position must be left for a new token; shorten the prompt"
         )
     tokens_NT = torch.tensor([[BOS_ID, *prompt]] * n)
     sentences: list[list[int]] = [list(prompt) for _ in range(n)]
@@ -51,19 +78,19 @@ def generate(
     while len(alive) and tokens_NT.shape[1] < gpt.config.context:
         hidden_ND = gpt.hidden(tokens_NT)[:, -1]
         logits_NV = (hidden_ND @ gpt.head_weight.T).double()
-        logits_NV[:, BOS_ID] = -torch.inf  # it stands only in front
+        logits_NV[:, BOS_ID] = -torch.inf  # BOS only begins a sequence
         if temperature == 0:
             chosen_N = logits_NV.argmax(dim=1).numpy()
         else:
             # The Gumbel-max trick: argmax(logits + noise) is a sample of the softmax.
-            # From the largest logit down, so that no small temperature makes an infinity.
+            # Relative to the largest logit, so that no small temperature overflows.
             logits_NV -= logits_NV.amax(dim=1, keepdim=True)
             noise = rng.gumbel(size=logits_NV.shape)
             chosen_N = (logits_NV / temperature + torch.from_numpy(noise)).argmax(dim=1).numpy()
-        going_on = chosen_N != EOS_ID
-        for row, token in zip(alive[going_on], chosen_N[going_on], strict=True):
+        continuing = chosen_N != EOS_ID
+        for row, token in zip(alive[continuing], chosen_N[continuing], strict=True):
             sentences[row].append(int(token))
-        alive = alive[going_on]
-        chosen = torch.from_numpy(chosen_N[going_on])[:, None]
-        tokens_NT = torch.cat([tokens_NT[torch.from_numpy(going_on)], chosen], dim=1)
+        alive = alive[continuing]
+        chosen = torch.from_numpy(chosen_N[continuing])[:, None]
+        tokens_NT = torch.cat([tokens_NT[torch.from_numpy(continuing)], chosen], dim=1)
     return sentences

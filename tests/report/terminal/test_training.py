@@ -1,53 +1,147 @@
-"""Progress of training in a terminal and in a pipe."""
+"""Training in the terminal: progress, and the table at its end."""
 
 from __future__ import annotations
 
 import io
 import re
+from dataclasses import replace
 
+import msgspec
 import pytest
 from rich.console import Console
 
+from kullback.report import plain_text
 from kullback.report.terminal.training import TrainingDisplay
+from kullback.results.measurement import Measurement
+from kullback.results.training import NgramBaseline, TrainingRun, TrainingSeconds
 from kullback.training.metrics import StepMetrics
 
+FIRST = StepMetrics(
+    step=1,
+    tokens=1000,
+    cross_entropy=1.25,
+    entropy=1.0,
+    kl=0.25,
+    kl_standard_error=0.0125,
+    tokens_per_second=12_345.0,
+    seconds_left=83.0,
+    learning_rate=0.01,
+)
+LAST = replace(FIRST, step=10)
 
-def metrics(step: int) -> StepMetrics:
-    """Values that a line can be searched for."""
-    return StepMetrics(
-        step=step,
-        tokens=1000 * step,
-        cross_entropy=1.25,
-        entropy=1.0,
-        kl=0.25,
-        kl_standard_error=0.0125,
-        tokens_per_second=12_345.0,
-        seconds_left=83.0,
-        learning_rate=0.01,
+
+def shown(console: Console) -> list[str]:
+    """Return the lines that a console has printed, without control sequences."""
+    assert isinstance(console.file, io.StringIO)
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", console.file.getvalue())
+    return [line.strip() for line in re.split(r"[\r\n]+", text) if line.strip()]
+
+
+def display(metrics: list[StepMetrics], steps: int, floor: float | None, **settings: object):
+    """Return what is shown of a run of `steps` with these lines of metrics."""
+    console = Console(file=io.StringIO(), no_color=True, **settings)  # type: ignore[arg-type]
+    with TrainingDisplay(console) as training:
+        training.stage("reading the text")
+        training.begin(steps, floor)
+        for line in metrics:
+            training.step(line)
+        training.note("a remark")
+    return shown(console)
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_progress_says_everything_that_matters(terminal: bool) -> None:
+    """Steps, speed, time left, cross-entropy, floor, and KL with its standard error."""
+    lines = display([FIRST, LAST], 10, 1.0, width=80, force_terminal=terminal)
+    text = " ".join(lines)
+    for part in ("12,345 tokens/s", "1:23 left", "1.2500", "floor 1.0000", "± 0.01250", "a remark"):
+        assert part in text
+    assert re.search(r"10(/| of )10\b", text)
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_no_line_is_wrapped_or_cut_at_80_columns(terminal: bool) -> None:
+    """Large numbers keep every line within 80 columns, and none is cut."""
+    large = replace(
+        LAST, step=20_000, cross_entropy=12.3456, tokens_per_second=1_234_567, seconds_left=36_000
     )
+    lines = display([large], 20_000, 11.2345, width=80, force_terminal=terminal)
+    assert all(len(line) <= 80 and "…" not in line for line in lines), lines
+    assert any("10:00:00 left" in line for line in lines)
+    assert any("KL 0.25000 ± 0.01250" in line for line in lines)
+
+
+def test_a_pipe_gets_a_line_every_few_seconds() -> None:
+    """Outside of a terminal only the first and the last of many quick steps are lines."""
+    metrics = [replace(FIRST, step=step, kl=None) for step in range(1, 51)]
+    lines = display(metrics, 50, None, width=140)
+    assert [line.split()[1] for line in lines if line.startswith("step")] == ["1/50,", "50/50,"]
+    assert "floor" not in " ".join(lines)
+
+
+def measurement(value: float, unit: str = "nats/token", error: float = 0.01) -> Measurement:
+    """Return a mean of 9,000 tokens."""
+    return Measurement(value, unit, error, 9000, 30, "30 documents", 29.0)
+
+
+RESULT = TrainingRun(
+    folder="runs/a [bold]folder",
+    steps=2000,
+    tokens=6_144_000,
+    training_cross_entropy=3.1234,
+    training_steps=(1991, 2000),
+    cross_entropy=measurement(3.4),
+    bits_per_byte=measurement(2.1, "bits/byte"),
+    floor=None,
+    kl=None,
+    baselines=tuple(
+        NgramBaseline(
+            order=order,
+            cross_entropy=measurement(nats),
+            bits_per_byte=measurement(nats / 1.6, "bits/byte"),
+        )
+        for order, nats in ((3, 3.7), (5, 3.6), (7, 3.61))
+    ),
+    baseline_tokens=2_000_000,
+    training_split_tokens=45_000_000,
+    difference=measurement(-0.2),
+    seconds=TrainingSeconds(training=41.0, validation=1.0, baseline=3.2),
+)
+
+
+def test_the_summary_of_a_text_run() -> None:
+    """Training, validation and the best n-gram in nats and bits, what it saw, and what is next."""
+    text = plain_text(RESULT, width=80)
+    for part in (
+        "steps 1,991 to 2,000", "3.1234", "3.400 ± 0.020", "2.100 ± 0.020", "5-gram", "3.600",
+        "2,000,000 of 45,000,000", "3.2 s", "better than the 5-gram", "−0.200 ± 0.020",
+        "kullback evaluate runs/a [bold]folder",
+    ):  # fmt: skip
+        assert part in text
+    assert "floor" not in text
+    assert all(len(line) <= 80 and "…" not in line for line in text.splitlines())
+
+
+def test_the_summary_of_a_source_run() -> None:
+    """The exact floor, and the KL above it; no bits per byte."""
+    result = msgspec.structs.replace(
+        RESULT, floor=0.694102, kl=measurement(0.01), bits_per_byte=None,
+        baselines=tuple(
+            msgspec.structs.replace(baseline, bits_per_byte=None) for baseline in RESULT.baselines
+        ),
+    )  # fmt: skip
+    text = plain_text(result, width=80)
+    for part in ("floor", "0.694102", "KL", "0.010 ± 0.020"):
+        assert part in text
+    assert "bits/byte" not in text
 
 
 @pytest.mark.parametrize(
-    ("terminal", "width"), [(False, 140), (False, 80), (True, 140), (True, 80)]
+    ("difference", "words"), [(-0.2, "better"), (0.2, "worse"), (0.001, "indistinguishable")]
 )
-def test_progress_says_everything_that_matters(terminal, width):
-    """Step, speed, time left, cross-entropy, floor, and KL with its standard error."""
-    console = Console(file=io.StringIO(), width=width, force_terminal=terminal, no_color=True)
-    with TrainingDisplay(console, 10, floor=1.0) as display:
-        display.show(metrics(10))
-    assert isinstance(console.file, io.StringIO)
-    text = " ".join(re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", console.file.getvalue()).split())
-    for part in ("10/10", "12,345 tokens/s", "1:23 left", "1.2500", "floor 1.0000", "± 0.01250"):
-        assert part in text
-
-
-def test_a_pipe_gets_a_line_now_and_then():
-    """Outside of a terminal only the first and the last of many quick steps are lines."""
-    console = Console(file=io.StringIO(), width=140)
-    with TrainingDisplay(console, 50, floor=None) as display:
-        for step in range(1, 51):
-            display.show(metrics(step))
-    assert isinstance(console.file, io.StringIO)
-    lines = console.file.getvalue().splitlines()
-    assert [line.split()[1] for line in lines] == ["1/50", "50/50"]
-    assert "floor" not in lines[0]
+def test_which_of_both_is_better_is_said_where_the_interval_allows_it(
+    difference: float, words: str
+) -> None:
+    """The sign of the difference decides, unless its interval contains zero."""
+    result = msgspec.structs.replace(RESULT, difference=measurement(difference))
+    assert words in plain_text(result)

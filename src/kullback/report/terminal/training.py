@@ -1,40 +1,49 @@
-"""Progress of a training run.
+"""Training in the terminal: progress while it runs, and the table at its end.
 
-Progress goes to standard error.  In a terminal it is a bar and a line that stay in place; in a file
-or a pipe it is a line now and then.
+Progress goes to standard error: in a terminal a bar and a line that stay in place, in a file or a
+pipe a line every five seconds.  Losses are cross-entropies in nats/token.  No line is longer than
+80 columns.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Self
 
-from rich.console import Console
-from rich.live import Live
-from rich.progress_bar import ProgressBar
-from rich.table import Table
+from rich.console import Console, Group, RenderableType
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.table import Column, Table
 from rich.text import Text
 
+from kullback.report.escaping import visible
+from kullback.report.labels import Measure
+from kullback.report.numbers import count, nats, seconds, write
+from kullback.results.measurement import Measurement
+from kullback.results.training import NgramBaseline, TrainingRun
 from kullback.training.metrics import StepMetrics
+from kullback.training.progress import TrainingProgress
 
-__all__ = ["TrainingDisplay"]
+__all__ = ["TrainingDisplay", "losses_text", "training_summary"]
+
+SECONDS_BETWEEN_LINES = 5.0
+WIDTH = 80
 
 
-class TrainingDisplay:
-    """Shows each `StepMetrics`: the loss, the floor, the KL between them, the speed, the rest.
+class TrainingDisplay(TrainingProgress):
+    """Shows the stages and each `StepMetrics` of a run on a console.  A context manager."""
 
-    A context manager; call :meth:`show` with the metrics as they come.
-    """
-
-    def __init__(self, console: Console, steps: int, floor: float | None) -> None:
-        self.console, self.steps, self.floor = console, steps, floor
-        self._live = Live(console=console, transient=False, auto_refresh=False)
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self._steps = 0
+        self._floor: float | None = None
+        self._bars = _Bars(console) if console.is_terminal else None
         self._printed_at = 0.0
 
     def __enter__(self) -> Self:
-        if self.console.is_terminal:
-            self._live.start()
+        if self._bars is not None:
+            self._bars.start()
         return self
 
     def __exit__(
@@ -43,35 +52,162 @@ class TrainingDisplay:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self.console.is_terminal:
-            self._live.stop()
+        if self._bars is not None:
+            self._bars.stop()
 
-    def show(self, metrics: StepMetrics) -> None:
+    def stage(self, what: str) -> None:
+        """Show what begins, where the time that it takes is unknown."""
+        if self._bars is not None:
+            self._bars.show(visible(what), 0, None, "")
+        else:
+            self._print(f"{visible(what)} ...")
+
+    def note(self, text: str) -> None:
+        """Print a remark."""
+        self._print(visible(text))
+
+    def begin(self, steps: int, floor: float | None) -> None:
+        """Training begins: show the number of steps, and the floor where it is known."""
+        self._steps, self._floor = steps, floor
+        if self._bars is None:
+            exact = "" if floor is None else f", floor {floor:.6f} (exact)"
+            self._print(f"training for {count(steps)} steps; losses in nats/token{exact}")
+
+    def step(self, metrics: StepMetrics) -> None:
         """Show the metrics now (terminal), or every five seconds and at the end (elsewhere)."""
-        line = self._line(metrics)
-        if self.console.is_terminal:
-            # A grid: in a group the bar does not end its line, and the time left is cut off.
-            rows = Table.grid()
-            rows.add_row(ProgressBar(self.steps, metrics.step, width=40))
-            rows.add_row(line)
-            self._live.update(rows, refresh=True)
-            return
-        now = time.monotonic()
-        if now - self._printed_at >= 5 or metrics.step == self.steps:
-            self._printed_at = now
-            self.console.print(line, soft_wrap=True)
+        speed = f"{count(metrics.tokens_per_second)} tokens/s"
+        left = f"{_clock(metrics.seconds_left)} left"
+        if self._bars is not None:
+            self._bars.losses = losses_text(metrics, self._floor)
+            done = f"step {count(metrics.step)} of {count(self._steps)}"
+            self._bars.show(done, metrics.step, self._steps, f"{speed}  {left}")
+        elif time.monotonic() - self._printed_at >= SECONDS_BETWEEN_LINES or metrics.step in (
+            1,
+            self._steps,
+        ):
+            self._printed_at = time.monotonic()
+            parts = [f"step {metrics.step}/{self._steps}", f"loss {metrics.cross_entropy:.4f}"]
+            if metrics.kl is not None:
+                parts.append(f"KL {metrics.kl:.5f} ± {metrics.kl_standard_error:.5f}")
+            with_speed = ", ".join([*parts, speed, left])
+            self._print(with_speed if len(with_speed) <= WIDTH else ", ".join([*parts, left]))
 
-    def _line(self, metrics: StepMetrics) -> Text:
-        text = Text(f"step {metrics.step:>5}/{self.steps}  ")
-        text.append(f"cross-entropy {metrics.cross_entropy:.4f}", style="bold")
-        if self.floor is not None and metrics.kl is not None:
-            text.append(f"  floor {self.floor:.4f}  ")
-            text.append(
-                f"KL {metrics.kl:.5f} ± {metrics.kl_standard_error:.5f}", style="bold green"
-            )
-        text.append(" nats/token")
-        left = max(0, round(metrics.seconds_left))
-        text.append(
-            f"  {metrics.tokens_per_second:,.0f} tokens/s  {left // 60}:{left % 60:02d} left"
+    def _print(self, line: str) -> None:
+        self.console.print(line, soft_wrap=True, markup=False, highlight=False)
+
+
+def losses_text(metrics: StepMetrics, floor: float | None) -> Text:
+    """The loss of the last steps, and on a source the floor and the KL, in one line."""
+    text = Text(no_wrap=True)
+    text.append(f"cross-entropy {metrics.cross_entropy:.4f}", style="bold")
+    if floor is not None and metrics.kl is not None:
+        text.append(f", floor {floor:.4f}, ")
+        text.append(f"KL {metrics.kl:.5f} ± {metrics.kl_standard_error:.5f}", style="bold green")
+    return text.append(" nats/token")
+
+
+def _clock(duration: float) -> str:
+    """Minutes and seconds, with hours where there are any."""
+    minutes, rest = divmod(max(0, round(duration)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+class _Bars(Progress):
+    """A bar, and below it a line with the losses."""
+
+    def __init__(self, console: Console) -> None:
+        self.losses: Text | None = None
+        super().__init__(
+            TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True)),
+            BarColumn(bar_width=16),
+            TextColumn("{task.fields[numbers]}", table_column=Column(no_wrap=True)),
+            console=console,
+            refresh_per_second=4,
         )
-        return text
+        self._task = self.add_task("", total=None, visible=False, numbers="")
+
+    def show(self, what: str, completed: int, total: int | None, numbers: str) -> None:
+        """Change the bar and the text beside it."""
+        self.update(
+            self._task,
+            description=what,
+            completed=completed,
+            total=total,
+            numbers=numbers,
+            visible=True,
+        )
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        """The bar and the line."""
+        yield self.make_tasks_table(self.tasks)
+        if self.losses is not None:
+            yield self.losses
+
+
+# --- the table at the end ----------------------------------------------------------------------
+
+
+def training_summary(result: TrainingRun, verbose: bool = False) -> RenderableType:
+    """The losses of a run beside its baseline, which of the two is better, and what to do next."""
+    baseline = result.best_baseline
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("cross-entropy")
+    table.add_column("nats/token", justify="right")
+    if result.bits_per_byte is not None:
+        table.add_column("bits/byte", justify="right")
+    first, last = map(count, result.training_steps)
+    table.add_row(f"training, steps {first} to {last}", nats(result.training_cross_entropy))
+    table.add_row("validation", *_cells(result.cross_entropy, result.bits_per_byte))
+    table.add_row(
+        f"{_name(baseline)}, same tokens",
+        *_cells(baseline.cross_entropy, baseline.bits_per_byte),
+    )
+    if result.floor is not None:
+        table.add_row("floor (exact entropy)", f"{result.floor:.6f}")
+    if result.kl is not None:
+        table.add_row("KL(source‖model), validation", write(result.kl).both)
+    folder = visible(result.folder)
+    lines = (
+        _verdict(result),
+        _fit(result),
+        f"written: {folder}",
+        f"next: kullback evaluate {folder}; kullback sample {folder}",
+    )
+    return Group(table, *(Text(line) for line in lines))
+
+
+def _cells(cross_entropy: Measurement, bits_per_byte: Measurement | None) -> list[str]:
+    measurements = [cross_entropy] if bits_per_byte is None else [cross_entropy, bits_per_byte]
+    return [write(measurement).both for measurement in measurements]
+
+
+def _name(baseline: NgramBaseline) -> str:
+    return f"{baseline.order}-gram Kneser-Ney"
+
+
+def _verdict(result: TrainingRun) -> str:
+    """Whether the model or the baseline is better on the validation data."""
+    low, high = result.difference.interval
+    difference = write(result.difference, Measure("", signed=True))
+    name = f"the {result.best_baseline.order}-gram"
+    if high < 0:
+        return f"The model is better than {name}: {difference}."
+    if low > 0:
+        return (
+            f"The model is worse than {name}: {difference}.\n"
+            "Train for more steps, or train a larger model."
+        )
+    return f"The model and {name} are indistinguishable on this data: {difference}."
+
+
+def _fit(result: TrainingRun) -> str:
+    """What the baseline was chosen from and fitted to, and how long that took."""
+    orders = ", ".join(str(baseline.order) for baseline in result.baselines)
+    tokens = count(result.baseline_tokens)
+    if result.baseline_tokens < result.training_split_tokens:
+        tokens += f" of {count(result.training_split_tokens)}"
+    return (
+        f"n-grams: the best of orders {orders}, fitted to {tokens} training tokens in "
+        f"{seconds(result.seconds.baseline)}"
+    )

@@ -1,0 +1,45 @@
+"""`kullback sample`: sentences from a trained model."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kullback.cli.output import print_json
+from kullback.cli.parsing import add_command, seed
+
+if TYPE_CHECKING:
+    from kullback.cli.parsing import Commands
+
+__all__ = ["add"]
+
+
+def add(commands: Commands) -> None:
+    """Declare the command."""
+    sample = add_command(
+        commands, "sample", _sample, "sentences from a trained model",
+        "kullback sample runs/mine -n 5",
+        "kullback sample runs/mine --prompt 'tomorrow you' --temperature 0 -n 1",
+    )  # fmt: skip
+    sample.add_argument("run_folder", type=Path, metavar="RUN")
+    sample.add_argument("--prompt", default="", help="how the sentences begin")
+    sample.add_argument("-n", type=int, default=10, help="number of sentences (default: 10)")
+    sample.add_argument(
+        "--temperature", type=float, default=1.0,
+        help="of the softmax; 0 takes the most probable token (default: 1)",
+    )  # fmt: skip
+    sample.add_argument("--seed", type=seed, default=0, help="(default: 0)")
+
+
+def _sample(options: argparse.Namespace) -> None:
+    from kullback.training.sampling import sample_texts
+
+    texts = sample_texts(
+        options.run_folder, options.prompt, options.n, options.temperature, options.seed
+    )
+    if options.json:
+        print_json(texts)
+        return
+    for text in texts:
+        print(text)

@@ -1,0 +1,21 @@
+"""What training reports while it runs."""
+
+from __future__ import annotations
+
+from kullback.runtime.progress import Progress
+from kullback.training.metrics import StepMetrics
+
+__all__ = ["TrainingProgress"]
+
+
+class TrainingProgress(Progress):
+    """Receives stages and the metrics of a run; this one ignores them.
+
+    The terminal's is `kullback.report.terminal.training.TrainingDisplay`.
+    """
+
+    def begin(self, steps: int, floor: float | None) -> None:
+        """Training begins or resumes; `floor` is the exact entropy in nats/token, if known."""
+
+    def step(self, metrics: StepMetrics) -> None:
+        """A line of metrics: after the first step, and then after every `log_every` steps."""

@@ -1,0 +1,172 @@
+"""Training from files or a source to a result."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+
+from kullback.errors import InvalidValueError
+from kullback.models.train import resume_training, train_model
+from kullback.results.training import TrainingRun
+from kullback.training.interruption import Interrupted
+from kullback.training.metrics import StepMetrics, read_metrics
+from kullback.training.progress import TrainingProgress
+from tiny_runs import contents, sequences, text, weather
+
+SIZES = {"width": 8, "layers": 1, "heads": 2, "mlp_width": 16, "threads": 1}
+TEXT = {"vocabulary_size": 270, "context": 8, "batch": 12, "steps": 30, **SIZES}
+
+
+@pytest.fixture(scope="module")
+def text_run(tmp_path_factory: pytest.TempPathFactory) -> TrainingRun:
+    """A short run on a text, whose file is in the parent folder of the run."""
+    folder = tmp_path_factory.mktemp("text")
+    text(folder)
+    return train_model(folder / "run", text=folder / "weather.txt", **TEXT)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def source_run(tmp_path_factory: pytest.TempPathFactory) -> TrainingRun:
+    """A short run on a source."""
+    folder = tmp_path_factory.mktemp("source")
+    weather(folder)
+    source = str(folder / "weather.toml")
+    return train_model(folder / "run", source=source, steps=40, batch=32, **SIZES)  # type: ignore[arg-type]
+
+
+def test_the_validation_is_that_of_the_last_line_of_metrics(
+    text_run: TrainingRun, source_run: TrainingRun
+) -> None:
+    """Token by token the validation sums to what the loop measured at its last step."""
+    for result in (text_run, source_run):
+        *_, before, last = read_metrics(Path(result.folder) / "metrics.jsonl")
+        assert result.cross_entropy.value == pytest.approx(
+            last["validation_cross_entropy"], abs=1e-6
+        )
+        assert result.training_cross_entropy == last["cross_entropy"]
+        assert result.training_steps == (before["step"] + 1, result.steps)
+        assert result.tokens == last["tokens"]
+
+
+def test_bits_per_byte_are_the_nll_over_the_bytes_of_the_validation_text(
+    text_run: TrainingRun,
+) -> None:
+    """The nats of all validation targets, in bits, over the UTF-8 bytes that they spell."""
+    batches = text(Path(text_run.folder).parent)
+    targets = [t for _, targets in sequences(batches.validation()) for t in targets]
+    spelled = batches.tokenizer.decode(targets).encode()
+    for measured in (text_run, text_run.best_baseline):
+        assert measured.bits_per_byte is not None
+        bits = measured.cross_entropy.value * len(targets) / math.log(2)
+        assert measured.bits_per_byte.value == pytest.approx(bits / len(spelled), rel=1e-9)
+    assert text_run.cross_entropy.n == len(targets)
+
+
+def test_a_source_has_its_floor_and_the_kl_above_it(source_run: TrainingRun) -> None:
+    """The KL is that of the loop, and no bits per byte are given where there is no text."""
+    last = read_metrics(Path(source_run.folder) / "metrics.jsonl")[-1]
+    assert source_run.kl is not None
+    assert source_run.kl.value == pytest.approx(last["validation_kl"], abs=1e-6)
+    assert source_run.floor == weather(Path(source_run.folder).parent).floor
+    assert source_run.bits_per_byte is None
+    assert all(baseline.bits_per_byte is None for baseline in source_run.baselines)
+
+
+def test_a_text_has_no_floor(text_run: TrainingRun) -> None:
+    """The entropy of a text is unknown."""
+    assert (text_run.floor, text_run.kl) == (None, None)
+
+
+def test_the_difference_to_the_best_baseline_is_paired(
+    text_run: TrainingRun, source_run: TrainingRun
+) -> None:
+    """The mean difference is that of the means, with an interval of its own."""
+    for result in (text_run, source_run):
+        best = min(baseline.cross_entropy.value for baseline in result.baselines)
+        assert result.best_baseline.cross_entropy.value == best
+        assert result.difference.value == pytest.approx(result.cross_entropy.value - best)
+        low, high = result.difference.interval
+        assert low < result.difference.value < high
+        assert [b.order for b in result.baselines] == [3, 5, 7]
+        assert result.difference.n == result.cross_entropy.n
+
+
+def test_a_result_comes_back_from_json(text_run: TrainingRun, source_run: TrainingRun) -> None:
+    """Written as JSON and read back, a result is the same."""
+    for result in (text_run, source_run):
+        assert TrainingRun.from_json(result.to_json()).to_json() == result.to_json()
+        assert result.to_dict()["schema"] == "kullback.training/1"
+
+
+class Stop(TrainingProgress):
+    """Interrupts training at a step, and keeps what it was told."""
+
+    def __init__(self, at: int | None = None) -> None:
+        self.at = at
+        self.told: list[object] = []
+
+    def begin(self, steps: int, floor: float | None) -> None:
+        """Keep both."""
+        self.told.append((steps, floor))
+
+    def step(self, metrics: StepMetrics) -> None:
+        """Interrupt as Ctrl-C does."""
+        import os
+        import signal
+
+        if metrics.step == self.at:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    def stage(self, what: str) -> None:
+        """Ignore it."""
+
+    def note(self, text: str) -> None:
+        """Keep it."""
+        self.told.append(text)
+
+
+def test_a_resumed_run_has_the_result_of_an_uninterrupted_one(
+    text_run: TrainingRun, tmp_path: Path
+) -> None:
+    """Interrupted and resumed, every number but the times and the folder is the same."""
+    path = Path(text_run.folder).parent / "weather.txt"
+    with pytest.raises(Interrupted):
+        train_model(tmp_path / "run", text=[str(path)], progress=Stop(10), **TEXT)  # type: ignore[arg-type]
+    progress = Stop()
+    result = resume_training(tmp_path / "run", progress=progress)
+    assert progress.told == [(30, None)]
+    expected = text_run.to_dict() | {"folder": result.folder, "seconds": None}
+    assert result.to_dict() | {"seconds": None} == expected
+
+
+def test_a_finished_run_is_measured_and_left_unchanged(text_run: TrainingRun) -> None:
+    """Resuming a finished run notes that, gives its result again, and changes no file."""
+    folder = Path(text_run.folder)
+    before = contents(folder)
+    progress = Stop()
+    result = resume_training(folder, progress=progress)
+    assert contents(folder) == before
+    assert result.to_dict() | {"seconds": None} == text_run.to_dict() | {"seconds": None}
+    (note,) = progress.told
+    assert "finished" in str(note)
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        ({}, "text"),
+        ({"text": "a.txt", "source": "conjugation"}, "source"),
+        ({"text": "a.txt", "holdout": 3}, "holdout is 3"),
+        ({"source": "conjugation", "context": 8}, "context is 8"),
+        ({"source": "conjugation", "vocabulary_size": 300}, "vocabulary_size is 300"),
+    ],
+)
+def test_keywords_that_do_not_apply_are_refused(
+    options: dict[str, object], name: str, tmp_path: Path
+) -> None:
+    """Neither or both kinds of data, and options of the other kind, are refused by name."""
+    with pytest.raises(InvalidValueError, match=name):
+        train_model(tmp_path / "run", **options)  # type: ignore[arg-type]
+    assert not (tmp_path / "run").exists()
