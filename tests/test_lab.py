@@ -9,24 +9,40 @@ import pytest
 
 from kullback.errors import InvalidValueError, RunError
 from kullback.evaluation.on_source import Corpus
-from kullback.lab import STAGES, LabConfig, Progress, run_lab
+from kullback.lab import STAGES, LabConfig, run_lab
 from kullback.results.lab import LabResults
+from kullback.runtime.progress import Progress
 
 CONFIG = LabConfig(steps=4, sentences=32, width=32, layers=1, heads=1, mlp_width=32, ngram_order=3)
+
+
+class Stages(Progress):
+    """Collects the names of stages."""
+
+    def __init__(self) -> None:
+        self.planned = 0
+        self.names: list[str] = []
+
+    def plan(self, stages: int) -> None:
+        """How many there will be."""
+        self.planned = stages
+
+    def stage(self, what: str) -> None:
+        """One begins."""
+        self.names.append(what)
 
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, LabResults]:
     """A lab of four steps, measured on samples instead of all prefixes."""
     folder = tmp_path_factory.mktemp("lab") / "lab"
-    stages: list[int] = []
+    stages = Stages()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
             Corpus, "everything", classmethod(lambda cls, language: cls.sample(language, 200, 0))
         )
-        progress = Progress(lambda number, what: stages.append(number))
-        results = run_lab(folder, CONFIG, progress, "kullback lab")
-    assert stages == list(range(1, STAGES + 1))
+        results = run_lab(folder, CONFIG, stages, "kullback lab")
+    assert len(stages.names) == stages.planned == STAGES
     return folder, results
 
 
@@ -87,7 +103,7 @@ def test_a_finished_lab_is_not_trained_again(lab):
         patch.setattr(
             Corpus, "everything", classmethod(lambda cls, language: cls.sample(language, 200, 0))
         )
-        again = run_lab(folder, CONFIG, Progress(step=steps.append), "kullback lab")
+        again = run_lab(folder, CONFIG, Progress(), "kullback lab", steps.append)
     assert steps == []
     assert again.evaluations == results.evaluations
 
@@ -104,10 +120,9 @@ def test_another_configuration_is_refused_by_name(lab):
 
 def test_impossible_configurations_are_refused_before_anything_begins(tmp_path):
     """No steps, or a seed below zero, is named before the first stage and the first folder."""
-    stages: list[int] = []
-    progress = Progress(lambda number, what: stages.append(number))
+    stages = Stages()
     for wrong, words in ((LabConfig(steps=0), "steps is 0"), (LabConfig(seed=-1), "seed is -1")):
         with pytest.raises(InvalidValueError, match=words):
-            run_lab(tmp_path / "lab", wrong, progress, "kullback lab")
-    assert stages == []
+            run_lab(tmp_path / "lab", wrong, stages, "kullback lab")
+    assert stages.names == []
     assert list(tmp_path.iterdir()) == []

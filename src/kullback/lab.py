@@ -44,6 +44,7 @@ from kullback.results.lab import (
     TrainingFacts,
 )
 from kullback.results.source import PartEvaluation
+from kullback.runtime.progress import Progress
 from kullback.sources.catalogue import Source, open_source
 from kullback.training.config import TrainingConfig
 from kullback.training.description import read_description
@@ -52,10 +53,9 @@ from kullback.training.loop import resume, train
 from kullback.training.metrics import StepMetrics, read_metrics
 from kullback.training.sentence_batches import SentenceBatches
 
-__all__ = ["STAGES", "LabConfig", "Progress", "run_lab"]
+__all__ = ["LabConfig", "run_lab"]
 
 SCHEMES = ("int8", "int4-g32", "int2-g32")
-#: The number of stages that `Progress.stage` is called for.
 STAGES = 8
 PACKAGES = ("kullback", "torch", "torchao", "numpy", "scipy", "tokenizers")
 
@@ -78,18 +78,6 @@ class LabConfig:
 
 
 @dataclass(frozen=True)
-class Progress:
-    """Functions to call as the lab goes on."""
-
-    stage: Callable[[int, str], None] = lambda number, what: None
-    """At the beginning of each stage, with its number, from 1 to `STAGES`, and its name."""
-    advance: Callable[[int, int], None] = lambda done, total: None
-    """Within a stage, with the part that is done and the total."""
-    step: Callable[[StepMetrics], None] = lambda metrics: None
-    """While training."""
-
-
-@dataclass(frozen=True)
 class _Measured:
     """Everything that the lab measures, before it is a result."""
 
@@ -103,17 +91,24 @@ class _Measured:
     sentences: tuple[SentenceReport, ...]
 
 
-def run_lab(folder: Path, config: LabConfig, progress: Progress, command: str) -> LabResults:
+def run_lab(
+    folder: Path,
+    config: LabConfig,
+    progress: Progress,
+    command: str = "",
+    step: Callable[[StepMetrics], None] = lambda metrics: None,
+) -> LabResults:
     """Run all stages and write ``run/``, ``results.json``, ``report.html`` and figures to `folder`.
 
-    An interrupted run is resumed, and a finished one is not trained again; a run of another
-    configuration is a `RunError`.
+    `step` is called while training.  An interrupted run is resumed, and a finished one is not
+    trained again; a run of another configuration is a `RunError`.
     """
     began = time.perf_counter()
     training = TrainingConfig(steps=config.steps, seed=config.seed)
-    measured = _measure(folder / "run", config, training, progress)
+    progress.plan(STAGES)
+    measured = _measure(folder / "run", config, training, progress, step)
     results = _results(measured, config, command, began)
-    progress.stage(8, "writing the report")
+    progress.stage("writing the report")
     write_lab_report(results, folder / "report.html")
     results.to_json(folder / "results.json")
     return results
@@ -123,19 +118,23 @@ def run_lab(folder: Path, config: LabConfig, progress: Progress, command: str) -
 
 
 def _measure(
-    run: Path, config: LabConfig, training: TrainingConfig, progress: Progress
+    run: Path,
+    config: LabConfig,
+    training: TrainingConfig,
+    progress: Progress,
+    step: Callable[[StepMetrics], None],
 ) -> _Measured:
-    progress.stage(1, "building the conjugation language")
+    progress.stage("building the conjugation language")
     source = open_source("conjugation", config.holdout, config.seed)
-    training_seconds = _train(run, source, config, training, progress)
+    training_seconds = _train(run, source, config, training, progress, step)
     model = GPTModel(GPTModel.load(run).gpt)
-    progress.stage(3, f"counting {config.ngram_order}-grams of as many sentences")
+    progress.stage(f"counting {config.ngram_order}-grams of as many sentences")
     models: Sequence[LanguageModel] = (model, _baseline(source, config))
     corpus = Corpus.everything(source.training)
     evaluations = _evaluate(models, source, corpus, progress)
-    progress.stage(6, "comparing right forms with wrong ones")
+    progress.stage("comparing right forms with wrong ones")
     minimal_pairs = _minimal_pairs(models, source)
-    progress.stage(7, f"quantising to {', '.join(SCHEMES)}")
+    progress.stage(f"quantising to {', '.join(SCHEMES)}")
     quantisations = _quantise(model, corpus, evaluations[0], progress)
     return _Measured(
         source=source,
@@ -150,7 +149,12 @@ def _measure(
 
 
 def _train(
-    run: Path, source: Source, config: LabConfig, training: TrainingConfig, progress: Progress
+    run: Path,
+    source: Source,
+    config: LabConfig,
+    training: TrainingConfig,
+    progress: Progress,
+    step: Callable[[StepMetrics], None],
 ) -> float:
     """Train, resume, or leave a finished run; the seconds that training took in this call."""
     batches = SentenceBatches(source, config.sentences, config.seed)
@@ -164,8 +168,8 @@ def _train(
     )
     began = time.perf_counter()
     if not (run / "training.json").exists():
-        progress.stage(2, f"training for {config.steps} steps")
-        train(run, batches, gpt, training, progress.step)
+        progress.stage(f"training for {config.steps} steps")
+        train(run, batches, gpt, training, step)
         return time.perf_counter() - began
     description = read_description(run)
     data = json.loads(json.dumps(dict(batches.spec)))
@@ -176,10 +180,10 @@ def _train(
                 f"folder with -o, or remove {run.parent} if you no longer need it"
             )
     if (run / "model.safetensors").exists():
-        progress.stage(2, "training is finished already")
+        progress.stage("training is finished already")
     else:
-        progress.stage(2, f"resuming training, to {config.steps} steps")
-        resume(run, progress.step)
+        progress.stage(f"resuming training, to {config.steps} steps")
+        resume(run, step)
     return time.perf_counter() - began
 
 
@@ -195,9 +199,9 @@ def _evaluate(
 ) -> tuple[PartEvaluation, ...]:
     """Each model on all prefixes of the training language, which `corpus` is, and the held-out."""
     evaluations: list[PartEvaluation] = []
-    for number, model in enumerate(models, start=4):
-        progress.stage(number, f"evaluating {model.name} on all prefixes")
-        evaluations.append(evaluate_on_source(model, corpus, progress=progress.advance))
+    for model in models:
+        progress.stage(f"evaluating {model.name} on all prefixes")
+        evaluations.append(evaluate_on_source(model, corpus, progress=progress.tokens))
         if source.held_out is not None:
             held_out = Corpus.everything(source.held_out)
             evaluations.append(evaluate_on_source(model, held_out, part="held out"))
@@ -258,7 +262,7 @@ def _quantise(
 
 def _advance_scheme(progress: Progress, i: int, done: int, total: int) -> None:
     """The part that is done of the scheme `i`, as a part of all schemes."""
-    progress.advance(i * total + done, len(SCHEMES) * total)
+    progress.tokens(i * total + done, len(SCHEMES) * total)
 
 
 def _sentences(model: GPTModel, source: Source, seed: int) -> tuple[SentenceReport, ...]:

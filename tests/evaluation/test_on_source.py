@@ -12,10 +12,11 @@ import pytest
 import torch
 
 from kullback.errors import InvalidValueError
-from kullback.evaluation.on_source import Corpus, evaluate_on_source, evaluate_source
+from kullback.evaluation.on_source import Corpus, evaluate_on_source, evaluate_parts
 from kullback.models.mini_gpt import GPTModel
 from kullback.predictions.base import DensePredictions
 from kullback.results.source import SourceEvaluation
+from kullback.runtime.progress import Progress
 from kullback.sources.catalogue import open_source
 from kullback.sources.language import Language
 from kullback.training.gpt import GPT, GPTConfig
@@ -264,13 +265,11 @@ def test_a_source_is_evaluated_part_by_part(tmp_path: Path):
     source = weather(tmp_path).source
     model = random_model(source.training)
     both = replace(source, held_out=source.training)
-    calls: list[str] = []
-    results = evaluate_source(model, both, progress=lambda part, done, total: calls.append(part))
+    results = evaluate_parts(model, both, None, 0, Progress())
     assert [part.language for part in results.parts] == ["training", "held out"]
-    assert list(dict.fromkeys(calls)) == ["training", "held out"]
     assert (results.model, results.source) == (model.name, source.name)
     assert results.parts[0] == evaluate_on_source(model, Corpus.everything(source.training))
-    (sampled,) = evaluate_source(model, source, sentences=50, seed=1).parts
+    (sampled,) = evaluate_parts(model, source, 50, 1, Progress()).parts
     assert not sampled.exact
     assert sampled.cross_entropy.has_interval
 
@@ -280,3 +279,12 @@ def test_json_carries_an_evaluation_completely(language, model):
     part = evaluate_on_source(model, Corpus.sample(language, 50, 0), reference=model)
     results = SourceEvaluation(model="m", source="s", parts=(part,))
     assert SourceEvaluation.from_json(results.to_json()).to_dict() == results.to_dict()
+
+
+def test_progress_ends_with_all_prefixes(language, model):
+    """The prefixes done rise to their number."""
+    calls: list[tuple[int, int]] = []
+    corpus = Corpus.everything(language)
+    evaluate_on_source(model, corpus, progress=lambda done, total: calls.append((done, total)))
+    assert calls == sorted(calls)
+    assert calls[-1] == (language.number_of_prefixes, language.number_of_prefixes)

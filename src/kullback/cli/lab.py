@@ -33,7 +33,7 @@ def add(commands: Commands) -> None:
 
 
 def _lab(options: argparse.Namespace) -> int:
-    from kullback.lab import STAGES, LabConfig, Progress, run_lab
+    from kullback.lab import LabConfig, run_lab
     from kullback.report.terminal.lab_progress import LabDisplay
     from kullback.sources.catalogue import open_source
     from kullback.training.interruption import Interrupted
@@ -42,9 +42,8 @@ def _lab(options: argparse.Namespace) -> int:
     config = LabConfig(steps=options.steps, seed=options.seed)
     floor = open_source("conjugation", config.holdout, config.seed).training.entropy_per_token
     try:
-        with LabDisplay(console, STAGES, config.steps, floor) as display:
-            progress = Progress(display.stage, display.advance, display.step)
-            results = run_lab(options.output, config, progress, options.command_line)
+        with LabDisplay(console, config.steps, floor) as display:
+            results = run_lab(options.output, config, display, options.command_line, display.step)
     except Interrupted as stop:
         console.print(
             f"stopped at step {stop.step}; resume with: {options.command_line}",

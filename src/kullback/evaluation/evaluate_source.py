@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from kullback.errors import InvalidValueError
-from kullback.evaluation.on_source import evaluate_source as measure_on_source
+from kullback.evaluation.on_source import evaluate_parts
 from kullback.evaluation.options import Model, PassOptions, model_name
 from kullback.models.interface import LanguageModel
 from kullback.models.mini_gpt import GPTModel
@@ -38,10 +38,7 @@ def evaluate_source(
     opened = _source(model, source)
     progress.stage(f"loading {model_name(model)}")
     loaded = _load(model)
-    progress.stage(f"evaluating {loaded.name} on {opened.name}")
-    return measure_on_source(
-        loaded, opened, sentences, seed, lambda part, done, total: progress.tokens(done, total)
-    )
+    return evaluate_parts(loaded, opened, sentences, seed, progress)
 
 
 def _source(model: Model, source: str | Source | None) -> Source:

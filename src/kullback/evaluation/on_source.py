@@ -12,9 +12,8 @@ K entries of all true distributions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import torch
@@ -24,13 +23,14 @@ from kullback.errors import InvalidValueError
 from kullback.evaluation.source_sums import Batch, SourceSums
 from kullback.models.interface import LanguageModel
 from kullback.results.source import LanguagePart, PartEvaluation, SourceEvaluation
+from kullback.runtime.progress import Progress, Tokens
 from kullback.runtime.threads import cores, workers
 from kullback.scoring.source_statistics import TrueDistributions, row_statistics
 from kullback.sources.catalogue import Source
 from kullback.sources.language import Language, Sentences
 from kullback.text.special_tokens import BOS_ID
 
-__all__ = ["Corpus", "evaluate_on_source", "evaluate_source"]
+__all__ = ["Corpus", "evaluate_on_source", "evaluate_parts"]
 
 # Positions that the model reads at once: enough to keep it busy, few enough for the cache.
 BATCH_POSITIONS = 1 << 13
@@ -67,17 +67,17 @@ class Corpus:
             return cls.sample(language, sentences, seed)
 
 
-def evaluate_source(
+def evaluate_parts(
     model: LanguageModel,
     source: Source,
-    sentences: int | None = None,
-    seed: int = 0,
-    progress: Callable[[LanguagePart, int, int], None] = lambda part, done, total: None,
+    sentences: int | None,
+    seed: int,
+    progress: Progress,
 ) -> SourceEvaluation:
     """Measure `model` on the training language of `source`, and on the held-out one if it has one.
 
     All prefixes are read where that is feasible, or a sample of so many `sentences`, drawn with
-    `seed`.  `progress` is called with the part, its sentences done and their number.
+    `seed`.  `progress` has a stage for each part, and its prefixes as tokens.
     """
     languages: dict[LanguagePart, Language | None] = {
         "training": source.training,
@@ -91,8 +91,8 @@ def evaluate_source(
             corpus = Corpus.sample(language, sentences, seed)
         else:
             corpus = Corpus.best(language, SAMPLED_SENTENCES, seed)
-        show = partial(progress, part)
-        parts.append(evaluate_on_source(model, corpus, progress=show, part=part))
+        progress.stage(f"evaluating {model.name} on {language.name}")
+        parts.append(evaluate_on_source(model, corpus, progress=progress.tokens, part=part))
     return SourceEvaluation(model=model.name, source=source.name, parts=tuple(parts))
 
 
@@ -101,12 +101,12 @@ def evaluate_on_source(
     model: LanguageModel,
     corpus: Corpus,
     reference: LanguageModel | None = None,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Tokens = lambda done, total: None,
     part: LanguagePart = "training",
 ) -> PartEvaluation:
     """Measure `model` on `corpus`, and its KL from `reference` where one is given.
 
-    `progress` is called with the sentences done and their number; `part` is the part of its source
+    `progress` is called with the prefixes done and their number; `part` is the part of its source
     that the language of the corpus is.  Raises `InvalidValueError` where the model's vocabulary is
     not the language's.
     """
@@ -117,13 +117,14 @@ def evaluate_on_source(
                 f"{other.name} has a vocabulary of {other.vocabulary_size}, the language "
                 f"{language.name} one of {len(language.vocabulary)}: they do not belong together"
             )
+    prefixes = int(np.count_nonzero(corpus.weights > 0))
     sums = SourceSums(language, len(sentences), reference is not None)
     with workers(cores()) as pool:
         for batch in pool.map(
             lambda rows: _measure(model, corpus, reference, rows), _batches(sentences)
         ):
             sums.add(batch)
-            progress(sums.sentences_done, len(sentences))
+            progress(sums.prefixes, prefixes)
     return sums.evaluation(model.name, part, corpus.exact)
 
 
@@ -144,7 +145,7 @@ def _measure(
     )
     sentence_M = rows[keep.numpy() // inputs.shape[1]]
     weight_M = corpus.weights[rows][:, : inputs.shape[1]].reshape(-1)[keep.numpy()]
-    return Batch(statistics, truth, arc_K, state_M, weight_M, sentence_M, len(rows))
+    return Batch(statistics, truth, arc_K, state_M, weight_M, sentence_M)
 
 
 def _batches(sentences: Sentences) -> Iterator[Int[np.ndarray, "B"]]:

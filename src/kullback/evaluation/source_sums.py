@@ -38,7 +38,6 @@ class Batch:
     state_M: Int[np.ndarray, "M"]
     weight_M: Float[np.ndarray, "M"]
     sentence_M: Int[np.ndarray, "M"]
-    sentences: int
 
 
 class SourceSums:
@@ -46,7 +45,6 @@ class SourceSums:
 
     def __init__(self, language: Language, sentences: int, has_reference: bool) -> None:
         self.language = language
-        self.sentences_done = 0
         self.prefixes = 0
         # Per sentence: weight, CE, H, KL, KL from the reference.
         self.per_sentence = np.zeros((5, sentences))
@@ -90,7 +88,6 @@ class SourceSums:
         self.accuracy.append(accuracy_M)
         self.weight.append(weight_M)
         self.prefixes += rows
-        self.sentences_done += batch.sentences
 
     def evaluation(self, model: str, part: LanguagePart, exact: bool) -> PartEvaluation:
         """The evaluation of the model of that name on that part of the language."""

@@ -31,13 +31,15 @@ def metrics(step: int) -> StepMetrics:
 def shown(width: int, terminal: bool) -> str:
     """A short lab, without a terminal's control codes."""
     console = Console(file=io.StringIO(), width=width, force_terminal=terminal, no_color=True)
-    with LabDisplay(console, stages=8, steps=50, floor=1.0) as display:
-        display.stage(2, "training for 50 steps")
+    with LabDisplay(console, steps=50, floor=1.0) as display:
+        display.plan(3)
+        display.stage("building the language")
+        display.stage("training for 50 steps")
         for step in range(1, 51):
             display.step(metrics(step))
         display._bars.refresh()
-        display.stage(7, "quantising to int8, int4-g32, int2-g32")
-        display.advance(1, 3)
+        display.stage("quantising to int8, int4-g32, int2-g32")
+        display.tokens(1, 3)
     assert isinstance(console.file, io.StringIO)
     return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", console.file.getvalue())
 
@@ -47,7 +49,7 @@ def test_stage_and_loss_are_shown_and_no_line_wraps(terminal):
     """The stage with its number, with step, cross-entropy, floor, KL, and speed or time left."""
     text = shown(80, terminal)
     for part in (
-        "stage 2 of 8", "training for 50 steps", "stage 7 of 8", "int2-g32", "step 50",
+        "stage 2 of 3", "training for 50 steps", "stage 3 of 3", "int2-g32", "step 50",
         "CE 1.2500", "floor 1.0000", "KL 0.25000 ± 0.01250 nats/token",
         "12,345 tokens/s" if terminal else "1:23 left",
     ):  # fmt: skip

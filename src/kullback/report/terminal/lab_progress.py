@@ -12,11 +12,13 @@ from types import TracebackType
 from typing import Self
 
 from rich.console import Console, RenderableType
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
 from rich.table import Column
 from rich.text import Text
 
 from kullback.report.numbers import count
+from kullback.runtime.progress import Progress
 from kullback.training.metrics import StepMetrics
 
 __all__ = ["LabDisplay"]
@@ -24,14 +26,12 @@ __all__ = ["LabDisplay"]
 SECONDS_BETWEEN_LINES = 5.0
 
 
-class LabDisplay:
-    """Shows which of `stages` the lab is in, how far it is, and each `StepMetrics`.
+class LabDisplay(Progress):
+    """Shows which stage the lab is in, how far it is, and each `StepMetrics`; a context manager."""
 
-    A context manager; its methods are those of `kullback.lab.Progress`.
-    """
-
-    def __init__(self, console: Console, stages: int, steps: int, floor: float) -> None:
-        self.console, self.stages, self.steps, self.floor = console, stages, steps, floor
+    def __init__(self, console: Console, steps: int, floor: float) -> None:
+        self.console, self.steps, self.floor = console, steps, floor
+        self._stages = self._stage = 0
         self._bars = _Bars(console)
         self._task: TaskID | None = None
         self._printed_at = -SECONDS_BETWEEN_LINES
@@ -52,17 +52,22 @@ class LabDisplay:
                 self._finish()
             self._bars.stop()
 
-    def stage(self, number: int, what: str) -> None:
+    def plan(self, stages: int) -> None:
+        """How many stages there will be."""
+        self._stages = stages
+
+    def stage(self, what: str) -> None:
         """A stage begins: the one before is finished."""
-        where = f"stage {number} of {self.stages}"
+        self._stage += 1
+        where = f"stage {self._stage} of {self._stages}"
         if not self.console.is_terminal:
             self.console.print(f"{where}: {what}", soft_wrap=True, markup=False, highlight=False)
             return
         self._finish()
         self._task = self._bars.add_task(what, total=None, where=where)
 
-    def advance(self, done: int, total: int) -> None:
-        """So much of the stage is done."""
+    def tokens(self, done: int, total: int) -> None:
+        """`done` of the stage's `total` tokens, or steps, are done."""
         if self._task is not None:
             self._bars.update(self._task, completed=done, total=total)
 
@@ -75,7 +80,7 @@ class LabDisplay:
             speed += f"{count(metrics.tokens_per_second)} tokens/s"
             if self._task is not None:
                 self._bars.update(self._task, description=speed)
-            self.advance(metrics.step, self.steps)
+            self.tokens(metrics.step, self.steps)
             return
         now = time.monotonic()
         if now - self._printed_at >= SECONDS_BETWEEN_LINES or metrics.step == self.steps:
@@ -98,7 +103,7 @@ class LabDisplay:
         return text.append(" nats/token")
 
 
-class _Bars(Progress):
+class _Bars(Bars):
     """A bar a stage, and below them a line."""
 
     def __init__(self, console: Console) -> None:
