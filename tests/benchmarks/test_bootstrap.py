@@ -27,11 +27,11 @@ def test_block_bootstrap_is_scipys_for_blocks_of_one() -> None:
     """With blocks of one token the interval is that of an ordinary bootstrap."""
     values = np.random.default_rng(19).standard_exponential(500)
     blocks = bootstrap_over_blocks(values, "", block_length=1, resamples=5000)
-    plain = stats.bootstrap(
+    ordinary = stats.bootstrap(
         (values,), np.mean, n_resamples=5000, method="percentile", rng=np.random.default_rng(0)
     ).confidence_interval
-    width = plain.high - plain.low
-    assert blocks.interval == pytest.approx((plain.low, plain.high), abs=0.05 * width)
+    width = ordinary.high - ordinary.low
+    assert blocks.interval == pytest.approx((ordinary.low, ordinary.high), abs=0.05 * width)
 
 
 def test_a_text_without_memory_is_resampled_token_by_token() -> None:

@@ -131,7 +131,7 @@ def test_measuring_leaves_the_logits_as_they_were(make: type[DensePredictions]) 
         Head(random_logits(1300, 48), scale=0.0625),
         Head(random_logits(1300, 48), random_logits(1, 1300)[0], scale=0.5, softcap=30.0),
     ],
-    ids=["plain", "bias", "scale", "softcap"],
+    ids=["weight", "bias", "scale", "softcap"],
 )
 def test_a_factored_head_equals_its_own_whole_logits(head: Head) -> None:
     """Hidden states and a head with bias, scale and soft-cap give what their logits give."""

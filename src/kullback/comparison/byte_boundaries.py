@@ -22,6 +22,7 @@ from jaxtyping import Bool, Float, Int
 
 from kullback.errors import InvalidValueError
 from kullback.results.measurement import Measurement
+from kullback.scoring.divergence import nll_differences
 from kullback.uncertainty.intervals import mean_with_interval
 
 __all__ = ["ByteComparison", "ScoredBytes", "compare_at_shared_boundaries"]
@@ -152,11 +153,7 @@ class ByteComparison:
     @property
     def difference(self) -> Float[np.ndarray, "S"]:
         """Candidate minus reference; 0 where both exclude what is there (inf − inf)."""
-        before_S, after_S = self.reference_nll_S, self.candidate_nll_S
-        different_S = after_S != before_S
-        difference = np.zeros(len(self))
-        np.subtract(after_S, before_S, out=difference, where=different_S)
-        return difference
+        return nll_differences(self.reference_nll_S, self.candidate_nll_S)
 
     @property
     def per_byte(self) -> Measurement:

@@ -91,8 +91,7 @@ class BlockLibrary:
     def pair(
         self,
         first_column: int,
-        x_BW: Float[Tensor, "B W"],
-        y_BW: Float[Tensor, "B W"],
+        blocks: tuple[Float[Tensor, "B W"], Float[Tensor, "B W"]],
         target_logits: tuple[Float[Tensor, "B"], Float[Tensor, "B"]],
         tops: tuple[Top, Top],
         state_4B: Float[Tensor, "4 B"],
@@ -100,7 +99,7 @@ class BlockLibrary:
         offset_B: Float[Tensor, "B"],
         ratios: RatioBuffers,
     ) -> tuple[bool, bool]:
-        """Write the sums of both models and of their log-ratios.
+        """Write the sums of the blocks x and y of two models, and of their log-ratios.
 
         Returns whether there are far tokens, and excluded ones.  `state_4B` contains m and Z of the
         columns so far, of x and of y, in float64; it begins with the lowest float32 for m and 0 for
@@ -108,6 +107,7 @@ class BlockLibrary:
         `sums` are written as by the method `sums`, and `offset_B` is the estimate of
         log Z_p - log Z_q that was subtracted, both Z relative to the m of the state, in float64.
         """
+        x_BW, y_BW = blocks
         B, W = x_BW.shape
         targets = [logits_B.contiguous() for logits_B in target_logits]
         flags = self.library.kullback_pair_sums(

@@ -136,7 +136,7 @@ class PairSums:
         first, second = self.sums
         estimate_3B = self.estimates_N3B[first.added]
         has_far, has_excluded = library.pair(
-            columns.start, x_BW, y_BW,
+            columns.start, (x_BW, y_BW),
             (first.target_logits_B, second.target_logits_B),
             (first.top.buffers, second.top.buffers),
             self.state_4B,
