@@ -1,6 +1,6 @@
 """Sources: languages whose entropy is known exactly.
 
-`conjugation` is the embedded one, `open_source` opens any by its name or grammar file.
+`conjugation` is the embedded source; `open_source` opens a source by its name or grammar file.
 """
 
 from __future__ import annotations
@@ -16,7 +16,10 @@ __all__ = ["conjugation", "open_source"]
 
 
 def conjugation(holdout: int = 0, seed: int = 0) -> Source:
-    """English sentences with their Spanish translation; `holdout` cells are never said.
+    """English sentences with their Spanish translation; `holdout` cells are held out.
+
+    The held-out cells of the conjugation table, drawn with `seed`, never occur in the training
+    language.  Raises `InvalidValueError` unless 0 <= `holdout` < the number of cells.
 
     >>> round(conjugation().training.entropy_per_token, 6)  # nats
     0.694102
