@@ -19,11 +19,11 @@ def test_the_command_prints_the_derivation(capsys: pytest.CaptureFixture[str]) -
 
 
 def test_the_command_gives_strict_json(capsys: pytest.CaptureFixture[str]) -> None:
-    """`--json` is one document of every step, in which an infinity is null."""
+    """`--json` is one document of every step, in which an infinity is the string "Infinity"."""
     assert main(["derive", "--json", "--seed", "3"]) == 0
     document = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
     assert document["seed"] == 3
-    assert document["example"]["reverse_kl"] is None
+    assert document["example"]["reverse_kl"] == "Infinity"
     assert document["own"]["cross_entropy"] == derive(seed=3).own.cross_entropy
     assert len(document["asymptotics"]) == 8
 
