@@ -29,10 +29,14 @@ if TYPE_CHECKING:
     from kullback.evaluation.evaluate_source import evaluate_source
     from kullback.evaluation.record import record
     from kullback.models.load import load_sized as load_model
+    from kullback.models.quantise import quantise
+    from kullback.models.train import train_model as train
     from kullback.results.comparison import Comparison
     from kullback.results.evaluation import Evaluation
     from kullback.results.lab import LabResults
     from kullback.results.measurement import Measurement
+    from kullback.results.source import SourceEvaluation
+    from kullback.results.training import TrainingRun
     from kullback.text.documents import Document
     from kullback.uncertainty.intervals import mean_with_interval
 
@@ -46,13 +50,17 @@ __all__ = [
     "Measurement",
     "MissingExtraError",
     "RunError",
+    "SourceEvaluation",
+    "TrainingRun",
     "compare",
     "evaluate",
     "evaluate_source",
     "load_model",
     "mean_with_interval",
+    "quantise",
     "record",
     "sources",
+    "train",
 ]
 
 __version__ = "0.2.0"
@@ -64,13 +72,17 @@ _PLACES = {
     "Evaluation": "kullback.results.evaluation",
     "LabResults": "kullback.results.lab",
     "Measurement": "kullback.results.measurement",
+    "SourceEvaluation": "kullback.results.source",
+    "TrainingRun": "kullback.results.training",
     "compare": "kullback.comparison.compare",
     "evaluate": "kullback.evaluation.evaluate",
     "evaluate_source": "kullback.evaluation.evaluate_source",
     "load_model": "kullback.models.load:load_sized",
     "mean_with_interval": "kullback.uncertainty.intervals",
+    "quantise": "kullback.models.quantise",
     "record": "kullback.evaluation.record",
     "sources": "kullback:sources",
+    "train": "kullback.models.train:train_model",
 }
 
 

@@ -1,0 +1,44 @@
+"""`kullback.quantise`: a quantised copy of a model as a folder that transformers loads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from kullback.models.quantization import Scheme
+from kullback.models.quantized_folder import save_quantised
+from kullback.results.quantised import QuantisedFolder
+from kullback.runtime.progress import Progress
+
+__all__ = ["quantise"]
+
+
+def quantise(
+    model: str | Path,
+    scheme: str,
+    output: str | Path,
+    trust_remote_code: bool = False,
+    progress: Progress | None = None,
+) -> QuantisedFolder:
+    """Quantise the linear layers of `model`, a folder, hub name or .gguf file, into `output`.
+
+    `scheme` is a name such as ``int8``, ``int4-g32``, ``fp8`` or ``bf16``.  The folder holds the
+    model that ``MODEL@SCHEME`` is.  Raises `RunError` where the folder exists or cannot be written,
+    `InvalidValueError` where the model cannot be loaded or the scheme is unknown or does not fit,
+    `MissingExtraError` without transformers or torchao.
+    """
+    progress = progress or Progress()
+    seen: list[str] = []
+
+    def show(what: str, done: int, total: int) -> None:
+        if seen[-1:] != [what]:
+            seen.append(what)
+            progress.stage(what)
+
+    parsed = Scheme.parse(scheme)
+    saved = save_quantised(model, parsed, Path(output), trust_remote_code, show)
+    return QuantisedFolder(
+        folder=str(saved.folder),
+        scheme=saved.scheme,
+        bytes_packed=saved.bytes_packed,
+        bytes_saved=saved.bytes_saved,
+    )
