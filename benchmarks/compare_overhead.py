@@ -23,11 +23,13 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
-from evaluate_overhead import ROOT, bare, smollm2, untouched
+from evaluate_overhead import ROOT, bare, smollm2
 from job_process import measured
 from kullback.models.huggingface import HuggingFaceModel
 from kullback.models.load import load_text_model
+from kullback.runtime.memory import kept_freed_memory
 from kullback.runtime.threads import cores, workers
 from kullback.scoring.divergence import divergence_statistics
 
@@ -52,8 +54,13 @@ def ours(reference: HuggingFaceModel, candidate: HuggingFaceModel, windows: list
         )
         return float(divergences.kl.mean())
 
-    with workers(cores()) as pool:
+    with kept_freed_memory(), workers(cores()) as pool:
         return statistics.mean(pool.map(mean_kl, windows))
+
+
+def twice(model: PreTrainedModel, windows: list[Tensor]) -> None:
+    with kept_freed_memory():
+        bare(model, windows * 2)
 
 
 def main() -> None:
@@ -67,7 +74,7 @@ def main() -> None:
 
     name = arguments.model or str(smollm2())
     reference = load_text_model(name)
-    unmodified = untouched(load_text_model(name))
+    unmodified = load_text_model(name).model
     candidates = {}
     for noise, size in NOISES.items():
         candidates[noise] = load_text_model(name)
@@ -78,7 +85,7 @@ def main() -> None:
     windows = list(torch.as_tensor(ids)[: arguments.tokens][None].split(arguments.window, dim=1))
 
     # The bare passes do not depend on the weights: one model is run twice.
-    jobs: dict[str, Callable[[], object]] = {"bare, twice": lambda: bare(unmodified, windows * 2)}
+    jobs: dict[str, Callable[[], object]] = {"bare, twice": lambda: twice(unmodified, windows)}
     for noise, candidate in candidates.items():
         jobs[f"ours, {noise}"] = lambda other=candidate: ours(reference, other, windows)
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in jobs}

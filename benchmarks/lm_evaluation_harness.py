@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from transformers import AutoTokenizer
 
-from evaluate_overhead import ROOT, smollm2, untouched
+from evaluate_overhead import ROOT, smollm2
 from job_process import measured
 from kullback.evaluation.on_text import evaluate_text
 from kullback.models.load import load_text_model
@@ -42,7 +42,7 @@ class Harness:
         file = {"gguf_file": path.name} if path.is_file() else {}
         folder = path.parent if path.is_file() else path
         self.model = HFLM(
-            pretrained=untouched(load_text_model(str(path), torch.float32)),
+            pretrained=load_text_model(str(path), torch.float32).model,
             tokenizer=AutoTokenizer.from_pretrained(folder, **file),
             batch_size=1, max_length=window, device="cpu",
         )  # fmt: skip

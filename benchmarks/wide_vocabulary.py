@@ -24,6 +24,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -32,11 +33,11 @@ from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
 from compare_overhead import ours as compare
 from compare_overhead import perturb
-from evaluate_overhead import bare, guide, untouched
+from evaluate_overhead import bare, guide
 from evaluate_overhead import ours as evaluate
 from job_process import measured
 from kullback.models.huggingface import HuggingFaceModel
-from kullback.runtime.memory import keep_freed_memory
+from kullback.runtime.memory import kept_freed_memory
 
 VOCABULARY = 262_144
 JOBS = ("guide", "bare", "evaluate", "compare")
@@ -71,7 +72,7 @@ def prepare(names: tuple[str, ...], window: int, count: int) -> dict[str, Callab
     windows = [torch.randint(VOCABULARY, (1, window), generator=draw) for _ in range(count)]
     jobs: dict[str, Callable[[], object]] = {}
     if {"guide", "bare"} & set(names):
-        unmodified = untouched(adapted(0))
+        unmodified = adapted(0).model
         jobs["guide"] = lambda: guide(unmodified, windows)
         jobs["bare"] = lambda: bare(unmodified, windows)
     if {"evaluate", "compare"} & set(names):
@@ -81,8 +82,13 @@ def prepare(names: tuple[str, ...], window: int, count: int) -> dict[str, Callab
         candidate = adapted(0)
         perturb(candidate.model, 0.05)
         jobs["compare"] = lambda: compare(reference, candidate, windows)
-    keep_freed_memory()  # as after loading
-    return {name: jobs[name] for name in names}
+    return {name: partial(in_kept_memory, jobs[name]) for name in names}
+
+
+def in_kept_memory(job: Callable[[], object]) -> None:
+    """Run a job as in a pass over a text."""
+    with kept_freed_memory():
+        job()
 
 
 def resident(field: str) -> int:

@@ -8,15 +8,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 import transformers
-from torch import nn
 from transformers import BertConfig, BertLMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from kullback.errors import InvalidValueError
 from kullback.models.huggingface import HuggingFaceModel
 from kullback.predictions.base import DensePredictions, FactoredPredictions
-from kullback.runtime import fast_linear
-from kullback.runtime.fast_attention import causal_attention
-from kullback.runtime.fast_linear import linear
 
 V = 96
 LLAMA = {
@@ -192,7 +188,7 @@ def test_tokens_that_a_model_rules_out_do_not_change_what_it_is(dtype: torch.dty
     adapter = HuggingFaceModel.wrap(model.to(dtype), tokenizer(), "phi")
     assert adapter.factored, adapter.notes
     if dtype == torch.bfloat16:
-        assert model.config._attn_implementation == "kullback_causal"
+        assert adapter.layers.has_attention
     logits = adapter.predict(torch.arange(20)[None]).logits(slice(None))
     assert (logits[:, 80:] == -torch.inf).all()
     difference = (logits - expected)[:, :80].abs().max()
@@ -327,55 +323,6 @@ def test_a_copy_of_the_model_computes_with_its_own_weights() -> None:
     assert own_logits(copied, inputs).abs().max() == 0
 
 
-@pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("shape", [(3, 4), (2, 3, 4), (4,), (0, 4)])
-def test_linear_is_torchs_linear(shape: tuple[int, ...], bias: bool) -> None:
-    """The faster layer gives torch's numbers for any shape, strided weights, bias and gradients."""
-    generator = torch.Generator().manual_seed(0)
-    x, weight = torch.randn(shape, generator=generator), torch.randn(10, 4, generator=generator)
-    b = torch.randn(5, generator=generator) if bias else None
-    expected = nn.functional.linear(x, weight[::2], b)
-    with torch.inference_mode():
-        assert torch.allclose(linear(x, weight[::2], b), expected, atol=1e-6)
-    weight.requires_grad_(True)
-    linear(x, weight[::2], b).sum().backward()
-    assert weight.grad is not None
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_a_processor_without_16_bit_products_rounds_as_one_with_them(
-    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Widened, a layer gives the exact sums of 16-bit products, rounded once to 16 bits."""
-    monkeypatch.setattr(fast_linear, "multiplies", lambda dtype: dtype == torch.float32)
-    generator = torch.Generator().manual_seed(0)
-    x, weight, bias = (
-        torch.randn(shape, generator=generator).to(dtype) for shape in ((30, 40), (20, 40), (20,))
-    )
-    exact = nn.functional.linear(x.double(), weight.double(), bias.double())
-    with torch.inference_mode():
-        result = linear(x, weight, bias)
-    assert result.dtype == dtype
-    # Half a unit in the last place, and the rounding of float32.
-    unit = torch.finfo(dtype).eps * exact.abs()
-    assert ((result.double() - exact).abs() <= unit / 2 + 1e-5).all()
-
-
-@pytest.mark.parametrize(("heads", "key_heads"), [(4, 4), (6, 2), (3, 1)])
-@pytest.mark.parametrize("length", [1, 63, 64, 65, 200])
-def test_causal_attention_is_torchs_attention(length: int, heads: int, key_heads: int) -> None:
-    """Blocks of queries give what the fused kernel gives, for any length and grouping of heads."""
-    generator = torch.Generator().manual_seed(0)
-    q = torch.randn(2, heads, length, 8, generator=generator)
-    k = torch.randn(2, key_heads, length, 8, generator=generator)
-    v = torch.randn(2, key_heads, length, 6, generator=generator)
-    expected = nn.functional.scaled_dot_product_attention(
-        q, k, v, is_causal=True, scale=0.3, enable_gqa=True
-    )
-    ours = causal_attention(q, k, v, 0.3)
-    assert torch.allclose(ours, expected.transpose(1, 2), atol=1e-5)
-
-
 def test_bfloat16_models_attend_faster_with_the_same_noise() -> None:
     """On a CPU the written-out attention is used, as close to float32 as the fused kernel."""
     model = random_model("Llama")
@@ -384,7 +331,7 @@ def test_bfloat16_models_attend_faster_with_the_same_noise() -> None:
     model = model.to(torch.bfloat16)
     fused = (own_logits(model, inputs) - exact).abs().mean()
     adapter = HuggingFaceModel.wrap(model, tokenizer(), "tiny")
-    assert model.config._attn_implementation == "kullback_causal"
+    assert adapter.layers.has_attention
     assert (adapter.predict(inputs).logits(slice(None)) - exact).abs().mean() < 1.1 * fused
 
 

@@ -19,7 +19,7 @@ import os
 import resource
 import torch
 from kullback.predictions.base import FactoredPredictions, Head
-from kullback.runtime.memory import keep_freed_memory
+from kullback.runtime.memory import kept_freed_memory
 from kullback.scoring.compiled import block_library
 from kullback.scoring.divergence import divergence_statistics
 from kullback.scoring.token_statistics import token_statistics
@@ -27,7 +27,6 @@ from kullback.scoring.token_statistics import token_statistics
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
-keep_freed_memory()
 torch.set_num_threads(1)
 torch.manual_seed(0)
 hidden = torch.randn({ROWS}, 8)
@@ -35,14 +34,15 @@ head = Head(torch.randn({VOCABULARY}, 8))
 reference = FactoredPredictions(hidden, head)
 candidate = FactoredPredictions(hidden, Head(1.1 * head.weight_VD))
 targets = torch.zeros({ROWS}, dtype=torch.int64)
-for compiled in "10":
-    os.environ["KULLBACK_COMPILE"] = compiled
-    block_library.cache_clear()
-    before = peak()
-    token_statistics(reference, targets)
-    between = peak()
-    divergence_statistics(reference, candidate, targets)
-    print(between - before, peak() - between)
+with kept_freed_memory():
+    for compiled in "10":
+        os.environ["KULLBACK_COMPILE"] = compiled
+        block_library.cache_clear()
+        before = peak()
+        token_statistics(reference, targets)
+        between = peak()
+        divergence_statistics(reference, candidate, targets)
+        print(between - before, peak() - between)
 """
 
 

@@ -7,7 +7,7 @@ records, complete or not at all:
 ``000000.parquet``  a complete group
 ``000001.begun``    the first rows of the group that comes next, written anew every 30 seconds
 ``metadata.json``   what the rows are of
-``lock``            held by the process that writes
+``lock``            locked by the process that writes; ``lock.pid`` names it
 ==================  ===============================================================================
 
 A run that is killed and started again goes on after the last row there (`RecordsWriter.done`), and
@@ -19,7 +19,6 @@ file is assembled.
 
 from __future__ import annotations
 
-import fcntl
 import itertools
 import json
 import os
@@ -29,7 +28,6 @@ import time
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import IO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -43,6 +41,7 @@ from kullback.evaluation.token_records import (
     to_table,
 )
 from kullback.runtime.files import remove_leftovers, write_atomically
+from kullback.runtime.locks import locked
 
 __all__ = ["RecordsWriter"]
 
@@ -86,13 +85,12 @@ class RecordsWriter:
     def __enter__(self) -> RecordsWriter:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            lock = self._open.enter_context((self.folder / "lock").open("a+"))
+            self._open.enter_context(locked(self.folder / "lock", self._in_use))
         except OSError as error:
             raise RunError(
                 f"{self.path} cannot be written: {error.strerror}; choose another file"
             ) from None
         try:
-            _lock(lock, self.path)
             self._open.callback(self._remove_folder_without_rows)
             self._remove_leftovers()
             self._go_on()
@@ -175,6 +173,12 @@ class RecordsWriter:
         if not any(map(_has_rows, files)):
             shutil.rmtree(self.folder, ignore_errors=True)
 
+    def _in_use(self, process: str) -> str:
+        return (
+            f"{self.path} is being written by process {process}; wait for it, or choose another "
+            "file"
+        )
+
     def _refusal(self, theirs: bytes) -> str:
         try:
             rows_per_group, content = json.loads(theirs)
@@ -242,7 +246,8 @@ class RecordsWriter:
         finally:  # after Ctrl-C too
             with suppress(OSError):
                 beside.unlink()
-        shutil.rmtree(self.folder)
+        # Windows does not remove a file that is locked: the next run uses the folder again.
+        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def _has_rows(file: Path) -> bool:
@@ -251,18 +256,3 @@ def _has_rows(file: Path) -> bool:
         return bool(pq.read_metadata(file).num_rows)
     except (OSError, pa.ArrowException):
         return False
-
-
-def _lock(lock: IO[str], path: Path) -> None:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        lock.seek(0)
-        raise RunError(
-            f"{path} is being written by process {lock.read().strip() or 'unknown'}; wait for it, "
-            "or choose another file"
-        ) from None
-    lock.seek(0)
-    lock.truncate()
-    lock.write(str(os.getpid()))
-    lock.flush()

@@ -27,8 +27,8 @@ from torch import Tensor, nn
 
 from kullback.errors import InvalidValueError
 from kullback.predictions.base import DensePredictions, FactoredPredictions, Head
-from kullback.runtime.fast_attention import undo_fast_attention, use_fast_attention
-from kullback.runtime.fast_linear import multiplies, use_fast_linear
+from kullback.runtime.fast_layers import FastLayers
+from kullback.runtime.fast_linear import multiplies
 from kullback.runtime.weights import weights_fingerprint
 
 if TYPE_CHECKING:
@@ -57,6 +57,8 @@ class HuggingFaceModel:
     """None where the model cannot be factored."""
     vocabulary_size: int
     """V as the logits have it, rows that pad the vocabulary included."""
+    layers: FastLayers
+    """Replaces layers of `model` while `predict` runs."""
     notes: tuple[str, ...] = ()
     file_bytes: int | None = None
     """The size of the .gguf file that the weights were dequantised from, where they were."""
@@ -76,17 +78,18 @@ class HuggingFaceModel:
                 f"the tokenizer of {name} has no tokens: give the model's own tokenizer"
             )
         model.train(False).requires_grad_(False)
-        use_fast_linear(model)
+        layers = FastLayers(model)
         config = model.config.get_text_config(decoder=True)
         probe_1T = _probe(min(config.vocab_size, tokenizer.vocabulary_size), config, model.device)
-        with torch.inference_mode():
+        with torch.inference_mode(), layers.use():
             logits_TV = _own_logits(model, probe_1T)
-            if use_fast_attention(model):
+        attending = FastLayers(model, attention=True)
+        if attending.has_attention:
+            with torch.inference_mode(), attending.use():
                 faster_TV = _own_logits(model, probe_1T)
-                if _distance(faster_TV, logits_TV) <= TOLERANCE[model.dtype]:
-                    logits_TV = faster_TV
-                else:
-                    undo_fast_attention(model)
+            if _distance(faster_TV, logits_TV) <= TOLERANCE[model.dtype]:
+                layers, logits_TV = attending, faster_TV
+        with torch.inference_mode(), layers.use():
             V = logits_TV.shape[1]
             if tokenizer.vocabulary_size > V:
                 raise InvalidValueError(
@@ -112,7 +115,7 @@ class HuggingFaceModel:
                 f"{name} cannot be split into hidden states and a head ({reason}); its logits are "
                 f"kept in memory, {4 * V:,} bytes a token"
             )
-        return cls(model, tokenizer, name, head, V, tuple(notes))
+        return cls(model, tokenizer, name, head, V, layers, tuple(notes))
 
     @property
     def context(self) -> int | None:
@@ -153,9 +156,10 @@ class HuggingFaceModel:
                 f"inputs_NT has {inputs_NT.shape[1]} positions: {self.name} reads at most "
                 f"{self.context}; use a shorter window"
             )
-        if self.head is None:
-            return DensePredictions(_own_logits(self.model, inputs_NT))
-        hidden_MD = _hidden(self.model, inputs_NT)
+        with self.layers.use():
+            if self.head is None:
+                return DensePredictions(_own_logits(self.model, inputs_NT))
+            hidden_MD = _hidden(self.model, inputs_NT)
         return FactoredPredictions(_at_least_float32(hidden_MD), self.head)
 
 

@@ -19,7 +19,6 @@ from kullback.models.interface import TextModel
 from kullback.models.locate import locate
 from kullback.models.mini_gpt import GPTTextModel
 from kullback.models.quantized import SizedModel, apply_scheme, sized, split_scheme
-from kullback.runtime.memory import keep_freed_memory
 from kullback.text.tokenizer import TextTokenizer
 
 if TYPE_CHECKING:
@@ -98,21 +97,14 @@ def load_text_model(
     Raises `InvalidValueError` (or `RunError` for a run folder) saying in one sentence what is
     missing, damaged, unknown, out of reach, or does not fit; `MissingExtraError` without
     transformers.
-
-    On a CPU the process keeps freed memory from now on (`keep_freed_memory`).
     """
     check_device(device)
     location = locate(name)
-    model: TextModel
     # The mini-GPT rotates by complex numbers, which have no 16-bit type; a run folder is a Hugging
     # Face folder, too.
     if location.path and location.is_run and dtype in (None, torch.float32, torch.float64):
-        model = GPTTextModel.load(location.path, dtype, device)
-    else:
-        model = load_from_transformers(location, dtype, device, trust_remote_code, progress)
-    if torch.device(device).type == "cpu":
-        keep_freed_memory()
-    return model
+        return GPTTextModel.load(location.path, dtype, device)
+    return load_from_transformers(location, dtype, device, trust_remote_code, progress)
 
 
 def _torch_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:

@@ -1,13 +1,13 @@
 """Causal attention of bfloat16 models on a CPU, a block of queries at a time.
 
-torch's fused kernel gains nothing from bfloat16 on a CPU: at 1,024 positions of SmolLM2-135M's
-shape it takes 24 ms a layer, and 22 in float32 (one Zen 4 core).  Written out it takes 17: scores
-and softmax in float32, as the fused kernel has them, and the weighted sum of values in 16 bits.
-The noise against a float32 model stays what it was (mean |Δ nll| 0.027 nats a token with either).
-Where the processor cannot multiply 16-bit numbers, the rounded weights are widened again first.
+torch's fused kernel is no faster in bfloat16 on a CPU: at 1,024 positions of SmolLM2-135M's shape
+it takes 24 ms a layer, and 22 in float32 (one Zen 4 core).  As separate matmuls it takes 17: scores
+and softmax in float32, as in the fused kernel, and the weighted sum of values in 16 bits.  The
+noise against a float32 model is the same (mean |Δ nll| 0.027 nats/token with either).  Where the
+processor cannot multiply 16-bit numbers, the rounded weights are converted to float32 again first.
 
 Axes: N sequences, T positions, H query heads, G key heads, R = H / G, K head width, B queries of a
-block, S positions before its end.
+block, S positions up to its end.
 """
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ from torch import Tensor, nn
 from kullback.runtime.fast_linear import multiplies
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedConfig, PreTrainedModel
 
-__all__ = ["causal_attention", "undo_fast_attention", "use_fast_attention"]
+__all__ = ["IMPLEMENTATION", "causal_attention", "fast_attention_configs"]
 
-NAME = "kullback_causal"
-# Blocks of 64 queries: 128 compute more scores that the mask throws away, 32 make smaller matmuls.
+IMPLEMENTATION = "kullback_causal"
+"""The name of `causal_attention` in transformers' registry."""
+# Blocks of 64 queries: 128 compute more masked scores, 32 make smaller matmuls.
 QUERIES = 64
 
 
@@ -36,7 +37,7 @@ def causal_attention(
     v_NGTK: Float[Tensor, "N G T K"],
     scale: float,
 ) -> Float[Tensor, "N T H K"]:
-    """softmax(scale × q kᵀ, each position seeing itself and those before) v, heads last but one.
+    """softmax(scale × q kᵀ, masked to the position itself and those before) v, heads last but one.
 
     Query head h reads key head ``h // R``.
 
@@ -65,27 +66,28 @@ def causal_attention(
     return mixed_NTHK
 
 
-def use_fast_attention(model: PreTrainedModel) -> bool:
-    """Let a bfloat16 model of `transformers` on a CPU use `causal_attention`; whether it does.
+def fast_attention_configs(model: PreTrainedModel) -> list[PreTrainedConfig]:
+    """The configurations in which `IMPLEMENTATION` may be set, parents before their parts.
 
-    Only a model that attends through torch's fused kernel is changed, and a layer that needs more
-    than plain causal attention (a mask for its sliding window, a bias) goes on using that kernel.
+    None but those of a bfloat16 model of `transformers` on a CPU that uses torch's fused kernel.  A
+    layer that needs more than causal attention (a mask for its sliding window, a bias) uses that
+    kernel with `IMPLEMENTATION`, too.
     """
     on_cpu = model.device.type == "cpu" and model.dtype == torch.bfloat16
     if not on_cpu or model.config._attn_implementation != "sdpa":
-        return False
-    from transformers import AttentionInterface, AttentionMaskInterface
+        return []
+    from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
     from transformers.masking_utils import sdpa_mask
 
-    AttentionInterface.register(NAME, _attend)
-    AttentionMaskInterface.register(NAME, sdpa_mask)
-    model.set_attn_implementation(NAME)
-    return True
-
-
-def undo_fast_attention(model: PreTrainedModel) -> None:
-    """Back to torch's fused kernel."""
+    AttentionInterface.register(IMPLEMENTATION, _attend)
+    AttentionMaskInterface.register(IMPLEMENTATION, sdpa_mask)
+    parts = [part for part in model.modules() if isinstance(part, PreTrainedModel)]
+    configs = list({id(part.config): part.config for part in parts}.values())
+    # transformers knows which of its models can change their attention.
+    model.set_attn_implementation(IMPLEMENTATION)
+    able = [config for config in configs if config._attn_implementation == IMPLEMENTATION]
     model.set_attn_implementation("sdpa")
+    return able
 
 
 def _attend(
@@ -97,13 +99,15 @@ def _attend(
     scaling: float | None = None,
     **options: object,
 ) -> tuple[Tensor, Tensor | None]:
-    """What transformers calls in place of its own `sdpa_attention_forward`."""
-    # None stands for what the layer is, as theirs has it.
+    """The function that transformers calls instead of its own `sdpa_attention_forward`."""
+    # As in theirs, None means the attribute of the layer.
     causal = options.get("is_causal")
     causal = getattr(module, "is_causal", True) if causal is None else causal
-    plain = not any(options.get(name) for name in ("dropout", "position_bias", "softcap", "cache"))
+    only_causal = not any(
+        options.get(name) for name in ("dropout", "position_bias", "softcap", "cache")
+    )
     if (
-        plain
+        only_causal
         and causal
         and attention_mask is None
         and query.shape[2] == key.shape[2]
@@ -114,7 +118,7 @@ def _attend(
         return causal_attention(query, key, value, scale), None
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-    # The options are what a layer of theirs passed to a function of theirs.
+    # The options come from a layer of transformers and go to a function of transformers.
     fused: Any = sdpa_attention_forward
     mixed: Tensor = fused(module, query, key, value, attention_mask, scaling=scaling, **options)[0]
     return mixed, None

@@ -1,6 +1,6 @@
-"""Linear layers at the speed of the machine, on a CPU.
+"""Linear layers on a CPU, with the library that multiplies fastest on the processor.
 
-Who multiplies fastest depends on the processor.  One core, 1,024 rows, the widths of SmolLM2-135M:
+Which one that is depends on the processor.  One core, 1,024 rows, the widths of SmolLM2-135M:
 
 ==================  ===========================================  ================================
 processor           float32, GFLOP/s                             16 bits
@@ -9,16 +9,20 @@ AVX-512 (Zen 4)     oneDNN 105, MKL (what torch calls) 94        oneDNN, which t
 AVX2 (Zen 3)        MKL 72 to 81, oneDNN 62 to 73                torch 9, widened to float32 65
 ==================  ===========================================  ================================
 
-So oneDNN, which is part of every CPU build of torch, is called in float32 where there is AVX-512.
-A processor that cannot multiply 16-bit numbers gets them widened to float32 and the result rounded
-to 16 bits: the same products, summed in float32, as one that can.  Sums are in another order than
-torch's: results differ by float32 rounding before they are stored.
+So with AVX-512 float32 is multiplied by oneDNN, which every CPU build of torch contains.  torch has
+no public function for that (`torch.nn.functional.linear` calls MKL), so the operator that
+`torch.compile` generates is called, after a check that it exists and gives torch's numbers.
+
+On a processor that cannot multiply 16-bit numbers they are converted to float32 and the result is
+rounded to 16 bits: the same products, summed in float32, as on a processor that can.  The order of
+the sums is not torch's: results differ by float32 rounding before they are stored.
 
 Axes: M rows, D width in, E width out.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache, partial
 from typing import Any
 
@@ -27,13 +31,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the name that everyone uses
 
-__all__ = ["linear", "multiplies", "use_fast_linear"]
+__all__ = ["fast_forwards", "linear", "multiplies"]
 
 
 def linear(
     x: Float[Tensor, "*M D"], weight_ED: Float[Tensor, "E D"], bias_E: Float[Tensor, "E"] | None
 ) -> Float[Tensor, "*M E"]:
-    """``x @ weight.T + bias``, by the fastest way where nobody asks for a gradient.
+    """``x @ weight.T + bias``, by the fastest library where no gradient is needed.
 
     >>> linear(torch.ones(2, 3), torch.ones(1, 3), None)
     tensor([[3.],
@@ -48,11 +52,10 @@ def linear(
     ):
         return F.linear(x, weight_ED, bias_E)
     if not multiplies(x.dtype):
-        wide_E = None if bias_E is None else bias_E.float()
-        return F.linear(x.float(), weight_ED.float(), wide_E).to(x.dtype)
+        float_bias_E = None if bias_E is None else bias_E.float()
+        return F.linear(x.float(), weight_ED.float(), float_bias_E).to(x.dtype)
     if x.dtype == torch.float32 and _onednn_is_faster():
-        out: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight_ED, bias_E, "none", [], "")
-        return out
+        return _onednn_linear(x, weight_ED, bias_E)
     return F.linear(x, weight_ED, bias_E)
 
 
@@ -63,32 +66,59 @@ def multiplies(dtype: torch.dtype) -> bool:
     >>> multiplies(torch.float32)
     True
     """
-    if dtype == torch.bfloat16:
-        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-    if dtype == torch.float16:
-        return bool(torch.ops.mkldnn._is_mkldnn_fp16_supported())
-    return True
+    checks = {
+        torch.bfloat16: "_is_mkldnn_bf16_supported",
+        torch.float16: "_is_mkldnn_fp16_supported",
+    }
+    if dtype not in checks:
+        return True
+    check = getattr(torch.ops.mkldnn, checks[dtype], None)
+    return check is not None and bool(check())
+
+
+def fast_forwards(model: nn.Module) -> list[tuple[nn.Module, Callable[[Tensor], Tensor]]]:
+    """The `nn.Linear` layers of `model`, and GPT-2's `Conv1D`, with a `forward` that uses `linear`.
+
+    Left out are subclasses, layers whose weight is a tensor of another kind (quantised ones), and
+    layers whose `forward` another library has replaced (accelerate's hooks).
+    """
+    forwards: list[tuple[nn.Module, Callable[[Tensor], Tensor]]] = []
+    for module in model.modules():
+        if type(getattr(module, "weight", None)) is not nn.Parameter or _has_hook(module):
+            continue
+        if type(module) is nn.Linear:
+            forwards.append((module, partial(_forward, module)))
+        elif type(module).__name__ == "Conv1D":
+            forwards.append((module, partial(_forward_transposed, module)))
+    return forwards
+
+
+def _has_hook(module: nn.Module) -> bool:
+    """Whether another library has replaced `forward` of this instance."""
+    forward = vars(module).get("forward")
+    own = (_forward, _forward_transposed)
+    return forward is not None and getattr(forward, "func", None) not in own
+
+
+def _onednn_linear(x: Tensor, weight_ED: Tensor, bias_E: Tensor | None) -> Tensor:
+    out: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight_ED, bias_E, "none", [], "")
+    return out
 
 
 @cache
 def _onednn_is_faster() -> bool:
-    known = torch._C._has_mkldnn and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-    return known and torch.backends.cpu.get_cpu_capability() == "AVX512"
-
-
-def use_fast_linear(model: nn.Module) -> None:
-    """Let every plain `nn.Linear` in `model` compute with `linear`, and GPT-2's `Conv1D` too.
-
-    Subclasses, and layers whose weight is a tensor of another kind (quantised ones), stay as they
-    are.  Hooks go on working: they are called around `forward`, which alone is replaced.
-    """
-    for module in model.modules():
-        if type(getattr(module, "weight", None)) is not nn.Parameter:
-            continue
-        if type(module) is nn.Linear:
-            module.forward = partial(_forward, module)  # type: ignore[method-assign] # one instance
-        elif type(module).__name__ == "Conv1D":
-            module.forward = partial(_forward_transposed, module)
+    """Whether the processor has AVX-512 and oneDNN's operator gives the numbers of torch."""
+    if torch.backends.cpu.get_cpu_capability() != "AVX512":
+        return False
+    draw = torch.Generator().manual_seed(0)
+    x, weight_ED, bias_E = (torch.randn(s, generator=draw) for s in ((3, 5), (4, 5), (4,)))
+    try:
+        with torch.inference_mode():
+            out = _onednn_linear(x, weight_ED, bias_E)
+    # Another version of torch: no such operator, or one with other arguments.
+    except (AttributeError, RuntimeError, TypeError):
+        return False
+    return torch.allclose(out, F.linear(x, weight_ED, bias_E), atol=1e-5)
 
 
 def _forward(module: nn.Linear, x: Tensor) -> Tensor:

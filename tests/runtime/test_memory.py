@@ -1,0 +1,77 @@
+"""Freed memory: kept inside the scope, given back after it, and not changed by loading a model."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+# A process of its own, because malloc's settings are those of a process.
+HEADER = """
+import sys
+from pathlib import Path
+import torch
+from kullback.runtime.memory import kept_freed_memory
+
+def resident():
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * 4096 / 1e6
+
+def use_and_free():
+    torch.zeros(200_000_000, dtype=torch.uint8)
+    return resident() - before
+
+use = torch.zeros(1)
+before = resident()
+"""
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+
+
+def run(code: str, *arguments: str) -> list[float]:
+    """Run code in another process; return the numbers that it prints."""
+    command = [sys.executable, "-c", HEADER + code, *arguments]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    return [float(number) for number in result.stdout.split()]
+
+
+def test_freed_memory_is_kept_inside_and_given_back_after() -> None:
+    """Of 200 MB that are freed, all are kept inside the scope (with glibc), and none outside."""
+    outside, glibc, inside, after, again = run(
+        "print(use_and_free())\n"
+        "with kept_freed_memory() as kept, kept_freed_memory():\n"
+        "    print(int(kept), use_and_free())\n"
+        "print(resident() - before, use_and_free())\n"
+    )
+    assert outside < 50
+    assert (inside > 150) == bool(glibc)
+    assert after < 50
+    assert again < 50
+
+
+def test_freed_memory_is_used_again() -> None:
+    """Inside the scope a block that is freed and allocated again soon costs no page faults."""
+    (faults,) = run(
+        "import resource\n"
+        "with kept_freed_memory() as kept:\n"
+        "    for _ in range(10): use_and_free()\n"
+        "    first = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "    for _ in range(10): use_and_free()\n"
+        "    faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - first\n"
+        "print(faults if kept else 0)\n"
+    )
+    assert faults < 200
+
+
+def test_loading_a_model_leaves_malloc_alone(tiny_llama_folder: Path) -> None:
+    """After a model is loaded freed blocks are returned to the system, as before."""
+    (after,) = run(
+        "from kullback.models.load import load_text_model\n"
+        "load_text_model(sys.argv[1])\n"
+        "before = resident()\n"
+        "print(use_and_free())\n",
+        str(tiny_llama_folder),
+    )
+    assert after < 50
