@@ -31,8 +31,8 @@ _NOTEBOOK = {
     "Comparison": "html.notebook.comparison_fragment",
 }
 _SUMMARY = {
-    "Evaluation": "terminal.text.evaluation_summary",
-    "Comparison": "terminal.text.comparison_summary",
+    "Evaluation": "terminal.evaluation.evaluation_summary",
+    "Comparison": "terminal.comparison.comparison_summary",
     "LabResults": "terminal.lab.lab_summary",
     "SourceEvaluation": "terminal.source.source_summary",
     "TrainingRun": "terminal.training.training_summary",

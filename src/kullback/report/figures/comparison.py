@@ -23,6 +23,7 @@ from kullback.report.figures.curves import (
     plain_ticks,
     power_of_ten,
 )
+from kullback.report.names import short_names
 from kullback.report.numbers import byte_size
 from kullback.report.svg import LIGHT, house_style
 from kullback.results.comparison import LayerSensitivity, RankedCandidate
@@ -37,7 +38,6 @@ __all__ = [
     "prepare_classes",
     "prepare_layers",
     "prepare_schemes",
-    "short_names",
 ]
 
 _MOST_BARS = 40  # more would not fit a screen; the table has them all
@@ -213,22 +213,6 @@ def plot_schemes(schemes: SchemeSizes) -> Figure:
         if not front.all():
             axes.legend(loc="upper right")  # the front goes down from the left: here is room
     return figure
-
-
-def short_names(names: Sequence[str]) -> list[str]:
-    """The names, visible, without the folders and the model that all of them begin with.
-
-    >>> short_names(["runs/mine@int8", "runs/mine@int4-g32"]), short_names(["runs/mine@int8"])
-    (['int8', 'int4-g32'], ['runs/mine@int8'])
-    """
-    begin = 0
-    if len(set(names)) > 1:
-        for i, letters in enumerate(zip(*names, strict=False)):
-            if len(set(letters)) > 1:
-                break
-            if letters[0] in "/@":
-                begin = i + 1
-    return [visible(name[begin:]) for name in names]
 
 
 def _or_nan(value: float, otherwise: float) -> float:

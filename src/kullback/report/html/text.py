@@ -21,7 +21,6 @@ from kullback.report.figures.comparison import (
     prepare_classes,
     prepare_layers,
     prepare_schemes,
-    short_names,
 )
 from kullback.report.figures.curves import (
     plot_curve,
@@ -33,6 +32,7 @@ from kullback.report.figures.curves import (
 from kullback.report.figures.reliability import plot_reliability
 from kullback.report.html.environment import render
 from kullback.report.labels import NOT_ABOVE, NOT_ABOVE_MEANS, measure
+from kullback.report.names import short_names
 from kullback.report.numbers import Written, write, write_number
 from kullback.report.svg import to_svg
 from kullback.results.comparison import Comparison, RankedCandidate

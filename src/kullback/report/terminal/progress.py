@@ -10,7 +10,6 @@ import time
 from types import TracebackType
 from typing import Self
 
-from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import BarColumn, ProgressColumn, SpinnerColumn, Task
 from rich.progress import Progress as Bars
@@ -18,9 +17,10 @@ from rich.table import Column
 from rich.text import Text
 
 from kullback.report.escaping import visible
+from kullback.report.names import shorten
 from kullback.runtime.progress import Progress
 
-__all__ = ["TerminalProgress", "shorten"]
+__all__ = ["TerminalProgress"]
 
 SECONDS_BETWEEN_LINES = 5.0
 _REFRESHES_PER_SECOND = 4.0  # more would cost a machine of two cores what it measures
@@ -105,12 +105,10 @@ class TerminalProgress(Progress):
             self._print(self.line(done, total, now))
 
     def line(self, done: int, total: int, now: float) -> str:
-        """The line of a pipe at time `now`, in seconds."""
-        numbers = f"{done:,} of {total:,} tokens"
-        if speed := self._numbers(done, total, now):
-            numbers += f"  {speed}"
-        room = self._width - cell_len(numbers) - 2
-        return f"{shorten(self._what, room)}  {numbers}" if self._what and room > 8 else numbers
+        """The line of a pipe, below that of its stage, at time `now` in seconds."""
+        numbers = f"  {done:,} of {total:,} tokens"
+        speed = self._numbers(done, total, now)
+        return f"{numbers}  {speed}" if speed else numbers
 
     @property
     def _width(self) -> int:
@@ -155,35 +153,3 @@ class _Numbers(ProgressColumn):
     def render(self, task: Task) -> Text:
         """The text at this moment."""
         return Text(str(task.fields["numbers"]), no_wrap=True)
-
-
-def shorten(text: str, width: int) -> str:
-    """`text` in at most `width` columns: its longest word, a path, loses its middle.
-
-    >>> shorten("loading /home/somebody/models/SmolLM2-135M@int8", 36)
-    'loading /home/som…/SmolLM2-135M@int8'
-    """
-    if cell_len(text) <= width:
-        return text
-    longest = max(text.split(" "), key=cell_len)
-    room = width - cell_len(text) + cell_len(longest) - 1
-    if room < 4:
-        return _cut(text, width - 1) + "…" if width > 1 else ""
-    # The end of a path tells more than its beginning.
-    end = longest[-_letters(longest[::-1], 2 * room // 3) :]
-    begin = _cut(longest, room - cell_len(end))
-    return text.replace(longest, f"{begin}…{end}", 1)
-
-
-def _letters(text: str, width: int) -> int:
-    """How many leading letters fit into `width` columns."""
-    used = 0
-    for i, letter in enumerate(text):
-        used += cell_len(letter)
-        if used > width:
-            return i
-    return len(text)
-
-
-def _cut(text: str, width: int) -> str:
-    return text[: _letters(text, width)]

@@ -1,0 +1,255 @@
+"""What a result amounts to: a line for each candidate and one sentence, a line for an evaluation.
+
+A number and its unit are joined by no-break spaces, so that no line breaks between them.  Nothing
+is claimed of a ΔCE whose interval contains 0.  Nats/token unless the unit is given.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from kullback.report.labels import measure
+from kullback.report.names import candidate_names
+from kullback.report.numbers import byte_size, percent, write, write_number
+from kullback.results.comparison import CandidateComparison, Comparison, RankedCandidate
+from kullback.results.evaluation import Evaluation
+from kullback.results.measurement import Measurement
+
+__all__ = [
+    "INDISTINGUISHABLE",
+    "Verdict",
+    "comparison_verdict",
+    "evaluation_verdict",
+    "floor_text",
+    "noise_type",
+    "share_of_original",
+]
+
+INDISTINGUISHABLE = "indistinguishable on this text"
+BATCH_SHAPE = "batch shape"
+#: KL of rounding in float64 and below: no digit of it means anything.
+SMALLEST_FLOOR = 1e-13
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A line for each candidate, in the order in which they were named, and the conclusion."""
+
+    lines: tuple[str, ...]
+    conclusion: str
+    """Which candidate to choose; empty where no tolerance applies."""
+
+    def __str__(self) -> str:
+        return "\n".join(filter(None, (*self.lines, self.conclusion)))
+
+
+def evaluation_verdict(result: Evaluation) -> str:
+    """The headline measures of an evaluation in one line."""
+    parts = []
+    for name, label in (
+        ("bits_per_byte", ""),
+        ("perplexity", "perplexity "),
+        ("top1_accuracy", "top-1 accuracy "),
+    ):
+        if name in result.measures:
+            parts.append(_unbroken(f"{label}{write(result.measures[name], measure(name))}"))
+    return ", ".join(parts)
+
+
+def comparison_verdict(result: Comparison) -> Verdict:
+    """What is to be said of each candidate, and which one to choose."""
+    names = candidate_names(result)
+    ranked = {candidate.name: candidate for candidate in result.ranked}
+    lines = tuple(
+        f"{names[candidate.name]}: {_line(result, candidate, ranked.get(candidate.name))}"
+        for candidate in result.candidates
+    )
+    return Verdict(lines, _conclusion(result, names))
+
+
+# --- one candidate -------------------------------------------------------------------------
+
+
+def _line(
+    result: Comparison, candidate: CandidateComparison, ranked: RankedCandidate | None
+) -> str:
+    measures = _measures(candidate, ranked)
+    parts = [*_size(result, candidate)]
+    if candidate.identical:
+        return ", ".join([*parts, "identical: every KL is 0"])
+    parts += _changes(measures)
+    if "top1_agreement" in measures:
+        agreement = percent(measures["top1_agreement"].value)
+        parts.append(f"top-1 agreement {_unbroken(agreement)}")
+    parts += _divergence(result, candidate, ranked, measures)
+    return ", ".join(parts) or "nothing was measured"
+
+
+def _measures(
+    candidate: CandidateComparison, ranked: RankedCandidate | None
+) -> Mapping[str, Measurement]:
+    """The candidate's measures; those that the candidates' table shows, with joint intervals."""
+    if ranked is None:
+        return candidate.measures
+    return {
+        **candidate.measures,
+        "kl": ranked.kl,
+        "delta_cross_entropy": ranked.delta_cross_entropy,
+        "top1_agreement": ranked.top1_agreement,
+    }
+
+
+def _size(result: Comparison, candidate: CandidateComparison) -> Iterator[str]:
+    size, original = candidate.operand.size_bytes, result.reference.size_bytes
+    if size is None:
+        return
+    text = _unbroken(byte_size(size))
+    if original:
+        text += f" of {_unbroken(byte_size(original))} ({share_of_original(size / original)})"
+    yield text
+
+
+def share_of_original(share: float) -> str:
+    """A size over that of the reference: whole per cent from 10 % on.
+
+    >>> [share_of_original(x).replace("\u00a0", " ") for x in (0.4086, 0.0312, 1.5)]
+    ['41 %', '3.1 %', '150 %']
+    """
+    return _unbroken(f"{100 * share:,.0f} %" if share >= 0.1 else percent(share))
+
+
+def _changes(measures: Mapping[str, Measurement]) -> Iterator[str]:
+    """ΔCE by token, by byte, by document: those that were measured."""
+    for name, label in (
+        ("delta_cross_entropy", "ΔCE "),
+        ("delta_cross_entropy_per_byte", "ΔCE "),
+        ("delta_cross_entropy_per_document", ""),
+    ):
+        if name not in measures:
+            continue
+        change = measures[name]
+        text = label + _unbroken(str(write(change, measure(name))))
+        low, high = change.interval
+        if change.has_interval and change.standard_error and low <= 0 <= high:
+            yield f"{text}: {INDISTINGUISHABLE}"
+            continue
+        perplexity = f" ({_perplexity(change.value)})" if name == "delta_cross_entropy" else ""
+        interval = "" if change.has_interval else " without an interval"
+        yield text + interval + perplexity
+
+
+def _perplexity(change: float) -> str:
+    """exp(ΔCE) as a change of the perplexity.
+
+    >>> [_perplexity(x).replace("\u00a0", " ") for x in (0.0089, -0.03, 2.0, 900.0)]
+    ['+0.9 % perplexity', '−3.0 % perplexity', '7.4 × the perplexity', '∞ × the perplexity']
+    """
+    factor = math.exp(change) if change < 700 else math.inf
+    if factor >= 2:
+        return f"{_unbroken(write_number(factor, 2) + ' ×')} the perplexity"
+    sign = "+" if factor > 1 else ""
+    return f"{_unbroken(sign + percent(math.expm1(change)))} perplexity"
+
+
+def _divergence(
+    result: Comparison,
+    candidate: CandidateComparison,
+    ranked: RankedCandidate | None,
+    measures: Mapping[str, Measurement],
+) -> Iterator[str]:
+    """The KL over the noise of another type where that is known, else the KL or its bounds."""
+    kl = measures.get("kl")
+    if kl is not None:
+        if candidate.above_noise is False:
+            yield "KL not above the noise of another batch shape"
+        elif ranked is not None and ranked.noise_ratio is not None:
+            ratio = _unbroken(write_number(ranked.noise_ratio, 2) + " ×")
+            yield f"KL {ratio} the {noise_type(result)} noise"
+        else:
+            yield f"KL {_unbroken(str(write(kl, measure('kl'))))}"
+    elif "kl_lower_bound" in measures:
+        low, high = measures["kl_lower_bound"].value, measures["kl_upper_bound"].value
+        if math.isfinite(high):
+            ends = f"{write_number(low, 3)} and {write_number(high, 3)} nats/token"
+            yield f"KL between {_unbroken(ends)}"
+        else:
+            yield f"KL at least {_unbroken(write_number(low, 3) + ' nats/token')}"
+    elif result.kind == "token records":
+        yield "KL unknown"
+
+
+def noise_type(result: Comparison) -> str:
+    """The type of arithmetic with the largest noise floor, which the ratios are over.
+
+    Empty where none was measured.
+    """
+    floors = {
+        name: floor.value for name, floor in result.noise_floor.items() if name != BATCH_SHAPE
+    }
+    return max(floors, key=lambda name: floors[name]) if floors else ""
+
+
+def floor_text(floor: Measurement) -> str:
+    """A noise floor; one that is nothing but the rounding of float64 is only bounded.
+
+    >>> floor_text(Measurement(3e-15, "nats/token", 1e-16, 9, 9, "")).replace("\u00a0", " ")
+    '< 10⁻¹³ nats/token'
+    """
+    if floor.value < SMALLEST_FLOOR:
+        return _unbroken(f"< 10⁻¹³ {floor.unit}")
+    return _unbroken(str(write(floor, measure("kl"))))
+
+
+# --- the conclusion ------------------------------------------------------------------------
+
+
+def _conclusion(result: Comparison, names: Mapping[str, str]) -> str:
+    """Which candidate is the smallest within the tolerance, and how sure that is."""
+    ranked = result.ranked
+    if not ranked or all(candidate.identical for candidate in result.candidates):
+        return ""
+    within = f"within {_unbroken(f'{result.tolerance:g} nats/token')}"
+    accepted = [candidate for candidate in ranked if candidate.within_tolerance]
+    if len(ranked) == 1:
+        name = names[ranked[0].name]
+        if accepted:
+            return f"{name} is {within} of the reference{_beyond(ranked[0], result.tolerance)}."
+        return f"{name} is not {within} of the reference{_reaches(ranked[0], result.tolerance)}."
+    if not accepted:
+        return f"No candidate is {within}."
+    chosen = next((candidate for candidate in ranked if candidate.name == result.choice), None)
+    if chosen is None:
+        listed = ", ".join(names[candidate.name] for candidate in accepted)
+        return f"Candidates {within}: {listed}; their sizes are unknown."
+    text = f"Smallest candidate {within}: {names[chosen.name]}"
+    if chosen.share_of_original is not None and chosen.share_of_original >= 1:
+        text += ", which is no smaller than the reference"
+    text += _beyond(chosen, result.tolerance)
+    unknown = [names[candidate.name] for candidate in accepted if candidate.size_bytes is None]
+    return f"{text}." + (f" Of unknown size: {', '.join(unknown)}." if unknown else "")
+
+
+def _beyond(candidate: RankedCandidate, tolerance: float) -> str:
+    """What is to be said where the value is within the tolerance and the interval is not."""
+    change = candidate.delta_cross_entropy
+    if not change.has_interval:
+        return ", as far as a value without an interval tells"
+    high = change.interval[1]
+    if high <= tolerance:
+        return ""
+    return f", but its interval reaches {_unbroken(f'+{write_number(high, 2)}')}"
+
+
+def _reaches(candidate: RankedCandidate, tolerance: float) -> str:
+    """What is to be said where the value is beyond the tolerance and the interval is not."""
+    low = candidate.delta_cross_entropy.interval[0]
+    if not candidate.delta_cross_entropy.has_interval or low > tolerance:
+        return ""
+    sign = "+" if low > 0 else ""
+    return f", but its interval begins at {_unbroken(sign + write_number(low, 2))}"
+
+
+def _unbroken(text: str) -> str:
+    return text.replace(" ", "\u00a0")
