@@ -98,6 +98,7 @@ def text_results(hostile: bool = False) -> Evaluation:
     name = HOSTILE if hostile else "book.txt"
     return Evaluation(
         title=f"model on {name}",
+        text=name,
         created="2026-01-02T03:04:05+00:00",
         command=f"kullback evaluate model --text {name}",
         model="model",
@@ -218,7 +219,8 @@ def comparison_results(hostile: bool = False) -> Comparison:
         bytes=4321,
         seconds=250.0,
         notes=(name,),
-        ranked=ranked_candidates(model),
+        ranked=(ranked_candidates(model)[2],),
+        choice=f"{model}@int4",
         noise_floor={"batch shape": measured(3.21e-7, 0.43e-7), name: measured(math.nan, None)},
         sensitivity=tuple(
             LayerSensitivity(
@@ -316,4 +318,26 @@ def nearly_empty_comparison() -> Comparison:
         sensitivity=(),
         sensitivity_sum=None,
         sensitivity_whole=None,
+    )
+
+
+def several_candidates(hostile: bool = False) -> Comparison:
+    """The same with a candidate for each row of the table."""
+    result = comparison_results(hostile)
+    first = result.candidates[0]
+    ranked = ranked_candidates(result.reference.name)
+    others = tuple(
+        replace(
+            first,
+            operand=replace(first.operand, name=other.name, size_bytes=other.size_bytes),
+            above_noise=other.above_noise,
+        )
+        for other in ranked
+        if other.name != first.name
+    )
+    return replace(
+        result,
+        title=f"5 candidates against {result.reference.name}",
+        candidates=(first, *others),
+        ranked=ranked,
     )

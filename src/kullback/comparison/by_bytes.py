@@ -70,6 +70,7 @@ def compare_by_bytes(
         },
         int(np.isfinite(scored[0].nll_M).sum()),
         notes=notes,
+        documents=documents,
         spans=_largest_spans(compared, tokenized),
     )
 

@@ -29,6 +29,7 @@ from kullback.results.measurement import Measurement
 from kullback.runtime.progress import Progress
 from kullback.scoring.divergence import DivergenceStatistics, concatenate_divergences
 from kullback.text.documents import Document
+from kullback.text.inputs import text_name
 from kullback.text.protocol import Protocol
 
 __all__ = ["MOVED_IS_NOT_WORSE", "Candidate", "Task", "compare_models"]
@@ -136,6 +137,7 @@ def compare_models(
             for each in described
         ),
         scored_tokens=tokenized.coverage.scored_tokens,
+        text=text_name(documents),
         documents=len(documents),
         bytes=tokenized.coverage.bytes,
         seconds=time.perf_counter() - began,

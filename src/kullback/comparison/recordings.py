@@ -99,11 +99,22 @@ def compare_recorded(
     if any(each.recording.kind == "top-k" for each in recorded):
         measures, bounds = _bounds(rows)
         return stored_comparison(
-            "bounds", origins, measures, len(rows.places), notes=[*bounds, *notes]
+            "bounds",
+            origins,
+            measures,
+            len(rows.places),
+            notes=[*bounds, *notes],
+            documents=documents,
         )
     measures, quantiles = rows.divergences()
     return stored_comparison(
-        "recordings", origins, measures, len(rows.places), kl_quantiles=quantiles, notes=notes
+        "recordings",
+        origins,
+        measures,
+        len(rows.places),
+        kl_quantiles=quantiles,
+        notes=notes,
+        documents=documents,
     )
 
 

@@ -13,7 +13,9 @@ from kullback.results.comparison import (
     Operand,
 )
 from kullback.results.measurement import Measurement
+from kullback.text.documents import Document
 from kullback.text.fingerprint import Fingerprint
+from kullback.text.inputs import text_name
 
 __all__ = ["origin", "stored_comparison"]
 
@@ -42,8 +44,12 @@ def stored_comparison(
     notes: Sequence[str] = (),
     spans: Sequence[DifferentBytes] = (),
     llama_cpp: str = "",
+    documents: Sequence[Document] = (),
 ) -> Comparison:
-    """One candidate's measures as a result; `operands` are reference and candidate."""
+    """One candidate's measures as a result; `operands` are reference and candidate.
+
+    `documents` is the text, where it was read.
+    """
     reference, candidate = operands
     by_bytes = ", by bytes" if kind == "by bytes" else ""
     return Comparison(
@@ -62,6 +68,9 @@ def stored_comparison(
             ),
         ),
         scored_tokens=scored_tokens,
+        text=text_name(documents) if documents else "",
+        documents=len(documents) or None,
+        bytes=sum(document.n_bytes for document in documents) or None,
         notes=tuple(notes),
         llama_cpp=llama_cpp,
     )

@@ -172,4 +172,5 @@ def compare_records(
         measures,
         len(reference),
         notes=[SIGN, NO_KL],
+        documents=documents,
     )

@@ -36,6 +36,7 @@ from kullback.runtime.threads import cores, workers
 from kullback.runtime.workers import ProcessGroup
 from kullback.text.documents import Document
 from kullback.text.fingerprint import Fingerprint, fingerprint
+from kullback.text.inputs import text_name
 from kullback.text.protocol import Protocol
 from kullback.text.tokenizer import TextTokenizer
 from kullback.text.windows import Window
@@ -110,10 +111,11 @@ def _result(
         nll_M, places.position_M.astype(np.float64), position_edges(places.position_M), places
     )
     return Evaluation(
-        title=f"{model.name} on {_title(documents)}",
+        title=f"{model.name} on {text_name(documents)}",
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         command=task.command,
         model=model.name,
+        text=text_name(documents),
         fingerprint=str(identity),
         protocol=dict(identity.parts),
         notes=notes,
@@ -227,18 +229,3 @@ def _temperature_note(fit: TemperatureFit, tokens: int) -> str:
         f"temperature {fit.temperature:.4f}{ends} minimises the nll and would save {fit.saved} "
         f"(fitted to {tokens:,} tokens)"
     )
-
-
-def _title(documents: Sequence[Document]) -> str:
-    """A text by its first document.
-
-    >>> _title([Document("docs.jsonl:1", "a"), Document("docs.jsonl:2", "b")])
-    'docs.jsonl (2 documents)'
-    """
-    first = documents[0].name
-    if len(documents) == 1:
-        return first
-    files = {document.name.rpartition(":")[0] or document.name for document in documents}
-    if len(files) == 1:
-        return f"{files.pop()} ({len(documents):,} documents)"
-    return f"{first} and {len(documents) - 1:,} more"

@@ -56,10 +56,10 @@ def shorten(text: str, width: int) -> str:
         return text
     longest = max(text.split(" "), key=cell_len)
     room = width - cell_len(text) + cell_len(longest) - 1
-    if room < 8:
+    if room < 4:
         return f"{_cut(text, width - 1)}…" if width > 0 else ""
     # The end of a path tells more than its beginning.
-    end = longest[-_letters(longest[::-1], 2 * room // 3) :]
+    end = longest[-_letters(longest[::-1], room if room < 14 else 2 * room // 3) :]
     begin = _cut(longest, room - cell_len(end))
     return text.replace(longest, f"{begin}…{end}", 1)
 

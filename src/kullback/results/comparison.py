@@ -139,6 +139,8 @@ class Comparison(Result, frozen=True, kw_only=True, tag="kullback.comparison/1")
     """In the order in which they were named."""
     scored_tokens: int
     """Of the reference."""
+    text: str = ""
+    """The name of the file, and the number of documents; empty where only files were read."""
     documents: int | None = None
     """None where only files were read, which do not keep it."""
     bytes: int | None = None

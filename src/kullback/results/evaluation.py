@@ -86,6 +86,8 @@ class Evaluation(Result, frozen=True, kw_only=True, tag="kullback.evaluation/1")
     created: str
     command: str
     model: str
+    text: str
+    """The name of the file, and the number of documents."""
     fingerprint: str
     protocol: dict[str, Any]
     """Everything that the numbers depend on, part by part."""

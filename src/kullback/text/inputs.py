@@ -9,7 +9,7 @@ from typing import TypeAlias
 from kullback.errors import InvalidValueError
 from kullback.text.documents import Document, read_documents
 
-__all__ = ["Text", "documents_of", "paths_of"]
+__all__ = ["Text", "documents_of", "paths_of", "text_name"]
 
 #: A file or folder, a document, or several; text itself is given as a `Document`.
 Text: TypeAlias = "str | Path | Document | Sequence[str | Path | Document]"
@@ -47,6 +47,28 @@ def paths_of(text: Text | None) -> list[str]:
     return (
         [] if text is None else [str(item) for item in _items(text) if isinstance(item, str | Path)]
     )
+
+
+def text_name(documents: Sequence[Document]) -> str:
+    """The files of the documents, and how many documents, in a few words.
+
+    >>> text_name([Document("docs.jsonl:1", "a"), Document("docs.jsonl:2", "b")])
+    'docs.jsonl (2 documents)'
+    >>> text_name([Document(name, "a") for name in ("a.txt", "b.txt", "c.jsonl:1", "c.jsonl:2")])
+    'a.txt and 2 more files (4 documents)'
+    """
+    files: dict[str, None] = {}
+    for document in documents:
+        name, _, line = document.name.rpartition(":")
+        files[name if name and line.isdecimal() else document.name] = None
+    first, *others = files
+    if len(others) == 1:
+        first += f" and {others[0]}"
+    elif others:
+        first += f" and {len(others):,} more files"
+    if len(documents) == 1 or (len(files) == len(documents) == 2):
+        return first
+    return f"{first} ({len(documents):,} documents)"
 
 
 def _items(text: Text) -> list[str | Path | Document]:

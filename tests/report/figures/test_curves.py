@@ -7,14 +7,13 @@ import math
 import numpy as np
 import pytest
 from msgspec.structs import replace
-from text_samples import comparison_results, curve, measured, text_results
+from text_samples import comparison_results, curve, measured, several_candidates, text_results
 
 from kullback.report.figures.comparison import (
     plot_schemes,
     prepare_classes,
     prepare_layers,
     prepare_schemes,
-    short_names,
 )
 from kullback.report.figures.curves import (
     plot_curve,
@@ -73,18 +72,18 @@ def test_reliability_leaves_out_empty_bins():
 
 def test_schemes_without_a_place_are_named():
     """Zero and infinity have no place on a log axis; the others stand from small to large."""
-    found = prepare_schemes(comparison_results().ranked)
+    found = prepare_schemes(several_candidates().ranked)
     assert found is not None
     assert found.names == ("int4", "nf4", "int8")
     assert found.left_out == ("broken", "bf16")
     assert found.on_front.tolist() == [True, False, True]
-    assert prepare_schemes([comparison_results().ranked[0]]) is None
+    assert prepare_schemes([several_candidates().ranked[0]]) is None
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_every_scheme_lies_inside_its_axes(count):
     """One scheme, or several of almost the same size and KL, have axes of some width, and ticks."""
-    one = comparison_results().ranked[1]
+    one = several_candidates().ranked[1]
     schemes = [
         replace(one, size_bytes=one.size_bytes + i, kl=measured(0.02, 0.001)) for i in range(count)
     ]
@@ -96,14 +95,6 @@ def test_every_scheme_lies_inside_its_axes(count):
     assert left < found.sizes.min() <= found.sizes.max() < right
     assert low < found.low.min() < found.high.max() < high
     assert any(low < tick < high for tick in axes.get_yticks())
-
-
-def test_names_lose_what_all_of_them_share():
-    """Only whole folders and model names are dropped, and never the whole of a name."""
-    assert short_names(["a/b@int4-g32", "a/b@int4-g64"]) == ["int4-g32", "int4-g64"]
-    assert short_names(["a/model", "a/model@int8"]) == ["model", "model@int8"]
-    assert short_names(["a/b@int8", "a/b@int8"]) == ["a/b@int8", "a/b@int8"]
-    assert short_names([]) == []
 
 
 def test_classes_come_costliest_first_and_layers_as_given():

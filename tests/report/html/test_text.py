@@ -12,7 +12,6 @@ from html_page import Page
 from msgspec.structs import replace
 from text_samples import (
     HOSTILE,
-    comparison_results,
     measured,
     nearly_empty_comparison,
     nearly_empty_stored,
@@ -20,6 +19,9 @@ from text_samples import (
     stored_results,
     text_results,
     with_candidate,
+)
+from text_samples import (
+    several_candidates as comparison_results,
 )
 
 from kullback.errors import InvalidValueError, RunError

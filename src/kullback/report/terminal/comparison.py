@@ -66,7 +66,7 @@ def comparison_summary(result: Comparison, verbose: bool = False) -> RenderableT
 
 def _facts(result: Comparison) -> str:
     parts = [
-        None if result.documents is None else count_of(result.documents, "document"),
+        result.text or None,
         None if result.bytes is None else count_of(result.bytes, "byte"),
         f"{count_of(result.scored_tokens, 'token')} scored"
         + ("" if result.seconds is None else f" in {seconds(result.seconds)}"),

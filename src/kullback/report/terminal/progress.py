@@ -24,8 +24,9 @@ __all__ = ["TerminalProgress"]
 
 SECONDS_BETWEEN_LINES = 5.0
 _REFRESHES_PER_SECOND = 4.0  # more would cost a machine of two cores what it measures
-_BAR_WIDTH = 16
-_NUMBERS_WIDTH = 31  # "100 %  123,456 tokens/s  12:34 left"
+_BAR_WIDTH = 10
+_LEAST_FOR_BAR = 80  # columns of the terminal; a narrower one has no bar
+_NUMBERS_WIDTH = 31  # " 1,234,567 tokens/s  123:45 left"
 _MOST_COLUMNS = 100
 
 
@@ -48,7 +49,7 @@ class TerminalProgress(Progress):
             self._bars = Bars(
                 SpinnerColumn(),
                 _Description(console),
-                BarColumn(bar_width=_BAR_WIDTH),
+                *([BarColumn(bar_width=_BAR_WIDTH)] if console.width >= _LEAST_FOR_BAR else []),
                 _Numbers(),
                 console=console,
                 transient=True,
@@ -140,7 +141,9 @@ class _Description(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         """The text at this moment; the terminal may have been resized."""
-        width = min(_MOST_COLUMNS, self._console.width) - _BAR_WIDTH - _NUMBERS_WIDTH - 6
+        width = min(_MOST_COLUMNS, self._console.width) - 4
+        width -= _NUMBERS_WIDTH if task.fields["numbers"] else 0
+        width -= _BAR_WIDTH + 1 if self._console.width >= _LEAST_FOR_BAR else 0
         return Text(shorten(task.description, max(12, width)), overflow="ellipsis", no_wrap=True)
 
 

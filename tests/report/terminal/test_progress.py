@@ -1,0 +1,90 @@
+"""Progress of long work in a terminal and in a pipe."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.cells import cell_len
+from rich.console import Console
+
+from kullback.report.terminal.progress import TerminalProgress
+
+LONG = "loading /home/somebody/models/a-company/a-very-long-name-of-a-model-135M@int4-g32"
+
+
+def piped(width: int = 80) -> Console:
+    """A console that is no terminal."""
+    return Console(file=io.StringIO(), width=width, force_terminal=False)
+
+
+def output(console: Console) -> str:
+    """What was written."""
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_a_pipe_gets_a_line_for_each_stage():
+    """Stages are counted where their number was planned, and only up to it."""
+    console = piped()
+    with TerminalProgress(console) as progress:
+        progress.plan(2)
+        for what in ("loading a", "comparing b", "one more"):
+            progress.stage(what)
+            progress.tokens(1, 2)
+    assert output(console).splitlines() == [
+        "stage 1 of 2: loading a",
+        "stage 2 of 2: comparing b",
+        "one more",
+    ]
+
+
+def test_a_pipe_gets_tokens_speed_and_time_left():
+    """At 100 tokens/s the remaining 300 of 500 take three seconds."""
+    progress = TerminalProgress(piped())
+    progress.tokens(100, 500)
+    assert progress._first is not None
+    began, _ = progress._first
+    assert progress.line(200, 500, began + 1.0).split() == [
+        *("200", "of", "500", "tokens", "100", "tokens/s", "0:03", "left"),
+    ]
+
+
+def test_the_first_report_has_no_speed():
+    """Nothing is known of the speed until a second report."""
+    progress = TerminalProgress(piped())
+    progress.tokens(100, 500)
+    assert progress._first is not None
+    assert progress.line(100, 500, progress._first[0]).split() == ["100", "of", "500", "tokens"]
+
+
+@pytest.mark.parametrize("width", [80, 60])
+def test_nothing_wraps(width):
+    """A long path loses its middle and keeps its end, in a pipe as in a terminal."""
+    console = piped(width)
+    with TerminalProgress(console) as progress:
+        progress.stage(LONG)
+    terminal = Console(file=io.StringIO(), width=width, force_terminal=True, color_system=None)
+    with TerminalProgress(terminal) as progress:
+        progress.plan(8)
+        progress.stage(LONG)
+        progress.tokens(1, 1_000_000)
+        progress.tokens(999_999, 1_000_000)
+        assert progress._bars is not None
+        progress._bars.refresh()
+    lines = [*output(console).splitlines(), *output(terminal).replace("\r", "\n").splitlines()]
+    shown = [line for line in lines if "loading" in line]
+    assert len(shown) >= 2
+    assert all(line.count("…") == 1 for line in shown)
+    assert "int4-g32" in shown[0]
+    assert max(cell_len(Console().render_str(line).plain) for line in shown) < width + 20
+    assert cell_len(shown[0]) <= width
+
+
+def test_no_console_shows_nothing(capsys):
+    """Neither a stage nor tokens are printed without a console."""
+    with TerminalProgress(None) as progress:
+        progress.plan(3)
+        progress.stage("loading")
+        progress.tokens(1, 2)
+    assert capsys.readouterr() == ("", "")
