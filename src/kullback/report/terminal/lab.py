@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rich.console import Group
-from rich.table import Table
 from rich.text import Text
 
 from kullback.report.numbers import (
@@ -18,7 +17,7 @@ from kullback.report.numbers import (
     write_number,
 )
 from kullback.report.terminal.source import evaluation_table
-from kullback.report.terminal.tables import add_row, numbers_table
+from kullback.report.terminal.tables import add_row, numbers_table, titled
 from kullback.results.lab import LabResults, MinimalPairAccuracy, Quantisation
 from kullback.results.source import PartEvaluation
 
@@ -30,9 +29,7 @@ def lab_summary(results: LabResults, verbose: bool = False) -> Group:
     return Group(
         _identity(results.headline),
         evaluation_table(results.evaluations),
-        Text(),
         _pair_table(results.minimal_pairs),
-        Text(),
         _quantisation_table(results.quantisations),
         Text(
             f"\n{seconds(results.seconds.training)} of training, {seconds(results.seconds.total)} "
@@ -49,15 +46,14 @@ def _identity(model: PartEvaluation) -> Text:
         (terms[0], "bold"), " = ", (terms[1], "bold"), " + ", (terms[2], "bold green"),
         " nats/token\n",
         f"{how} {count(model.prefixes)} prefixes; "
-        f"CE − (H + KL) = {write_number(model.identity_residual, 2)}\n",
+        f"CE − (H + KL) = {write_number(model.identity_residual, 2)}",
     )  # fmt: skip
 
 
-def _pair_table(pairs: Sequence[MinimalPairAccuracy]) -> Table:
+def _pair_table(pairs: Sequence[MinimalPairAccuracy]) -> Group:
     """Minimal pairs, all cells together."""
     columns = [(side, held_out) for held_out in (False, True) for side in ("english", "spanish")]
     table = numbers_table(
-        "Minimal pairs: how often the right form is more probable than the wrong one",
         "model",
         *(f"{side.capitalize()}\n{'held out' if out else 'seen'}" for side, out in columns),
     )
@@ -67,12 +63,12 @@ def _pair_table(pairs: Sequence[MinimalPairAccuracy]) -> Table:
             accuracies.setdefault(pair.model, {})[pair.side, pair.held_out] = pair.accuracy
     for model, by_column in accuracies.items():
         add_row(table, [model, *(percent(by_column.get(column)) for column in columns)])
-    return table
+    title = "Minimal pairs: how often the right form is more probable than the wrong one"
+    return titled(title, table)
 
 
-def _quantisation_table(quantisations: Sequence[Quantisation]) -> Table:
+def _quantisation_table(quantisations: Sequence[Quantisation]) -> Group:
     table = numbers_table(
-        "Quantisation, in nats/token",
         "scheme",
         "size",
         "ΔCE",
@@ -93,4 +89,4 @@ def _quantisation_table(quantisations: Sequence[Quantisation]) -> Table:
                 percent(result.top1_agreement),
             ],
         )
-    return table
+    return titled("Quantisation, in nats/token", table)

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from kullback.report.escaping import visible
 from kullback.report.numbers import count, nats, percent, write, write_number
-from kullback.report.terminal.tables import add_row, numbers_table
+from kullback.report.terminal.tables import add_row, numbers_table, titled
 from kullback.results.measurement import Measurement
 from kullback.results.source import PartEvaluation, SourceEvaluation
 from kullback.sources.language import Language
@@ -33,7 +32,7 @@ _ROWS: dict[str, Callable[[PartEvaluation], str]] = {
 
 def source_table(name: str, language: Language) -> Group:
     """The exact entropies of a source."""
-    facts = numbers_table(f"{visible(name)}: exact", "", "")
+    facts = numbers_table("", "")
     for label, value in (
         ("vocabulary", f"{count(len(language.vocabulary))} tokens"),
         ("distinct sentences", count(language.number_of_sentences)),
@@ -44,11 +43,11 @@ def source_table(name: str, language: Language) -> Group:
     ):
         add_row(facts, [label, value])
     facts.show_header = False
-    slots = numbers_table("By slot", "slot", "tokens/sentence", "entropy (nats/token)")
+    slots = numbers_table("slot", "tokens/sentence", "entropy (nats/token)")
     for slot, entropy in language.entropy_by_slot().items():
         value = nats(max(entropy.entropy, 0.0), DECIMALS)
         add_row(slots, [slot, nats(entropy.tokens_per_sentence), value])
-    return Group(facts, Text(), slots)
+    return Group(titled(f"{name}: exact", facts), titled("By slot", slots))
 
 
 def source_summary(results: SourceEvaluation, verbose: bool = False) -> Group:
@@ -64,35 +63,27 @@ def source_summary(results: SourceEvaluation, verbose: bool = False) -> Group:
         lines.append(f"  {'identity':<14}CE − (H + KL) = {write_number(part.identity_residual, 2)}")
         methods = dict.fromkeys(visible(term.how) for term in terms.values())
         parts += [Text("\n" + "\n".join(lines)), Text(f"  ({'; '.join(methods)})", style="dim")]
-    parts += [Text(), evaluation_table(results.parts), Text(), slot_table(results.parts[0])]
-    return Group(*parts)
+    return Group(*parts, evaluation_table(results.parts), slot_table(results.parts[0]))
 
 
-def evaluation_table(evaluations: Sequence[PartEvaluation]) -> Table:
+def evaluation_table(evaluations: Sequence[PartEvaluation]) -> Group:
     """One column for each model and part of the language."""
-    table = numbers_table(
-        "Cross-entropy = entropy + KL, in nats/token",
-        "",
-        # A word a line: four models fit 80 columns.
-        *(visible(f"{part.name} {part.language}").replace(" ", "\n", 1) for part in evaluations),
-    )
+    columns = (f"{visible(part.name)}\n{part.language}" for part in evaluations)
+    table = numbers_table("", *columns)
     for label, cell in _ROWS.items():
         style = "bold" if "KL" in label else ""
         add_row(table, [label, *map(cell, evaluations)], style)
-    return table
+    return titled("Cross-entropy = entropy + KL, in nats/token", table)
 
 
-def slot_table(evaluation: PartEvaluation) -> Table:
+def slot_table(evaluation: PartEvaluation) -> Group:
     """The three terms by slot."""
-    table = numbers_table(
-        f"By slot, {evaluation.language} (nats per token of the slot)",
-        "slot", "tokens/sentence", "cross-entropy", "= entropy", "+ KL",
-    )  # fmt: skip
+    table = numbers_table("slot", "tokens/sentence", "cross-entropy", "= entropy", "+ KL")
     for slot in evaluation.by_slot:
         entropy = nats(max(slot.entropy, 0.0), DECIMALS)
         losses = nats(slot.cross_entropy, DECIMALS), entropy, nats(slot.kl, DECIMALS)
         add_row(table, [slot.slot, nats(slot.tokens_per_sentence), *losses])
-    return table
+    return titled(f"By slot, {evaluation.language} (nats per token of the slot)", table)
 
 
 def _nats(measurement: Measurement) -> str:

@@ -4,29 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
 from kullback.report.escaping import visible
 
-__all__ = ["add_row", "numbers_table"]
+__all__ = ["add_row", "numbers_table", "titled"]
 
 
-def numbers_table(title: str, first: str, *others: str) -> Table:
+def numbers_table(first: str, *others: str) -> Table:
     """A table of the columns `first`, for names, and `others`, for numbers."""
-    table = Table(
-        box=None,
-        pad_edge=False,
-        padding=(0, 2, 0, 0),
-        title=title,
-        title_justify="left",
-        title_style="bold",
-        header_style="dim",
-    )
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column(first, overflow="fold")
     for name in others:
         table.add_column(name, justify="right", overflow="fold")
     return table
+
+
+def titled(title: str, table: Table) -> Group:
+    """A table below its title, with a blank line above."""
+    return Group(Text(f"\n{visible(title)}", style="bold"), table)
 
 
 def add_row(table: Table, cells: Sequence[str], style: str = "") -> None:
