@@ -253,6 +253,7 @@ def _models(request: _Request, kinds: list[Kind]) -> Comparison:
     request.progress.plan(_stages(request, candidates, kinds))
     reference = _open(request.reference, request)
     task = Task(
+        reference_name=model_name(request.reference),
         noise=request.noise_floor,
         noise_dtype=_in_bfloat16(request, reference.model) if request.noise_floor else None,
         sensitivity=scheme,

@@ -52,6 +52,8 @@ class Candidate:
 class Task:
     """What to do beside the comparison itself."""
 
+    reference_name: str | None = None
+    """What to call the reference, as the candidates are called; by default its model's name."""
     noise: bool = False
     noise_dtype: Callable[[], TextModel] | None = None
     """Loads the reference in another type, for the noise floor."""
@@ -121,13 +123,14 @@ def compare_models(
     notes += [*coverage_notes(tokenized), MOVED_IS_NOT_WORSE, *_padding_note(padding)]
     ranked = rank_candidates(rows, tokenized.places, reference.size_bytes, floor, task.tolerance)
     identity = reference.fingerprint(documents, tokenized)
+    name = task.reference_name or reference.name
     return results.Comparison(
-        title=title_of([candidate.name for candidate in candidates], reference.name),
+        title=title_of([candidate.name for candidate in candidates], name),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         command=task.command,
         kind="models",
         reference=results.Operand(
-            name=reference.name,
+            name=name,
             size_bytes=reference.size_bytes,
             fingerprint=str(identity),
             protocol=dict(identity.parts),
