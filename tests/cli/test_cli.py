@@ -171,7 +171,8 @@ def test_a_run_of_another_language_is_refused(weather_run, capsys):
 
 def test_the_program_itself_exits_with_2_and_one_line(tmp_path):
     """As a process, too, bad input is one line on standard error without a traceback."""
-    command = [sys.executable, "-m", "kullback", "sample", str(tmp_path / "none")]
+    missing = str(tmp_path / "none.toml")
+    command = [sys.executable, "-m", "kullback", "source", "describe", missing]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert len(done.stderr.splitlines()) == 1

@@ -10,50 +10,23 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
+import shared_evaluation
+from shared_evaluation import evaluate
 
 from kullback.runtime import workers as module
 from kullback.runtime.workers import ProcessGroup, process_group
-
-SCRIPT = """
-import json, sys
-from pathlib import Path
-from kullback.text.documents import Document
-from kullback.text.protocol import Protocol
-from kullback.runtime.workers import process_group
-from kullback.models.load import load_text_model
-from kullback.evaluation.on_text import TextTask, evaluate_text
-from kullback.results.evaluation import NonZeroRank
-
-folder, file, out = sys.argv[1:]
-text = Path(file).read_text(encoding="utf-8")
-documents = [Document(str(i), text[i:]) for i in range(3)]
-with process_group() as processes:
-    model = load_text_model(folder)
-    records = Path(out + ".parquet")
-    task = TextTask(records=records)
-    results = evaluate_text(model, documents, Protocol(window=16), task, processes)
-    assert isinstance(results, NonZeroRank) != processes.is_rank_zero
-if not isinstance(results, NonZeroRank):
-    Path(out).write_text(json.dumps(results.to_dict()["measures"]))
-"""
-
-
-def run(folder: Path, text: Path, out: Path, *launcher: str) -> dict:
-    """Evaluate in other processes, and return the measures."""
-    script = out.parent / "evaluate.py"
-    script.write_text(SCRIPT)
-    command = [*launcher, str(script), str(folder), str(text), str(out)]
-    subprocess.run(command, check=True, capture_output=True, timeout=200)
-    return json.loads(out.read_text())
 
 
 def test_two_processes_find_what_one_finds(
     tiny_llama_folder: Path, text_file: Path, tmp_path: Path
 ):
     """Under torchrun with two processes the measures are equal, and the records byte for byte."""
-    alone = run(tiny_llama_folder, text_file, tmp_path / "one", sys.executable)
+    arguments = (str(tiny_llama_folder), str(text_file))
+    evaluate(*arguments, str(tmp_path / "one"))
     torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
-    together = run(tiny_llama_folder, text_file, tmp_path / "two", sys.executable, *torchrun)
+    command = (sys.executable, *torchrun, shared_evaluation.__file__, *arguments)
+    subprocess.run([*command, str(tmp_path / "two")], check=True, capture_output=True, timeout=200)
+    alone, together = (json.loads((tmp_path / name).read_text()) for name in ("one", "two"))
     assert together == alone
     records = [(tmp_path / name).read_bytes() for name in ("one.parquet", "two.parquet")]
     assert records[0] == records[1]
