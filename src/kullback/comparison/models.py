@@ -19,6 +19,7 @@ from kullback.comparison.noise_floor import above_noise, noise_floor
 from kullback.comparison.operands import Operand
 from kullback.comparison.ranking import CandidateRows, choose, rank_candidates
 from kullback.comparison.sensitivity import Sensitivity, measure_sensitivity
+from kullback.comparison.stored import origin
 from kullback.errors import InvalidValueError
 from kullback.evaluation.on_text import coverage_notes
 from kullback.evaluation.passes import Predictor, TokenizedText, divergence_rows
@@ -29,6 +30,7 @@ from kullback.results.measurement import Measurement
 from kullback.runtime.progress import Progress
 from kullback.scoring.divergence import DivergenceStatistics, concatenate_divergences
 from kullback.text.documents import Document
+from kullback.text.fingerprint import Fingerprint
 from kullback.text.inputs import text_name
 from kullback.text.protocol import Protocol
 
@@ -90,38 +92,30 @@ def compare_models(
     source: Predictor = reference
     if len(candidates) > 1 or task.noise or task.sensitivity is not None:
         source = KeptPredictions(reference, tokenized)
-    rows: list[CandidateRows] = []
-    described: list[results.CandidateComparison] = []
-    notes = list(reference.notes)
-    padding = 0.0
+    compared = []
     for i, candidate in enumerate(candidates):
         operand = opened.pop(i) if i in opened else candidate.open()
         operand.check(documents, tokenized, reader)
         progress.stage(f"comparing {candidate.name}")
         divergences = _pass(reference, source, operand, tokenized, progress)
         identity = operand.fingerprint(documents, tokenized)
-        rows.append(CandidateRows.of(candidate.name, operand.size_bytes, divergences))
-        described.append(
-            describe_candidate(
-                results.Operand(
-                    name=candidate.name,
-                    size_bytes=operand.size_bytes,
-                    fingerprint=str(identity),
-                    protocol=dict(identity.parts),
-                ),
-                divergences,
-                tokenized,
-                reader.tokenizer,
-                task.passages,
-            )
+        compared.append(
+            _Compared.of(candidate.name, operand, identity, divergences, tokenized, reader, task)
         )
-        notes += operand.notes if operand.model is None else ()
-        padding = max(padding, _padding(divergences))
         del operand, divergences
     floor = _noise(source, reference, tokenized, task, progress)
     layers = _sensitivity(source, reference, tokenized, task, progress)
-    notes += [*coverage_notes(tokenized), MOVED_IS_NOT_WORSE, *_padding_note(padding)]
-    ranked = rank_candidates(rows, tokenized.places, reference.size_bytes, floor, task.tolerance)
+    notes = [
+        *reference.notes,
+        *(note for each in compared for note in each.notes),
+        *coverage_notes(tokenized),
+        MOVED_IS_NOT_WORSE,
+        *_padding_note(max(each.padding for each in compared)),
+    ]
+    ranked = rank_candidates(
+        [each.rows for each in compared], tokenized.places, reference.size_bytes, floor,
+        task.tolerance,
+    )  # fmt: skip
     identity = reference.fingerprint(documents, tokenized)
     name = task.reference_name or reference.name
     return results.Comparison(
@@ -129,15 +123,10 @@ def compare_models(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         command=task.command,
         kind="models",
-        reference=results.Operand(
-            name=name,
-            size_bytes=reference.size_bytes,
-            fingerprint=str(identity),
-            protocol=dict(identity.parts),
-        ),
+        reference=origin(name, identity, reference.size_bytes),
         candidates=tuple(
-            msgspec.structs.replace(each, above_noise=above_noise(each.measures["kl"], floor))
-            for each in described
+            msgspec.structs.replace(result, above_noise=above_noise(result.measures["kl"], floor))
+            for result in (each.result for each in compared)
         ),
         scored_tokens=tokenized.coverage.scored_tokens,
         text=text_name(documents),
@@ -156,6 +145,40 @@ def compare_models(
         sensitivity_sum=layers.sum_of_parts if layers else None,
         sensitivity_whole=layers.whole if layers else None,
     )
+
+
+@dataclass(frozen=True, eq=False)
+class _Compared:
+    """What is kept of a candidate when its model has gone."""
+
+    rows: CandidateRows
+    result: results.CandidateComparison
+    notes: tuple[str, ...]
+    padding: float
+    """The largest probability of tokens that only one of the models has."""
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        operand: Operand,
+        identity: Fingerprint,
+        divergences: DivergenceStatistics,
+        tokenized: TokenizedText,
+        reader: TextModel,
+        task: Task,
+    ) -> _Compared:
+        """The rows to rank by, and the measures."""
+        result = describe_candidate(
+            origin(name, identity, operand.size_bytes),
+            divergences, tokenized, reader.tokenizer, task.passages,
+        )  # fmt: skip
+        return cls(
+            CandidateRows.of(name, operand.size_bytes, divergences),
+            result,
+            operand.notes if operand.model is None else (),
+            _padding(divergences),
+        )
 
 
 def title_of(candidates: Sequence[str], reference: str) -> str:
