@@ -25,7 +25,7 @@ from kullback.text.protocol import Protocol
 from kullback.text.windows import Window
 from tiny_models import TEXT, tiny_llama
 
-DOCUMENTS = [Document(f"part {i}", TEXT[i:]) for i in range(6)]
+DOCUMENTS = [Document(f"part {i}", TEXT[i : i + 200]) for i in range(4)]
 PROTOCOL = Protocol(window=32)
 
 

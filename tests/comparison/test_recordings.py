@@ -20,7 +20,7 @@ from kullback.text.documents import Document
 from kullback.text.protocol import Protocol
 from tiny_models import TEXT
 
-DOCUMENTS = [Document(f"part {i}", TEXT[i:]) for i in range(4)]
+DOCUMENTS = [Document(f"part {i}", TEXT[i : i + 200]) for i in range(4)]
 PROTOCOL = Protocol(window=32)
 
 

@@ -21,7 +21,7 @@ from kullback.text.fingerprint import Fingerprint
 from kullback.text.protocol import Protocol
 from tiny_models import TEXT
 
-DOCUMENTS = [Document(f"part {i}", TEXT[i:]) for i in range(6)]
+DOCUMENTS = [Document(f"part {i}", TEXT[i : i + 200]) for i in range(4)]
 # Tokens of overlapping windows count less than 1 there.
 PROTOCOL = Protocol("hf-stride", window=32, stride=16, joined=False)
 MEASURES = (

@@ -24,7 +24,7 @@ from kullback.text.documents import Document
 from kullback.text.protocol import Protocol
 from tiny_models import TEXT
 
-DOCUMENTS = [Document(f"part {i}", TEXT[i:]) for i in range(6)]
+DOCUMENTS = [Document(f"part {i}", TEXT[i : i + 200]) for i in range(4)]
 
 
 def evaluate(

@@ -117,7 +117,7 @@ class LongTexts:
                 coefficients = cosine_coefficients(series[i], frequencies[g])
                 # The coefficients are those of a sum over len(series[i]) pieces.
                 contributions.append(coefficients * math.sqrt(len(series[i]) / frequencies[g]))
-                degrees.append(frequencies[g])
+                degrees.append(float(frequencies[g]))
         short = np.array([g for g in range(len(size_G)) if g not in frequencies], dtype=np.int64)
         too_few = not frequencies
         if len(short):
