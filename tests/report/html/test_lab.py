@@ -6,6 +6,7 @@ import math
 import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -34,16 +35,22 @@ LABS: dict[str, Callable[[], LabResults]] = {
 }
 
 
-@pytest.fixture(scope="module", params=LABS)
+@cache
+def page_of(kind: str) -> str:
+    """The page of that lab, drawn once."""
+    return rendered(LABS[kind]())
+
+
+@pytest.fixture(params=LABS)
 def page(request: pytest.FixtureRequest) -> str:
-    """Each page once."""
-    return rendered(LABS[request.param]())
+    """Each page."""
+    return page_of(request.param)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def whole() -> str:
     """The ordinary page."""
-    return rendered(lab_results())
+    return page_of("whole")
 
 
 def test_pages_are_balanced_html_with_one_of_each_id(page):
@@ -72,7 +79,7 @@ def test_pages_load_nothing(page):
 
 def test_what_a_vocabulary_says_is_shown_and_not_obeyed():
     """Markup, template code, control characters and marks of direction arrive as visible text."""
-    page = rendered(lab_results(hostile=True))
+    page = page_of("hostile")
     assert "<script" not in page
     assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e\ufffe]", page)
     shown = Page(page).words

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -52,10 +53,16 @@ PAGES: dict[str, Callable[[], str]] = {
 }
 
 
-@pytest.fixture(scope="module", params=PAGES)
+@cache
+def page_of(kind: str) -> str:
+    """The page of that kind, drawn once."""
+    return PAGES[kind]()
+
+
+@pytest.fixture(params=PAGES)
 def page(request: pytest.FixtureRequest) -> str:
-    """Each page once."""
-    return PAGES[request.param]()
+    """Each page."""
+    return page_of(request.param)
 
 
 def test_the_check_of_tags_can_fail():
@@ -92,7 +99,7 @@ def test_pages_load_nothing(page):
 @pytest.mark.parametrize("kind", ["hostile evaluation", "hostile comparison", "hostile files"])
 def test_what_a_text_says_is_shown_and_not_obeyed(kind):
     """Markup, template code, control characters and marks of direction arrive as visible text."""
-    page = PAGES[kind]()
+    page = page_of(kind)
     assert "<script" not in page
     assert "49" not in re.findall(r"alert\(1\)</script>(\d+)", page)
     assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e\ufffe]", page)
@@ -113,7 +120,7 @@ def test_equal_results_give_equal_bytes():
 
 def test_evaluation_shows_each_measure_with_its_interval_and_unit():
     """Value, interval, unit, design effect and effective n stand in one row for each measure."""
-    shown = Page(PAGES["evaluation"]()).words
+    shown = Page(page_of("evaluation")).words
     for row in (
         "2.512 2.478 to 2.547 nats/token 4 250",
         "0.812 0.800 to 0.825 bits/byte 4 250",
@@ -127,7 +134,7 @@ def test_evaluation_shows_each_measure_with_its_interval_and_unit():
 
 def test_evaluation_has_its_figures_protocol_and_fingerprint():
     """Position, distribution and reliability are drawn; the protocol is listed part by part."""
-    page = PAGES["evaluation"]()
+    page = page_of("evaluation")
     drawn = [label for label in Page(page).attributes("aria-label") if "nll" in label]
     assert page.count("<svg") == 3
     assert len(drawn) == 2
@@ -140,7 +147,7 @@ def test_evaluation_has_its_figures_protocol_and_fingerprint():
 
 def test_tokens_are_coloured_by_surprisal_and_can_be_reached():
     """Each scored token has the lab's level, takes the focus and has a card; others do not."""
-    page = Page(PAGES["evaluation"]())
+    page = Page(page_of("evaluation"))
     spans = [attrs for tag, attrs in page.tags if tag == "span" and attrs.get("tabindex") == "0"]
     scored = text_results().passages[0].tokens[1:]
     assert [each["class"] for each in spans] == [
@@ -179,7 +186,7 @@ def test_the_line_about_kl_is_not_said_twice():
 
 def test_comparison_draws_what_was_measured():
     """Six figures where all was measured; without schemes and layers, four and no such sections."""
-    page = PAGES["comparison"]()
+    page = page_of("comparison")
     assert page.count("<svg") == 6
     shown = Page(page).words
     assert "The parts add up to 0.01100 nats/token; all together cost 0.01230." in shown
@@ -193,7 +200,7 @@ def test_comparison_draws_what_was_measured():
 
 def test_schemes_that_are_not_above_the_noise_are_marked():
     """The mark stands at the KL of those alone, and one line below the table explains it."""
-    shown = Page(PAGES["comparison"]()).words
+    shown = Page(page_of("comparison")).words
     assert "bf16 4.00 MB 0 ± 0 ≈ +0.010" in shown
     assert shown.count("≈") == 2
     assert "≈ not above the noise floor: rounding alone makes as large a KL." in shown
@@ -213,7 +220,7 @@ def test_a_scheme_of_unknown_size_has_a_row_and_no_dot():
 
 def test_files_are_shown_with_both_origins():
     """Measures, quantiles, spans, what llama.cpp prints, and each side's fingerprint and parts."""
-    shown = Page(PAGES["files"]()).words
+    shown = Page(page_of("files")).words
     for words in (
         "KL, lower bound",
         "0.01234 0.01178 to 0.01290 nats/token",
@@ -226,7 +233,7 @@ def test_files_are_shown_with_both_origins():
         "kullback compare a.rec book.rec",
     ):
         assert words in shown, words
-    nothing = Page(PAGES["empty files"]()).words
+    nothing = Page(page_of("empty files")).words
     assert "What the numbers depend on" not in nothing
     assert "llama.cpp" not in nothing
 
@@ -243,7 +250,7 @@ def test_one_scheme_is_shown_under_its_whole_name():
 
 def test_worst_tokens_have_both_models_beside_each_other():
     """The context with the token marked, KL, both nll, and both lists of alternatives."""
-    page = PAGES["comparison"]()
+    page = page_of("comparison")
     shown = Page(page).words
     assert "before book.txtbook.txtbook.txt after" in shown
     assert "<mark>book.txt</mark>" in page
@@ -252,7 +259,7 @@ def test_worst_tokens_have_both_models_beside_each_other():
 
 def test_tokens_are_coloured_by_kl_on_a_scale_of_its_own():
     """The levels rise at the steps of the legend."""
-    page = Page(PAGES["comparison"]())
+    page = Page(page_of("comparison"))
     classes = [attrs["class"] for _, attrs in page.tags if attrs.get("tabindex") == "0"]
     assert classes == ["t k2", "t k6", "t k6"]
 
@@ -260,7 +267,7 @@ def test_tokens_are_coloured_by_kl_on_a_scale_of_its_own():
 @pytest.mark.parametrize(("kind", "letter"), [("evaluation", "level-"), ("comparison", "k")])
 def test_every_level_is_in_the_legend_and_has_a_colour(kind, letter):
     """Legend and style sheet know as many levels as the scale has."""
-    page = PAGES[kind]()
+    page = page_of(kind)
     levels = len(SURPRISAL_STEPS if kind == "evaluation" else KL_STEPS) + 1
     classes = [attrs.get("class") or "" for tag, attrs in Page(page).tags if tag == "li"]
     assert [name for name in classes if re.fullmatch(letter + r"\d", name)] == [
