@@ -211,11 +211,11 @@ def compare_at_shared_boundaries(reference: ScoredBytes, candidate: ScoredBytes)
     ([[0, 2], [2, 6]], [0.5, -0.75], -0.041666666666666664)
     """
     lengths = [
-        each.document_bytes(name)
-        for name, each in (("the reference", reference), ("the candidate", candidate))
+        scored.document_bytes(name)
+        for name, scored in (("the reference", reference), ("the candidate", candidate))
     ]
     documents = max(map(len, lengths))
-    length_G, theirs_G = (np.pad(each, (0, documents - len(each))) for each in lengths)
+    length_G, theirs_G = (np.pad(length, (0, documents - len(length))) for length in lengths)
     if (length_G != theirs_G).any():
         g = int(np.flatnonzero(length_G != theirs_G)[0])
         raise InvalidValueError(
@@ -227,7 +227,8 @@ def compare_at_shared_boundaries(reference: ScoredBytes, candidate: ScoredBytes)
     start_S = np.concatenate([[0], cut_S[:-1]])
     document_S = np.searchsorted(offset_G, start_S, side="right") - 1
     sums, counts = zip(
-        *(_sums(each, offset_G, cut_S, document_S) for each in (reference, candidate)), strict=True
+        *(_sums(scored, offset_G, cut_S, document_S) for scored in (reference, candidate)),
+        strict=True,
     )
     scored_S: Bool[np.ndarray, "S"] = ~(np.isnan(sums[0]) | np.isnan(sums[1]))
     if not scored_S.any():

@@ -78,7 +78,7 @@ def protocol_of_files(
         recorded = recorded_parts(operand, kind).get("protocol")
         if not isinstance(recorded, Mapping):
             continue
-        known = {each.name: recorded.get(each.name) for each in fields(Protocol)}
+        known = {field.name: recorded.get(field.name) for field in fields(Protocol)}
         given = {
             name: value
             for name, value in (

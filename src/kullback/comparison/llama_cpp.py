@@ -81,7 +81,11 @@ class LlamaCppStatistics:
 
     def __getitem__(self, name: str) -> LlamaCppStatistic:
         """A statistic by its name, as "Mean KLD"; `KeyError` where there is none."""
-        return {key: one for each in self.sections.values() for key, one in each.items()}[name]
+        return {
+            key: statistic
+            for section in self.sections.values()
+            for key, statistic in section.items()
+        }[name]
 
     def __str__(self) -> str:
         lines = []
@@ -189,8 +193,7 @@ def _perplexities(values: _Tokens, chunk_M: np.ndarray) -> dict[str, LlamaCppSta
     # By the delta method: the difference moves as this mean does.
     moving = mean_with_interval(ppl * wide_M - base_ppl * wide_base_M, chunk_M, "")
     ours = [
-        perplexity(mean_with_interval(each, chunk_M, "nats/token"))
-        for each in (wide_M, wide_base_M)
+        perplexity(mean_with_interval(nll, chunk_M, "nats/token")) for nll in (wide_M, wide_base_M)
     ]
     return {
         "Mean PPL(Q)": LlamaCppStatistic(ppl, ppl * error, ours=ours[0]),
@@ -253,19 +256,19 @@ def _quantiles(values_M: Float[np.ndarray, "M"], per_cent: tuple[float, ...]) ->
     sorted_M = np.sort(values_M)
     n = len(sorted_M)
     statistics = {"Maximum": float(sorted_M[-1])}
-    for each in per_cent:
-        if each == 50.0:
+    for percentile in per_cent:
+        if percentile == 50.0:
             statistics["Median"] = float(
                 np.float32(0.5) * (sorted_M[n // 2] + sorted_M[(n - 1) // 2])
             )
             continue
         # float32, as there: among a million values the place is known to about a tenth.
-        place = np.float32(each / 100) * np.float32(n - 1)
+        place = np.float32(percentile / 100) * np.float32(n - 1)
         below = int(place)
         share = place - np.float32(below)
         above = min(below + 1, n - 1)
         value = (np.float32(1) - share) * sorted_M[below] + share * sorted_M[above]
-        statistics[f"{each:.1f}%"] = float(value)
+        statistics[f"{percentile:.1f}%"] = float(value)
     return {**statistics, "Minimum": float(sorted_M[0])}
 
 

@@ -147,7 +147,7 @@ def dominating(sizes: Sequence[int | None], kls: Sequence[float]) -> list[int | 
 
 def choose(ranked: Sequence[RankedCandidate]) -> str | None:
     """The smallest candidate whose ΔCE is within the tolerance, the nearest of equals."""
-    accepted = [each for each in ranked if each.within_tolerance and each.size_bytes is not None]
+    accepted = [row for row in ranked if row.within_tolerance and row.size_bytes is not None]
     if not accepted:
         return None
-    return min(accepted, key=lambda each: (each.size_bytes or 0, each.kl.value)).name
+    return min(accepted, key=lambda row: (row.size_bytes or 0, row.kl.value)).name

@@ -69,8 +69,8 @@ def compare_recorded(
     progress = progress or Progress()
     progress.stage(f"comparing {candidate.name}")
     operands = (reference, candidate)
-    recorded = [each for each in operands if isinstance(each, RecordingOperand)]
-    notes = [note for each in recorded for note in each.notes]
+    recorded = [operand for operand in operands if isinstance(operand, RecordingOperand)]
+    notes = [note for operand in recorded for note in operand.notes]
     identities: tuple[Fingerprint, Fingerprint]
     if isinstance(reference, RecordingOperand) and isinstance(candidate, RecordingOperand):
         if documents:
@@ -96,7 +96,7 @@ def compare_recorded(
         origin(reference.name, identities[0], reference.size_bytes),
         origin(candidate.name, identities[1], candidate.size_bytes),
     )
-    if any(each.recording.kind == "top-k" for each in recorded):
+    if any(operand.recording.kind == "top-k" for operand in recorded):
         measures, bounds = _bounds(rows)
         return stored_comparison(
             "bounds",

@@ -34,7 +34,7 @@ def arithmetic_noise(model: TextModel, exact: TextModel, tokenized: TokenizedTex
         )
 
     difference_M = nll_differences(divergences.reference.nll, divergences.candidate.nll)
-    names = [str(each.dtype).removeprefix("torch.") for each in (model, exact)]
+    names = [str(reader.dtype).removeprefix("torch.") for reader in (model, exact)]
     distance = float(np.abs(difference_M).mean())
     return (
         f"{names[0]} instead of {names[1]} changes the cross-entropy by {mean(difference_M)}, with "

@@ -45,7 +45,7 @@ class PassOptions:
     @property
     def given(self) -> list[str]:
         """The options that were given, as flags of the command line."""
-        names = [each.name for each in fields(self) if getattr(self, each.name) is not None]
+        names = [field.name for field in fields(self) if getattr(self, field.name) is not None]
         return [f"--{name.replace('_', '-')}" for name in names]
 
     @property

@@ -114,8 +114,8 @@ class TokenizedText:
             [window.document for window in self.windows], np.diff(self.starts)
         ).astype(np.int64)
         bytes_M = np.diff(self.byte_spans, axis=1)[:, 0]
-        words = np.array([count_words(each, self.protocol) for each in self.documents])
-        size = np.array([each.n_bytes for each in self.documents])
+        words = np.array([count_words(document, self.protocol) for document in self.documents])
+        size = np.array([document.n_bytes for document in self.documents])
         rows, scored = (
             np.bincount(document_M, weights, minlength=len(words)) for weights in (None, bytes_M)
         )

@@ -81,7 +81,10 @@ class RecordsMetadata:
         cls, model: str, fingerprint: Fingerprint, documents: Sequence[Document]
     ) -> RecordsMetadata:
         """The metadata of documents that are in memory."""
-        infos = tuple(DocumentInfo(each.name, each.n_bytes, each.n_words) for each in documents)
+        infos = tuple(
+            DocumentInfo(document.name, document.n_bytes, document.n_words)
+            for document in documents
+        )
         return cls(model, fingerprint, infos)
 
     def to_json(self) -> str:
@@ -93,8 +96,8 @@ class RecordsMetadata:
                 "fingerprint": str(self.fingerprint),
                 "parts": dict(self.fingerprint.parts),
                 "documents": [
-                    {"name": each.name, "bytes": each.n_bytes, "words": each.n_words}
-                    for each in self.documents
+                    {"name": info.name, "bytes": info.n_bytes, "words": info.n_words}
+                    for info in self.documents
                 ],
             },
             sort_keys=True,
@@ -110,8 +113,8 @@ class RecordsMetadata:
             raise ValueError(f"format {data['format']} is not {FORMAT}")
         parts: dict[str, Part] = data["parts"]
         documents = tuple(
-            DocumentInfo(str(each["name"]), int(each["bytes"]), int(each["words"]))
-            for each in data["documents"]
+            DocumentInfo(str(info["name"]), int(info["bytes"]), int(info["words"]))
+            for info in data["documents"]
         )
         return cls(str(data["model"]), Fingerprint(parts), documents)
 
@@ -146,7 +149,7 @@ class Records:
 
     def columns(self) -> dict[str, Shaped[np.ndarray, "M"]]:
         """The arrays by name, in the order of the file."""
-        return {each.name: getattr(self, each.name) for each in fields(self)}
+        return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
 TYPES: dict[str, type[np.generic]] = {
@@ -167,7 +170,7 @@ TYPES: dict[str, type[np.generic]] = {
 
 def concatenate_records(parts: Sequence[Records]) -> Records:
     """All rows, one part after the other."""
-    names = [each.name for each in fields(Records)]
+    names = [field.name for field in fields(Records)]
     return Records(**{n: np.concatenate([getattr(part, n) for part in parts]) for n in names})
 
 

@@ -145,7 +145,7 @@ class RecordsWriter:
         if theirs != ours:
             if theirs is not None and any(map(_has_rows, self.folder.glob("*.parquet"))):
                 raise RunError(self._refusal(theirs))
-            # Groups that nobody says anything about are of no use, and those of another fingerprint
+            # Groups without a description are of no use, and those of another fingerprint
             # that have only begun are not worth a refusal.
             for pattern in ("*.parquet", "*.begun"):
                 for file in self.folder.glob(pattern):

@@ -1,4 +1,4 @@
-"""What a model's name stands for, and what can be seen to be wrong with it before it is loaded.
+"""The kinds of model that a name can mean, and checks of the name before anything is loaded.
 
 ========================  =====================================================================
 name                      what it is

@@ -113,9 +113,9 @@ def to_builtins(value: object) -> Json:
             fields[name] = _finite(to_builtins(getattr(value, name)))
         return fields
     if isinstance(value, Mapping):
-        return {str(key): to_builtins(one) for key, one in value.items()}
+        return {str(key): to_builtins(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [to_builtins(one) for one in value]
+        return [to_builtins(item) for item in value]
     if isinstance(value, bool) or value is None or isinstance(value, str | int):
         return value
     if isinstance(value, float):

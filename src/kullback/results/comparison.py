@@ -171,23 +171,23 @@ class Comparison(Result, frozen=True, kw_only=True, tag="kullback.comparison/1")
     def ranking(self) -> Table:
         """One row a candidate, the nearest first; the intervals hold for all at once."""
         columns: dict[str, list[object]] = {
-            "candidate": [each.name for each in self.ranked],
-            "size_bytes": [each.size_bytes for each in self.ranked],
-            "share_of_original": [each.share_of_original for each in self.ranked],
+            "candidate": [row.name for row in self.ranked],
+            "size_bytes": [row.size_bytes for row in self.ranked],
+            "share_of_original": [row.share_of_original for row in self.ranked],
         }
         for name in ("kl", "delta_cross_entropy", "delta_perplexity", "top1_agreement"):
-            measured: list[Measurement] = [getattr(each, name) for each in self.ranked]
-            columns[name] = [each.value for each in measured]
-            columns[f"{name}_low"] = [each.interval[0] for each in measured]
-            columns[f"{name}_high"] = [each.interval[1] for each in measured]
+            measured: list[Measurement] = [getattr(row, name) for row in self.ranked]
+            columns[name] = [measurement.value for measurement in measured]
+            columns[f"{name}_low"] = [measurement.interval[0] for measurement in measured]
+            columns[f"{name}_high"] = [measurement.interval[1] for measurement in measured]
         for name in ("on_pareto_front", "dominated_by", "above_noise", "within_tolerance"):
-            columns[name] = [getattr(each, name) for each in self.ranked]
+            columns[name] = [getattr(row, name) for row in self.ranked]
         return Table(columns)
 
     @property
     def worst_tokens(self) -> Table:
         """The tokens with the largest KL of each candidate, with their context."""
-        pairs = [(each.name, token) for each in self.candidates for token in each.worst_tokens]
+        pairs = [(row.name, token) for row in self.candidates for token in row.worst_tokens]
         names = WorstToken.__struct_fields__
         return Table(
             {

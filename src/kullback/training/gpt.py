@@ -118,9 +118,9 @@ class GPTConfig:
             "head_dim": sizes.width // sizes.heads,
             "rope_scaling": None,
         }
-        found = {key: (config.get(key, ours), ours) for key, ours in fixed.items()}
-        found["rope_type"] = (rope.get("rope_type", "default"), "default")
-        for key, (theirs, ours) in found.items():
+        settings = {key: (config.get(key, ours), ours) for key, ours in fixed.items()}
+        settings["rope_type"] = (rope.get("rope_type", "default"), "default")
+        for key, (theirs, ours) in settings.items():
             if theirs != ours:
                 raise InvalidValueError(f"{key} is {theirs!r}: a model of ours has {ours!r}")
         return sizes

@@ -3,7 +3,7 @@
 Sentences of 9 to 23 tokens in one padded batch waste a quarter of the work.  Here a batch is one
 flat list of M tokens; everything in a transformer works on single tokens but attention, so only
 attention sees sequences: it spreads the flat list over N rows of T columns, works there, and
-gathers the real tokens back.  Padding stands at the right end of a row, so the causal mask hides
+gathers the real tokens back.  Padding is at the right end of a row, so the causal mask hides
 it from every real token.
 
 It computes ``softmax(q k^T / sqrt(K) + mask) v`` (Vaswani et al. 2017, eq. 1) with batched matrix
