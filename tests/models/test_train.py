@@ -170,3 +170,11 @@ def test_keywords_that_do_not_apply_are_refused(
     with pytest.raises(InvalidValueError, match=name):
         train_model(tmp_path / "run", **options)  # type: ignore[arg-type]
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("option", ["batch", "context", "vocabulary_size"])
+def test_zero_is_not_the_default(option: str, tmp_path: Path) -> None:
+    """An option given as 0 is refused, not replaced by its default."""
+    text(tmp_path)
+    with pytest.raises(InvalidValueError):
+        train_model(tmp_path / "run", text=tmp_path / "weather.txt", **{**TEXT, option: 0})  # type: ignore[arg-type]

@@ -42,7 +42,7 @@ from kullback.evaluation.options import Model, PassOptions, model_name
 from kullback.models.interface import TextModel
 from kullback.models.load import load_sized
 from kullback.models.quantization import Scheme
-from kullback.models.quantized import split_scheme
+from kullback.models.quantized import SizedModel, split_scheme
 from kullback.results.comparison import Comparison
 from kullback.runtime.progress import Progress
 from kullback.text.documents import Document
@@ -81,7 +81,7 @@ def compare(
     candidates: Model | Sequence[Model] = (),
     text: Text | None = None,
     *,
-    schemes: Sequence[str] = (),
+    schemes: str | Sequence[str] = (),
     noise_floor: bool = False,
     sensitivity: bool = False,
     by_bytes: bool = False,
@@ -117,7 +117,7 @@ def compare(
         reference=reference,
         candidates=_as_tuple(candidates),
         text=text,
-        schemes=tuple(schemes),
+        schemes=(schemes,) if isinstance(schemes, str) else tuple(schemes),
         noise_floor=noise_floor,
         sensitivity=sensitivity,
         by_bytes=by_bytes,
@@ -135,8 +135,8 @@ def compare(
 
 def _as_tuple(candidates: Model | Sequence[Model]) -> tuple[Model, ...]:
     """The candidates; a pair of a model and its tokenizer is one of them."""
-    if isinstance(candidates, str | Path) or hasattr(candidates, "predict"):
-        return (candidates,)  # type: ignore[return-value]  # a name or a TextModel
+    if isinstance(candidates, str | Path | SizedModel) or hasattr(candidates, "predict"):
+        return (candidates,)  # type: ignore[return-value]  # a name or a loaded model
     if isinstance(candidates, tuple) and len(candidates) == 2 and hasattr(candidates[0], "forward"):
         return (candidates,)  # type: ignore[return-value]  # a transformers model and tokenizer
     return tuple(candidates)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import torch
 
 from kullback.models.interface import TextModel
-from kullback.models.load import load_sized
+from kullback.models.load import load_sized, model_name
 from kullback.models.quantized import SizedModel
 from kullback.runtime.progress import Progress
 from kullback.text.documents import Document
@@ -22,8 +22,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Model", "PassOptions", "model_name"]
 
-#: A name, a path, a loaded transformers model with its tokenizer, or a text model.
-Model: TypeAlias = "str | Path | tuple[PreTrainedModel, PreTrainedTokenizerBase] | TextModel"
+#: A name, a path, a loaded transformers model with its tokenizer, or what `load_model` returned.
+Model: TypeAlias = (
+    "str | Path | tuple[PreTrainedModel, PreTrainedTokenizerBase] | TextModel | SizedModel"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,12 +78,3 @@ class PassOptions:
         if not narrow or not isinstance(model, str | Path):
             return None
         return lambda: self.load(model, torch.float32).model
-
-
-def model_name(model: Model) -> str:
-    """What to call a model before it is loaded."""
-    if isinstance(model, str | Path):
-        return str(model)
-    if isinstance(model, tuple):
-        return str(getattr(model[0], "name_or_path", "") or type(model[0]).__name__)
-    return model.name

@@ -80,8 +80,8 @@ def record(
             return NonZeroRank(rank=processes.rank, world_size=processes.size)
         else:
             tokens = record_text(
-                sized.model, documents, cut, path, distributions, k or DEFAULT_K, progress,
-                sized.size_bytes,
+                sized.model, documents, cut, path, distributions,
+                DEFAULT_K if k is None else k, progress, sized.size_bytes,
             )  # fmt: skip
     size = path.stat().st_size
     kind = distributions or "token records"
@@ -137,6 +137,8 @@ def _check(path: Path, distributions: str | None, k: int | None, text: Text) -> 
     check_outputs({"-o": path}, paths_of(text))
     if k is not None and distributions != "top-k":
         raise InvalidValueError(f"-k {k} is for top-k: add --distributions top-k")
+    if k is not None and k < 1:
+        raise InvalidValueError(f"k is {k}: it must be at least 1")
     is_parquet = path.suffix == ".parquet"
     if distributions is None and not is_parquet:
         raise InvalidValueError(

@@ -12,8 +12,8 @@ position          int32    tokens that the model had read before it, BOS include
 weight            float32  how often it counts: 1, unless a preset weighs windows
 nll               float64  -log q[token], nats
 entropy           float64  H(q), nats
-rank              int32    1 + the words that are more probable
-top1              int32    the most probable word
+rank              int32    1 + the tokens that are more probable
+top1              int32    the most probable token
 top1_probability  float32
 sum_of_squares    float32  Σ q²
 ================  =======  ====================================================================

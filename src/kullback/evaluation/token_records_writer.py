@@ -10,7 +10,7 @@ records, complete or not at all:
 ``lock``            locked by the process that writes; ``lock.pid`` names it
 ==================  ===============================================================================
 
-A run that is killed and started again goes on after the last row there (`RecordsWriter.done`), and
+A run that is killed and started again resumes after the last row there (`RecordsWriter.done`), and
 the file that it assembles at the end is the same, byte for byte: its groups are cut by the number
 of rows, never by the time.  Whole groups of another fingerprint are refused; a group that has only
 begun is given up for another run.  What stood at the path before stays there, whole, until the
@@ -51,7 +51,7 @@ SECONDS_PER_SAVE = 30.0
 
 
 class RecordsWriter:
-    """Writes the records of an evaluation, and goes on with those of one that was interrupted.
+    """Writes the records of an evaluation, and resumes those of one that was interrupted.
 
     Use it as a context manager.  `done` rows are on disk at the start: leave out the windows that
     lie before, and `append` all others in order; rows that are there already are passed over.
@@ -168,7 +168,7 @@ class RecordsWriter:
                     file.unlink()
 
     def _remove_folder_without_rows(self) -> None:
-        """Leave nothing behind that no run could go on with."""
+        """Leave nothing behind that no run could resume."""
         files = (*self.folder.glob("*.parquet"), *self.folder.glob("*.begun"))
         if not any(map(_has_rows, files)):
             shutil.rmtree(self.folder, ignore_errors=True)

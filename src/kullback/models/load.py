@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 
     from kullback.models.huggingface import HuggingFaceModel
 
-__all__ = ["load_sized", "load_text_model"]
+__all__ = ["load_sized", "load_text_model", "model_name"]
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
 def load_sized(
-    model: str | Path | tuple[PreTrainedModel, PreTrainedTokenizerBase] | TextModel,
+    model: str | Path | tuple[PreTrainedModel, PreTrainedTokenizerBase] | TextModel | SizedModel,
     dtype: str | torch.dtype | None = None,
     device: torch.device | str = "auto",
     trust_remote_code: bool = False,
@@ -41,11 +41,12 @@ def load_sized(
     """The model that `model` names or is, and the size of its weights.
 
     `model` is a name (a run folder, a Hugging Face folder or hub name, a ``.gguf`` file; a scheme
-    may follow, as in ``MODEL@int4-g32``), a pair of a `transformers` model and its tokenizer, or a
-    `TextModel`.  A name is loaded in `dtype` (``"bfloat16"`` or `torch.bfloat16`; None is float32
-    on a CPU and the type of the stored weights elsewhere) on `device` (``"auto"`` is
-    `best_device()`).  A loaded model is used as it is: `dtype` and `device` must be its own or left
-    out; `HuggingFaceModel.wrap` puts it in evaluation mode and freezes its weights.
+    may follow, as in ``MODEL@int4-g32``), a pair of a `transformers` model and its tokenizer, a
+    `TextModel`, or what this function returned.  A name is loaded in `dtype` (``"bfloat16"`` or
+    `torch.bfloat16`; None is float32 on a CPU and the type of the stored weights elsewhere) on
+    `device` (``"auto"`` is `best_device()`).  A loaded model is used as it is: `dtype` and `device`
+    must be its own or left out; `HuggingFaceModel.wrap` puts it in evaluation mode and freezes its
+    weights.
 
     `progress` is told what is loaded or quantised, and how many of its weights are done.
 
@@ -58,15 +59,11 @@ def load_sized(
         device = best_device() if device == "auto" else device
         loaded = load_text_model(name, dtype, device, trust_remote_code, progress)
         return apply_scheme(loaded, scheme, progress)
-    if isinstance(model, tuple) and len(model) == 2:
-        loaded = _wrap_pair(*model)
-    elif isinstance(model, tuple) or not hasattr(model, "weights_fingerprint"):
-        raise InvalidValueError(
-            f"model is a {type(model).__name__}: give a name, a path, or a pair of a transformers "
-            "model and its tokenizer, (model, tokenizer)"
-        )
+    model_name(model)
+    if isinstance(model, tuple):
+        loaded: TextModel = _wrap_pair(*model)
     else:
-        loaded = model
+        loaded = model.model if isinstance(model, SizedModel) else model
     if dtype not in (None, loaded.dtype):
         raise InvalidValueError(
             f"dtype is {dtype}: {loaded.name} is loaded already, in {loaded.dtype}; leave dtype "
@@ -79,7 +76,30 @@ def load_sized(
                 f"device is {device}: {loaded.name} is on {loaded.device} already; leave device "
                 "out, or move the model first (model.to(device))"
             )
-    return sized(loaded)
+    return model if isinstance(model, SizedModel) else sized(loaded)
+
+
+def model_name(
+    model: str | Path | tuple[PreTrainedModel, PreTrainedTokenizerBase] | TextModel | SizedModel,
+) -> str:
+    """What to call a model before it is loaded; `InvalidValueError` where it is no model.
+
+    >>> model_name("runs/mine@int8")
+    'runs/mine@int8'
+    """
+    if isinstance(model, str | Path):
+        return str(model)
+    if isinstance(model, SizedModel):
+        return model.model.name
+    if isinstance(model, tuple):
+        if len(model) == 2 and hasattr(model[0], "forward") and hasattr(model[1], "decode"):
+            return str(getattr(model[0], "name_or_path", "") or type(model[0]).__name__)
+    elif hasattr(model, "weights_fingerprint"):
+        return model.name
+    raise InvalidValueError(
+        f"model is a {type(model).__name__}: give a name, a path, or a pair of a transformers "
+        "model and its tokenizer, (model, tokenizer)"
+    )
 
 
 def load_text_model(

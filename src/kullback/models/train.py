@@ -72,18 +72,20 @@ def train_model(
         _refuse("text", holdout=holdout)
         paths = [Path(path) for path in ([text] if isinstance(text, str | Path) else text)]
         progress.stage("reading the text and training its tokenizer")
-        batches = TextBatches.read(paths, vocabulary_size or 1024, context or 64, batch or 48, seed)
+        batches = TextBatches.read(
+            paths, _given(vocabulary_size, 1024), _given(context, 64), _given(batch, 48), seed
+        )
     else:
         assert source is not None
         _refuse("source", vocabulary_size=vocabulary_size, context=context)
-        batches = SentenceBatches(open_source(source, holdout or 0, seed), batch or 256, seed)
+        batches = SentenceBatches(open_source(source, holdout or 0, seed), _given(batch, 256), seed)
     gpt = GPTConfig(
         batches.vocabulary_size,
         batches.context,
         width,
         layers,
         heads,
-        mlp_width or 32 * math.ceil(2.5 * width / 32),
+        _given(mlp_width, 32 * math.ceil(2.5 * width / 32)),
     )
     config = TrainingConfig(
         steps=steps, muon_lr=muon_lr, adamw_lr=adamw_lr, shards=threads, seed=seed
@@ -113,6 +115,10 @@ def resume_training(run: str | Path, *, progress: TrainingProgress | None = None
     seconds = time.perf_counter() - start
     batches = batches_of_run(description, load_tokenizer(run / "tokenizer.json"))
     return _result(run, batches, model, description.config, seconds, progress)
+
+
+def _given(value: int | None, default: int) -> int:
+    return default if value is None else value
 
 
 def _refuse(data: str, **options: int | None) -> None:

@@ -66,7 +66,9 @@ class Result(Data, frozen=True, kw_only=True, tag_field="schema", tag="kullback.
             try:
                 text = Path(source).read_text(encoding="utf-8")
             except (OSError, UnicodeDecodeError) as error:
-                raise InvalidValueError(f"{name} cannot be read: {error}") from None
+                raise InvalidValueError(
+                    f"{name} cannot be read: {getattr(error, 'strerror', error)}"
+                ) from None
         try:
             document = json.loads(text)
             return msgspec.convert(document, cls, strict=False)

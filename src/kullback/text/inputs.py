@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
@@ -13,6 +13,8 @@ __all__ = ["Text", "documents_of", "paths_of", "text_name"]
 
 #: A file or folder, a document, or several; text itself is given as a `Document`.
 Text: TypeAlias = "str | Path | Document | Sequence[str | Path | Document]"
+
+SHOWN = 40  # characters of a wrong name in an error
 
 
 def documents_of(
@@ -31,12 +33,9 @@ def documents_of(
         if isinstance(item, Document):
             documents.append(item)
         elif isinstance(item, str | Path):
-            documents += read_documents([item], field or "text", note=note)
+            documents += read_documents([_checked(item)], field or "text", note=note)
         else:
-            raise InvalidValueError(
-                f"text is a {type(item).__name__}: give the name of a file, or "
-                "kullback.Document(name, text) for text itself"
-            )
+            raise _no_text(item)
     if not documents:
         raise InvalidValueError("there is no text: give a file, a folder, or a Document")
     return documents
@@ -72,4 +71,33 @@ def text_name(documents: Sequence[Document]) -> str:
 
 
 def _items(text: Text) -> list[str | Path | Document]:
-    return [text] if isinstance(text, str | Path | Document) else list(text)
+    if isinstance(text, str | Path | Document):
+        return [text]
+    if isinstance(text, bytes) or not isinstance(text, Iterable):
+        raise _no_text(text)
+    return list(text)
+
+
+def _checked(name: str | Path) -> str | Path:
+    """`name`; `InvalidValueError` where it is text itself, and no file has that name."""
+    if isinstance(name, str) and any(map(str.isspace, name)) and not _exists(name):
+        shown = name if len(name) <= SHOWN else f"{name[:SHOWN]}..."
+        raise InvalidValueError(
+            f"text is {shown!r}, and no file has that name: give the name of a file, or "
+            "kullback.Document(name, text) for text itself"
+        )
+    return name
+
+
+def _exists(name: str) -> bool:
+    try:
+        return Path(name).exists()
+    except (OSError, ValueError):  # longer than a name can be, or with a NUL
+        return False
+
+
+def _no_text(value: object) -> InvalidValueError:
+    return InvalidValueError(
+        f"text has the type {type(value).__name__}: give the name of a file, or "
+        "kullback.Document(name, text) for text itself"
+    )

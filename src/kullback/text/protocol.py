@@ -43,6 +43,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral
 from typing import Literal, get_args
 
 from kullback.errors import InvalidValueError
@@ -88,6 +89,10 @@ class Protocol:
                 raise InvalidValueError(
                     f"{name} is {value!r}: it must be one of {', '.join(allowed)}"
                 )
+        for name in ("window", "stride"):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, Integral):
+                raise InvalidValueError(f"{name} is {value!r}: it must be a whole number of tokens")
         shortest = 2 if self.preset != "llama.cpp" else 4
         if self.window is not None and self.window < shortest:
             raise InvalidValueError(
