@@ -57,8 +57,8 @@ def load_sized(
     if isinstance(model, str | Path):
         name, scheme = split_scheme(str(model))
         device = best_device() if device == "auto" else device
-        loaded = load_text_model(name, dtype, device, trust_remote_code, progress)
-        return apply_scheme(loaded, scheme, progress)
+        named = load_text_model(name, dtype, device, trust_remote_code, progress)
+        return apply_scheme(named, scheme, progress)
     model_name(model)
     if isinstance(model, tuple):
         loaded: TextModel = _wrap_pair(*model)
