@@ -102,12 +102,12 @@ def test_each_way_prints_json_and_writes_a_page(kind, run, folder, tmp_path):
     [
         (
             "exact and model",
-            ["KL(reference‖candidate)", "where they differ most", "is a recording"],
+            ["KL(reference‖candidate)", "tokens with the largest KL", "is a recording"],
         ),
         ("two exact", ["KL(reference‖candidate)", "candidate: sliding, window 32, stride 16"]),
         ("top-k and model", ["KL, lower bound", "KL, upper bound"]),
         ("model and records", ["ΔCE", "a KL cannot be computed from token records"]),
-        ("by bytes", ["ΔCE per byte", "where they differ most", "fingerprint"]),
+        ("by bytes", ["ΔCE per byte", "largest differences", "fingerprint"]),
         ("logits files", ["as llama.cpp prints it"]),
     ],
 )

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 from kullback.errors import InvalidValueError
-from kullback.evaluation.options import Model, PassOptions
+from kullback.evaluation.options import Model, PassOptions, model_name
 from kullback.evaluation.token_records import is_records, read_metadata
 from kullback.predictions.llama_cpp_logits import is_llama_cpp_logits
 from kullback.predictions.recording import Recording
@@ -32,20 +32,24 @@ def kinds_of(operands: Sequence[Model]) -> list[Kind]:
     for path in paths:
         if path.suffix in FILE_SUFFIXES and not path.exists():
             raise InvalidValueError(f"there is no file {path}")
-    kinds = [_kind(operand) for operand in operands]
-    if "logits" in kinds and set(kinds) != {"logits"}:
-        other = next(o for o, kind in zip(operands, kinds, strict=True) if kind != "logits")
+    others = [operand for operand in operands if not _is_logits(operand)]
+    if 0 < len(others) < len(operands):
         raise InvalidValueError(
-            f"a logits file of llama.cpp is compared with another such file, and {other} is none"
+            "a logits file of llama.cpp is compared with another such file, and "
+            f"{model_name(others[0])} is none"
         )
-    return kinds
+    return [_kind(operand) for operand in operands]
+
+
+def _is_logits(operand: Model) -> bool:
+    return isinstance(operand, str | Path) and is_llama_cpp_logits(Path(operand))
 
 
 def _kind(operand: Model) -> Kind:
     if not isinstance(operand, str | Path):
         return "model"
     path = Path(operand)
-    if is_llama_cpp_logits(path):
+    if _is_logits(operand):
         return "logits"
     if is_records(path):
         return "records"
