@@ -1,7 +1,7 @@
 """How does a token look, when blanks, line ends and half characters must be seen?
 
 A corpus may hold anything: control characters, marks that turn the reading direction, halves of
-surrogate pairs.  What has no glyph of its own is shown by one that stands for it, so that a page
+surrogate pairs.  What has no glyph of its own is shown by a picture of it, so that a page
 stays valid, a terminal obeys nothing that a text says, and a reader sees what the model saw.
 """
 

@@ -37,7 +37,7 @@ __all__ = [
 _NO_NUMBER = "–"
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _MOST_DECIMALS = 9  # of a measurement: beyond, a float32 pass says nothing
-_MOST_IDENTITY_DECIMALS = 6  # of the identity: beyond, nobody adds up by eye
+_MOST_IDENTITY_DECIMALS = 6  # of the identity
 # An interval whose halves differ by less than this part of them prints alike at two digits.
 _SYMMETRIC = 0.05
 

@@ -114,7 +114,7 @@ def house_style() -> Iterator[None]:
 
 
 def to_svg(figure: Figure, name: str, description: str) -> str:
-    """`figure` as one SVG element that stands alone, without XML preamble.
+    """`figure` as one self-contained SVG element, without XML preamble.
 
     `name` keeps the ids of several figures apart; `description` is what a screen reader says.
     Equal figures give equal text.

@@ -177,7 +177,7 @@ def plot_histogram(
 
 
 def prepare_reliability(
-    bins: Sequence[ReliabilityBin], ece: float | None, title: str = "the first guess"
+    bins: Sequence[ReliabilityBin], ece: float | None, title: str = "the most probable token"
 ) -> Reliability | None:
     """A panel for `kullback.report.figures.lab.plot_reliability`; None where no bin is filled."""
     filled = [each for each in bins if each.weight > 0]

@@ -35,6 +35,7 @@ from kullback.report.labels import NOT_ABOVE, NOT_ABOVE_MEANS, measure
 from kullback.report.names import short_names
 from kullback.report.numbers import Written, write, write_number
 from kullback.report.svg import to_svg
+from kullback.report.verdict import comparison_verdict
 from kullback.results.comparison import Comparison, RankedCandidate
 from kullback.results.evaluation import Evaluation
 from kullback.results.measurement import Measurement
@@ -90,6 +91,7 @@ def render_comparison_report(result: Comparison) -> str:
         _comparison_figures(result),
         result=result,
         candidate=first,
+        verdict=comparison_verdict(result),
         kl=write(measures["kl"]) if "kl" in measures else None,
         noise=[(visible(name), write(each)) for name, each in result.noise_floor.items()],
         moved=MOVED_NOT_WORSE,
@@ -152,7 +154,7 @@ def _rows(measures: Mapping[str, Measurement]) -> list[_Row]:
 
 
 def _methods(measures: Mapping[str, Measurement]) -> list[tuple[str, str]]:
-    """The methods that occur, each with the measures that it stands behind."""
+    """The methods that occur, each with the measures that it is of."""
     labels: dict[str, list[str]] = {}
     for name, measured in measures.items():
         if measured.method:
@@ -237,7 +239,7 @@ def _text_figures(result: Evaluation) -> Figures:
     panels = [
         prepare_reliability(result.reliability, _value(measures, "ece")),
         prepare_reliability(
-            result.target_reliability, _value(measures, "target_ece"), "the token that comes"
+            result.target_reliability, _value(measures, "target_ece"), "the target token"
         ),
     ]
     if drawn := [panel for panel in panels if panel is not None]:
@@ -270,7 +272,7 @@ def _comparison_figures(result: Comparison) -> Figures:
         found["position"] = figure, "Mean KL of a token against its position in the window."
     if first.kl_by_confidence and (curve := prepare_curve(first.kl_by_confidence)) is not None:
         figure = plot_curve(
-            curve, "kl", "probability of the reference's first guess", False, "KL, nats/token"
+            curve, "kl", "probability of the reference's top-1 token", False, "KL, nats/token"
         )
         found["confidence"] = figure, "Mean KL against the confidence of the reference."
     if (classes := prepare_classes(first.kl_by_token_class)) is not None:
