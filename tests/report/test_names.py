@@ -35,6 +35,7 @@ def test_candidates_are_named_by_their_scheme():
     assert named("runs/m", "runs/m@int8", "runs/other") == ["int8", "other"]
     assert named("runs/m@bf16", "runs/m@int8") == ["int8"]
     assert named("m", "m") == ["m"]
+    assert named("book", "runs/book@int8") == ["int8"]
 
 
 def test_names_that_would_be_equal_stay_whole():

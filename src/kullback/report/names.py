@@ -19,15 +19,23 @@ def candidate_names(result: Comparison) -> dict[str, str]:
     """
     reference = result.reference.name
     names = [candidate.name for candidate in result.candidates]
-    scheme = f"{reference}@"
-    rest = [name for name in names if not name.startswith(scheme)]
+    schemes = {name: scheme for name in names if (scheme := _scheme_of(name, reference))}
+    rest = [name for name in names if name not in schemes]
     shortened = dict(zip(rest, short_names([reference, *rest])[1:], strict=True))
-    short = {
-        name: shortened.get(name) or visible(name[len(scheme) :]) or visible(name) for name in names
-    }
+    short = {name: visible(schemes.get(name) or shortened[name]) for name in names}
     return (
         short if len(set(short.values())) == len(short) else {name: visible(name) for name in names}
     )
+
+
+def _scheme_of(name: str, reference: str) -> str:
+    """The scheme in ``reference@scheme``; a run is named by its folder alone.
+
+    >>> _scheme_of("runs/book@int8", "book"), _scheme_of("other@int8", "book")
+    ('int8', '')
+    """
+    model, _, scheme = name.rpartition("@")
+    return scheme if model == reference or model.endswith(f"/{reference}") else ""
 
 
 def short_names(names: Sequence[str]) -> list[str]:

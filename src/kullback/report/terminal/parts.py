@@ -30,8 +30,8 @@ _DEGREES = re.compile(r", Student t with [\d.]+ degrees of freedom|(?<=the )\d+ 
 
 
 def title_of(title: str) -> Text:
-    """The title, after an empty line."""
-    return Text(f"\n{visible(title)}", style="bold", overflow="fold")
+    """The title."""
+    return Text(visible(title), style="bold", overflow="fold")
 
 
 def count_of(number: int, thing: str) -> str:
