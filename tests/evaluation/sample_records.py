@@ -1,15 +1,10 @@
-"""Rows of records that depend on nothing but their number, and a run that writes them.
-
-``python sample_records.py FILE WINDOWS SECONDS`` writes a file of 40 windows and stops dead after
-WINDOWS of them unless that is -1; from one look at the clock to the next SECONDS go by.
-"""
+"""Rows of records that depend on nothing but their number, and a run that writes them."""
 
 from __future__ import annotations
 
 import itertools
 import os
 import signal
-import sys
 import time
 from pathlib import Path
 
@@ -45,17 +40,22 @@ def rows(first: int, last: int) -> Records:
     )
 
 
-def write_windows(path: Path, windows: int = -1) -> None:
-    """Write 40 windows after those that are on disk, whose number of rows is printed."""
+def write_windows(path: Path, windows: int = -1) -> int:
+    """Write 40 windows after those that are on disk, whose number of rows is returned.
+
+    Die by SIGKILL before window number `windows`, unless that is -1.
+    """
     with RecordsWriter(path, METADATA, rows_per_group=100) as writer:
-        print(writer.done, flush=True)
+        done = writer.done
         for i in range(40):
             if i == windows:
                 os.kill(os.getpid(), signal.SIGKILL)
             if (i + 1) * WINDOW > writer.done:
                 writer.append(i * WINDOW, rows(i * WINDOW, (i + 1) * WINDOW))
+    return done
 
 
-if __name__ == "__main__":
-    time.monotonic = itertools.count(0, int(sys.argv[3])).__next__
-    write_windows(Path(sys.argv[1]), int(sys.argv[2]))
+def write_windows_slowly(path: Path, windows: int, seconds: int) -> None:
+    """The same where `seconds` go by from one look at the clock to the next."""
+    time.monotonic = itertools.count(0, seconds).__next__
+    write_windows(path, windows)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import multiprocessing
 import resource
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -18,8 +17,7 @@ import polars
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import sample_records
-from sample_records import METADATA, WINDOW, rows, write_windows
+from sample_records import METADATA, WINDOW, rows, write_windows, write_windows_slowly
 
 from kullback.errors import InvalidValueError, RunError
 from kullback.evaluation.token_records import is_records, read_records
@@ -42,10 +40,15 @@ def interrupt(path: Path) -> None:
     assert not path.exists()
 
 
-def run(path: Path, windows: int = -1, seconds: int = 0) -> subprocess.CompletedProcess[str]:
-    """Write 40 windows in a process of its own, which is killed after `windows` of them."""
-    command = [sys.executable, sample_records.__file__, str(path), str(windows), str(seconds)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+def kill(path: Path, windows: int, seconds: int = 0) -> None:
+    """Write `windows` windows in a process of its own, which is then killed."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["sample_records"])
+    process = context.Process(target=write_windows_slowly, args=(path, windows, seconds))
+    process.start()
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL
+    assert not path.exists()
 
 
 def test_what_was_written_is_read_back(tmp_path: Path) -> None:
@@ -59,33 +62,24 @@ def test_what_was_written_is_read_back(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found.nll, rows(0, 1000).nll)
 
 
-def test_a_killed_run_goes_on_and_ends_byte_identical(tmp_path: Path) -> None:
+def test_a_killed_run_resumes_and_ends_byte_identical(tmp_path: Path) -> None:
     """A run killed twice, at different windows, leaves the file of an uninterrupted one."""
     whole, broken = tmp_path / "whole" / "r.parquet", tmp_path / "broken" / "r.parquet"
     write_windows(whole)
-    for windows, done in ((9, "0"), (23, "300")):
-        killed = run(broken, windows)
-        assert killed.returncode == -signal.SIGKILL
-        assert killed.stdout.strip() == done
-        assert not broken.exists()
-    last = run(broken)
-    assert last.returncode == 0, last.stderr
-    assert last.stdout.strip() == "800"
+    for windows in (9, 23):
+        kill(broken, windows)
+    assert write_windows(broken) == 800
     assert broken.read_bytes() == whole.read_bytes()
     assert [file.name for file in broken.parent.iterdir()] == ["r.parquet"]
 
 
-def test_a_killed_run_goes_on_in_the_middle_of_a_group(tmp_path: Path) -> None:
+def test_a_killed_run_resumes_in_the_middle_of_a_group(tmp_path: Path) -> None:
     """Where a group takes long, a killed run keeps its first windows; the file is the same."""
     whole, broken = tmp_path / "whole" / "r.parquet", tmp_path / "broken" / "r.parquet"
     write_windows(whole)
-    done = []
     for windows in (2, 9, 23, 39):
-        killed = run(broken, windows, seconds=60)
-        assert killed.returncode == -signal.SIGKILL
-        done.append(int(killed.stdout))
-    done.append(int(run(broken, seconds=60).stdout))
-    assert done == [0, 2 * WINDOW, 9 * WINDOW, 23 * WINDOW, 39 * WINDOW]
+        kill(broken, windows, seconds=60)
+    assert write_windows(broken) == 39 * WINDOW
     assert broken.read_bytes() == whole.read_bytes()
     assert [file.name for file in broken.parent.iterdir()] == ["r.parquet"]
 
@@ -111,7 +105,7 @@ def test_a_slow_run_loses_at_most_a_minute(tmp_path: Path, monkeypatch: pytest.M
 def test_a_damaged_beginning_of_a_group_is_ignored(tmp_path: Path, keep: int) -> None:
     """Where the group that had begun is empty or cut short, a run goes on after the whole ones."""
     path = tmp_path / "r.parquet"
-    assert run(path, 9, seconds=60).returncode == -signal.SIGKILL
+    kill(path, 9, seconds=60)
     (begun,) = (tmp_path / ".r.parquet.groups").glob("*.begun")
     begun.write_bytes(begun.read_bytes()[:keep])
     with RecordsWriter(path, METADATA, 100) as writer:
@@ -172,7 +166,7 @@ def test_a_run_killed_early_is_no_reason_to_refuse(tmp_path: Path, seconds: int)
     """Without a whole group, a run with other settings starts afresh, and so does one after it."""
     path = tmp_path / "r.parquet"
     other = dataclasses.replace(METADATA, model="another")
-    assert run(path, 2, seconds).returncode == -signal.SIGKILL
+    kill(path, 2, seconds)
     assert (tmp_path / ".r.parquet.groups" / "metadata.json").is_file()
     with RecordsWriter(path, other, 50) as writer:
         assert (writer.done, len(writer.earlier())) == (0, 0)
