@@ -1,4 +1,4 @@
-"""What can go wrong, in one tree.
+"""The exceptions of kullback, in one tree.
 
 ::
 
@@ -10,8 +10,8 @@
         ├── RunError               a run folder: missing, damaged, busy, or of another model
         └── MissingExtraError      also an ImportError: an optional library is not installed
 
-A message names the argument, says what it must be, shows the offending value and where it is,
-and ends with what to do.
+A message names the argument, says what it must be, shows the offending value and its position, and
+ends with the fix.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class KullbackError(Exception):
 
 
 class InvalidValueError(KullbackError, ValueError):
-    """An argument has a value, a shape or a size that it must not have."""
+    """An argument has an invalid value, shape or size."""
 
 
 class ImpossiblePrefixError(KullbackError, ValueError):

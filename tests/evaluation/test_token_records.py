@@ -237,7 +237,7 @@ def test_a_full_disk_leaves_the_earlier_file(tmp_path: Path) -> None:
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
-        with pytest.raises(RunError, match="unharmed"):
+        with pytest.raises(RunError, match="unchanged"):
             write(path, 3000)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -1,4 +1,4 @@
-"""Threads with cores of their own, and torch left as it was found."""
+"""Pools of threads with a fixed number of cores; torch's setting is restored."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from kullback.runtime.threads import cores, workers
 
 
-def test_workers_use_one_core_each_and_leave_no_trace():
+def test_workers_use_one_core_each_and_restore_the_setting():
     """In the pool torch uses one thread, and afterwards as many as before, after an error too."""
     before = torch.get_num_threads()
     torch.set_num_threads(2)
@@ -35,7 +35,7 @@ def test_workers_may_have_several_cores():
 
 
 def test_workers_work_at_the_same_time():
-    """Three workers meet at a barrier, which one after the other never could."""
+    """Three workers meet at a barrier, which consecutive ones never could."""
     barrier = threading.Barrier(3, timeout=30)
     with workers(3) as pool:
         assert sorted(pool.map(lambda _: barrier.wait(), range(3))) == [0, 1, 2]

@@ -17,7 +17,7 @@ from kullback.runtime import workers as module
 from kullback.runtime.workers import ProcessGroup, process_group
 
 
-def test_two_processes_find_what_one_finds(
+def test_two_processes_give_the_results_of_one(
     tiny_llama_folder: Path, text_file: Path, tmp_path: Path
 ):
     """Under torchrun with two processes the measures are equal, and the records byte for byte."""
@@ -32,21 +32,21 @@ def test_two_processes_find_what_one_finds(
     assert records[0] == records[1]
 
 
-def test_a_team_of_one_maps_in_order():
-    """Without torchrun the results come in the order of the windows, and everything is shared."""
+def test_one_process_maps_in_order():
+    """Without torchrun results are in the order of the windows; `broadcast` returns its value."""
     with process_group() as processes:
         assert list(processes.map(lambda x: x * x, range(50))) == [x * x for x in range(50)]
-        assert processes.share("value") == "value"
+        assert processes.broadcast("value") == "value"
     assert ProcessGroup().is_rank_zero
 
 
 @pytest.mark.parametrize(
-    ("at_once", "processes", "threads", "cores_each"),
+    ("at_once", "local", "threads", "cores_each"),
     [(None, 1, 6, 1), (None, 2, 3, 1), (1, 1, 1, 6), (2, 1, 2, 3), (2, 2, 1, 3), (9, 1, 6, 1)],
 )
 def test_few_windows_share_all_cores(
     at_once: int | None,
-    processes: int,
+    local: int,
     threads: int,
     cores_each: int,
     monkeypatch: pytest.MonkeyPatch,
@@ -60,8 +60,8 @@ def test_few_windows_share_all_cores(
 
     monkeypatch.setattr(module, "cores", lambda: 6)
     monkeypatch.setattr(module, "workers", record)
-    processes = ProcessGroup(on_this_machine=processes)
-    assert list(processes.map(str, range(3), at_once)) == ["0", "1", "2"]
+    group = ProcessGroup(local_world_size=local)
+    assert list(group.map(str, range(3), at_once)) == ["0", "1", "2"]
     assert asked == [(threads, cores_each)]
 
 

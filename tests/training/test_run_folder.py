@@ -146,7 +146,7 @@ def test_a_disk_that_fills_up_loses_nothing(half: Path, capsys: pytest.CaptureFi
         resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
     said = " ".join(capsys.readouterr().err.split())  # the terminal's lines are of its own width
     assert f"kullback: {half / 'checkpoint.safetensors'} cannot be written: File too large;" in said
-    assert "what was there before is unharmed. Free some space" in said
+    assert "unchanged" in said
     after = contents(half)
     metrics = "metrics.jsonl"  # has more lines, which are dropped when the run is resumed
     assert after.pop(metrics).startswith(before.pop(metrics))

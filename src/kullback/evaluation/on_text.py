@@ -81,7 +81,7 @@ def evaluate_text(
         model, tokenized, identity, task.records, processes, progress, task.passages
     )
     if recorded is None:
-        return NonZeroRank(rank=processes.rank, world_size=processes.size)
+        return NonZeroRank(rank=processes.rank, world_size=processes.world_size)
     measured = measure_text(recorded.statistics, tokenized.places)
     notes = [*model.notes, *coverage_notes(tokenized)]
     if task.exact is not None:

@@ -77,7 +77,7 @@ def record(
                 return result
             tokens = result.scored_tokens
         elif not processes.is_rank_zero:
-            return NonZeroRank(rank=processes.rank, world_size=processes.size)
+            return NonZeroRank(rank=processes.rank, world_size=processes.world_size)
         else:
             tokens = record_text(
                 sized.model, documents, cut, path, distributions,

@@ -69,7 +69,7 @@ def record_pass(
             metadata = RecordsMetadata.of(model.name, identity, tokenized.documents)
             writer = stack.enter_context(RecordsWriter(path, metadata))
         # Windows whose rows are all on disk are not read again.
-        done = processes.share(0 if writer is None else writer.done)
+        done = processes.broadcast(0 if writer is None else writer.done)
         first = int(np.searchsorted(tokenized.starts, done, side="right")) - 1
         parts = [writer.earlier().part(slice(0, int(tokenized.starts[first])))] if writer else []
         beginning: list[TokenStatistics] = []

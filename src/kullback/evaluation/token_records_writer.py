@@ -240,8 +240,8 @@ class RecordsWriter:
             beside.replace(self.path)
         except OSError as error:
             raise RunError(
-                f"{self.path} cannot be written: {error.strerror or error}; what was there before "
-                "is unharmed, and the rows are kept. Free some space, then run the command again"
+                f"{self.path} cannot be written: {error.strerror or error}; an existing file "
+                "is unchanged, and the rows are kept. Free some space, then run the command again"
             ) from error
         finally:  # after Ctrl-C too
             with suppress(OSError):

@@ -78,15 +78,15 @@ class SafetensorsStream:
         self.path = path
         size = 8 + metadata_bytes + ENTRIES_ROOM
         self._header_bytes = -(-size // ALIGNMENT) * ALIGNMENT - 8
-        self._beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+        self._temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
         self._columns: dict[str, _Column] = {}
         self._open = ExitStack()
 
     def __enter__(self) -> SafetensorsStream:
         with self._explained():
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._main = self._open.enter_context(self._beside.open("wb"))
-            self._open.callback(self._beside.unlink, missing_ok=True)
+            self._main = self._open.enter_context(self._temporary.open("wb"))
+            self._open.callback(self._temporary.unlink, missing_ok=True)
             self._main.seek(8 + self._header_bytes)
         return self
 
@@ -152,7 +152,7 @@ class SafetensorsStream:
             self._main.write(content.ljust(self._header_bytes))
             self._main.flush()
             os.fsync(self._main.fileno())
-            self._beside.replace(self.path)
+            self._temporary.replace(self.path)
 
     def _put(self, piece: _Column | Tensor) -> tuple[int, ...]:
         """Write a piece unless the file contains it already; returns its shape."""
@@ -170,6 +170,6 @@ class SafetensorsStream:
             yield
         except OSError as error:
             raise RunError(
-                f"{self.path} cannot be written: {error.strerror or error}; what was there before "
+                f"{self.path} cannot be written: {error.strerror or error}; an existing file "
                 "is unchanged. Free some space or choose another file, then run the command again"
             ) from error

@@ -1,1 +1,1 @@
-"""Files, locks, threads, process groups, memory, fast kernels."""
+"""Files, locks, threads, process groups, memory, fast kernels: what all other packages may use."""

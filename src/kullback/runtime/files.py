@@ -1,4 +1,4 @@
-"""Files that are whole or not there: how results reach the disk."""
+"""Atomic writing of files, and checks of output paths before long work."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ __all__ = ["check_outputs", "remove_leftovers", "write_atomically"]
 
 
 def check_outputs(outputs: Mapping[str, Path | None], inputs: Sequence[str | Path] = ()) -> None:
-    """Raise `InvalidValueError` where a file cannot be written as asked, before hours of work.
+    """Raise `InvalidValueError` where an output cannot be written, before hours of work.
 
-    `outputs` are files by the option that names them; one may be neither another nor an input.
+    `outputs` are files by the option that names them; none may be another one or an input.
     """
     read = {Path(name).resolve() for name in inputs}
     written: dict[Path, str] = {}
@@ -24,51 +24,49 @@ def check_outputs(outputs: Mapping[str, Path | None], inputs: Sequence[str | Pat
             continue
         if path.is_dir():
             raise InvalidValueError(f"{option} is {path}, a folder: give the name of a file")
-        place = path.resolve()
-        if place in read:
+        absolute = path.resolve()
+        if absolute in read:
             raise InvalidValueError(
-                f"{option} is {path}, which is read, and would be overwritten: name another"
+                f"{option} is {path}, an input, which would be overwritten: name another file"
             )
-        if place in written:
+        if absolute in written:
             raise InvalidValueError(
-                f"{written[place]} and {option} are both {path}: give each a file of its own"
+                f"{written[absolute]} and {option} are both {path}: name two different files"
             )
-        written[place] = option
-        folder = next(parent for parent in place.parents if parent.exists())
+        written[absolute] = option
+        folder = next(parent for parent in absolute.parents if parent.exists())
         if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
-            raise InvalidValueError(
-                f"{option} is {path}: {folder} is not a folder that can be written to"
-            )
+            raise InvalidValueError(f"{option} is {path}: {folder} is not a writable folder")
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write `content` to `path` whole or not at all; `RunError` says why not.
+    """Write `content` to `path` completely or not at all; `RunError` says why not.
 
-    The bytes go to a file beside it, are flushed to the disk, and take the name in one step; what
-    had the name before stays until then.
+    The bytes go to a temporary file in the same folder, are flushed to the disk, and get the name
+    in one step; until then an earlier file of that name stays.
     """
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with beside.open("wb") as file:
+        with temporary.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        beside.replace(path)
+        temporary.replace(path)
     except OSError as error:
         raise RunError(
-            f"{path} cannot be written: {error.strerror}; what was there before is unharmed. "
+            f"{path} cannot be written: {error.strerror}; an existing file is unchanged. "
             "Free some space or choose another folder, then run the command again"
         ) from error
     finally:  # after Ctrl-C too
         with suppress(OSError):
-            beside.unlink()
+            temporary.unlink()
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what a process that was killed in the middle of `write_atomically` left in `folder`.
+    """Remove the temporary files of killed processes, which `write_atomically` left in `folder`.
 
-    Only for whoever has the folder alone: another process's file may still grow.
+    Only for a caller that has locked the folder: another process may still write its file.
     """
     for leftover in folder.glob(".*.part"):
         with suppress(OSError):

@@ -1,8 +1,8 @@
-"""Who shares the work of a pass over windows: the threads of this process, and other processes.
+"""Sharing of the windows of a pass among the threads of this process and among processes.
 
-Under ``torchrun --nproc-per-node N -m kullback ...`` the N processes split the windows; the first
-one collects what the others found, in text order, and does everything else.  A window is worked on
-with the same arithmetic on as many cores wherever that is, so the numbers do not depend on N.
+Under ``torchrun --nproc-per-node N -m kullback ...`` the N processes share the windows; rank 0
+collects their results in the order of the text, and does everything else.  Every window is computed
+with the same arithmetic on the same number of cores, so the numbers do not depend on N.
 """
 
 from __future__ import annotations
@@ -20,30 +20,31 @@ from kullback.runtime.threads import cores, workers
 
 __all__ = ["ProcessGroup", "process_group"]
 
-# Windows that each thread of each process does between two collections.
+# Windows that each thread of each process computes before rank 0 collects the results.
 WINDOWS_A_THREAD = 8
 
 Window = TypeVar("Window")
 Result = TypeVar("Result")
-Shared = TypeVar("Shared")
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
 class ProcessGroup:
-    """The processes that work together; `rank` 0 leads."""
+    """The processes that share a pass, as torch.distributed names them."""
 
     rank: int = 0
-    size: int = 1
-    on_this_machine: int = 1
+    world_size: int = 1
+    local_world_size: int = 1
+    """The number of processes on this machine."""
 
     @property
     def is_rank_zero(self) -> bool:
-        """Whether this process collects, writes and prints."""
+        """Whether this process collects, writes and prints; non-zero ranks only compute."""
         return self.rank == 0
 
-    def share(self, value: Shared) -> Shared:
-        """The leader's value, for everyone."""
-        if self.size == 1:
+    def broadcast(self, value: Value) -> Value:
+        """The value that rank 0 has, in all processes."""
+        if self.world_size == 1:
             return value
         values = [value]
         dist.broadcast_object_list(values, src=0)
@@ -55,38 +56,38 @@ class ProcessGroup:
         windows: Sequence[Window],
         at_once: int | None = None,
     ) -> Iterator[Result]:
-        """`measure` of each window, in order, for the leader; for the others nothing, but work.
+        """`measure` of each window, in order, on rank 0; non-zero ranks compute and yield nothing.
 
-        This machine works on at most `at_once` of them at a time, by default one a core, and they
+        This machine computes at most `at_once` windows at a time, by default one per core; they
         share its cores evenly.
         """
         at_once = max(1, min(at_once or cores(), cores()))
-        threads = math.ceil(at_once / self.on_this_machine)
+        threads = math.ceil(at_once / self.local_world_size)
         with workers(threads, cores_each=cores() // at_once) as pool:
-            if self.size == 1:
+            if self.world_size == 1:
                 yield from pool.map(measure, windows)
                 return
-            together = WINDOWS_A_THREAD * threads * self.size
-            for start in range(0, len(windows), together):
-                part = windows[start : start + together]
-                own = list(pool.map(measure, part[self.rank :: self.size]))
-                gathered: list[list[Result]] | None = [[] for _ in range(self.size)]
+            per_round = WINDOWS_A_THREAD * threads * self.world_size
+            for start in range(0, len(windows), per_round):
+                part = windows[start : start + per_round]
+                own = list(pool.map(measure, part[self.rank :: self.world_size]))
+                gathered: list[list[Result]] = [[] for _ in range(self.world_size)]
                 dist.gather_object(own, gathered if self.is_rank_zero else None, dst=0)
-                if self.is_rank_zero and gathered is not None:
+                if self.is_rank_zero:
                     for i in range(len(part)):
-                        yield gathered[i % self.size][i // self.size]
+                        yield gathered[i % self.world_size][i // self.world_size]
 
 
 @contextmanager
 def process_group() -> Iterator[ProcessGroup]:
-    """The team that torchrun's environment describes; a team of one without it."""
-    size = int(os.environ.get("WORLD_SIZE", "1"))
-    if size == 1:
+    """The processes that torchrun's environment describes; without it, this one alone."""
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    if world_size == 1:
         yield ProcessGroup()
         return
     dist.init_process_group("gloo")
     try:
-        here = int(os.environ.get("LOCAL_WORLD_SIZE", str(size)))
-        yield ProcessGroup(dist.get_rank(), size, here)
+        local_world_size = int(os.environ.get("LOCAL_WORLD_SIZE", str(world_size)))
+        yield ProcessGroup(dist.get_rank(), world_size, local_world_size)
     finally:
         dist.destroy_process_group()

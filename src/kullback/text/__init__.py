@@ -1,1 +1,1 @@
-"""Documents, tokenizers, byte spans, protocols, windows, fingerprints."""
+"""Documents, tokenizers, byte spans, protocols, windows and fingerprints."""

@@ -1,0 +1,32 @@
+"""Golden messages: the exact wording of one error of each family."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from kullback.errors import InvalidValueError, RunError
+from kullback.runtime.files import check_outputs, write_atomically
+
+
+def test_a_file_that_cannot_be_written(tmp_path: Path) -> None:
+    """Writing: the file, the system's reason, what happened to the existing file, the fix."""
+    (tmp_path / "file").touch()
+    path = tmp_path / "file" / "below"
+    with pytest.raises(RunError) as error:
+        write_atomically(path, b"")
+    assert str(error.value) == (
+        f"{path} cannot be written: File exists; an existing file is unchanged. Free some "
+        "space or choose another folder, then run the command again"
+    )
+
+
+def test_an_output_that_is_an_input(tmp_path: Path) -> None:
+    """Output paths: the option, the file, the reason, the fix."""
+    path = tmp_path / "text.txt"
+    with pytest.raises(InvalidValueError) as error:
+        check_outputs({"--report": path}, [path])
+    assert str(error.value) == (
+        f"--report is {path}, an input, which would be overwritten: name another file"
+    )
