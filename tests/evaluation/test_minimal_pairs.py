@@ -54,8 +54,8 @@ class Knowing:
 def test_knowing_every_form_is_everything(source, gain, accuracy):
     """A model that prefers all right forms has 100 %, its opposite 0 %, and a tie is not right."""
     pairs = source.minimal_pairs()
-    found = minimal_pair_accuracy(Knowing(source, gain), pairs, frozenset(source.holdout))
-    assert {one.accuracy for one in found} == {accuracy}
+    results = minimal_pair_accuracy(Knowing(source, gain), pairs, frozenset(source.holdout))
+    assert {result.accuracy for result in results} == {accuracy}
 
 
 def test_guessing_gets_a_half(source):
@@ -68,26 +68,26 @@ def test_guessing_gets_a_half(source):
             rng = np.random.default_rng(rows)
             return DensePredictions(torch.from_numpy(rng.normal(size=(rows, self.vocabulary_size))))
 
-    found = minimal_pair_accuracy(Guessing(source, 0.0), pairs)
-    everything = [one for one in found if one.group == "all"]
-    right = sum(one.accuracy * one.pairs for one in everything)
-    count = sum(one.pairs for one in everything)
+    results = minimal_pair_accuracy(Guessing(source, 0.0), pairs)
+    everything = [result for result in results if result.group == "all"]
+    right = sum(r.accuracy * r.pairs for r in everything)
+    count = sum(r.pairs for r in everything)
     assert abs(right / count - 0.5) < 3 * 0.5 / count**0.5
 
 
 def test_groups_add_up_to_all(source):
     """The pairs of a group's values are all pairs, and held-out cells are counted apart."""
     pairs = source.minimal_pairs()
-    found = minimal_pair_accuracy(Knowing(source, 1.0), pairs, frozenset(source.holdout))
+    results = minimal_pair_accuracy(Knowing(source, 1.0), pairs, frozenset(source.holdout))
     for side in ("english", "spanish"):
         for held_out in (False, True):
-            here = [one for one in found if (one.side, one.held_out) == (side, held_out)]
-            (whole,) = (one.pairs for one in here if one.group == "all")
+            here = [r for r in results if (r.side, r.held_out) == (side, held_out)]
+            (total,) = (r.pairs for r in here if r.group == "all")
             for group in ("tense", "person", "verb", "regularity"):
-                assert sum(one.pairs for one in here if one.group == group) == whole
+                assert sum(r.pairs for r in here if r.group == group) == total
             expected = [
                 pair
                 for pair in pairs
                 if pair.language == side and (pair.cell in source.holdout) == held_out
             ]
-            assert whole == len(expected)
+            assert total == len(expected)

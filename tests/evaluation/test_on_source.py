@@ -1,4 +1,4 @@
-"""What a model knows of a language that is known exactly."""
+"""Evaluation of a model on a language that is known exactly."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ before = [{ p = 0.25, then = "today" }, { p = 0.75, then = "once" }]
 
 def sentences_of_ambiguous() -> dict[tuple[str, ...], float]:
     """Its sentences, written out from the rules: equal strings are added up."""
-    found: Counter[tuple[str, ...]] = Counter()
+    probabilities: Counter[tuple[str, ...]] = Counter()
     for p_tense, forms, cues in (
         (0.6, {"cut": 0.5, "go": 0.5}, {"today": 0.5, "daily": 0.3, "": 0.2}),
         (0.4, {"cut": 0.7, "went": 0.3}, {"today": 0.25, "once": 0.75}),
@@ -65,8 +65,8 @@ def sentences_of_ambiguous() -> dict[tuple[str, ...], float]:
         for form, p_form in forms.items():
             for cue, p_cue in cues.items():
                 words = tuple(word for word in ("we", form, cue, "</s>") if word)
-                found[words] += p_tense * p_form * p_cue
-    return dict(found)
+                probabilities[words] += p_tense * p_form * p_cue
+    return dict(probabilities)
 
 
 @dataclass
@@ -98,11 +98,11 @@ class Oracle:
 
 def test_exact_kl_is_the_sum_over_all_prefixes(language, model):
     """The measured KL equals a sum over all prefixes, written out, to 1e-9."""
-    found = evaluate_on_source(model, Corpus.everything(language))
-    assert found.exact
-    assert found.prefixes == language.number_of_prefixes
-    assert found.kl.value == pytest.approx(exact_kl(model.gpt, language), abs=1e-9)
-    assert found.entropy.value == pytest.approx(language.entropy_per_token, abs=1e-12)
+    result = evaluate_on_source(model, Corpus.everything(language))
+    assert result.exact
+    assert result.prefixes == language.number_of_prefixes
+    assert result.kl.value == pytest.approx(exact_kl(model.gpt, language), abs=1e-9)
+    assert result.entropy.value == pytest.approx(language.entropy_per_token, abs=1e-12)
 
 
 def test_kl_and_entropy_are_those_of_listed_sentences(tmp_path: Path):
@@ -121,7 +121,7 @@ def test_kl_and_entropy_are_those_of_listed_sentences(tmp_path: Path):
         if not longer:
             continue
         prefix, word = longer[:-1], longer[-1]
-        ids = torch.tensor([[0, *(number[each] for each in prefix)]])
+        ids = torch.tensor([[0, *(number[token] for token in prefix)]])
         with torch.no_grad():
             logits = model.gpt(ids)[0, -1].tolist()
         log_q = logits[number[word]] - math.log(math.fsum(map(math.exp, logits)))
@@ -129,22 +129,22 @@ def test_kl_and_entropy_are_those_of_listed_sentences(tmp_path: Path):
         entropies.append(-mass * log_p)
         divergences.append(mass * (log_p - log_q))
         tokens.append(mass)
-    found = evaluate_on_source(model, Corpus.everything(language))
+    result = evaluate_on_source(model, Corpus.everything(language))
     total = math.fsum(tokens)
-    assert found.kl.value == pytest.approx(math.fsum(divergences) / total, abs=1e-9)
-    assert found.entropy.value == pytest.approx(math.fsum(entropies) / total, abs=1e-12)
-    assert found.kl.value > 0.1
+    assert result.kl.value == pytest.approx(math.fsum(divergences) / total, abs=1e-9)
+    assert result.entropy.value == pytest.approx(math.fsum(entropies) / total, abs=1e-12)
+    assert result.kl.value > 0.1
 
 
 def test_cross_entropy_is_entropy_plus_kl(language, model):
-    """CE − (H + KL) is rounding, overall and in each slot, and the slots add up to the whole."""
-    found = evaluate_on_source(model, Corpus.everything(language))
-    assert abs(found.identity_residual) < 1e-12
+    """CE − (H + KL) is rounding, overall and in each slot, and the slots add up to the total."""
+    result = evaluate_on_source(model, Corpus.everything(language))
+    assert abs(result.identity_residual) < 1e-12
     per_sentence = language.tokens_per_sentence
     for name in ("cross_entropy", "entropy", "kl"):
-        parts = sum(slot.tokens_per_sentence * getattr(slot, name) for slot in found.by_slot)
-        assert parts == pytest.approx(getattr(found, name).value * per_sentence, rel=1e-9)
-    tokens = sum(slot.tokens_per_sentence for slot in found.by_slot)
+        parts = sum(slot.tokens_per_sentence * getattr(slot, name) for slot in result.by_slot)
+        assert parts == pytest.approx(getattr(result, name).value * per_sentence, rel=1e-9)
+    tokens = sum(slot.tokens_per_sentence for slot in result.by_slot)
     assert tokens == pytest.approx(per_sentence, rel=1e-12)
 
 
@@ -153,42 +153,42 @@ def test_the_sampled_interval_covers_the_exact_kl(language, model):
     exact = evaluate_on_source(model, Corpus.everything(language)).kl.value
     covered = 0
     for seed in range(100):
-        found = evaluate_on_source(model, Corpus.sample(language, 60, seed)).kl
-        low, high = found.interval
+        result = evaluate_on_source(model, Corpus.sample(language, 60, seed)).kl
+        low, high = result.interval
         covered += low <= exact <= high
     assert 90 <= covered <= 99
 
 
 def test_the_truth_has_no_kl(language):
     """The language itself as a model is at KL 0 to rounding; its accuracy is the best possible."""
-    found = evaluate_on_source(Oracle(language), Corpus.everything(language))
-    assert abs(found.kl.value) < 1e-14
-    assert found.cross_entropy.value == pytest.approx(language.entropy_per_token, rel=1e-12)
-    assert found.top1_accuracy == pytest.approx(found.best_top1_accuracy, rel=1e-12)
-    assert found.ece < 1e-12
-    assert found.perplexity == pytest.approx(math.exp(language.entropy_per_token))
+    result = evaluate_on_source(Oracle(language), Corpus.everything(language))
+    assert abs(result.kl.value) < 1e-14
+    assert result.cross_entropy.value == pytest.approx(language.entropy_per_token, rel=1e-12)
+    assert result.top1_accuracy == pytest.approx(result.best_top1_accuracy, rel=1e-12)
+    assert result.ece < 1e-12
+    assert result.perplexity == pytest.approx(math.exp(language.entropy_per_token))
 
 
 def test_a_model_against_itself_is_exactly_zero(language, model):
     """As its own reference a model has KL 0 and agreement 1, exactly, and so has each slot."""
-    found = evaluate_on_source(model, Corpus.everything(language), reference=model)
-    assert found.kl_from_reference is not None
-    assert found.kl_from_reference.value == 0.0
-    assert found.top1_agreement == pytest.approx(1.0, abs=1e-15)
-    assert all(slot.kl_from_reference == 0.0 for slot in found.by_slot)
+    result = evaluate_on_source(model, Corpus.everything(language), reference=model)
+    assert result.kl_from_reference is not None
+    assert result.kl_from_reference.value == 0.0
+    assert result.top1_agreement == pytest.approx(1.0, abs=1e-15)
+    assert all(slot.kl_from_reference == 0.0 for slot in result.by_slot)
 
 
 def test_kl_from_a_reference(language, model):
     """The KL from the truth as the reference is the KL from the truth."""
-    found = evaluate_on_source(model, Corpus.everything(language), reference=Oracle(language))
-    assert found.kl_from_reference is not None
-    assert found.kl_from_reference.value == pytest.approx(found.kl.value, rel=1e-9)
+    result = evaluate_on_source(model, Corpus.everything(language), reference=Oracle(language))
+    assert result.kl_from_reference is not None
+    assert result.kl_from_reference.value == pytest.approx(result.kl.value, rel=1e-9)
 
 
 def test_accuracies_by_brute_force(language, model):
     """Top-1 and top-5 accuracy and the ECE equal sums over all prefixes."""
     corpus = Corpus.everything(language)
-    found = evaluate_on_source(model, corpus)
+    result = evaluate_on_source(model, corpus)
     total = top1 = top5 = 0.0
     confidences, accuracies, weights = [], [], []
     sentences = corpus.sentences
@@ -205,11 +205,11 @@ def test_accuracies_by_brute_force(language, model):
             confidences.append(q[t].max())
             accuracies.append(p[order[0]])
             weights.append(weight)
-    assert found.top1_accuracy == pytest.approx(top1 / total, rel=1e-9)
-    assert found.top5_accuracy == pytest.approx(top5 / total, rel=1e-9)
+    assert result.top1_accuracy == pytest.approx(top1 / total, rel=1e-9)
+    assert result.top5_accuracy == pytest.approx(top5 / total, rel=1e-9)
     bins = np.ceil(np.array(confidences) * 15).astype(int)
     gap = np.array(weights) * (np.array(confidences) - np.array(accuracies)) / total
-    assert found.ece == pytest.approx(sum(abs(gap[bins == b].sum()) for b in set(bins)), rel=1e-9)
+    assert result.ece == pytest.approx(sum(abs(gap[bins == b].sum()) for b in set(bins)), rel=1e-9)
 
 
 def test_excluding_what_the_language_says_is_infinite(language):
@@ -222,15 +222,15 @@ def test_excluding_what_the_language_says_is_infinite(language):
             logits[:, 2] = torch.where(torch.isinf(logits).all(1), 0.0, logits[:, 2])
             return DensePredictions(logits)
 
-    found = evaluate_on_source(Excluding(language), Corpus.everything(language))
-    assert found.kl.value == found.cross_entropy.value == math.inf
+    result = evaluate_on_source(Excluding(language), Corpus.everything(language))
+    assert result.kl.value == result.cross_entropy.value == math.inf
 
 
 def test_a_hopeless_model_has_an_infinite_perplexity(language):
     """A cross-entropy whose exponential is beyond float64 is a number, its perplexity is inf."""
-    found = evaluate_on_source(Oracle(language, change=1e4), Corpus.everything(language))
-    assert 710 < found.cross_entropy.value < math.inf
-    assert found.perplexity == math.inf
+    result = evaluate_on_source(Oracle(language, change=1e4), Corpus.everything(language))
+    assert 710 < result.cross_entropy.value < math.inf
+    assert result.perplexity == math.inf
 
 
 def test_a_damaged_model_is_named(language):

@@ -23,11 +23,11 @@ def test_figures_are_the_same_bytes_every_time():
     """Equal numbers give equal SVG, without a date and with ids of their own."""
     curve = prepare_training(lab_results())
     assert curve is not None
-    one, two = (to_svg(plot_training(curve), "curve", "words") for _ in range(2))
-    assert one == two
-    assert "<metadata" not in one
-    assert all(name.startswith("curve-") for name in re.findall(r' id="([^"]*)"', one))
-    assert LIGHT["ink"] not in inline(one)
+    first, second = (to_svg(plot_training(curve), "curve", "words") for _ in range(2))
+    assert first == second
+    assert "<metadata" not in first
+    assert all(name.startswith("curve-") for name in re.findall(r' id="([^"]*)"', first))
+    assert LIGHT["ink"] not in inline(first)
 
 
 @pytest.mark.parametrize("palette", [LIGHT, DARK], ids=["light", "dark"])

@@ -1,8 +1,8 @@
-"""How does a token look, when blanks, line ends and half characters must be seen?
+"""Visible forms of text: whitespace, line ends and what has no glyph of its own.
 
-A corpus may hold anything: control characters, marks that turn the reading direction, halves of
-surrogate pairs.  What has no glyph of its own is shown by a picture of it, so that a page
-stays valid, a terminal obeys nothing that a text says, and a reader sees what the model saw.
+A corpus may contain anything: control characters, marks that change the reading direction, halves
+of surrogate pairs.  Each is replaced by a visible character, so that an HTML report stays valid, a
+terminal executes nothing that a text contains, and a reader sees what the model saw.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import re
 
 __all__ = ["as_running_text", "visible", "visible_token"]
 
-# What HTML, XML, a terminal or the order of the letters would choke on.  Line ends and tabs are
-# treated before.  U+202A-202E and U+2066-2069 embed and override the reading direction.
+# Invalid in HTML or XML, executed by a terminal, or changing the order of letters.  Line ends and
+# tabs are replaced before.  U+202A-202E and U+2066-2069 embed and override the reading direction.
 _UNPRINTABLE = re.compile(
     "[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff\ufff9-\ufffb]"
     "|[\ud800-\udfff\ufdd0-\ufdef]|[\ufffe\uffff]"
@@ -20,7 +20,7 @@ _UNPRINTABLE = re.compile(
 
 
 def visible(text: str) -> str:
-    r"""`text` on one line: control characters by their pictures, what has none as ▒.
+    r"""`text` on a single line: control characters as their pictures, what has no picture as ▒.
 
     >>> visible("a\x1b[31mb\n\u202ec")
     'a␛[31mb↵▒c'
@@ -30,7 +30,7 @@ def visible(text: str) -> str:
 
 
 def visible_token(text: str) -> str:
-    """A token by itself: blanks at its ends are seen, and so is nothing at all.
+    """A token by itself: spaces at its ends are visible, and so is an empty token.
 
     >>> visible_token(" the"), visible_token("a b "), visible_token("")
     ('␣the', 'a b␣', '∅')
@@ -43,16 +43,16 @@ def visible_token(text: str) -> str:
 
 
 def as_running_text(text: str) -> str:
-    r"""A token in its text: the line ends that it holds are seen, and end the line once.
+    r"""A token in its text: its line ends are visible, and consecutive ones end the line once.
 
     >>> as_running_text(".\n\nThe")
     '.↵↵\nThe'
     """
-    return re.sub("↵+", lambda found: f"{found[0]}\n", visible(text))
+    return re.sub("↵+", lambda match: f"{match[0]}\n", visible(text))
 
 
-def _picture(found: re.Match[str]) -> str:
-    code = ord(found[0])
+def _picture(match: re.Match[str]) -> str:
+    code = ord(match[0])
     if code < 0x20:
         return chr(0x2400 + code)
     return "␡" if code == 0x7F else "▒"

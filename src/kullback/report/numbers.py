@@ -36,8 +36,8 @@ __all__ = [
 
 _NO_NUMBER = "–"
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
-_MOST_DECIMALS = 9  # of a measurement: beyond, a float32 pass says nothing
-_MOST_IDENTITY_DECIMALS = 6  # of the identity
+_MOST_DECIMALS = 9  # of a measurement: further ones are rounding in float32
+_MOST_IDENTITY_DECIMALS = 6  # of the identity: with more, a reader cannot add them up
 # An interval whose halves differ by less than this part of them prints alike at two digits.
 _SYMMETRIC = 0.05
 

@@ -1,11 +1,11 @@
-"""How does a figure become part of a page: the same bytes each time, in the colours of the reader?
+"""Figures as SVG for HTML reports: reproducible bytes, and the colours of the report's theme.
 
-Matplotlib writes SVG files that stand alone: each with a date, an XML preamble, ids that repeat
-from figure to figure, and colours fixed when drawn.  Here a figure is written with a fixed salt and
-no metadata, its unreferenced ids are dropped and the others carry the figure's name, so that
-several figures can live in one HTML document and equal input gives equal bytes.  `inline` then
-replaces each colour of the `LIGHT` palette by the CSS variable of its name, which is how a figure
-follows the page into dark mode.  Text stays text: it can be searched, selected and read aloud.
+Matplotlib writes SVG with a date, an XML preamble, ids that repeat from figure to figure, and fixed
+colours.  Here a figure is written with a fixed salt and no metadata; ids that nothing refers to are
+dropped and the others are prefixed by the figure's name, so that several figures fit into one HTML
+document and equal input gives equal bytes.  `inline` replaces each colour of the `LIGHT` palette by
+the CSS variable of its name, so that a figure follows the report into dark mode.  Text stays text:
+it can be searched, selected and read aloud.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 
 __all__ = ["DARK", "LIGHT", "house_style", "inline", "to_svg"]
 
-#: Colours by meaning.  Blue against vermilion stays apart for every common colour blindness.
+#: Colours by meaning.  Blue and vermilion differ for every common form of colour blindness.
 LIGHT = {
     "paper": "#fbfaf7",
     "ink": "#22262b",
@@ -31,7 +31,7 @@ LIGHT = {
     "entropy": "#3a6b9c",
     "kl": "#b5452d",
     "other": "#75629a",
-    # The scale of surprisals, from nearly certain to a shock, and the text on it.
+    # The scale of surprisals, from nearly certain to improbable, and the text on it.
     "s0": "#eaf3f0",
     "s1": "#cfe6df",
     "s2": "#aad3c8",
@@ -81,7 +81,7 @@ def house_style() -> Iterator[None]:
         matplotlib.rcParams.update(
             {
                 "svg.fonttype": "none",
-                "text.parse_math": False,  # a corpus may hold dollar signs
+                "text.parse_math": False,  # a corpus may contain dollar signs
                 "font.family": "sans-serif",
                 "font.sans-serif": ["DejaVu Sans"],  # comes with matplotlib: the same everywhere
                 "font.size": 9.0,
@@ -114,10 +114,10 @@ def house_style() -> Iterator[None]:
 
 
 def to_svg(figure: Figure, name: str, description: str) -> str:
-    """`figure` as one self-contained SVG element, without XML preamble.
+    """`figure` as a self-contained SVG element, without XML preamble.
 
-    `name` keeps the ids of several figures apart; `description` is what a screen reader says.
-    Equal figures give equal text.
+    `name` is the prefix of its ids; `description` is for screen readers.  Equal figures give equal
+    text.
 
     >>> to_svg(Figure(figsize=(1, 1)), "empty", "nothing").startswith("<svg")
     True
@@ -125,7 +125,7 @@ def to_svg(figure: Figure, name: str, description: str) -> str:
     buffer = io.BytesIO()
     with house_style(), warnings.catch_warnings():
         matplotlib.rcParams["svg.hashsalt"] = f"kullback {name}"  # house_style() puts it back
-        # A name may be in a script that matplotlib's font lacks: the reader's browser has another.
+        # A name may be in a script that matplotlib's font lacks and the browser's font has.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         figure.savefig(buffer, format="svg", metadata=nothing)
@@ -143,7 +143,7 @@ def to_svg(figure: Figure, name: str, description: str) -> str:
 
 
 def inline(svg: str) -> str:
-    """An SVG element of `to_svg` for an HTML page: sized and coloured by the page's style sheet.
+    """An SVG element of `to_svg` for an HTML report: its style sheet sets size and colours.
 
     >>> inline('<svg width="9pt" height="9pt"><path style="fill: #22262b" /></svg>')
     '<svg><path style="fill: var(--ink)" /></svg>'
@@ -167,10 +167,10 @@ def _scope_ids(root: ElementTree.Element, name: str) -> None:
     """Prefix the ids that something refers to with `name`, and drop all others."""
     reference = re.compile(r"(?<=url\(#)[^)]+|(?<=^#).+")
     used = {
-        found
+        target
         for element in root.iter()
         for value in element.attrib.values()
-        for found in reference.findall(value)
+        for target in reference.findall(value)
     }
     for element in root.iter():
         for key, value in list(element.attrib.items()):

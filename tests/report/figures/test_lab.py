@@ -48,7 +48,7 @@ def test_the_area_above_the_floor_is_named_kl():
     shown = words(figure)
     assert any(text.startswith("KL") for text in shown)
     assert {"entropy", "0.6000", "log V"} <= set("\n".join(shown).split("\n"))
-    (area,) = (path for one in top.collections for path in one.get_paths())
+    (area,) = (path for area in top.collections for path in area.get_paths())
     heights = area.vertices[:, 1]
     assert curve.floor in heights
     assert set(curve.cross_entropy) <= set(heights)
@@ -56,11 +56,11 @@ def test_the_area_above_the_floor_is_named_kl():
 
 def test_shares_of_slots_add_up_to_the_token():
     """The bars of entropy and KL sum to the entropy and the KL of the evaluation."""
-    whole = evaluation("model", "training", 0.012, "cue")
-    shares = prepare_slots(whole.by_slot)
+    part = evaluation("model", "training", 0.012, "cue")
+    shares = prepare_slots(part.by_slot)
     assert shares is not None
-    assert shares.entropy.sum() == pytest.approx(whole.entropy.value)
-    assert shares.kl.sum() == pytest.approx(whole.kl.value)
+    assert shares.entropy.sum() == pytest.approx(part.entropy.value)
+    assert shares.kl.sum() == pytest.approx(part.kl.value)
     assert {"cue", "verb", "entropy"} <= set(words(plot_slots(shares)))
 
 

@@ -106,7 +106,7 @@ def test_hovering_shows_both_distributions(whole):
     parsed = Page(whole)
     tokens = [attrs for tag, attrs in parsed.tags if attrs.get("tabindex") == "0"]
     cards = [attrs for tag, attrs in parsed.tags if attrs.get("role") == "tooltip"]
-    assert len(tokens) == sum(len(each.tokens) for each in lab_results().sentences)
+    assert len(tokens) == sum(len(sentence.tokens) for sentence in lab_results().sentences)
     assert [card["id"] for card in cards] == [token["aria-describedby"] for token in tokens]
     card = "works verb surprisal ∞ true surprisal 0.2500 KL here 0.0500 nats model "
     assert card + "works 0.750" in parsed.words
@@ -151,13 +151,13 @@ def test_page_and_figures_are_written(tmp_path):
     path = tmp_path / "new" / "report.html"
     write_lab_report(lab_results(), path)
     Page(path.read_text(encoding="utf-8"))
-    names = {each.name for each in (path.parent / "figures").iterdir()}
+    names = {file.name for file in (path.parent / "figures").iterdir()}
     assert names == {f"{name}.svg" for name in FIGURES}
     for name in names:
         root = ElementTree.parse(path.parent / "figures" / name).getroot()
         assert root.tag == "{http://www.w3.org/2000/svg}svg"
         assert root.get("aria-label")
-    assert {each.name for each in path.parent.iterdir()} == {"report.html", "figures"}
+    assert {file.name for file in path.parent.iterdir()} == {"report.html", "figures"}
 
 
 def test_a_failure_leaves_the_old_report(tmp_path):

@@ -43,7 +43,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class TrainingCurve:
-    """What `plot_training` draws; nats per token, one entry a logged step."""
+    """What `plot_training` draws; nats per token, an entry for each logged step."""
 
     steps: FloatArray
     batch_cross_entropy: FloatArray
@@ -215,7 +215,7 @@ def plot_slots(shares: SlotShares) -> Figure:
 
 @dataclass(frozen=True)
 class QuantisationSizes:
-    """What `plot_quantisation` draws: one entry a scheme, from small to large."""
+    """What `plot_quantisation` draws: an entry for each scheme, from small to large."""
 
     schemes: tuple[str, ...]
     sizes: FloatArray

@@ -25,7 +25,7 @@ __all__ = ["lab_summary"]
 
 
 def lab_summary(results: LabResults, verbose: bool = False) -> Group:
-    """The whole lab on one screen; there is nothing more to say in `verbose`."""
+    """The results of a lab on one screen; `verbose` changes nothing."""
     return Group(
         _identity(results.headline),
         evaluation_table(results.evaluations),

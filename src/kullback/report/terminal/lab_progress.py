@@ -1,7 +1,7 @@
 """Progress of the lab: its stages, and the loss while it trains.
 
-Progress goes to standard error.  In a terminal it is a bar a stage; in a file or a pipe it is a
-line a stage, and one now and then while training.
+In a terminal each stage has a bar; in a file or a pipe it has a line, and training has one every
+five seconds.
 """
 
 from __future__ import annotations

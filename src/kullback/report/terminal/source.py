@@ -53,7 +53,7 @@ def source_table(name: str, language: Language) -> Group:
 def source_summary(results: SourceEvaluation, verbose: bool = False) -> Group:
     """An evaluation on a source: the terms of each part with their intervals, then tables.
 
-    There is nothing more to say in `verbose`.
+    `verbose` changes nothing.
     """
     parts: list[RenderableType] = []
     for part in results.parts:
