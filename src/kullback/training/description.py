@@ -88,7 +88,7 @@ def _check_is_new(run: Path, tokenizer: bytes) -> None:
     """Raise `RunError` where training into `run` would overwrite something."""
     check_no_run(run)
     existing = [name for name in RUN_FILES if (run / name).exists()]
-    # A run that was killed at its very beginning leaves a tokenizer.json, the same as this one.
+    # A run that was killed before its training.json was written leaves an equal tokenizer.json.
     path = run / "tokenizer.json"
     if path.exists() and path.read_bytes() != tokenizer:
         existing.append("tokenizer.json")

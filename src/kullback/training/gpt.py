@@ -1,14 +1,14 @@
 """The mini-GPT: a decoder-only transformer, weight for weight a Llama.
 
-A token's vector is looked up, passes `layers` blocks, is normalised, and is compared with every
-token's vector to give the logits: the embedding is also the head ("tied").  Each block adds what
-attention gathers from earlier positions, then what the MLP makes of it::
+The embedding of a token passes `layers` blocks and a last normalisation; the logits are its dot
+products with all embeddings, since embedding and head are tied.  Each block adds the output of
+attention over earlier positions, then that of the MLP::
 
     x = x + attention(rms_norm(x))      causal, rotary positions (Su et al. 2021, eq. 34)
     x = x + mlp(rms_norm(x))            down(silu(gate(x)) * up(x))  (Shazeer 2020, SwiGLU)
 
-There are no biases and no dropout.  Parameters bear the names that `transformers` gives them in
-`LlamaForCausalLM`, so a saved model is loaded there without conversion.
+There are no biases and no dropout.  Parameters have the names of `LlamaForCausalLM` in
+`transformers`, which loads a saved model without conversion.
 
 Axes: N sequences, T positions, M tokens of all sequences, D width, H heads, K = D / H head width,
 P = K / 2 rotated pairs, V vocabulary.
@@ -33,7 +33,7 @@ __all__ = ["GPT", "GPTConfig"]
 
 @dataclass(frozen=True)
 class GPTConfig:
-    """The sizes of a model; impossible ones are an `InvalidValueError`."""
+    """The sizes of a model; `InvalidValueError` for sizes out of range."""
 
     vocabulary_size: int
     context: int
@@ -59,7 +59,7 @@ class GPTConfig:
 
     @property
     def parameters(self) -> int:
-        """How many numbers the model learns.
+        """The number of parameters.
 
         >>> GPTConfig(vocabulary_size=10, context=8, width=4, layers=1, heads=1).parameters
         2228
@@ -95,8 +95,8 @@ class GPTConfig:
     def from_huggingface(cls, config: dict[str, Any]) -> GPTConfig:
         """The sizes in a `config.json`.
 
-        Raises `KeyError` where one is missing, `InvalidValueError` for a Llama of another kind:
-        with biases, an untied head, fewer heads for keys than for queries, scaled positions ...
+        Raises `KeyError` for a missing size, `InvalidValueError` for a Llama that a mini-GPT cannot
+        be: with biases, an untied head, grouped-query attention, scaled positions, and the like.
         """
         rope = config.get("rope_parameters") or config  # since and before transformers 5
         sizes = cls(
@@ -118,11 +118,11 @@ class GPTConfig:
             "head_dim": sizes.width // sizes.heads,
             "rope_scaling": None,
         }
-        settings = {key: (config.get(key, ours), ours) for key, ours in fixed.items()}
-        settings["rope_type"] = (rope.get("rope_type", "default"), "default")
-        for key, (theirs, ours) in settings.items():
-            if theirs != ours:
-                raise InvalidValueError(f"{key} is {theirs!r}: a model of ours has {ours!r}")
+        values = {key: (config.get(key, required), required) for key, required in fixed.items()}
+        values["rope_type"] = (rope.get("rope_type", "default"), "default")
+        for key, (value, required) in values.items():
+            if value != required:
+                raise InvalidValueError(f"{key} is {value!r}: a mini-GPT has {required!r}")
         return sizes
 
 
@@ -155,12 +155,12 @@ class Attention(nn.Module):
         rotation_M1P: Complex[Tensor, "M 1 P"],
         layout: PackedLayout | tuple[int, int],
     ) -> Float[Tensor, "M D"]:
-        """What each token gathers from itself and those before it in its sequence."""
+        """Attention of each token over itself and the tokens before it in its sequence."""
         M, D = x_MD.shape
-        # One matmul for the three: a small model is bound by the number of calls.  Llama rotates
-        # coordinate i with i + K/2; laying each such pair side by side (in the weights, where it
-        # costs nothing, and alike for q and k, so that their dot products stay) makes the rotation
-        # one complex multiplication.
+        # One matmul for q, k and v: the number of calls limits a small model.  Llama rotates
+        # coordinate i with i + K/2.  With both adjacent (permuted in the weights, at no cost, and
+        # equally for q and k, which preserves their dot products) the rotation is one complex
+        # multiplication.
         qk_weight = torch.cat([self.q_proj.weight, self.k_proj.weight])
         qk_weight = qk_weight.view(2 * self.heads, 2, -1, D).transpose(1, 2).reshape(2 * D, D)
         qkv = F.linear(x_MD, torch.cat([qk_weight, self.v_proj.weight]))
@@ -194,7 +194,7 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and MLP, each on a normalised copy, each added."""
+    """Attention and MLP, both applied to a normalised copy and added."""
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
@@ -226,7 +226,7 @@ class Decoder(nn.Module):
 
 
 class GPT(nn.Module):
-    """The whole model; an untrained one predicts almost uniformly.
+    """The complete model; an untrained one predicts almost uniformly.
 
     Weights are drawn from N(0, 0.02²) for the embedding, so that the first logits are small, and
     from N(0, 1/fan_in) elsewhere, the matrices that write into the residual stream further
@@ -236,15 +236,7 @@ class GPT(nn.Module):
     def __init__(self, config: GPTConfig, seed: int | None = None) -> None:
         super().__init__()
         self.config = config
-        # Before anything is built: the sizes may be those of a damaged file.
-        size = 4 * config.parameters
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        if size > memory:
-            raise InvalidValueError(
-                f"a model of {config.parameters:,} parameters takes {size / 1e9:.1f} GB: this "
-                f"machine has {memory / 1e9:.1f} GB; choose a smaller width, fewer layers or a "
-                "smaller vocabulary"
-            )
+        _check_memory(config)  # first: the sizes may be those of a damaged file
         with torch.device("meta"):
             self.model = Decoder(config)
         self.to_empty(device="cpu")
@@ -262,11 +254,11 @@ class GPT(nn.Module):
 
     @property
     def head_weight(self) -> Float[Tensor, "V D"]:
-        """The matrix that turns hidden states into logits: the embedding."""
+        """The matrix of the head, which is the embedding."""
         return self.model.embed_tokens.weight
 
     def hidden(self, tokens_NT: Int[Tensor, "N T"]) -> Float[Tensor, "N T D"]:
-        """The normalised hidden states, from which ``hidden @ head_weight.T`` makes logits."""
+        """The normalised hidden states; ``hidden @ head_weight.T`` are the logits."""
         N, T = tokens_NT.shape
         position_M = torch.arange(T, device=tokens_NT.device).repeat(N)
         return self._hidden(tokens_NT.flatten(), position_M, (N, T)).view(N, T, -1)
@@ -274,7 +266,7 @@ class GPT(nn.Module):
     def hidden_packed(
         self, tokens_M: Int[Tensor, "M"], layout: PackedLayout
     ) -> Float[Tensor, "M D"]:
-        """The same for sequences that lie end to end, without padding."""
+        """The same for concatenated sequences, without padding."""
         return self._hidden(tokens_M, layout.position_M, layout)
 
     def forward(self, tokens_NT: Int[Tensor, "N T"]) -> Float[Tensor, "N T V"]:
@@ -307,3 +299,17 @@ class GPT(nn.Module):
         frequencies = 1.0 / self.config.rope_theta ** (pairs / K)
         angles = torch.arange(T, device=like.device, dtype=torch.float32)[:, None] * frequencies
         return torch.complex(angles.cos().to(like.dtype), angles.sin().to(like.dtype))[:, None]
+
+
+def _check_memory(config: GPTConfig) -> None:
+    """Raise `InvalidValueError` for a model larger than the memory, where its size is known."""
+    if not hasattr(os, "sysconf"):  # Windows
+        return
+    size = 4 * config.parameters
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if size > memory:
+        raise InvalidValueError(
+            f"a model of {config.parameters:,} parameters takes {size / 1e9:.1f} GB: this machine "
+            f"has {memory / 1e9:.1f} GB; choose a smaller width, fewer layers or a smaller "
+            "vocabulary"
+        )

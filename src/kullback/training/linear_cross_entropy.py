@@ -1,4 +1,4 @@
-"""The loss of a linear head, without the logits in memory.
+"""Cross-entropy of a linear head without all logits in memory.
 
 With hidden states h (M×D), head W (V×D) and targets y, the loss ``sum_m w_m nll_m`` has
 ``nll_m = logsumexp(W h_m) - (W h_m)[y_m]`` and, by the gradient q - onehot of the loss with respect
@@ -6,9 +6,9 @@ to the logits (:mod:`kullback.theory.losses`),
 
     d loss / d h = (w (q - onehot)) W          d loss / d W = (w (q - onehot))^T h
 
-Both sums run over blocks of rows, so the logits of one block are made, turned into q - onehot in
-place and used up while they lie in the cache.  Values and gradients are computed in the same pass;
-:mod:`kullback.theory.losses` in float64 is the law that the tests hold it to.
+Both are sums over blocks of rows: the logits of a block are computed, turned into q - onehot in
+place and used while they are in the cache.  Values and gradients are computed in the same pass;
+the tests compare them with :mod:`kullback.theory.losses` in float64.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor
 
 __all__ = ["linear_cross_entropy"]
 
-# A block's logits take this many bytes: half of a 1 MB second-level cache.
+# Bytes of the logits of a block: half of a 1 MB second-level cache.
 BLOCK_BYTES = 1 << 19
 
 
@@ -70,9 +70,9 @@ def linear_cross_entropy(
     target_M: Int[Tensor, "M"],
     weight_M: Float[Tensor, "M"],
 ) -> tuple[Float[Tensor, ""], Float[Tensor, "M"]]:
-    """The weighted sum of the rows' negative log-likelihoods, and each row's, in nats.
+    """The weighted sum of the negative log-likelihoods, and those of all rows, in nats.
 
-    The sum is differentiable in `hidden_MD` and `head_VD`; the rows' values carry no gradient.
+    The sum is differentiable in `hidden_MD` and `head_VD`; the second result carries no gradient.
 
     >>> hidden, head = torch.zeros(2, 4), torch.zeros(8, 4)
     >>> total, nll = linear_cross_entropy(hidden, head, torch.tensor([0, 7]), torch.ones(2) / 2)

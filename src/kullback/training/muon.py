@@ -1,15 +1,15 @@
-"""Muon, for all matrices of one shape at a time.
+"""The optimiser Muon, batched over matrices of equal shape.
 
-Muon (Jordan 2024) moves a weight matrix along its momentum, made orthogonal: with the singular
-value decomposition G = U S V^T of the momentum, the update is U V^T, so that every direction
-learns at one rate.  Five steps of a quintic Newton-Schulz iteration come close enough::
+Muon (Jordan 2024) updates a weight matrix by its orthogonalised momentum: with the singular value
+decomposition G = U S V^T of the momentum, the update is U V^T, so that all directions have the
+same learning rate.  Five steps of a quintic Newton-Schulz iteration approximate it::
 
     X <- a X + (b X X^T + c (X X^T)^2) X        (a, b, c) = (3.4445, -4.7750, 2.0315)
 
 `torch.optim.Muon` does this matrix by matrix; for the many small matrices of a small model the
-calls cost more than the arithmetic.  Here equal shapes go through one batched product, in bfloat16
-where the processor multiplies it natively (as Jordan does) and else in float32, shared out over a
-pool of threads.  The update rule is the same, and a test holds it to torch's.
+calls cost more than the arithmetic.  Here matrices of equal shape share one batched product, in
+bfloat16 where the processor multiplies it natively (as Jordan does) and otherwise in float32, split
+over a pool of threads.  The update rule is that of torch, and a test compares the two.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from torch.optim import Optimizer
 __all__ = ["Muon", "orthogonalise"]
 
 # Jordan 2024, "Muon: an optimizer for hidden layers in neural networks": the coefficients that
-# lift small singular values fastest while all end between about 0.7 and 1.2.
+# increase small singular values fastest while all end between about 0.7 and 1.2.
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 STEPS = 5
 
 
 def orthogonalise(matrices_BRC: Float[Tensor, "B R C"]) -> Float[Tensor, "B R C"]:
-    """Each matrix with all its singular values moved near one; rows must not exceed columns."""
+    """The matrices with all singular values close to 1; rows must not exceed columns."""
     a, b, c = COEFFICIENTS
     x = matrices_BRC / matrices_BRC.norm(dim=(1, 2), keepdim=True).clamp_min(1e-7)
     if x.device.type != "cpu" or bool(torch.cpu._is_avx512_bf16_supported()):
@@ -48,8 +48,7 @@ class Muon(Optimizer):
     """Muon over matrices; every parameter must have two dimensions.
 
     `lr` multiplies an update whose singular values are near sqrt(max(1, rows / columns));
-    `weight_decay` is decoupled, as in AdamW.  `pool`, where set, works on `parts` of the matrices
-    at a time.
+    `weight_decay` is decoupled, as in AdamW.  `pool`, where set, processes the matrices in `parts`.
     """
 
     pool: Executor | None = None
@@ -73,15 +72,15 @@ class Muon(Optimizer):
         """One update of every parameter that has a gradient."""
         loss = None if closure is None else closure()
         for group in self.param_groups:
-            alike: dict[tuple[int, int], list[Tensor]] = {}
+            by_shape: dict[tuple[int, int], list[Tensor]] = {}
             for weight in group["params"]:
                 if weight.grad is not None:
                     rows, columns = weight.shape
-                    alike.setdefault((min(rows, columns), max(rows, columns)), []).append(weight)
-            stacks = [torch.stack([self._update(w, group) for w in ws]) for ws in alike.values()]
+                    by_shape.setdefault((min(rows, columns), max(rows, columns)), []).append(weight)
+            stacks = [torch.stack([self._update(w, group) for w in ws]) for ws in by_shape.values()]
             updates = (update for stack in self._orthogonalise(stacks) for update in stack)
             for weight, update in zip(
-                (w for ws in alike.values() for w in ws), updates, strict=True
+                (w for ws in by_shape.values() for w in ws), updates, strict=True
             ):
                 rows, columns = weight.shape
                 weight.mul_(1 - group["lr"] * group["weight_decay"])
@@ -90,7 +89,7 @@ class Muon(Optimizer):
         return loss
 
     def _update(self, weight: Tensor, group: dict[str, Any]) -> Float[Tensor, "R C"]:
-        """Nesterov's look-ahead of the momentum, lying down: rows do not exceed columns."""
+        """The Nesterov momentum, transposed where rows exceed columns."""
         state, gradient = self.state[weight], weight.grad
         assert gradient is not None
         if not state:

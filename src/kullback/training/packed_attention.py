@@ -1,14 +1,13 @@
-"""Causal attention among sequences of different lengths, laid end to end without padding.
+"""Causal attention over sequences of different lengths, concatenated without padding.
 
 Sentences of 9 to 23 tokens in one padded batch waste a quarter of the work.  Here a batch is one
-flat list of M tokens; everything in a transformer works on single tokens but attention, so only
-attention sees sequences: it spreads the flat list over N rows of T columns, works there, and
-gathers the real tokens back.  Padding is at the right end of a row, so the causal mask hides
-it from every real token.
+flat sequence of M tokens; only attention, the one operation of a transformer across tokens, copies
+it into N rows of T columns, and copies its result back.  Padding is at the right end of a row, so
+the causal mask hides it from every token.
 
 It computes ``softmax(q k^T / sqrt(K) + mask) v`` (Vaswani et al. 2017, eq. 1) with batched matrix
-products and its derivative by hand.  On rows this short that takes half the time of the fused
-kernel for long ones (``docs/log.md``).
+products and a backward pass of its own.  On rows this short that takes half the time of the fused
+kernel, which is made for long ones (``docs/log.md``).
 
 Axes: M tokens, N sequences, T longest sequence, H heads, K head width, B = N × H.
 """
@@ -29,14 +28,14 @@ SHORTEST_ROW = 16
 
 @dataclass(frozen=True)
 class PackedLayout:
-    """Where the flat tokens of a batch lie in rows."""
+    """The positions of the flat tokens of a batch in rows."""
 
     position_M: Int[Tensor, "M"]
-    """The place of each token in its sequence, from 0."""
+    """The position of each token in its sequence, from 0."""
     row_of_token_M: Int[Tensor, "M"]
     """Index of each token in the flattened N×T rows."""
     token_of_row_NT: Int[Tensor, "N*T"]
-    """Index of the token at each place of the rows; any token at padding."""
+    """Index of the token at each position of the rows; of any token at padding."""
     sequences: int
     longest: int
     """T: columns of the rows."""
@@ -45,7 +44,7 @@ class PackedLayout:
 
     @classmethod
     def of(cls, lengths_N: Int[Tensor, "N"]) -> PackedLayout:
-        """The layout of sequences of these lengths (all at least 1), one after the other.
+        """The layout of concatenated sequences of these lengths, all at least 1.
 
         >>> PackedLayout.of(torch.tensor([2, 1])).position_M
         tensor([0, 1, 0])
@@ -56,8 +55,8 @@ class PackedLayout:
         starts_N = ends_N - lengths_N
         sequence_M = torch.repeat_interleave(torch.arange(len(lengths_N)), lengths_N)
         position_M = torch.arange(int(ends_N[-1])) - starts_N[sequence_M]
-        places_T = torch.arange(longest)
-        token_of_row_NT = torch.minimum(starts_N[:, None] + places_T, ends_N[:, None] - 1).flatten()
+        column_T = torch.arange(longest)
+        token_of_row_NT = torch.minimum(starts_N[:, None] + column_T, ends_N[:, None] - 1).flatten()
         return cls(
             position_M,
             sequence_M * longest + position_M,
@@ -93,7 +92,7 @@ class _PackedAttention(torch.autograd.Function):
         q_BTK, k_BTK, v_BTK, weights_BTT = ctx.saved_tensors  # type: ignore[attr-defined]
         layout = ctx.layout  # type: ignore[attr-defined]
         H, K = grad_MHK.shape[1:]
-        # Padding takes part in no sum: its gradient is zero, not that of the token shown there.
+        # The gradient at padding is zero, not that of the token that is copied there.
         rows = grad_MHK.new_zeros(layout.sequences * layout.longest, H, K)
         rows.index_copy_(0, layout.row_of_token_M, grad_MHK)
         grad_BTK = _heads_first(rows, layout)
@@ -134,7 +133,7 @@ def packed_attention(
     v_MHK: Float[Tensor, "M H K"],
     layout: PackedLayout,
 ) -> Float[Tensor, "M H K"]:
-    """What each token gathers from itself and the earlier tokens of its own sequence."""
+    """Attention of each token over itself and the earlier tokens of its own sequence."""
     out: Tensor = _PackedAttention.apply(  # type: ignore[no-untyped-call]
         q_MHK, k_MHK, v_MHK, layout
     )

@@ -92,10 +92,9 @@ class SentenceBatches:
         return _shards(sample, 4, self.context)
 
     def training_rows(self, steps: int, limit: int) -> TokenRows:
-        """The sentences of the first of `steps` batches, until they have `limit` tokens.
+        """The sentences of the batches of `steps`, until they have `limit` tokens.
 
-        The total number of tokens is that of all batches where they were sampled, otherwise their
-        expectation.
+        Where that is a part of the batches, `TokenRows.total` is extrapolated from it.
         """
         rows: list[Int[np.ndarray, "N T"]] = []
         lengths: list[Int[np.ndarray, "N"]] = []

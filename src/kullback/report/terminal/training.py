@@ -14,14 +14,15 @@ from typing import Self
 
 from rich.console import Console, Group, RenderableType
 from rich.progress import BarColumn, Progress, TextColumn
-from rich.table import Column, Table
+from rich.table import Column
 from rich.text import Text
 
 from kullback.report.escaping import visible
 from kullback.report.labels import Measure
 from kullback.report.numbers import count, nats, seconds, write
+from kullback.report.terminal.tables import add_row, numbers_table
 from kullback.results.measurement import Measurement
-from kullback.results.training import NgramBaseline, TrainingRun
+from kullback.results.training import TrainingRun
 from kullback.training.metrics import StepMetrics
 from kullback.training.progress import TrainingProgress
 
@@ -151,22 +152,18 @@ class _Bars(Progress):
 def training_summary(result: TrainingRun, verbose: bool = False) -> RenderableType:
     """The losses of a run beside its baseline, which of the two is better, and what to do next."""
     baseline = result.best_baseline
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    table.add_column("cross-entropy")
-    table.add_column("nats/token", justify="right")
-    if result.bits_per_byte is not None:
-        table.add_column("bits/byte", justify="right")
+    units = ["nats/token"] if result.bits_per_byte is None else ["nats/token", "bits/byte"]
+    table = numbers_table("", "cross-entropy", *units)
     first, last = map(count, result.training_steps)
-    table.add_row(f"training, steps {first} to {last}", nats(result.training_cross_entropy))
-    table.add_row("validation", *_cells(result.cross_entropy, result.bits_per_byte))
-    table.add_row(
-        f"{_name(baseline)}, same tokens",
-        *_cells(baseline.cross_entropy, baseline.bits_per_byte),
-    )
+    training = nats(result.training_cross_entropy)
+    add_row(table, [f"training, steps {first} to {last}", training])
+    add_row(table, ["validation", *_cells(result.cross_entropy, result.bits_per_byte)])
+    name = f"{baseline.order}-gram Kneser-Ney, same tokens"
+    add_row(table, [name, *_cells(baseline.cross_entropy, baseline.bits_per_byte)])
     if result.floor is not None:
-        table.add_row("floor (exact entropy)", f"{result.floor:.6f}")
+        add_row(table, ["floor (exact entropy)", f"{result.floor:.6f}"])
     if result.kl is not None:
-        table.add_row("KL(source‖model), validation", write(result.kl).both)
+        add_row(table, ["KL(source‖model), validation", write(result.kl).both])
     folder = visible(result.folder)
     lines = (
         _verdict(result),
@@ -180,10 +177,6 @@ def training_summary(result: TrainingRun, verbose: bool = False) -> RenderableTy
 def _cells(cross_entropy: Measurement, bits_per_byte: Measurement | None) -> list[str]:
     measurements = [cross_entropy] if bits_per_byte is None else [cross_entropy, bits_per_byte]
     return [write(measurement).both for measurement in measurements]
-
-
-def _name(baseline: NgramBaseline) -> str:
-    return f"{baseline.order}-gram Kneser-Ney"
 
 
 def _verdict(result: TrainingRun) -> str:
