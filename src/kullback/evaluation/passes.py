@@ -25,7 +25,6 @@ from kullback.errors import InvalidValueError
 from kullback.evaluation.measures import Places
 from kullback.models.interface import TextModel
 from kullback.predictions.base import Predictions
-from kullback.runtime.memory import kept_freed_memory
 from kullback.runtime.progress import Tokens
 from kullback.runtime.workers import ProcessGroup
 from kullback.scoring.divergence import DivergenceStatistics, divergence_statistics
@@ -272,11 +271,10 @@ def _each_window(
     first_window: int,
 ) -> Iterator[Rows]:
     done = int(tokenized.starts[first_window])
-    with kept_freed_memory():
-        for rows in processes.map(measure, range(first_window, len(tokenized.windows)), at_once):
-            done += len(rows)
-            progress(done, len(tokenized))
-            yield rows
+    for rows in processes.map(measure, range(first_window, len(tokenized.windows)), at_once):
+        done += len(rows)
+        progress(done, len(tokenized))
+        yield rows
 
 
 @contextmanager

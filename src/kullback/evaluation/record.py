@@ -19,6 +19,7 @@ from kullback.predictions.recording_writer import RecordingWriter
 from kullback.results.evaluation import NonZeroRank
 from kullback.results.recording import RecordingResult
 from kullback.runtime.files import check_outputs
+from kullback.runtime.memory import kept_freed_memory
 from kullback.runtime.progress import Progress
 from kullback.runtime.workers import process_group
 from kullback.text.documents import Document
@@ -112,7 +113,8 @@ def record_text(
         **model_fingerprint(model, documents, tokenized).parts,
     }
     predictor, places = ModelPredictor(model), tokenized.places
-    with RecordingWriter(path, kind, metadata, model.vocabulary_size, k) as writer:
+    writer = RecordingWriter(path, kind, metadata, model.vocabulary_size, k)
+    with kept_freed_memory(), writer:
         for index, window in enumerate(tokenized.windows):
             rows = slice(int(tokenized.starts[index]), int(tokenized.starts[index + 1]))
             predictions = predictor.predictions(window, rows)

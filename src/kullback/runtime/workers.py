@@ -16,6 +16,7 @@ from typing import TypeVar
 
 import torch.distributed as dist
 
+from kullback.runtime.memory import kept_freed_memory
 from kullback.runtime.threads import cores, workers
 
 __all__ = ["ProcessGroup", "process_group"]
@@ -59,11 +60,11 @@ class ProcessGroup:
         """`measure` of each window, in order, on rank 0; non-zero ranks compute and yield nothing.
 
         This machine computes at most `at_once` windows at a time, by default one per core; they
-        share its cores evenly.
+        share its cores evenly.  Freed memory is kept until the last window is done.
         """
         at_once = max(1, min(at_once or cores(), cores()))
         threads = math.ceil(at_once / self.local_world_size)
-        with workers(threads, cores_each=cores() // at_once) as pool:
+        with kept_freed_memory(), workers(threads, cores_each=cores() // at_once) as pool:
             if self.world_size == 1:
                 yield from pool.map(measure, windows)
                 return
