@@ -119,6 +119,7 @@ def test_the_summary_of_a_text_run() -> None:
     ):  # fmt: skip
         assert part in text
     assert "floor" not in text
+    assert text.startswith("cross-entropy ")
     assert all(len(line) <= 80 and "…" not in line for line in text.splitlines())
 
 

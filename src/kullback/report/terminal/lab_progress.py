@@ -18,6 +18,7 @@ from rich.table import Column
 from rich.text import Text
 
 from kullback.report.numbers import count
+from kullback.report.terminal.training import losses_text
 from kullback.runtime.progress import Progress
 from kullback.training.metrics import StepMetrics
 
@@ -97,10 +98,7 @@ class LabDisplay(Progress):
 
     def _line(self, metrics: StepMetrics) -> Text:
         text = Text(f"step {count(metrics.step)}: ", no_wrap=True)
-        text.append(f"CE {metrics.cross_entropy:.4f}", style="bold")
-        text.append(f", floor {self.floor:.4f}, ")
-        text.append(f"KL {metrics.kl:.5f} ± {metrics.kl_standard_error:.5f}", style="bold green")
-        return text.append(" nats/token")
+        return text.append_text(losses_text(metrics, self.floor))
 
 
 class _Bars(Bars):

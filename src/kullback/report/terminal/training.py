@@ -100,7 +100,7 @@ class TrainingDisplay(TrainingProgress):
 def losses_text(metrics: StepMetrics, floor: float | None) -> Text:
     """The loss of the last steps, and on a source the floor and the KL, in one line."""
     text = Text(no_wrap=True)
-    text.append(f"cross-entropy {metrics.cross_entropy:.4f}", style="bold")
+    text.append(f"CE {metrics.cross_entropy:.4f}", style="bold")
     if floor is not None and metrics.kl is not None:
         text.append(f", floor {floor:.4f}, ")
         text.append(f"KL {metrics.kl:.5f} ± {metrics.kl_standard_error:.5f}", style="bold green")
@@ -153,7 +153,7 @@ def training_summary(result: TrainingRun, verbose: bool = False) -> RenderableTy
     """The losses of a run beside its baseline, which of the two is better, and what to do next."""
     baseline = result.best_baseline
     units = ["nats/token"] if result.bits_per_byte is None else ["nats/token", "bits/byte"]
-    table = numbers_table("", "cross-entropy", *units)
+    table = numbers_table("cross-entropy", *units)
     first, last = map(count, result.training_steps)
     training = nats(result.training_cross_entropy)
     add_row(table, [f"training, steps {first} to {last}", training])
