@@ -127,9 +127,9 @@ def same_shards(first: list[Shard], second: list[Shard]) -> bool:
 
 def sequences(shards: list[Shard]) -> list[tuple[list[int], list[int]]]:
     """Return the inputs and targets of each sequence."""
-    found = []
+    pairs = []
     for shard in shards:
         lengths = shard.lengths_N.tolist()
         inputs, targets = shard.inputs_M.split(lengths), shard.targets_M.split(lengths)
-        found += [(a.tolist(), b.tolist()) for a, b in zip(inputs, targets, strict=True)]
-    return found
+        pairs += [(a.tolist(), b.tolist()) for a, b in zip(inputs, targets, strict=True)]
+    return pairs

@@ -50,9 +50,9 @@ class LiteralKneserNey:
         if n1 * n2 * n3 * n4 == 0:
             return [0.5, 1.0, 1.5]
         y = n1 / (n1 + 2 * n2)
-        found = [1 - 2 * y * n2 / n1, 2 - 3 * y * n3 / n2, 3 - 4 * y * n4 / n3]
-        valid = all(0 < d <= k for k, d in enumerate(found, start=1))
-        return found if valid else [0.5, 1.0, 1.5]
+        discounts = [1 - 2 * y * n2 / n1, 2 - 3 * y * n3 / n2, 3 - 4 * y * n4 / n3]
+        valid = all(0 < d <= k for k, d in enumerate(discounts, start=1))
+        return discounts if valid else [0.5, 1.0, 1.5]
 
     def probability(self, token: int, context: tuple[int, ...]) -> float:
         """Return p(token | context), by the recursion over shorter contexts."""

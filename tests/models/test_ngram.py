@@ -33,9 +33,9 @@ def test_each_position_sees_the_last_words_and_bos(language, order):
     sample = language.sample(5, np.random.default_rng(1))
     T = sample.tokens.shape[1]
     inputs = np.concatenate([np.zeros((5, 1), int), sample.tokens[:, : T - 1]], axis=1)
-    found = model.predict(torch.from_numpy(inputs))
-    assert (len(found), found.vocabulary_size) == (5 * T, len(language.vocabulary))
-    logits = found.logits(slice(0, 5 * T)).numpy().reshape(5, T, -1)
+    predictions = model.predict(torch.from_numpy(inputs))
+    assert (len(predictions), predictions.vocabulary_size) == (5 * T, len(language.vocabulary))
+    logits = predictions.logits(slice(0, 5 * T)).numpy().reshape(5, T, -1)
     assert np.exp(logits).sum(axis=2) == pytest.approx(np.ones((5, T)))
     reach = order - 1
     for row in range(5):
@@ -57,10 +57,10 @@ def test_padding_on_the_right_changes_nothing(language):
 
 def test_rows_do_not_depend_on_the_block_they_are_asked_in(language):
     """Selected rows and single rows equal those of the whole."""
-    found = fitted(language, 3).predict(torch.tensor([[0, 3, 5, 4], [0, 4, 3, 3]]))
-    whole = found.logits(slice(0, 8))
-    assert torch.equal(found.select(torch.tensor([6, 1])).logits(slice(0, 2)), whole[[6, 1]])
-    assert torch.equal(torch.cat([found.logits(slice(i, i + 1)) for i in range(8)]), whole)
+    predictions = fitted(language, 3).predict(torch.tensor([[0, 3, 5, 4], [0, 4, 3, 3]]))
+    whole = predictions.logits(slice(0, 8))
+    assert torch.equal(predictions.select(torch.tensor([6, 1])).logits(slice(0, 2)), whole[[6, 1]])
+    assert torch.equal(torch.cat([predictions.logits(slice(i, i + 1)) for i in range(8)]), whole)
 
 
 def test_a_long_memory_and_much_text_come_near_the_floor(language):
@@ -70,5 +70,5 @@ def test_a_long_memory_and_much_text_come_near_the_floor(language):
     poor = evaluate_on_source(fitted(language, 1, 20_000), corpus)
     assert good.name == "5-gram Kneser-Ney"
     assert 0 < good.kl.value < 0.01 < 0.5 < poor.kl.value
-    for found in (good, poor):
-        assert abs(found.identity_residual) < 1e-12
+    for evaluation in (good, poor):
+        assert abs(evaluation.identity_residual) < 1e-12

@@ -181,14 +181,14 @@ def test_the_live_kl_is_unbiased(tmp_path: Path):
     with torch.no_grad():
         gpt.head_weight.mul_(40)  # wrong with conviction, so that there is something to estimate
     state, truth = TrainingState(gpt, CONFIG), exact_kl(gpt, language)
-    found = []
+    estimates = []
     for step in range(400):
         parts = batches.shards(step, 2)
         sums = sum((gradients(state, shard, 1)[1] for shard in parts), Sums())
         assert sums.kl is not None
         assert sums.kl_standard_error is not None
-        found.append((sums.kl, sums.kl_standard_error))
-    kl, error = np.array(found).T
+        estimates.append((sums.kl, sums.kl_standard_error))
+    kl, error = np.array(estimates).T
     assert truth > 0.05
     assert abs(kl.mean() - truth) < 3 * kl.std() / math.sqrt(len(kl))
     covered = np.mean(np.abs(kl - truth) < 1.96 * error)

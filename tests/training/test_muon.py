@@ -45,7 +45,7 @@ def test_muon_is_jordans_in_float32(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
     weights = [nn.Parameter(m) for m in matrices(0)]
     walk(Muon(weights, lr=0.05, momentum=0.9), weights)
-    for place, (found, begin) in enumerate(zip(weights, matrices(0), strict=True)):
+    for place, (updated, begin) in enumerate(zip(weights, matrices(0), strict=True)):
         weight, momentum = begin.double(), torch.zeros_like(begin, dtype=torch.float64)
         for step in range(8):
             gradient = matrices(100 + step)[place].double() * 10.0 ** (step - 4)
@@ -56,7 +56,7 @@ def test_muon_is_jordans_in_float32(monkeypatch: pytest.MonkeyPatch):
                 x = 3.4445 * x - 4.7750 * x @ x.T @ x + 2.0315 * x @ x.T @ x @ x.T @ x
             rows, columns = weight.shape
             weight = weight - 0.05 * max(1.0, rows / columns) ** 0.5 * x
-        torch.testing.assert_close(found.detach().double(), weight, rtol=0, atol=1e-4)
+        torch.testing.assert_close(updated.detach().double(), weight, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("in_bfloat16", [False, True])
@@ -65,11 +65,11 @@ def test_orthogonalise_keeps_the_directions(in_bfloat16: bool, monkeypatch: pyte
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: in_bfloat16)
     matrix = torch.stack([m for m in matrices(1) if m.shape == (16, 40)])
     left, values, right = torch.linalg.svd(matrix, full_matrices=False)
-    found = left.mT @ orthogonalise(matrix) @ right.mT
+    product = left.mT @ orthogonalise(matrix) @ right.mT
     assert values.amax() > 3 * values.amin()
     tolerance = 0.03 if in_bfloat16 else 1e-4
-    diagonal = found.diagonal(dim1=1, dim2=2)
-    assert (found - torch.diag_embed(diagonal)).abs().max() < tolerance
+    diagonal = product.diagonal(dim1=1, dim2=2)
+    assert (product - torch.diag_embed(diagonal)).abs().max() < tolerance
     assert diagonal.min() > 0.65
     assert diagonal.max() < 1.25
 

@@ -59,8 +59,8 @@ def test_temperature_zero_takes_the_most_probable_token(gpt: GPT):
         expected.append(token)
     assert len(expected) >= 2
     for seed in range(3):
-        found = generate(gpt, [], 2, np.random.default_rng(seed), temperature=0)
-        assert found == [expected, expected]
+        sentences = generate(gpt, [], 2, np.random.default_rng(seed), temperature=0)
+        assert sentences == [expected, expected]
 
 
 @pytest.mark.parametrize("temperature", [1.0, 1.5])
@@ -97,16 +97,16 @@ def test_a_low_temperature_sharpens(gpt: GPT):
 def test_prompts_are_kept_and_continued(gpt: GPT, language: Language):
     """Every sentence begins with the prompt, and continues as the language does after it."""
     prompt = language.encode("today the sun")
-    found = generate(gpt, prompt, 20, np.random.default_rng(0))
-    assert all(sentence[:3] == prompt for sentence in found)
-    assert sum(sentence[3:4] == language.encode("shines") for sentence in found) >= 18
+    sentences = generate(gpt, prompt, 20, np.random.default_rng(0))
+    assert all(sentence[:3] == prompt for sentence in sentences)
+    assert sum(sentence[3:4] == language.encode("shines") for sentence in sentences) >= 18
 
 
 def test_sentences_end_where_the_model_ends_them(gpt: GPT, language: Language):
     """The end token ends a sentence and is not part of it, nor is the beginning token."""
-    found = generate(gpt, [], 200, np.random.default_rng(0))
-    assert not {0, 1} & {token for sentence in found for token in sentence}
-    possible = {" ".join(language.vocabulary[t] for t in sentence) for sentence in found}
+    sentences = generate(gpt, [], 200, np.random.default_rng(0))
+    assert not {0, 1} & {token for sentence in sentences for token in sentence}
+    possible = {" ".join(language.vocabulary[t] for t in sentence) for sentence in sentences}
     assert {"today it rains", "ayer llovió"} <= possible
 
 
@@ -118,8 +118,8 @@ def test_sentences_end_with_the_context():
         gpt.model.norm.weight[0] = 100.0
         gpt.head_weight[:, 0] = torch.tensor([0.0, -9.0, 1.0, 1.0, 1.0])
         gpt.head_weight[0, 0] = 1.0
-    found = generate(gpt, [2], 3, np.random.default_rng(0), temperature=0)
-    assert [len(sentence) for sentence in found] == [8, 8, 8]
+    sentences = generate(gpt, [2], 3, np.random.default_rng(0), temperature=0)
+    assert [len(sentence) for sentence in sentences] == [8, 8, 8]
 
 
 def test_equal_seeds_give_equal_sentences(gpt: GPT):

@@ -30,11 +30,11 @@ def test_surprisals_are_those_of_the_source(tmp_path: Path):
     for shard in batches.shards(0, 2):
         assert shard.surprisals_M is not None
         surprisals = shard.surprisals_M.split(shard.lengths_N.tolist())
-        for (_, targets), found in zip(sequences([shard]), surprisals, strict=True):
+        for (_, targets), surprisal in zip(sequences([shard]), surprisals, strict=True):
             for t, token in enumerate(targets):
                 p = language.next_token_distribution(targets[:t])[token]
-                assert found[t].item() == pytest.approx(-math.log(p), abs=1e-12)
-            assert found.sum().item() == pytest.approx(-language.sentence_log_prob(targets))
+                assert surprisal[t].item() == pytest.approx(-math.log(p), abs=1e-12)
+            assert surprisal.sum().item() == pytest.approx(-language.sentence_log_prob(targets))
 
 
 def test_sentence_validation_is_a_sample_of_its_own(tmp_path: Path):

@@ -169,7 +169,8 @@ def training_summary(result: TrainingRun, verbose: bool = False) -> RenderableTy
         _verdict(result),
         _fit(result),
         f"written: {folder}",
-        f"next: kullback evaluate {folder}; kullback sample {folder}",
+        f"next: kullback evaluate {folder}",
+        f"      kullback sample {folder}",
     )
     return Group(table, *(Text(line) for line in lines))
 
