@@ -39,6 +39,16 @@ def test_a_pipe_gets_a_line_for_each_stage():
     ]
 
 
+def test_notes_are_lines_of_their_own():
+    """A note is printed in a pipe and in a terminal, and nowhere where there is no console."""
+    terminal = Console(file=io.StringIO(), width=80, force_terminal=True)
+    for console in (piped(), terminal):
+        with TerminalProgress(console) as progress:
+            progress.note("b.md is not read")
+        assert "note: b.md is not read\n" in output(console)
+    TerminalProgress(None).note("b.md is not read")
+
+
 def test_a_pipe_gets_tokens_speed_and_time_left():
     """At 100 tokens/s the remaining 300 of 500 take three seconds."""
     progress = TerminalProgress(piped())

@@ -89,6 +89,11 @@ class TerminalProgress(Progress):
         elif self.console is not None:
             self._print(shorten(self._what, self._width))
 
+    def note(self, text: str) -> None:
+        """Print a note, in a terminal above the line of the stage."""
+        if self.console is not None:
+            self._print(f"note: {visible(text)}")
+
     def tokens(self, done: int, total: int) -> None:
         """Show that `done` of the stage's `total` tokens are done."""
         now = time.monotonic()
