@@ -25,7 +25,10 @@ def test_json_has_both_sizes(
     assert results["scheme"] == "int4"
     assert results["bytes_packed"] < results["bytes_saved"]
     assert results["bytes_saved"] == sum(file.stat().st_size for file in out.iterdir())
-    assert streams.err == ""
+    stages = streams.err.splitlines()
+    assert [stage.partition(":")[0] for stage in stages] == ["stage 1 of 2", "stage 2 of 2"]
+    assert "loading" in stages[0]
+    assert "quantising" in stages[1]
 
 
 def test_the_american_spelling_is_accepted_and_not_listed(

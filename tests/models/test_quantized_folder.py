@@ -15,6 +15,7 @@ from kullback.errors import InvalidValueError, MissingExtraError, RunError
 from kullback.models.load import load_sized
 from kullback.models.quantization import Scheme, linear_weights
 from kullback.models.quantized_folder import save_quantised
+from kullback.runtime.progress import Progress
 
 
 @pytest.fixture
@@ -100,18 +101,26 @@ def test_without_torchao_nothing_is_loaded(tmp_path: Path, monkeypatch: pytest.M
         save_quantised("./nowhere", Scheme.parse("int8"), tmp_path / "saved")
 
 
+class Told(Progress):
+    """Remembers what it is told."""
+
+    def __init__(self) -> None:
+        self.stages: dict[str, tuple[int, int]] = {}
+
+    def stage(self, what: str) -> None:
+        """Its name, with nothing done."""
+        self.stages[what] = (0, 0)
+
+    def steps(self, done: int, total: int) -> None:
+        """How far the last stage is."""
+        self.stages[list(self.stages)[-1]] = (done, total)
+
+
 def test_progress_names_the_stages(tiny_llama_folder: Path, tmp_path: Path) -> None:
     """First the loading, then the quantising; both count to the end."""
-    steps: list[tuple[str, int, int]] = []
-    save_quantised(
-        tiny_llama_folder,
-        Scheme.parse("int8"),
-        tmp_path / "saved",
-        progress=lambda *s: steps.append(s),
-    )
-    stages = {stage: (done, total) for stage, done, total in steps}
-    assert list(stages) == [
-        f"loading {tiny_llama_folder}",
-        f"quantising {tiny_llama_folder} to int8",
-    ]
-    assert all(done == total > 0 for done, total in stages.values())
+    told = Told()
+    save_quantised(tiny_llama_folder, Scheme.parse("int8"), tmp_path / "saved", progress=told)
+    assert list(told.stages) == [
+        f"loading {tiny_llama_folder}", f"quantising {tiny_llama_folder} to int8"
+    ]  # fmt: skip
+    assert all(done == total > 0 for done, total in told.stages.values())

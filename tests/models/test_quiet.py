@@ -66,10 +66,10 @@ def test_bars_and_verbosity_of_transformers_come_back(bars: bool) -> None:
 
 def test_loops_of_transformers_are_counted() -> None:
     """`progress` is told before each element and at the end; other iterables are left alone."""
-    steps: list[tuple[str, int, int]] = []
-    with quiet_transformers("loading", lambda *step: steps.append(step)):
+    steps: list[tuple[int, int]] = []
+    with quiet_transformers(lambda *step: steps.append(step)):
         assert list(transformers_logging.tqdm("ab", desc="Loading weights")) == ["a", "b"]
         assert list(transformers_logging.tqdm(x for x in "ab")) == ["a", "b"]
         with transformers_logging.tqdm(total=3) as bar:
             bar.update(1)
-    assert steps == [("loading", 0, 2), ("loading", 1, 2), ("loading", 2, 2)]
+    assert steps == [(0, 2), (1, 2), (2, 2)]

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kullback.cli.output import print_json, progress_console
+from kullback.cli.output import print_json, terminal_progress
 from kullback.cli.parsing import add_command
 
 if TYPE_CHECKING:
@@ -41,26 +41,13 @@ def add(commands: Commands) -> None:
 
 
 def _quantise(options: argparse.Namespace) -> None:
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
     from kullback.models.quantization import Scheme
     from kullback.models.quantized_folder import save_quantised
 
     scheme = Scheme.parse(options.scheme)
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
-    console = progress_console()
-    with Progress(
-        *columns, console=console, transient=True, disable=not console.is_terminal
-    ) as bars:
-        task = bars.add_task(f"loading {options.model}", total=None)
+    with terminal_progress() as progress:
         saved = save_quantised(
-            options.model,
-            scheme,
-            options.output,
-            options.trust_remote_code,
-            lambda what, done, total: bars.update(
-                task, description=what, completed=done, total=total or None
-            ),
+            options.model, scheme, options.output, options.trust_remote_code, progress
         )
     if options.json:
         print_json(

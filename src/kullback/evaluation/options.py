@@ -12,7 +12,7 @@ import torch
 from kullback.models.interface import TextModel
 from kullback.models.load import load_sized, model_name
 from kullback.models.quantized import SizedModel
-from kullback.runtime.progress import Progress
+from kullback.runtime.progress import Progress, Steps
 from kullback.text.documents import Document
 from kullback.text.inputs import Text, documents_of
 from kullback.text.protocol import Bos, Preset, Protocol
@@ -66,10 +66,19 @@ class PassOptions:
         """The documents of `text`; `progress` is told of files that are skipped."""
         return documents_of(text, self.field, progress.note)
 
-    def load(self, model: Model, dtype: torch.dtype | None = None) -> SizedModel:
+    def load(
+        self,
+        model: Model,
+        dtype: torch.dtype | None = None,
+        progress: Steps = lambda done, total: None,
+    ) -> SizedModel:
         """The model, in `dtype` where that is given and else as the options say."""
         return load_sized(
-            model, dtype or self.dtype, self.device or "auto", bool(self.trust_remote_code)
+            model,
+            dtype or self.dtype,
+            self.device or "auto",
+            bool(self.trust_remote_code),
+            progress,
         )
 
     def in_float32(self, model: Model) -> Callable[[], TextModel] | None:

@@ -10,20 +10,19 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from importlib.util import find_spec
-from typing import Any, TypeAlias
+from typing import Any
 
-__all__ = ["Progress", "no_progress", "quiet_loggers", "quiet_transformers"]
+from kullback.runtime.progress import Steps
 
-# What is under way, how many steps of it are done, and how many there are (0: not known yet).
-Progress: TypeAlias = Callable[[str, int, int], None]
+__all__ = ["no_steps", "quiet_loggers", "quiet_transformers"]
 
 # At import, torchao warns that its CUDA libraries do not load on a CPU, and torch that torchao
 # registers its enums in a deprecated way; huggingface_hub logs each attempt to reach the hub.
 LOGGERS = ("torchao", "torch.utils._pytree", "huggingface_hub")
 
 
-def no_progress(what: str, done: int, total: int) -> None:
-    """A progress that is not shown."""
+def no_steps(done: int, total: int) -> None:
+    """Progress that is not shown."""
 
 
 @contextmanager
@@ -44,7 +43,7 @@ def quiet_loggers() -> Iterator[None]:
 
 
 @contextmanager
-def quiet_transformers(what: str = "", progress: Progress = no_progress) -> Iterator[None]:
+def quiet_transformers(progress: Steps = no_steps) -> Iterator[None]:
     """No warnings and progress bars of transformers; `progress` is told of its loops instead.
 
     Where transformers is not installed nothing is done.
@@ -60,7 +59,7 @@ def quiet_transformers(what: str = "", progress: Progress = no_progress) -> Iter
         if not arguments:
             return create(**settings)
         iterable, *rest = arguments
-        return create(_counted(iterable, partial(progress, what)), *rest, **settings)
+        return create(_counted(iterable, progress), *rest, **settings)
 
     # The loader of GGUF files draws a bar that follows no setting.
     gguf_bar = gguf_loader.tqdm  # type: ignore[attr-defined] # theirs
@@ -87,7 +86,7 @@ def quiet_transformers(what: str = "", progress: Progress = no_progress) -> Iter
             disable_progress_bars()
 
 
-def _counted(iterable: Iterable[Any], progress: Callable[[int, int], None]) -> Iterable[Any]:
+def _counted(iterable: Iterable[Any], progress: Steps) -> Iterable[Any]:
     """`iterable`, telling `progress` of each element; as it is where it has no length."""
     try:
         total = len(iterable)  # type: ignore[arg-type] # this is what is tried

@@ -16,9 +16,10 @@ import torch
 
 from kullback.errors import InvalidValueError, MissingExtraError
 from kullback.models._loading_errors import explained
-from kullback.models._quiet import Progress, no_progress, quiet_loggers, quiet_transformers
+from kullback.models._quiet import no_steps, quiet_loggers, quiet_transformers
 from kullback.models.huggingface import HuggingFaceModel
 from kullback.models.locate import Location, gguf_architecture
+from kullback.runtime.progress import Steps
 from kullback.text.tokenizer import TextTokenizer
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def load_from_transformers(
     dtype: torch.dtype | None,
     device: torch.device | str,
     trust_remote_code: bool,
-    progress: Progress = no_progress,
+    progress: Steps = no_steps,
 ) -> HuggingFaceModel:
     """The model at `location`, ready to be measured; raises as `load_pretrained` does."""
     if dtype is None and torch.device(device).type == "cpu":
@@ -71,7 +72,7 @@ def load_pretrained(
     location: Location,
     dtype: torch.dtype | None,
     trust_remote_code: bool,
-    progress: Progress = no_progress,
+    progress: Steps = no_steps,
 ) -> Pretrained:
     """Model and tokenizer as transformers loads them, on the CPU; `dtype` None is that stored.
 
@@ -83,8 +84,7 @@ def load_pretrained(
 
     name, gguf = location.name, location.gguf
     files: dict[str, str] = {"gguf_file": gguf.name} if gguf else {}
-    progress(f"loading {name}", 0, 0)
-    with quiet_loggers(), quiet_transformers(f"loading {name}", progress):
+    with quiet_loggers(), quiet_transformers(progress):
         config = _configuration(location, trust_remote_code)
         # Before the weights: it is small, and fails at once where the weights take minutes.
         try:

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING
 import torch
 
 from kullback.errors import InvalidValueError
-from kullback.models._quiet import Progress, no_progress
+from kullback.models._quiet import no_steps
 from kullback.models.devices import best_device, check_device
 from kullback.models.from_transformers import load_from_transformers
 from kullback.models.interface import TextModel
 from kullback.models.locate import locate
 from kullback.models.mini_gpt import GPTTextModel
 from kullback.models.quantized import SizedModel, apply_scheme, sized, split_scheme
+from kullback.runtime.progress import Steps
 from kullback.text.tokenizer import TextTokenizer
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def load_sized(
     dtype: str | torch.dtype | None = None,
     device: torch.device | str = "auto",
     trust_remote_code: bool = False,
-    progress: Progress = no_progress,
+    progress: Steps = no_steps,
 ) -> SizedModel:
     """The model that `model` names or is, and the size of its weights.
 
@@ -48,7 +49,7 @@ def load_sized(
     must be its own or left out; `HuggingFaceModel.wrap` puts it in evaluation mode and freezes its
     weights.
 
-    `progress` is told what is loaded or quantised, and how many of its weights are done.
+    `progress` is told how many of the weights are loaded, then how many layers are quantised.
 
     Raises `InvalidValueError` where `model` is none of these, where `dtype` or `device` is unknown
     or not that of a loaded model, and as `load_text_model` and `apply_scheme` do.
@@ -107,7 +108,7 @@ def load_text_model(
     dtype: torch.dtype | None = None,
     device: torch.device | str = "cpu",
     trust_remote_code: bool = False,
-    progress: Progress = no_progress,
+    progress: Steps = no_steps,
 ) -> TextModel:
     """The model called `name`, with its tokenizer.
 

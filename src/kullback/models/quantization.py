@@ -29,7 +29,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from kullback.errors import InvalidValueError, MissingExtraError
-from kullback.models._quiet import quiet_loggers
+from kullback.models._quiet import no_steps, quiet_loggers
+from kullback.runtime.progress import Steps
 from kullback.training.gpt import GPT
 
 if TYPE_CHECKING:
@@ -206,7 +207,7 @@ def quantise_layers(
     model: nn.Module,
     scheme: Scheme,
     wanted: Callable[[str], bool] = lambda name: True,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Steps = no_steps,
 ) -> int:
     """Quantise the linear layers of `model` in place, but the head; the model's new size in bytes.
 

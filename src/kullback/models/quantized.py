@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import torch
 
 from kullback.errors import InvalidValueError
-from kullback.models._quiet import Progress, no_progress
+from kullback.models._quiet import no_steps
 from kullback.models.huggingface import HuggingFaceModel
 from kullback.models.interface import TextModel
 from kullback.models.mini_gpt import GPTTextModel
@@ -27,6 +26,7 @@ from kullback.models.quantization import (
     saved_size_in_bytes,
     size_in_bytes,
 )
+from kullback.runtime.progress import Steps
 
 __all__ = ["SizedModel", "apply_scheme", "sized", "split_scheme"]
 
@@ -73,9 +73,7 @@ def sized(model: TextModel) -> SizedModel:
     return SizedModel(model, packed_size_in_bytes(model.model), size_in_bytes(model.model))
 
 
-def apply_scheme(
-    model: TextModel, scheme: Scheme | None, progress: Progress = no_progress
-) -> SizedModel:
+def apply_scheme(model: TextModel, scheme: Scheme | None, progress: Steps = no_steps) -> SizedModel:
     """`model` with its linear layers quantised; a `transformers` model is changed in place.
 
     Raises `InvalidValueError` where there are none, or the weights are not in this process, and as
@@ -96,9 +94,7 @@ def apply_scheme(
         )
     saved = saved_size_in_bytes(module, scheme)
     with torch.no_grad():
-        size = quantise_layers(
-            module, scheme, progress=partial(progress, f"quantising {model.name} to {scheme.name}")
-        )
+        size = quantise_layers(module, scheme, progress=progress)
     if isinstance(model, GPTTextModel):
         return SizedModel(replace(model, name=name), size, saved)
     quantised = replace(model, name=name, file_bytes=None, _fingerprint=[])

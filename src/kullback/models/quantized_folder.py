@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from kullback.errors import InvalidValueError, RunError
-from kullback.models._quiet import Progress, no_progress, quiet_loggers, quiet_transformers
+from kullback.models._quiet import quiet_loggers, quiet_transformers
 from kullback.models.from_transformers import load_pretrained
 from kullback.models.locate import locate
 from kullback.models.quantization import (
@@ -25,6 +25,7 @@ from kullback.models.quantization import (
     packed_size_in_bytes,
     require_torchao,
 )
+from kullback.runtime.progress import Progress
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -49,11 +50,11 @@ def save_quantised(
     scheme: Scheme,
     folder: Path,
     trust_remote_code: bool = False,
-    progress: Progress = no_progress,
+    progress: Progress | None = None,
 ) -> QuantisedFolder:
     """Quantise the linear layers of the model `name` and save it as a folder.
 
-    `progress` is told what is loaded or quantised, and how many of the weights are done.  Raises
+    `progress` is told of two stages, and how many of the weights are done in each.  Raises
     `RunError` where the folder exists or cannot be written, `InvalidValueError` where the model
     cannot be loaded or the scheme does not fit its layers, `MissingExtraError` without transformers
     or torchao.
@@ -63,13 +64,14 @@ def save_quantised(
     if not scheme.is_cast:
         require_torchao()
     location = locate(str(name))
-    loaded = load_pretrained(location, torch.float32, trust_remote_code, progress)
+    progress = progress or Progress()
+    progress.plan(2)
+    progress.stage(f"loading {name}")
+    loaded = load_pretrained(location, torch.float32, trust_remote_code, progress.steps)
     for layer, matrix in linear_weights(loaded.model):
         scheme.check_fits(layer, matrix.shape)
-    with (
-        quiet_loggers(),
-        quiet_transformers(f"quantising {location.name} to {scheme.name}", progress),
-    ):
+    progress.stage(f"quantising {name} to {scheme.name}")
+    with quiet_loggers(), quiet_transformers(progress.steps):
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
             # Saved beside its place and moved there when complete.

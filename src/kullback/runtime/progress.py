@@ -6,10 +6,12 @@ import warnings
 from collections.abc import Callable
 from typing import TypeAlias
 
-__all__ = ["Progress", "Tokens"]
+__all__ = ["Progress", "Steps", "Tokens"]
 
 #: Called with the tokens done, and all of them.
 Tokens: TypeAlias = Callable[[int, int], None]
+#: Called with the steps done, and all of them: weights that are loaded, layers that are quantised.
+Steps: TypeAlias = Callable[[int, int], None]
 
 
 class Progress:
@@ -30,3 +32,6 @@ class Progress:
 
     def tokens(self, done: int, total: int) -> None:
         """`done` of the stage's `total` tokens are done."""
+
+    def steps(self, done: int, total: int) -> None:
+        """`done` of the stage's `total` weights or layers are done."""
