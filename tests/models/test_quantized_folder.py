@@ -111,7 +111,7 @@ class Told(Progress):
         """Its name, with nothing done."""
         self.stages[what] = (0, 0)
 
-    def steps(self, done: int, total: int) -> None:
+    def advance(self, done: int, total: int) -> None:
         """How far the last stage is."""
         self.stages[list(self.stages)[-1]] = (done, total)
 

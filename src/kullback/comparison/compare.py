@@ -204,7 +204,7 @@ def _open(operand: Model, request: _Request) -> ModelOperand | RecordingOperand:
     if isinstance(operand, str | Path) and is_recorded(Path(operand)):
         return RecordingOperand.open(Path(operand))
     request.progress.stage(f"loading {model_name(operand)}")
-    return ModelOperand(request.options.load(operand, progress=request.progress.steps))
+    return ModelOperand(request.options.load(operand, progress=request.progress.advance))
 
 
 def _by_bytes(request: _Request, kinds: list[Kind]) -> Comparison:
@@ -219,7 +219,7 @@ def _by_bytes(request: _Request, kinds: list[Kind]) -> Comparison:
     models = []
     for operand in request.operands:
         request.progress.stage(f"loading {model_name(operand)}")
-        sized = request.options.load(operand, progress=request.progress.steps)
+        sized = request.options.load(operand, progress=request.progress.advance)
         models.append(sized.model)
     return compare_by_bytes(models[0], models[1], documents, cut, request.progress)
 

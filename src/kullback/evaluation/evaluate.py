@@ -64,7 +64,7 @@ def evaluate(
     cut, documents = options.to_protocol(), options.documents(text, progress)
     with process_group() as processes:
         progress.stage(f"loading {model_name(model)}")
-        loaded = options.load(model, progress=progress.steps).model
+        loaded = options.load(model, progress=progress.advance).model
         progress.stage(f"evaluating {loaded.name} on {loaded.device.type}")
         task = TextTask(
             records=path, passages=passages, temperature=temperature,

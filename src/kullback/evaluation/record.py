@@ -69,7 +69,7 @@ def record(
     cut, documents = options.to_protocol(), options.documents(text, progress)
     with process_group() as processes:
         progress.stage(f"loading {model_name(model)}")
-        sized = options.load(model, progress=progress.steps)
+        sized = options.load(model, progress=progress.advance)
         progress.stage(f"recording {sized.model.name} on {sized.model.device.type}")
         if distributions is None:
             task = TextTask(records=path)

@@ -67,11 +67,11 @@ def save_quantised(
     progress = progress or Progress()
     progress.plan(2)
     progress.stage(f"loading {name}")
-    loaded = load_pretrained(location, torch.float32, trust_remote_code, progress.steps)
+    loaded = load_pretrained(location, torch.float32, trust_remote_code, progress.advance)
     for layer, matrix in linear_weights(loaded.model):
         scheme.check_fits(layer, matrix.shape)
     progress.stage(f"quantising {name} to {scheme.name}")
-    with quiet_loggers(), quiet_transformers(progress.steps):
+    with quiet_loggers(), quiet_transformers(progress.advance):
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
             # Saved beside its place and moved there when complete.

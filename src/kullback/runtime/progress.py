@@ -33,5 +33,5 @@ class Progress:
     def tokens(self, done: int, total: int) -> None:
         """`done` of the stage's `total` tokens are done."""
 
-    def steps(self, done: int, total: int) -> None:
+    def advance(self, done: int, total: int) -> None:
         """`done` of the stage's `total` weights or layers are done."""

@@ -110,7 +110,7 @@ class TerminalProgress(Progress):
         elif self.console is not None and now - self._printed_at >= SECONDS_BETWEEN_LINES:
             self._print(self.line(done, total, now))
 
-    def steps(self, done: int, total: int) -> None:
+    def advance(self, done: int, total: int) -> None:
         """Show how much of a stage without tokens is done; in a pipe its name is enough."""
         if self._bars is not None:
             self._bars.update(self._task, completed=done, total=total, visible=True)
