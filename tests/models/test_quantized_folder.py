@@ -40,16 +40,16 @@ def test_the_folder_is_the_model_at_the_scheme(
     assert torch.equal(*logits)
     assert live.size_bytes == stored.size_bytes == saved.bytes_packed
     assert live.saved_bytes == stored.saved_bytes
-    tensors = load_file(saved.folder / "model.safetensors").values()
+    tensors = load_file(Path(saved.folder) / "model.safetensors").values()
     assert live.saved_bytes == sum(tensor.nbytes for tensor in tensors)
-    assert saved.bytes_saved == sum(file.stat().st_size for file in saved.folder.iterdir())
+    assert saved.bytes_saved == sum(file.stat().st_size for file in Path(saved.folder).iterdir())
     assert saved.scheme == name
 
 
 def test_16_bit_floats_are_saved_whole(tiny_llama_folder: Path, tmp_path: Path) -> None:
     """bf16 converts all weights, and two bytes a number are saved."""
     saved = save_quantised(str(tiny_llama_folder), Scheme.parse("bf16"), tmp_path / "saved")
-    tensors = load_file(saved.folder / "model.safetensors").values()
+    tensors = load_file(Path(saved.folder) / "model.safetensors").values()
     assert {tensor.dtype for tensor in tensors} == {torch.bfloat16}
     size = sum(tensor.nbytes for tensor in tensors)
     assert size == saved.bytes_packed == load_sized(f"{tiny_llama_folder}@bf16").saved_bytes

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kullback.cli.output import print_json, terminal_progress
+from kullback.cli.output import terminal_progress
 from kullback.cli.parsing import add_command
 
 if TYPE_CHECKING:
@@ -41,26 +41,14 @@ def add(commands: Commands) -> None:
 
 
 def _quantise(options: argparse.Namespace) -> None:
-    from kullback.models.quantization import Scheme
-    from kullback.models.quantized_folder import save_quantised
+    from kullback.models.quantise import quantise
 
-    scheme = Scheme.parse(options.scheme)
     with terminal_progress() as progress:
-        saved = save_quantised(
-            options.model, scheme, options.output, options.trust_remote_code, progress
+        result = quantise(
+            options.model, options.scheme, options.output, options.trust_remote_code, progress
         )
     if options.json:
-        print_json(
-            {
-                "folder": str(saved.folder),
-                "scheme": saved.scheme,
-                "bytes_packed": saved.bytes_packed,
-                "bytes_saved": saved.bytes_saved,
-            }
-        )
+        print(result.to_json())
         return
-    print(
-        f"written: {saved.folder}, {saved.bytes_saved:,} bytes as saved; its weights take "
-        f"{saved.bytes_packed:,} bytes packed\n"
-        f"next: kullback compare {options.model} {saved.folder} --text FILE"
-    )
+    print(f"written: {result}")
+    print(f"next: kullback compare {options.model} {result.folder} --text FILE")

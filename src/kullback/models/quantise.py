@@ -26,19 +26,4 @@ def quantise(
     `InvalidValueError` where the model cannot be loaded or the scheme is unknown or does not fit,
     `MissingExtraError` without transformers or torchao.
     """
-    progress = progress or Progress()
-    seen: list[str] = []
-
-    def show(what: str, done: int, total: int) -> None:
-        if seen[-1:] != [what]:
-            seen.append(what)
-            progress.stage(what)
-
-    parsed = Scheme.parse(scheme)
-    saved = save_quantised(model, parsed, Path(output), trust_remote_code, show)
-    return QuantisedFolder(
-        folder=str(saved.folder),
-        scheme=saved.scheme,
-        bytes_packed=saved.bytes_packed,
-        bytes_saved=saved.bytes_saved,
-    )
+    return save_quantised(model, Scheme.parse(scheme), Path(output), trust_remote_code, progress)

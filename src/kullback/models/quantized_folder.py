@@ -7,7 +7,6 @@ torchao has no packed form of the integers of `Scheme` that a CPU reads: each ta
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -25,24 +24,13 @@ from kullback.models.quantization import (
     packed_size_in_bytes,
     require_torchao,
 )
+from kullback.results.quantised import QuantisedFolder
 from kullback.runtime.progress import Progress
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-__all__ = ["QuantisedFolder", "save_quantised"]
-
-
-@dataclass(frozen=True)
-class QuantisedFolder:
-    """A saved model and its sizes in bytes."""
-
-    folder: Path
-    scheme: str
-    bytes_packed: int
-    """Of the weights, their integers packed to their bits."""
-    bytes_saved: int
-    """Of all files in the folder."""
+__all__ = ["save_quantised"]
 
 
 def save_quantised(
@@ -84,7 +72,12 @@ def save_quantised(
         except OSError as error:
             raise RunError(f"{folder} cannot be written: {error.strerror or error}") from error
     saved = sum(file.stat().st_size for file in folder.iterdir())
-    return QuantisedFolder(folder, scheme.name, packed_size_in_bytes(model), saved)
+    return QuantisedFolder(
+        folder=str(folder),
+        scheme=scheme.name,
+        bytes_packed=packed_size_in_bytes(model),
+        bytes_saved=saved,
+    )
 
 
 def _quantised(
