@@ -91,10 +91,27 @@ def test_nothing_wraps(width):
     assert cell_len(shown[0]) <= width
 
 
+def test_weights_and_layers_fill_the_bar_without_a_speed():
+    """Steps that are no tokens are shown in a terminal, and not at all in a pipe."""
+    console = piped()
+    with TerminalProgress(console) as progress:
+        progress.stage("loading")
+        progress.advance(3, 4)
+    assert output(console) == "loading\n"
+    terminal = Console(file=io.StringIO(), width=80, force_terminal=True, color_system=None)
+    with TerminalProgress(terminal) as progress:
+        progress.stage("loading")
+        progress.advance(3, 4)
+        assert progress._bars is not None
+        (task,) = progress._bars.tasks
+        assert (task.completed, task.total, task.fields["numbers"]) == (3, 4, "")
+
+
 def test_no_console_shows_nothing(capsys):
     """Neither a stage nor tokens are printed without a console."""
     with TerminalProgress(None) as progress:
         progress.plan(3)
         progress.stage("loading")
+        progress.advance(1, 2)
         progress.tokens(1, 2)
     assert capsys.readouterr() == ("", "")
