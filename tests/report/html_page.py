@@ -1,4 +1,4 @@
-"""A page as a browser reads it: what the tests of pages share."""
+"""A page as a browser reads it: what the tests of HTML reports share."""
 
 from __future__ import annotations
 

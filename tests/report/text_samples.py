@@ -322,11 +322,11 @@ def nearly_empty_comparison() -> Comparison:
 
 
 def several_candidates(hostile: bool = False) -> Comparison:
-    """The same with a candidate for each row of the table."""
+    """The same with a candidate for each row of the table, and figures for two of them."""
     result = comparison_results(hostile)
     first = result.candidates[0]
     ranked = ranked_candidates(result.reference.name)
-    others = tuple(
+    second, *others = (
         replace(
             first,
             operand=replace(first.operand, name=other.name, size_bytes=other.size_bytes),
@@ -335,9 +335,14 @@ def several_candidates(hostile: bool = False) -> Comparison:
         for other in ranked
         if other.name != first.name
     )
+    undrawn: dict[str, Any] = dict.fromkeys(("kl_histogram", "kl_by_position", "kl_by_confidence"))
     return replace(
         result,
         title=f"5 candidates against {result.reference.name}",
-        candidates=(first, *others),
+        candidates=(
+            first,
+            second,
+            *(replace(other, kl_by_token_class={}, **undrawn) for other in others),
+        ),
         ranked=ranked,
     )

@@ -34,12 +34,7 @@ from kullback.text.fingerprint import Fingerprint
 from kullback.text.inputs import text_name
 from kullback.text.protocol import Protocol
 
-__all__ = ["MOVED_IS_NOT_WORSE", "Candidate", "Task", "compare_models"]
-
-MOVED_IS_NOT_WORSE = (
-    "KL says how far the candidate moved from the reference, not that it is worse; "
-    "ΔCE says how much worse it predicts this text"
-)
+__all__ = ["Candidate", "Task", "compare_models"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,7 +104,7 @@ def compare_models(
         *reference.notes,
         *(note for each in compared for note in each.notes),
         *coverage_notes(tokenized),
-        MOVED_IS_NOT_WORSE,
+        results.MOVED_IS_NOT_WORSE,
         *_padding_note(max(each.padding for each in compared)),
     ]
     ranked = rank_candidates(

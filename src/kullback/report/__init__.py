@@ -22,8 +22,8 @@ __all__ = ["notebook_html", "plain_text", "render_html", "save_html", "summary"]
 
 #: The functions that show a result, by the name of its type, in modules of this package.
 _HTML = {
-    "Evaluation": "html.text.render_text_report",
-    "Comparison": "html.text.render_comparison_report",
+    "Evaluation": "html.evaluation.render_evaluation",
+    "Comparison": "html.comparison.render_comparison",
     "LabResults": "html.lab.render_lab_report",
 }
 _NOTEBOOK = {

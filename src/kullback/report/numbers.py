@@ -29,6 +29,7 @@ __all__ = [
     "power_of_ten",
     "probability",
     "seconds",
+    "stacked",
     "ticks",
     "write",
     "write_number",
@@ -102,6 +103,23 @@ def _interval(measured: Measurement) -> tuple[float, float] | None:
 
 def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
+
+
+def stacked(written: Written) -> tuple[str, str]:
+    """A value and its interval, each with its power of ten, to be written below each other.
+
+    >>> half = Measurement(5e-7, "", 1e-7, 9, 9, "", bounds=(4e-7, 6e-7))
+    >>> stacked(write(half)), stacked(write(Measurement(2.0, "", 0.0, 9, 0, "")))
+    (('5.0 × 10⁻⁷', '± 1.0 × 10⁻⁷'), ('2', ''))
+    """
+    body, power = written.both, ""
+    if body.startswith("("):
+        body, _, power = body.removeprefix("(").rpartition(")")
+    for sign in (" ± ", " ["):
+        value, interval, rest = body.partition(sign)
+        if interval:
+            return value + power, sign.lstrip() + rest + power
+    return written.both, ""
 
 
 class _Texts(NamedTuple):

@@ -15,6 +15,7 @@ from kullback.results.measurement import Measurement
 from kullback.results.table import Table
 
 __all__ = [
+    "MOVED_IS_NOT_WORSE",
     "CandidateComparison",
     "Comparison",
     "ComparisonKind",
@@ -24,6 +25,12 @@ __all__ = [
     "RankedCandidate",
     "WorstToken",
 ]
+
+#: A note of every comparison that has a KL.
+MOVED_IS_NOT_WORSE = (
+    "KL says how far the candidate moved from the reference, not that it is worse; "
+    "ΔCE says how much worse it predicts this text"
+)
 
 #: What the operands are, and so what can be said of them.
 ComparisonKind = Literal["models", "recordings", "bounds", "token records", "llama.cpp", "by bytes"]

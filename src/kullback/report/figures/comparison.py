@@ -1,7 +1,7 @@
-"""How far does each scheme, layer or class of tokens lie: figures of two models compared.
+"""KL by candidate, layer and class of tokens.
 
-``prepare_*`` picks plain arrays out of the results, ``plot_*`` draws them.  Vermilion is KL, purple
-the sums of parts, which are no KL of any one model.
+``prepare_*`` picks arrays out of the results, ``plot_*`` draws them.  Vermilion is KL, purple the
+sums of parts, which are the KL of no model.
 """
 
 from __future__ import annotations
@@ -12,18 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+from matplotlib.ticker import LogLocator, NullLocator
 from numpy.typing import NDArray
 
 from kullback.report.escaping import visible
-from kullback.report.figures.curves import (
-    WIDTH,
-    FloatArray,
-    finite,
-    plain_ticks,
-    power_of_ten,
-)
-from kullback.report.names import short_names
+from kullback.report.figures.axes import WIDTH, FloatArray, NumberTicks
+from kullback.report.figures.curves import finite
 from kullback.report.numbers import byte_size
 from kullback.report.svg import LIGHT, house_style
 from kullback.results.comparison import LayerSensitivity, RankedCandidate
@@ -31,13 +25,13 @@ from kullback.results.measurement import Measurement
 
 __all__ = [
     "Bars",
-    "SchemeSizes",
+    "CandidateSizes",
     "plot_bars",
-    "plot_parts_and_whole",
-    "plot_schemes",
+    "plot_candidates",
+    "plot_layers",
+    "prepare_candidates",
     "prepare_classes",
     "prepare_layers",
-    "prepare_schemes",
 ]
 
 _MOST_BARS = 40  # more would not fit a screen; the table has them all
@@ -67,30 +61,30 @@ def prepare_classes(classes: Mapping[str, Measurement]) -> Bars | None:
 
 def prepare_layers(layers: Sequence[LayerSensitivity]) -> Bars | None:
     """KL by layer in the order given; None where there is no finite one."""
-    return _bars([(_short(each.layer), each.kl) for each in layers])
+    return _bars([(_short(layer.layer), layer.kl) for layer in layers])
 
 
 def _bars(parts: Sequence[tuple[str, Measurement]]) -> Bars | None:
     shown = parts[:_MOST_BARS]
-    value = finite([each.value for _, each in shown])
+    value = finite([kl.value for _, kl in shown])
     if not np.isfinite(value).any():
         return None
-    ends = finite([end for _, each in shown for end in each.interval])
+    ends = finite([end for _, kl in shown for end in kl.interval])
     names = tuple(visible(name) for name, _ in shown)
     return Bars(names, value, ends[::2], ends[1::2], len(parts) - len(shown))
 
 
 def plot_bars(bars: Bars) -> Figure:
-    """A bar a part, with its interval."""
+    """A bar for each part, with its interval."""
     with house_style():
         figure = Figure(figsize=(WIDTH, 0.75 + 0.24 * len(bars.names)))
         _draw_bars(figure.subplots(), bars, LIGHT["kl"])
     return figure
 
 
-def plot_parts_and_whole(bars: Bars, total: float | None, whole: float | None) -> Figure:
-    """A bar a layer; below, on a scale of their own, the sum of parts beside the whole."""
-    pair = {"sum of the parts": total, "all together": whole}
+def plot_layers(bars: Bars, total: float | None, together: float | None) -> Figure:
+    """A bar for each layer; below, on a scale of their own, their sum and all together."""
+    pair = {"sum of the groups": total, "all together": together}
     known = {name: x for name, x in pair.items() if x is not None and np.isfinite(x)}
     if not known:
         return plot_bars(bars)
@@ -116,7 +110,7 @@ def _draw_bars(axes: Axes, bars: Bars, colour: str) -> None:
     largest = np.nanmax(np.concatenate([bars.value, bars.high]))
     axes.set_xlim(min(0.0, float(np.nanmin(bars.value))), 1.03 * max(float(largest), 1e-12))
     axes.locator_params(axis="x", nbins=5)
-    axes.xaxis.set_major_formatter(plain_ticks())
+    axes.xaxis.set_major_formatter(NumberTicks())
     axes.set_xlabel("KL, nats/token")
     axes.grid(axis="x")
 
@@ -125,8 +119,8 @@ def _draw_bars(axes: Axes, bars: Bars, colour: str) -> None:
 
 
 @dataclass(frozen=True)
-class SchemeSizes:
-    """One entry a scheme that both log axes can show, from small to large."""
+class CandidateSizes:
+    """One entry for each candidate that both log axes can show, from small to large."""
 
     names: tuple[str, ...]
     sizes: FloatArray
@@ -136,83 +130,87 @@ class SchemeSizes:
     high: FloatArray
     on_front: NDArray[np.bool_]
     left_out: tuple[str, ...]
-    """Schemes whose KL is zero, infinite or unknown, or whose size is unknown."""
+    """Candidates whose KL is zero, infinite or unknown, or whose size is unknown."""
 
 
-def prepare_schemes(schemes: Sequence[RankedCandidate]) -> SchemeSizes | None:
-    """KL against size; None where no scheme has a KL above zero."""
-    ordered = sorted(schemes, key=lambda scheme: scheme.size_bytes or 0)
-    kl = finite([scheme.kl.value for scheme in ordered])
-    sizes = np.array([scheme.size_bytes or 0 for scheme in ordered], dtype=np.float64)
+def prepare_candidates(
+    ranked: Sequence[RankedCandidate], short: Mapping[str, str]
+) -> CandidateSizes | None:
+    """KL against size, under short names; None where no candidate has a KL above zero."""
+    ordered = sorted(ranked, key=lambda candidate: candidate.size_bytes or 0)
+    kl = finite([candidate.kl.value for candidate in ordered])
+    sizes = np.array([candidate.size_bytes or 0 for candidate in ordered], dtype=np.float64)
     shown = np.flatnonzero((kl > 0) & (sizes > 0))
     if not len(shown):
         return None
-    names = [_short(name) for name in short_names([scheme.name for scheme in ordered])]
-    ends = finite([end for each in ordered for end in each.kl.interval])
+    names = [_short(short[candidate.name]) for candidate in ordered]
+    ends = finite([end for candidate in ordered for end in candidate.kl.interval])
     ends[~(ends > 0)] = np.nan
-    return SchemeSizes(
+    return CandidateSizes(
         names=tuple(names[i] for i in shown),
         sizes=sizes[shown],
         kl=kl[shown],
         low=ends[::2][shown],
         high=ends[1::2][shown],
-        on_front=np.array([ordered[i].on_pareto_front for i in shown], dtype=np.bool_),
+        on_front=np.array([ordered[i].dominated_by is None for i in shown], dtype=np.bool_),
         left_out=tuple(names[i] for i in range(len(names)) if i not in shown),
     )
 
 
-def plot_schemes(schemes: SchemeSizes) -> Figure:
+def plot_candidates(candidates: CandidateSizes) -> Figure:
     """KL against size, both on log scales, with the Pareto front as a staircase."""
-    front = schemes.on_front
+    front = candidates.on_front
     with house_style():
         figure = Figure(figsize=(WIDTH, 3.6))
         axes = figure.subplots()
         axes.set_xscale("log")
         axes.set_yscale("log")
-        # A size is enough for a KL until the next smaller KL is reached: steps, not slopes.
+        # Between two candidates of the front the nearer is not to be had: steps, not slopes.
         axes.step(
-            schemes.sizes[front], schemes.kl[front], where="post", color=LIGHT["kl"],
+            candidates.sizes[front], candidates.kl[front], where="post", color=LIGHT["kl"],
             linewidth=1.1, alpha=0.6,
         )  # fmt: skip
-        known = np.isfinite(schemes.low) & np.isfinite(schemes.high)
-        axes.vlines(
-            schemes.sizes[known], schemes.low[known], schemes.high[known], color=LIGHT["muted"]
-        )
+        known = np.isfinite(candidates.low) & np.isfinite(candidates.high)
+        low, high = candidates.low[known], candidates.high[known]
+        axes.vlines(candidates.sizes[known], low, high, color=LIGHT["muted"])
         for here, face, label in (
             (front, LIGHT["kl"], "on the Pareto front"),
-            (~front, LIGHT["paper"], "another is as small and nearer"),
+            (~front, LIGHT["paper"], "dominated: another is smaller and nearer"),
         ):
             if here.any():
                 axes.plot(
-                    schemes.sizes[here], schemes.kl[here], "o", color=LIGHT["kl"],
+                    candidates.sizes[here], candidates.kl[here], "o", color=LIGHT["kl"],
                     markerfacecolor=face, markersize=6, label=label,
                 )  # fmt: skip
-        middle = np.sqrt(schemes.sizes.min() * schemes.sizes.max())
-        for name, x, y in zip(schemes.names, schemes.sizes, schemes.kl, strict=True):
+        middle = np.sqrt(candidates.sizes.min() * candidates.sizes.max())
+        for name, x, y in zip(candidates.names, candidates.sizes, candidates.kl, strict=True):
             left = x > middle
             axes.annotate(
                 name, (x, y), xytext=(-7 if left else 7, 5), textcoords="offset points",
                 ha="right" if left else "left", size=8,
             )  # fmt: skip
-        ends = np.concatenate([schemes.kl, schemes.low, schemes.high])
-        axes.set_xlim(*_log_limits(schemes.sizes, 1.5))
-        axes.set_ylim(*_log_limits(ends[np.isfinite(ends)], 10.0))
-        ticks = _apart(schemes.sizes)
-        axes.set_xticks(ticks, [byte_size(x) for x in ticks])
-        axes.xaxis.set_minor_locator(NullLocator())
-        axes.yaxis.set_minor_locator(NullLocator())
-        low, high = axes.get_ylim()
-        if high < 100 * low:  # decades alone would be one tick or two
-            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            axes.yaxis.set_major_formatter(plain_ticks())
-        else:
-            axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: power_of_ten(np.log10(y))))
-        axes.set_xlabel("size of the weights (log scale)")
-        axes.set_title("KL, nats/token (log scale)")
-        axes.grid(axis="y")
+        _scale(axes, candidates)
         if not front.all():
-            axes.legend(loc="upper right")  # the front goes down from the left: here is room
+            axes.legend(loc="lower left")  # nothing is smaller and nearer than the front
     return figure
+
+
+def _scale(axes: Axes, candidates: CandidateSizes) -> None:
+    """Limits, ticks and labels of both axes."""
+    ends = np.concatenate([candidates.kl, candidates.low, candidates.high])
+    axes.set_xlim(*_log_limits(candidates.sizes, 1.5))
+    axes.set_ylim(*_log_limits(ends[np.isfinite(ends)], 10.0))
+    ticks = _apart(candidates.sizes)
+    axes.set_xticks(ticks, [byte_size(x) for x in ticks])
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_minor_locator(NullLocator())
+    low, high = axes.get_ylim()
+    if high < 100 * low:  # decades alone would be one tick or two
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(NumberTicks())
+    axes.set_xlabel("size of the weights (log scale)")
+    axes.set_title("KL, nats/token (log scale)")
+    axes.grid(axis="y")
 
 
 def _or_nan(value: float, otherwise: float) -> float:
@@ -220,7 +218,7 @@ def _or_nan(value: float, otherwise: float) -> float:
 
 
 def _short(name: str) -> str:
-    """The end of a long name, which tells layers and schemes apart."""
+    """The end of a long name, which tells layers and candidates apart."""
     return name if len(name) <= _LONGEST_LABEL else f"…{name[1 - _LONGEST_LABEL :]}"
 
 

@@ -1,8 +1,8 @@
-"""Where in the window, at which confidence, how often how much: curves and distributions.
+"""Curves over position and confidence, and distributions over tokens.
 
-As in :mod:`kullback.report.figures.lab`, ``prepare_*`` picks plain arrays out of the results and
+As in :mod:`kullback.report.figures.lab`, ``prepare_*`` picks arrays out of the results and
 ``plot_*`` draws them.  What a scale cannot show (no number, zero on a log axis) is left out of the
-drawing.  Ink is a model by itself, vermilion the KL between two.
+drawing.  Ink is one model, vermilion the KL between two.
 """
 
 from __future__ import annotations
@@ -14,32 +14,23 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
-from numpy.typing import NDArray
 
+from kullback.report.figures.axes import WIDTH, FloatArray, NumberTicks
 from kullback.report.figures.reliability import Reliability
-from kullback.report.numbers import count
-from kullback.report.numbers import power_of_ten as _power_of_ten
+from kullback.report.numbers import count, ticks
 from kullback.report.svg import LIGHT, house_style
 from kullback.results.evaluation import Curve, Histogram, ReliabilityBin
 
 __all__ = [
     "CurveData",
-    "FloatArray",
     "HistogramData",
     "finite",
-    "plain_ticks",
     "plot_curve",
     "plot_histogram",
-    "power_of_ten",
     "prepare_curve",
     "prepare_histogram",
     "prepare_reliability",
 ]
-
-FloatArray = NDArray[np.float64]
-
-WIDTH = 6.6  # inches, as in the other figures
-
 
 # --- means by place ------------------------------------------------------------------------
 
@@ -59,8 +50,8 @@ def prepare_curve(curve: Curve) -> CurveData | None:
 
     >>> prepare_curve(Curve((0.0,), (None,), (None,), (None,), (0,)))
     """
-    found = CurveData(*(finite(getattr(curve, key)) for key in ("x", "mean", "low", "high")))
-    return found if np.isfinite(found.mean).any() else None
+    data = CurveData(*(finite(getattr(curve, key)) for key in ("x", "mean", "low", "high")))
+    return data if np.isfinite(data.mean).any() else None
 
 
 def plot_curve(curve: CurveData, colour: str, x_label: str, log_x: bool, title: str) -> Figure:
@@ -73,7 +64,7 @@ def plot_curve(curve: CurveData, colour: str, x_label: str, log_x: bool, title: 
             curve.x, curve.low, curve.high, where=known.tolist(), color=LIGHT[colour], alpha=0.18,
             linewidth=0,
         )  # fmt: skip
-        # A place between two without an interval has no band: it gets a bar of its own.
+        # A bin between two without an interval has no band: it gets a bar of its own.
         axes.vlines(curve.x[known], curve.low[known], curve.high[known], LIGHT[colour], alpha=0.35)
         axes.plot(curve.x, curve.mean, "o-", color=LIGHT[colour], linewidth=1.5, markersize=3)
         if log_x:
@@ -83,9 +74,9 @@ def plot_curve(curve: CurveData, colour: str, x_label: str, log_x: bool, title: 
             axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: count(x)))
             axes.set_xlim(left=min(0.0, float(np.nanmin(curve.x))))
         else:
-            axes.xaxis.set_major_formatter(plain_ticks())
+            axes.xaxis.set_major_formatter(NumberTicks())
         _from_zero(axes, np.concatenate([curve.mean, curve.high]))
-        axes.yaxis.set_major_formatter(plain_ticks())
+        axes.yaxis.set_major_formatter(NumberTicks())
         axes.set_xlabel(x_label)
         axes.set_title(title)
         axes.grid(axis="y")
@@ -111,8 +102,8 @@ def prepare_histogram(histogram: Histogram, trim: bool = False) -> HistogramData
     An infinite edge becomes one bin's width beyond its neighbour.  `trim` leaves out empty bins
     at both ends.
 
-    >>> found = prepare_histogram(Histogram((0.0, 1.0, float("inf")), (0.75, 0.25)))
-    >>> found.edges.tolist(), found.open_right
+    >>> data = prepare_histogram(Histogram((0.0, 1.0, float("inf")), (0.75, 0.25)))
+    >>> data.edges.tolist(), data.open_right
     ([0.0, 1.0, 2.0], True)
     """
     share = np.array(histogram.share, dtype=np.float64)
@@ -140,7 +131,10 @@ def plot_histogram(
     decades: bool = False,
     marks: Mapping[str, float] | None = None,
 ) -> Figure:
-    """Shares of tokens; `marks` are places to point out, in the unit of the x axis."""
+    """Shares of tokens; `marks` are values to point out, in the unit of the x axis.
+
+    With `decades` the x axis is a base-10 logarithm.
+    """
     edges, share = histogram.edges, 100 * histogram.share
     with house_style():
         figure = Figure(figsize=(WIDTH, 2.9))
@@ -167,9 +161,9 @@ def plot_histogram(
         axes.set_ylim(0, tallest * (1.24 if marks else 1.05))
         if decades:
             axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
-            axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: power_of_ten(x)))
+            axes.xaxis.set_major_formatter(_DecadeTicks())
         else:
-            axes.xaxis.set_major_formatter(plain_ticks())
+            axes.xaxis.set_major_formatter(NumberTicks())
         axes.set_xlabel(x_label)
         axes.set_title("tokens, %")
         axes.grid(axis="y")
@@ -179,12 +173,12 @@ def plot_histogram(
 def prepare_reliability(
     bins: Sequence[ReliabilityBin], ece: float | None, title: str = "the most probable token"
 ) -> Reliability | None:
-    """A panel for `kullback.report.figures.lab.plot_reliability`; None where no bin is filled."""
-    filled = [each for each in bins if each.weight > 0]
+    """A panel of a reliability diagram; None where no bin contains a forecast."""
+    filled = [forecasts for forecasts in bins if forecasts.weight > 0]
     if not filled:
         return None
     confidence, accuracy, weight = (
-        np.array([getattr(each, key) for each in filled], dtype=np.float64)
+        np.array([getattr(forecasts, key) for forecasts in filled], dtype=np.float64)
         for key in ("confidence", "accuracy", "weight")
     )
     return Reliability(
@@ -201,29 +195,18 @@ def prepare_reliability(
 
 
 def finite(values: Sequence[float | None]) -> FloatArray:
-    """Infinities too become NaN: no axis reaches them."""
-    found = np.array([np.nan if x is None else x for x in values], dtype=np.float64)
-    found[np.isinf(found)] = np.nan
-    return found
+    """The values with NaN for what no axis shows: None and infinities."""
+    array = np.array([np.nan if x is None else x for x in values], dtype=np.float64)
+    array[np.isinf(array)] = np.nan
+    return array
 
 
-def plain_ticks() -> FuncFormatter:
-    """Tick labels without trailing zeros and without powers of ten in a corner."""
-    return FuncFormatter(lambda value, _: _tick(value))
+class _DecadeTicks(NumberTicks):
+    """Labels of a base-10 logarithm: the numbers themselves."""
 
-
-def _tick(value: float) -> str:
-    mantissa, _, power = f"{value:.4g}".partition("e")
-    text = mantissa.replace("-", "−")
-    return f"{text} × {_power_of_ten(int(power))}" if power else text
-
-
-def power_of_ten(exponent: float) -> str:
-    """0.001 to 1000 as they are read, others as powers."""
-    whole = round(exponent)
-    if -3 <= whole <= 3:
-        return f"{10.0**whole:g}"
-    return _power_of_ten(whole)
+    def format_ticks(self, values: Sequence[float]) -> list[str]:
+        """The labels of all ticks."""
+        return ticks([10.0**value for value in values])
 
 
 def _powers_of_four(last: float) -> list[float]:

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from kullback.report.escaping import visible
 from kullback.report.labels import measure
-from kullback.report.numbers import Written, write, write_number
+from kullback.report.numbers import Written, stacked, write, write_number
 from kullback.report.terminal.fitted import Cell, Column, FittedTable, Sentence
 from kullback.results.measurement import Measurement
 
@@ -93,15 +93,9 @@ def breakable(written: Written, mark: str = "") -> tuple[str, str]:
     >>> breakable(write(Measurement(5e-7, "", 1e-7, 9, 9, "", bounds=(4e-7, 6e-7))))
     ('(5.0 ± 1.0) × 10⁻⁷', '5.0 × 10⁻⁷\\n± 1.0 × 10⁻⁷')
     """
-    body, power = written.both, ""
-    if body.startswith("("):
-        body, _, power = body.removeprefix("(").rpartition(")")
-    for sign in (" ± ", " ["):
-        value, interval, half = body.partition(sign)
-        if interval:
-            narrow = f"{value}{power}{mark}\n{sign.lstrip()}{half}{power}"
-            return written.both + mark, narrow
-    return written.both + mark, written.both + mark
+    value, interval = stacked(written)
+    wide = written.both + mark
+    return (wide, f"{value}{mark}\n{interval}") if interval else (wide, wide)
 
 
 def quantiles_line(quantiles: Mapping[str, float]) -> Sentence:
