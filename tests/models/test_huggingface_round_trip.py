@@ -120,15 +120,15 @@ def test_we_load_what_transformers_saves(tmp_path: Path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"tie_word_embeddings": False}, "tie_word_embeddings is False: a model of ours has True"),
-        ({"num_key_value_heads": 1}, "num_key_value_heads is 1: a model of ours has 2"),
-        ({"head_dim": 16}, "head_dim is 16: a model of ours has 8"),
-        ({"hidden_act": "gelu"}, "hidden_act is 'gelu': a model of ours has 'silu'"),
-        ({"mlp_bias": True}, "mlp_bias is True: a model of ours has False"),
-        ({"attention_bias": True}, "attention_bias is True: a model of ours has False"),
+        ({"tie_word_embeddings": False}, "tie_word_embeddings is False: a mini-GPT has True"),
+        ({"num_key_value_heads": 1}, "num_key_value_heads is 1: a mini-GPT has 2"),
+        ({"head_dim": 16}, "head_dim is 16: a mini-GPT has 8"),
+        ({"hidden_act": "gelu"}, "hidden_act is 'gelu': a mini-GPT has 'silu'"),
+        ({"mlp_bias": True}, "mlp_bias is True: a mini-GPT has False"),
+        ({"attention_bias": True}, "attention_bias is True: a mini-GPT has False"),
         (
             {"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 300.0}},
-            "rope_type is 'linear': a model of ours has 'default'",
+            "rope_type is 'linear': a mini-GPT has 'default'",
         ),
     ],
     ids=str,
