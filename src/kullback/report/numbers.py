@@ -20,6 +20,7 @@ from kullback.report.labels import Measure
 from kullback.results.measurement import Measurement
 
 __all__ = [
+    "NO_NUMBER",
     "Written",
     "balanced_identity",
     "byte_size",
@@ -35,7 +36,8 @@ __all__ = [
     "write_number",
 ]
 
-_NO_NUMBER = "–"
+#: In place of a number that does not exist.
+NO_NUMBER = "–"
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _MOST_DECIMALS = 9  # of a measurement: further ones are rounding in float32
 _MOST_IDENTITY_DECIMALS = 6  # of the identity: with more, a reader cannot add them up
@@ -91,7 +93,7 @@ def write(measured: Measurement, how: Measure | None = None) -> Written:
     return Written(
         *texts,
         unit="" if how.share else measured.unit,
-        effective_n=_NO_NUMBER if effective is None else count(effective),
+        effective_n=NO_NUMBER if effective is None else count(effective),
         design_effect=write_number(effect, 2 if effect is not None and effect < 10 else 3),
     )
 
@@ -318,7 +320,7 @@ def balanced_identity(cross_entropy: float, entropy: float, kl: float) -> tuple[
 def _special(value: float | None) -> str | None:
     """The sign of what is not a finite number; None for a finite one."""
     if value is None or math.isnan(value):
-        return _NO_NUMBER
+        return NO_NUMBER
     if math.isinf(value):
         return "∞" if value > 0 else "−∞"
     return None

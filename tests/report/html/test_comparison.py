@@ -58,7 +58,7 @@ def test_dominated_and_chosen_candidates_are_named_as_such():
     """Below their names in the table."""
     shown = Page(several()).words
     assert "nf4dominated by int4" in shown.replace("nf4 ", "nf4")
-    assert "the smallest within 0.01 nats/token" in shown
+    assert "smallest within 0.01 nats/token" in shown
 
 
 def test_joint_intervals_are_said_to_be_joint():

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from kullback.report.candidates import candidate_table
 from kullback.report.escaping import visible
 from kullback.report.html.comparison_figures import candidate_figures, comparison_figures
 from kullback.report.html.environment import render
@@ -20,15 +21,14 @@ from kullback.report.html.parts import (
     protocol_parts,
 )
 from kullback.report.html.passages import Beginning, beginning
-from kullback.report.labels import NOT_ABOVE, NOT_ABOVE_MEANS, measure
+from kullback.report.labels import NOT_ABOVE, NOT_ABOVE_MEANS
 from kullback.report.names import candidate_names
-from kullback.report.numbers import byte_size, percent, stacked, write, write_number
-from kullback.report.verdict import comparison_verdict, floor_text, noise_type, share_of_original
+from kullback.report.numbers import write
+from kullback.report.verdict import comparison_verdict, floor_text
 from kullback.results.comparison import (
     MOVED_IS_NOT_WORSE,
     CandidateComparison,
     Comparison,
-    RankedCandidate,
 )
 
 __all__ = ["render_comparison"]
@@ -36,7 +36,6 @@ __all__ = ["render_comparison"]
 # Their detail is shown; each takes about 60 kB.  The table has all.
 _MOST_DETAILED = 8
 _SHOWN_WORST = 10
-_NO_NUMBER = "–"
 
 
 def render_comparison(result: Comparison) -> str:
@@ -68,10 +67,7 @@ def render_comparison(result: Comparison) -> str:
         caveat="" if MOVED_IS_NOT_WORSE not in result.notes else f"{MOVED_IS_NOT_WORSE}.",
         notes=[note for note in result.notes if note != MOVED_IS_NOT_WORSE],
         sections=_sections(result, details, text),
-        reference=_reference_row(result),
-        ranked=[_RankedRow.of(candidate, names, result) for candidate in result.ranked],
-        joint=len(result.ranked) > 1,
-        other_type=noise_type(result) if _has_ratio(result) else "",
+        table=candidate_table(result) if result.ranked else None,
         not_above=f"{NOT_ABOVE} {NOT_ABOVE_MEANS}.",
         noise=[(visible(name), floor_text(floor)) for name, floor in result.noise_floor.items()],
         left_out=", ".join(shown.left_out),
@@ -86,66 +82,6 @@ def render_comparison(result: Comparison) -> str:
         operands=_operands(result, names),
         printed=[visible(line) for line in result.llama_cpp.splitlines()],
     )
-
-
-# --- the candidates' table -----------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _RankedRow:
-    """A row of the candidates' table, as text."""
-
-    name: str
-    remark: str
-    size: str
-    share: str
-    kl: tuple[str, str]
-    """Value and interval, as the other two pairs."""
-    mark: str
-    ratio: str
-    change: tuple[str, str]
-    perplexity: str
-    agreement: tuple[str, str]
-
-    @classmethod
-    def of(
-        cls, candidate: RankedCandidate, names: Mapping[str, str], result: Comparison
-    ) -> _RankedRow:
-        remark = ""
-        if candidate.dominated_by is not None:
-            remark = f"dominated by {names[candidate.dominated_by]}"
-        elif candidate.name == result.choice and len(result.ranked) > 1:
-            remark = f"the smallest within {result.tolerance:g} nats/token"
-        size, share, ratio = (
-            candidate.size_bytes,
-            candidate.share_of_original,
-            candidate.noise_ratio,
-        )
-        change = candidate.delta_perplexity.value
-        return cls(
-            name=names[candidate.name],
-            remark=remark,
-            size=_NO_NUMBER if size is None else byte_size(size),
-            share=_NO_NUMBER if share is None else share_of_original(share),
-            kl=stacked(write(candidate.kl, measure("kl"))),
-            mark=NOT_ABOVE if candidate.above_noise is False else "",
-            ratio=_NO_NUMBER if ratio is None else f"{write_number(ratio, 2)} ×",
-            change=stacked(write(candidate.delta_cross_entropy, measure("delta_cross_entropy"))),
-            perplexity=f"{'+' if change > 0 else ''}{percent(change)}",
-            agreement=stacked(write(candidate.top1_agreement, measure("top1_agreement"))),
-        )
-
-
-def _reference_row(result: Comparison) -> tuple[str, str, str]:
-    """Name, size and share of the reference."""
-    size = result.reference.size_bytes
-    known = size is not None
-    name = visible(result.reference.name)
-    return name, byte_size(size) if size is not None else _NO_NUMBER, "100 %" if known else "–"
-
-
-def _has_ratio(result: Comparison) -> bool:
-    return any(candidate.noise_ratio is not None for candidate in result.ranked)
 
 
 # --- the detail of a candidate -------------------------------------------------------------
@@ -197,14 +133,17 @@ def _sections(result: Comparison, details: list[_Detail], text: Beginning) -> li
     """Anchor and title of each section that is shown, in order."""
     candidates = [detail.candidate for detail in details]
     different = [candidate for candidate in candidates if not candidate.identical]
+    quantiles = any(candidate.kl_quantiles for candidate in different)
+    curves = any(candidate.kl_by_position for candidate in different)
+    worst = any(candidate.worst_tokens for candidate in different)
     sections = (
         ("candidates", "Candidates", bool(result.ranked)),
         ("layers", "Layers", bool(result.sensitivity)),
         ("measures", "Measures", True),
-        ("distribution", "KL of single tokens", any(each.kl_quantiles for each in different)),
-        ("where", "Where the KL is", any(each.kl_by_position for each in different)),
-        ("worst", "Tokens with the largest KL", any(each.worst_tokens for each in different)),
-        ("spans", "Largest differences", any(each.spans for each in candidates)),
+        ("distribution", "KL of single tokens", quantiles),
+        ("where", "Where the KL is", curves),
+        ("worst", "Tokens with the largest KL", worst),
+        ("spans", "Largest differences", any(candidate.spans for candidate in candidates)),
         ("text", "Token by token", bool(text.passages)),
         ("llama-cpp", "As llama.cpp prints it", bool(result.llama_cpp)),
         ("protocol", "Protocol", True),

@@ -97,6 +97,7 @@ _FILTERS: dict[str, Callable[..., object]] = {
     "number": _unbroken(numbers.write_number),
     "level": surprisal_level,
     "kl_level": kl_level,
+    "stacked": numbers.stacked,
     "visible": visible,
     "token": visible_token,
     "running": _running,

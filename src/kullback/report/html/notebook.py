@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
+from kullback.report.candidates import candidate_table
 from kullback.report.escaping import visible
 from kullback.report.labels import measure
-from kullback.report.names import candidate_names
-from kullback.report.numbers import byte_size, percent, write
-from kullback.report.verdict import comparison_verdict, evaluation_verdict, share_of_original
+from kullback.report.numbers import NO_NUMBER, Written, write
+from kullback.report.verdict import comparison_verdict, evaluation_verdict
 from kullback.results.comparison import Comparison
 from kullback.results.evaluation import Evaluation
 from kullback.results.measurement import Measurement
@@ -20,7 +20,6 @@ from kullback.results.measurement import Measurement
 __all__ = ["comparison_fragment", "evaluation_fragment"]
 
 _EVALUATION = ("bits_per_byte", "cross_entropy", "perplexity", "entropy", "top1_accuracy", "ece")
-_NO_NUMBER = "–"
 
 
 def evaluation_fragment(result: Evaluation) -> str:
@@ -45,29 +44,29 @@ def comparison_fragment(result: Comparison) -> str:
 
 
 def _candidates(result: Comparison) -> str:
-    names = candidate_names(result)
-    interval = " (joint 95 %)" if len(result.ranked) > 1 else " (95 %)"
+    table = candidate_table(result)
+    interval = f" ({table.interval})" if table.interval else ""
     head = (
         "candidate", "size", "% of original", f"KL, nats/token{interval}",
         f"ΔCE, nats/token{interval}", "Δ perplexity", f"top-1 agreement{interval}",
     )  # fmt: skip
-    size = result.reference.size_bytes
-    original = (_NO_NUMBER, _NO_NUMBER) if size is None else (byte_size(size), "100 %")
-    rows = [(f"{result.reference.name} (reference)", *original, *[_NO_NUMBER] * 4)]
-    for candidate in result.ranked:
-        share, change = candidate.share_of_original, candidate.delta_perplexity.value
-        rows.append(
-            (
-                names[candidate.name],
-                _NO_NUMBER if candidate.size_bytes is None else byte_size(candidate.size_bytes),
-                _NO_NUMBER if share is None else share_of_original(share),
-                write(candidate.kl, measure("kl")).both,
-                write(candidate.delta_cross_entropy, measure("delta_cross_entropy")).both,
-                f"{'+' if change > 0 else ''}{percent(change)}",
-                write(candidate.top1_agreement, measure("top1_agreement")).both,
-            )
+    rows = [
+        (
+            f"{row.name} ({row.remark})" if row.remark else row.name,
+            row.size,
+            row.share,
+            _both(row.kl),
+            _both(row.change),
+            row.perplexity,
+            _both(row.agreement),
         )
+        for row in table.rows
+    ]
     return _table(rows, head)
+
+
+def _both(written: Written | None) -> str:
+    return NO_NUMBER if written is None else written.both
 
 
 def _measures(measures: Mapping[str, Measurement], names: Iterable[str]) -> str:

@@ -11,10 +11,19 @@ from rich.console import Group, RenderableType
 from rich.constrain import Constrain
 from rich.text import Text
 
+from kullback.report.candidates import candidate_table
 from kullback.report.escaping import visible, visible_token
 from kullback.report.labels import NOT_ABOVE, NOT_ABOVE_MEANS, measure
 from kullback.report.names import candidate_names
-from kullback.report.numbers import byte_size, percent, probability, seconds, write, write_number
+from kullback.report.numbers import (
+    NO_NUMBER,
+    Written,
+    byte_size,
+    probability,
+    seconds,
+    write,
+    write_number,
+)
 from kullback.report.terminal.fitted import WIDTH, Cell, Column, FittedTable, Sentence
 from kullback.report.terminal.parts import (
     breakable,
@@ -25,16 +34,14 @@ from kullback.report.terminal.parts import (
     quantiles_line,
     title_of,
 )
-from kullback.report.verdict import comparison_verdict, floor_text, noise_type, share_of_original
+from kullback.report.verdict import comparison_verdict, floor_text
 from kullback.results.comparison import (
     CandidateComparison,
     Comparison,
     DifferentBytes,
     LayerSensitivity,
-    RankedCandidate,
     WorstToken,
 )
-from kullback.results.measurement import Measurement
 
 __all__ = ["comparison_summary"]
 
@@ -51,7 +58,7 @@ def comparison_summary(result: Comparison, verbose: bool = False) -> RenderableT
     parts: list[RenderableType] = [title_of(result.title), *_verdict(result)]
     parts += [Sentence(_facts(result)), *_origins(result)]
     if result.ranked:
-        parts += [Text(""), *_ranking(result)]
+        parts += [Text(""), *_candidates(result)]
     if result.noise_floor:
         parts.append(_noise_floor(result))
     parts += _detail(result, first, verbose)
@@ -99,58 +106,45 @@ def _verdict(result: Comparison) -> Iterator[RenderableType]:
 # --- the candidates ------------------------------------------------------------------------
 
 
-def _ranking(result: Comparison) -> Iterator[RenderableType]:
+def _candidates(result: Comparison) -> Iterator[RenderableType]:
     """The reference, then the candidates, the nearest first."""
-    ranked, names = result.ranked, candidate_names(result)
-    other_type = noise_type(result)
-    has_ratio = any(candidate.noise_ratio is not None for candidate in ranked)
-    intervals = "\njoint 95 %" if len(ranked) > 1 else "\n95 %"
-    if not any(candidate.kl.has_interval for candidate in ranked):
-        intervals = ""
+    table = candidate_table(result)
+    interval = f"\n{table.interval}" if table.interval else ""
     columns = [
         Column("candidate", "left", folds=True),
         Column("size"),
         Column("% of\noriginal", dropped=1),
-        Column(f"KL,\nnats/token{intervals}"),
-        *([Column(f"KL over\n{other_type}\nnoise", dropped=3)] if has_ratio else []),
-        Column(f"ΔCE,\nnats/token{intervals}"),
+        Column(f"KL,\nnats/token{interval}"),
+        Column(f"KL over\n{table.other_type}\nnoise", dropped=3),
+        Column(f"ΔCE,\nnats/token{interval}"),
         Column("Δ per-\nplexity", dropped=2),
-        Column(f"top-1\nagreement{intervals}"),
+        Column(f"top-1\nagreement{interval}"),
     ]
-    table = FittedTable(columns)
-    reference = result.reference
-    size = "–" if reference.size_bytes is None else byte_size(reference.size_bytes)
-    share = "–" if reference.size_bytes is None else "100 %"
-    dashes = ["–"] * (len(columns) - 3)
-    table.add([f"{reference.name}\n(reference)", size, share, *dashes], "dim")
-    for candidate in ranked:
-        table.add(_ranked_cells(candidate, names, has_ratio))
-    yield table
-    if any(candidate.above_noise is False for candidate in ranked):
+    ratio = 4
+    if not table.other_type:
+        del columns[ratio]
+    shown = FittedTable(columns)
+    for row in table.rows:
+        cells: list[Cell] = [
+            f"{row.name}\n({row.remark})" if row.remark else row.name,
+            row.size,
+            row.share.replace("\u00a0", " "),
+            _breakable(row.kl, f" {row.mark}" if row.mark else ""),
+            row.ratio,
+            _breakable(row.change),
+            row.perplexity,
+            _breakable(row.agreement),
+        ]
+        if not table.other_type:
+            del cells[ratio]
+        shown.add(cells, "dim" if row is table.reference else "")
+    yield shown
+    if any(row.mark for row in table.rows):
         yield Sentence(f"{NOT_ABOVE} {NOT_ABOVE_MEANS}", "dim")
 
 
-def _ranked_cells(candidate: RankedCandidate, names: dict[str, str], has_ratio: bool) -> list[Cell]:
-    name = names[candidate.name]
-    if candidate.dominated_by is not None:
-        name += f"\n(dominated by {names[candidate.dominated_by]})"
-    mark = f" {NOT_ABOVE}" if candidate.above_noise is False else ""
-    ratio = candidate.noise_ratio
-    share = candidate.share_of_original
-    return [
-        name,
-        "–" if candidate.size_bytes is None else byte_size(candidate.size_bytes),
-        "–" if share is None else share_of_original(share).replace("\u00a0", " "),
-        breakable(write(candidate.kl, measure("kl")), mark),
-        *(["–" if ratio is None else f"{write_number(ratio, 2)} ×"] if has_ratio else []),
-        breakable(write(candidate.delta_cross_entropy, measure("delta_cross_entropy"))),
-        _change(candidate.delta_perplexity),
-        breakable(write(candidate.top1_agreement, measure("top1_agreement"))),
-    ]
-
-
-def _change(change: Measurement) -> str:
-    return f"{'+' if change.value > 0 else ''}{percent(change.value)}"
+def _breakable(written: Written | None, mark: str = "") -> Cell:
+    return NO_NUMBER if written is None else breakable(written, mark)
 
 
 def _noise_floor(result: Comparison) -> Sentence:

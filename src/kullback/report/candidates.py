@@ -1,0 +1,107 @@
+"""The candidates' table as text: the reference first, then the candidates, the nearest first.
+
+Terminal, HTML report and notebook show the same rows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from kullback.report.escaping import visible
+from kullback.report.labels import NOT_ABOVE, measure
+from kullback.report.names import candidate_names
+from kullback.report.numbers import NO_NUMBER, Written, byte_size, percent, write, write_number
+from kullback.report.verdict import noise_type, share_of_original
+from kullback.results.comparison import Comparison, RankedCandidate
+
+__all__ = ["CandidateRow", "CandidateTable", "candidate_table"]
+
+
+@dataclass(frozen=True)
+class CandidateRow:
+    """A row; KL and ΔCE in nats/token."""
+
+    name: str
+    remark: str
+    """That it is the reference, is dominated, or is to be chosen; may be empty."""
+    size: str
+    share: str
+    """Of the reference's size."""
+    kl: Written | None = None
+    """None for the reference, as all that follows."""
+    mark: str = ""
+    """`NOT_ABOVE` where the KL is not above the noise floor."""
+    ratio: str = NO_NUMBER
+    """KL over the noise of another type."""
+    change: Written | None = None
+    """ΔCE."""
+    perplexity: str = NO_NUMBER
+    """Relative change of the perplexity."""
+    agreement: Written | None = None
+    """Top-1 agreement."""
+
+
+@dataclass(frozen=True)
+class CandidateTable:
+    """All rows, and what the titles of the columns must say."""
+
+    reference: CandidateRow
+    candidates: tuple[CandidateRow, ...]
+    interval: str
+    """``joint 95 %`` or ``95 %``; empty where there are no intervals."""
+    other_type: str
+    """Of the noise that KL is related to; empty where that was not measured."""
+
+    @property
+    def rows(self) -> tuple[CandidateRow, ...]:
+        """The reference, then the candidates."""
+        return (self.reference, *self.candidates)
+
+    @property
+    def is_joint(self) -> bool:
+        """Whether the intervals hold for several candidates at once."""
+        return len(self.candidates) > 1
+
+
+def candidate_table(result: Comparison) -> CandidateTable:
+    """The table of a result that has a ranking."""
+    ranked, reference = result.ranked, result.reference
+    interval = "joint 95 %" if len(ranked) > 1 else "95 %"
+    has_ratio = any(candidate.noise_ratio is not None for candidate in ranked)
+    return CandidateTable(
+        reference=CandidateRow(
+            visible(reference.name),
+            "reference",
+            NO_NUMBER if reference.size_bytes is None else byte_size(reference.size_bytes),
+            NO_NUMBER if reference.size_bytes is None else "100 %",
+        ),
+        candidates=tuple(_row(candidate, result) for candidate in ranked),
+        interval=interval if any(candidate.kl.has_interval for candidate in ranked) else "",
+        other_type=noise_type(result) if has_ratio else "",
+    )
+
+
+def _row(candidate: RankedCandidate, result: Comparison) -> CandidateRow:
+    names = candidate_names(result)
+    size, share, ratio = candidate.size_bytes, candidate.share_of_original, candidate.noise_ratio
+    change = candidate.delta_perplexity.value
+    return CandidateRow(
+        name=names[candidate.name],
+        remark=_remark(candidate, result),
+        size=NO_NUMBER if size is None else byte_size(size),
+        share=NO_NUMBER if share is None else share_of_original(share),
+        kl=write(candidate.kl, measure("kl")),
+        mark=NOT_ABOVE if candidate.above_noise is False else "",
+        ratio=NO_NUMBER if ratio is None else f"{write_number(ratio, 2)} ×",
+        change=write(candidate.delta_cross_entropy, measure("delta_cross_entropy")),
+        perplexity=f"{'+' if change > 0 else ''}{percent(change)}",
+        agreement=write(candidate.top1_agreement, measure("top1_agreement")),
+    )
+
+
+def _remark(candidate: RankedCandidate, result: Comparison) -> str:
+    if candidate.dominated_by is not None:
+        return f"dominated by {candidate_names(result)[candidate.dominated_by]}"
+    if candidate.name == result.choice and len(result.ranked) > 1:
+        return f"smallest within {result.tolerance:g} nats/token"
+    return ""
