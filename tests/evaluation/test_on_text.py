@@ -98,7 +98,7 @@ def test_every_number_has_an_interval_and_the_whole_is_json(found):
     for name, measurement in results.measures.items():
         low, high = measurement.interval
         assert low <= measurement.value <= high, name
-    assert Evaluation.from_json(results.to_json()).to_json() == results.to_json()
+    assert Evaluation.from_json(results.to_json()) == results
     assert sum(results.nll_histogram.share) == pytest.approx(1.0)
     assert sum(results.nll_by_position.count) == results.scored_tokens
 

@@ -1,4 +1,4 @@
-"""A run folder is a Hugging Face folder, and a Llama of theirs is a model of ours."""
+"""A run folder is a Hugging Face folder, and a Llama of Hugging Face is a mini-GPT."""
 
 from __future__ import annotations
 

@@ -19,7 +19,8 @@ __all__ = ["add"]
 def add(commands: Commands) -> None:
     """Declare the command."""
     compare = add_command(
-        commands, "compare", _compare, "which candidate, how far is it, and where does it differ",
+        commands, "compare", _compare,
+        "how far candidates are from a reference, where they differ, and which to choose",
         "kullback compare FOLDER FOLDER@int8 --text book.txt --noise-floor",
         "kullback compare FOLDER OTHER --text texts/ --report compared.html",
         "kullback compare FOLDER --schemes int8,int4-g32,int2-g32 --text book.txt --json",

@@ -1,4 +1,4 @@
-"""Where results and progress go: results to standard output, progress to standard error."""
+"""Output of commands: results to standard output, progress to standard error."""
 
 from __future__ import annotations
 

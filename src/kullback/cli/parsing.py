@@ -1,4 +1,4 @@
-"""How a command is declared: its parser, its examples, and what every command has."""
+"""Declaration of commands: parser, examples, and the options that every command has."""
 
 from __future__ import annotations
 

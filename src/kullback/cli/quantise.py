@@ -23,7 +23,7 @@ def add(commands: Commands) -> None:
         "kullback quantise runs/mine --scheme int4-g32 -o runs/mine-int4",
         notes=(
             "\nThe linear layers are quantised, but not embedding and head.  In the folder every\n"
-            "integer takes a byte, of 4 bits, too: both sizes are shown, packed and as saved.\n"
+            "integer takes a byte, even one of 4 bits; both sizes are shown, packed and as saved.\n"
         ),
     )  # fmt: skip
     quantise.add_argument("model", metavar="MODEL", help="a folder, a hub name or a .gguf file")

@@ -1,4 +1,4 @@
-"""Which of two models with different tokenizers predicts a text better, and where?
+"""Surprisals of two models with different tokenizers, summed between common token boundaries.
 
 Tokens of two tokenizers are not about the same bytes, so nothing can be compared token by token.
 But by the chain rule the surprisals of a run of tokens sum to that of its bytes, whatever the

@@ -52,7 +52,8 @@ from kullback.text.protocol import Bos, Preset, Protocol
 __all__ = ["compare"]
 
 TOLERANCE = 0.01
-NO_CANDIDATE = "there is no candidate: name a model or a file, or schemes with --schemes"
+NO_TEXT = "text is missing (--text FILE): name the text on which the models are compared"
+NO_CANDIDATE = "there is no candidate: name a model or a file, or schemes (--schemes)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,7 +164,9 @@ def _dispatch(request: _Request, kinds: list[Kind]) -> Comparison:
     if "model" not in kinds:
         _check_nothing_is_read(request, text="logits" in kinds)
     elif request.text is None:
-        raise InvalidValueError("--text FILE is missing: the model must read what was recorded")
+        raise InvalidValueError(
+            "text is missing (--text FILE): the model must read what was recorded"
+        )
     if "logits" in kinds:
         files = [Path(str(operand)) for operand in request.operands]
         return compare_logits_files(files[0], files[1], request.progress)
@@ -209,9 +212,9 @@ def _open(operand: Model, request: _Request) -> ModelOperand | RecordingOperand:
 
 def _by_bytes(request: _Request, kinds: list[Kind]) -> Comparison:
     if set(kinds) != {"model"}:
-        raise InvalidValueError("--by-bytes needs two models that read the text now")
+        raise InvalidValueError("--by-bytes (by_bytes) needs two models that read the text now")
     if request.text is None:
-        raise InvalidValueError("--text FILE is missing: say which text to compare the models on")
+        raise InvalidValueError(NO_TEXT)
     cut, documents = (
         request.options.to_protocol(),
         request.options.documents(request.text, request.progress),
@@ -248,7 +251,7 @@ def _records(
 def _models(request: _Request, kinds: list[Kind]) -> Comparison:
     """Models and exact recordings."""
     if request.text is None:
-        raise InvalidValueError("--text FILE is missing: say which text to compare the models on")
+        raise InvalidValueError(NO_TEXT)
     candidates, scheme = _with_schemes(request)
     cut, documents = _checked_text(request, kinds)
     request.progress.plan(_stages(request, candidates, kinds))
@@ -278,17 +281,17 @@ def _with_schemes(request: _Request) -> tuple[list[Model], Scheme | None]:
     base, own = split_scheme(str(request.reference)) if named else ("", None)
     if request.schemes and not named:
         raise InvalidValueError(
-            "--schemes quantises the reference by name: give the name or folder of the model"
+            "schemes (--schemes) quantise the reference by its name: give its name or folder"
         )
     if request.schemes and own is not None:
         raise InvalidValueError(
-            f"--schemes quantises the reference, and {request.reference} is quantised already: "
-            f"give {base}"
+            f"schemes (--schemes) quantise the reference, and {request.reference} is quantised "
+            f"already: give {base}"
         )
     if request.schemes and is_recorded(Path(base)):
         raise InvalidValueError(
-            f"--schemes quantises the reference, and {base} is a recording: name the quantised "
-            "models, MODEL@SCHEME, as candidates"
+            f"schemes (--schemes) quantise the reference, and {base} is a recording: name the "
+            "quantised models, MODEL@SCHEME, as candidates"
         )
     candidates = [*request.candidates, *(f"{base}@{name}" for name in request.schemes)]
     if not candidates:
@@ -299,8 +302,8 @@ def _with_schemes(request: _Request) -> tuple[list[Model], Scheme | None]:
     _, scheme = split_scheme(str(first)) if isinstance(first, str | Path) else ("", None)
     if scheme is None or own is not None:
         raise InvalidValueError(
-            "--sensitivity needs a scheme to try on the reference's layers: give --schemes NAME, "
-            "and a reference that is not quantised"
+            "sensitivity (--sensitivity) needs a scheme to apply to the reference's layers: give "
+            "schemes (--schemes NAME), and a reference that is not quantised"
         )
     return candidates, scheme
 

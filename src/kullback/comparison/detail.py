@@ -1,4 +1,4 @@
-"""Where one candidate differs from the reference: by token class, position, confidence, token.
+"""The KL of one candidate by token class, position, the reference's confidence, and token.
 
 Axes: M scored tokens.
 """

@@ -1,4 +1,4 @@
-"""What the operands of a comparison are, and the protocol that a file was recorded under."""
+"""Kinds of operands (model, records, recording, logits file), and the protocol of recorded ones."""
 
 from __future__ import annotations
 

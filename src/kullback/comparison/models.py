@@ -102,13 +102,13 @@ def compare_models(
     layers = _sensitivity(source, reference, tokenized, task, progress)
     notes = [
         *reference.notes,
-        *(note for each in compared for note in each.notes),
+        *(note for candidate in compared for note in candidate.notes),
         *coverage_notes(tokenized),
         results.MOVED_IS_NOT_WORSE,
-        *_padding_note(max(each.padding for each in compared)),
+        *_padding_note(max(candidate.padding for candidate in compared)),
     ]
     ranked = rank_candidates(
-        [each.rows for each in compared], tokenized.places, reference.size_bytes, floor,
+        [candidate.rows for candidate in compared], tokenized.places, reference.size_bytes, floor,
         task.tolerance,
     )  # fmt: skip
     identity = reference.fingerprint(documents, tokenized)
@@ -121,7 +121,7 @@ def compare_models(
         reference=origin(name, identity, reference.size_bytes),
         candidates=tuple(
             msgspec.structs.replace(result, above_noise=above_noise(result.measures["kl"], floor))
-            for result in (each.result for each in compared)
+            for result in (candidate.result for candidate in compared)
         ),
         scored_tokens=tokenized.coverage.scored_tokens,
         text=text_name(documents),
@@ -253,7 +253,7 @@ def _reader(
     """The first model, whose tokenizer reads the text, and the candidates opened to find it."""
     opened: dict[int, Operand] = {}
     if not candidates:
-        raise InvalidValueError("there is no candidate: name a model, or schemes with --schemes")
+        raise InvalidValueError("there is no candidate: name a model, or schemes (--schemes)")
     if reference.model is not None:
         return reference.model, opened
     for i, candidate in enumerate(candidates):

@@ -214,6 +214,6 @@ def check_is_text(name: str, parts: Mapping[str, object], documents: Sequence[Do
     """
     if parts.get("text") != text_fingerprint(documents):
         raise InvalidValueError(
-            f"the texts are not the same: {name} is about another text than that of --text; give "
-            "the text that was recorded, or leave --text out"
+            f"the texts are not the same: {name} was recorded on another text than the one given; "
+            "give the text that was recorded, or leave it out (--text)"
         )

@@ -51,15 +51,15 @@ def _source(model: Model, source: str | Source | None) -> Source:
         is_model = folder is None or (folder / "config.json").exists() or folder.suffix == ".gguf"
         if is_model:
             raise InvalidValueError(
-                f"{model_name(model)} was not trained by kullback on a source: say which text to "
-                "evaluate it on, --text FILE, or which source, --source NAME"
+                f"{model_name(model)} was not trained by kullback on a source: name a text "
+                "(--text FILE) or a source (--source NAME) to evaluate it on"
             )
     assert folder is not None
     data = read_description(folder).data
     if "source" not in data:
         raise InvalidValueError(
-            f"{folder} was trained on a text, whose entropy is unknown: name a source with "
-            "--source, or a text with --text"
+            f"{folder} was trained on a text, whose entropy is unknown: name a source "
+            "(--source) or a text (--text)"
         )
     return source_from_spec(data["source"])
 

@@ -1,4 +1,4 @@
-"""How a text is read and in what arithmetic: what `evaluate`, `compare` and `record` share."""
+"""Options of a pass over a text that `evaluate`, `compare` and `record` share."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 
@@ -137,18 +137,24 @@ def _exact_bytes(predictions: FactoredPredictions, tokens: int) -> int:
 def _check(path: Path, distributions: str | None, k: int | None, text: Text) -> None:
     """Raise `InvalidValueError` for what can be seen to be wrong before anything is loaded."""
     check_outputs({"-o": path}, paths_of(text))
+    if distributions not in (None, *get_args(Kind)):
+        raise InvalidValueError(
+            f"distributions is {distributions!r}: it must be one of {', '.join(get_args(Kind))}"
+        )
     if k is not None and distributions != "top-k":
-        raise InvalidValueError(f"-k {k} is for top-k: add --distributions top-k")
+        raise InvalidValueError(
+            f"k is {k} (-k), which is for distributions 'top-k' (--distributions top-k)"
+        )
     if k is not None and k < 1:
         raise InvalidValueError(f"k is {k}: it must be at least 1")
     is_parquet = path.suffix == ".parquet"
     if distributions is None and not is_parquet:
         raise InvalidValueError(
-            f"-o is {path}: token records are a Parquet file; give a name that ends in .parquet, "
-            "or --distributions exact (or top-k) to keep distributions"
+            f"the output (-o) is {path}: token records are a Parquet file; give a name that ends "
+            "in .parquet, or distributions exact or top-k (--distributions)"
         )
     if distributions is not None and is_parquet:
         raise InvalidValueError(
-            f"-o is {path}: distributions are no Parquet file; give another name, such as "
-            f"{path.with_suffix('.rec')}, or leave out --distributions"
+            f"the output (-o) is {path}: distributions are not a Parquet file; give another name, "
+            f"such as {path.with_suffix('.rec')}, or leave out --distributions"
         )

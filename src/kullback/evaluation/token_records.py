@@ -213,8 +213,8 @@ def _opened(path: Path) -> Iterator[tuple[pq.ParquetFile, RecordsMetadata]]:
             about = (file.schema_arrow.metadata or {}).get(KEY)
             if about is None:
                 raise InvalidValueError(
-                    f"{path} is a Parquet file, but no records of ours: write some with kullback "
-                    "record"
+                    f"{path} is a Parquet file, but contains no token records: write "
+                    "some with kullback record"
                 )
             yield file, RecordsMetadata.from_json(about.decode())
     except OSError as error:

@@ -46,6 +46,10 @@ class SizedModel:
     of up to 8 bits; of a model without a scheme, what they take as it is loaded (of a .gguf file,
     the file)."""
 
+    def __repr__(self) -> str:
+        size = "of unknown size" if self.size_bytes is None else f"{self.size_bytes:,} bytes"
+        return f"<SizedModel: {self.model.name}, {size}>"
+
 
 def split_scheme(name: str) -> tuple[str, Scheme | None]:
     """The model's own name and its scheme, from ``MODEL@SCHEME``; an existing path is a model.

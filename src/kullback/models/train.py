@@ -16,7 +16,7 @@ from kullback.models.ngram_baseline import fit_baselines, ngram_losses
 from kullback.results.measurement import Measurement
 from kullback.results.training import NgramBaseline, TrainingRun, TrainingSeconds
 from kullback.runtime.threads import workers
-from kullback.sources.catalogue import open_source
+from kullback.sources.catalogue import Source, open_source
 from kullback.training.batches import Batches
 from kullback.training.config import TrainingConfig
 from kullback.training.description import batches_of_run, check_no_run, read_description
@@ -37,7 +37,7 @@ def train_model(
     output: str | Path,
     *,
     text: str | Path | Sequence[str | Path] | None = None,
-    source: str | None = None,
+    source: str | Source | None = None,
     holdout: int | None = None,
     vocabulary_size: int | None = None,
     context: int | None = None,
@@ -78,7 +78,11 @@ def train_model(
     else:
         assert source is not None
         _refuse("source", vocabulary_size=vocabulary_size, context=context)
-        batches = SentenceBatches(open_source(source, holdout or 0, seed), _given(batch, 256), seed)
+        if isinstance(source, Source):
+            _refuse("source that is open already", holdout=holdout)
+        else:
+            source = open_source(source, holdout or 0, seed)
+        batches = SentenceBatches(source, _given(batch, 256), seed)
     gpt = GPTConfig(
         batches.vocabulary_size,
         batches.context,

@@ -61,7 +61,9 @@ class RecordingWriter:
         hidden_dtype: torch.dtype | None = None,
     ) -> None:
         if kind not in get_args(Kind):
-            raise InvalidValueError(f"kind is {kind!r}: it must be one of {get_args(Kind)}")
+            raise InvalidValueError(
+                f"kind is {kind!r}: it must be one of {', '.join(get_args(Kind))}"
+            )
         if kind == "top-k" and not 1 <= k <= vocabulary_size:
             raise InvalidValueError(
                 f"k is {k}: it must be in [1, {vocabulary_size}], the size of the vocabulary"

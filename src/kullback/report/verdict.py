@@ -1,4 +1,4 @@
-"""What a result amounts to: a line for each candidate and one sentence, a line for an evaluation.
+"""The verdict on a result: a line for each candidate and one sentence, a line for an evaluation.
 
 A number and its unit are joined by no-break spaces, so that no line breaks between them.  Nothing
 is claimed of a ΔCE whose interval contains 0.  Nats/token unless the unit is given.

@@ -1,4 +1,4 @@
-"""What all results share: to and from dictionaries and JSON, HTML, and the notebook's picture.
+"""The base of all results: to and from dictionaries and JSON, HTML, and the notebook's fragment.
 
 A result is a frozen `msgspec.Struct`.  Its JSON begins with ``"schema"``, a name and a version;
 fields that follow from others (the interval of a measurement) are written too and ignored when
@@ -36,6 +36,9 @@ class Data(msgspec.Struct, frozen=True, kw_only=True):
 
 class Result(Data, frozen=True, kw_only=True, tag_field="schema", tag="kullback.result/1"):
     """A whole result: what a command prints with ``--json`` and a function returns."""
+
+    named_by: ClassVar[str] = "title"
+    """The field that `repr` shows."""
 
     def to_dict(self) -> dict[str, Any]:
         """The document that `to_json` writes, as dictionaries, lists, strings and numbers."""
@@ -91,6 +94,17 @@ class Result(Data, frozen=True, kw_only=True, tag_field="schema", tag="kullback.
         from kullback import report
 
         return report.notebook_html(self)
+
+    def __eq__(self, other: object) -> bool:
+        """Whether both are written as the same JSON."""
+        return type(other) is type(self) and self.to_dict() == other.to_dict()
+
+    # A result contains dictionaries: it has no hash.
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        """The class and the field that names the result; `str` has the tables."""
+        return f"<{type(self).__name__}: {getattr(self, self.named_by)}>"
 
     def __str__(self) -> str:
         """The tables that the command prints, without colours."""

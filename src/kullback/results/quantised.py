@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from html import escape
+from typing import ClassVar
 
 from kullback.results.base import Result
 
@@ -11,6 +12,8 @@ __all__ = ["QuantisedFolder"]
 
 class QuantisedFolder(Result, frozen=True, kw_only=True, tag="kullback.quantised/1"):
     """A saved model and its sizes in bytes."""
+
+    named_by: ClassVar[str] = "folder"
 
     folder: str
     scheme: str

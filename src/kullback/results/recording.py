@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from kullback.results.base import Result
 
 __all__ = ["RecordingResult"]
@@ -9,6 +11,8 @@ __all__ = ["RecordingResult"]
 
 class RecordingResult(Result, frozen=True, kw_only=True, tag="kullback.recording/1"):
     """A file of predictions or of token records."""
+
+    named_by: ClassVar[str] = "file"
 
     file: str
     kind: str

@@ -7,7 +7,7 @@ slot*: weighted by ``tokens_per_sentence`` they add up to those of a sentence.
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
+from typing import ClassVar, Literal, TypeAlias
 
 from kullback.results.base import Data, Result
 from kullback.results.evaluation import ReliabilityBin
@@ -62,6 +62,8 @@ class PartEvaluation(Data, frozen=True, kw_only=True):
 
 class SourceEvaluation(Result, frozen=True, kw_only=True, tag="kullback.source_evaluation/1"):
     """One model on a source: `kullback evaluate MODEL` without ``--text``."""
+
+    named_by: ClassVar[str] = "model"
 
     model: str
     source: str

@@ -7,6 +7,8 @@ before it in its window or sentence, so their numbers compare directly.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from kullback.results.base import Data, Result
 from kullback.results.measurement import Measurement
 
@@ -34,6 +36,8 @@ class TrainingSeconds(Data, frozen=True, kw_only=True):
 
 class TrainingRun(Result, frozen=True, kw_only=True, tag="kullback.training/1"):
     """A finished training run."""
+
+    named_by: ClassVar[str] = "folder"
 
     folder: str
     """The run folder; `kullback evaluate`, `kullback sample` and transformers read it."""

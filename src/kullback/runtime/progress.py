@@ -1,4 +1,4 @@
-"""What long work reports while it runs."""
+"""The interface through which long work reports its steps."""
 
 from __future__ import annotations
 

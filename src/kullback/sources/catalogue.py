@@ -34,6 +34,11 @@ class Source:
     conjugation: ConjugationSource | None = None
     spec: Mapping[str, Any] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        tokens = len(self.training.vocabulary)
+        entropy = self.training.entropy_per_token
+        return f"<Source: {self.name}, {tokens:,} tokens, {entropy:.6f} nats/token>"
+
     def fingerprint(self) -> str:
         """SHA-256 of the training language in hexadecimal: equal for equal languages."""
         digest = hashlib.sha256("\0".join(self.training.vocabulary).encode())

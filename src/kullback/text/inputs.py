@@ -1,4 +1,4 @@
-"""What users give as a text: file names, paths, documents."""
+"""Texts as users give them: file names, paths, documents."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What training reports while it runs."""
+"""The interface through which training reports its steps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a notebook shows of a result: a fragment of HTML, the verdict and a table.
+"""A result in a notebook: a fragment of HTML, the verdict and a table.
 
 A notebook has its own style; the fragment brings none.
 """

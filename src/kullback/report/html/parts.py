@@ -1,4 +1,4 @@
-"""What the HTML reports of an evaluation and of a comparison share: rows, protocols, figures."""
+"""Parts of the HTML reports of an evaluation and of a comparison: rows, protocols, figures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the summaries of an evaluation and of a comparison share."""
+"""Parts of the summaries of an evaluation and of a comparison."""
 
 from __future__ import annotations
 
