@@ -284,3 +284,27 @@ def test_comparison_prints_the_ranking_and_writes_a_page(
     assert "int2-g32" in table
     page = report.read_text(encoding="utf-8")
     assert "not that it is worse" in page
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "source describe {bad}", "source describe {bad}.toml", "evaluate {bad} --text {bad}",
+        "compare {bad} {bad} --text {bad}", "{bad}", "lab --steps {bad}", "lab --{bad}",
+        "record {bad} --text {bad} -o {bad}", "quantise {bad} --scheme {bad} -o {bad}",
+        "train --text {bad} -o {bad}", "sample {bad}", "derive --p {bad}",
+    ],
+)  # fmt: skip
+def test_no_argument_acts_on_the_terminal(arguments, capsys):
+    """Escapes, marks of direction and line ends in an argument are shown in the one sentence."""
+    bad = "no\x1b]0;x\x07\u202e\x9b2J\n\udcff"
+    words = [word.replace("{bad}", bad) for word in arguments.split()]
+    try:
+        code = main(words)
+    except SystemExit as stop:
+        code = stop.code
+    assert code == 2
+    output = "".join(capsys.readouterr())
+    assert output.count("\n") == len(output.splitlines())
+    assert not set(output) & set("\x1b\x07\u202e\x9b\udcff")
+    assert "]0;x" in the_error(output)

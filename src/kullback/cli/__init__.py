@@ -15,6 +15,7 @@ from typing import Any
 
 from kullback import __version__
 from kullback.cli import compare, derive, evaluate, lab, quantise, record, sample, source, train
+from kullback.cli.output import print_error, visible_warnings
 from kullback.cli.parsing import INTERRUPTED, Parser
 from kullback.errors import KullbackError
 
@@ -33,12 +34,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     options.command_line = shlex.join(["kullback", *arguments])
     try:
         run: Callable[[argparse.Namespace], int | None] = options.run
-        return run(options) or 0
+        with visible_warnings():
+            return run(options) or 0
     except KullbackError as error:
-        print(f"kullback: {error}", file=sys.stderr)
+        print_error(str(error))
         return 2
     except KeyboardInterrupt:
-        print("kullback: interrupted", file=sys.stderr)
+        print_error("interrupted")
         return INTERRUPTED
     except BrokenPipeError:  # the reader (head, less) has seen enough
         sys.stderr.close()

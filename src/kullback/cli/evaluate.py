@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kullback.cli.output import print_result, terminal_progress
+from kullback.cli.output import print_line, print_result, terminal_progress
 from kullback.cli.parsing import add_command, given, seed
 from kullback.cli.text_options import add_text_options, text_options
 from kullback.errors import InvalidValueError
@@ -104,7 +104,7 @@ def _on_text(options: argparse.Namespace) -> None:
         )
     print_result(result, options.json, options.report, options.verbose)
     if options.records is not None and not options.json:
-        print(f"written: {options.records}")
+        print_line(f"written: {options.records}")
 
 
 def _on_source(options: argparse.Namespace) -> None:

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kullback.cli.output import print_result, progress_console
+from kullback.cli.output import print_line, print_result, progress_console
 from kullback.cli.parsing import INTERRUPTED, add_command, seed
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ def _lab(options: argparse.Namespace) -> int:
         return INTERRUPTED
     print_result(results, options.json)
     if not options.json:
-        print(f"\nreport: {options.output / 'report.html'}")
-        print(f"numbers: {options.output / 'results.json'}")
+        print_line("")
+        print_line(f"report: {options.output / 'report.html'}")
+        print_line(f"numbers: {options.output / 'results.json'}")
     return 0

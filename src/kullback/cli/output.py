@@ -1,28 +1,88 @@
-"""Output of commands: results to standard output, progress to standard error."""
+"""Output of commands: results to standard output, progress and errors to standard error.
+
+Every line goes through `print_line`, `print_lines`, `print_error`, `print_document` or a
+`VisibleConsole`: names, texts, tokens and messages of libraries are foreign, and a terminal must
+execute nothing of them.
+"""
 
 from __future__ import annotations
 
 import json
 import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kullback.results.base import to_builtins
+from kullback.runtime.escaping import escaped_json, visible, visible_lines
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
+    from kullback.report.terminal.console import VisibleConsole
     from kullback.report.terminal.progress import TerminalProgress
     from kullback.results.base import Result
 
-__all__ = ["print_json", "print_result", "progress_console", "result_console", "terminal_progress"]
+__all__ = [
+    "print_document",
+    "print_error",
+    "print_json",
+    "print_line",
+    "print_lines",
+    "print_result",
+    "progress_console",
+    "result_console",
+    "terminal_progress",
+    "visible_warnings",
+]
 
 
-def progress_console() -> Console:
+def print_line(text: str) -> None:
+    """One line on standard output: a name that contains a line end stays in it."""
+    print(visible(text))
+
+
+def print_lines(text: str) -> None:
+    """Lines on standard output."""
+    print(visible_lines(text))
+
+
+def print_error(sentence: str) -> None:
+    """One line on standard error, which begins with the program's name."""
+    print(f"kullback: {visible(sentence)}", file=sys.stderr)
+
+
+def print_document(document: str) -> None:
+    """A JSON document on standard output."""
+    print(escaped_json(document))
+
+
+@contextmanager
+def visible_warnings() -> Iterator[None]:
+    """Show what a warning contains instead of sending it to the terminal."""
+    original = warnings.formatwarning
+
+    def visible_warning(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        line: str | None = None,
+    ) -> str:
+        return visible_lines(original(message, category, filename, lineno, line))
+
+    warnings.formatwarning = visible_warning
+    try:
+        yield
+    finally:
+        warnings.formatwarning = original
+
+
+def progress_console() -> VisibleConsole:
     """For progress: standard error."""
-    from rich.console import Console
+    from kullback.report.terminal.console import VisibleConsole
 
-    return Console(stderr=True)
+    return VisibleConsole(stderr=True)
 
 
 def terminal_progress() -> TerminalProgress:
@@ -35,17 +95,17 @@ def terminal_progress() -> TerminalProgress:
     return TerminalProgress(progress_console() if is_rank_zero else None)
 
 
-def result_console() -> Console:
+def result_console() -> VisibleConsole:
     """For tables: standard output, where a pipe gets a fixed width."""
-    from rich.console import Console
+    from kullback.report.terminal.console import VisibleConsole
 
     # In a file or a pipe a table keeps its width, whatever the terminal's.
-    return Console() if sys.stdout.isatty() else Console(width=120)
+    return VisibleConsole() if sys.stdout.isatty() else VisibleConsole(width=120)
 
 
 def print_json(data: object) -> None:
     """Strict JSON; infinities and NaN are the strings "Infinity", "-Infinity" and "NaN"."""
-    print(json.dumps(to_builtins(data), ensure_ascii=False, indent=1, allow_nan=False))
+    print_document(json.dumps(to_builtins(data), ensure_ascii=False, indent=1, allow_nan=False))
 
 
 def print_result(
@@ -61,11 +121,11 @@ def print_result(
     if isinstance(result, NonZeroRank):
         return
     if as_json:
-        print(result.to_json())
+        print_document(result.to_json())
     else:
         result_console().print(reports.summary(result, verbose=verbose))
     if report is None:
         return
     reports.save_html(result, report)
     if not as_json:
-        print(f"written: {report}")
+        print_line(f"written: {report}")

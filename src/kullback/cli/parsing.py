@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import difflib
 import re
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
+
+from kullback.cli.output import print_error
 
 if TYPE_CHECKING:
     # What `add_subparsers` returns has no public name.
@@ -32,7 +33,7 @@ class Parser(argparse.ArgumentParser):
         if choice:
             known = re.findall(r"[\w.@-]+", choice[2])
             message = message.split(" (choose from")[0] + suggestion(choice[1], known)
-        print(f"kullback: {message} (see {self.prog} --help)", file=sys.stderr)
+        print_error(f"{message} (see {self.prog} --help)")
         raise SystemExit(2)
 
     def check_all_known(self, extra: Sequence[str], command: str | None) -> None:

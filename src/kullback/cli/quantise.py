@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kullback.cli.output import terminal_progress
+from kullback.cli.output import print_document, print_line, terminal_progress
 from kullback.cli.parsing import add_command
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def _quantise(options: argparse.Namespace) -> None:
             options.model, options.scheme, options.output, options.trust_remote_code, progress
         )
     if options.json:
-        print(result.to_json())
+        print_document(result.to_json())
         return
-    print(f"written: {result}")
-    print(f"next: kullback compare {options.model} {result.folder} --text FILE")
+    print_line(f"written: {result}")
+    print_line(f"next: kullback compare {options.model} {result.folder} --text FILE")

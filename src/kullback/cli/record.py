@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kullback.cli.output import terminal_progress
+from kullback.cli.output import print_document, print_line, terminal_progress
 from kullback.cli.parsing import add_command, given
 from kullback.cli.text_options import add_text_options, text_options
 from kullback.errors import InvalidValueError
@@ -65,4 +65,7 @@ def _record(options: argparse.Namespace) -> None:
         )
     if not isinstance(result, RecordingResult):
         return
-    print(result.to_json() if options.json else f"written: {result}")
+    if options.json:
+        print_document(result.to_json())
+    else:
+        print_line(f"written: {result}")

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kullback.cli.output import print_json
+from kullback.cli.output import print_json, print_lines
 from kullback.cli.parsing import add_command, seed
 
 if TYPE_CHECKING:
@@ -42,4 +42,4 @@ def _sample(options: argparse.Namespace) -> None:
         print_json(texts)
         return
     for text in texts:
-        print(text)
+        print_lines(text)

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kullback.cli.output import print_json, result_console
+from kullback.cli.output import print_json, print_line, result_console
 from kullback.cli.parsing import add_command, seed
 from kullback.errors import InvalidValueError
 
@@ -145,7 +145,7 @@ def _source_sample(options: argparse.Namespace) -> None:
         print_json([{"text": text, "surprisal": s, "tokens": length} for text, s, length in rows])
         return
     for text, surprisal, _ in rows:
-        print(f"{surprisal:8.4f} nats  {text}")
+        print_line(f"{surprisal:8.4f} nats  {text}")
 
 
 def _source_export(options: argparse.Namespace) -> None:
@@ -155,7 +155,7 @@ def _source_export(options: argparse.Namespace) -> None:
     if options.json:
         print_json(facts)
         return
-    print(
+    print_line(
         f"{options.output}: {facts['tokens']:,} tokens in {facts['sentences']:,} sentences, "
         f"entropy floor {facts['entropy_per_token']:.9f} nats/token (see README.txt)"
     )

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kullback.cli.output import print_result, progress_console
+from kullback.cli.output import print_error, print_result, progress_console
 from kullback.cli.parsing import INTERRUPTED, add_command, given, seed
 from kullback.errors import InvalidValueError
 
@@ -91,7 +90,7 @@ def _train(options: argparse.Namespace) -> int:
                     **keywords,
                 )  # fmt: skip
     except Interrupted as stop:
-        print(f"kullback: {stop}", file=sys.stderr)
+        print_error(str(stop))
         return INTERRUPTED
     print_result(result, options.json)
     return 0

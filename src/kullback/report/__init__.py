@@ -72,9 +72,11 @@ def notebook_html(result: Result) -> str:
 
 def plain_text(result: Result, width: int = 100) -> str:
     """The tables that the command prints, without colours, in at most `width` columns."""
-    from rich.console import Console
+    from kullback.report.terminal.console import VisibleConsole
 
-    console = Console(file=io.StringIO(), width=width, color_system=None, force_terminal=False)
+    console = VisibleConsole(
+        file=io.StringIO(), width=width, color_system=None, force_terminal=False
+    )
     console.print(summary(result))
     assert isinstance(console.file, io.StringIO)
     return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines()).strip("\n")

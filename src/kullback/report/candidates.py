@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from kullback.report.escaping import visible
 from kullback.report.labels import NOT_ABOVE, measure
 from kullback.report.names import candidate_names
 from kullback.report.numbers import NO_NUMBER, Written, byte_size, percent, write, write_number
 from kullback.report.verdict import noise_type, share_of_original
 from kullback.results.comparison import Comparison, RankedCandidate
+from kullback.runtime.escaping import visible
 
 __all__ = ["CandidateRow", "CandidateTable", "candidate_table"]
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from rich.cells import cell_len
 
-from kullback.report.escaping import visible
 from kullback.results.comparison import Comparison
+from kullback.runtime.escaping import visible
 
 __all__ = ["candidate_names", "short_names", "shorten"]
 

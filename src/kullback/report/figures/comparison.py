@@ -15,13 +15,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 from numpy.typing import NDArray
 
-from kullback.report.escaping import visible
 from kullback.report.figures.axes import WIDTH, FloatArray, NumberTicks
 from kullback.report.figures.curves import finite
 from kullback.report.numbers import byte_size
 from kullback.report.svg import LIGHT, house_style
 from kullback.results.comparison import LayerSensitivity, RankedCandidate
 from kullback.results.measurement import Measurement
+from kullback.runtime.escaping import visible
 
 __all__ = [
     "Bars",

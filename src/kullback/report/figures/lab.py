@@ -18,12 +18,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from kullback.report.escaping import visible
 from kullback.report.figures.axes import WIDTH, FloatArray, NumberTicks
 from kullback.report.numbers import byte_size, count, nats
 from kullback.report.svg import LIGHT, house_style
 from kullback.results.lab import LabResults, Quantisation
 from kullback.results.source import SlotLoss
+from kullback.runtime.escaping import visible
 
 __all__ = [
     "QuantisationSizes",

@@ -12,12 +12,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from kullback.report.escaping import visible
 from kullback.report.figures.axes import WIDTH, FloatArray
 from kullback.report.numbers import percent
 from kullback.report.svg import LIGHT, house_style
 from kullback.results.lab import LabResults
 from kullback.results.source import PartEvaluation
+from kullback.runtime.escaping import visible
 
 __all__ = ["Reliability", "plot_reliability", "prepare_reliability"]
 

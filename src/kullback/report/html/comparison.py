@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from kullback.report.candidates import candidate_table
-from kullback.report.escaping import visible
 from kullback.report.html.comparison_figures import candidate_figures, comparison_figures
 from kullback.report.html.environment import render
 from kullback.report.html.parts import (
@@ -30,6 +29,7 @@ from kullback.results.comparison import (
     CandidateComparison,
     Comparison,
 )
+from kullback.runtime.escaping import visible
 
 __all__ = ["render_comparison"]
 

@@ -1,6 +1,6 @@
 """The Jinja environment of all HTML reports: one escaping policy, one set of filters.
 
-An expression that is a string is made visible (:mod:`kullback.report.escaping`) and escaped, so
+An expression that is a string is made visible (:mod:`kullback.runtime.escaping`) and escaped, so
 that nothing of a corpus, a model or a command line is markup; only figures, which are drawn here,
 and the output of macros are.  An undefined name is an error.  A number's unit never breaks away
 from it.
@@ -19,10 +19,10 @@ from markupsafe import Markup, escape
 
 from kullback.errors import InvalidValueError
 from kullback.report import numbers
-from kullback.report.escaping import as_running_text, visible, visible_token
 from kullback.report.html.token_colours import KL_NAMES, SURPRISAL_NAMES, kl_level, surprisal_level
 from kullback.report.svg import DARK, LIGHT, inline
 from kullback.results.measurement import Measurement
+from kullback.runtime.escaping import as_running_text, visible, visible_token
 from kullback.runtime.files import write_atomically
 
 __all__ = ["render", "write_html"]

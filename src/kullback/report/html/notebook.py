@@ -9,13 +9,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
 from kullback.report.candidates import candidate_table
-from kullback.report.escaping import visible
 from kullback.report.labels import measure
 from kullback.report.numbers import NO_NUMBER, Written, write
 from kullback.report.verdict import comparison_verdict, evaluation_verdict
 from kullback.results.comparison import Comparison
 from kullback.results.evaluation import Evaluation
 from kullback.results.measurement import Measurement
+from kullback.runtime.escaping import visible
 
 __all__ = ["comparison_fragment", "evaluation_fragment"]
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 from matplotlib.figure import Figure
 
-from kullback.report.escaping import visible
 from kullback.report.labels import measure
 from kullback.report.numbers import Written, write
 from kullback.report.svg import to_svg
 from kullback.results.measurement import Measurement
+from kullback.runtime.escaping import visible
 
 __all__ = [
     "Figures",

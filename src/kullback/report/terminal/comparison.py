@@ -12,7 +12,6 @@ from rich.constrain import Constrain
 from rich.text import Text
 
 from kullback.report.candidates import candidate_table
-from kullback.report.escaping import visible, visible_token
 from kullback.report.labels import NOT_ABOVE, NOT_ABOVE_MEANS, measure
 from kullback.report.names import candidate_names
 from kullback.report.numbers import (
@@ -42,6 +41,7 @@ from kullback.results.comparison import (
     LayerSensitivity,
     WorstToken,
 )
+from kullback.runtime.escaping import visible, visible_token
 
 __all__ = ["comparison_summary"]
 

@@ -12,7 +12,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-from kullback.report.escaping import visible
+from kullback.runtime.escaping import visible
 
 __all__ = ["WIDTH", "Cell", "Column", "FittedTable", "Sentence"]
 

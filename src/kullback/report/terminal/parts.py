@@ -8,11 +8,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from rich.console import RenderableType
 from rich.text import Text
 
-from kullback.report.escaping import visible
 from kullback.report.labels import measure
 from kullback.report.numbers import Written, stacked, write, write_number
 from kullback.report.terminal.fitted import Cell, Column, FittedTable, Sentence
 from kullback.results.measurement import Measurement
+from kullback.runtime.escaping import visible
 
 __all__ = [
     "breakable",

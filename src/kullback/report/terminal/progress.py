@@ -16,8 +16,8 @@ from rich.progress import Progress as Bars
 from rich.table import Column
 from rich.text import Text
 
-from kullback.report.escaping import visible
 from kullback.report.names import shorten
+from kullback.runtime.escaping import visible
 from kullback.runtime.progress import Progress
 
 __all__ = ["TerminalProgress"]

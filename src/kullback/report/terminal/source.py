@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from kullback.report.escaping import visible
 from kullback.report.numbers import count, nats, percent, write, write_number
 from kullback.report.terminal.tables import add_row, numbers_table, titled
 from kullback.results.measurement import Measurement
 from kullback.results.source import PartEvaluation, SourceEvaluation
+from kullback.runtime.escaping import visible
 from kullback.sources.language import Language
 
 __all__ = ["evaluation_table", "source_summary", "source_table"]

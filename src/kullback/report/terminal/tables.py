@@ -8,7 +8,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from kullback.report.escaping import visible
+from kullback.runtime.escaping import visible
 
 __all__ = ["add_row", "numbers_table", "titled"]
 

@@ -17,12 +17,12 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Column
 from rich.text import Text
 
-from kullback.report.escaping import visible
 from kullback.report.labels import Measure
 from kullback.report.numbers import count, nats, seconds, write
 from kullback.report.terminal.tables import add_row, numbers_table
 from kullback.results.measurement import Measurement
 from kullback.results.training import TrainingRun
+from kullback.runtime.escaping import visible
 from kullback.training.metrics import StepMetrics
 from kullback.training.progress import TrainingProgress
 

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import xml.etree.ElementTree as ElementTree
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kullback.report.escaping import as_running_text, visible, visible_token
+from kullback.runtime.escaping import (
+    as_running_text,
+    escaped_json,
+    visible,
+    visible_lines,
+    visible_token,
+)
 
 ANY = st.text(st.characters(codec=None, categories=None))
 
@@ -46,3 +53,20 @@ def test_marks_of_direction_are_seen():
     """What would turn the order of a page's letters around is shown instead; letters are not."""
     assert visible("\u202eabc\u2066\u200f") == "▒abc▒▒"
     assert visible("שלום") == "שלום"
+
+
+@given(ANY)
+def test_lines_stay_lines(text):
+    """The lines of a text stay; each has no character that acts."""
+    shown = visible_lines(text)
+    assert shown.count("\n") == text.count("\n")
+    assert visible(shown.replace("\n", "")) == shown.replace("\n", "")
+
+
+@given(st.recursive(ANY | st.floats(allow_nan=False), st.lists, max_leaves=5))
+def test_json_says_the_same(value):
+    """A JSON document whose characters cannot act is read as the same values."""
+    document = escaped_json(json.dumps(value, ensure_ascii=False, indent=1))
+    assert json.loads(document) == value
+    document.encode()
+    assert visible(document.replace("\n", "")) == document.replace("\n", "")
