@@ -12,7 +12,6 @@ from torch import Tensor
 
 from block_arithmetic import block_sums_by
 from kullback.predictions.base import DensePredictions
-from kullback.scoring import compiled
 from kullback.scoring.compiled import block_library
 from kullback.scoring.divergence import divergence_statistics
 from kullback.scoring.token_statistics import token_statistics
@@ -94,39 +93,3 @@ def test_without_a_compiler_the_sums_are_torchs(
         statistics = token_statistics(DensePredictions(torch.zeros(1, 8)), torch.tensor([3]))
     assert statistics.nll[0] == pytest.approx(np.log(8), abs=1e-6)
     assert not (tmp_path / "cache").exists()
-
-
-def test_without_a_home_the_sums_are_torchs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process whose user has no home folder gets torch's sums, not an error."""
-
-    def nowhere() -> Path:
-        raise RuntimeError("Could not determine home directory.")
-
-    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    monkeypatch.setattr(Path, "home", nowhere)
-    with block_sums_by("compiled"):
-        assert block_library() is None
-
-
-@pytest.mark.parametrize("compiler", ["false", "true"])
-def test_a_compiler_that_makes_nothing_is_no_compiler(
-    compiler: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """Where the compiler fails, or leaves no file, the sums are torch's."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(compiled, "_compiler", lambda: compiler)
-    with block_sums_by("compiled"):
-        assert block_library() is None
-    assert not list((tmp_path / "kullback").iterdir())
-
-
-@pytest.mark.skipif(not HAS_COMPILER, reason="this machine has no C compiler")
-def test_the_library_is_compiled_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever finds the library in the cache folder uses it, and needs no compiler."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    with block_sums_by("compiled"):
-        assert block_library() is not None
-    monkeypatch.setattr(shutil, "which", lambda name: None)
-    with block_sums_by("compiled"):
-        assert block_library() is not None
-    assert [path.suffix for path in (tmp_path / "kullback").iterdir()] == [".so"]

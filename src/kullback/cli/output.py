@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from kullback.results.base import to_builtins
 from kullback.runtime.escaping import escaped_json, visible, visible_lines
+from kullback.runtime.progress import Note
 
 if TYPE_CHECKING:
     from kullback.report.terminal.console import VisibleConsole
@@ -59,7 +60,7 @@ def print_document(document: str) -> None:
 
 @contextmanager
 def visible_warnings() -> Iterator[None]:
-    """Show what a warning contains instead of sending it to the terminal."""
+    """Show what a warning contains instead of sending it to the terminal; a note is one line."""
     original = warnings.formatwarning
 
     def visible_warning(
@@ -69,6 +70,8 @@ def visible_warnings() -> Iterator[None]:
         lineno: int,
         line: str | None = None,
     ) -> str:
+        if issubclass(category, Note):
+            return f"note: {visible(str(message))}\n"
         return visible_lines(original(message, category, filename, lineno, line))
 
     warnings.formatwarning = visible_warning

@@ -6,12 +6,16 @@ import warnings
 from collections.abc import Callable
 from typing import TypeAlias
 
-__all__ = ["Progress", "Steps", "Tokens"]
+__all__ = ["Note", "Progress", "Steps", "Tokens"]
 
 #: Called with the tokens done, and all of them.
 Tokens: TypeAlias = Callable[[int, int], None]
 #: Called with the steps done, and all of them: weights that are loaded, layers that are quantised.
 Steps: TypeAlias = Callable[[int, int], None]
+
+
+class Note(UserWarning):
+    """Something that the user should know and that is in no result."""
 
 
 class Progress:
@@ -28,7 +32,7 @@ class Progress:
 
     def note(self, text: str) -> None:
         """Something that the user should know and that is in no result; here a warning."""
-        warnings.warn(text, stacklevel=3)
+        warnings.warn(text, Note, stacklevel=3)
 
     def tokens(self, done: int, total: int) -> None:
         """`done` of the stage's `total` tokens are done."""

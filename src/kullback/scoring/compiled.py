@@ -2,7 +2,7 @@
 
 ``block_sums.c`` computes what :class:`kullback.scoring.block_sums.BlockSums` and
 :class:`kullback.scoring.log_ratio_sums.LogRatioSums` compute with torch.  The system's C compiler
-compiles it at the first use (about a second), and the library is cached in the user's cache folder.
+compiles it at the first use (about a second) into a cache (`kullback.runtime.compiled_library`).
 Without a compiler, or with `KULLBACK_COMPILE=0`, torch computes the sums, with the same results up
 to float32 rounding.  Calls release Python's global lock.
 
@@ -12,21 +12,17 @@ Axes: B rows, W columns of a block (columns of the vocabulary), K most probable 
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import os
-import platform
-import shutil
-import subprocess
-import sysconfig
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import NamedTuple, TypeAlias
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+
+from kullback.runtime.compiled_library import load_compiled
 
 __all__ = ["MOST_COLUMNS", "BlockLibrary", "RatioBuffers", "block_library"]
 
@@ -34,7 +30,6 @@ SOURCE = Path(__file__).with_name("block_sums.c")
 FLAGS = ("-O3", "-shared", "-fPIC", "-Wno-psabi")
 # By torch's name of the instructions that it uses; others might crash the process.
 INSTRUCTIONS = {"AVX2": ("-mavx2", "-mfma"), "AVX512": ("-mavx512f", "-mfma")}
-COMPILER_SECONDS = 60
 # As in the C source.
 MOST_COLUMNS = 1024
 HAS_FAR, HAS_EXCLUDED = 1, 2
@@ -123,10 +118,9 @@ def block_library() -> BlockLibrary | None:
     """The library, compiled where it is not cached; None where it is disabled or cannot be made."""
     if os.environ.get("KULLBACK_COMPILE") == "0":
         return None
-    try:
-        library = ctypes.CDLL(str(_compiled(_cache_folder())))
-    # RuntimeError: there is no home folder for the cache.
-    except (OSError, RuntimeError, subprocess.SubprocessError):
+    flags = (*FLAGS, *INSTRUCTIONS.get(torch.backends.cpu.get_cpu_capability(), ()))
+    library = load_compiled(SOURCE, flags)
+    if library is None:
         return None
     library.kullback_block_sums.argtypes = [
         POINTER, LONG, LONG, INT, LONG, *[POINTER] * 4, INT,
@@ -137,43 +131,3 @@ def block_library() -> BlockLibrary | None:
     ]  # fmt: skip
     library.kullback_pair_sums.restype = INT
     return BlockLibrary(library)
-
-
-def _compiled(folder: Path) -> Path:
-    """The library's file in `folder`, compiled by the system's compiler unless it exists.
-
-    Raises `OSError` or `SubprocessError` where it cannot be compiled.
-    """
-    flags = (*FLAGS, *INSTRUCTIONS.get(torch.backends.cpu.get_cpu_capability(), ()))
-    about = "\n".join((*flags, platform.machine(), platform.system()))
-    name = hashlib.sha256(SOURCE.read_bytes() + about.encode()).hexdigest()[:16]
-    library = folder / f"block_sums-{name}.so"
-    if library.is_file():
-        return library
-    compiler = _compiler()
-    folder.mkdir(parents=True, exist_ok=True)
-    # Compiled beside its place and renamed: several processes may compile it at once.
-    with TemporaryDirectory(dir=folder, prefix=".compiling-") as draft:
-        output = Path(draft) / library.name
-        subprocess.run(
-            [compiler, *flags, "-o", str(output), str(SOURCE), "-lm"],
-            check=True, timeout=COMPILER_SECONDS, stdin=subprocess.DEVNULL, capture_output=True,
-        )  # fmt: skip
-        output.replace(library)
-    return library
-
-
-def _compiler() -> str:
-    """The C compiler: ``CC``, the one that built Python, or one of the usual names."""
-    of_python = str(sysconfig.get_config_var("CC") or "").split()
-    for name in (os.environ.get("CC"), *of_python[:1], "cc", "gcc", "clang"):
-        path = shutil.which(name) if name else None
-        if path is not None:
-            return path
-    raise FileNotFoundError("there is no C compiler")
-
-
-def _cache_folder() -> Path:
-    """The folder of compiled libraries: ``XDG_CACHE_HOME/kullback``, by default in ``~/.cache``."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "kullback"
