@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
@@ -191,12 +193,21 @@ def test_reading_some_rows_does_not_read_the_file(tmp_path: Path) -> None:
 
 
 def damaged_header(content: bytes, **changes: object) -> bytes:
-    """Return the file with some entries of its description changed."""
+    """Return the file with some entries of its description changed, and without checksums."""
     size = struct.unpack("<Q", content[:8])[0]
     header = json.loads(content[8 : 8 + size])
     about = json.loads(header["__metadata__"]["kullback_recording"])
+    header["__metadata__"].pop("kullback_checksums")
     header["__metadata__"]["kullback_recording"] = json.dumps({**about, **changes})
     return content[:8] + json.dumps(header).encode().ljust(size) + content[8 + size :]
+
+
+def nested(depth: int) -> dict[str, object]:
+    """Return objects within each other."""
+    value: dict[str, object] = {}
+    for _ in range(depth):
+        value = {"": value}
+    return value
 
 
 @pytest.mark.parametrize(
@@ -209,6 +220,13 @@ def damaged_header(content: bytes, **changes: object) -> bytes:
         (lambda content: damaged_header(content, format=3), "another version"),
         (lambda content: damaged_header(content, vocabulary_size=5), r"targets.*\[0, 5\)"),
         (lambda content: damaged_header(content, kind="exact"), "damaged"),
+        (lambda content: damaged_header(content, vocabulary_size=10**30), "damaged"),
+        (lambda content: damaged_header(content, vocabulary_size="61"), "damaged"),
+        (lambda content: damaged_header(content, arithmetic="I32"), "damaged"),
+        (lambda content: damaged_header(content, metadata=[1]), "damaged"),
+        (lambda content: damaged_header(content, metadata=nested(500)), "nested"),
+        (lambda content: content[:-9] + b"x" + content[-8:], "checksum of its"),
+        (lambda content: content.replace(b"tiny", b"tidy"), "checksum of its metadata"),
     ],
 )
 def test_damaged_files_are_refused_by_name(damage: Any, message: str, tmp_path: Path) -> None:
@@ -242,3 +260,62 @@ def test_files_that_are_not_recordings_are_refused(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "nothing"):
         with pytest.raises(InvalidValueError, match="recording"):
             Recording.open(path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"targets": torch.zeros(29, dtype=torch.int32)},
+        {"targets": torch.zeros(30)},
+        {"targets": torch.zeros(30, 1, dtype=torch.int32)},
+        {"positions": torch.full((30,), -1, dtype=torch.int32)},
+        {"logits": torch.zeros(30, V + 1)},
+        {"logits": torch.zeros(30, V, dtype=torch.int32)},
+        {"logits": torch.zeros(30)},
+        {"head.weight": torch.zeros(V, 3)},
+        {name: torch.zeros(0, dtype=torch.int32) for name in ("targets", "documents", "positions")},
+    ],
+)
+def test_columns_that_are_none_of_a_recording_are_refused(
+    change: dict[str, Tensor], tmp_path: Path
+) -> None:
+    """Whatever shape or type a foreign file has, the error names it."""
+    write(tmp_path / "x", dense())
+    tensors = load_file(tmp_path / "x") | change
+    with safe_open(tmp_path / "x", framework="pt") as file:
+        metadata = {"kullback_recording": file.metadata()["kullback_recording"]}
+    save_file(tensors, tmp_path / "y", metadata)
+    if "head.weight" in change:  # it is of no use here, and harmless
+        assert len(Recording.open(tmp_path / "y")) == 30
+        return
+    with pytest.raises(InvalidValueError, match="damaged"):
+        Recording.open(tmp_path / "y")
+
+
+def test_no_flipped_bit_changes_what_is_read(tmp_path: Path) -> None:
+    """Of 100 files with one bit changed, each is refused or says the same."""
+    rng = np.random.default_rng(0)
+    for kind, live in (("exact", gpt(1)), ("top-k", dense())):
+        recording = write(tmp_path / "x", live, kind, k=5)
+        content = (tmp_path / "x").read_bytes()
+        accepted = 0
+        for _ in range(50):
+            damaged = bytearray(content)
+            damaged[rng.integers(len(damaged))] ^= 1 << rng.integers(8)
+            (tmp_path / "y").write_bytes(damaged)
+            try:
+                other = Recording.open(tmp_path / "y")
+            except InvalidValueError:
+                continue
+            accepted += 1
+            assert other.metadata == recording.metadata
+            for name, column in recording.columns.items():
+                assert torch.equal(other.columns[name], column)
+        assert accepted < 5
+
+
+def test_a_named_pipe_is_no_recording(tmp_path: Path) -> None:
+    """It is refused without waiting for a writer."""
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InvalidValueError, match="named pipe"):
+        Recording.open(tmp_path / "pipe")

@@ -11,7 +11,7 @@ from kullback.errors import InvalidValueError
 from kullback.evaluation.options import Model, PassOptions, model_name
 from kullback.evaluation.token_records import is_records, read_metadata
 from kullback.predictions.llama_cpp_logits import is_llama_cpp_logits
-from kullback.predictions.recording import Recording
+from kullback.predictions.recording import read_header
 from kullback.text.protocol import Protocol
 
 __all__ = ["Kind", "is_recorded", "kinds_of", "protocol_of_files", "recorded_parts"]
@@ -53,7 +53,7 @@ def _kind(operand: Model) -> Kind:
         return "logits"
     if is_records(path):
         return "records"
-    return Recording.open(path).kind if is_recorded(path) else "model"
+    return read_header(path).kind if is_recorded(path) else "model"
 
 
 def is_recorded(path: Path) -> bool:
@@ -66,7 +66,7 @@ def recorded_parts(operand: Model, kind: Kind) -> Mapping[str, object]:
     if kind == "records":
         return read_metadata(Path(str(operand))).fingerprint.parts
     if kind in ("exact", "top-k"):
-        return Recording.open(Path(str(operand))).metadata
+        return read_header(Path(str(operand))).metadata
     return {}
 
 

@@ -1,17 +1,23 @@
 """Checks that rows of predictions are distributions, and that targets fit them.
 
-Axes: M rows of the predictions, B of them, V vocabulary.
+Axes: M rows of the predictions, B of them, V vocabulary, D width, K most probable tokens.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from kullback.errors import InvalidValueError
+from kullback.predictions.base import Head
 
-__all__ = ["check_rows", "check_targets"]
+__all__ = ["PLACES", "check_recording", "check_rows", "check_targets"]
+
+PLACES = ("targets", "documents", "positions")
+"""The columns of a recording: the target token of each row, its document and its position."""
 
 
 def check_rows(
@@ -51,3 +57,42 @@ def check_targets(targets_M: Int[Tensor, "M"], rows: int, vocabulary_size: int) 
             f"targets_M[{row}] is {int(targets_M[row])}: it must be in [0, {vocabulary_size}); "
             "does the tokenizer belong to this model?"
         )
+
+
+def check_recording(
+    kind: str, columns: Mapping[str, Tensor], head: Head | None, vocabulary_size: int
+) -> None:
+    """Raise `ValueError` or `KeyError` where the columns of a file are not those of a recording."""
+    M = len(columns["targets"])
+    whole = dict.fromkeys(PLACES, (M,))
+    numbers: dict[str, tuple[int, ...]] = {}
+    if kind == "top-k":
+        k = columns["top_tokens"].shape[-1]
+        if not 1 <= k <= vocabulary_size:
+            raise ValueError(f"it has the {k} most probable of {vocabulary_size} tokens")
+        whole["top_tokens"] = (M, k)
+        numbers = {"top_logits": (M, k)}
+        numbers |= dict.fromkeys(("target_logits", "log_normaliser", "log_rest"), (M,))
+    elif head is None:
+        numbers = {"logits": (M, vocabulary_size)}
+    else:
+        V, D = head.weight_VD.shape
+        if vocabulary_size != V or (head.bias_V is not None and tuple(head.bias_V.shape) != (V,)):
+            raise ValueError(f"its head has {V} rows, and its vocabulary {vocabulary_size} tokens")
+        numbers = {"hidden": (M, D)}
+    if M == 0:
+        raise ValueError("it has no rows")
+    for name, shape in (whole | numbers).items():
+        column = columns[name]
+        if tuple(column.shape) != shape:
+            raise ValueError(f"{name} has the shape {tuple(column.shape)}, not {shape}")
+        if column.is_floating_point() != (name in numbers):
+            raise ValueError(f"{name} has the type {column.dtype}")
+    for name in whole:
+        limit = 2**31 if name in ("documents", "positions") else vocabulary_size
+        if int(columns[name].min()) < 0 or int(columns[name].max()) >= limit:
+            raise ValueError(f"{name} has ids outside [0, {limit})")
+    if kind == "top-k":
+        for name in numbers:
+            if columns[name].isnan().any() or (columns[name] == torch.inf).any():
+                raise ValueError(f"{name} contains NaN or infinity")

@@ -13,7 +13,7 @@ Two kinds, both in the order of the text:
     (`kullback.scoring.kl_bounds`).
 
 A recording is a safetensors file, which other tools read; `kullback.predictions.recording_writer`
-writes it.  Reading maps the file into memory.
+writes it with checksums.  Reading checks them and maps the file into memory.
 
 The metadata are the parts of a fingerprint (`kullback.text.fingerprint`) and whatever else the
 writer adds: two recordings are comparable where text, tokenizer and protocol are the same.
@@ -23,14 +23,14 @@ Axes: M rows (scored tokens), D width, V vocabulary, K most probable tokens.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
+import msgspec
 import numpy as np
 import torch
 from jaxtyping import Int
@@ -39,11 +39,24 @@ from torch import Tensor
 
 from kullback.errors import InvalidValueError
 from kullback.predictions.base import DensePredictions, FactoredPredictions, Head, Predictions
+from kullback.predictions.checks import check_recording
+from kullback.predictions.checksums import check_checksums
 from kullback.predictions.safetensors_stream import DTYPES, PADDING
-from kullback.predictions.truncated import COLUMNS, TruncatedPredictions
+from kullback.predictions.truncated import TruncatedPredictions
+from kullback.runtime.decoding import Hash, decode_json
+from kullback.runtime.inputs import open_regular
 from kullback.runtime.weights import weights_fingerprint
 
-__all__ = ["FORMAT", "HEAD", "KEY", "PLACES", "Kind", "Recording", "head_weights"]
+__all__ = [
+    "FORMAT",
+    "HEAD",
+    "KEY",
+    "Kind",
+    "Recording",
+    "RecordingInfo",
+    "head_weights",
+    "read_header",
+]
 
 Kind = Literal["exact", "top-k"]
 FORMAT = 2
@@ -51,9 +64,23 @@ FORMAT = 2
 OLD_NAMES = {"top_words": "top_tokens"}
 KEY = "kullback_recording"
 """The entry of the file's metadata that describes the recording, as JSON."""
-PLACES = ("targets", "documents", "positions")
-"""The columns of the target token of each row, its document and its position."""
 HEAD = ("head.weight", "head.bias")
+
+
+_Positive = Annotated[float, msgspec.Meta(gt=0)]
+
+
+class _About(msgspec.Struct):
+    """The description in the header, as JSON."""
+
+    format: int
+    kind: Kind
+    metadata: dict[str, Any]
+    vocabulary_size: Annotated[int, msgspec.Meta(ge=1, lt=2**31)]
+    arithmetic: Literal["F64", "F32", "BF16", "F16"]
+    head: Hash | None = None
+    scale: _Positive = 1.0
+    softcap: _Positive | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,36 +101,30 @@ class Recording:
 
     @classmethod
     def open(cls, path: Path, head: Head | None = None) -> Recording:
-        """Read the header and map the rest.
+        """Check the file and map it.
 
         `head` is for a recording that was written without its head: it must be the model's own.
-        Raises `InvalidValueError` where the file is missing, of another format, truncated or
-        damaged, and where the head is missing or that of another model.
+        The file is read once, for its checksums; one of kullback 0.1 has none.  Raises
+        `InvalidValueError` where the file is missing, of another format, truncated or damaged, and
+        where the head is missing or that of another model.
         """
-        with _explained(path):
-            with safe_open(path, framework="pt") as file:
-                content = (file.metadata() or {}).get(KEY)
-                if content is None:
-                    raise InvalidValueError(
-                        f"{path} is a safetensors file, but not a recording: write one with "
-                        "`kullback record`"
-                    )
-                columns = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
-            about = json.loads(content)
-            if about["format"] not in (1, FORMAT):
-                raise ValueError(f"format {about['format']} is not {FORMAT}")
-            columns = {OLD_NAMES.get(name, name): column for name, column in columns.items()}
+        with _explained(path), _opened(path) as (file, about):
+            check_checksums(path, file.metadata())
+            columns = {
+                OLD_NAMES.get(name, name): file.get_tensor(name)
+                for name in file.keys()  # noqa: SIM118 - no mapping
+            }
             weights = {name: columns.pop(name) for name in HEAD if name in columns}
             recording = cls(
                 path,
-                about["kind"],
-                about["metadata"],
-                int(about["vocabulary_size"]),
+                about.kind,
+                about.metadata,
+                about.vocabulary_size,
                 _head(about, weights, head, path),
                 columns,
-                DTYPES[about["arithmetic"]],
+                DTYPES[about.arithmetic],
             )
-            recording._check()
+            check_recording(recording.kind, columns, recording.head, recording.vocabulary_size)
         return recording
 
     def __len__(self) -> int:
@@ -141,16 +162,21 @@ class Recording:
             return DensePredictions(part["logits"].clone())
         return FactoredPredictions(part["hidden"].to(self.arithmetic, copy=True), self.head)
 
-    def _check(self) -> None:
-        """Raise `ValueError` or `KeyError` where the columns are not those of a recording."""
-        main = COLUMNS if self.kind == "top-k" else ("logits" if self.head is None else "hidden",)
-        lengths = {len(self.columns[name]) for name in (*PLACES, *main)}
-        if len(lengths) != 1:
-            raise ValueError(f"its columns have {sorted(lengths)} rows")
-        for name in ("targets", "top_tokens"):
-            tokens = self.columns.get(name)
-            if tokens is not None and (tokens.min() < 0 or tokens.max() >= self.vocabulary_size):
-                raise ValueError(f"{name} has ids outside [0, {self.vocabulary_size})")
+
+@dataclass(frozen=True)
+class RecordingInfo:
+    """What the header of a recording says."""
+
+    kind: Kind
+    metadata: dict[str, object]
+    """The writer's."""
+
+
+def read_header(path: Path) -> RecordingInfo:
+    """The header of a recording, without its tensors; raises as `Recording.open` does."""
+    with _explained(path), _opened(path) as (file, about):
+        check_checksums(path, file.metadata(), tensors=False)
+        return RecordingInfo(about.kind, about.metadata)
 
 
 def head_weights(head: Head) -> dict[str, Tensor]:
@@ -160,28 +186,43 @@ def head_weights(head: Head) -> dict[str, Tensor]:
 
 
 def _head(
-    about: Mapping[str, object], weights: Mapping[str, Tensor], given: Head | None, path: Path
+    about: _About, weights: Mapping[str, Tensor], given: Head | None, path: Path
 ) -> Head | None:
     """The head in the file, or the one that was given for it."""
-    fingerprint = about.get("head")
-    if fingerprint is None:
+    if about.head is None:
         return None
     if weights:
-        scale, softcap = float(str(about["scale"])), about["softcap"]
-        cap = None if softcap is None else float(str(softcap))
-        return Head(weights["head.weight"], weights.get("head.bias"), scale, cap)
+        return Head(weights["head.weight"], weights.get("head.bias"), about.scale, about.softcap)
     if given is None:
         raise InvalidValueError(
             f"the recording {path} was written without the model's head: open it with the head of "
             "the same model, or record again with the head"
         )
-    same = (given.scale, given.softcap) == (about["scale"], about["softcap"])
-    if not same or weights_fingerprint(head_weights(given)) != fingerprint:
+    same = (given.scale, given.softcap) == (about.scale, about.softcap)
+    if not same or weights_fingerprint(head_weights(given)) != about.head:
         raise InvalidValueError(
             f"the head is not that of the model recorded in {path}: its SHA-256, scale or soft-cap "
             "differs; give that model's own head"
         )
     return given
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[safe_open, _About]]:
+    """The file and its description."""
+    with open_regular(path):  # before the library, which would wait at a pipe
+        pass
+    with safe_open(path, framework="pt") as file:
+        content = (file.metadata() or {}).get(KEY)
+        if content is None:
+            raise InvalidValueError(
+                f"{path} is a safetensors file, but not a recording: write one with "
+                "`kullback record`"
+            )
+        about = decode_json(content, _About)
+        if about.format not in (1, FORMAT):
+            raise ValueError(f"format {about.format} is not {FORMAT}")
+        yield file, about
 
 
 @contextmanager
@@ -199,7 +240,7 @@ def _explained(path: Path) -> Iterator[None]:
             f"{path} is not a recording, or it is truncated ({error}); write it again with "
             "`kullback record`"
         ) from None
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError) as error:
         raise InvalidValueError(
             f"the recording {path} is damaged or of another version ({error}): write it again"
         ) from None

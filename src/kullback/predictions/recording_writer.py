@@ -22,8 +22,8 @@ from torch import Tensor
 
 from kullback.errors import InvalidValueError
 from kullback.predictions.base import FactoredPredictions, Head, Predictions
-from kullback.predictions.checks import check_rows
-from kullback.predictions.recording import FORMAT, KEY, PLACES, Kind, head_weights
+from kullback.predictions.checks import PLACES, check_rows
+from kullback.predictions.recording import FORMAT, KEY, Kind, head_weights
 from kullback.predictions.safetensors_stream import DTYPES, SafetensorsStream
 from kullback.predictions.truncated import truncate
 from kullback.runtime.weights import weights_fingerprint

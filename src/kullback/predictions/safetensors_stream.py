@@ -4,7 +4,8 @@ The format requires the header first and each tensor in one piece, and neither l
 before the last row.  So space is reserved for the header; the first column grows in the file
 itself, the others in unnamed temporary files in the same folder, which a killed process does not
 leave behind; `publish` appends them, writes the header into its space, padded with spaces as the
-format allows, and gives the file its name.
+format allows, and gives the file its name.  The header has the checksums of all that is in the file
+(`kullback.predictions.checksums`), computed while the rows are written.
 
 Format: https://github.com/huggingface/safetensors, "Format".  Axes: M rows.
 """
@@ -16,6 +17,7 @@ import math
 import os
 import shutil
 import tempfile
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -27,6 +29,7 @@ import torch
 from torch import Tensor
 
 from kullback.errors import InvalidValueError, RunError
+from kullback.predictions.checksums import CHECKSUMS, checksums_json, tensor_entry
 from kullback.runtime.weights import tensor_bytes
 
 __all__ = ["DTYPES", "PADDING", "SafetensorsStream"]
@@ -43,8 +46,9 @@ NAMES = {dtype: name for name, dtype in DTYPES.items()}
 PADDING = "padding"
 """A tensor of up to seven bytes that aligns the tensors after it."""
 ALIGNMENT = 64
-# Bytes for the header's entries: up to twenty tensors of about 100 characters each.
-ENTRIES_ROOM = 2048
+# Bytes for the header's entries: up to twenty tensors of about 100 characters each, and as much for
+# their checksums.
+ENTRIES_ROOM = 4096
 
 
 @dataclass(eq=False)
@@ -56,6 +60,8 @@ class _Column:
     shape: tuple[int, ...]
     """Of one row."""
     rows: int = 0
+    crc: int = 0
+    """CRC-32 of the bytes so far."""
 
 
 class SafetensorsStream:
@@ -115,7 +121,9 @@ class SafetensorsStream:
                     f"{name} is {values.dtype} of shape {shape} a row; the rows before were "
                     f"{column.dtype} of shape {column.shape}: a file is of one model"
                 )
-            column.file.write(tensor_bytes(values))
+            content = tensor_bytes(values)
+            column.file.write(content)
+            column.crc = zlib.crc32(content, column.crc)
             column.rows += len(values)
 
     def publish(self, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
@@ -133,14 +141,18 @@ class SafetensorsStream:
             # Wider numbers first, so that all are aligned.
             rest.sort(key=lambda item: -item[1].dtype.itemsize)
             pieces: list[tuple[str, _Column | Tensor]] = [(main, first), (PADDING, aligning), *rest]
-            header: dict[str, object] = {"__metadata__": dict(metadata)}
+            header: dict[str, object] = {}
+            checksums: dict[str, str] = {}
             begin = 0
             for name, piece in pieces:
-                shape = self._put(piece)
+                shape, crc = self._put(piece)
                 end = begin + piece.dtype.itemsize * math.prod(shape)
                 kind = NAMES[piece.dtype]
+                checksums[name] = tensor_entry(kind, shape, crc)
                 header[name] = {"dtype": kind, "shape": shape, "data_offsets": [begin, end]}
                 begin = end
+            about = {**metadata, CHECKSUMS: checksums_json(checksums, metadata)}
+            header = {"__metadata__": about, **header}
             content = json.dumps(header, separators=(",", ":")).encode()
             if len(content) > self._header_bytes:
                 raise InvalidValueError(
@@ -154,15 +166,16 @@ class SafetensorsStream:
             os.fsync(self._main.fileno())
             self._temporary.replace(self.path)
 
-    def _put(self, piece: _Column | Tensor) -> tuple[int, ...]:
-        """Write a piece unless the file contains it already; returns its shape."""
+    def _put(self, piece: _Column | Tensor) -> tuple[tuple[int, ...], int]:
+        """Write a piece unless the file contains it already; returns its shape and CRC-32."""
         if isinstance(piece, Tensor):
-            self._main.write(tensor_bytes(piece))
-            return tuple(piece.shape)
+            content = tensor_bytes(piece)
+            self._main.write(content)
+            return tuple(piece.shape), zlib.crc32(content)
         if piece.file is not self._main:
             piece.file.seek(0)
             shutil.copyfileobj(piece.file, self._main, 1 << 20)
-        return (piece.rows, *piece.shape)
+        return (piece.rows, *piece.shape), piece.crc
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
