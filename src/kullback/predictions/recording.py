@@ -208,8 +208,8 @@ def _head(
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[tuple[safe_open, _About]]:
-    """The file and its description."""
+def _opened(path: Path) -> Iterator[tuple[Any, _About]]:
+    """The file, which has no types, and its description."""
     with open_regular(path):  # before the library, which would wait at a pipe
         pass
     with safe_open(path, framework="pt") as file:
