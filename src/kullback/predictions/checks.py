@@ -64,7 +64,7 @@ def check_recording(
 ) -> None:
     """Raise `ValueError` or `KeyError` where the columns of a file are not those of a recording."""
     M = len(columns["targets"])
-    whole = dict.fromkeys(PLACES, (M,))
+    whole: dict[str, tuple[int, ...]] = dict.fromkeys(PLACES, (M,))
     numbers: dict[str, tuple[int, ...]] = {}
     if kind == "top-k":
         k = columns["top_tokens"].shape[-1]
