@@ -16,7 +16,9 @@ from kullback.text.documents import Document
 from kullback.text.fingerprint import Fingerprint
 
 METADATA = RecordsMetadata.of(
-    "tiny", Fingerprint({"text": "t", "dtype": "float32"}), [Document("a.txt", "one two")]
+    "tiny",
+    Fingerprint({"text": "t", "dtype": "float32"}),
+    [Document(f"{name}.txt", "one two") for name in range(200)],
 )
 WINDOW = 37
 

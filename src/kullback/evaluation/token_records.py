@@ -20,7 +20,8 @@ sum_of_squares    float32  Σ q²
 
 The schema's metadata hold, under ``kullback``, JSON with the fingerprint and its parts, the model's
 name and the documents' names, bytes and words.  Nothing in a file depends on when or where it was
-written.  `kullback.evaluation.token_records_writer` writes them.
+written.  `kullback.evaluation.token_records_writer` writes them, with checksums that are verified
+when they are read (`kullback.evaluation.token_records_checks`).
 """
 
 from __future__ import annotations
@@ -31,14 +32,24 @@ from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Float, Int, Shaped
 
 from kullback.errors import InvalidValueError
+from kullback.evaluation.token_records_checks import (
+    CHECKSUMS,
+    check_checksums,
+    check_ranges,
+    check_types,
+)
+from kullback.runtime.decoding import Count, decode_json
+from kullback.runtime.inputs import open_regular
+from kullback.runtime.limits import check_fits
 from kullback.text.documents import Document
-from kullback.text.fingerprint import Fingerprint, Part
+from kullback.text.fingerprint import Fingerprint
 
 __all__ = [
     "DocumentInfo",
@@ -56,6 +67,8 @@ __all__ = [
 FORMAT = 1
 KEY = b"kullback"
 MAGIC = b"PAR1"
+# In memory: 60 bytes of columns, in Arrow's arrays and in numpy's.
+ROW_BYTES = 120
 UNITS = {"nll": "nats", "entropy": "nats", "byte_start": "bytes", "byte_length": "bytes"}
 
 
@@ -66,6 +79,27 @@ class DocumentInfo:
     name: str
     n_bytes: int
     n_words: int
+
+
+_Value = str | int | float | bool | None
+
+
+class _Document(msgspec.Struct):
+    """A document in the JSON of the metadata."""
+
+    name: str
+    bytes: Count
+    words: Count
+
+
+class _Metadata(msgspec.Struct):
+    """The JSON of the metadata."""
+
+    format: int
+    model: str
+    fingerprint: str
+    parts: dict[str, _Value | dict[str, _Value]]
+    documents: list[_Document]
 
 
 @dataclass(frozen=True)
@@ -107,16 +141,17 @@ class RecordsMetadata:
 
     @classmethod
     def from_json(cls, content: str) -> RecordsMetadata:
-        """Read what `to_json` wrote; `ValueError`, `KeyError` or `TypeError` where it is not."""
-        data = json.loads(content)
-        if data["format"] != FORMAT:
-            raise ValueError(f"format {data['format']} is not {FORMAT}")
-        parts: dict[str, Part] = data["parts"]
+        """Read what `to_json` wrote; `ValueError` where it is not."""
+        data = decode_json(content, _Metadata)
+        if data.format != FORMAT:
+            raise ValueError(f"format {data.format} is not {FORMAT}")
+        fingerprint = Fingerprint(data.parts)
+        if data.fingerprint != str(fingerprint):
+            raise ValueError(f"the fingerprint {data.fingerprint} is not that of its parts")
         documents = tuple(
-            DocumentInfo(str(info["name"]), int(info["bytes"]), int(info["words"]))
-            for info in data["documents"]
+            DocumentInfo(info.name, info.bytes, info.words) for info in data.documents
         )
-        return cls(str(data["model"]), Fingerprint(parts), documents)
+        return cls(data.model, fingerprint, documents)
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,7 +219,7 @@ def is_records(path: Path) -> bool:
     if path.suffix == ".parquet":
         return True
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             return file.read(len(MAGIC)) == MAGIC
     except OSError:
         return False
@@ -192,25 +227,45 @@ def is_records(path: Path) -> bool:
 
 def read_metadata(path: Path) -> RecordsMetadata:
     """What a file of records is about, without its rows; raises as `read_records` does."""
-    with _opened(path) as (_, metadata):
+    with _opened(path) as (file, metadata):
+        _check_file(path, file, None)
         return metadata
 
 
 def read_records(path: Path) -> tuple[RecordsMetadata, Records]:
     """The metadata and the rows of a file of records.
 
-    Raises `InvalidValueError` where it is missing, cut short, or another Parquet file.
+    Raises `InvalidValueError` where it is missing, cut short, damaged, or another Parquet file.
     """
     with _opened(path) as (file, metadata):
-        return metadata, from_table(file.read(columns=list(TYPES)))
+        check_types(file.schema_arrow, TYPES)
+        check_fits(file.metadata.num_rows * ROW_BYTES, f"the rows of {path}")
+        table = file.read(columns=list(TYPES))
+        if len(table) != file.metadata.num_rows or any(c.null_count for c in table.columns):
+            raise ValueError(f"it has {len(table):,} of {file.metadata.num_rows:,} rows, or nulls")
+        records = from_table(table)
+        _check_file(path, file, records.columns())
+        check_ranges(records.columns(), len(metadata.documents))
+        return metadata, records
+
+
+def _check_file(
+    path: Path, file: pq.ParquetFile, columns: Mapping[str, Shaped[np.ndarray, "M"]] | None
+) -> None:
+    """Raise `ValueError` where a checksum of the file is wrong."""
+    entries = file.metadata.metadata
+    check_checksums(entries.get(CHECKSUMS), entries[KEY], columns)
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[pq.ParquetFile, RecordsMetadata]]:
     """The file and its metadata; whatever goes wrong while it is open is one sentence."""
     try:
-        with path.open("rb") as content, pq.ParquetFile(content) as file:
-            about = (file.schema_arrow.metadata or {}).get(KEY)
+        with (
+            open_regular(path) as content,
+            pq.ParquetFile(content, page_checksum_verification=True) as file,
+        ):
+            about = (file.metadata.metadata or {}).get(KEY)
             if about is None:
                 raise InvalidValueError(
                     f"{path} is a Parquet file, but contains no token records: write "
@@ -218,14 +273,14 @@ def _opened(path: Path) -> Iterator[tuple[pq.ParquetFile, RecordsMetadata]]:
                 )
             yield file, RecordsMetadata.from_json(about.decode())
     except OSError as error:
-        why = error.strerror or str(error).splitlines()[0]
+        why = error.strerror or str(error).partition("\n")[0] or "it is damaged"
         raise InvalidValueError(f"the records {path} cannot be read: {why}") from None
-    except (pa.ArrowException, ValueError, KeyError, TypeError) as error:
+    except (pa.ArrowException, ValueError, KeyError, MemoryError) as error:
         if isinstance(error, InvalidValueError):
             raise
         raise InvalidValueError(
             f"the records {path} are damaged or of another version: "
-            f"{str(error).splitlines()[0]}; write them again"
+            f"{str(error).partition(chr(10))[0] or 'too large'}; write them again"
         ) from None
 
 

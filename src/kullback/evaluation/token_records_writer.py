@@ -34,12 +34,14 @@ import pyarrow.parquet as pq
 
 from kullback.errors import InvalidValueError, RunError
 from kullback.evaluation.token_records import (
+    KEY,
     Records,
     RecordsMetadata,
     from_table,
     schema_of,
     to_table,
 )
+from kullback.evaluation.token_records_checks import CHECKSUMS, RowChecksums
 from kullback.runtime.files import remove_leftovers, write_atomically
 from kullback.runtime.locks import locked
 
@@ -222,7 +224,10 @@ class RecordsWriter:
 
     def _write(self, path: Path, table: pa.Table) -> None:
         sink = pa.BufferOutputStream()
-        pq.write_table(table, sink, row_group_size=self.rows_per_group, compression="zstd")
+        pq.write_table(
+            table, sink, row_group_size=self.rows_per_group, compression="zstd",
+            write_page_checksum=True,
+        )  # fmt: skip
         write_atomically(path, sink.getvalue().to_pybytes())
         self._saved = time.monotonic()
 
@@ -230,11 +235,19 @@ class RecordsWriter:
         self._save()
         beside = self.path.with_name(f".{self.path.name}.{os.getpid()}.part")
         try:
-            with pq.ParquetWriter(beside, self._schema, compression="zstd") as writer:
-                groups = (pq.read_table(self._group(i)) for i in range(self._groups))
+            checksums = RowChecksums(self._schema.metadata[KEY])
+            with pq.ParquetWriter(
+                beside, self._schema, compression="zstd", write_page_checksum=True
+            ) as writer:
+                groups = (
+                    pq.read_table(self._group(i), page_checksum_verification=True)
+                    for i in range(self._groups)
+                )
                 for table in itertools.chain(groups, [self._rest()]):
                     # In one piece: how rows came in must not show in the pages.
                     writer.write_table(table.combine_chunks(), self.rows_per_group)
+                    checksums.add(from_table(table).columns())
+                writer.add_key_value_metadata({CHECKSUMS: checksums.to_json()})
             with beside.open("rb") as file:
                 os.fsync(file.fileno())
             beside.replace(self.path)
