@@ -81,9 +81,6 @@ class DocumentInfo:
     n_words: int
 
 
-_Value = str | int | float | bool | None
-
-
 class _Document(msgspec.Struct):
     """A document in the JSON of the metadata."""
 
@@ -98,7 +95,7 @@ class _Metadata(msgspec.Struct):
     format: int
     model: str
     fingerprint: str
-    parts: dict[str, _Value | dict[str, _Value]]
+    parts: dict[str, str | int | bool | dict[str, str | int | bool | None] | None]
     documents: list[_Document]
 
 
