@@ -30,7 +30,7 @@ from kullback.models.interface import LanguageModel
 from kullback.models.mini_gpt import GPTModel
 from kullback.models.ngram import NgramLanguageModel
 from kullback.models.quantization import Scheme, quantise, size_in_bytes
-from kullback.report.html.lab import write_lab_report
+from kullback.report.html.lab import lab_outputs, write_lab_report
 from kullback.results.lab import (
     CurvePoint,
     LabResults,
@@ -44,6 +44,8 @@ from kullback.results.lab import (
     TrainingFacts,
 )
 from kullback.results.source import PartEvaluation
+from kullback.runtime.locks import locked_output
+from kullback.runtime.outputs import Output, check_outputs
 from kullback.runtime.progress import Progress
 from kullback.sources.catalogue import Source, open_source
 from kullback.training.config import TrainingConfig
@@ -97,20 +99,31 @@ def run_lab(
     progress: Progress,
     command: str = "",
     step: Callable[[StepMetrics], None] = lambda metrics: None,
+    force: bool = False,
 ) -> LabResults:
     """Run all stages and write ``run/``, ``results.json``, ``report.html`` and figures to `folder`.
 
     `step` is called while training.  An interrupted run is resumed, and a finished one is not
-    trained again; a run of another configuration is a `RunError`.
+    trained again; a run of another configuration, and a folder that another process uses, are a
+    `RunError`, files of another kind at the place of the report, without `force`, an
+    `InvalidValueError`.
     """
+    check_outputs(
+        Output("the folder (-o)", folder, "folder"),
+        Output("the results", folder / "results.json", "result"),
+        *lab_outputs(folder / "report.html"),
+        force=force,
+    )
     began = time.perf_counter()
     training = TrainingConfig(steps=config.steps, seed=config.seed)
     progress.plan(STAGES)
-    measured = _measure(folder / "run", config, training, progress, step)
-    results = _results(measured, config, command, began)
-    progress.stage("writing the report")
-    write_lab_report(results, folder / "report.html")
-    results.to_json(folder / "results.json")
+    with locked_output(folder):
+        measured = _measure(folder / "run", config, training, progress, step)
+        results = _results(measured, config, command, began)
+        progress.stage("writing the report")
+        # The numbers first: the report can be made of them again.
+        results.to_json(folder / "results.json", force)
+        write_lab_report(results, folder / "report.html", force)
     return results
 
 

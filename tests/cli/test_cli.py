@@ -52,10 +52,10 @@ def test_help_has_examples(command, capsys):
         ("evaluate {tmp}/none --text {tmp}/x.txt", ["x.txt"]),
         ("evaluate {tmp} --report {tmp}/r.html", ["--text"]),
         ("evaluate {tmp} --text {tmp}/t.txt --report {tmp}", ["--report is", "a folder"]),
-        ("evaluate {tmp} --text {tmp}/t.txt --report {tmp}/t.txt", ["--report is", "overwritten"]),
+        ("evaluate {tmp}/m --text {tmp} --report {tmp}/t.txt", ["--report is", "inside", "read"]),
         (
-            "evaluate {tmp} --text t --records {tmp}/a.parquet --report {tmp}/a.parquet",
-            ["--records and --report are both"],
+            "evaluate {tmp}/m --text t --records {tmp}/a.parquet --report {tmp}/a.parquet",
+            ["--report and --records are both"],
         ),
         ("compare {tmp} {tmp}", ["--text"]),
         ("evaluate {tmp} --window 5", ["--window", "--text"]),

@@ -11,7 +11,7 @@ import transformers
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from kullback.errors import InvalidValueError, MissingExtraError, RunError
+from kullback.errors import InvalidValueError, MissingExtraError
 from kullback.models.load import load_sized
 from kullback.models.quantization import Scheme, linear_weights
 from kullback.models.quantized_folder import save_quantised
@@ -82,15 +82,22 @@ def test_a_group_that_does_not_divide_is_named_before_anything_is_written(
 
 
 def test_an_existing_folder_is_not_overwritten(tiny_llama_folder: Path, tmp_path: Path) -> None:
-    """The error names it."""
-    with pytest.raises(RunError, match=f"{tmp_path} exists"):
-        save_quantised(tiny_llama_folder, Scheme.parse("int8"), tmp_path)
+    """The error names it and what it contains; an empty folder is used."""
+    folder = tmp_path / "saved"
+    folder.mkdir()
+    (folder / "mine").touch()
+    with pytest.raises(InvalidValueError, match=f"{folder}.* exists already and contains mine"):
+        save_quantised(tiny_llama_folder, Scheme.parse("int8"), folder)
+    (folder / "mine").unlink()
+    save_quantised(tiny_llama_folder, Scheme.parse("bf16"), folder)
+    assert (folder / "model.safetensors").exists()
+    assert [path.name for path in tmp_path.glob("**/.*")] == []
 
 
 def test_a_folder_that_cannot_be_written_is_named(tiny_llama_folder: Path, tmp_path: Path) -> None:
     """A file where a folder should be."""
     (tmp_path / "file").write_text("")
-    with pytest.raises(RunError, match="file/saved cannot be written"):
+    with pytest.raises(InvalidValueError, match="file is not a writable folder"):
         save_quantised(tiny_llama_folder, Scheme.parse("bf16"), tmp_path / "file" / "saved")
 
 

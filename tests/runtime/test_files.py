@@ -1,18 +1,42 @@
-"""Atomic writing of files, and checks of output paths."""
+"""Atomic writing of files and folders."""
 
 from __future__ import annotations
 
 import errno
 import os
 import re
+import secrets
 import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from kullback.errors import InvalidValueError, RunError
-from kullback.runtime.files import check_outputs, remove_leftovers, write_atomically
+from kullback.runtime.files import (
+    draft_folder,
+    draft_of,
+    explained,
+    remove_leftovers,
+    replaced,
+    write_atomically,
+)
+
+
+def names(folder: Path) -> list[str]:
+    """Return the names of what is in the folder."""
+    return sorted(path.name for path in folder.iterdir())
+
+
+def failing(code: int) -> Callable[..., None]:
+    """Return a function that fails as the system does with the error `code`."""
+
+    def fail(*arguments: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    return fail
 
 
 def test_files_are_written_with_their_folders(tmp_path: Path):
@@ -21,7 +45,7 @@ def test_files_are_written_with_their_folders(tmp_path: Path):
     write_atomically(path, b"one")
     write_atomically(path, b"two")
     assert path.read_bytes() == b"two"
-    assert [p.name for p in path.parent.iterdir()] == ["c.bin"]
+    assert names(path.parent) == ["c.bin"]
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, errno.EDQUOT])
@@ -32,16 +56,12 @@ def test_a_full_disk_harms_nothing(
     """When a write fails the earlier file stays, no other file is left, and the error says why."""
     path = tmp_path / "file"
     write_atomically(path, b"earlier")
-
-    def fail(*arguments: object) -> None:
-        raise OSError(code, os.strerror(code))
-
-    monkeypatch.setattr(*((os, "fsync") if call == "fsync" else (Path, "replace")), fail)
+    monkeypatch.setattr(os, call, failing(code))
     message = f"{path} cannot be written: {os.strerror(code)}"
     with pytest.raises(RunError, match=re.escape(message)):
         write_atomically(path, b"later")
     assert path.read_bytes() == b"earlier"
-    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+    assert names(tmp_path) == ["file"]
 
 
 def test_a_real_limit_on_the_size(tmp_path: Path):
@@ -50,7 +70,7 @@ def test_a_real_limit_on_the_size(tmp_path: Path):
     write_atomically(path, b"earlier")
     code = (
         "import resource, sys, pathlib\n"
-        "from kullback.errors import InvalidValueError, RunError\n"
+        "from kullback.errors import RunError\n"
         "from kullback.runtime.files import write_atomically\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
         "try:\n    write_atomically(pathlib.Path(sys.argv[1]), bytes(5000))\n"
@@ -61,7 +81,7 @@ def test_a_real_limit_on_the_size(tmp_path: Path):
     )
     assert done.stdout.startswith(f"{path} cannot be written: File too large")
     assert path.read_bytes() == b"earlier"
-    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+    assert names(tmp_path) == ["file"]
 
 
 def test_ctrl_c_in_the_middle_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -76,7 +96,7 @@ def test_ctrl_c_in_the_middle_leaves_nothing(tmp_path: Path, monkeypatch: pytest
     with pytest.raises(KeyboardInterrupt):
         write_atomically(path, b"later")
     assert path.read_bytes() == b"earlier"
-    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+    assert names(tmp_path) == ["file"]
 
 
 def test_a_folder_that_is_a_file(tmp_path: Path):
@@ -87,25 +107,129 @@ def test_a_folder_that_is_a_file(tmp_path: Path):
     assert (tmp_path / "file").read_text() == "mine"
 
 
-def test_leftovers_are_removed_and_nothing_else(tmp_path: Path):
-    """Temporary files of a killed process are removed, other files stay."""
-    for name in (".model.safetensors.123.part", "part", "mine.part", ".hidden"):
-        (tmp_path / name).write_text("x")
-    remove_leftovers(tmp_path)
-    assert sorted(p.name for p in tmp_path.iterdir()) == [".hidden", "mine.part", "part"]
+@pytest.mark.parametrize("umask", [0o022, 0o077])
+def test_the_mode_is_that_of_the_earlier_file_or_of_the_umask(umask: int, tmp_path: Path):
+    """A file of mode 0600 or 0664 keeps it; a new one gets what the umask leaves of 0666."""
+    old = os.umask(umask)
+    try:
+        for mode in (0o600, 0o664):
+            path = tmp_path / f"{mode:o}"
+            path.touch()
+            path.chmod(mode)
+            write_atomically(path, b"new content")
+            assert path.stat().st_mode & 0o7777 == mode
+        write_atomically(tmp_path / "new", b"")
+        assert (tmp_path / "new").stat().st_mode & 0o7777 == 0o666 & ~umask
+        (tmp_path / "folder").mkdir()
+        (tmp_path / "folder").chmod(0o700)
+        for name in ("folder", "new folder"):
+            with draft_folder(tmp_path / name) as draft:
+                (draft / "file").touch()
+        assert (tmp_path / "folder").stat().st_mode & 0o7777 == 0o700
+        assert (tmp_path / "new folder").stat().st_mode & 0o7777 == 0o777 & ~umask
+    finally:
+        os.umask(old)
 
 
-def test_outputs_are_checked_before_the_work(tmp_path: Path):
-    """A folder, an input, one file twice and an unwritable folder are named with the option."""
-    (tmp_path / "text.txt").write_text("x")
-    (tmp_path / "file").touch()
-    a, b = tmp_path / "a", tmp_path / "sub" / "b"
-    check_outputs({"--records": a, "--report": b, "-o": None}, [tmp_path / "text.txt"])
-    for outputs, message in (
-        ({"--report": tmp_path}, "--report .*folder"),
-        ({"--report": tmp_path / "text.txt"}, r"--report .*text\.txt.*overwritten"),
-        ({"--records": a, "--report": a}, "--records and --report"),
-        ({"--report": tmp_path / "file" / "b"}, "--report .*file is not a writable folder"),
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_link_is_followed_and_stays(exists: bool, tmp_path: Path):
+    """What a link leads to is written, in its own folder; the link is not replaced."""
+    target, link = tmp_path / "there" / "file", tmp_path / "here" / "link"
+    link.parent.mkdir()
+    link.symlink_to(target)
+    if exists:
+        target.parent.mkdir()
+        target.write_bytes(b"earlier")
+    write_atomically(link, b"new")
+    assert link.is_symlink()
+    assert target.read_bytes() == b"new"
+    assert (names(target.parent), names(link.parent)) == (["file"], ["link"])
+
+
+def test_a_link_at_the_temporary_name_is_not_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Somebody who guesses the random name and puts a link there destroys nothing with it."""
+    victim, path = tmp_path / "victim", tmp_path / "file"
+    victim.write_text("mine")
+    monkeypatch.setattr(secrets, "token_hex", lambda size: "0" * 2 * size)
+    (tmp_path / ".file.00000000.part").symlink_to(victim)
+    with pytest.raises(RunError, match="file cannot be written: File exists"):
+        write_atomically(path, b"new")
+    assert victim.read_text() == "mine"
+    assert not path.exists()
+
+
+def test_what_is_no_regular_file_is_never_replaced(tmp_path: Path):
+    """A FIFO and a folder stay what they are, also where they appear while the draft is written."""
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    with pytest.raises(RunError, match=r"fifo cannot be written: .*regular file"):
+        write_atomically(fifo, b"")
+    assert fifo.is_fifo()
+
+    def write_while_it_appears() -> None:
+        with replaced(tmp_path / "late") as file:
+            file.write(b"x")
+            os.mkfifo(tmp_path / "late")
+
+    with pytest.raises(RunError, match=r"late cannot be written: .*regular file"):
+        write_while_it_appears()
+    assert names(tmp_path) == ["fifo", "late"]
+
+
+def test_a_draft_that_is_not_published_is_removed(tmp_path: Path):
+    """Only `publish` gives the file its name."""
+    with draft_of(tmp_path / "file") as draft:
+        draft.file.write(b"x")
+        assert len(names(tmp_path)) == 1
+    assert names(tmp_path) == []
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path):
+    """After an exception nothing is there; an existing empty folder stays the same folder."""
+    for name in ("new", "existing"):
+        folder = tmp_path / name
+        if name == "existing":
+            folder.mkdir()
+        before = folder.stat().st_ino if folder.exists() else None
+        with suppress(KeyboardInterrupt), draft_folder(folder) as draft:
+            (draft / "a").touch()
+            raise KeyboardInterrupt
+        assert folder.exists() == (before is not None)
+        assert before is None or names(folder) == []
+        with draft_folder(folder) as draft:
+            (draft / "a").write_text("a")
+            (draft / "sub").mkdir()
+            (draft / "sub" / "b").write_text("b")
+            assert not (folder / "a").exists()
+        assert names(folder) == ["a", "sub"]
+        assert before in (None, folder.stat().st_ino)
+    assert names(tmp_path) == ["existing", "new"]
+
+
+def test_the_errors_of_rust_are_explained(tmp_path: Path):
+    """A number of the system in a message is a full disk; any other exception stays itself."""
+    with (
+        pytest.raises(RunError, match="x cannot be written: No space left on device"),
+        explained(Path("x")),
     ):
-        with pytest.raises(InvalidValueError, match=message):
-            check_outputs(outputs, [tmp_path / "text.txt"])
+        raise Exception("No space left on device (os error 28)")
+    with pytest.raises(ZeroDivisionError), explained(Path("x")):
+        raise ZeroDivisionError
+    with pytest.raises(InvalidValueError, match=r"^\(os error 2\)$"), explained(Path("x")):
+        raise InvalidValueError("(os error 2)")
+
+
+def test_leftovers_are_removed_and_nothing_else(tmp_path: Path):
+    """Temporary files and folders of killed processes are removed, other files stay."""
+    ours = (".model.safetensors.123.part", ".model.safetensors.0a1b2c3d.part")
+    others = ("part", "mine.part", ".hidden", ".other.123.part", ".model.safetensors.rest.part")
+    for name in (*ours, *others):
+        (tmp_path / name).write_text("x")
+    (tmp_path / ".model.safetensors.00000000.part").mkdir()
+    (tmp_path / ".model.safetensors.00000000.part" / "x").touch()
+    remove_leftovers(tmp_path, "model.safetensors")
+    assert names(tmp_path) == sorted(others)
+    remove_leftovers(tmp_path)
+    assert names(tmp_path) == sorted(set(others) - {".other.123.part"})

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from kullback.errors import InvalidValueError, RunError
-from kullback.runtime.files import check_outputs, write_atomically
+from kullback.runtime.files import write_atomically
+from kullback.runtime.outputs import Output, check_outputs
 
 
 def test_a_file_that_cannot_be_written(tmp_path: Path) -> None:
@@ -18,15 +19,16 @@ def test_a_file_that_cannot_be_written(tmp_path: Path) -> None:
         write_atomically(path, b"")
     assert str(error.value) == (
         f"{path} cannot be written: File exists; an existing file is unchanged. Free some "
-        "space or choose another folder, then run the command again"
+        "space or choose another place, then run the command again"
     )
 
 
 def test_an_output_that_is_an_input(tmp_path: Path) -> None:
     """Output paths: the option, the file, the reason, the fix."""
     path = tmp_path / "text.txt"
+    path.touch()
     with pytest.raises(InvalidValueError) as error:
-        check_outputs({"--report": path}, [path])
+        check_outputs(Output("--report", path, "report"), inputs=[path])
     assert str(error.value) == (
         f"--report is {path}, an input, which would be overwritten: name another file"
     )

@@ -11,6 +11,7 @@ import pytest
 
 from interrupted_runs import CONFIG, complaint
 from kullback.errors import RunError
+from kullback.runtime import locks
 from kullback.training.gpt import GPT
 from kullback.training.lock import locked
 from kullback.training.loop import resume, train
@@ -65,9 +66,9 @@ def test_a_full_disk_at_the_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
     batches = weather(tmp_path)
 
-    def write_text(path: Path, *content: object, **options: object) -> int:
+    def full(*arguments: object) -> int:
         raise OSError(28, os.strerror(28))
 
-    monkeypatch.setattr(Path, "write_text", write_text)
+    monkeypatch.setattr(locks, "_write", full)
     with pytest.raises(RunError, match=r"run cannot be used.*No space left on device"):
         train(tmp_path / "run", batches, sizes(batches), CONFIG)

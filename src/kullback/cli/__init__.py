@@ -8,22 +8,40 @@ a module of its own.
 from __future__ import annotations
 
 import argparse
+import errno
 import shlex
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from kullback import __version__
 from kullback.cli import compare, derive, evaluate, lab, quantise, record, sample, source, train
 from kullback.cli.output import print_error, visible_warnings
 from kullback.cli.parsing import INTERRUPTED, Parser
+from kullback.cli.streams import StandardOutputError, checked_streams
 from kullback.errors import KullbackError
 
 __all__ = ["main", "make_parser"]
 
+# What a system says of a disk that is full, over quota or read-only, and of a file at its limit.
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command `argv` (default: the process's own) and return its exit code."""
+    try:
+        with checked_streams():
+            return _run(argv)
+    except StandardOutputError as error:  # what was still in the buffer
+        with suppress(OSError):
+            print_error(str(error))
+        return 2
+    except BrokenPipeError:  # the reader (head, less) has seen enough
+        return 0
+
+
+def _run(argv: Sequence[str] | None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     parser = make_parser()
     options, extra = parser.parse_known_args(arguments)
@@ -42,9 +60,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print_error("interrupted")
         return INTERRUPTED
-    except BrokenPipeError:  # the reader (head, less) has seen enough
-        sys.stderr.close()
-        return 0
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        place = f" of {error.filename}" if error.filename else ""
+        print_error(
+            f"the system says {error.strerror!r}{place}: free some space, then run the command "
+            "again"
+        )
+        return 2
 
 
 def make_parser() -> Parser:

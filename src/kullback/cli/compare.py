@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kullback.cli.output import print_result, terminal_progress
-from kullback.cli.parsing import add_command, given
+from kullback.cli.output import print_result, reserved, terminal_progress
+from kullback.cli.parsing import add_command, add_force, given, output_name
 from kullback.cli.text_options import add_text_options, text_options
+from kullback.runtime.outputs import Output
 
 if TYPE_CHECKING:
     from kullback.cli.parsing import Commands
+    from kullback.results.comparison import Comparison
 
 __all__ = ["add"]
 
@@ -63,20 +64,28 @@ def add(commands: Commands) -> None:
         help="quantise one layer group at a time by the first scheme, and rank them by KL",
     )  # fmt: skip
     add_text_options(compare)
-    compare.add_argument("--report", type=Path, metavar="FILE.html", help="write an HTML report")
+    compare.add_argument(
+        "--report", type=output_name, metavar="FILE.html", help="write an HTML report"
+    )
+    add_force(compare, "a report")
     compare.add_argument(
         "--verbose", action="store_true", help="also design effects and effective sample sizes"
     )
 
 
 def _compare(options: argparse.Namespace) -> None:
-    from kullback.comparison.compare import compare
-    from kullback.runtime.files import check_outputs
-
+    force = given(options, "force")
     read = [options.reference, *options.candidate, *(options.text or ())]
-    check_outputs({"--report": options.report}, read)
+    with reserved(Output("--report", options.report, "report"), inputs=read, **force):
+        result = _compared(options)
+        print_result(result, options.json, options.report, options.verbose, **force)
+
+
+def _compared(options: argparse.Namespace) -> Comparison:
+    from kullback.comparison.compare import compare
+
     with terminal_progress() as progress:
-        result = compare(
+        return compare(
             options.reference,
             options.candidate,
             options.text,
@@ -90,4 +99,3 @@ def _compare(options: argparse.Namespace) -> None:
             **given(options, "tolerance"),
             **text_options(options),
         )
-    print_result(result, options.json, options.report, options.verbose)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kullback.cli.output import print_line, print_result, terminal_progress
-from kullback.cli.parsing import add_command, given, seed
+from kullback.cli.output import print_line, print_result, reserved, terminal_progress
+from kullback.cli.parsing import add_command, add_force, given, output_name, seed
 from kullback.cli.text_options import add_text_options, text_options
 from kullback.errors import InvalidValueError
+from kullback.runtime.outputs import Output
 
 if TYPE_CHECKING:
     from kullback.cli.parsing import Commands
+    from kullback.results.evaluation import Evaluation, NonZeroRank
 
 __all__ = ["add"]
 
@@ -40,13 +41,19 @@ def add(commands: Commands) -> None:
     )
     add_text_options(evaluate)
     evaluate.add_argument(
-        "--records", type=Path, metavar="FILE.parquet", help="one row a token; resumes where it was"
+        "--records",
+        type=output_name,
+        metavar="FILE.parquet",
+        help="one row a token; resumes where it was",
     )
     evaluate.add_argument(
         "--temperature", action="store_true",
         help="also find the temperature that minimises the nll, and the nats it would save",
     )  # fmt: skip
-    evaluate.add_argument("--report", type=Path, metavar="FILE.html", help="write an HTML report")
+    evaluate.add_argument(
+        "--report", type=output_name, metavar="FILE.html", help="write an HTML report"
+    )
+    add_force(evaluate, "a report or records")
     evaluate.add_argument(
         "--verbose", action="store_true", help="also design effects and effective sample sizes"
     )
@@ -75,6 +82,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         return
     on_text = {
         **text_options(options),
+        **given(options, "force"),
         **{name: True for name in ("records", "report", "temperature") if getattr(options, name)},
     }
     if on_text:
@@ -87,12 +95,21 @@ def _flags(names: dict[str, object]) -> str:
 
 
 def _on_text(options: argparse.Namespace) -> None:
-    from kullback.evaluation.evaluate import evaluate
-    from kullback.runtime.files import check_outputs
+    force = given(options, "force")
+    report = Output("--report", options.report, "report")
+    records = Output("--records", options.records, "records")
+    with reserved(report, records, inputs=[options.model, *options.text], **force):
+        result = _evaluated(options)
+        print_result(result, options.json, options.report, options.verbose, **force)
+    if options.records is not None and not options.json:
+        print_line(f"written: {options.records}")
 
-    check_outputs({"--records": options.records, "--report": options.report}, options.text)
+
+def _evaluated(options: argparse.Namespace) -> Evaluation | NonZeroRank:
+    from kullback.evaluation.evaluate import evaluate
+
     with terminal_progress() as progress:
-        result = evaluate(
+        return evaluate(
             options.model,
             options.text,
             records=options.records,
@@ -100,11 +117,9 @@ def _on_text(options: argparse.Namespace) -> None:
             passages=options.report is not None,
             progress=progress,
             command=options.command_line,
+            **given(options, "force"),
             **text_options(options),
         )
-    print_result(result, options.json, options.report, options.verbose)
-    if options.records is not None and not options.json:
-        print_line(f"written: {options.records}")
 
 
 def _on_source(options: argparse.Namespace) -> None:

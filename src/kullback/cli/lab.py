@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kullback.cli.output import print_line, print_result, progress_console
-from kullback.cli.parsing import INTERRUPTED, add_command, seed
+from kullback.cli.parsing import INTERRUPTED, add_command, add_force, given, output_name, seed
 
 if TYPE_CHECKING:
     from kullback.cli.parsing import Commands
@@ -25,9 +25,10 @@ def add(commands: Commands) -> None:
         "kullback lab -o quick --steps 200",
     )  # fmt: skip
     lab.add_argument(
-        "-o", "--output", type=Path, default=Path("lab"), metavar="DIR",
+        "-o", "--output", type=output_name, default=Path("lab"), metavar="DIR",
         help="folder for the run, results.json and report.html (default: lab)",
     )  # fmt: skip
+    add_force(lab, "report, figures or results")
     lab.add_argument("--steps", type=int, default=800, help="training steps (default: 800)")
     lab.add_argument("--seed", type=seed, default=0, help="seed of everything random (default: 0)")
 
@@ -43,7 +44,10 @@ def _lab(options: argparse.Namespace) -> int:
     floor = open_source("conjugation", config.holdout, config.seed).training.entropy_per_token
     try:
         with LabDisplay(console, config.steps, floor) as display:
-            results = run_lab(options.output, config, display, options.command_line, display.step)
+            results = run_lab(
+                options.output, config, display, options.command_line, display.step,
+                **given(options, "force"),
+            )  # fmt: skip
     except Interrupted as stop:
         console.print(
             f"stopped at step {stop.step}; resume with: {options.command_line}",

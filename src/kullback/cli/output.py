@@ -8,15 +8,19 @@ execute nothing of them.
 from __future__ import annotations
 
 import json
+import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kullback.cli.streams import StandardOutputError
 from kullback.results.base import to_builtins
 from kullback.runtime.escaping import escaped_json, visible, visible_lines
+from kullback.runtime.locks import locked_output
+from kullback.runtime.outputs import Output, check_outputs
 from kullback.runtime.progress import Note
 
 if TYPE_CHECKING:
@@ -25,6 +29,7 @@ if TYPE_CHECKING:
     from kullback.results.base import Result
 
 __all__ = [
+    "is_rank_zero",
     "print_document",
     "print_error",
     "print_json",
@@ -32,6 +37,7 @@ __all__ = [
     "print_lines",
     "print_result",
     "progress_console",
+    "reserved",
     "result_console",
     "terminal_progress",
     "visible_warnings",
@@ -90,12 +96,9 @@ def progress_console() -> VisibleConsole:
 
 def terminal_progress() -> TerminalProgress:
     """Progress on standard error; none for the non-zero ranks of torchrun."""
-    import os
-
     from kullback.report.terminal.progress import TerminalProgress
 
-    is_rank_zero = os.environ.get("RANK", "0") == "0"
-    return TerminalProgress(progress_console() if is_rank_zero else None)
+    return TerminalProgress(progress_console() if is_rank_zero() else None)
 
 
 def result_console() -> VisibleConsole:
@@ -112,23 +115,57 @@ def print_json(data: object) -> None:
 
 
 def print_result(
-    result: Result, as_json: bool, report: Path | None = None, verbose: bool = False
+    result: Result,
+    as_json: bool,
+    report: Path | None = None,
+    verbose: bool = False,
+    force: bool = False,
 ) -> None:
     """The result on standard output, then its HTML report: whatever may happen to that.
 
-    The non-zero ranks of torchrun print nothing.
+    Where standard output cannot be written, the result goes to standard error, unless its reader
+    has closed it, and the report is written before the error is raised.  The non-zero ranks of
+    torchrun print nothing.
     """
     from kullback import report as reports
     from kullback.results.evaluation import NonZeroRank
 
     if isinstance(result, NonZeroRank):
         return
-    if as_json:
-        print_document(result.to_json())
-    else:
-        result_console().print(reports.summary(result, verbose=verbose))
-    if report is None:
-        return
-    reports.save_html(result, report)
-    if not as_json:
+    failure: Exception | None = None
+    try:
+        if as_json:
+            print_document(result.to_json())
+        else:
+            result_console().print(reports.summary(result, verbose=verbose))
+        sys.stdout.flush()
+    except (BrokenPipeError, StandardOutputError) as error:
+        failure = error
+    if report is not None:
+        reports.save_html(result, report, force)
+    if failure is not None:
+        if isinstance(failure, StandardOutputError):
+            text = escaped_json(result.to_json()) if as_json else visible_lines(str(result))
+            print(text, file=sys.stderr)
+        raise failure
+    if report is not None and not as_json:
         print_line(f"written: {report}")
+
+
+@contextmanager
+def reserved(
+    *outputs: Output, inputs: Sequence[str | Path] = (), force: bool = False
+) -> Iterator[None]:
+    """Check the outputs, then hold the lock of the first of them, in rank 0 of torchrun.
+
+    Raises as `check_outputs` and `locked_output` do.
+    """
+    check_outputs(*outputs, inputs=inputs, force=force)
+    path = outputs[0].path
+    with locked_output(Path(path) if path is not None and is_rank_zero() else None):
+        yield
+
+
+def is_rank_zero() -> bool:
+    """Whether this process writes and prints: the only one, or the first of torchrun's."""
+    return os.environ.get("RANK", "0") == "0"

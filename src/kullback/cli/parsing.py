@@ -6,6 +6,7 @@ import argparse
 import difflib
 import re
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from kullback.cli.output import print_error
@@ -14,7 +15,16 @@ if TYPE_CHECKING:
     # What `add_subparsers` returns has no public name.
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
-__all__ = ["INTERRUPTED", "Parser", "add_command", "given", "seed", "suggestion"]
+__all__ = [
+    "INTERRUPTED",
+    "Parser",
+    "add_command",
+    "add_force",
+    "given",
+    "output_name",
+    "seed",
+    "suggestion",
+]
 
 INTERRUPTED = 130
 
@@ -69,6 +79,21 @@ def seed(text: str) -> int:
     if number < 0:
         raise argparse.ArgumentTypeError(f"{text!r}: it must be an integer of at least 0")
     return number
+
+
+def output_name(text: str) -> Path:
+    """The path of an output; an empty one would be the current folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("it is empty: give the name of what is to be written")
+    return Path(text)
+
+
+def add_force(command: argparse.ArgumentParser, what: str) -> None:
+    """The option that permits the replacement of a file of another kind; absent if not given."""
+    command.add_argument(
+        "--force", action="store_true", default=argparse.SUPPRESS,
+        help=f"replace an existing file even if it is not {what} of kullback",
+    )  # fmt: skip
 
 
 def given(options: argparse.Namespace, *names: str) -> dict[str, Any]:

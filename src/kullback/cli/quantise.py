@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kullback.cli.output import print_document, print_line, terminal_progress
-from kullback.cli.parsing import add_command
+from kullback.cli.parsing import add_command, output_name
 
 if TYPE_CHECKING:
     from kullback.cli.parsing import Commands
@@ -31,7 +30,7 @@ def add(commands: Commands) -> None:
         "--scheme", required=True, metavar="NAME",
         help="int8, int4, int4-g32, int2-g32, fp8, bf16, fp16 and the like",
     )  # fmt: skip
-    quantise.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
+    quantise.add_argument("-o", "--output", type=output_name, required=True, metavar="DIR")
     quantise.add_argument(
         "--trust-remote-code", action="store_true", help="run code that comes with the model"
     )

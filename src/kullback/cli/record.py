@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kullback.cli.output import print_document, print_line, terminal_progress
-from kullback.cli.parsing import add_command, given
+from kullback.cli.parsing import add_command, add_force, given, output_name
 from kullback.cli.text_options import add_text_options, text_options
 from kullback.errors import InvalidValueError
 
@@ -34,7 +33,7 @@ def add(commands: Commands) -> None:
     )  # fmt: skip
     record.add_argument("model", metavar="MODEL", help="a model, or MODEL@SCHEME")
     record.add_argument(
-        "-o", "--output", type=Path, required=True, metavar="FILE",
+        "-o", "--output", type=output_name, required=True, metavar="FILE",
         help="FILE.parquet for token records, any other name for distributions",
     )  # fmt: skip
     record.add_argument(
@@ -44,6 +43,7 @@ def add(commands: Commands) -> None:
         "-k", type=int, default=argparse.SUPPRESS,
         help="tokens of the vocabulary kept at each position, for top-k (default: 64)",
     )  # fmt: skip
+    add_force(record, "a recording or records")
     add_text_options(record)
 
 
@@ -60,7 +60,7 @@ def _record(options: argparse.Namespace) -> None:
             options.output,
             distributions=options.distributions,
             progress=progress,
-            **given(options, "k"),
+            **given(options, "k", "force"),
             **text_options(options),
         )
     if not isinstance(result, RecordingResult):

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kullback.cli.output import print_json, print_line, result_console
-from kullback.cli.parsing import add_command, seed
+from kullback.cli.parsing import add_command, output_name, seed
 from kullback.errors import InvalidValueError
 
 if TYPE_CHECKING:
@@ -66,7 +65,7 @@ def add(commands: Commands) -> None:
         help="minimum number of tokens, in complete sentences (default: 1000000)",
     )  # fmt: skip
     export.add_argument(
-        "-o", "--output", type=Path, required=True, metavar="DIR", help="folder to write to"
+        "-o", "--output", type=output_name, required=True, metavar="DIR", help="folder to write to"
     )
     for action, seeded in (
         (describe, "the held-out cells"),
@@ -149,8 +148,10 @@ def _source_sample(options: argparse.Namespace) -> None:
 
 
 def _source_export(options: argparse.Namespace) -> None:
+    from kullback.runtime.outputs import Output, check_outputs
     from kullback.sources.export import export_source
 
+    check_outputs(Output("-o", options.output, "new folder"), inputs=[options.name])
     facts = export_source(open_named(options), options.tokens, options.output, options.seed)
     if options.json:
         print_json(facts)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kullback.cli.output import print_error, print_result, progress_console
-from kullback.cli.parsing import INTERRUPTED, add_command, given, seed
+from kullback.cli.parsing import INTERRUPTED, add_command, given, output_name, seed
 from kullback.errors import InvalidValueError
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def add(commands: Commands) -> None:
     )
     data.add_argument("--resume", type=Path, metavar="RUN", help="resume an interrupted run")
     train.add_argument(
-        "-o", "--output", type=Path, metavar="RUN", default=argparse.SUPPRESS,
+        "-o", "--output", type=output_name, metavar="RUN", default=argparse.SUPPRESS,
         help="folder to train into",
     )  # fmt: skip
     for flag, keyword, kind, default, help_text in OPTIONS:

@@ -9,6 +9,7 @@ Axes: M scored tokens, D width, V vocabulary.
 
 from __future__ import annotations
 
+import os
 import tempfile
 import threading
 from contextlib import suppress
@@ -101,7 +102,11 @@ def _buffer(shape: tuple[int, int], dtype: torch.dtype) -> torch.Tensor:
     try:
         with tempfile.NamedTemporaryFile(prefix="kullback-", delete=False) as file:
             path = Path(file.name)
-            file.truncate(size)
+            # Written to through the mapping, where a disk that fills up would end the process.
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, size)
+            else:  # macOS
+                file.truncate(size)
         return torch.from_file(str(path), shared=True, size=count, dtype=dtype).view(shape)
     except (OSError, RuntimeError) as error:
         raise RunError(

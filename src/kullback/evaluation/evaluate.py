@@ -8,9 +8,9 @@ import torch
 
 from kullback.errors import InvalidValueError
 from kullback.evaluation.on_text import TextTask, evaluate_text
-from kullback.evaluation.options import Model, PassOptions, model_name
+from kullback.evaluation.options import Model, PassOptions, model_name, named_paths
 from kullback.results.evaluation import Evaluation, NonZeroRank
-from kullback.runtime.files import check_outputs
+from kullback.runtime.outputs import Output, check_outputs
 from kullback.runtime.progress import Progress
 from kullback.runtime.workers import process_group
 from kullback.text.inputs import Text, paths_of
@@ -33,6 +33,7 @@ def evaluate(
     device: str | torch.device | None = None,
     trust_remote_code: bool = False,
     records: str | Path | None = None,
+    force: bool = False,
     temperature: bool = False,
     passages: bool = True,
     progress: Progress | None = None,
@@ -45,17 +46,19 @@ def evaluate(
     a `Document`, or several of these.  `protocol`, `window`, `stride` and `bos` say how the text is
     cut, `joined` whether documents are read as one; `dtype` and `device` ("auto": cuda, mps, cpu)
     what it is computed in.  `records` names a Parquet file for one row a token, after which a
-    killed run resumes; `temperature` finds the temperature that minimises the nll; `passages` keeps
-    the beginning of the text for a report.  Every measure has a 95 % interval that allows for the
-    correlation of tokens.  Under torchrun the processes share the windows, and non-zero ranks get a
-    `NonZeroRank`.  (As many options as the protocol and the arithmetic have parts.)
+    killed run resumes; `force` lets it replace a file that is no records.  `temperature` finds the
+    temperature that minimises the nll; `passages` keeps the beginning of the text for a report.
+    Every measure has a 95 % interval that allows for the correlation of tokens.  Under torchrun the
+    processes share the windows, and non-zero ranks get a `NonZeroRank`.  (As many options as the
+    protocol and the arithmetic have parts.)
 
     Raises `InvalidValueError` for a text, protocol or model that cannot be measured,
     `MissingExtraError` without transformers, `RunError` where the records cannot be written.
     """
     path = None if records is None else Path(records)
+    read = [*named_paths(model), *paths_of(text)]
+    check_outputs(Output("records", records, "records"), inputs=read, force=force)
     check_parquet("records", path)
-    check_outputs({"records": path}, paths_of(text))
     options = PassOptions(
         field=field, protocol=protocol, window=window, stride=stride, bos=bos, joined=joined,
         dtype=dtype, device=device, trust_remote_code=trust_remote_code,

@@ -20,12 +20,17 @@ from kullback.text.protocol import Bos, Preset, Protocol
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["Model", "PassOptions", "model_name"]
+__all__ = ["Model", "PassOptions", "model_name", "named_paths"]
 
 #: A name, a path, a loaded transformers model with its tokenizer, or what `load_model` returned.
 Model: TypeAlias = (
     "str | Path | tuple[PreTrainedModel, PreTrainedTokenizerBase] | TextModel | SizedModel"
 )
+
+
+def named_paths(*models: Model) -> list[str | Path]:
+    """Those of the models that are given by a name or a path."""
+    return [model for model in models if isinstance(model, str | Path)]
 
 
 @dataclass(frozen=True, kw_only=True)

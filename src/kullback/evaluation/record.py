@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -10,7 +11,7 @@ import torch
 
 from kullback.errors import InvalidValueError
 from kullback.evaluation.on_text import TextTask, evaluate_text, model_fingerprint
-from kullback.evaluation.options import Model, PassOptions, model_name
+from kullback.evaluation.options import Model, PassOptions, model_name, named_paths
 from kullback.evaluation.passes import ModelPredictor, TokenizedText
 from kullback.models.interface import TextModel
 from kullback.predictions.base import FactoredPredictions
@@ -18,10 +19,12 @@ from kullback.predictions.recording import Kind
 from kullback.predictions.recording_writer import RecordingWriter
 from kullback.results.evaluation import NonZeroRank
 from kullback.results.recording import RecordingResult
-from kullback.runtime.files import check_outputs
+from kullback.runtime.contents import FileKind
+from kullback.runtime.locks import locked_output
 from kullback.runtime.memory import kept_freed_memory
+from kullback.runtime.outputs import Output, check_outputs
 from kullback.runtime.progress import Progress
-from kullback.runtime.workers import process_group
+from kullback.runtime.workers import ProcessGroup, process_group
 from kullback.text.documents import Document
 from kullback.text.inputs import Text, paths_of
 from kullback.text.protocol import Bos, Preset, Protocol
@@ -47,27 +50,32 @@ def record(
     dtype: str | torch.dtype | None = None,
     device: str | torch.device | None = None,
     trust_remote_code: bool = False,
+    force: bool = False,
     progress: Progress | None = None,
 ) -> RecordingResult | NonZeroRank:
     """Write what `model` predicts of `text` to `output`.
 
     Without `distributions`: token records, at most 64 bytes a token, as Parquet; a killed run
     resumes.  "exact" keeps hidden states and the head, from which every KL can be computed; "top-k"
-    keeps `k` probabilities a token (64), from which it is only bounded.  The other options are
-    those of `kullback.evaluate`.  (As many as the protocol and the arithmetic have parts.)
+    keeps `k` probabilities a token (64), from which it is only bounded.  An existing file of
+    another kind is replaced only with `force`.  The other options are those of `kullback.evaluate`.
+    (As many as the protocol and the arithmetic have parts.)
 
     Raises `InvalidValueError` for a text, protocol, model or file name that does not fit,
     `RunError` where the file cannot be written.
     """
+    kind: FileKind = "recording" if distributions else "records"
+    read = [*named_paths(model), *paths_of(text)]
+    check_outputs(Output("the output (-o)", output, kind), inputs=read, force=force)
     path = Path(output)
-    _check(path, distributions, k, text)
+    _check(path, distributions, k)
     options = PassOptions(
         field=field, protocol=protocol, window=window, stride=stride, bos=bos, joined=joined,
         dtype=dtype, device=device, trust_remote_code=trust_remote_code,
     )  # fmt: skip
     progress = progress or Progress()
     cut, documents = options.to_protocol(), options.documents(text, progress)
-    with process_group() as processes:
+    with process_group() as processes, _alone(path, distributions, processes):
         progress.stage(f"loading {model_name(model)}")
         sized = options.load(model, progress=progress.advance)
         progress.stage(f"recording {sized.model.name} on {sized.model.device.type}")
@@ -85,8 +93,9 @@ def record(
                 DEFAULT_K if k is None else k, progress, sized.size_bytes,
             )  # fmt: skip
     size = path.stat().st_size
-    kind = distributions or "token records"
-    return RecordingResult(file=str(path), kind=kind, tokens=tokens, bytes=size)
+    return RecordingResult(
+        file=str(path), kind=distributions or "token records", tokens=tokens, bytes=size
+    )
 
 
 def record_text(
@@ -128,15 +137,21 @@ def record_text(
     return len(tokenized)
 
 
+def _alone(
+    path: Path, distributions: str | None, processes: ProcessGroup
+) -> AbstractContextManager[None]:
+    """The lock of a recording, in rank 0; token records have one of their own."""
+    return locked_output(path if distributions and processes.is_rank_zero else None)
+
+
 def _exact_bytes(predictions: FactoredPredictions, tokens: int) -> int:
     """What the hidden states of all tokens and the head take."""
     hidden, weight = predictions.hidden_MD, predictions.head.weight_VD
     return tokens * hidden.shape[1] * hidden.element_size() + weight.numel() * weight.element_size()
 
 
-def _check(path: Path, distributions: str | None, k: int | None, text: Text) -> None:
+def _check(path: Path, distributions: str | None, k: int | None) -> None:
     """Raise `InvalidValueError` for what can be seen to be wrong before anything is loaded."""
-    check_outputs({"-o": path}, paths_of(text))
     if distributions not in (None, *get_args(Kind)):
         raise InvalidValueError(
             f"distributions is {distributions!r}: it must be one of {', '.join(get_args(Kind))}"

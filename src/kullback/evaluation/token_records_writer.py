@@ -22,7 +22,6 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import re
 import shutil
 import time
 from contextlib import ExitStack, suppress
@@ -42,7 +41,7 @@ from kullback.evaluation.token_records import (
     to_table,
 )
 from kullback.evaluation.token_records_checks import CHECKSUMS, RowChecksums
-from kullback.runtime.files import remove_leftovers, write_atomically
+from kullback.runtime.files import remove_leftovers, replaced, write_atomically
 from kullback.runtime.locks import locked
 
 __all__ = ["RecordsWriter"]
@@ -73,7 +72,9 @@ class RecordsWriter:
             raise InvalidValueError(f"rows_per_group is {rows_per_group}: it must be positive")
         self.path = path
         self.metadata = metadata
-        self.folder = path.with_name(f".{path.name}.groups")
+        # Where a link leads: two names of one file share the folder and its lock.
+        self._target = Path(os.path.realpath(path))
+        self.folder = self._target.with_name(f".{self._target.name}.groups")
         self.rows_per_group = rows_per_group
         self.done = 0
         """Rows on disk when the writing began."""
@@ -94,7 +95,8 @@ class RecordsWriter:
             ) from None
         try:
             self._open.callback(self._remove_folder_without_rows)
-            self._remove_leftovers()
+            remove_leftovers(self.folder)
+            remove_leftovers(self._target.parent, self._target.name)
             self._go_on()
         except BaseException:
             self._open.close()
@@ -160,15 +162,6 @@ class RecordsWriter:
         self.done = self._next = self._groups * self.rows_per_group + len(self._rest())
         self._saved = time.monotonic()
 
-    def _remove_leftovers(self) -> None:
-        """Remove what processes that were killed in the middle of writing left."""
-        remove_leftovers(self.folder)
-        ours = re.compile(rf"\.{re.escape(self.path.name)}\.\d+\.part")
-        with suppress(OSError):
-            for file in self.path.parent.iterdir():
-                if ours.fullmatch(file.name):
-                    file.unlink()
-
     def _remove_folder_without_rows(self) -> None:
         """Leave nothing behind that no run could resume."""
         files = (*self.folder.glob("*.parquet"), *self.folder.glob("*.begun"))
@@ -233,32 +226,22 @@ class RecordsWriter:
 
     def _assemble(self) -> None:
         self._save()
-        beside = self.path.with_name(f".{self.path.name}.{os.getpid()}.part")
-        try:
-            checksums = RowChecksums(self._schema.metadata[KEY])
-            with pq.ParquetWriter(
-                beside, self._schema, compression="zstd", write_page_checksum=True
-            ) as writer:
-                groups = (
-                    pq.read_table(self._group(i), page_checksum_verification=True)
-                    for i in range(self._groups)
-                )
-                for table in itertools.chain(groups, [self._rest()]):
-                    # In one piece: how rows came in must not show in the pages.
-                    writer.write_table(table.combine_chunks(), self.rows_per_group)
-                    checksums.add(from_table(table).columns())
-                writer.add_key_value_metadata({CHECKSUMS: checksums.to_json()})
-            with beside.open("rb") as file:
-                os.fsync(file.fileno())
-            beside.replace(self.path)
-        except OSError as error:
-            raise RunError(
-                f"{self.path} cannot be written: {error.strerror or error}; an existing file "
-                "is unchanged, and the rows are kept. Free some space, then run the command again"
-            ) from error
-        finally:  # after Ctrl-C too
-            with suppress(OSError):
-                beside.unlink()
+        checksums = RowChecksums(self._schema.metadata[KEY])
+        with (
+            replaced(self.path, kept=", and the rows are kept") as file,
+            pq.ParquetWriter(
+                file, self._schema, compression="zstd", write_page_checksum=True
+            ) as writer,
+        ):
+            groups = (
+                pq.read_table(self._group(i), page_checksum_verification=True)
+                for i in range(self._groups)
+            )
+            for table in itertools.chain(groups, [self._rest()]):
+                # In one piece: how rows came in must not show in the pages.
+                writer.write_table(table.combine_chunks(), self.rows_per_group)
+                checksums.add(from_table(table).columns())
+            writer.add_key_value_metadata({CHECKSUMS: checksums.to_json()})
         # Windows does not remove a file that is locked: the next run uses the folder again.
         shutil.rmtree(self.folder, ignore_errors=True)
 

@@ -22,8 +22,8 @@ def quantise(
     """Quantise the linear layers of `model`, a folder, hub name or .gguf file, into `output`.
 
     `scheme` is a name such as ``int8``, ``int4-g32``, ``fp8`` or ``bf16``.  The folder holds the
-    model that ``MODEL@SCHEME`` is.  Raises `RunError` where the folder exists or cannot be written,
-    `InvalidValueError` where the model cannot be loaded or the scheme is unknown or does not fit,
-    `MissingExtraError` without transformers or torchao.
+    model that ``MODEL@SCHEME`` is.  Raises `InvalidValueError` where the folder is not new or
+    empty, the model cannot be loaded or the scheme is unknown or does not fit, `RunError` where the
+    folder is in use or cannot be written, `MissingExtraError` without transformers or torchao.
     """
-    return save_quantised(model, Scheme.parse(scheme), Path(output), trust_remote_code, progress)
+    return save_quantised(model, Scheme.parse(scheme), output, trust_remote_code, progress)

@@ -6,14 +6,13 @@ torchao has no packed form of the integers of `Scheme` that a CPU reads: each ta
 
 from __future__ import annotations
 
-import os
+import shutil
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from kullback.errors import InvalidValueError, RunError
+from kullback.errors import InvalidValueError
 from kullback.models._quiet import quiet_loggers, quiet_transformers
 from kullback.models.from_transformers import load_pretrained
 from kullback.models.locate import locate
@@ -25,6 +24,9 @@ from kullback.models.quantization import (
     require_torchao,
 )
 from kullback.results.quantised import QuantisedFolder
+from kullback.runtime.files import draft_folder
+from kullback.runtime.locks import locked_output
+from kullback.runtime.outputs import Output, check_outputs
 from kullback.runtime.progress import Progress
 
 if TYPE_CHECKING:
@@ -36,41 +38,38 @@ __all__ = ["save_quantised"]
 def save_quantised(
     name: str | Path,
     scheme: Scheme,
-    folder: Path,
+    folder: str | Path,
     trust_remote_code: bool = False,
     progress: Progress | None = None,
 ) -> QuantisedFolder:
     """Quantise the linear layers of the model `name` and save it as a folder.
 
     `progress` is told of two stages, and how many of the weights are done in each.  Raises
-    `RunError` where the folder exists or cannot be written, `InvalidValueError` where the model
-    cannot be loaded or the scheme does not fit its layers, `MissingExtraError` without transformers
-    or torchao.
+    `InvalidValueError` where the folder is not new or empty, the model cannot be loaded or the
+    scheme does not fit its layers, `RunError` where the folder is in use or cannot be written,
+    `MissingExtraError` without transformers or torchao.
     """
-    if folder.exists():
-        raise RunError(f"{folder} exists already: choose another folder with -o")
+    check_outputs(Output("the output (-o)", folder, "new folder"), inputs=[name])
     if not scheme.is_cast:
         require_torchao()
-    location = locate(str(name))
+    location, folder = locate(str(name)), Path(folder)
     progress = progress or Progress()
     progress.plan(2)
-    progress.stage(f"loading {name}")
-    loaded = load_pretrained(location, torch.float32, trust_remote_code, progress.advance)
-    for layer, matrix in linear_weights(loaded.model):
-        scheme.check_fits(layer, matrix.shape)
-    progress.stage(f"quantising {name} to {scheme.name}")
-    with quiet_loggers(), quiet_transformers(progress.advance):
-        try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            # Saved beside its place and moved there when complete.
-            with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as draft:
-                model = _quantised(loaded.model, scheme, Path(draft) / "original", location.name)
-                complete = Path(draft) / "quantised"
-                model.save_pretrained(complete)
-                loaded.tokenizer.save_pretrained(complete)
-                os.replace(complete, folder)
-        except OSError as error:
-            raise RunError(f"{folder} cannot be written: {error.strerror or error}") from error
+    with locked_output(folder):
+        progress.stage(f"loading {name}")
+        loaded = load_pretrained(location, torch.float32, trust_remote_code, progress.advance)
+        for layer, matrix in linear_weights(loaded.model):
+            scheme.check_fits(layer, matrix.shape)
+        progress.stage(f"quantising {name} to {scheme.name}")
+        with (
+            quiet_loggers(),
+            quiet_transformers(progress.advance),
+            draft_folder(folder) as draft,
+        ):
+            model = _quantised(loaded.model, scheme, draft / "original", location.name)
+            shutil.rmtree(draft / "original", ignore_errors=True)
+            model.save_pretrained(draft)
+            loaded.tokenizer.save_pretrained(draft)
     saved = sum(file.stat().st_size for file in folder.iterdir())
     return QuantisedFolder(
         folder=str(folder),

@@ -15,6 +15,7 @@ from kullback.errors import InvalidValueError
 from kullback.models.ngram_baseline import fit_baselines, ngram_losses
 from kullback.results.measurement import Measurement
 from kullback.results.training import NgramBaseline, TrainingRun, TrainingSeconds
+from kullback.runtime.outputs import Output, check_outputs
 from kullback.runtime.threads import workers
 from kullback.sources.catalogue import Source, open_source
 from kullback.training.batches import Batches
@@ -66,6 +67,9 @@ def train_model(
     if (text is None) == (source is None):
         raise InvalidValueError("text and source: give either files of text, or a source")
     progress = progress or TrainingProgress()
+    read = [text] if isinstance(text, str | Path) else list(text or ())
+    read += [source] if isinstance(source, str) else []
+    check_outputs(Output("the run folder (-o)", output, "folder"), inputs=read)
     check_no_run(Path(output))
     batches: Batches
     if text is not None:

@@ -14,12 +14,11 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import shutil
 import tempfile
 import zlib
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -28,8 +27,9 @@ from typing import IO
 import torch
 from torch import Tensor
 
-from kullback.errors import InvalidValueError, RunError
+from kullback.errors import InvalidValueError
 from kullback.predictions.checksums import CHECKSUMS, checksums_json, tensor_entry
+from kullback.runtime.files import draft_of, explained
 from kullback.runtime.weights import tensor_bytes
 
 __all__ = ["DTYPES", "PADDING", "SafetensorsStream"]
@@ -84,15 +84,13 @@ class SafetensorsStream:
         self.path = path
         size = 8 + metadata_bytes + ENTRIES_ROOM
         self._header_bytes = -(-size // ALIGNMENT) * ALIGNMENT - 8
-        self._temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
         self._columns: dict[str, _Column] = {}
         self._open = ExitStack()
 
     def __enter__(self) -> SafetensorsStream:
-        with self._explained():
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._main = self._open.enter_context(self._temporary.open("wb"))
-            self._open.callback(self._temporary.unlink, missing_ok=True)
+        with explained(self.path):
+            self._draft = self._open.enter_context(draft_of(self.path))
+            self._main = self._draft.file
             self._main.seek(8 + self._header_bytes)
         return self
 
@@ -102,17 +100,17 @@ class SafetensorsStream:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        with self._explained():
+        with explained(self.path):
             self._open.close()
 
     def append(self, name: str, values: Tensor) -> None:
         """Add rows to a column; `InvalidValueError` unless type and shape are those before."""
         shape = tuple(values.shape[1:])
-        with self._explained():
+        with explained(self.path):
             if name not in self._columns:
                 file: IO[bytes] = self._main
                 if self._columns:
-                    file = tempfile.TemporaryFile(dir=self.path.parent)  # noqa: SIM115 - it stays open
+                    file = tempfile.TemporaryFile(dir=self._draft.folder)  # noqa: SIM115 - it stays open
                     self._open.callback(file.close)
                 self._columns[name] = _Column(file, values.dtype, shape)
             column = self._columns[name]
@@ -134,7 +132,7 @@ class SafetensorsStream:
         lengths = {name: column.rows for name, column in self._columns.items()}
         if len(set(lengths.values())) != 1:
             raise InvalidValueError(f"the columns must have the same number of rows: {lengths}")
-        with self._explained():
+        with explained(self.path):
             (main, first), *narrow = self._columns.items()
             aligning = torch.zeros(-self._main.tell() % 8, dtype=torch.uint8)
             rest: list[tuple[str, _Column | Tensor]] = [*narrow, *tensors.items()]
@@ -162,9 +160,7 @@ class SafetensorsStream:
             self._main.seek(0)
             self._main.write(self._header_bytes.to_bytes(8, "little"))
             self._main.write(content.ljust(self._header_bytes))
-            self._main.flush()
-            os.fsync(self._main.fileno())
-            self._temporary.replace(self.path)
+            self._draft.publish()
 
     def _put(self, piece: _Column | Tensor) -> tuple[tuple[int, ...], int]:
         """Write a piece unless the file contains it already; returns its shape and CRC-32."""
@@ -176,13 +172,3 @@ class SafetensorsStream:
             piece.file.seek(0)
             shutil.copyfileobj(piece.file, self._main, 1 << 20)
         return (piece.rows, *piece.shape), piece.crc
-
-    @contextmanager
-    def _explained(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise RunError(
-                f"{self.path} cannot be written: {error.strerror or error}; an existing file "
-                "is unchanged. Free some space or choose another file, then run the command again"
-            ) from error

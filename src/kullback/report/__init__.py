@@ -52,14 +52,15 @@ def render_html(result: Result) -> str:
     return str(show(result))
 
 
-def save_html(result: Result, path: Path) -> None:
+def save_html(result: Result, path: str | Path, force: bool = False) -> None:
     """Write the HTML report to `path`, complete or not at all; missing folders are made.
 
-    Raises `InvalidValueError` where `path` is a folder, `RunError` where it cannot be written.
+    Raises `InvalidValueError` where `path` may not be written, also where it is a file of another
+    kind and `force` is not given, `RunError` where writing fails.
     """
     from kullback.report.html.environment import write_html
 
-    write_html(path, render_html(result))
+    write_html(path, render_html(result), force)
 
 
 def notebook_html(result: Result) -> str:

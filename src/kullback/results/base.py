@@ -18,6 +18,7 @@ import msgspec
 
 from kullback.errors import InvalidValueError
 from kullback.runtime.files import write_atomically
+from kullback.runtime.outputs import Output, check_outputs
 
 __all__ = ["Data", "Json", "Result", "to_builtins"]
 
@@ -46,13 +47,15 @@ class Result(Data, frozen=True, kw_only=True, tag_field="schema", tag="kullback.
         assert isinstance(document, dict)
         return document
 
-    def to_json(self, path: str | Path | None = None) -> str:
+    def to_json(self, path: str | Path | None = None, force: bool = False) -> str:
         """The result as strict JSON, written to `path` as well where one is given.
 
-        Raises `RunError` where the file cannot be written.
+        Raises `InvalidValueError` where `path` may not be written, also where it is a file of
+        another kind and `force` is not given, `RunError` where writing fails.
         """
         text = json.dumps(self.to_dict(), ensure_ascii=False, indent=1, allow_nan=False)
         if path is not None:
+            check_outputs(Output("path", path, "result"), force=force)
             write_atomically(Path(path), text.encode())
         return text
 
@@ -81,14 +84,15 @@ class Result(Data, frozen=True, kw_only=True, tag_field="schema", tag="kullback.
                 f"{name} does not hold a {cls.__name__} (schema {expected}): {error}"
             ) from None
 
-    def save_html(self, path: str | Path) -> None:
+    def save_html(self, path: str | Path, force: bool = False) -> None:
         """Write the HTML report: one self-contained file.
 
-        Raises `InvalidValueError` where `path` is a folder, `RunError` where it cannot be written.
+        Raises `InvalidValueError` where `path` may not be written, also where it is a file of
+        another kind and `force` is not given, `RunError` where writing fails.
         """
         from kullback import report
 
-        report.save_html(self, Path(path))
+        report.save_html(self, path, force)
 
     def _repr_html_(self) -> str:
         from kullback import report

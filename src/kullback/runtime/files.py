@@ -1,73 +1,211 @@
-"""Atomic writing of files, and checks of output paths before long work."""
+"""Atomic writing of files and folders.
+
+What is written goes to a temporary file ``.NAME.RANDOM.part`` in the folder of the target, is
+flushed to the disk, and takes the target's name in one step; until then an earlier file of that
+name stays.  The temporary file is always a new one: a link that somebody has put at its name is
+never followed.  A target that is a symbolic link is written where the link leads, and the link
+stays; an existing file keeps its mode, a new one gets that of the umask.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+import re
+import secrets
+import shutil
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
-from kullback.errors import InvalidValueError, RunError
+from kullback.errors import KullbackError, RunError
 
-__all__ = ["check_outputs", "remove_leftovers", "write_atomically"]
+__all__ = [
+    "TEMPORARY_BYTES",
+    "Draft",
+    "draft_folder",
+    "draft_of",
+    "explained",
+    "remove_leftovers",
+    "replaced",
+    "write_atomically",
+]
+
+#: How many bytes the name of a temporary file has more than that of its target.
+TEMPORARY_BYTES = len("..12345678.part")
+# What Rust's libraries (tokenizers, safetensors) say at the end of an error of the system.
+_RUST_ERROR = re.compile(r"\(os error (\d+)\)")
 
 
-def check_outputs(outputs: Mapping[str, Path | None], inputs: Sequence[str | Path] = ()) -> None:
-    """Raise `InvalidValueError` where an output cannot be written, before hours of work.
+class Draft:
+    """A temporary file that `publish` gives the name of its target.
 
-    `outputs` are files by the option that names them; none may be another one or an input.
+    `folder` is that of the target, in which further temporary files belong.
     """
-    read = {Path(name).resolve() for name in inputs}
-    written: dict[Path, str] = {}
-    for option, path in outputs.items():
-        if path is None:
-            continue
-        if path.is_dir():
-            raise InvalidValueError(f"{option} is {path}, a folder: give the name of a file")
-        absolute = path.resolve()
-        if absolute in read:
-            raise InvalidValueError(
-                f"{option} is {path}, an input, which would be overwritten: name another file"
-            )
-        if absolute in written:
-            raise InvalidValueError(
-                f"{written[absolute]} and {option} are both {path}: name two different files"
-            )
-        written[absolute] = option
-        folder = next(parent for parent in absolute.parents if parent.exists())
-        if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
-            raise InvalidValueError(f"{option} is {path}: {folder} is not a writable folder")
+
+    def __init__(self, path: Path) -> None:
+        self._target = Path(os.path.realpath(path))
+        self.folder = self._target.parent
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._earlier = _regular_file(self._target)
+        self._path = _temporary(self._target)
+        self.file: IO[bytes] = os.fdopen(_create(self._path, self._earlier), "wb")
+        self._published = False
+
+    def publish(self) -> None:
+        """Flush the file to the disk and give it the target's name, in one step."""
+        self.file.flush()
+        if self._earlier is not None:
+            _keep_mode(self.file.fileno(), self._earlier)
+        os.fsync(self.file.fileno())
+        _regular_file(self._target)
+        os.replace(self._path, self._target)
+        self._published = True
+
+    def close(self) -> None:
+        """Close the file, and remove it where it was not published."""
+        try:
+            # What is still in the buffer of a file that is given up need not fit on the disk.
+            with suppress(OSError):
+                self.file.close()
+        finally:
+            if not self._published:
+                with suppress(OSError):
+                    self._path.unlink()
+
+
+@contextmanager
+def draft_of(path: Path) -> Iterator[Draft]:
+    """A draft of the file `path`, removed at the end unless it was published.
+
+    Missing folders are made.  Raises `OSError` where it cannot be written, and where `path` is
+    neither a regular file nor missing.
+    """
+    draft = Draft(path)
+    try:
+        yield draft
+    finally:  # after Ctrl-C too
+        draft.close()
+
+
+@contextmanager
+def replaced(path: Path, kept: str = "") -> Iterator[IO[bytes]]:
+    """A file to write to, which becomes `path` where the block ends without an exception.
+
+    `kept` says what else stays after a failure.  Raises `RunError` where it cannot be written.
+    """
+    with explained(path, f"an existing file is unchanged{kept}"), draft_of(path) as draft:
+        yield draft.file
+        draft.publish()
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write `content` to `path` completely or not at all; `RunError` says why not.
+    """Write `content` to `path` completely or not at all; `RunError` says why not."""
+    with replaced(path) as file:
+        file.write(content)
 
-    The bytes go to a temporary file in the same folder, are flushed to the disk, and get the name
-    in one step; until then an earlier file of that name stays.
+
+@contextmanager
+def draft_folder(folder: Path) -> Iterator[Path]:
+    """A new folder to write into, which becomes `folder` where the block ends without an exception.
+
+    An existing `folder` must be empty: it stays, and the files are moved into it, in the reverse
+    order of their names.  Raises `RunError` where it cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    target = Path(os.path.realpath(folder))
+    with explained(folder, "nothing was left there"):
+        exists = target.is_dir()
+        target.parent.mkdir(parents=True, exist_ok=True)
+        draft = _temporary(target / target.name if exists else target)
+        draft.mkdir()
+        try:
+            yield draft
+            _flush_files(draft)
+            if exists:
+                for file in sorted(draft.iterdir(), reverse=True):
+                    os.rename(file, target / file.name)
+            else:
+                os.rename(draft, target)
+        finally:  # after Ctrl-C too
+            shutil.rmtree(draft, ignore_errors=True)
+
+
+@contextmanager
+def explained(path: Path, otherwise: str = "an existing file is unchanged") -> Iterator[None]:
+    """Turn a failure to write `path` into a `RunError`; `otherwise` says what holds nevertheless.
+
+    Libraries in Rust raise errors of their own for a full disk; they are known by their numbers.
+    """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        yield
+    except KullbackError:
+        raise
     except OSError as error:
-        raise RunError(
-            f"{path} cannot be written: {error.strerror}; an existing file is unchanged. "
-            "Free some space or choose another folder, then run the command again"
-        ) from error
-    finally:  # after Ctrl-C too
-        with suppress(OSError):
-            temporary.unlink()
+        raise _cannot_be_written(path, error.strerror or str(error), otherwise) from error
+    except Exception as error:
+        number = _RUST_ERROR.search(str(error))
+        if number is None:
+            raise
+        raise _cannot_be_written(path, os.strerror(int(number[1])), otherwise) from error
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Remove the temporary files of killed processes, which `write_atomically` left in `folder`.
+def remove_leftovers(folder: Path, name: str | None = None) -> None:
+    """Remove the temporary files of killed processes in `folder`: all, or those of file `name`.
 
-    Only for a caller that has locked the folder: another process may still write its file.
+    Only for a caller that has locked the folder or the file: another process may still write.
     """
-    for leftover in folder.glob(".*.part"):
-        with suppress(OSError):
-            leftover.unlink()
+    of_name = "[^/]+" if name is None else re.escape(name)
+    ours = re.compile(rf"\.{of_name}\.[0-9a-f]+\.part")
+    with suppress(OSError):
+        for leftover in sorted(folder.iterdir()):
+            if not ours.fullmatch(leftover.name):
+                continue
+            with suppress(OSError):
+                if leftover.is_dir() and not leftover.is_symlink():
+                    shutil.rmtree(leftover)
+                else:
+                    leftover.unlink()
+
+
+def _temporary(target: Path) -> Path:
+    return target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
+
+
+def _create(path: Path, earlier: os.stat_result | None) -> int:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    # Not readable by others before it is known to be no more secret than the earlier file.
+    return os.open(path, flags, 0o666 if earlier is None else 0o600)
+
+
+def _keep_mode(descriptor: int, earlier: os.stat_result) -> None:
+    new = os.fstat(descriptor)
+    if (new.st_uid, new.st_gid) != (earlier.st_uid, earlier.st_gid):
+        with suppress(OSError):  # only root may give a file away
+            os.fchown(descriptor, earlier.st_uid, earlier.st_gid)
+    os.fchmod(descriptor, stat.S_IMODE(earlier.st_mode))
+
+
+def _regular_file(target: Path) -> os.stat_result | None:
+    """Its state, None where it is missing; `OSError` where it is anything but a regular file."""
+    try:
+        state = target.lstat()
+    except FileNotFoundError:
+        return None
+    if not stat.S_ISREG(state.st_mode):
+        raise OSError(f"{target} is not a regular file")
+    return state
+
+
+def _flush_files(folder: Path) -> None:
+    for file in folder.rglob("*"):
+        if file.is_file():
+            with file.open("rb") as opened:
+                os.fsync(opened.fileno())
+
+
+def _cannot_be_written(path: Path, reason: str, otherwise: str) -> RunError:
+    return RunError(
+        f"{path} cannot be written: {reason}; {otherwise}. Free some space or choose another "
+        "place, then run the command again"
+    )

@@ -9,23 +9,27 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from kullback.errors import RunError
+from kullback.runtime.files import explained, remove_leftovers
 
-__all__ = ["locked"]
+__all__ = ["locked", "locked_output"]
+
+# Digits of the largest number of a process on any system.
+_LONGEST = 20
 
 
 @contextmanager
-def locked(path: Path, refusal: Callable[[str], str]) -> Iterator[None]:
-    """Hold the lock file `path`, without waiting for it.
+def locked(path: Path, refusal: Callable[[str], str], remove: bool = False) -> Iterator[None]:
+    """Hold the lock file `path`, without waiting for it; `remove` removes it at the end.
 
     Raises `RunError` with the message ``refusal(process)`` where another process, or another user
     in this one, holds it; `process` is its number or "unknown".  Raises `OSError` where the files
-    cannot be written.
+    cannot be written, also where one of them is a symbolic link.
     """
     holder = path.with_name(f"{path.name}.pid")
     lock = FileLock(path)
@@ -34,14 +38,62 @@ def locked(path: Path, refusal: Callable[[str], str]) -> Iterator[None]:
     except Timeout:
         raise RunError(refusal(_read(holder) or "unknown")) from None
     try:
-        holder.write_text(str(os.getpid()), encoding="utf-8")
+        _write(holder, str(os.getpid()))
         yield
     finally:
+        if remove:
+            # While it is held: who waits for a file that is gone locks a new one.
+            for file in (holder, path):
+                with suppress(OSError):
+                    file.unlink()
         lock.release()
 
 
+@contextmanager
+def locked_output(path: Path | None) -> Iterator[None]:
+    """Hold the lock of an output, a file or a folder, and remove what killed runs left of it.
+
+    The lock is ``.NAME.lock`` beside the output, inside a folder that exists; at the end it is
+    removed, and so are folders that were made for it and are still empty.  Nothing for None.
+    Raises `RunError` where another process writes the output, and where nothing can be written.
+    """
+    if path is None:
+        yield
+        return
+    target = Path(os.path.realpath(path))
+    folder = target if target.is_dir() else target.parent
+
+    def refusal(process: str) -> str:
+        return f"{path} is being written by process {process}: wait for it, or choose another name"
+
+    with ExitStack() as held:
+        with explained(path):
+            missing = [p for p in (folder, *folder.parents) if not p.exists()]
+            folder.mkdir(parents=True, exist_ok=True)
+            held.callback(_remove_empty, missing)
+            held.enter_context(locked(folder / f".{target.name}.lock", refusal, remove=True))
+        remove_leftovers(folder, target.name)
+        yield
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    for folder in folders:
+        with suppress(OSError):
+            folder.rmdir()
+
+
+def _write(holder: Path, content: str) -> None:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+    with os.fdopen(os.open(holder, flags, 0o644), "w", encoding="ascii") as file:
+        file.write(content)
+
+
 def _read(holder: Path) -> str:
+    """The number of a process in the file `holder`; nothing where it has no number."""
     try:
-        return holder.read_text(encoding="utf-8").strip()
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        with os.fdopen(os.open(holder, flags), "rb") as file:
+            content = file.read(_LONGEST).decode("ascii", "replace").strip()
     except OSError:
         return ""
+    return content if content.isdecimal() else ""

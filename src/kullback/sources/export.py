@@ -14,7 +14,9 @@ from typing import Any
 import numpy as np
 
 from kullback.errors import InvalidValueError
-from kullback.runtime.files import write_atomically
+from kullback.runtime.files import draft_folder, write_atomically
+from kullback.runtime.locks import locked_output
+from kullback.runtime.outputs import Output, check_outputs
 from kullback.sources.catalogue import Source
 from kullback.text.special_tokens import BOS_ID
 from kullback.text.tokenizer_training import tokenizer_config, word_tokenizer
@@ -40,12 +42,18 @@ def export_source(source: Source, tokens: int, folder: Path, seed: int) -> dict[
     Returns the content of ``source.json``: the source, the seed, the numbers of sentences and
     tokens (without ``<s>``), and the entropy and the mean surprisal in nats/token.
 
-    Raises `InvalidValueError` for fewer than one token, or if `folder` contains an export already.
+    The files appear together, in a new or empty folder.  Raises `InvalidValueError` for fewer than
+    one token and for any other folder, `RunError` where it cannot be written.
     """
     if tokens < 1:
         raise InvalidValueError(f"tokens is {tokens}: it must be at least 1")
-    if (folder / "source.json").exists():
-        raise InvalidValueError(f"{folder} contains an export already; choose another folder")
+    check_outputs(Output("the folder (-o)", folder, "new folder"))
+    with locked_output(folder), draft_folder(folder) as draft:
+        return _export(source, tokens, draft, seed)
+
+
+def _export(source: Source, tokens: int, folder: Path, seed: int) -> dict[str, Any]:
+    """The files of an export, in a folder of their own."""
     language, rng = source.training, np.random.default_rng(seed)
     lines: list[str] = []
     ids, surprisals, done = [], [], 0

@@ -33,7 +33,7 @@ def locked(folder: Path) -> Iterator[None]:
     with ExitStack() as held:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            held.enter_context(locks.locked(folder / ".lock", refusal))
+            held.enter_context(locks.locked(folder / ".lock", refusal, remove=True))
         except OSError as error:
             raise RunError(
                 f"{folder} cannot be used as a run folder: {error.strerror}; free some space, or "

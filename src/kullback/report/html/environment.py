@@ -17,13 +17,13 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from kullback.errors import InvalidValueError
 from kullback.report import numbers
 from kullback.report.html.token_colours import KL_NAMES, SURPRISAL_NAMES, kl_level, surprisal_level
 from kullback.report.svg import DARK, LIGHT, inline
 from kullback.results.measurement import Measurement
 from kullback.runtime.escaping import as_running_text, visible, visible_token
 from kullback.runtime.files import write_atomically
+from kullback.runtime.outputs import Output, check_outputs
 
 __all__ = ["render", "write_html"]
 
@@ -39,17 +39,14 @@ def render(template: str, svgs: Mapping[str, str], **values: object) -> str:
     return _environment().get_template(template).render(figures=figures, **values)
 
 
-def write_html(path: Path, html: str) -> None:
+def write_html(path: str | Path, html: str, force: bool = False) -> None:
     """Write a report to `path`, complete or not at all; missing folders are made.
 
-    Raises `InvalidValueError` where `path` is a folder and `RunError` where it cannot be written.
+    Raises `InvalidValueError` where `path` may not be written, also where it is a file of another
+    kind and `force` is not given, `RunError` where writing fails.
     """
-    path = Path(path)
-    if path.is_dir():
-        raise InvalidValueError(
-            f"path is the folder {str(path)!r}: it must name a file; add a name such as report.html"
-        )
-    write_atomically(path, html.encode())
+    check_outputs(Output("path", path, "report"), force=force)
+    write_atomically(Path(path), html.encode())
 
 
 @cache

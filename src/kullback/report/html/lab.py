@@ -27,24 +27,40 @@ from kullback.report.numbers import balanced_identity, nats
 from kullback.report.svg import to_svg
 from kullback.results.lab import LabResults
 from kullback.runtime.files import write_atomically
+from kullback.runtime.outputs import Output, check_outputs
 
-__all__ = ["render_figures", "render_lab_report", "write_lab_report"]
+__all__ = ["lab_outputs", "render_figures", "render_lab_report", "write_lab_report"]
+
+FIGURES = ("training", "slots", "calibration", "quantisation")
 
 
-def write_lab_report(results: LabResults, path: Path) -> None:
+def write_lab_report(results: LabResults, path: Path, force: bool = False) -> None:
     """Write the report of a lab to `path`, and its figures to a folder ``figures`` beside it.
 
     Missing folders are made.  Each file is written completely or not at all, and a failure leaves
-    the old one.  Equal results give equal bytes.  Raises `InvalidValueError` where `path` is a
-    folder or the results have no evaluation on the training language, and `RunError` where a file
-    cannot be written.
+    the old one.  Equal results give equal bytes.  Raises `InvalidValueError` where a file may not
+    be written (`kullback.runtime.outputs`) or the results have no evaluation on the training
+    language, and `RunError` where writing fails.
     """
+    check_outputs(*lab_outputs(Path(path)), force=force)
     figures = render_figures(results)
-    write_html(path, render_lab_report(results, figures))
-    folder = Path(path).parent / "figures"
+    write_html(path, render_lab_report(results, figures), force)
     for name, svg in figures.items():
         preamble = '<?xml version="1.0" encoding="utf-8"?>\n'
-        write_atomically(folder / f"{name}.svg", f"{preamble}{svg}\n".encode())
+        write_atomically(_figure(Path(path), name), f"{preamble}{svg}\n".encode())
+
+
+def lab_outputs(path: Path) -> list[Output]:
+    """What `write_lab_report` may write: the report and its figures."""
+    figures = (_figure(path, name) for name in FIGURES)
+    return [
+        Output("the report", path, "report"),
+        *(Output("the figure", figure, "figure") for figure in figures),
+    ]
+
+
+def _figure(path: Path, name: str) -> Path:
+    return path.parent / "figures" / f"{name}.svg"
 
 
 def render_figures(results: LabResults) -> dict[str, str]:
