@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -63,3 +65,57 @@ def test_checkpoints_that_are_none(
     stored, stored_metadata = load_tensors(path)
     save_tensors(path, stored | tensors, stored_metadata if metadata is None else metadata)
     assert complaint(resume, half).startswith(f"{path} is not a checkpoint of kullback (")
+
+
+def changed(path: Path, change: Callable[[dict[str, torch.Tensor], dict[str, Any]], None]) -> None:
+    """Change tensors and counters of a checkpoint."""
+    tensors, metadata = load_tensors(path)
+    tensors = {name: tensor.clone() for name, tensor in tensors.items()}
+    counters = json.loads(metadata["state"])
+    change(tensors, counters)
+    save_tensors(path, tensors, {"state": json.dumps(counters)})
+
+
+@pytest.mark.parametrize("kind", ["momentum_buffer", "exp_avg", "exp_avg_sq", "step"])
+@pytest.mark.parametrize("damage", ["removed", "all removed", "NaN", "shape", "integers"])
+def test_states_of_optimisers_are_complete(kind: str, damage: str, half: Path):
+    """A state that is missing, of another shape or type, or not finite is named."""
+
+    def change(tensors: dict[str, torch.Tensor], counters: dict[str, Any]) -> None:
+        keys = [key for key in tensors if key.startswith(f"{kind}/")]
+        for key in keys if damage == "all removed" else keys[:1]:
+            value = tensors.pop(key)
+            if damage == "NaN":
+                tensors[key] = torch.full_like(value, torch.nan)
+            elif damage == "shape":
+                tensors[key] = torch.zeros(3, 1, 2)
+            elif damage == "integers":
+                tensors[key] = value.int()
+
+    changed(half / "checkpoint.safetensors", change)
+    said = complaint(resume, half)
+    assert "is not a checkpoint of kullback (" in said
+    assert f"{kind}/" in said
+
+
+def test_weights_are_finite(half: Path):
+    """An infinite weight is named."""
+    changed(
+        half / "checkpoint.safetensors",
+        lambda tensors, _: tensors["weight/model.norm.weight"].fill_(torch.inf),
+    )
+    assert "model.norm.weight contains NaN or infinity" in complaint(resume, half)
+
+
+@pytest.mark.parametrize(
+    "counters",
+    [
+        {"step": -1}, {"step": 0}, {"step": 10**9}, {"step": 2**70}, {"step": 1.5}, {"step": 2},
+        {"tokens": -1}, {"tokens": "1"}, {"recent": {"tokens": "x"}}, {"recent": []},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_counters_are_possible(counters: dict[str, Any], half: Path):
+    """Steps beyond the run, negative numbers and other types are refused."""
+    changed(half / "checkpoint.safetensors", lambda _, stored: stored.update(counters))
+    assert "is not a checkpoint of kullback (" in complaint(resume, half)

@@ -10,8 +10,17 @@ from interrupted_runs import complaint
 from kullback.training.loop import resume
 from kullback.training.metrics import read_metrics
 
+DEEP = '{"step": ' + "[" * 100_000
 
-@pytest.mark.parametrize("line", ['{"step": ', "[]", '{"steps": 3}', '{"step": "3"}'])
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"step": ', "[]", '{"steps": 3}', '{"step": "3"}', '{"step": 3}', DEEP,
+        '{"step": 3, "tokens": 1, "cross_entropy": NaN}',
+        '{"step": -3, "tokens": 1, "cross_entropy": 1.0}',
+    ],
+)  # fmt: skip
 def test_damaged_metrics(line: str, half: Path):
     """A line of metrics that is none is named with its number."""
     path = half / "metrics.jsonl"

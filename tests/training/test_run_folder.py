@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from kullback.training.loop import resume, train
 from kullback.training.run_folder import (
     load_model,
     load_tensors,
+    load_tokenizer,
     read_json,
     save_model,
     save_tensors,
@@ -110,8 +112,12 @@ def test_files_that_are_no_json_object(text: bytes, name: str, run: Path):
             {"num_attention_heads": 3, "num_key_value_heads": 3, "head_dim": 5},
             "width is 16 and heads is 3: rotary positions need a width that is a multiple of",
         ),
-        ({"vocab_size": 10**13}, "this machine has"),
-        ({"num_hidden_layers": 10**12}, "this machine has"),
+        ({"vocab_size": 10**13}, "a vocabulary of 10,000,000,000,000), and the weights are"),
+        ({"vocab_size": 10**9}, "and the weights are"),
+        ({"hidden_size": 10**9, "head_dim": 10**9 // 2}, "and the weights are"),
+        ({"num_hidden_layers": 10**8}, "(100,000,000 layers"),
+        ({"num_hidden_layers": 10**12}, "and the weights are"),
+        ({"vocab_size": float("nan")}, "damaged"),
     ],
     ids=str,
 )
@@ -185,3 +191,38 @@ def test_json_comes_back(tmp_path: Path):
     """An object is read as it was written, accents and all."""
     (tmp_path / "a.json").write_text('{"verbo": "comió"}', encoding="utf-8")
     assert read_json(tmp_path / "a.json") == {"verbo": "comió"}
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_weights_that_are_not_finite(value: float, run: Path, capsys: pytest.CaptureFixture[str]):
+    """One such weight is named, by `sample` as by `evaluate`."""
+    path = run / "model.safetensors"
+    tensors, metadata = load_tensors(path)
+    tensors = {name: tensor.clone() for name, tensor in tensors.items()}
+    tensors["model.embed_tokens.weight"][3, 2] = value
+    save_tensors(path, tensors, metadata)
+    assert "embed_tokens.weight contains NaN or infinity" in complaint(load_model, run)
+    for command in ("sample", "evaluate"):
+        assert main([command, str(run)]) == 2
+        assert "contains NaN or infinity" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "name", ["config.json", "training.json", "tokenizer.json", "model.safetensors"]
+)
+def test_pipes_are_refused(name: str, run: Path):
+    """No file of a run is waited for."""
+    (run / name).unlink()
+    os.mkfifo(run / name)
+    action = resume if name == "training.json" else load_model
+    if name == "tokenizer.json":
+        action = partial(load_tokenizer, run / name)
+    with pytest.raises(RunError, match="named pipe"):
+        action(*() if name == "tokenizer.json" else (run,))
+
+
+@pytest.mark.parametrize("name", ["config.json", "training.json"])
+def test_nested_json(name: str, run: Path):
+    """A hundred thousand brackets are no crash."""
+    (run / name).write_text('{"a": ' + "[" * 100_000)
+    assert "nested" in complaint(load_model if name == "config.json" else resume, run)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from kullback.errors import InvalidValueError
+from kullback.errors import InvalidValueError, RunError
 from kullback.models.ngram_baseline import fit_baselines, ngram_losses
 from kullback.results.measurement import Measurement
 from kullback.results.training import NgramBaseline, TrainingRun, TrainingSeconds
@@ -159,6 +159,8 @@ def _result(
     )
     lowest = min(losses, key=lambda nll_M: float(nll_M.mean()))
     lines = read_metrics(run / "metrics.jsonl")
+    if not lines:
+        raise RunError(f"{run / 'metrics.jsonl'} is missing or empty; restore it")
     step_before = lines[-2]["step"] if len(lines) > 1 else 0
     return TrainingRun(
         folder=str(run),

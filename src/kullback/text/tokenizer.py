@@ -14,14 +14,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Int
 from tokenizers import Tokenizer
 
 from kullback.errors import InvalidValueError
+from kullback.runtime.decoding import decode_json, read_bounded
 from kullback.text.byte_spans import ALPHABET, bytes_of_token, spans_from_offsets, spans_from_pieces
+from kullback.text.tokenizer_file import read_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -110,15 +112,16 @@ class TextTokenizer:
         `InvalidValueError` where a file is missing or damaged.
         """
         path = folder / "tokenizer.json"
-        if not path.is_file():
+        if not path.exists():
             raise InvalidValueError(
                 f"{folder} has no tokenizer.json, which reading a text needs: copy it from the "
                 "model that this one is derived from"
             )
         try:
-            tokenizer = Tokenizer.from_str(path.read_text(encoding="utf-8"))
-        # The library raises a bare Exception for damaged JSON.
-        except Exception as error:
+            tokenizer = read_tokenizer(path)
+        except OSError as error:
+            raise InvalidValueError(f"{path} cannot be read: {error.strerror}") from None
+        except ValueError as error:
             raise InvalidValueError(f"{path} is damaged: {error}; download it again") from None
         config = _read_object(folder / "tokenizer_config.json")
         special = _read_object(folder / "special_tokens_map.json") | config
@@ -274,12 +277,11 @@ def _content(token: object) -> str | None:
 
 
 def _read_object(path: Path) -> dict[str, object]:
-    if not path.is_file():
-        return {}
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        return decode_json(read_bounded(path), dict[str, Any])
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise InvalidValueError(f"{path} cannot be read: {error.strerror}") from None
+    except ValueError as error:
         raise InvalidValueError(f"{path} is damaged: {error}; download it again") from None
-    if not isinstance(data, dict):
-        raise InvalidValueError(f"{path} is damaged: it must contain a JSON object")
-    return data

@@ -9,15 +9,33 @@ random generator belongs to it.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
+import msgspec
+import torch
+from torch import Tensor
+
 from kullback.errors import RunError
+from kullback.runtime.decoding import Count, decode_json
 from kullback.training.metrics import Sums
 from kullback.training.run_folder import load_tensors, load_weights, save_tensors
 from kullback.training.state import TrainingState
 
 __all__ = ["load_checkpoint", "save_checkpoint"]
+
+# What each optimiser keeps of a weight.
+MUON = ("momentum_buffer",)
+ADAMW = ("exp_avg", "exp_avg_sq", "step")
+
+
+class _Counters(msgspec.Struct):
+    """The entry ``state`` of the metadata."""
+
+    step: Count
+    tokens: Count
+    recent: Sums
 
 
 def save_checkpoint(state: TrainingState, path: Path) -> None:
@@ -33,7 +51,11 @@ def save_checkpoint(state: TrainingState, path: Path) -> None:
 
 
 def load_checkpoint(state: TrainingState, path: Path) -> None:
-    """Read a checkpoint into `state`; `RunError` where it does not match the model."""
+    """Read a checkpoint into `state`.
+
+    Raises `RunError` where it does not match the model, where a state of an optimiser is missing,
+    and where a number is not finite.
+    """
     tensors, metadata = load_tensors(path)
     weights = {
         name.removeprefix("weight/"): value
@@ -41,17 +63,50 @@ def load_checkpoint(state: TrainingState, path: Path) -> None:
         if name.startswith("weight/")
     }
     load_weights(state.model, weights, path)
-    by_name = dict(zip(state.names, state.weights, strict=True))
     try:
-        for full_name, value in tensors.items():
-            kind, name = full_name.split("/", 1)
-            if kind != "weight":
-                optimiser = state.muon if kind == "momentum_buffer" else state.adamw
-                optimiser.state[by_name[name]][kind] = value
-        counters = json.loads(metadata["state"])
-        state.step, state.tokens = counters["step"], counters["tokens"]
-        state.recent = Sums(**counters["recent"])
-    except (KeyError, TypeError, ValueError) as error:
+        counters = decode_json(metadata.get("state", ""), _Counters)
+        if not 1 <= counters.step <= state.config.steps:
+            raise ValueError(f"it is of step {counters.step} of {state.config.steps}")
+        _check_optimisers(state, tensors, counters.step)
+    except ValueError as error:
         raise RunError(
-            f"{path} is not a checkpoint of kullback ({error!r}); restore it, or train a new run"
+            f"{path} is not a checkpoint of kullback ({error}); restore it, or train a new run"
         ) from None
+    for optimiser, kinds, weights_of in _optimisers(state):
+        for name, weight in weights_of.items():
+            for kind in kinds:
+                optimiser.state[weight][kind] = tensors[f"{kind}/{name}"]
+    state.step, state.tokens, state.recent = counters.step, counters.tokens, counters.recent
+
+
+def _optimisers(
+    state: TrainingState,
+) -> list[tuple[torch.optim.Optimizer, tuple[str, ...], dict[str, Tensor]]]:
+    """Each optimiser with the kinds of its state and its weights by name."""
+    names = {weight: name for name, weight in zip(state.names, state.weights, strict=True)}
+    optimisers: list[tuple[torch.optim.Optimizer, tuple[str, ...], dict[str, Tensor]]] = []
+    for optimiser, kinds in ((state.muon, MUON), (state.adamw, ADAMW)):
+        weights = [weight for group in optimiser.param_groups for weight in group["params"]]
+        optimisers.append((optimiser, kinds, {names[weight]: weight for weight in weights}))
+    return optimisers
+
+
+def _check_optimisers(state: TrainingState, tensors: Mapping[str, Tensor], step: int) -> None:
+    """Raise `ValueError` where the tensors are not the states of the optimisers after a step."""
+    left = {name for name in tensors if not name.startswith("weight/")}
+    for _, kinds, weights in _optimisers(state):
+        for name, weight in weights.items():
+            for kind in kinds:
+                key = f"{kind}/{name}"
+                if key not in tensors:
+                    raise ValueError(f"it has no {key}, a state of its optimiser")
+                value, shape = tensors[key], () if kind == "step" else tuple(weight.shape)
+                if tuple(value.shape) != shape or not value.is_floating_point():
+                    raise ValueError(f"{key} is {value.dtype} of the shape {tuple(value.shape)}")
+                if not torch.isfinite(value).all():
+                    raise ValueError(f"{key} contains NaN or infinity")
+                if kind == "step" and float(value) != step:
+                    raise ValueError(f"{key} is {float(value):g}, and it is of step {step}")
+                left.discard(key)
+    if left:
+        raise ValueError(f"{min(left)} is no state of an optimiser")

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
+import msgspec
 import torch
 from tokenizers import Tokenizer
 
-from kullback.errors import InvalidValueError, RunError
+from kullback.errors import RunError
+from kullback.runtime.decoding import Hash
 from kullback.runtime.files import write_atomically
 from kullback.sources.catalogue import source_from_spec
 from kullback.training.batches import Batches
@@ -35,6 +37,11 @@ __all__ = [
     "write_description",
 ]
 
+T = TypeVar("T", TrainingConfig, GPTConfig)
+
+# Of what a file may ask for; a thread processes a shard.
+MOST_LAYERS = 10_000
+MOST_SHARDS = 4_096
 # The files of a run, except tokenizer.json, which is written first.
 RUN_FILES = (
     "training.json",
@@ -43,6 +50,56 @@ RUN_FILES = (
     "model.safetensors",
     "metrics.jsonl",
 )
+
+
+_Size = Annotated[int, msgspec.Meta(ge=1, lt=2**31)]
+_Seed = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+
+
+class _SourceSpec(msgspec.Struct):
+    """What `source_from_spec` takes: a grammar, or the verbs and held-out cells of conjugation."""
+
+    grammar: str | None = None
+    verbs: list[str] | None = None
+    holdout: list[tuple[str, str, str, str]] | None = None
+
+
+class _SourceData(msgspec.Struct):
+    """The data of a run on a source."""
+
+    source: _SourceSpec
+    sentences: _Size
+    seed: _Seed
+    fingerprint: Hash
+
+
+class _TextData(msgspec.Struct):
+    """The data of a run on texts."""
+
+    text: Annotated[list[str], msgspec.Meta(min_length=1)]
+    context: _Size
+    windows: _Size
+    seed: _Seed
+    fingerprint: Hash
+
+
+class _Steps(msgspec.Struct):
+    """A configuration is complete only with its number of steps."""
+
+    steps: int
+
+
+class _Description(msgspec.Struct):
+    """The JSON object of a ``training.json``."""
+
+    data: dict[str, Any]
+    config: dict[str, Any]
+    model: dict[str, Any]
+    floor: float | None
+
+    def __post_init__(self) -> None:
+        msgspec.convert(self.config, _Steps)
+        msgspec.convert(self.data, _SourceData if "source" in self.data else _TextData)
 
 
 @dataclass(frozen=True)
@@ -107,12 +164,28 @@ def read_description(run: Path) -> RunDescription:
     path = run / "training.json"
     content = read_json(path)
     try:
-        if "steps" not in content["config"]:
-            raise KeyError("steps")
-        config, model = TrainingConfig(**content["config"]), GPTConfig(**content["model"])
-        return RunDescription(path, content["data"], content["floor"], config, model)
-    except (KeyError, TypeError, InvalidValueError) as error:
+        checked = msgspec.convert(content, _Description)
+        config, model = _built(TrainingConfig, checked.config), _built(GPTConfig, checked.model)
+        if model.layers > MOST_LAYERS or config.shards > MOST_SHARDS:
+            raise ValueError(
+                f"it asks for {model.layers:,} layers (at most {MOST_LAYERS:,}) and "
+                f"{config.shards:,} shards (at most {MOST_SHARDS:,})"
+            )
+        return RunDescription(path, content["data"], checked.floor, config, model)
+    except ValueError as error:
         raise _not_a_description(path, error) from None
+
+
+def _built(kind: type[T], values: dict[str, Any]) -> T:
+    """The dataclass of typed values; `ValueError` for other names, types and values."""
+    names = {field.name for field in fields(kind)}  # type: ignore[arg-type]
+    unknown = sorted(values.keys() - names)
+    if unknown:
+        raise ValueError(f"{unknown[0]!r} is unknown")
+    for name, value in values.items():
+        if isinstance(value, int) and abs(value) >= 2**63:
+            raise ValueError(f"{name} is {value}: it must be below 2^63")
+    return msgspec.convert(values, kind)
 
 
 def batches_of_run(description: RunDescription, tokenizer: Tokenizer) -> Batches:
@@ -132,7 +205,7 @@ def batches_of_run(description: RunDescription, tokenizer: Tokenizer) -> Batches
                 tokenizer=tokenizer,
             )
         unchanged = batches.spec["fingerprint"] == spec["fingerprint"]
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError) as error:  # verbs or cells that conjugation does not have
         raise _not_a_description(description.path, error) from None
     if not unchanged:
         raise RunError(

@@ -14,11 +14,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
 from kullback.errors import RunError
+from kullback.runtime.decoding import Count, decode_json, read_bounded
 from kullback.runtime.files import write_atomically
 
 if TYPE_CHECKING:
@@ -120,6 +122,22 @@ class Sums:
         return math.sqrt(max(residual, 0.0)) / self.tokens
 
 
+class _Line(msgspec.Struct):
+    """What a line must have, and may have."""
+
+    step: Count
+    tokens: Count
+    cross_entropy: float
+    entropy: float | None = None
+    kl: float | None = None
+    kl_standard_error: float | None = None
+    tokens_per_second: float | None = None
+    seconds_left: float | None = None
+    learning_rate: float | None = None
+    validation_cross_entropy: float | None = None
+    validation_kl: float | None = None
+
+
 class MetricsFile:
     """``metrics.jsonl``, without the lines beyond `step`, where the run resumes."""
 
@@ -148,10 +166,9 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         return []
     lines: list[dict[str, Any]] = []
     try:
-        for text in path.read_text(encoding="utf-8").splitlines():
-            line = json.loads(text)
-            if not isinstance(line, dict) or not isinstance(line.get("step"), int):
-                raise ValueError("it has no step")
+        for text in read_bounded(path).decode().splitlines():
+            line = decode_json(text, dict[str, Any])
+            msgspec.convert(line, _Line)
             lines.append(line)
     except (OSError, ValueError) as error:
         raise RunError(

@@ -19,13 +19,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from tokenizers import Tokenizer
 from torch import Tensor
 
 from kullback.errors import InvalidValueError, RunError
+from kullback.runtime.decoding import decode_json, read_bounded
 from kullback.runtime.files import write_atomically
+from kullback.runtime.inputs import open_regular
+from kullback.text.tokenizer_file import read_tokenizer
 from kullback.training.gpt import GPT, GPTConfig
 from kullback.training.interruption import resume_command
 
@@ -43,7 +47,7 @@ __all__ = [
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in `path`; `RunError` when it is missing or damaged."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        return decode_json(read_bounded(path), dict[str, Any])
     except FileNotFoundError:
         raise RunError(
             f"{path.parent} is not a run folder: it has no {path.name}; "
@@ -53,24 +57,18 @@ def read_json(path: Path) -> dict[str, Any]:
         raise RunError(
             f"{path} is damaged or truncated ({error}); restore it, or train the run again"
         ) from None
-    if not isinstance(data, dict):
-        raise RunError(
-            f"{path} is damaged: it contains a {type(data).__name__}, not a JSON object; restore "
-            "it, or train the run again"
-        )
-    return data
 
 
 def load_tokenizer(path: Path) -> Tokenizer:
     """The tokenizer in a ``tokenizer.json``; `RunError` where it is missing or damaged."""
     try:
-        return Tokenizer.from_str(path.read_text(encoding="utf-8"))
+        return read_tokenizer(path)
     except FileNotFoundError:
         raise RunError(
             f"{path} is missing, and token ids cannot be decoded without it; restore it, or train "
             "the run again"
         ) from None
-    except Exception as error:  # tokenizers raises nothing more specific
+    except (OSError, ValueError) as error:
         raise RunError(
             f"{path} is damaged or truncated ({error}); restore it, or train the run again"
         ) from None
@@ -85,6 +83,8 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors and the metadata of a safetensors file; `RunError` if missing or truncated."""
     try:
+        with open_regular(path):  # before the library, which would wait at a pipe
+            pass
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118 - no mapping
     except FileNotFoundError:
@@ -116,21 +116,26 @@ def load_model(folder: Path) -> GPT:
             f"{folder} contains a model of type {config.get('model_type')!r}, not a mini-GPT; "
             "give a folder that `kullback train` wrote"
         )
+    weights, _ = load_tensors(folder / "model.safetensors")
     try:
-        model = GPT(GPTConfig.from_huggingface(config))
+        sizes = GPTConfig.from_huggingface(config)
+        _check_sizes(sizes, weights)
+        model = GPT(sizes)
     except (KeyError, TypeError, InvalidValueError) as error:
         reason = f"it has no {error}" if isinstance(error, KeyError) else error
         raise RunError(
             f"{folder / 'config.json'} does not describe a mini-GPT: {reason}; restore it, or give "
             "a folder that `kullback train` wrote"
         ) from None
-    weights, _ = load_tensors(folder / "model.safetensors")
     load_weights(model, weights, folder / "model.safetensors")
     return model
 
 
 def load_weights(model: GPT, weights: Mapping[str, Tensor], path: Path) -> None:
-    """Copy `weights`, read from `path`, into `model`; `RunError` naming the first that differs."""
+    """Copy `weights`, read from `path`, into `model`.
+
+    Raises `RunError` naming the first whose name or shape differs, or that is not finite.
+    """
     expected = model.state_dict()
     for name in sorted(expected.keys() | weights.keys()):
         shape = tuple(expected[name].shape) if name in expected else "no such weight"
@@ -140,7 +145,26 @@ def load_weights(model: GPT, weights: Mapping[str, Tensor], path: Path) -> None:
                 f"{path} belongs to another model: {name} is {stored} in it, and the "
                 f"configuration asks for {shape}; restore the file that belongs here"
             )
+        if not torch.isfinite(weights[name]).all():
+            raise RunError(
+                f"{path} is damaged: {name} contains NaN or infinity; restore it, or train the run "
+                "again"
+            )
     model.load_state_dict(dict(weights))
+
+
+def _check_sizes(config: GPTConfig, weights: Mapping[str, Tensor]) -> None:
+    """Raise `InvalidValueError` for sizes far beyond the weights, before they are allocated.
+
+    (Where they differ by less, `load_weights` names the first weight that does not fit.)
+    """
+    stored = sum(weight.numel() for weight in weights.values())
+    if config.parameters > 10 * stored + 1_000_000:
+        raise InvalidValueError(
+            f"it has {config.parameters:,} parameters ({config.layers:,} layers of width "
+            f"{config.width:,}, a vocabulary of {config.vocabulary_size:,}), and the weights are "
+            f"{stored:,} numbers"
+        )
 
 
 def _pretty(data: Mapping[str, Any]) -> bytes:
