@@ -178,7 +178,7 @@ def read_description(run: Path) -> RunDescription:
 
 def _built(kind: type[T], values: dict[str, Any]) -> T:
     """The dataclass of typed values; `ValueError` for other names, types and values."""
-    names = {field.name for field in fields(kind)}  # type: ignore[arg-type]
+    names = {field.name for field in fields(kind)}
     unknown = sorted(values.keys() - names)
     if unknown:
         raise ValueError(f"{unknown[0]!r} is unknown")
