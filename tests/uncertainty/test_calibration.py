@@ -77,15 +77,6 @@ def test_one_long_text_has_calibration_intervals() -> None:
     assert "one text" in calibration.ece.method
     assert calibration.ece.interval[0] > 0
     assert calibration.mean_gap.interval[0] > 0  # overconfident: P = f^1.3 < f
-    assert sum(gap.n for gap in calibration.gaps) == len(forecast)
-
-
-def test_gaps_of_bins_are_those_of_the_diagram() -> None:
-    """Each bin's gap is its accuracy minus its confidence."""
-    calibration = measure_calibration(*outcomes(5, 0.3, 30, 0.2))
-    assert [gap.value for gap in calibration.gaps] == pytest.approx(
-        [bin.accuracy - bin.confidence for bin in calibration.diagram]
-    )
 
 
 def test_brier_score_is_the_square_distance() -> None:

@@ -4,25 +4,52 @@ Every measure is a mean over scored tokens with an interval that allows for the 
 tokens of one text (:mod:`kullback.uncertainty.intervals`).  Bytes and words are those of the source
 text, whatever the tokenizer; entropies are in nats, bits only where the name says bits.
 
-Axes: M scored tokens, in text order.
+Axes: M scored tokens, in text order, m those of one part, B bins.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Num
 
 from kullback.errors import InvalidValueError
+from kullback.results.build import HistogramSums
+from kullback.results.evaluation import Histogram
 from kullback.results.measurement import Measurement
 from kullback.scoring.token_statistics import TokenStatistics
-from kullback.uncertainty.calibration import Calibration, brier_scores, measure_calibration
+from kullback.uncertainty.calibration import Calibration, brier_scores, calibration
+from kullback.uncertainty.documents import document_order
+from kullback.uncertainty.forecasts import ForecastRows
 from kullback.uncertainty.intervals import mean_with_interval, perplexity
+from kullback.uncertainty.means import MeanRows, means
+from kullback.uncertainty.sweeps import Computation, Task, compute, mapped, one_pass, together
 
-__all__ = ["Places", "TextMeasures", "means_by", "measure_text", "position_edges", "weighted_mean"]
+__all__ = [
+    "NLL_EDGES",
+    "InMemory",
+    "Places",
+    "TextMeasures",
+    "TokenParts",
+    "means_by",
+    "measure_text",
+    "position_edges",
+    "weighted_mean",
+]
 
+TOP_K = (1, 5, 10)
+# The means over tokens, in the order to show.
+TOKEN_UNITS = {
+    "cross_entropy": "nats/token",
+    "entropy": "nats/token",
+    **{f"top{k}_accuracy": "" for k in TOP_K},
+    "brier": "",
+}
 POSITION_BINS = 24
 NLL_EDGES = np.concatenate([np.arange(0.0, 12.5, 0.25), [math.inf]])
 
@@ -45,64 +72,36 @@ class Places:
         return len(self.document_M)
 
 
-@dataclass(frozen=True)
-class TextMeasures:
-    """Everything that is said of a model on a text."""
-
-    measures: dict[str, Measurement]
-    """By name, in the order to show."""
-    calibration: Calibration
-    """Of the most probable token."""
-    target_calibration: Calibration
-    """Of the probability of the target token: Σ q² is what the model expects it to be."""
+TextPart: TypeAlias = tuple[TokenStatistics, Places]
 
 
-def measure_text(statistics: TokenStatistics, places: Places) -> TextMeasures:
-    """Cross-entropy, perplexities, accuracies and calibration, each with its interval.
+class TokenParts(Protocol):
+    """The rows of a text, one a scored token, which may be too many for the memory."""
 
-    ``bits_per_byte = Σ nll / (log 2 × Σ bytes)``, ``word_perplexity = exp(Σ nll / Σ words)`` and
-    likewise for bytes; the Brier score is that over all tokens of the vocabulary.  Raises
-    `InvalidValueError` where nothing was scored.
-    """
-    if not len(places):
-        raise InvalidValueError(
-            "no token was scored: the text has no more than one token, or the protocol scores none "
-            "of it"
-        )
-    document_M, weight_M = places.document_M, places.weight_M
-    nll_M = statistics.nll * weight_M
+    def __len__(self) -> int:
+        """M."""
 
-    def mean(values_M: np.ndarray, unit: str, per_M: np.ndarray = weight_M) -> Measurement:
-        return mean_with_interval(values_M, document_M, unit, per_M)
+    def parts(self) -> Iterator[TextPart]:
+        """The rows from the first on, in consecutive parts, in text order.
 
-    cross_entropy = mean(nll_M, "nats/token")
-    measures = {
-        "cross_entropy": cross_entropy,
-        "bits_per_byte": mean(nll_M / math.log(2), "bits/byte", places.bytes_M * weight_M),
-        "perplexity": perplexity(cross_entropy),
-    }
-    if places.bytes_M.any():
-        per_byte = mean(nll_M, "nats/byte", places.bytes_M * weight_M)
-        measures["byte_perplexity"] = perplexity(per_byte)
-    if places.words_M.any():
-        per_word = mean(nll_M, "nats/word", places.words_M * weight_M)
-        measures["word_perplexity"] = perplexity(per_word)
-    measures["entropy"] = mean(statistics.entropy * weight_M, "nats/token")
-    for k in (1, 5, 10):
-        measures[f"top{k}_accuracy"] = mean((statistics.rank <= k) * weight_M, "")
-    brier_M = brier_scores(statistics.sum_of_squares, np.exp(-statistics.nll))
-    measures["brier"] = mean(brier_M * weight_M, "")
-    hit_M: Bool[np.ndarray, "M"] = statistics.rank == 1
-    forecast_M = np.clip(statistics.top1_probability, 0.0, 1.0)
-    calibration = measure_calibration(forecast_M, hit_M, document_M)
-    measures["ece"] = calibration.ece
-    measures["rms_calibration_error"] = calibration.rms_error
-    measures["smooth_ece"] = calibration.smooth_ece
-    measures["overconfidence"] = calibration.mean_gap
-    expected_M = np.clip(statistics.sum_of_squares, 0.0, 1.0)
-    target_calibration = measure_calibration(expected_M, np.exp(-statistics.nll), document_M)
-    measures["target_ece"] = target_calibration.ece
-    return TextMeasures(measures, calibration, target_calibration)
+        Called once for each pass.  The tokens of a document are contiguous; a part may begin or end
+        within a document.
+        """
+
+
+@dataclass(frozen=True, eq=False)
+class InMemory:
+    """Rows as one part."""
+
+    statistics: TokenStatistics
+    places: Places
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def parts(self) -> Iterator[TextPart]:
+        """The part."""
+        yield self.statistics, self.places
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,6 +112,152 @@ class MeansBy:
     means: list[Measurement]
 
 
+@dataclass(frozen=True, eq=False)
+class TextMeasures:
+    """Everything that is said of a model on a text."""
+
+    measures: dict[str, Measurement]
+    """By name, in the order to show."""
+    calibration: Calibration
+    """Of the most probable token."""
+    target_calibration: Calibration
+    """Of the probability of the target token: Σ q² is what the model expects it to be."""
+    nll_by_position: MeansBy
+    """By the position in the window."""
+    nll_histogram: Histogram
+    """The shares of the tokens, by weight, between `NLL_EDGES`."""
+
+
+def measure_text(rows: TokenParts) -> TextMeasures:
+    """Cross-entropy, perplexities, accuracies and calibration, each with its interval.
+
+    ``bits_per_byte = Σ nll / (log 2 × Σ bytes)``, ``word_perplexity = exp(Σ nll / Σ words)`` and
+    likewise for bytes; the Brier score is that over all tokens of the vocabulary.  The rows are
+    read three times, and a fourth time where probabilities are not numbers of 32 bits; beside the
+    largest part, the memory grows with the number of documents only.
+
+    Raises `InvalidValueError` where nothing was scored, or no byte of the text.
+    """
+    if not len(rows):
+        raise InvalidValueError(
+            "no token was scored: the text has no more than one token, or the protocol scores none "
+            "of it"
+        )
+    return compute(_measures(), rows.parts)
+
+
+def _measures() -> Computation[TextPart, TextMeasures]:
+    by_token = Task(means(_by_token, list(TOKEN_UNITS.values())))
+    by_byte = Task(means(_by_byte, ["bits/byte", "nats/byte"]))
+    by_word = Task(means(_by_word, ["nats/word"]))
+    of_top1 = Task(mapped(_top1_forecasts, calibration()))
+    of_target = Task(mapped(_target_forecasts, calibration()))
+    curve = Task(_nll_by_position())
+    histogram = _NllHistogram()
+    yield from together(
+        by_token, by_byte, by_word, of_top1, of_target, curve, Task(one_pass(histogram))
+    )
+    if not by_byte.result:
+        raise InvalidValueError("the scored tokens contain no byte of the text")
+    per_token = dict(zip(TOKEN_UNITS, by_token.result, strict=True))
+    bits_per_byte, nats_per_byte = by_byte.result
+    measures = {
+        "cross_entropy": per_token["cross_entropy"],
+        "bits_per_byte": bits_per_byte,
+        "perplexity": perplexity(per_token["cross_entropy"]),
+        "byte_perplexity": perplexity(nats_per_byte),
+    }
+    for nats_per_word in by_word.result:  # none in a text without words
+        measures["word_perplexity"] = perplexity(nats_per_word)
+    measures |= {name: per_token[name] for name in TOKEN_UNITS if name != "cross_entropy"}
+    measures["ece"] = of_top1.result.ece
+    measures["rms_calibration_error"] = of_top1.result.rms_error
+    measures["smooth_ece"] = of_top1.result.smooth_ece
+    measures["overconfidence"] = of_top1.result.mean_gap
+    measures["target_ece"] = of_target.result.ece
+    return TextMeasures(
+        measures, of_top1.result, of_target.result, curve.result, histogram.sums.histogram()
+    )
+
+
+def _by_token(part: TextPart) -> MeanRows:
+    statistics, places = part
+    weight_m = places.weight_M
+
+    def values() -> Iterator[Float[np.ndarray, "m"]]:
+        """In the order of `TOKEN_UNITS`."""
+        yield statistics.nll * weight_m
+        yield statistics.entropy * weight_m
+        for k in TOP_K:
+            yield (statistics.rank <= k) * weight_m
+        yield brier_scores(statistics.sum_of_squares, np.exp(-statistics.nll)) * weight_m
+
+    return MeanRows(places.document_M, weight_m, values())
+
+
+def _by_byte(part: TextPart) -> MeanRows:
+    statistics, places = part
+    nll_m = statistics.nll * places.weight_M
+    bytes_m = places.bytes_M * places.weight_M
+    return MeanRows(places.document_M, bytes_m, [nll_m / math.log(2), nll_m])
+
+
+def _by_word(part: TextPart) -> MeanRows:
+    statistics, places = part
+    nll_m = statistics.nll * places.weight_M
+    return MeanRows(places.document_M, places.words_M * places.weight_M, [nll_m])
+
+
+def _top1_forecasts(part: TextPart) -> ForecastRows:
+    statistics, places = part
+    forecast_m = np.clip(statistics.top1_probability, 0.0, 1.0)
+    return ForecastRows(places.document_M, forecast_m, statistics.rank == 1)
+
+
+def _target_forecasts(part: TextPart) -> ForecastRows:
+    statistics, places = part
+    forecast_m = np.clip(statistics.sum_of_squares, 0.0, 1.0)
+    return ForecastRows(places.document_M, forecast_m, np.exp(-statistics.nll))
+
+
+class _NllHistogram:
+    """The histogram of the nll."""
+
+    def __init__(self) -> None:
+        self.sums = HistogramSums(NLL_EDGES)
+
+    def add(self, part: TextPart, /) -> None:
+        statistics, places = part
+        self.sums.add(statistics.nll, places.weight_M)
+
+
+class _LastPosition:
+    """The largest position in a window."""
+
+    def __init__(self) -> None:
+        self.position = 0
+
+    def add(self, part: TextPart, /) -> None:
+        _, places = part
+        if len(places):
+            self.position = max(self.position, int(places.position_M.max()))
+
+
+def _nll_by_position() -> Computation[TextPart, MeansBy]:
+    """The curve of the nll by position: three passes."""
+    last = _LastPosition()
+    yield last
+    edges = _edges_to(last.position)
+
+    def binned(part: TextPart) -> _Binned:
+        statistics, places = part
+        position_m = places.position_M.astype(np.float64)
+        return _Binned.of(places.document_M, places.weight_M, statistics.nll, position_m, edges)
+
+    curve = yield from mapped(binned, _means_by(len(edges) - 1, "nats/token"))
+    return curve
+
+
 def means_by(
     values_M: Float[np.ndarray, "M"],
     by_M: Float[np.ndarray, "M"],
@@ -121,14 +266,65 @@ def means_by(
     unit: str = "nats/token",
 ) -> MeansBy:
     """The weighted mean of `values_M` where `by_M` is in [edges[i], edges[i + 1]); filled bins."""
-    index_M = np.clip(np.searchsorted(edges, by_M, side="right") - 1, 0, len(edges) - 2)
-    x, means = [], []
-    for b in range(len(edges) - 1):
-        rows = np.flatnonzero(index_M == b)
-        if len(rows):
-            x.append(float(by_M[rows].mean()))
-            means.append(weighted_mean(values_M, places, unit, rows))
-    return MeansBy(np.array(x), means)
+    columns = (places.document_M, places.weight_M, values_M, by_M)
+    order_M = document_order(places.document_M)
+    if order_M is not None:
+        columns = tuple(column_M[order_M] for column_M in columns)
+    rows = _Binned.of(*columns, edges)
+    return compute(_means_by(len(edges) - 1, unit), lambda: [rows])
+
+
+class _Binned(NamedTuple):
+    """A part of the rows, each in a bin."""
+
+    document_m: Int[np.ndarray, "m"]
+    weight_m: Float[np.ndarray, "m"]
+    values_m: Float[np.ndarray, "m"]
+    by_m: Float[np.ndarray, "m"]
+    index_m: Int[np.ndarray, "m"]
+
+    @classmethod
+    def of(
+        cls,
+        document_m: Int[np.ndarray, "m"],
+        weight_m: Float[np.ndarray, "m"],
+        values_m: Float[np.ndarray, "m"],
+        by_m: Float[np.ndarray, "m"],
+        edges: Float[np.ndarray, "edges"],
+    ) -> _Binned:
+        """Rows with the bins [edges[i], edges[i + 1])."""
+        index_m = np.clip(np.searchsorted(edges, by_m, side="right") - 1, 0, len(edges) - 2)
+        return cls(document_m, weight_m, values_m, by_m, index_m.astype(np.int16))
+
+    def bin(self, b: int) -> MeanRows:
+        """The rows of one bin, each counted as often as the protocol counts it."""
+        rows = np.flatnonzero(self.index_m == b)
+        weight_m = self.weight_m[rows]
+        return MeanRows(self.document_m[rows], weight_m, [self.values_m[rows] * weight_m])
+
+
+class _BinMiddles:
+    """The sum of what each bin is a bin of, and the rows in it."""
+
+    def __init__(self, bins: int) -> None:
+        self.sums_B, self.rows_B = np.zeros((2, bins))
+
+    def add(self, rows: _Binned, /) -> None:
+        for b in range(len(self.sums_B)):
+            by_m = rows.by_m[rows.index_m == b]
+            self.sums_B[b] += by_m.sum()
+            self.rows_B[b] += len(by_m)
+
+
+def _means_by(bins: int, unit: str) -> Computation[_Binned, MeansBy]:
+    middles = _BinMiddles(bins)
+    in_bins = [Task(means(partial(_Binned.bin, b=b), [unit])) for b in range(bins)]
+    yield from together(Task(one_pass(middles)), *in_bins)
+    filled = np.flatnonzero(middles.rows_B)
+    return MeansBy(
+        middles.sums_B[filled] / middles.rows_B[filled],
+        [mean for task in in_bins for mean in task.result],
+    )
 
 
 def weighted_mean(
@@ -146,6 +342,9 @@ def weighted_mean(
 
 def position_edges(position_M: Int[np.ndarray, "M"]) -> Float[np.ndarray, "edges"]:
     """Bin edges over positions in the window, even in the logarithm: early ones differ most."""
-    last = int(position_M.max()) + 1
-    edges = np.unique(np.geomspace(1, last + 1, POSITION_BINS + 1).astype(np.int64))
+    return _edges_to(int(position_M.max()))
+
+
+def _edges_to(position: int) -> Float[np.ndarray, "edges"]:
+    edges = np.unique(np.geomspace(1, position + 2, POSITION_BINS + 1).astype(np.int64))
     return np.concatenate([[0], edges]).astype(np.float64)

@@ -14,13 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from kullback.evaluation.measures import (
-    NLL_EDGES,
-    TextMeasures,
-    means_by,
-    measure_text,
-    position_edges,
-)
+from kullback.evaluation.measures import InMemory, TextMeasures, measure_text
 from kullback.evaluation.numeric_type import arithmetic_noise
 from kullback.evaluation.passages import text_passages
 from kullback.evaluation.passes import ModelPredictor, TokenizedText, subsample
@@ -28,7 +22,7 @@ from kullback.evaluation.recorded_pass import RecordedPass, record_pass
 from kullback.evaluation.temperature import TemperatureFit, fit_temperature, tempered_nll
 from kullback.models.interface import TextModel
 from kullback.predictions.base import Predictions
-from kullback.results.build import curve, histogram
+from kullback.results.build import curve
 from kullback.results.evaluation import Evaluation, NonZeroRank, ReliabilityBin
 from kullback.results.table import Table
 from kullback.runtime.progress import Progress
@@ -82,7 +76,7 @@ def evaluate_text(
     )
     if recorded is None:
         return NonZeroRank(rank=processes.rank, world_size=processes.world_size)
-    measured = measure_text(recorded.statistics, tokenized.places)
+    measured = measure_text(InMemory(recorded.statistics, tokenized.places))
     notes = [*model.notes, *coverage_notes(tokenized)]
     if task.exact is not None:
         progress.stage("measuring the noise of the arithmetic, against float32")
@@ -106,10 +100,6 @@ def _result(
     notes: tuple[str, ...],
 ) -> Evaluation:
     """The measures and what they are of, as a result.  (Eight parts of it are computed before.)"""
-    nll_M, places = recorded.records.nll, tokenized.places
-    by_position = means_by(
-        nll_M, places.position_M.astype(np.float64), position_edges(places.position_M), places
-    )
     return Evaluation(
         title=f"{model.name} on {text_name(documents)}",
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -127,8 +117,8 @@ def _result(
         seconds=recorded.seconds,
         tokens_per_second=recorded.tokens_read / recorded.seconds,
         measures=measured.measures,
-        nll_by_position=curve(by_position.x_B, by_position.means),
-        nll_histogram=histogram(nll_M, NLL_EDGES, places.weight_M),
+        nll_by_position=curve(measured.nll_by_position.x_B, measured.nll_by_position.means),
+        nll_histogram=measured.nll_histogram,
         reliability=_reliability(measured.calibration),
         target_reliability=_reliability(measured.target_calibration),
         passages=(

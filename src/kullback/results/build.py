@@ -11,7 +11,7 @@ from jaxtyping import Float
 from kullback.results.evaluation import Curve, Histogram
 from kullback.results.measurement import Measurement
 
-__all__ = ["curve", "finite_or_none", "histogram"]
+__all__ = ["HistogramSums", "curve", "finite_or_none", "histogram"]
 
 
 def curve(x_B: Float[np.ndarray, "B"], means: Sequence[Measurement]) -> Curve:
@@ -36,9 +36,28 @@ def histogram(
     >>> histogram(np.array([0.5, 1.5, 1.7]), np.array([0.0, 1.0, 2.0]), np.ones(3)).share[0]
     0.3333333333333333
     """
-    sums, _ = np.histogram(values_M, edges, weights=weight_M)
-    total = float(weight_M.sum()) or 1.0
-    return Histogram(tuple(edges.tolist()), tuple((sums / total).tolist()))
+    sums = HistogramSums(edges)
+    sums.add(values_M, weight_M)
+    return sums.histogram()
+
+
+class HistogramSums:
+    """The weights of values that come in parts, between neighbouring edges."""
+
+    def __init__(self, edges: Float[np.ndarray, "edges"]) -> None:
+        self._edges = edges
+        self._sums = np.zeros(len(edges) - 1)
+        self._total = 0.0
+
+    def add(self, values_m: Float[np.ndarray, "m"], weight_m: Float[np.ndarray, "m"]) -> None:
+        """The next values."""
+        self._sums += np.histogram(values_m, self._edges, weights=weight_m)[0]
+        self._total += float(weight_m.sum())
+
+    def histogram(self) -> Histogram:
+        """The share of the weights between neighbouring edges."""
+        shares = self._sums / (self._total or 1.0)
+        return Histogram(tuple(self._edges.tolist()), tuple(shares.tolist()))
 
 
 def finite_or_none(value: float) -> float | None:

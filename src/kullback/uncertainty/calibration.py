@@ -17,8 +17,8 @@ measure here comes with its mean by chance, with an interval, or with its bias s
 
 On a source the accuracy is not counted but known: p(most probable token | prefix).
 
-Axes: M tokens in text order, B bins or cells of the forecast, C independent contributions, D draws
-of the noise.
+Axes: M tokens in text order, m those of one part, P pieces of documents, B bins or cells of the
+forecast, C independent contributions, D draws of the noise.
 """
 
 from __future__ import annotations
@@ -30,19 +30,32 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Num
 
 from kullback.results.measurement import LEVEL, Measurement
-from kullback.uncertainty.calibration_noise import BinNoise, bin_noise, checked_residuals
-from kullback.uncertainty.documents import Documents
-from kullback.uncertainty.intervals import mean_with_interval
+from kullback.uncertainty.calibration_noise import (
+    BinNoise,
+    BinSums,
+    InPieces,
+    NoisePieces,
+)
+from kullback.uncertainty.documents import documents_of
+from kullback.uncertainty.forecasts import (
+    ForecastRows,
+    ResidualRows,
+    checked,
+    document_rows,
+    forecast_rows,
+)
+from kullback.uncertainty.means import MeanRows, means
 from kullback.uncertainty.reliability import (
     BINS,
+    DiagramSums,
     ReliabilityBin,
-    bin_edges,
     bin_numbers,
-    reliability,
+    edges_of_equal_mass,
 )
-from kullback.uncertainty.smooth_calibration import measure_smooth_calibration
+from kullback.uncertainty.smooth_calibration import SmoothSums
+from kullback.uncertainty.sweeps import Computation, Task, compute, together
 
-__all__ = ["Calibration", "brier_scores", "measure_calibration"]
+__all__ = ["Calibration", "brier_scores", "calibration", "measure_calibration"]
 
 
 def brier_scores(
@@ -66,8 +79,6 @@ class Calibration:
 
     diagram: list[ReliabilityBin]
     """Bins of equal mass."""
-    gaps: list[Measurement]
-    """Outcome − forecast of each bin."""
     mean_gap: Measurement
     """Forecast − outcome over all tokens: above 0 the model is overconfident."""
     ece: Measurement
@@ -110,32 +121,68 @@ def measure_calibration(
     >>> calibration.ece.interval[0], calibration.squared_error.value < 1e-4
     (0.0, True)
     """
-    forecast_M, residual_M = checked_residuals(forecast_M, outcome_M)
-    documents = Documents.of(
-        None if document_M is None else np.asarray(document_M), len(forecast_M)
-    )
-    edge = bin_edges(forecast_M, bins, "equal mass")
-    index_M = bin_numbers(forecast_M, edge)
+    rows = forecast_rows(forecast_M, outcome_M, document_M)
+    return compute(calibration(bins, seed), lambda: [rows])
+
+
+def calibration(bins: int = BINS, seed: int = 0) -> Computation[ForecastRows, Calibration]:
+    """`measure_calibration` of rows that come in parts, with the same errors.
+
+    Takes three passes, and a fourth where forecasts are not numbers of 32 bits.
+    """
+    return checked(_calibration(bins, seed))
+
+
+def _calibration(bins: int, seed: int) -> Computation[ResidualRows, Calibration]:
+    documents = Task(documents_of(document_rows))
+    edge = Task(edges_of_equal_mass(_forecasts, bins))
+    mean_gap = Task(means(_overconfidence, [""]))
+    yield from together(documents, edge, mean_gap)
+    pieces = NoisePieces(documents.result)
+    binned, smooth = _BinnedSums(pieces, edge.result), SmoothSums(pieces)
+    yield InPieces(pieces, [binned, smooth])
     # Empty bins, from equal forecasts, are left out as in the diagram.
-    index_M = np.unique(index_M, return_inverse=True)[1]
-    weight_B = np.bincount(index_M) / len(index_M)
-    noise = bin_noise(index_M, residual_M, len(weight_B), documents)
-    s_B = np.bincount(index_M, residual_M) / len(index_M)
+    kept_b = np.flatnonzero(binned.count_B)
+    weight_B = binned.count_B[kept_b] / pieces.tokens
+    noise = binned.residuals.noise(kept_b)
+    s_B = binned.residuals.residual_B[kept_b] / pieces.tokens
     by_chance_D = np.abs(noise.draws(seed)).sum(axis=1)
-    ece = _norm(s_B, noise, by_chance_D)
     squared = _squared_error(s_B, weight_B, noise, seed)
     return Calibration(
-        diagram=reliability(
-            forecast_M, forecast_M + residual_M, np.ones(len(forecast_M)), bins, "equal mass"
-        ),
-        gaps=noise.gaps,
-        mean_gap=mean_with_interval(-residual_M, document_M, ""),
-        ece=ece,
+        diagram=binned.diagram.diagram(),
+        mean_gap=mean_gap.result[0],
+        ece=_norm(s_B, noise, by_chance_D),
         ece_by_chance=float(by_chance_D.mean()),
         squared_error=squared,
         rms_error=_root(squared),
-        smooth_ece=measure_smooth_calibration(forecast_M, outcome_M, document_M, seed),
+        smooth_ece=smooth.measurement(seed),
     )
+
+
+def _forecasts(rows: ResidualRows) -> Float[np.ndarray, "m"]:
+    return rows.forecast_m
+
+
+def _overconfidence(rows: ResidualRows) -> MeanRows:
+    return MeanRows(rows.document_m, np.ones(len(rows.residual_m)), [-rows.residual_m])
+
+
+class _BinnedSums:
+    """What the bins of equal mass need of the residuals of a text, in parts."""
+
+    def __init__(self, pieces: NoisePieces, edge: Float[np.ndarray, "edges"]) -> None:
+        bins = len(edge) - 1
+        self.diagram = DiagramSums(edge)
+        self.residuals = BinSums(pieces, bins)
+        self.count_B = np.zeros(bins, np.int64)
+
+    def add(self, piece_m: Int[np.ndarray, "m"], rows: ResidualRows) -> None:
+        """The next tokens, and their pieces."""
+        index_m = bin_numbers(rows.forecast_m, self.diagram.edge)
+        outcome_m = rows.forecast_m + rows.residual_m
+        self.diagram.add(index_m, rows.forecast_m, outcome_m, np.ones(len(index_m)))
+        self.residuals.add(piece_m, index_m, rows.residual_m)
+        self.count_B += np.bincount(index_m, minlength=len(self.count_B))
 
 
 def _norm(

@@ -4,26 +4,28 @@ A residual is outcome − forecast, and each token is in one bin of its forecast
 correlated, so the noise of a bin is computed from documents or from the lowest frequencies of a
 long text (`kullback.uncertainty.pieces`), and that of two bins is correlated, too.
 
-Axes: M tokens in text order, B bins, C independent contributions, D draws, P pieces of a document.
+Axes: m tokens of one part, B bins, C independent contributions, D draws, P pieces of documents, G
+documents.
 """
 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, Num
-from msgspec.structs import replace
+from jaxtyping import Float, Int
 from scipy.special import stdtrit
 
-from kullback.errors import InvalidValueError
 from kullback.results.measurement import LEVEL, Measurement
+from kullback.uncertainty.clusters import DocumentClusters
 from kullback.uncertainty.documents import Documents
-from kullback.uncertainty.intervals import mean_with_interval
+from kullback.uncertainty.forecasts import ResidualRows
+from kullback.uncertainty.long_texts import LongTexts
 from kullback.uncertainty.pieces import independent_pieces
 
-__all__ = ["BinNoise", "bin_noise", "checked_residuals"]
+__all__ = ["BinNoise", "BinSums", "InPieces", "NoisePieces"]
 
 # The approximate number of pieces of a text, each a row of sums over bins.
 PIECES = 4096
@@ -40,8 +42,6 @@ class BinNoise(NamedTuple):
     note: str
     too_few: bool
     n: int
-    gaps: list[Measurement]
-    """The mean residual of each bin over its own tokens."""
 
     @property
     def covariance(self) -> Float[np.ndarray, "B B"]:
@@ -82,71 +82,117 @@ class BinNoise(NamedTuple):
         )
 
 
-def bin_noise(
-    index_M: Int[np.ndarray, "M"],
-    residual_M: Float[np.ndarray, "M"],
-    bins: int,
-    documents: Documents,
-) -> BinNoise:
-    """The noise of bins, from sums over the bins in pieces of the documents."""
-    tokens = len(index_M)
-    start_G, size_G = documents.start_G, documents.size_G
-    length = -(-tokens // PIECES)
-    pieces_G = -(-size_G // length)
-    first_G = np.cumsum(pieces_G) - pieces_G
-    document_M = np.repeat(np.arange(len(size_G)), size_G)
-    piece_M = first_G[document_M] + (np.arange(tokens) - start_G[document_M]) // length
-    count = int(pieces_G.sum())
-    if documents.order_M is not None:
-        index_M, residual_M = index_M[documents.order_M], residual_M[documents.order_M]
-    cell_M = piece_M * bins + index_M
-    sums = np.bincount(cell_M, residual_M, count * bins).reshape(count, bins)
-    counts = np.bincount(cell_M, minlength=count * bins).reshape(count, bins)
-    size_P = counts.sum(axis=1).astype(np.float64)
-    document_P = np.repeat(np.arange(len(size_G)), pieces_G)
-    shares_B = sums.sum(axis=0) / tokens
-    pieces = independent_pieces(Documents.of(document_P, count), size_P)
-    spreads = pieces.spreads(
-        [pieces.reduced(sums[:, b] - shares_B[b] * size_P) for b in range(bins)]
-    )
-    first = spreads[0]
-    degrees = min(spread.degrees_of_freedom for spread in spreads)
-    contributions = np.stack([spread.contribution_C for spread in spreads]) / tokens
-    # Computed from pieces: the error of independent tokens is unknown.
-    gaps = [
-        replace(
-            mean_with_interval(sums[:, b], document_P, "", counts[:, b]),
-            n=int(counts[:, b].sum()),
-            independent_error=math.nan,
+class NoisePieces:
+    """The pieces of the documents over which residuals are summed, about `PIECES` in all.
+
+    A document's first piece begins with the document, and each but its last has `length` tokens.
+    """
+
+    def __init__(self, documents: Documents) -> None:
+        self.tokens = int(documents.size_G.sum())
+        self._documents = documents
+        self._length = -(-self.tokens // PIECES)
+        self._pieces_G = -(-documents.size_G // self._length)
+        self._first_G = np.cumsum(self._pieces_G) - self._pieces_G
+
+    def __len__(self) -> int:
+        """P."""
+        return int(self._pieces_G.sum())
+
+    def document_numbers(self) -> Int[np.ndarray, "P"]:
+        """The document of each."""
+        return np.repeat(np.arange(len(self._pieces_G)), self._pieces_G)
+
+    def sizes(self) -> Float[np.ndarray, "P"]:
+        """The tokens of each."""
+        document_P = self.document_numbers()
+        before_P = (np.arange(len(self)) - self._first_G[document_P]) * self._length
+        size_P: Int[np.ndarray, "P"] = np.minimum(
+            self._documents.size_G[document_P] - before_P, self._length
         )
-        for b in range(bins)
-        if counts[:, b].any()
-    ]
-    return BinNoise(contributions, degrees, first.method, first.note, first.too_few, tokens, gaps)
+        return size_P.astype(np.float64)
+
+    @property
+    def documents(self) -> Documents:
+        """Their documents, each piece in place of a token."""
+        return Documents(self._first_G, self._pieces_G)
+
+    @property
+    def independent(self) -> DocumentClusters | LongTexts:
+        """The pieces that are independent."""
+        return independent_pieces(self.documents, self._documents.size_G.astype(np.float64))
+
+    def of(self, first: int, last: int) -> Int[np.ndarray, "m"]:
+        """The piece of each of the tokens `first` to `last`."""
+        among, start_g = self._documents.within(first, last)
+        document_m = np.repeat(
+            np.arange(among.start, among.stop), np.diff(start_g, append=last - first)
+        )
+        place_m = np.arange(first, last) - self._documents.start_G[document_m]
+        piece_m: Int[np.ndarray, "m"] = self._first_G[document_m] + place_m // self._length
+        return piece_m
 
 
-def checked_residuals(
-    forecast_M: Float[np.ndarray, "M"],
-    outcome_M: Num[np.ndarray, "M"] | Bool[np.ndarray, "M"],
-) -> tuple[Float[np.ndarray, "M"], Float[np.ndarray, "M"]]:
-    """Forecasts and residuals outcome − forecast, or `InvalidValueError`."""
-    forecast = np.asarray(forecast_M, dtype=np.float64)
-    outcome = np.asarray(outcome_M, dtype=np.float64)
-    if forecast.ndim != 1 or forecast.shape != outcome.shape or len(forecast) == 0:
-        raise InvalidValueError(
-            f"forecast has shape {forecast.shape} and outcome {outcome.shape}: give as many "
-            "forecasts as outcomes, at least one"
-        )
-    # A probability may round to slightly above 1.
-    wrong = np.flatnonzero(~((forecast >= 0) & (forecast <= 1 + 1e-6)))
-    if len(wrong):
-        token = int(wrong[0])
-        raise InvalidValueError(
-            f"forecast[{token}] is {forecast[token]}: a probability must be in [0, 1]"
-        )
-    wrong = np.flatnonzero(~np.isfinite(outcome))
-    if len(wrong):
-        token = int(wrong[0])
-        raise InvalidValueError(f"outcome[{token}] is {outcome[token]}: it must be finite")
-    forecast = np.minimum(forecast, 1.0)
-    return forecast, outcome - forecast
+class BinSums:
+    """The sums of residuals, in parts, over the bins in each piece."""
+
+    def __init__(self, pieces: NoisePieces, bins: int) -> None:
+        self.sums_PB = np.zeros((len(pieces), bins))
+        self.residual_B = np.zeros(bins)
+        self._pieces = pieces
+
+    def add(
+        self,
+        piece_m: Int[np.ndarray, "m"],
+        index_m: Int[np.ndarray, "m"],
+        residual_m: Float[np.ndarray, "m"],
+    ) -> None:
+        """The pieces, bins and residuals of the next tokens."""
+        bins = len(self.residual_B)
+        first, last = int(piece_m[0]), int(piece_m[-1]) + 1
+        sums = np.bincount((piece_m - first) * bins + index_m, residual_m, (last - first) * bins)
+        self.sums_PB[first:last] += sums.reshape(-1, bins)
+        self.residual_B += np.bincount(index_m, residual_m, bins)
+
+    def noise(self, kept_b: Int[np.ndarray, "b"] | None = None) -> BinNoise:
+        """The noise of the bins, or of some of them."""
+        tokens, sums_PB, size_P = self._pieces.tokens, self.sums_PB, self._pieces.sizes()
+        if kept_b is not None and len(kept_b) < sums_PB.shape[1]:
+            sums_PB = np.ascontiguousarray(sums_PB[:, kept_b])
+        shares_B = sums_PB.sum(axis=0) / tokens
+        pieces = self._pieces.independent
+        reduced = []
+        for b in range(len(shares_B)):
+            sums = pieces.sums()
+            sums.add(sums_PB[:, b] - shares_B[b] * size_P)
+            reduced.append(sums.reduced)
+        spreads = pieces.spreads(reduced)
+        degrees = min(spread.degrees_of_freedom for spread in spreads)
+        contribution_BC = np.stack([spread.contribution_C for spread in spreads]) / tokens
+        first = spreads[0]
+        return BinNoise(contribution_BC, degrees, first.method, first.note, first.too_few, tokens)
+
+
+class PieceAccumulator(Protocol):
+    """What the residuals of a pass are added to, with their pieces."""
+
+    def add(self, piece_m: Int[np.ndarray, "m"], rows: ResidualRows) -> None:
+        """The next tokens."""
+
+
+class InPieces:
+    """A pass over the residuals of a text that tells accumulators the piece of each token."""
+
+    def __init__(self, pieces: NoisePieces, accumulators: Sequence[PieceAccumulator]) -> None:
+        self._pieces = pieces
+        self._accumulators = accumulators
+        self._row = 0
+
+    def add(self, rows: ResidualRows, /) -> None:
+        """The next tokens."""
+        last = self._row + len(rows.forecast_m)
+        if last > self._row:
+            piece_m = self._pieces.of(self._row, last)
+            for accumulator in self._accumulators:
+                accumulator.add(piece_m, rows)
+        self._row = last

@@ -4,7 +4,7 @@ A mean is a ratio of sums ``r = Σ y / Σ x``.  Its residuals ``e = y − r x`` 
 **contributions** c, independent enough that ``var(r) = Σ c² / (Σ x)²``, and to the degrees of
 freedom of that variance.  Here each document is one contribution.
 
-Axes: M tokens in text order, G documents, C contributions.
+Axes: G documents, C contributions.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Float
 
 from kullback.uncertainty.documents import Documents
+from kullback.uncertainty.piece_sums import PieceSums
 
 __all__ = ["DocumentClusters", "Spread", "cluster_spread"]
 
@@ -47,12 +48,12 @@ class DocumentClusters:
     documents: Documents
     denominator_G: Float[np.ndarray, "G"]
 
-    def reduced(self, residual_M: Float[np.ndarray, "M"]) -> list[Float[np.ndarray, "_"]]:
-        """One array: the sums of residuals over documents."""
-        return [self.documents.sums(residual_M)]
+    def sums(self) -> PieceSums:
+        """What residuals are added to: sums over documents."""
+        return PieceSums(self.documents, ())
 
     def spreads(self, reduced: Sequence[list[Float[np.ndarray, "_"]]]) -> list[Spread]:
-        """The spread of each of several means, from what `reduced` gave for each."""
+        """The spread of each of several means, from the `reduced` sums of each."""
         spreads = []
         for (residual_G,) in reduced:
             contribution_G, degrees = cluster_spread(residual_G, self.denominator_G)

@@ -12,7 +12,7 @@ All are Student-t intervals, with fewer degrees of freedom where a few documents
 make up the variance.  `benchmarks/interval_coverage.py` measures their coverage beside that of the
 bootstrap, which covers less often in one text of long memory, and about as often over documents.
 
-Axes: M tokens in text order, S clusters, C independent contributions, K candidates.
+Axes: M tokens in text order, S clusters, K candidates.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from msgspec.structs import replace
 from kullback.errors import InvalidValueError
 from kullback.results.measurement import LEVEL, Measurement
 from kullback.uncertainty.clusters import cluster_spread
-from kullback.uncertainty.critical_values import largest_t
-from kullback.uncertainty.documents import Documents
-from kullback.uncertainty.pieces import independent_pieces
+from kullback.uncertainty.documents import document_order
+from kullback.uncertainty.means import MeanRows, check_rows, means
+from kullback.uncertainty.sweeps import compute
 
 __all__ = [
     "mean_with_interval",
@@ -110,45 +110,12 @@ def simultaneous_means(
     >>> round(family[0].critical_value, 1)
     2.8
     """
-    values_KM, x_M, documents = _checked(values_KM, document_M, denominator_M, level)
-    n, total = len(x_M), float(x_M.sum())
-    means = [float(row.sum(dtype=np.float64)) / total for row in values_KM]
-    if not all(map(math.isfinite, means)):
-        note = "no interval: a value is infinite"
-        return [
-            Measurement(mean, unit, math.inf, n, 0, "no interval", level=level, note=note)
-            for mean in means
-        ]
-    pieces = independent_pieces(documents, x_M)
-    reduced, independent = [], []
-    for row, mean in zip(values_KM, means, strict=True):
-        residual_M = row - mean * x_M
-        reduced.append(pieces.reduced(residual_M))
-        # n − 1, since the mean was fitted; one token has no variance.
-        variance = float(residual_M @ residual_M) / (n - 1) if n > 1 else math.inf
-        independent.append(math.sqrt(n * variance) / total)
-    spreads = pieces.spreads(reduced)
-    critical = None
-    if len(spreads) > 1 and not spreads[0].too_few:
-        degrees = min(spread.degrees_of_freedom for spread in spreads)
-        contribution_KC = np.stack([spread.contribution_C for spread in spreads])
-        critical = largest_t(contribution_KC, degrees, level, seed)
-    return [
-        Measurement(
-            mean,
-            unit,
-            spread.standard_error(total),
-            n,
-            len(spread.contribution_C),
-            spread.method,
-            spread.degrees_of_freedom,
-            error,
-            level,
-            critical_value=critical,
-            note=spread.note,
-        )
-        for mean, spread, error in zip(means, spreads, independent, strict=True)
-    ]
+    rows = _checked(values_KM, document_M, denominator_M, level)
+    units = [unit] * len(values_KM)
+    family = compute(means(lambda part: part, units, level, joint=True, seed=seed), lambda: [rows])
+    if not family:
+        raise InvalidValueError("denominator is 0 everywhere: there is nothing to divide by")
+    return family
 
 
 def perplexity(mean: Measurement, unit: str = "") -> Measurement:
@@ -186,8 +153,8 @@ def _checked(
     document_M: Int[np.ndarray, "M"] | None,
     denominator_M: Num[np.ndarray, "M"] | None,
     level: float,
-) -> tuple[Num[np.ndarray, "K M"] | Bool[np.ndarray, "K M"], Float[np.ndarray, "M"], Documents]:
-    """The arguments as arrays, or `InvalidValueError`."""
+) -> MeanRows:
+    """The arguments as arrays, document by document, or `InvalidValueError`."""
     values_KM = np.asarray(values_KM)
     if not 0 < level < 1:
         raise InvalidValueError(f"level is {level}: a confidence level is between 0 and 1")
@@ -201,21 +168,10 @@ def _checked(
             raise InvalidValueError(
                 f"{name} has shape {np.shape(given)} for {tokens} tokens: give one entry a token"
             )
-    if np.isnan(values_KM).any():
-        row, token = (int(i[0]) for i in np.nonzero(np.isnan(values_KM)))
-        raise InvalidValueError(f"values[{row}, {token}] is NaN: the mean is undefined")
-    if denominator_M is None:
-        x_M = np.ones(tokens)
-    else:
-        x_M = np.asarray(denominator_M, dtype=np.float64)
-        wrong = np.flatnonzero(~(np.isfinite(x_M) & (x_M >= 0)))
-        if len(wrong):
-            token = int(wrong[0])
-            raise InvalidValueError(
-                f"denominator[{token}] is {x_M[token]}: it must be finite and not below 0"
-            )
-        if x_M.sum() == 0:
-            raise InvalidValueError("denominator is 0 everywhere: there is nothing to divide by")
-    if document_M is not None:
-        document_M = np.asarray(document_M)
-    return values_KM, x_M, Documents.of(document_M, tokens)
+    x_M = np.ones(tokens) if denominator_M is None else np.asarray(denominator_M, dtype=np.float64)
+    rows = MeanRows(None if document_M is None else np.asarray(document_M), x_M, values_KM)
+    order_M = document_order(rows.document_m)
+    if order_M is None or rows.document_m is None:
+        return rows
+    check_rows(rows)  # before the tokens get other numbers
+    return MeanRows(rows.document_m[order_M], x_M[order_M], values_KM[:, order_M])

@@ -3,7 +3,7 @@
 Neighbouring tokens of a text are correlated, so the variance of a long text's sum comes from the
 lowest frequencies of its residuals (:mod:`kullback.uncertainty.long_run_variance`).
 
-Axes: M tokens in text order, G documents.  Arrays marked ``_`` differ in length.
+Axes: G documents.  Arrays marked ``_`` differ in length.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from scipy.special import fdtrc
 from kullback.uncertainty.clusters import DocumentClusters, Spread
 from kullback.uncertainty.documents import Documents, effective_number
 from kullback.uncertainty.long_run_variance import cosine_coefficients, memory
+from kullback.uncertainty.piece_sums import PieceSums, piece_length
 
 __all__ = ["FEWEST_DOCUMENTS", "LongTexts"]
 
@@ -33,8 +34,6 @@ FEWEST_FREQUENCIES = 4
 BLOCKS_PER_FREQUENCY = 3.0
 # A shorter text is not split: its memory cannot be distinguished from chance.
 SHORTEST_TEXT = 100
-# The most pieces that a text is split into: finer ones change nothing at low frequencies.
-FINEST = 1 << 16
 # Long documents that may differ are clusters if there are so many in effect (with three the
 # interval is 2.2 times the normal one).  A test that decides on pooling must not miss much:
 # Bancroft 1964, Biometrics 20:427, recommends 25 %; to be called a difference it needs 1 %.
@@ -58,17 +57,9 @@ class LongTexts:
     documents: Documents
     denominator_G: Float[np.ndarray, "G"]
 
-    def reduced(self, residual_M: Float[np.ndarray, "M"]) -> list[Float[np.ndarray, "_"]]:
-        """The sums over documents, then each long one as a series of sums over equal pieces."""
-        arranged_M = self.documents.arranged(residual_M)
-        series = [np.add.reduceat(arranged_M, self.documents.start_G)]
-        for g in self._long():
-            start, size = int(self.documents.start_G[g]), int(self.documents.size_G[g])
-            piece = -(-size // FINEST)
-            # The last, incomplete piece is missing from the series, not from the mean.
-            complete = size // piece * piece
-            series.append(arranged_M[start : start + complete].reshape(-1, piece).sum(axis=1))
-        return series
+    def sums(self) -> PieceSums:
+        """What residuals are added to: sums over documents and over pieces of the long ones."""
+        return PieceSums(self.documents, self._long())
 
     def spreads(self, reduced: Sequence[list[Float[np.ndarray, "_"]]]) -> list[Spread]:
         """The spread of each of several means, all from the same frequencies."""
@@ -94,7 +85,7 @@ class LongTexts:
         frequencies: dict[int, int] = {}
         longest = 1.0
         for i, g in enumerate(self._long(), start=1):
-            piece = -(-int(size_G[g]) // FINEST)
+            piece = piece_length(int(size_G[g]))
             # The longest memory of many series is chance: the upper quartile is used for all.
             memories = [memory(series[i]) for series in reduced]
             length = float(np.quantile(memories, 0.75)) * piece

@@ -1,6 +1,6 @@
 """The independent pieces of a text: its documents, or the frequencies of its long ones.
 
-Axes: M tokens in text order.
+Axes: G documents.
 """
 
 from __future__ import annotations
@@ -16,14 +16,13 @@ __all__ = ["independent_pieces"]
 
 
 def independent_pieces(
-    documents: Documents, denominator_M: Float[np.ndarray, "M"]
+    documents: Documents, denominator_G: Float[np.ndarray, "G"]
 ) -> DocumentClusters | LongTexts:
     """Documents where there are five or more in effect, (Σx)² / Σx², otherwise long texts.
 
-    >>> type(independent_pieces(Documents.of(np.arange(9) // 3, 9), np.ones(9))).__name__
+    >>> type(independent_pieces(Documents.of(np.arange(9) // 3, 9), np.full(3, 3.0))).__name__
     'LongTexts'
     """
-    x_G = documents.sums(denominator_M)
-    if effective_number(x_G) >= FEWEST_DOCUMENTS:
-        return DocumentClusters(documents, x_G)
-    return LongTexts(documents, x_G)
+    if effective_number(denominator_G) >= FEWEST_DOCUMENTS:
+        return DocumentClusters(documents, denominator_G)
+    return LongTexts(documents, denominator_G)

@@ -3,7 +3,8 @@
 A reliability diagram depends on the edges of its bins.  A Gaussian kernel has no edges, but a
 width; the smooth ECE uses the width that equals its own result (Błasiok and Nakkiran 2023).
 
-Axes: M tokens in text order, B cells of the forecast, C independent contributions, D draws.
+Axes: M tokens in text order, m those of one part, B cells of the forecast, C independent
+contributions, D draws.
 """
 
 from __future__ import annotations
@@ -16,10 +17,12 @@ from jaxtyping import Bool, Float, Int, Num
 from scipy import fft, optimize
 
 from kullback.results.measurement import LEVEL, Measurement
-from kullback.uncertainty.calibration_noise import bin_noise, checked_residuals
-from kullback.uncertainty.documents import Documents
+from kullback.uncertainty.calibration_noise import BinSums, InPieces, NoisePieces
+from kullback.uncertainty.documents import documents_of
+from kullback.uncertainty.forecasts import ResidualRows, checked, document_rows, forecast_rows
+from kullback.uncertainty.sweeps import Computation, compute
 
-__all__ = ["measure_smooth_calibration", "smooth_calibration_error"]
+__all__ = ["SmoothSums", "measure_smooth_calibration", "smooth_calibration_error"]
 
 # Cells of the forecast: for the value, and for its error.
 FINE_CELLS, COARSE_CELLS = 8192, 64
@@ -40,9 +43,8 @@ def smooth_calibration_error(
     >>> round(smooth_calibration_error(np.full(100, 0.7), np.ones(100)), 3)
     0.3
     """
-    forecast_M, residual_M = checked_residuals(forecast_M, outcome_M)
-    spectrum = _spectrum(forecast_M, residual_M)
-    return _fixed_point(lambda sigma: float(np.abs(_smoothed(spectrum, sigma)).sum()))
+    rows = forecast_rows(forecast_M, outcome_M, None)
+    return compute(checked(_smooth_error()), lambda: [rows])
 
 
 def measure_smooth_calibration(
@@ -63,44 +65,87 @@ def measure_smooth_calibration(
     >>> print(measure_smooth_calibration(f, outcome, np.arange(20_000) // 100))
     0.1028 [0.0944, 0.1101]
     """
-    forecast_M, residual_M = checked_residuals(forecast_M, outcome_M)
-    documents = Documents.of(document_M, len(forecast_M))
-    spectrum = _spectrum(forecast_M, residual_M)
-    cell_M = np.minimum((forecast_M * COARSE_CELLS).astype(np.int64), COARSE_CELLS - 1)
-    noise = bin_noise(cell_M, residual_M, COARSE_CELLS, documents)
-    mean_B = np.bincount(cell_M, residual_M, COARSE_CELLS) / len(forecast_M)
-    coarse = fft.dct(mean_B, norm="ortho")
-    draws_DB = fft.dct(noise.draws(seed), axis=1, norm="ortho")
-    contribution_BC = fft.dct(noise.contribution_BC, axis=0, norm="ortho")
-
-    def size(sigma: float) -> float:
-        return float(np.abs(_smoothed(spectrum, sigma)).sum())
-
-    def below(sigma: float) -> float:
-        return float(np.quantile(np.abs(_smoothed(draws_DB, sigma)).sum(axis=1), (1 + LEVEL) / 2))
-
-    def error(sigma: float) -> float:
-        smooth_BC = _smoothed(contribution_BC.T, sigma).T
-        return math.sqrt(float(np.abs(smooth_BC @ smooth_BC.T).sum()))
-
-    value = _fixed_point(size)
-    # The noise is known over coarse cells, so the residuals must be over the same cells.
-    low = _fixed_point(lambda sigma: float(np.abs(_smoothed(coarse, sigma)).sum()) - below(sigma))
-    high = _fixed_point(lambda sigma: size(sigma) + noise.critical_value * error(sigma))
-    return noise.measurement(value, error(value), low, high)
+    rows = forecast_rows(forecast_M, outcome_M, document_M)
+    return compute(checked(_smooth_calibration(seed)), lambda: [rows])
 
 
-def _spectrum(
-    forecast_M: Float[np.ndarray, "M"], residual_M: Float[np.ndarray, "M"]
-) -> Float[np.ndarray, "B"]:
-    """The cosine coefficients of the residuals over [0, 1], each divided between two cells."""
-    position_M = np.clip(forecast_M * FINE_CELLS - 0.5, 0, FINE_CELLS - 1)
-    left_M = np.minimum(position_M.astype(np.int64), FINE_CELLS - 2)
-    right_M = (position_M - left_M) * residual_M
-    mass = np.bincount(left_M, residual_M - right_M, FINE_CELLS)
-    mass += np.bincount(left_M + 1, right_M, FINE_CELLS)
-    coefficients: Float[np.ndarray, "B"] = fft.dct(mass / len(forecast_M), norm="ortho")
-    return coefficients
+def _smooth_error() -> Computation[ResidualRows, float]:
+    sums = _FineSums()
+    yield sums
+    spectrum = sums.spectrum()
+    return _fixed_point(lambda sigma: float(np.abs(_smoothed(spectrum, sigma)).sum()))
+
+
+def _smooth_calibration(seed: int) -> Computation[ResidualRows, Measurement]:
+    documents = yield from documents_of(document_rows)
+    pieces = NoisePieces(documents)
+    sums = SmoothSums(pieces)
+    yield InPieces(pieces, [sums])
+    return sums.measurement(seed)
+
+
+class SmoothSums:
+    """What the smooth ECE needs of the residuals of a text, in parts."""
+
+    def __init__(self, pieces: NoisePieces) -> None:
+        self._fine = _FineSums()
+        self._coarse = BinSums(pieces, COARSE_CELLS)
+
+    def add(self, piece_m: Int[np.ndarray, "m"], rows: ResidualRows) -> None:
+        """The next tokens, and their pieces."""
+        self._fine.add(rows)
+        cell_m = np.minimum((rows.forecast_m * COARSE_CELLS).astype(np.int64), COARSE_CELLS - 1)
+        self._coarse.add(piece_m, cell_m, rows.residual_m)
+
+    def measurement(self, seed: int) -> Measurement:
+        """The smooth ECE with its interval."""
+        spectrum, noise = self._fine.spectrum(), self._coarse.noise()
+        coarse = fft.dct(self._coarse.residual_B / noise.n, norm="ortho")
+        draws_DB = fft.dct(noise.draws(seed), axis=1, norm="ortho")
+        contribution_BC = fft.dct(noise.contribution_BC, axis=0, norm="ortho")
+
+        def size(sigma: float) -> float:
+            return float(np.abs(_smoothed(spectrum, sigma)).sum())
+
+        def below(sigma: float) -> float:
+            norm_D = np.abs(_smoothed(draws_DB, sigma)).sum(axis=1)
+            return float(np.quantile(norm_D, (1 + LEVEL) / 2))
+
+        def error(sigma: float) -> float:
+            smooth_BC = _smoothed(contribution_BC.T, sigma).T
+            return math.sqrt(float(np.abs(smooth_BC @ smooth_BC.T).sum()))
+
+        def excess(sigma: float) -> float:
+            # The noise is known over coarse cells, so the residuals must be over the same cells.
+            return float(np.abs(_smoothed(coarse, sigma)).sum()) - below(sigma)
+
+        value = _fixed_point(size)
+        low = _fixed_point(excess)
+        high = _fixed_point(lambda sigma: size(sigma) + noise.critical_value * error(sigma))
+        return noise.measurement(value, error(value), low, high)
+
+
+class _FineSums:
+    """The residuals over fine cells of the forecast, each divided between two cells."""
+
+    def __init__(self) -> None:
+        self._left, self._right = np.zeros((2, FINE_CELLS))
+        self._tokens = 0
+
+    def add(self, rows: ResidualRows, /) -> None:
+        """The next tokens."""
+        position_m = np.clip(rows.forecast_m * FINE_CELLS - 0.5, 0, FINE_CELLS - 1)
+        left_m = np.minimum(position_m.astype(np.int64), FINE_CELLS - 2)
+        right_m = (position_m - left_m) * rows.residual_m
+        self._left += np.bincount(left_m, rows.residual_m - right_m, FINE_CELLS)
+        self._right += np.bincount(left_m + 1, right_m, FINE_CELLS)
+        self._tokens += len(left_m)
+
+    def spectrum(self) -> Float[np.ndarray, "B"]:
+        """The cosine coefficients of the residuals over [0, 1]."""
+        mass = self._left + self._right
+        coefficients: Float[np.ndarray, "B"] = fft.dct(mass / self._tokens, norm="ortho")
+        return coefficients
 
 
 def _smoothed(spectrum: Float[np.ndarray, "... B"], sigma: float) -> Float[np.ndarray, "... B"]:
