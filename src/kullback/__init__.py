@@ -88,7 +88,10 @@ _PLACES = {
 
 def __getattr__(name: str) -> object:
     if name not in _PLACES:
-        raise AttributeError(f"module 'kullback' has no attribute {name!r}")
+        from kullback.runtime.wording import suggestion
+
+        meant = "" if name.startswith("_") else suggestion(name, __all__)
+        raise AttributeError(f"module 'kullback' has no attribute {name!r}{meant}")
     module, _, own_name = _PLACES[name].partition(":")
     value: object = (
         import_module(f"kullback.{own_name}")

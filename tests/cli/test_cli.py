@@ -100,6 +100,8 @@ def test_bad_grammars_are_one_sentence(text, words, tmp_path, capsys):
     [
         ("lab --stepz 3", ["--stepz", "did you mean --steps"]),
         ("lba", ["lba", "did you mean lab"]),
+        ("lab --bos auto", ["unrecognised argument '--bos' (see"]),
+        ("evaluate RUN --tolerance 1", ["unrecognised argument '--tolerance' (see"]),
         ("evaluate RUN --text t --protocol slidng", ["slidng", "did you mean sliding"]),
         ("source", ["ACTION"]),
         ("train -o somewhere", ["--source", "--text", "--resume"]),

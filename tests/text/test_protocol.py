@@ -35,7 +35,8 @@ def test_presets_have_their_own_windows() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"preset": "gptq"}, "preset is 'gptq'.*sliding.*hf-stride"),
+        ({"preset": "gptq"}, "protocol is 'gptq'.*sliding.*hf-stride"),
+        ({"preset": "slidng"}, "protocol is 'slidng'.*did you mean sliding"),
         ({"bos": "maybe"}, "bos is 'maybe'.*auto.*always.*never"),
         ({"window": 1}, "window is 1.* 2"),
         ({"stride": 0}, "stride is 0.* 1"),

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from kullback.cli.output import print_error
+from kullback.runtime.wording import suggestion
 
 if TYPE_CHECKING:
     # What `add_subparsers` returns has no public name.
@@ -23,7 +23,6 @@ __all__ = [
     "given",
     "output_name",
     "seed",
-    "suggestion",
 ]
 
 INTERRUPTED = 130
@@ -61,16 +60,6 @@ class Parser(argparse.ArgumentParser):
                 parser = action.choices[name]
                 return parser if isinstance(parser, Parser) else None
         return None
-
-
-def suggestion(name: str, known: Iterable[str]) -> str:
-    """ ": did you mean ...?" where a known name is close, else nothing.
-
-    >>> suggestion("--protcol", ["--protocol", "--text"]), suggestion("x", ["--text"])
-    (': did you mean --protocol?', '')
-    """
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f": did you mean {close[0]}?" if close else ""
 
 
 def seed(text: str) -> int:

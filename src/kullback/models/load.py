@@ -20,6 +20,7 @@ from kullback.models.locate import locate
 from kullback.models.mini_gpt import GPTTextModel
 from kullback.models.quantized import SizedModel, apply_scheme, sized, split_scheme
 from kullback.runtime.progress import Steps
+from kullback.runtime.wording import with_article
 from kullback.text.tokenizer import TextTokenizer
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ def model_name(
     elif hasattr(model, "weights_fingerprint"):
         return model.name
     raise InvalidValueError(
-        f"model is a {type(model).__name__}: give a name, a path, or a pair of a transformers "
+        f"model is {with_article(type(model).__name__)}: give a name, a path, or a pair of a transformers "
         "model and its tokenizer, (model, tokenizer)"
     )
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kullback.errors import InvalidValueError
+from kullback.runtime.wording import with_article
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -47,7 +48,7 @@ def render_html(result: Result) -> str:
     show = _function(_HTML, result)
     if show is None:
         raise InvalidValueError(
-            f"a {type(result).__name__} has no HTML report: {', '.join(_HTML)} have one"
+            f"{with_article(type(result).__name__)} has no HTML report: {', '.join(_HTML)} have one"
         )
     return str(show(result))
 
@@ -91,7 +92,7 @@ def summary(result: Result, verbose: bool = False) -> RenderableType:
     show = _function(_SUMMARY, result)
     if show is None:
         raise InvalidValueError(
-            f"a {type(result).__name__} has no summary: {', '.join(_SUMMARY)} have one"
+            f"{with_article(type(result).__name__)} has no summary: {', '.join(_SUMMARY)} have one"
         )
     return show(result, verbose)  # type: ignore[no-any-return]  # all of `_SUMMARY` return this
 

@@ -19,6 +19,7 @@ import msgspec
 from kullback.errors import InvalidValueError
 from kullback.runtime.files import write_atomically
 from kullback.runtime.outputs import Output, check_outputs
+from kullback.runtime.wording import with_article
 
 __all__ = ["Data", "Json", "Result", "to_builtins"]
 
@@ -81,7 +82,7 @@ class Result(Data, frozen=True, kw_only=True, tag_field="schema", tag="kullback.
         except (ValueError, msgspec.ValidationError) as error:
             expected = cls.__struct_config__.tag
             raise InvalidValueError(
-                f"{name} does not hold a {cls.__name__} (schema {expected}): {error}"
+                f"{name} does not contain {with_article(cls.__name__)} (schema {expected}): {error}"
             ) from None
 
     def save_html(self, path: str | Path, force: bool = False) -> None:

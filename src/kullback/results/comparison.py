@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from kullback.errors import InvalidValueError
 from kullback.results.base import Data, Result
 from kullback.results.evaluation import Curve, Histogram, Passage
 from kullback.results.measurement import Measurement
@@ -31,6 +32,11 @@ MOVED_IS_NOT_WORSE = (
     "KL says how far the candidate moved from the reference, not that it is worse; "
     "ΔCE says how much worse it predicts this text"
 )
+
+#: Measures that say how much worse a candidate predicts the text.
+CHANGES = (
+    "delta_cross_entropy", "delta_cross_entropy_per_byte", "delta_cross_entropy_per_document",
+)  # fmt: skip
 
 #: What the operands are, and so what can be said of them.
 ComparisonKind = Literal["models", "recordings", "bounds", "token records", "llama.cpp", "by bytes"]
@@ -176,7 +182,13 @@ class Comparison(Result, frozen=True, kw_only=True, tag="kullback.comparison/1")
 
     @property
     def ranking(self) -> Table:
-        """One row a candidate, the nearest first; the intervals hold for all at once."""
+        """One row a candidate, the nearest first; the intervals hold for all at once.
+
+        Where the KL is unknown, so that there is no ranking, the ΔCE of the candidates as they were
+        named.  Raises `InvalidValueError` where that is unknown, too.
+        """
+        if not self.ranked:
+            return self._changes()
         columns: dict[str, list[object]] = {
             "candidate": [row.name for row in self.ranked],
             "size_bytes": [row.size_bytes for row in self.ranked],
@@ -189,6 +201,28 @@ class Comparison(Result, frozen=True, kw_only=True, tag="kullback.comparison/1")
             columns[f"{name}_high"] = [measurement.interval[1] for measurement in measured]
         for name in ("on_pareto_front", "dominated_by", "above_noise", "within_tolerance"):
             columns[name] = [getattr(row, name) for row in self.ranked]
+        return Table(columns)
+
+    def _changes(self) -> Table:
+        """One row a candidate, with its ΔCE."""
+        changes = [
+            {name: row.measures[name] for name in CHANGES if name in row.measures}
+            for row in self.candidates
+        ]
+        names = list(changes[0]) if changes else []
+        if not names:
+            raise InvalidValueError(
+                f"there is no ranking, since this comparison ({self.kind}) measures no ΔCE: "
+                "`measures` has what it measures"
+            )
+        columns: dict[str, list[object]] = {
+            "candidate": [row.name for row in self.candidates],
+            "size_bytes": [row.operand.size_bytes for row in self.candidates],
+        }
+        for name in names:
+            columns[name] = [row[name].value for row in changes]
+            columns[f"{name}_low"] = [row[name].interval[0] for row in changes]
+            columns[f"{name}_high"] = [row[name].interval[1] for row in changes]
         return Table(columns)
 
     @property

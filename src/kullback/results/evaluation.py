@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+from kullback.errors import InvalidValueError
 from kullback.results.base import Data, Result
 from kullback.results.measurement import Measurement
 from kullback.results.table import Table
@@ -151,9 +152,14 @@ class Evaluation(Result, frozen=True, kw_only=True, tag="kullback.evaluation/1")
     def tokens(self) -> Table:
         """One row a scored token: document, bytes, id, text, nll, entropy, rank, top-1.
 
-        Only of a result that was computed in this process; a file has them in ``--records``.
+        Raises `InvalidValueError` where the result was read from JSON, which does not contain them.
         """
-        return self.token_table or Table({})
+        if self.token_table is None:
+            raise InvalidValueError(
+                "this evaluation has no rows of tokens, since JSON does not contain them: evaluate "
+                "with records=FILE.parquet (--records), and read that file with pandas or polars"
+            )
+        return self.token_table
 
 
 class NonZeroRank(Result, frozen=True, kw_only=True, tag="kullback.rank/1"):
@@ -166,6 +172,9 @@ class NonZeroRank(Result, frozen=True, kw_only=True, tag="kullback.rank/1"):
         raise AttributeError(
             f"rank {self.rank} of {self.world_size} has no {name!r}: rank 0 collects the results"
         )
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: rank {self.rank} of {self.world_size}>"
 
     def __str__(self) -> str:
         return f"rank {self.rank} of {self.world_size}: the results are in rank 0"

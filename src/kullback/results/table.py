@@ -63,6 +63,10 @@ class Table:
             raise MissingExtraError("to_pandas needs pandas: pip install pandas") from error
         return pd.DataFrame({name: self[name] for name in self._columns})
 
+    def __reduce__(self) -> tuple[type[Table], tuple[dict[str, Column]]]:
+        """With all columns computed: the functions that compute them cannot be pickled."""
+        return type(self), ({name: self[name] for name in self._columns},)
+
     def __repr__(self) -> str:
         return f"Table({len(self):,} rows: {', '.join(self._columns)})"
 

@@ -47,6 +47,7 @@ from numbers import Integral
 from typing import Literal, get_args
 
 from kullback.errors import InvalidValueError
+from kullback.runtime.wording import suggestion
 from kullback.text.documents import Document
 
 __all__ = ["Bos", "Preset", "Protocol", "count_words", "prepare"]
@@ -83,11 +84,12 @@ class Protocol:
     """Whether the documents are read as one text, with a blank line between them."""
 
     def __post_init__(self) -> None:
-        for name, kind in (("preset", Preset), ("bos", Bos)):
-            value, allowed = getattr(self, name), get_args(kind)
+        for name, value, kind in (("protocol", self.preset, Preset), ("bos", self.bos, Bos)):
+            allowed = get_args(kind)
             if value not in allowed:
                 raise InvalidValueError(
                     f"{name} is {value!r}: it must be one of {', '.join(allowed)}"
+                    f"{suggestion(str(value), allowed)}"
                 )
         for name in ("window", "stride"):
             value = getattr(self, name)
