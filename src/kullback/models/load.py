@@ -99,8 +99,8 @@ def model_name(
     elif hasattr(model, "weights_fingerprint"):
         return model.name
     raise InvalidValueError(
-        f"model is {with_article(type(model).__name__)}: give a name, a path, or a pair of a transformers "
-        "model and its tokenizer, (model, tokenizer)"
+        f"model is {with_article(type(model).__name__)}: give a name, a path, or a pair of a "
+        "transformers model and its tokenizer, (model, tokenizer)"
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 __all__ = ["suggestion", "with_article"]
 
-# Ratio of difflib, without leading dashes: "lba" and "lab" have 0.67, "tolerance" and "source" 0.53.
+# difflib's ratio without leading dashes: "lba" and "lab" have 0.67, "tolerance" and "source" 0.53.
 SIMILAR = 0.65
 
 
