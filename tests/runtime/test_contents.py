@@ -45,3 +45,31 @@ def test_a_lying_length_of_a_footer_is_no_records(length: int, tmp_path: Path) -
     content = b"PAR1kullback" + length.to_bytes(4, "little") + b"PAR1"
     write_atomically(tmp_path / "x.parquet", content)
     assert not is_kind(tmp_path / "x.parquet", "records")
+
+
+def test_every_file_that_is_written_is_known(
+    tiny_llama_folder: Path, text_file: Path, tmp_path: Path
+) -> None:
+    """Reports, records, recordings, results and figures are of their kind and of no other."""
+    from kullback import evaluate, record
+    from kullback.report.html.lab import write_lab_report
+    from lab_samples import lab_results
+
+    model, text = str(tiny_llama_folder), str(text_file)
+    result = evaluate(model, text, records=tmp_path / "records.parquet")
+    result.save_html(tmp_path / "report.html")
+    result.to_json(tmp_path / "result")
+    record(model, text, tmp_path / "exact", distributions="exact")
+    record(model, text, tmp_path / "top-k", distributions="top-k")
+    write_lab_report(lab_results(), tmp_path / "lab.html")
+    expected = {
+        "records.parquet": "records",
+        "report.html": "report",
+        "lab.html": "report",
+        "result": "result",
+        "exact": "recording",
+        "top-k": "recording",
+        **{f"figures/{path.name}": "figure" for path in (tmp_path / "figures").iterdir()},
+    }
+    for name, kind in expected.items():
+        assert [known for known in NAMES if is_kind(tmp_path / name, known)] == [kind], name

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from kullback.cli.output import print_result, reserved, terminal_progress
 from kullback.cli.parsing import add_command, add_force, given, output_name
 from kullback.cli.text_options import add_text_options, text_options
+from kullback.errors import InvalidValueError
 from kullback.runtime.outputs import Output
 
 if TYPE_CHECKING:
@@ -75,6 +76,8 @@ def add(commands: Commands) -> None:
 
 def _compare(options: argparse.Namespace) -> None:
     force = given(options, "force")
+    if force and options.report is None:
+        raise InvalidValueError("--force: there is no --report; remove it")
     read = [options.reference, *options.candidate, *(options.text or ())]
     with reserved(Output("--report", options.report, "report"), inputs=read, **force):
         result = _compared(options)

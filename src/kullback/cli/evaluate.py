@@ -96,6 +96,8 @@ def _flags(names: dict[str, object]) -> str:
 
 def _on_text(options: argparse.Namespace) -> None:
     force = given(options, "force")
+    if force and options.report is None and options.records is None:
+        raise InvalidValueError("--force: there is no --report and no --records; remove it")
     report = Output("--report", options.report, "report")
     records = Output("--records", options.records, "records")
     with reserved(report, records, inputs=[options.model, *options.text], **force):

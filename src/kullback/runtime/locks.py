@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 from kullback.errors import RunError
 from kullback.runtime.files import explained, remove_leftovers
 
-__all__ = ["locked", "locked_output"]
+__all__ = ["locked", "locked_output", "made_folder"]
 
 # Digits of the largest number of a process on any system.
 _LONGEST = 20
@@ -68,18 +68,23 @@ def locked_output(path: Path | None) -> Iterator[None]:
 
     with ExitStack() as held:
         with explained(path):
-            missing = [p for p in (folder, *folder.parents) if not p.exists()]
-            folder.mkdir(parents=True, exist_ok=True)
-            held.callback(_remove_empty, missing)
+            held.enter_context(made_folder(folder))
             held.enter_context(locked(folder / f".{target.name}.lock", refusal, remove=True))
         remove_leftovers(folder, target.name)
         yield
 
 
-def _remove_empty(folders: list[Path]) -> None:
-    for folder in folders:
-        with suppress(OSError):
-            folder.rmdir()
+@contextmanager
+def made_folder(folder: Path) -> Iterator[None]:
+    """Make a folder where it is missing; at the end remove what was made and is still empty."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    finally:
+        for path in missing:
+            with suppress(OSError):
+                path.rmdir()
 
 
 def _write(holder: Path, content: str) -> None:

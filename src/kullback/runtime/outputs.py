@@ -106,11 +106,13 @@ def check_outputs(*outputs: Output, inputs: Sequence[str | Path] = (), force: bo
                 "files"
             )
         written[key] = output.option
+        _check_input(output, state, read, said)
+        _check_surroundings(target, read, output, said)
         if output.kind in ("folder", "new folder"):
             _check_folder(output, target, state, said)
         elif state is not None:
-            _check_file(output, Path(output.path), state, read, force, said)
-        _check_place(target, state, read, output, said)
+            _check_file(output, target, state, force, said)
+        _check_name(target, state, output, said)
 
 
 def _target(output: Output, said: str) -> tuple[Path, os.stat_result | None]:
@@ -151,7 +153,11 @@ def _check_folder(output: Output, target: Path, state: os.stat_result | None, sa
         raise InvalidValueError(f"{said}, a file: give the name of a folder")
     if output.kind == "new folder":
         of_killed_runs = re.compile(rf"\.{re.escape(target.name)}\.(lock|lock\.pid|\w+\.part)")
-        kept = [name for name in sorted(os.listdir(target)) if not of_killed_runs.fullmatch(name)]
+        try:
+            there = sorted(os.listdir(target))
+        except OSError as error:
+            raise InvalidValueError(f"{said}: {error.strerror}; name a new folder") from None
+        kept = [name for name in there if not of_killed_runs.fullmatch(name)]
         if kept:
             raise InvalidValueError(
                 f"{said}, a folder that exists already and contains {kept[0]}: nothing in it is "
@@ -159,16 +165,19 @@ def _check_folder(output: Output, target: Path, state: os.stat_result | None, sa
             )
 
 
-def _check_file(
-    output: Output, path: Path, state: os.stat_result, read: _Inputs, force: bool, said: str
-) -> None:
-    """The checks of an existing file, which would be replaced."""
-    if stat.S_ISDIR(state.st_mode):
-        raise InvalidValueError(f"{said}, a folder: give the name of a file")
+def _check_input(output: Output, state: os.stat_result | None, read: _Inputs, said: str) -> None:
+    if state is None or not stat.S_ISREG(state.st_mode):
+        return
     used = read.file(state)
     if used is not None:
         same = "an input" if str(used) == str(output.path) else f"the input {used}"
         raise InvalidValueError(f"{said}, {same}, which would be overwritten: name another file")
+
+
+def _check_file(output: Output, path: Path, state: os.stat_result, force: bool, said: str) -> None:
+    """The checks of an existing file, which would be replaced."""
+    if stat.S_ISDIR(state.st_mode):
+        raise InvalidValueError(f"{said}, a folder: give the name of a file")
     if not os.access(path, os.W_OK):
         raise InvalidValueError(
             f"{said}, which is read-only: name another file, or make it writable"
@@ -181,10 +190,8 @@ def _check_file(
         )
 
 
-def _check_place(
-    target: Path, state: os.stat_result | None, read: _Inputs, output: Output, said: str
-) -> None:
-    """The checks of the folders that the target is in, and of its name."""
+def _check_surroundings(target: Path, read: _Inputs, output: Output, said: str) -> None:
+    """The checks of the folders that the target is in."""
     is_folder = output.kind in ("folder", "new folder")
     for parent in (target, *target.parents) if is_folder else target.parents:
         parent_state = _state(parent)
@@ -199,6 +206,10 @@ def _check_place(
             raise InvalidValueError(
                 f"{said}, inside the folder of a model, {parent}: name a place outside it"
             )
+
+
+def _check_name(target: Path, state: os.stat_result | None, output: Output, said: str) -> None:
+    """The checks of the name, of folders that are missing and of the first one that is there."""
     missing = target if state is None else target.parent
     names = [target.name]
     while _state(missing) is None:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from kullback.errors import InvalidValueError
-from kullback.runtime.files import draft_folder, write_atomically
+from kullback.runtime.files import draft_folder
 from kullback.runtime.locks import locked_output
 from kullback.runtime.outputs import Output, check_outputs
 from kullback.sources.catalogue import Source
@@ -73,17 +73,16 @@ def _export(source: Source, tokens: int, folder: Path, seed: int) -> dict[str, A
         "entropy_per_token": language.entropy_per_token,
         "mean_surprisal": float(np.concatenate(surprisals).sum()) / done,
     }
-    write_atomically(folder / "train.txt", ("\n".join(lines) + "\n").encode())
-    write_atomically(folder / "train.tokens.npy", _npy(np.concatenate(ids)))
-    write_atomically(folder / "train.surprisals.npy", _npy(np.concatenate(surprisals)))
+    (folder / "train.txt").write_bytes(("\n".join(lines) + "\n").encode())
+    (folder / "train.tokens.npy").write_bytes(_npy(np.concatenate(ids)))
+    (folder / "train.surprisals.npy").write_bytes(_npy(np.concatenate(surprisals)))
     tokenizer = word_tokenizer(language.vocabulary).to_str(pretty=True)
-    write_atomically(folder / "tokenizer.json", tokenizer.encode())
-    write_atomically(folder / "tokenizer_config.json", tokenizer_config().encode())
+    (folder / "tokenizer.json").write_bytes(tokenizer.encode())
+    (folder / "tokenizer_config.json").write_bytes(tokenizer_config().encode())
     readme = README.format(name=source.name, floor=language.entropy_per_token)
-    write_atomically(folder / "README.txt", readme.encode())
-    # Last: `source.json` marks a complete export.
+    (folder / "README.txt").write_bytes(readme.encode())
     source_json = json.dumps(facts, ensure_ascii=False, indent=2)
-    write_atomically(folder / "source.json", source_json.encode())
+    (folder / "source.json").write_bytes(source_json.encode())
     return facts
 
 

@@ -32,7 +32,7 @@ def locked(folder: Path) -> Iterator[None]:
 
     with ExitStack() as held:
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            held.enter_context(locks.made_folder(folder))
             held.enter_context(locks.locked(folder / ".lock", refusal, remove=True))
         except OSError as error:
             raise RunError(

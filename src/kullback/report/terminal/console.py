@@ -27,3 +27,7 @@ class VisibleConsole(Console):
                 yield segment
             else:
                 yield Segment(visible_lines(segment.text), segment.style)
+
+    def on_broken_pipe(self) -> None:
+        """Let the command decide: it may have a report to write before it ends."""
+        raise  # noqa: PLE0704 - called by Rich while it handles the `BrokenPipeError`
