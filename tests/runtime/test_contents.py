@@ -51,9 +51,10 @@ def test_every_file_that_is_written_is_known(
     tiny_llama_folder: Path, text_file: Path, tmp_path: Path
 ) -> None:
     """Reports, records, recordings, results and figures are of their kind and of no other."""
+    from lab_samples import lab_results
+
     from kullback import evaluate, record
     from kullback.report.html.lab import write_lab_report
-    from lab_samples import lab_results
 
     model, text = str(tiny_llama_folder), str(text_file)
     result = evaluate(model, text, records=tmp_path / "records.parquet")

@@ -30,4 +30,4 @@ class VisibleConsole(Console):
 
     def on_broken_pipe(self) -> None:
         """Let the command decide: it may have a report to write before it ends."""
-        raise  # noqa: PLE0704 - called by Rich while it handles the `BrokenPipeError`
+        raise  # Rich calls it while it handles the `BrokenPipeError`
