@@ -127,6 +127,25 @@ def test_the_order_of_the_operands_is_that_of_the_command(run):
     assert changes[0] == pytest.approx(-changes[1], rel=1e-9)
 
 
+@pytest.mark.parametrize(
+    ("names", "title"),
+    [
+        (f"a.rec b {ON_TEXT}", "b against a"),
+        (f"a b.rec {ON_TEXT}", "b against a"),
+        (f"a.top b {ON_TEXT}", "b against a"),
+        ("a.rec b.rec", "b against a"),
+        (f"a.rec a {ON_TEXT}", "a against a.rec"),
+    ],
+)
+def test_a_recording_is_called_as_its_model(names, title, run):
+    """Where that name is not another operand's; a note says that it is a recording."""
+    code, out, _ = run(f"compare {names} --json")
+    assert code == 0
+    result = json.loads(out)
+    assert result["title"] == title
+    assert any("is a recording of" in note for note in result["notes"])
+
+
 @pytest.mark.parametrize("names", ["a.rec b", "a b.rec", "a.parquet b", "a.top b"])
 def test_the_protocol_of_a_recording_is_adopted(names, run):
     """Without options of its own a comparison cuts the text as the recording did."""
@@ -143,8 +162,8 @@ def test_the_protocol_of_a_recording_is_adopted(names, run):
         ("a.parquet b --text text.txt --bos never", ["a.parquet", "--bos auto"]),
         ("a.rec b --text other.txt --window 32", ["the texts are not the same", "a.rec"]),
         ("a.parquet b --text other.txt --window 32", ["the texts are not the same", "a.parquet"]),
-        ("a.rec b.rec --text other.txt", ["a.rec is about another text"]),
-        ("a.parquet b.parquet --text other.txt", ["a.parquet is about another text"]),
+        ("a.rec b.rec --text other.txt", ["a.rec was recorded on another text"]),
+        ("a.parquet b.parquet --text other.txt", ["a.parquet was recorded on another text"]),
         ("a.rec b", ["text", "--text FILE"]),
         ("a.top b", ["text", "--text FILE"]),
         ("a.parquet b", ["text", "--text FILE"]),
@@ -166,6 +185,15 @@ def test_the_protocol_of_a_recording_is_adopted(names, run):
         (f"a.top b a {ON_TEXT}", ["one candidate"]),
         ("a.rec b.rec b.rec", ["one candidate"]),
         ("a.parquet", ["there is no candidate"]),
+        (f"a b b {ON_TEXT}", ["candidate b is named twice"]),
+        (f"a b@int8 ./b@int8 {ON_TEXT}", ["candidate b@int8 is named twice"]),
+        (f"a a@int8 --schemes int8 {ON_TEXT}", ["candidate a@int8 is named twice"]),
+        (f"a b --tolerance nan {ON_TEXT}", ["--tolerance", "nan", "at least 0"]),
+        (f"a b --tolerance=-1 {ON_TEXT}", ["--tolerance", "-1", "at least 0"]),
+        (f"a b --tolerance inf {ON_TEXT}", ["--tolerance", "inf", "at least 0"]),
+        ("a b --text text.txt --field body", ["--field", "'body'", ".jsonl"]),
+        ("a b c@int9 --text none.txt", ["'int9' is unknown"]),
+        (f"a b a@int4-g7 {ON_TEXT}", ["int4-g7", "does not fit", "columns"]),
         (f"a.rec b --by-bytes {ON_TEXT}", ["two models that read the text now"]),
         (f"cut.rec b {ON_TEXT}", ["cut.rec", "truncated"]),
         (f"cut.parquet b {ON_TEXT}", ["cut.parquet", "damaged"]),

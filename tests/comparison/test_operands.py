@@ -97,7 +97,7 @@ def test_rows_about_other_tokens_are_damage(live, recorded):
 def test_a_text_that_is_not_read_again_is_checked(recorded):
     """The recorded text passes, a part of it does not."""
     check_is_text("x", recorded.identity.parts, DOCUMENTS)
-    with pytest.raises(InvalidValueError, match="x is about another text than that of --text"):
+    with pytest.raises(InvalidValueError, match="x was recorded on another text"):
         check_is_text("x", recorded.identity.parts, DOCUMENTS[:1])
 
 

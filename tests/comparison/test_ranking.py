@@ -64,6 +64,12 @@ def test_the_smallest_within_the_tolerance_is_chosen():
     assert choose(rank_candidates([rows("x", None, 0.0)], places(), 10, {}, 0.01)) is None
 
 
+def test_what_is_larger_than_the_reference_is_not_chosen():
+    """Beside a recording of a quantised model the original saves nothing."""
+    candidates = [rows("original", 20, 0.001), rows("other", 30, 0.002)]
+    assert choose(rank_candidates(candidates, places(), 10, {}, tolerance=0.01)) is None
+
+
 def test_the_change_of_the_perplexity_is_that_of_its_ratio():
     """exp(ΔCE) − 1, and the ends of its interval likewise; infinity stays infinite."""
     change = relative_change(Measurement(0.0089, "nats/token", 0.0017, 900, 30, "", 29.0))

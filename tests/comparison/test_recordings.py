@@ -99,7 +99,7 @@ def test_recordings_of_other_texts_are_refused(recorded, pair, tmp_path):
         compare_recorded(recorded[0], pair[1], DOCUMENTS[:2], PROTOCOL)
     with pytest.raises(InvalidValueError, match="protocol"):
         compare_recorded(recorded[0], pair[1], DOCUMENTS, Protocol(window=16))
-    with pytest.raises(InvalidValueError, match="is about another text than that of --text"):
+    with pytest.raises(InvalidValueError, match="was recorded on another text"):
         compare_recorded(*recorded, DOCUMENTS[:2])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 
@@ -54,3 +55,47 @@ def test_values_of_the_wrong_type_or_size_are_refused(
     output = tmp_path / "mine.rec"
     with pytest.raises(InvalidValueError, match="k is 0"):
         kullback.record(tiny_llama_folder, TEXT, output, distributions="top-k", k=0)
+
+
+@pytest.mark.parametrize("tolerance", [float("nan"), -1, float("inf"), "x"])
+def test_a_tolerance_that_is_none_is_refused_before_anything_is_loaded(tolerance: object) -> None:
+    """It is named with its value; the models, which do not exist, are not looked for."""
+    with pytest.raises(InvalidValueError, match=f"tolerance.*{tolerance}"):
+        kullback.compare("none/a/b", "none/a/c", TEXT, tolerance=tolerance)  # type: ignore[arg-type]
+
+
+def test_a_field_needs_a_file_with_fields(tiny_llama_folder: Path, tmp_path: Path) -> None:
+    """It is refused for a document and for .txt files, and read in a folder with a .jsonl."""
+    (tmp_path / "a.txt").write_text("the night", encoding="utf-8")
+    for text in (TEXT, tmp_path / "a.txt", tmp_path):
+        with pytest.raises(InvalidValueError, match=r"field.*'body'.*\.jsonl"):
+            kullback.evaluate(tiny_llama_folder, text, field="body")
+    (tmp_path / "b.jsonl").write_text('{"body": "the river"}', encoding="utf-8")
+    result = kullback.evaluate(tiny_llama_folder, tmp_path, field="body")
+    assert isinstance(result, kullback.Evaluation)
+    assert result.documents == 2
+    with pytest.raises(InvalidValueError, match=r"missing\.txt"):
+        kullback.evaluate(tiny_llama_folder, tmp_path / "missing.txt", field="body")
+
+
+def test_schemes_are_refused_before_the_first_comparison(tiny_llama_folder: Path) -> None:
+    """A group that does not divide the widths is found before an earlier candidate is loaded."""
+    names = ["none/a/b", f"{tiny_llama_folder}@int4-g7"]
+    with pytest.raises(InvalidValueError, match=r"int4-g7 does not fit .* columns"):
+        kullback.compare(tiny_llama_folder, names, TEXT)
+
+
+def test_loaded_models_of_one_name_are_refused(tiny_llama_folder: Path) -> None:
+    """A result could not tell them apart."""
+    loaded = kullback.load_model(tiny_llama_folder)
+    with pytest.raises(InvalidValueError, match=r"named twice.*name_or_path"):
+        kullback.compare(tiny_llama_folder, [loaded, loaded], TEXT)
+
+
+def test_an_evaluation_with_its_tokens_survives_pickling(tiny_llama_folder: Path) -> None:
+    """The columns that are computed when they are asked for are computed for the copy."""
+    result = kullback.evaluate(tiny_llama_folder, TEXT)
+    again = pickle.loads(pickle.dumps(result))
+    assert again == result
+    assert list(again.tokens["text"]) == list(result.tokens["text"])
+    assert list(again.tokens["nll"]) == list(result.tokens["nll"])

@@ -10,6 +10,7 @@ import pytest
 from kullback.errors import InvalidValueError
 from kullback.models.train import resume_training, train_model
 from kullback.results.training import TrainingRun
+from kullback.text.documents import Document
 from kullback.training.interruption import Interrupted
 from kullback.training.metrics import StepMetrics, read_metrics
 from kullback.training.progress import TrainingProgress
@@ -178,3 +179,38 @@ def test_zero_is_not_the_default(option: str, tmp_path: Path) -> None:
     text(tmp_path)
     with pytest.raises(InvalidValueError):
         train_model(tmp_path / "run", text=tmp_path / "weather.txt", **{**TEXT, option: 0})  # type: ignore[arg-type]
+
+
+def test_a_folder_of_texts_is_trained_on(tmp_path: Path) -> None:
+    """Its .txt files are read in the order of their paths, and a resumed run knows each of them."""
+    texts = tmp_path / "texts"
+    (texts / "inner").mkdir(parents=True)
+    for name in ("b.txt", "inner/a.txt"):
+        (texts / name).write_text("the night is long. " * 40, encoding="utf-8")
+    (texts / "notes.md").write_text("not read", encoding="utf-8")
+    result = train_model(tmp_path / "run", text=texts, **TEXT)  # type: ignore[arg-type]
+    again = resume_training(result.folder)
+    assert again.cross_entropy == result.cross_entropy
+    description = (tmp_path / "run" / "training.json").read_text(encoding="utf-8")
+    assert "b.txt" in description
+    assert "a.txt" in description
+    assert "notes.md" not in description
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (Document("mine", "the night"), "document 'mine'.*write"),
+        ([Document("mine", "the night")], "document 'mine'.*write"),
+        (3, "text is an int"),
+        ("empty", r"folder .*empty has no \.txt"),
+    ],
+)
+def test_what_cannot_be_read_again_is_no_text(data: object, words: str, tmp_path: Path) -> None:
+    """A document in memory, which no resumed run could read, is refused by name."""
+    if data == "empty":
+        data = tmp_path / "empty"
+        data.mkdir()
+    with pytest.raises(InvalidValueError, match=words):
+        train_model(tmp_path / "run", text=data)  # type: ignore[arg-type]
+    assert not (tmp_path / "run").exists()

@@ -147,6 +147,14 @@ def test_a_choice_that_saves_nothing_is_said_to_save_nothing():
     assert "no smaller" not in text_of(pair(small, small))
 
 
+def test_a_candidate_larger_than_the_reference_is_not_recommended():
+    """Where all that are within the tolerance are larger, the conclusion says so."""
+    large = compared(0.001, 0.0001, size=900_000_000)
+    shown = text_of(replace(pair(large, large), choice=None))
+    assert "Smallest" not in shown
+    assert "none is smaller than the reference" in shown
+
+
 def test_kl_is_related_to_the_noise():
     """A ratio to that of the other type, or not above that of another batch shape, or in nats."""
     assert "KL 4.8 × the bfloat16 noise" in text_of(compared(0.005, 0.001))

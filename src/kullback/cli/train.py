@@ -58,7 +58,12 @@ def add(commands: Commands) -> None:
     data = train.add_mutually_exclusive_group(required=True)
     data.add_argument("--source", metavar="NAME", help="a source or a grammar file")
     data.add_argument(
-        "--text", type=Path, nargs="+", action="extend", metavar="FILE", help="UTF-8 text files"
+        "--text",
+        type=Path,
+        nargs="+",
+        action="extend",
+        metavar="FILE",
+        help="UTF-8 text files, or folders of .txt files",
     )
     data.add_argument("--resume", type=Path, metavar="RUN", help="resume an interrupted run")
     train.add_argument(

@@ -16,9 +16,11 @@ An option that was given and cannot apply is an error: none is ignored.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from numbers import Real
 from pathlib import Path
 
 import torch
@@ -29,6 +31,7 @@ from kullback.comparison.kinds import (
     Kind,
     is_recorded,
     kinds_of,
+    labels_of,
     protocol_of_files,
     recorded_parts,
 )
@@ -38,11 +41,11 @@ from kullback.comparison.operands import ModelOperand, RecordingOperand, check_i
 from kullback.comparison.recordings import compare_recorded
 from kullback.comparison.token_records import TokenRows, compare_records
 from kullback.errors import InvalidValueError
-from kullback.evaluation.options import Model, PassOptions, model_name
+from kullback.evaluation.options import Model, PassOptions, model_name, named_paths
 from kullback.models.interface import TextModel
 from kullback.models.load import load_sized
 from kullback.models.quantization import Scheme
-from kullback.models.quantized import SizedModel, split_scheme
+from kullback.models.quantized import SizedModel, check_scheme_fits, split_scheme
 from kullback.results.comparison import Comparison
 from kullback.runtime.progress import Progress
 from kullback.text.documents import Document
@@ -130,8 +133,25 @@ def compare(
         ),
         progress=progress or Progress(),
     )  # fmt: skip
+    _check_values(request)
     result = _dispatch(request, kinds_of(request.operands))
     return replace(result, command=command)
+
+
+def _check_values(request: _Request) -> None:
+    """Raise `InvalidValueError` for a tolerance that is none, and for an unknown scheme."""
+    tolerance = request.tolerance
+    if tolerance is not None and not (
+        isinstance(tolerance, Real) and math.isfinite(tolerance) and tolerance >= 0
+    ):
+        raise InvalidValueError(
+            f"tolerance (--tolerance) is {tolerance!r}: it must be a number of nats/token of at "
+            "least 0"
+        )
+    for scheme in request.schemes:
+        Scheme.parse(scheme)
+    for name in named_paths(*request.operands):
+        split_scheme(str(name))
 
 
 def _as_tuple(candidates: Model | Sequence[Model]) -> tuple[Model, ...]:
@@ -174,7 +194,8 @@ def _dispatch(request: _Request, kinds: list[Kind]) -> Comparison:
     if "records" in kinds:
         return _records(request, kinds, documents, cut)
     reference, candidate = (_open(operand, request) for operand in request.operands)
-    return compare_recorded(reference, candidate, documents, cut, request.progress)
+    first, second = labels_of(request.operands, kinds)
+    return compare_recorded(reference, candidate, documents, cut, request.progress, (first, second))
 
 
 def _check_nothing_is_read(request: _Request, text: bool) -> None:
@@ -255,9 +276,11 @@ def _models(request: _Request, kinds: list[Kind]) -> Comparison:
     candidates, scheme = _with_schemes(request)
     cut, documents = _checked_text(request, kinds)
     request.progress.plan(_stages(request, candidates, kinds))
+    labels = labels_of([request.reference, *candidates], kinds)
     reference = _open(request.reference, request)
+    _check_schemes_fit(request.reference, reference.model, candidates)
     task = Task(
-        reference_name=model_name(request.reference),
+        reference_name=labels[0],
         noise=request.noise_floor,
         noise_dtype=_in_bfloat16(request, reference.model) if request.noise_floor else None,
         sensitivity=scheme,
@@ -265,7 +288,8 @@ def _models(request: _Request, kinds: list[Kind]) -> Comparison:
         passages=request.passages,
     )
     opened = [
-        Candidate(model_name(operand), partial(_open, operand, request)) for operand in candidates
+        Candidate(label, partial(_open, operand, request))
+        for label, operand in zip(labels[1:], candidates, strict=True)
     ]
     return compare_models(reference, opened, documents, cut, task, request.progress)
 
@@ -273,10 +297,9 @@ def _models(request: _Request, kinds: list[Kind]) -> Comparison:
 def _with_schemes(request: _Request) -> tuple[list[Model], Scheme | None]:
     """All candidates, and the scheme to try on single layers where that was asked for.
 
-    Raises `InvalidValueError` where schemes or sensitivity do not fit the reference.
+    Raises `InvalidValueError` where schemes or sensitivity do not fit the reference, and where a
+    candidate is named twice.
     """
-    for name in request.schemes:
-        Scheme.parse(name)
     named = isinstance(request.reference, str | Path)
     base, own = split_scheme(str(request.reference)) if named else ("", None)
     if request.schemes and not named:
@@ -296,6 +319,7 @@ def _with_schemes(request: _Request) -> tuple[list[Model], Scheme | None]:
     candidates = [*request.candidates, *(f"{base}@{name}" for name in request.schemes)]
     if not candidates:
         raise InvalidValueError(NO_CANDIDATE)
+    _check_distinct(candidates)
     if not request.sensitivity:
         return candidates, None
     first = candidates[0]
@@ -306,6 +330,36 @@ def _with_schemes(request: _Request) -> tuple[list[Model], Scheme | None]:
             "schemes (--schemes NAME), and a reference that is not quantised"
         )
     return candidates, scheme
+
+
+def _check_distinct(candidates: Sequence[Model]) -> None:
+    """Raise `InvalidValueError` where two candidates have the same name."""
+    names: set[str] = set()
+    for candidate in candidates:
+        is_named = isinstance(candidate, str | Path)
+        name = str(Path(str(candidate))) if is_named else model_name(candidate)
+        if name in names:
+            raise InvalidValueError(
+                f"the candidate {name} is named twice: name each candidate once"
+                + ("" if is_named else ", and give loaded models different names (name_or_path)")
+            )
+        names.add(name)
+
+
+def _check_schemes_fit(
+    reference: Model, model: TextModel | None, candidates: Sequence[Model]
+) -> None:
+    """Raise `InvalidValueError` for a quantisation of the reference that its layers do not allow.
+
+    A recording says nothing of layers, nor does the reference of those of other models.
+    """
+    if model is None or not isinstance(reference, str | Path):
+        return
+    base, _ = split_scheme(str(reference))
+    for name in named_paths(*candidates):
+        other, scheme = split_scheme(str(name))
+        if scheme is not None and Path(other) == Path(base):
+            check_scheme_fits(model, scheme)
 
 
 def _in_bfloat16(request: _Request, model: TextModel | None) -> Callable[[], TextModel] | None:

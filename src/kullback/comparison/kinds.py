@@ -14,7 +14,7 @@ from kullback.predictions.llama_cpp_logits import is_llama_cpp_logits
 from kullback.predictions.recording import read_header
 from kullback.text.protocol import Protocol
 
-__all__ = ["Kind", "is_recorded", "kinds_of", "protocol_of_files", "recorded_parts"]
+__all__ = ["Kind", "is_recorded", "kinds_of", "labels_of", "protocol_of_files", "recorded_parts"]
 
 Kind: TypeAlias = Literal["model", "exact", "top-k", "records", "logits"]
 
@@ -68,6 +68,19 @@ def recorded_parts(operand: Model, kind: Kind) -> Mapping[str, object]:
     if kind in ("exact", "top-k"):
         return read_header(Path(str(operand))).metadata
     return {}
+
+
+def labels_of(operands: Sequence[Model], kinds: Sequence[Kind]) -> list[str]:
+    """What a result calls the operands, of which the first have these kinds.
+
+    A recording is called as the model that it is of, unless another operand is called so, too.
+    """
+    labels = [model_name(operand) for operand in operands]
+    for i, (operand, kind) in enumerate(zip(operands, kinds, strict=False)):
+        recorded = recorded_parts(operand, kind).get("model") if kind != "records" else None
+        if isinstance(recorded, str) and recorded not in labels:
+            labels[i] = recorded
+    return labels
 
 
 def protocol_of_files(

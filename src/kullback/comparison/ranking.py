@@ -146,8 +146,17 @@ def dominating(sizes: Sequence[int | None], kls: Sequence[float]) -> list[int | 
 
 
 def choose(ranked: Sequence[RankedCandidate]) -> str | None:
-    """The smallest candidate whose ΔCE is within the tolerance, the nearest of equals."""
-    accepted = [row for row in ranked if row.within_tolerance and row.size_bytes is not None]
+    """The smallest candidate whose ΔCE is within the tolerance, the nearest of equals.
+
+    None where there is none, where no size is known, and where all are larger than the reference.
+    """
+    accepted = [
+        row
+        for row in ranked
+        if row.within_tolerance
+        and row.size_bytes is not None
+        and (row.share_of_original is None or row.share_of_original <= 1)
+    ]
     if not accepted:
         return None
     return min(accepted, key=lambda row: (row.size_bytes or 0, row.kl.value)).name

@@ -60,13 +60,15 @@ def compare_recorded(
     documents: Sequence[Document] = (),
     protocol: Protocol | None = None,
     progress: Progress | None = None,
+    names: tuple[str, str] | None = None,
 ) -> Comparison:
     """Compare two recordings, or a recording and a model that reads the text now.
 
+    `names` is what the result calls them, by default the names of the operands.
     Two recordings need no text; one that is given must be theirs.  Raises `InvalidValueError` where
     text, tokenizer or protocol are not the same.
     """
-    progress = progress or Progress()
+    progress, names = progress or Progress(), names or (reference.name, candidate.name)
     progress.stage(f"comparing {candidate.name}")
     operands = (reference, candidate)
     recorded = [operand for operand in operands if isinstance(operand, RecordingOperand)]
@@ -93,8 +95,8 @@ def compare_recorded(
             candidate.fingerprint(documents, tokenized),
         )
     origins = (
-        origin(reference.name, identities[0], reference.size_bytes),
-        origin(candidate.name, identities[1], candidate.size_bytes),
+        origin(names[0], identities[0], reference.size_bytes),
+        origin(names[1], identities[1], candidate.size_bytes),
     )
     if any(operand.recording.kind == "top-k" for operand in recorded):
         measures, bounds = _bounds(rows)

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 
+from kullback.errors import InvalidValueError
 from kullback.models.interface import TextModel
 from kullback.models.load import load_sized, model_name
 from kullback.models.quantized import SizedModel
 from kullback.runtime.progress import Progress, Steps
-from kullback.text.documents import Document
-from kullback.text.inputs import Text, documents_of
+from kullback.text.documents import JSON_LINES, PARQUET, STANDARD_INPUT, Document
+from kullback.text.inputs import Text, documents_of, paths_of
 from kullback.text.protocol import Bos, Preset, Protocol
 
 if TYPE_CHECKING:
@@ -28,9 +29,21 @@ Model: TypeAlias = (
 )
 
 
+FIELD_SUFFIXES = (*JSON_LINES, *PARQUET)
+
+
 def named_paths(*models: Model) -> list[str | Path]:
     """Those of the models that are given by a name or a path."""
     return [model for model in models if isinstance(model, str | Path)]
+
+
+def _has_fields(name: str) -> bool:
+    """Whether it is a file with fields, contains one, or is missing, which its reader says."""
+    path = Path(name).expanduser()
+    if name != STANDARD_INPUT and not path.exists():
+        return True
+    files = path.rglob("*") if path.is_dir() else [path]
+    return any(file.suffix in FIELD_SUFFIXES for file in files)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +81,15 @@ class PassOptions:
         )
 
     def documents(self, text: Text, progress: Progress) -> list[Document]:
-        """The documents of `text`; `progress` is told of files that are skipped."""
+        """The documents of `text`; `progress` is told of files that are skipped.
+
+        Raises `InvalidValueError` where a field is given and no file has fields.
+        """
+        if self.field is not None and not any(map(_has_fields, paths_of(text))):
+            raise InvalidValueError(
+                f"field (--field) is {self.field!r}, and no file of this text has fields: "
+                f"{', '.join(FIELD_SUFFIXES)} files have; leave it out"
+            )
         return documents_of(text, self.field, progress.note)
 
     def load(

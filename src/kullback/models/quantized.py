@@ -28,7 +28,7 @@ from kullback.models.quantization import (
 )
 from kullback.runtime.progress import Steps
 
-__all__ = ["SizedModel", "apply_scheme", "sized", "split_scheme"]
+__all__ = ["SizedModel", "apply_scheme", "check_scheme_fits", "sized", "split_scheme"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +75,14 @@ def sized(model: TextModel) -> SizedModel:
     if model.file_bytes is not None:
         return SizedModel(model, model.file_bytes, model.file_bytes)
     return SizedModel(model, packed_size_in_bytes(model.model), size_in_bytes(model.model))
+
+
+def check_scheme_fits(model: TextModel, scheme: Scheme) -> None:
+    """Raise `InvalidValueError` where the group of `scheme` does not divide a layer's columns."""
+    if isinstance(model, GPTTextModel | HuggingFaceModel):
+        module = model.gpt if isinstance(model, GPTTextModel) else model.model
+        for layer, matrix in linear_weights(module):
+            scheme.check_fits(layer, matrix.shape)
 
 
 def apply_scheme(model: TextModel, scheme: Scheme | None, progress: Steps = no_steps) -> SizedModel:

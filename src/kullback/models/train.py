@@ -17,7 +17,9 @@ from kullback.results.measurement import Measurement
 from kullback.results.training import NgramBaseline, TrainingRun, TrainingSeconds
 from kullback.runtime.outputs import Output, check_outputs
 from kullback.runtime.threads import workers
+from kullback.runtime.wording import with_article
 from kullback.sources.catalogue import Source, open_source
+from kullback.text.documents import Document
 from kullback.training.batches import Batches
 from kullback.training.config import TrainingConfig
 from kullback.training.description import batches_of_run, check_no_run, read_description
@@ -56,6 +58,8 @@ def train_model(
 ) -> TrainingRun:
     """Train a mini-GPT on the files `text` or on a `source`, into the folder `output`.
 
+    `text` is a file, a folder, of which the .txt files are read, or several of these; a resumed run
+    reads the files again.
     The keywords are the options of ``kullback train``, with its defaults; None is 1,024 entries for
     `vocabulary_size` and 64 tokens for `context`, both of a text, no cells for `holdout` of a
     source, 48 windows or 256 sentences for `batch`, and 2.5 × `width` for `mlp_width`.
@@ -67,17 +71,20 @@ def train_model(
     if (text is None) == (source is None):
         raise InvalidValueError("text and source: give either files of text, or a source")
     progress = progress or TrainingProgress()
-    read = [text] if isinstance(text, str | Path) else list(text or ())
-    read += [source] if isinstance(source, str) else []
+    given_text = _given_text(text)
+    read = [*given_text, *([source] if isinstance(source, str) else [])]
     check_outputs(Output("the run folder (-o)", output, "folder"), inputs=read)
     check_no_run(Path(output))
     batches: Batches
     if text is not None:
         _refuse("text", holdout=holdout)
-        paths = [Path(path) for path in ([text] if isinstance(text, str | Path) else text)]
         progress.stage("reading the text and training its tokenizer")
         batches = TextBatches.read(
-            paths, _given(vocabulary_size, 1024), _given(context, 64), _given(batch, 48), seed
+            _text_files(given_text),
+            _given(vocabulary_size, 1024),
+            _given(context, 64),
+            _given(batch, 48),
+            seed,
         )
     else:
         assert source is not None
@@ -123,6 +130,38 @@ def resume_training(run: str | Path, *, progress: TrainingProgress | None = None
     seconds = time.perf_counter() - start
     batches = batches_of_run(description, load_tokenizer(run / "tokenizer.json"))
     return _result(run, batches, model, description.config, seconds, progress)
+
+
+def _given_text(text: object) -> list[str | Path]:
+    """The files and folders that `text` is; `InvalidValueError` where it is something else."""
+    if text is None:
+        return []
+    items = list(text) if isinstance(text, list | tuple) else [text]
+    for item in items:
+        if isinstance(item, Document):
+            raise InvalidValueError(
+                f"text is the document {item.name!r}: training reads files, which a resumed run "
+                "reads again; write its text to a file, and give the name of that"
+            )
+        if not isinstance(item, str | Path):
+            raise InvalidValueError(
+                f"text is {with_article(type(item).__name__)}: give the name of a file or folder, "
+                "or a list of names"
+            )
+    return items
+
+
+def _text_files(given: Sequence[str | Path]) -> list[Path]:
+    """The files among them, and the .txt files of the folders, in the order of their paths."""
+    files: list[Path] = []
+    for path in map(Path, given):
+        texts = sorted(path.rglob("*.txt")) if path.is_dir() else [path]
+        if not texts:
+            raise InvalidValueError(
+                f"the folder {path} has no .txt file: give the names of the files to train on"
+            )
+        files += texts
+    return files
 
 
 def _given(value: int | None, default: int) -> int:

@@ -222,7 +222,9 @@ def _conclusion(result: Comparison, names: Mapping[str, str]) -> str:
     chosen = next((candidate for candidate in ranked if candidate.name == result.choice), None)
     if chosen is None:
         listed = ", ".join(names[candidate.name] for candidate in accepted)
-        return f"Candidates {within}: {listed}; their sizes are unknown."
+        known = any(candidate.size_bytes is not None for candidate in accepted)
+        why = "none is smaller than the reference" if known else "their sizes are unknown"
+        return f"Candidates {within}: {listed}; {why}."
     text = f"Smallest candidate {within}: {names[chosen.name]}"
     if chosen.share_of_original is not None and chosen.share_of_original >= 1:
         text += ", which is no smaller than the reference"

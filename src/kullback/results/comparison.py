@@ -164,7 +164,10 @@ class Comparison(Result, frozen=True, kw_only=True, tag="kullback.comparison/1")
     tolerance: float = 0.01
     """Nats/token of ΔCE that are accepted."""
     choice: str | None = None
-    """The smallest candidate within the tolerance; None where there is none, or no size."""
+    """The smallest candidate within the tolerance that is not larger than the reference.
+
+    None where there is none, or no size is known.
+    """
     noise_floor: dict[str, Measurement] = msgspec.field(default_factory=dict)
     """KL of the reference from itself in another batch shape or type, by what was changed."""
     sensitivity: tuple[LayerSensitivity, ...] = ()
