@@ -134,10 +134,9 @@ def resume_training(run: str | Path, *, progress: TrainingProgress | None = None
 
 def _given_text(text: object) -> list[str | Path]:
     """The files and folders that `text` is; `InvalidValueError` where it is something else."""
-    if text is None:
-        return []
+    names: list[str | Path] = []
     items = list(text) if isinstance(text, list | tuple) else [text]
-    for item in items:
+    for item in items if text is not None else ():
         if isinstance(item, Document):
             raise InvalidValueError(
                 f"text is the document {item.name!r}: training reads files, which a resumed run "
@@ -148,7 +147,8 @@ def _given_text(text: object) -> list[str | Path]:
                 f"text is {with_article(type(item).__name__)}: give the name of a file or folder, "
                 "or a list of names"
             )
-    return items
+        names.append(item)
+    return names
 
 
 def _text_files(given: Sequence[str | Path]) -> list[Path]:
