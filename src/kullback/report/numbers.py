@@ -233,6 +233,9 @@ def count(value: float) -> str:
     >>> [count(x) for x in (512, 2_412_345, 3.2e18, float("inf"))]
     ['512', '2,412,345', '3.2 × 10¹⁸', '∞']
     """
+    if isinstance(value, int) and abs(value) >= 10**300:  # more than float64 holds
+        exponent = math.floor(math.log10(abs(value)))
+        return f"10{str(exponent).translate(_SUPERSCRIPTS)}"
     special = _special(value)
     if special is not None:
         return special

@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from kullback.errors import GrammarError, ImpossiblePrefixError
+from kullback.runtime.decoding import read_bounded
 
 __all__ = ["SUM_TOLERANCE", "check_sum", "impossible_prefix", "read_toml"]
 
 # Probabilities typed by hand ("0.333, 0.333, 0.334") sum to 1 no better than this; beyond it, a
 # weight is missing rather than rounded.
 SUM_TOLERANCE = 1e-9
+# Of a TOML file.
+MOST_BYTES, MOST_DEPTH = 64 << 20, 16
 
 
 def check_sum(what: str, probabilities: Iterable[float], remedy: str) -> None:
@@ -27,13 +30,34 @@ def check_sum(what: str, probabilities: Iterable[float], remedy: str) -> None:
 def read_toml(path: Path | Traversable, what: str) -> dict[str, Any]:
     """The content of a TOML file; `GrammarError` if it cannot be read or is not TOML."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        content = read_bounded(path, MOST_BYTES) if isinstance(path, Path) else path.read_bytes()
+        data = tomllib.loads(content.decode("utf-8").replace("\r\n", "\n"))
+        _check_depth(data)
+        return data
     except OSError as error:
         raise GrammarError(
             f"the {what} {path} cannot be read: {error.strerror}; check the path"
         ) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise GrammarError(f"{path} is not a TOML file: {error}") from None
+    except RecursionError:
+        raise GrammarError(f"{path} is no {what}: its lists are nested too deep") from None
+
+
+def _check_depth(data: object) -> None:
+    """Raise `ValueError` where tables and lists are nested deeper than in any grammar."""
+    level: list[object] = [data]
+    for _ in range(MOST_DEPTH):
+        inner: list[object] = []
+        for value in level:
+            if isinstance(value, dict):
+                inner.extend(value.values())
+            elif isinstance(value, list):
+                inner.extend(value)
+        if not inner:
+            return
+        level = inner
+    raise ValueError(f"its tables are nested more than {MOST_DEPTH} deep")
 
 
 def impossible_prefix(

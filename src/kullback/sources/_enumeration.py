@@ -19,19 +19,25 @@ __all__ = ["all_paths", "count_sentences_and_prefixes"]
 def count_sentences_and_prefixes(language: Language) -> tuple[int, int]:
     """How many different sentences and prefixes (the empty one included) a finite language has."""
     # Python integers: a small grammar can have more sentences than float64 counts exactly.
-    reach: dict[int, int] = {0: 1}
-    sentences = prefixes = 0
     offsets, targets = language.offsets.tolist(), language.targets.tolist()
-    while reach:
-        ahead: dict[int, int] = {}
-        for state, count in reach.items():
-            prefixes += count
-            for target in targets[offsets[state] : offsets[state + 1]]:
-                if target < 0:
-                    sentences += count
-                else:
-                    ahead[target] = ahead.get(target, 0) + count
-        reach = ahead
+    before = np.bincount(language.targets[language.targets >= 0], minlength=len(offsets) - 1)
+    waiting = before.tolist()  # arcs into each state whose prefixes are not counted yet
+    prefixes_to = [0] * len(waiting)
+    prefixes_to[0] = 1
+    sentences = prefixes = 0
+    ready = [0]
+    for state in ready:  # grows during the loop: in topological order
+        count = prefixes_to[state]
+        prefixes += count
+        prefixes_to[state] = 0  # large numbers are not kept
+        for target in targets[offsets[state] : offsets[state + 1]]:
+            if target < 0:
+                sentences += count
+                continue
+            prefixes_to[target] += count
+            waiting[target] -= 1
+            if not waiting[target]:
+                ready.append(target)
     return sentences, prefixes
 
 

@@ -10,10 +10,18 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+import numpy as np
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import connected_components
+
 from kullback.errors import GrammarError
 from kullback.sources._checks import SUM_TOLERANCE, check_sum
 
 __all__ = ["Production", "Word", "check_rules"]
+
+
+# Rules that a message names.
+MOST_LISTED = 20
 
 
 class Word(NamedTuple):
@@ -72,16 +80,19 @@ def _check_recursion(where: str, rules: Rules) -> None:
                 if not wrote:
                     wordless[rule].add(symbol)
                 wrote = wrote or symbol not in empty
+    component = _components(anywhere)
     for rule, mentioned in before_end:
-        if rule in _reachable(anywhere, mentioned):
+        # The rule mentions it: both are in one component where it leads back.
+        if component[rule] == component[mentioned]:
             raise GrammarError(
                 f"{where}: the rule {rule!r} refers to itself before its end (through "
                 f"<{mentioned}>): a finite automaton cannot nest; move the reference to the "
                 "end of the alternative"
             )
+    component = _components(wordless)
     for rule in rules:
         for mentioned in wordless[rule]:
-            if rule in _reachable(wordless, mentioned):
+            if component[rule] == component[mentioned]:
                 raise GrammarError(
                     f"{where}: the rule {rule!r} refers to itself (through "
                     f"<{mentioned}>) without writing a word; write one before the reference"
@@ -90,20 +101,29 @@ def _check_recursion(where: str, rules: Rules) -> None:
 
 def _rules_that_derive_a_string(rules: Rules, words_allowed: bool) -> set[Hashable]:
     """Rules with a derivation that terminates; without words allowed, in the empty string."""
+    # Of each alternative, the rules of which it is not yet known; when there is none, its rule
+    # derives a string, which may complete the alternatives that mention it.
+    waiting: dict[Hashable, list[tuple[Hashable, set[Hashable]]]] = {}
+    complete: list[Hashable] = []
+    for rule, alternatives in rules.items():
+        for _, symbols in alternatives:
+            unknown = {symbol for symbol in symbols if not isinstance(symbol, Word)}
+            if not words_allowed and any(isinstance(symbol, Word) for symbol in symbols):
+                continue
+            if not unknown:
+                complete.append(rule)
+            for symbol in unknown:
+                waiting.setdefault(symbol, []).append((rule, unknown))
     terminating: set[Hashable] = set()
-    size = -1
-    while len(terminating) > size:
-        size = len(terminating)
-        # Rules mention later rules more often than earlier ones: backwards takes few passes.
-        for rule in reversed(tuple(rules)):
-            if rule not in terminating and any(
-                all(
-                    words_allowed if isinstance(symbol, Word) else symbol in terminating
-                    for symbol in symbols
-                )
-                for _, symbols in rules[rule]
-            ):
-                terminating.add(rule)
+    while complete:
+        known = complete.pop()
+        if known in terminating:
+            continue
+        terminating.add(known)
+        for rule, unknown in waiting.get(known, ()):
+            unknown.discard(known)
+            if not unknown:
+                complete.append(rule)
     return terminating
 
 
@@ -132,14 +152,19 @@ def _check_alternatives(
 
 
 def _listed(rules: Iterable[Hashable]) -> str:
-    return ", ".join(sorted(str(rule) for rule in rules))
+    names = sorted(str(rule) for rule in rules)
+    more = f" and {len(names) - MOST_LISTED} more" if len(names) > MOST_LISTED else ""
+    return ", ".join(names[:MOST_LISTED]) + more
 
 
-def _reachable(edges: Mapping[Hashable, set[Hashable]], start: Hashable) -> set[Hashable]:
-    seen = {start}
-    queue = [start]
-    for rule in queue:
-        for ahead in edges[rule] - seen:
-            seen.add(ahead)
-            queue.append(ahead)
-    return seen
+def _components(edges: Mapping[Hashable, set[Hashable]]) -> dict[Hashable, int]:
+    """The strongly connected component of each rule: two are in one where each reaches the other.
+
+    A rule that reaches only itself, or not even that, is alone: callers know an edge between two.
+    """
+    number = {rule: i for i, rule in enumerate(edges)}
+    sources = [number[rule] for rule, ahead in edges.items() for _ in ahead]
+    targets = [number[rule] for ahead in edges.values() for rule in ahead]
+    graph = csr_array((np.ones(len(sources)), (sources, targets)), shape=(len(number),) * 2)
+    _, labels = connected_components(graph, directed=True, connection="strong")
+    return dict(zip(number, labels.tolist(), strict=True))

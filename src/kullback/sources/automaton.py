@@ -31,7 +31,7 @@ from scipy.sparse.csgraph import breadth_first_order
 
 from kullback.errors import GrammarError, InvalidValueError
 from kullback.sources._checks import SUM_TOLERANCE, check_sum, impossible_prefix
-from kullback.sources._determinisation import determinise
+from kullback.sources._determinisation import MOST_STATES, determinise
 from kullback.sources.language import Language
 from kullback.text.special_tokens import BOS, EOS
 
@@ -154,7 +154,7 @@ class Automaton:
             belief = {state: weight / total for state, weight in moved.items()}
         return belief
 
-    def determinise(self, max_states: int = 5_000_000) -> Language:
+    def determinise(self, max_states: int = MOST_STATES) -> Language:
         """The equivalent deterministic automaton, whose states are the reachable beliefs.
 
         Raises `GrammarError` beyond `max_states`: an ambiguous *cyclic* automaton can have

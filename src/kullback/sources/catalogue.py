@@ -7,13 +7,17 @@ a run folder stores to build the same source again.
 from __future__ import annotations
 
 import hashlib
+import math
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from kullback.errors import InvalidValueError
+from scipy.sparse.linalg import MatrixRankWarning
+
+from kullback.errors import GrammarError, InvalidValueError
 from kullback.sources.conjugation_source import Cell, ConjugationSource
 from kullback.sources.grammar import Grammar
 from kullback.sources.language import Language
@@ -75,6 +79,14 @@ def open_source(name: str, holdout: int = 0, seed: int = 0) -> Source:
         )
     path = Path(name)
     language = Grammar.read(path).compile().determinise()
+    with warnings.catch_warnings():  # the sentence below says it
+        warnings.simplefilter("ignore", MatrixRankWarning)
+        length = language.tokens_per_sentence
+    if not math.isfinite(length):
+        raise GrammarError(
+            f"{path}: its sentences have no finite expected length: raise the probabilities that "
+            "end them"
+        )
     return Source(language.name, language, spec={"grammar": str(path.resolve())})
 
 

@@ -26,12 +26,18 @@ from pathlib import Path
 
 from kullback.errors import GrammarError
 from kullback.sources._checks import read_toml
+from kullback.sources._determinisation import MOST_STATES
 from kullback.sources._grammar_checks import Production, Word, check_rules
 from kullback.sources.automaton import Arc, Automaton
 from kullback.text.special_tokens import EOS
 
 __all__ = ["Grammar", "Production", "Word"]
 
+# Symbols that compiling a grammar may touch: a sentence of n words takes n²/2, and a grammar of a
+# hundred thousand states about a million.  A step takes as long as ten symbols.
+MOST_WORK = 40_000_000
+WORK_OF_A_STEP = 10
+MOST_SHOWN = 80  # characters of a value in a message
 # What remains to be written: words, and keys of rules.
 _Rest = tuple[Hashable, ...]
 
@@ -58,7 +64,9 @@ class Grammar:
                 f"{path} has no table [rules]; write one, e.g. [rules] and below it "
                 'sentence = ["it rains", "the sun shines"]'
             )
-        name = str(data.get("name", path.stem))
+        name = data.get("name", path.stem)
+        if not isinstance(name, str):
+            raise GrammarError(f"{path}: the name is {_shortened(name)}: it must be a string")
         parsed: dict[Hashable, list[Production]] = {
             rule: _parse_rule(path, rule, body) for rule, body in rules.items()
         }
@@ -83,6 +91,7 @@ class Grammar:
         number: dict[_Rest, int] = {start: 0}
         arcs: dict[Hashable, list[Arc]] = {}
         queue: list[_Rest] = [start]
+        work = 0
         for state, rest in enumerate(queue):  # grows during the loop
             # Every word that can come first, with the rest that follows it.
             out: list[Arc] = []
@@ -92,6 +101,13 @@ class Grammar:
                 if not symbols:
                     out.append(Arc(EOS, "end", probability, None))
                     continue
+                work += WORK_OF_A_STEP + len(symbols)
+                if work > MOST_WORK or len(queue) > MOST_STATES:
+                    raise GrammarError(
+                        f"{self.name}: the rules need more than {MOST_STATES:,} states, or "
+                        "sentences that are too long for them: a rule that contains another twice "
+                        "doubles their number; shorten the grammar"
+                    )
                 first, behind = symbols[0], symbols[1:]
                 if isinstance(first, Word):
                     target = number.setdefault(behind, len(queue))
@@ -109,8 +125,8 @@ class Grammar:
 def _parse_rule(path: Path, rule: str, body: object) -> list[Production]:
     if not isinstance(body, list) or not body:
         raise GrammarError(
-            f"{path}: the rule {rule!r} is {body!r}: it must be a list of alternatives, e.g. "
-            f'{rule} = ["it rains", "the sun shines"]'
+            f"{path}: the rule {rule!r} is {_shortened(body)}: it must be a list of "
+            f'alternatives, e.g. {rule} = ["it rains", "the sun shines"]'
         )
     entries: list[tuple[float | None, str]] = []
     for i, entry in enumerate(body):
@@ -123,8 +139,8 @@ def _parse_rule(path: Path, rule: str, body: object) -> list[Production]:
                 entries.append((float(p), then))
             case _:
                 raise GrammarError(
-                    f"{path}: alternative {i} of the rule {rule!r} is {entry!r}: write a string, "
-                    'or { p = 0.5, then = "words and <rules>" }'
+                    f"{path}: alternative {i} of the rule {rule!r} is {_shortened(entry)}: write a "
+                    'string, or { p = 0.5, then = "words and <rules>" }'
                 )
     given = sum(p is not None for p, _ in entries)
     if 0 < given < len(entries):
@@ -136,6 +152,11 @@ def _parse_rule(path: Path, rule: str, body: object) -> list[Production]:
         Production(1.0 / len(entries) if p is None else p, _parse_words(rule, text))
         for p, text in entries
     ]
+
+
+def _shortened(value: object) -> str:
+    """A value in a message: what it contains may be long."""
+    return repr(value) if len(repr(value)) <= MOST_SHOWN else f"{repr(value)[:MOST_SHOWN]}..."
 
 
 def _parse_words(rule: str, text: str) -> tuple[Hashable, ...]:

@@ -40,6 +40,10 @@ from kullback.text.special_tokens import EOS_ID
 __all__ = ["Language", "Sentences", "SlotEntropy"]
 
 
+# Arcs times positions after which the visits of a finite language are solved for, not summed.
+MOST_STEPS = 1_000_000_000
+
+
 class SlotEntropy(NamedTuple):
     """The expected number of tokens in a slot, and the entropy of a token there."""
 
@@ -182,9 +186,12 @@ class Language:
         """The expected number of times that a sentence passes each state: v = e_start + v P."""
         if self.is_finite:
             visits = np.zeros(len(self.offsets) - 1)
-            for reach in self._reach():
+            for t, reach in enumerate(self._reach()):
+                if t * len(self.targets) > MOST_STEPS:
+                    break
                 visits += reach
-            return visits
+            else:
+                return visits
         start = np.zeros(len(self.offsets) - 1)
         start[0] = 1.0
         flow = (identity(len(start), format="csc") - self._transitions.T).tocsc()
@@ -293,7 +300,7 @@ class Language:
         """
         if self.number_of_prefixes > max_prefixes:
             raise InvalidValueError(
-                f"{self.name} has {self.number_of_prefixes:,} prefixes, more than "
+                f"{self.name} has {_shown(self.number_of_prefixes)} prefixes, more than "
                 f"max_prefixes = {max_prefixes:,}: evaluate on a sample instead"
             )
         arcs, weights = all_paths(self)
@@ -303,3 +310,8 @@ class Language:
         """Sentences from the arcs that they take, padded with -1."""
         tokens = np.where(arcs >= 0, self.arc_tokens[arcs], EOS_ID)
         return Sentences(self, tokens, arcs, (arcs >= 0).sum(axis=1))
+
+
+def _shown(number: float | int) -> str:
+    """A number that may have thousands of digits, which Python does not write."""
+    return f"{number:,}" if number < 10**30 else f"about 10^{math.log10(number):.0f}"

@@ -17,6 +17,7 @@ from kullback.sources.language import Language
 __all__ = ["evaluation_table", "source_summary", "source_table"]
 
 DECIMALS = 6  # of exact numbers
+MOST_SLOTS = 500  # of a table
 
 _ROWS: dict[str, Callable[[PartEvaluation], str]] = {
     "Cross-entropy": lambda part: _nats(part.cross_entropy),
@@ -44,10 +45,14 @@ def source_table(name: str, language: Language) -> Group:
         add_row(facts, [label, value])
     facts.show_header = False
     slots = numbers_table("slot", "tokens/sentence", "entropy (nats/token)")
-    for slot, entropy in language.entropy_by_slot().items():
+    by_slot = language.entropy_by_slot()
+    for slot, entropy in list(by_slot.items())[:MOST_SLOTS]:
         value = nats(max(entropy.entropy, 0.0), DECIMALS)
         add_row(slots, [slot, nats(entropy.tokens_per_sentence), value])
-    return Group(titled(f"{name}: exact", facts), titled("By slot", slots))
+    title = "By slot"
+    if len(by_slot) > MOST_SLOTS:
+        title += f", the first {MOST_SLOTS} of {count(len(by_slot))} (--json lists all)"
+    return Group(titled(f"{name}: exact", facts), titled(title, slots))
 
 
 def source_summary(results: SourceEvaluation, verbose: bool = False) -> Group:
