@@ -53,11 +53,11 @@ def test_distributions_are_recorded(kind, more, on_text, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ("-o {out}/a.rec", [".parquet", "distributions exact", "top-k"]),
+        ("-o {out}/a.rec", [".parquet", "--distributions", "exact", "top-k"]),
         ("-o {out}/a", ["a: token records are a Parquet file"]),
         ("-o {out}/a.parquet --distributions exact", ["not a Parquet file", "a.rec"]),
-        ("-o {out}/a.parquet -k 3", ["k is 3", "--distributions top-k"]),
-        ("-o {out}/a.rec --distributions exact -k 3", ["k is 3", "--distributions top-k"]),
+        ("-o {out}/a.parquet -k 3", ["k is 3", "-k", "--distributions top-k"]),
+        ("-o {out}/a.rec --distributions exact -k 3", ["k is 3", "-k", "--distributions top-k"]),
         ("-o {out}/a.rec --distributions top-k -k 0", ["k is 0"]),
         ("-o {out}/a.parquet --window 99", ["window is 99", "64"]),
     ],

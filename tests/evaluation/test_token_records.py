@@ -31,6 +31,12 @@ def write(path: Path, n: int = 1000, rows_per_group: int = 100) -> None:
         writer.append(0, rows(0, n))
 
 
+def earlier_nll(writer: RecordsWriter, count: int | None = None) -> np.ndarray:
+    """The nll of the rows that were done, or of the first `count` of them."""
+    count = writer.done if count is None else count
+    return np.concatenate([part.nll for part in writer.earlier(count)])
+
+
 def interrupt(path: Path) -> None:
     """Records of 250 rows, 200 of them in whole groups, that are left before the end."""
     writer = RecordsWriter(path, METADATA, 100)
@@ -88,16 +94,17 @@ def test_a_slow_run_loses_at_most_a_minute(tmp_path: Path, monkeypatch: pytest.M
     """At 80 tokens a second, 20,000 tokens are on disk but for those of the last minute."""
     path, seconds = tmp_path / "r.parquet", 0.0
     monkeypatch.setattr(time, "monotonic", lambda: seconds)
-    with contextlib.suppress(KeyboardInterrupt), RecordsWriter(path, METADATA) as writer:
-        for first in range(0, 20_000, 500):
-            seconds += 500 / 80
-            writer.append(first, rows(first, first + 500))
-        raise KeyboardInterrupt
+    killed = RecordsWriter(path, METADATA)
+    killed.__enter__()
+    for first in range(0, 20_000, 500):
+        seconds += 500 / 80
+        killed.append(first, rows(first, first + 500))
+    killed._open.close()  # as the system does when a process is killed
     with RecordsWriter(path, METADATA) as writer:
         assert 20_000 - 60 * 80 <= writer.done <= 20_000
-        np.testing.assert_array_equal(writer.earlier().nll, rows(0, writer.done).nll)
+        np.testing.assert_array_equal(earlier_nll(writer), rows(0, writer.done).nll)
         writer.append(0, rows(0, 70_000))
-        np.testing.assert_array_equal(writer.earlier().nll, rows(0, writer.done).nll)
+        np.testing.assert_array_equal(earlier_nll(writer), rows(0, writer.done).nll)
     np.testing.assert_array_equal(read_records(path)[1].nll, rows(0, 70_000).nll)
 
 
@@ -130,8 +137,9 @@ def test_the_earlier_rows_are_at_hand(tmp_path: Path) -> None:
     path = tmp_path / "r.parquet"
     interrupt(path)
     with RecordsWriter(path, METADATA, 100) as writer:
-        assert writer.done == 200
-        np.testing.assert_array_equal(writer.earlier().nll, rows(0, 200).nll)
+        assert writer.done == 250
+        np.testing.assert_array_equal(earlier_nll(writer), rows(0, 250).nll)
+        np.testing.assert_array_equal(earlier_nll(writer, 185), rows(0, 185).nll)
         writer.append(185, rows(185, 400))
     np.testing.assert_array_equal(read_records(path)[1].byte_start, rows(0, 400).byte_start)
 
@@ -151,14 +159,26 @@ def test_another_fingerprint_is_refused_by_name(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RunError])
 def test_a_run_that_fails_early_leaves_nothing(tmp_path: Path, error: type[BaseException]) -> None:
-    """An error or Ctrl-C before any row is on disk leaves no folder, and the earlier file."""
+    """An error or Ctrl-C before the first row leaves no folder, and the earlier file."""
     path = tmp_path / "r.parquet"
     write(path, 10)
-    with contextlib.suppress(error), RecordsWriter(path, METADATA, 100) as writer:
-        writer.append(0, rows(0, 50))
+    with contextlib.suppress(error), RecordsWriter(path, METADATA, 100):
         raise error
     assert [file.name for file in tmp_path.iterdir()] == ["r.parquet"]
     assert len(read_records(path)[1]) == 10
+
+
+def test_ctrl_c_loses_no_row(tmp_path: Path) -> None:
+    """Rows that wait for their group are written when the run is interrupted."""
+    path = tmp_path / "r.parquet"
+    with contextlib.suppress(KeyboardInterrupt), RecordsWriter(path, METADATA, 100) as writer:
+        writer.append(0, rows(0, 50))
+        raise KeyboardInterrupt
+    with RecordsWriter(path, METADATA, 100) as writer:
+        assert writer.done == 50
+        writer.append(50, rows(50, 120))
+    write(tmp_path / "whole.parquet", 120)
+    assert path.read_bytes() == (tmp_path / "whole.parquet").read_bytes()
 
 
 @pytest.mark.parametrize("seconds", [0, 60])
@@ -169,7 +189,7 @@ def test_a_run_killed_early_is_no_reason_to_refuse(tmp_path: Path, seconds: int)
     kill(path, 2, seconds)
     assert (tmp_path / ".r.parquet.groups" / "metadata.json").is_file()
     with RecordsWriter(path, other, 50) as writer:
-        assert (writer.done, len(writer.earlier())) == (0, 0)
+        assert (writer.done, len(earlier_nll(writer))) == (0, 0)
         writer.append(0, rows(0, 120))
     metadata, found = read_records(path)
     assert (metadata, len(found)) == (other, 120)
@@ -183,10 +203,10 @@ def test_a_refused_run_harms_nothing(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="in groups of 100 rows, not 50"):
         RecordsWriter(path, METADATA, 50).__enter__()
     with RecordsWriter(path, METADATA, 100) as writer:
-        assert writer.done == 200
+        assert writer.done == 250
         with pytest.raises(RunError, match="being written by process"):
             RecordsWriter(path, METADATA, 50).__enter__()
-        writer.append(200, rows(200, 300))
+        writer.append(250, rows(250, 300))
     assert len(read_records(path)[1]) == 300
 
 

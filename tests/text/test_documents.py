@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -12,7 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from kullback.errors import InvalidValueError
+from kullback.runtime.temporary import TemporaryBytes
 from kullback.text.documents import Document, read_documents, read_texts
+from kullback.text.fingerprint import text_fingerprint
 
 
 def write_json_lines(path: Path, *texts: str, field: str = "text") -> None:
@@ -157,3 +160,62 @@ def test_bad_columns_and_missing_files_are_named(tmp_path: Path) -> None:
             read_documents([tmp_path / name])
     with pytest.raises(InvalidValueError, match="there is no text"):
         read_documents([])
+
+
+@pytest.mark.parametrize("suffix", [".txt", ".jsonl", ".parquet"])
+def test_texts_that_are_stored_on_disk_are_the_same(suffix, tmp_path, monkeypatch):
+    """Names, bytes, words, parts and fingerprints, of files longer than memory allows."""
+    texts = [" Ein  Satz.\n", "ñandú 日本語 🙂 x" * 40, "", "\tend "]
+    path = tmp_path / f"texts{suffix}"
+    if suffix == ".parquet":
+        pq.write_table(pa.table({"text": texts}), path)
+    elif suffix == ".jsonl":
+        path.write_text("\n".join(json.dumps({"text": text}) for text in texts), encoding="utf-8")
+    else:
+        texts = ["".join(texts)]
+        path.write_text(texts[0], encoding="utf-8", newline="")
+    stored = TemporaryBytes(limit=8)
+    documents = read_documents([path], stored=stored)
+    assert stored.is_on_disk
+    assert [document.text for document in documents] == texts
+    in_memory = [Document(d.name, t) for d, t in zip(documents, texts, strict=True)]
+    assert documents == in_memory
+    assert text_fingerprint(documents) == text_fingerprint(in_memory)
+    for document, text in zip(documents, texts, strict=True):
+        assert document.n_bytes == len(text.encode())
+        assert document.n_words == len(text.split())
+        for size in (1, 3, 50, 10_000):
+            assert "".join(document.pieces(size)) == text
+        assert document.part(0, document.n_bytes // 2).content() == document.content(
+            0, document.n_bytes // 2
+        )
+
+
+def test_words_are_counted_across_pieces(monkeypatch):
+    """Wherever a piece ends: within a word, before a space, within a run of spaces."""
+    text = "ab  cdé f\u3000g " * 3
+    for size in range(1, 12):
+        pieces = Document.pieces
+        monkeypatch.setattr(Document, "pieces", lambda self, s=size, p=pieces: p(self, s))
+        assert Document("a", text).n_words == len(text.split())
+        monkeypatch.setattr(Document, "pieces", pieces)
+
+
+def test_a_pipe_or_device_is_refused(tmp_path):
+    """Without opening it."""
+    os.mkfifo(tmp_path / "pipe.txt")
+    for path in (tmp_path / "pipe.txt", Path("/dev/zero")):
+        with pytest.raises(InvalidValueError, match=r"named pipe|device"):
+            read_documents([path])
+
+
+def test_a_character_cut_at_the_end_of_a_block_is_one_character(tmp_path, monkeypatch):
+    """Files are read in blocks; the byte that is wrong is counted from the file's beginning."""
+    monkeypatch.setattr("kullback.text.documents.PIECE", 5)
+    path = tmp_path / "a.txt"
+    path.write_bytes("añbñcñdñ".encode())
+    assert read_documents([path])[0].text == "añbñcñdñ"
+    for content, place in ((b"abcdef\xffgh", 6), ("abcdñ".encode()[:-1], 4), (b"ab\xc3xyz", 2)):
+        path.write_bytes(content)
+        with pytest.raises(InvalidValueError, match=f"byte {place} is 0x"):
+            read_documents([path])

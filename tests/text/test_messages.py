@@ -14,7 +14,7 @@ from kullback.text.protocol import Protocol
 from kullback.text.special_tokens import BOS, EOS
 from kullback.text.tokenizer import TextTokenizer
 from kullback.text.tokenizer_training import train_tokenizer
-from kullback.text.windows import plan
+from kullback.text.plan import plan
 
 
 def test_a_text_that_is_not_utf8(tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ def compare_by_bytes(
     scored, origins = [], []
     for model in (reference, candidate):
         progress.stage(f"reading with {model.name}")
-        tokenized = TokenizedText.of(documents, protocol, model.tokenizer, model.context)
+        tokenized = TokenizedText.of(documents, protocol, model.tokenizer, model.context, progress)
         origins.append(origin(model.name, model_fingerprint(model, documents, tokenized)))
         rows = token_rows(ModelPredictor(model), tokenized, progress=progress.tokens)
         nll_M: Float[np.ndarray, "M"] = concatenate_statistics(list(rows)).nll
@@ -77,16 +77,15 @@ def compare_by_bytes(
 
 def _largest_spans(compared: ByteComparison, tokenized: TokenizedText) -> list[DifferentBytes]:
     """Where the models differ most."""
-    texts = [document.text.encode() for document in tokenized.documents]
     spans = []
     for segment in compared.largest(SHOWN_SEGMENTS):
         begin, end = (int(byte) for byte in compared.byte_spans_S2[segment])
-        document = int(compared.document_S[segment])
+        document = tokenized.documents[int(compared.document_S[segment])]
         spans.append(
             DifferentBytes(
-                document=tokenized.documents[document].name,
+                document=document.name,
                 byte_start=begin,
-                text=texts[document][begin:end].decode(errors="replace"),
+                text=document.content(begin, end).decode(errors="replace"),
                 reference_nll=float(compared.reference_nll_S[segment]),
                 candidate_nll=float(compared.candidate_nll_S[segment]),
             )

@@ -37,8 +37,8 @@ class KeptPredictions:
 
     def __init__(self, predictor: Predictor, tokenized: TokenizedText, dense: bool = False) -> None:
         self.predictor = predictor
-        self._windows = {id(window): i for i, window in enumerate(tokenized.windows)}
-        self._tokenized = tokenized  # keeps the windows alive, and so their ids unique
+        self._windows = {window.key: i for i, window in enumerate(tokenized.windows)}
+        self._tokenized = tokenized
         self._dense: dict[int, Predictions] | None = {} if dense else None
         self._hidden_MD: torch.Tensor | None = None
         self._heads: dict[int, tuple[Head, torch.device]] = {}
@@ -56,7 +56,7 @@ class KeptPredictions:
 
     def predictions(self, window: Window, rows: slice) -> Predictions:
         """Those of the first call for this window."""
-        index = self._windows.get(id(window))
+        index = self._windows.get(window.key)
         if index is None:
             return self.predictor.predictions(window, rows)
         kept = self._kept(index)

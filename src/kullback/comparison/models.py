@@ -81,7 +81,7 @@ def compare_models(
     task, progress = task or Task(), progress or Progress()
     _check_task(reference, task)
     reader, opened = _reader(reference, candidates)
-    tokenized = TokenizedText.of(documents, protocol, reader.tokenizer, reader.context)
+    tokenized = TokenizedText.of(documents, protocol, reader.tokenizer, reader.context, progress)
     reference.check(documents, tokenized, reader)
     began = time.perf_counter()
     source: Predictor = reference

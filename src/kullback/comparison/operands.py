@@ -25,6 +25,7 @@ from kullback.models.quantized import SizedModel
 from kullback.predictions.base import Predictions
 from kullback.predictions.recording import Recording
 from kullback.text.documents import Document
+from kullback.text.encoded_documents import encode_documents, equal_tokens
 from kullback.text.fingerprint import Fingerprint, Part, check_same_text, text_fingerprint
 from kullback.text.windows import Window
 
@@ -117,13 +118,15 @@ class ModelOperand:
             tokenized.protocol.resolve(self.model.context)  # the window must fit both
         if self.model.tokenizer.fingerprint == reader.tokenizer.fingerprint:
             return
-        for document, encoding in zip(tokenized.documents, tokenized.encodings, strict=True):
-            other = self.model.tokenizer.encode(document.text)
-            if not np.array_equal(other.ids, encoding.ids):
+        others = encode_documents(self.model.tokenizer, tokenized.documents)
+        for document, tokens, other in zip(
+            tokenized.documents, tokenized.encodings, others, strict=True
+        ):
+            if not equal_tokens(tokens, other):
                 raise InvalidValueError(
                     f"{reader.name} and {self.name} read {document.name} as different tokens "
-                    f"({len(encoding.ids):,} and {len(other.ids):,}): a KL by token does not "
-                    "exist; compare them by bytes with --by-bytes"
+                    f"({len(tokens):,} and {len(other):,}): a KL by token does not exist; compare "
+                    "them by bytes with --by-bytes"
                 )
 
 

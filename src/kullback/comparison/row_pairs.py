@@ -115,7 +115,7 @@ def pairs_of_text(
 
     def piece(index: int) -> RowPair:
         window = tokenized.windows[index]
-        rows = slice(int(tokenized.starts[index]), int(tokenized.starts[index + 1]))
+        rows = tokenized.rows_of(index)
         return RowPair(
             reference.predictions(window, rows),
             candidate.predictions(window, rows),

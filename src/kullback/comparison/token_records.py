@@ -25,7 +25,7 @@ from kullback.errors import InvalidValueError
 from kullback.evaluation.on_text import model_fingerprint
 from kullback.evaluation.passes import ModelPredictor, TokenizedText, token_rows
 from kullback.evaluation.recorded_pass import window_records
-from kullback.evaluation.token_records import Records, concatenate_records, read_records
+from kullback.evaluation.token_records import Records, read_records
 from kullback.models.interface import TextModel
 from kullback.results.comparison import Comparison
 from kullback.runtime.progress import Progress
@@ -85,7 +85,7 @@ class TokenRows:
         then found before the model reads.  Raises as `TokenizedText.of` and `token_rows` do, and
         `InvalidValueError` where text, tokenizer or protocol are not those of `against`.
         """
-        tokenized = TokenizedText.of(documents, protocol, model.tokenizer, model.context)
+        tokenized = TokenizedText.of(documents, protocol, model.tokenizer, model.context, progress)
         identity = model_fingerprint(model, documents, tokenized)
         if against is not None:
             names = (against.name, f"the reading of {model.name}")
@@ -93,10 +93,9 @@ class TokenRows:
         rows = token_rows(
             ModelPredictor(model), tokenized, progress=(progress or Progress()).tokens
         )
-        parts = [
-            window_records(tokenized, index, statistics) for index, statistics in enumerate(rows)
-        ]
-        return cls._of_records(model.name, identity, concatenate_records(parts))
+        windows = slice(0, len(tokenized.windows))
+        records = window_records(tokenized, windows, list(rows))
+        return cls._of_records(model.name, identity, records)
 
     @classmethod
     def of_recording(cls, operand: RecordingOperand) -> TokenRows:

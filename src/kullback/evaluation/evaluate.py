@@ -68,7 +68,6 @@ def evaluate(
     with process_group() as processes:
         progress.stage(f"loading {model_name(model)}")
         loaded = options.load(model, progress=progress.advance).model
-        progress.stage(f"evaluating {loaded.name} on {loaded.device.type}")
         task = TextTask(
             records=path, passages=passages, temperature=temperature,
             exact=options.in_float32(model), command=command,

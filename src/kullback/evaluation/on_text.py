@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from kullback.evaluation.measures import InMemory, TextMeasures, measure_text
+from kullback.evaluation.measures import TextMeasures, measure_text
 from kullback.evaluation.numeric_type import arithmetic_noise
 from kullback.evaluation.passages import text_passages
 from kullback.evaluation.passes import ModelPredictor, TokenizedText, subsample
@@ -52,6 +53,8 @@ class TextTask:
     exact: Callable[[], TextModel] | None = None
     """Loads the model in float32: the noise of the narrower type is measured and noted."""
     command: str = ""
+    what: str = "evaluating"
+    """The name of the stage."""
 
 
 def evaluate_text(
@@ -69,14 +72,15 @@ def evaluate_text(
     """
     task, progress = task or TextTask(), progress or Progress()
     processes = processes or ProcessGroup()
-    tokenized = TokenizedText.of(documents, protocol, model.tokenizer, model.context)
+    tokenized = TokenizedText.of(documents, protocol, model.tokenizer, model.context, progress)
     identity = model_fingerprint(model, documents, tokenized)
+    progress.stage(f"{task.what} {model.name} on {model.device.type}")
     recorded = record_pass(
         model, tokenized, identity, task.records, processes, progress, task.passages
     )
     if recorded is None:
         return NonZeroRank(rank=processes.rank, world_size=processes.world_size)
-    measured = measure_text(InMemory(recorded.statistics, tokenized.places))
+    measured = measure_text(recorded)
     notes = [*model.notes, *coverage_notes(tokenized)]
     if task.exact is not None:
         progress.stage("measuring the noise of the arithmetic, against float32")
@@ -136,21 +140,18 @@ def _token_table(
     """One row a scored token; texts are decoded when they are asked for."""
     records = recorded.records
     names = [document.name for document in tokenized.documents]
+    columns = ("position", "weight", "nll", "entropy", "rank", "top1")
     return Table(
         {
-            "document": lambda: [names[document] for document in records.document],
-            "byte_start": records.byte_start,
-            "byte_length": records.byte_length,
-            "token_id": records.token_id,
+            "document": lambda: [names[document] for document in records.column("document")],
+            **{name: partial(records.column, name) for name in ("byte_start", "byte_length")},
+            "token_id": partial(records.column, "token_id"),
             "text": lambda: [tokenized.text_of(row) for row in range(len(records))],
-            "position": records.position,
-            "weight": records.weight,
-            "nll": records.nll,
-            "entropy": records.entropy,
-            "rank": records.rank,
-            "top1": records.top1,
-            "top1_text": lambda: [tokenizer.token_text(int(token)) for token in records.top1],
-            "top1_probability": records.top1_probability,
+            **{name: partial(records.column, name) for name in columns},
+            "top1_text": lambda: [
+                tokenizer.token_text(int(token)) for token in records.column("top1")
+            ],
+            "top1_probability": partial(records.column, "top1_probability"),
         }
     )
 
@@ -185,7 +186,7 @@ def coverage_notes(tokenized: TokenizedText) -> list[str]:
             f"{covered.bytes - covered.scored_bytes:,} of {covered.bytes:,} bytes are not scored "
             f"under the protocol {tokenized.protocol.preset}"
         )
-    if (tokenized.places.weight_M != 1).any():
+    if (tokenized.windows.weight_W != 1).any():
         notes.append(
             "tokens of overlapping windows count a little less than 1, as in the Transformers "
             "guide; measures of calibration count each token once"

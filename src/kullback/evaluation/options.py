@@ -15,7 +15,7 @@ from kullback.models.load import load_sized, model_name
 from kullback.models.quantized import SizedModel
 from kullback.runtime.progress import Progress, Steps
 from kullback.text.documents import JSON_LINES, PARQUET, STANDARD_INPUT, Document
-from kullback.text.inputs import Text, documents_of, paths_of
+from kullback.text.inputs import Text, documents_of, paths_of, size_of
 from kullback.text.protocol import Bos, Preset, Protocol
 
 if TYPE_CHECKING:
@@ -30,6 +30,8 @@ Model: TypeAlias = (
 
 
 FIELD_SUFFIXES = (*JSON_LINES, *PARQUET)
+# Bytes that take seconds to read, and are announced.
+LONG_TEXT = 64 << 20
 
 
 def named_paths(*models: Model) -> list[str | Path]:
@@ -90,6 +92,9 @@ class PassOptions:
                 f"field (--field) is {self.field!r}, and no file of this text has fields: "
                 f"{', '.join(FIELD_SUFFIXES)} files have; leave it out"
             )
+        size = size_of(text)
+        if size >= LONG_TEXT:
+            progress.stage(f"reading {size / 1e6:,.0f} MB of text")
         return documents_of(text, self.field, progress.note)
 
     def load(

@@ -19,20 +19,23 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 from kullback.errors import InvalidValueError
 from kullback.evaluation.measures import Places
 from kullback.models.interface import TextModel
 from kullback.predictions.base import Predictions
-from kullback.runtime.progress import Tokens
+from kullback.runtime.progress import Progress
+from kullback.runtime.progress import Tokens as TokensDone
 from kullback.runtime.workers import ProcessGroup
 from kullback.scoring.divergence import DivergenceStatistics, divergence_statistics
 from kullback.scoring.token_statistics import TokenStatistics, token_statistics
 from kullback.text.documents import Document
+from kullback.text.encoded_documents import encode_documents
+from kullback.text.plan import plan
 from kullback.text.protocol import Protocol, count_words, prepare
-from kullback.text.tokenizer import Encoding, TextTokenizer
-from kullback.text.windows import Coverage, Window, coverage, plan
+from kullback.text.tokenizer import TextTokenizer
+from kullback.text.windows import Coverage, Tokens, Window, Windows, coverage
 
 __all__ = [
     "ModelPredictor",
@@ -45,6 +48,8 @@ __all__ = [
 
 # Windows of about this many tokens represent the text where every window is much alike.
 PART_TOKENS = 4096
+# Bytes whose tokenisation takes seconds, and is shown.
+LONG_TEXT = 4 << 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,10 +58,10 @@ class TokenizedText:
 
     documents: list[Document]
     """As the protocol reads them: perhaps joined into one."""
-    encodings: list[Encoding]
+    encodings: Sequence[Tokens]
     protocol: Protocol
     """With nothing left open."""
-    windows: list[Window]
+    windows: Windows
 
     @classmethod
     def of(
@@ -65,14 +70,19 @@ class TokenizedText:
         protocol: Protocol,
         tokenizer: TextTokenizer,
         context: int | None,
+        progress: Progress | None = None,
     ) -> TokenizedText:
         """The windows of `documents` for a model with this tokenizer and longest input.
 
-        Raises `InvalidValueError` as `kullback.text.windows.plan` does.
+        Of a long text, `progress` is told of a stage and of its bytes.  Raises `InvalidValueError`
+        as `kullback.text.plan.plan` does, `RunError` where the disk is full.
         """
         resolved = protocol.resolve(context)
         prepared = prepare(documents, resolved)
-        encodings = [tokenizer.encode(document.text) for document in prepared]
+        progress = progress or Progress()
+        if sum(document.n_bytes for document in prepared) >= LONG_TEXT:
+            progress.stage("tokenising the text")
+        encodings = encode_documents(tokenizer, prepared, progress.advance)
         return cls(prepared, encodings, resolved, plan(encodings, resolved, tokenizer, context))
 
     @cached_property
@@ -83,7 +93,7 @@ class TokenizedText:
     @cached_property
     def starts(self) -> Int[np.ndarray, "windows+1"]:
         """The first row of each window, and the number of rows."""
-        return np.concatenate([[0], np.cumsum([len(window) for window in self.windows])])
+        return np.concatenate([[0], np.cumsum(self.windows.scored())])
 
     def __len__(self) -> int:
         """M."""
@@ -92,8 +102,8 @@ class TokenizedText:
     @cached_property
     def full_windows(self) -> int:
         """How many windows as long as the longest would be as much to read; at least one."""
-        lengths = [window.n_inputs for window in self.windows]
-        return max(1, round(sum(lengths) / max(lengths, default=1)))
+        n_inputs_W = self.windows.read()
+        return max(1, round(int(n_inputs_W.sum()) / int(n_inputs_W.max(initial=1))))
 
     @cached_property
     def targets(self) -> Int[np.ndarray, "M"]:
@@ -103,48 +113,73 @@ class TokenizedText:
     @cached_property
     def byte_spans(self) -> Int[np.ndarray, "M 2"]:
         """Where each token is in its document."""
-        spans = [window.byte_spans(self.encodings[window.document]) for window in self.windows]
-        return np.concatenate(spans)
+        return self.byte_spans_of(slice(0, len(self.windows)))
 
     @cached_property
     def places(self) -> Places:
         """Document, position, bytes, words and weight of each row."""
-        document_M = np.repeat(
-            [window.document for window in self.windows], np.diff(self.starts)
-        ).astype(np.int64)
-        bytes_M = np.diff(self.byte_spans, axis=1)[:, 0]
-        words = np.array([count_words(document, self.protocol) for document in self.documents])
-        size = np.array([document.n_bytes for document in self.documents])
-        rows, scored = (
-            np.bincount(document_M, weights, minlength=len(words)) for weights in (None, bytes_M)
-        )
-        # A document that is scored in part has that part of its words.
-        share = np.divide(words * scored, size * rows, out=np.zeros(len(words)), where=rows > 0)
+        return self.places_of(slice(0, len(self.windows)))
+
+    def rows_of(self, window: int) -> slice:
+        """The rows of a window."""
+        return slice(int(self.starts[window]), int(self.starts[window + 1]))
+
+    def byte_spans_of(self, windows: slice) -> Int[np.ndarray, "M 2"]:
+        """Where each token of some windows is in its document."""
+        spans = [
+            window.byte_spans(self.encodings[window.document]) for window in self.windows[windows]
+        ]
+        return np.concatenate(spans) if spans else np.empty((0, 2), np.int64)
+
+    def places_of(self, windows: slice) -> Places:
+        """Document, position, bytes, words and weight of each row of some windows."""
+        part = self.windows[windows]
+        size_W = part.scored()
+        first_W = np.cumsum(size_W) - size_W
+        document_M = np.repeat(part.document_W.astype(np.int64), size_W)
+        # The scored predictions of a window are its last ones.
+        before_W = part.read() - size_W + 1 - first_W
         return Places(
             document_M=document_M,
-            position_M=np.concatenate([window.positions for window in self.windows]),
-            bytes_M=bytes_M,
-            words_M=share[document_M],
-            weight_M=np.repeat([window.weight for window in self.windows], np.diff(self.starts)),
+            position_M=np.arange(int(size_W.sum())) + np.repeat(before_W, size_W),
+            bytes_M=np.diff(self.byte_spans_of(windows), axis=1)[:, 0],
+            words_M=self._words_a_row[document_M],
+            weight_M=np.repeat(part.weight_W, size_W),
         )
+
+    @cached_property
+    def _words_a_row(self) -> Float[np.ndarray, "G"]:
+        """The words of each document, or of the part of it that is scored, over its rows."""
+        document_W, size_W = self.windows.document_W, self.windows.scored()
+        words = np.array([count_words(document, self.protocol) for document in self.documents])
+        size = np.array([document.n_bytes for document in self.documents])
+        rows = np.bincount(document_W, size_W, len(words))
+        scored = self.coverage.scored_bytes_G.astype(np.float64)
+        # A document that is scored in part has that part of its words.
+        share: Float[np.ndarray, "G"] = np.divide(
+            words * scored, size * rows, out=np.zeros(len(words)), where=rows > 0
+        )
+        return share
 
     def text_of(self, row: int) -> str:
         """The text of a scored token; bytes that are part of a character are shown as ▒."""
-        begin, end = self.byte_spans[row]
-        document = self.places.document_M[row]
-        text: bytes = self._bytes[document][begin:end]
-        return text.decode(errors="replace").replace("\ufffd", "▒")
+        document, begin, end = self._place(row)
+        return document.content(begin, end).decode(errors="replace").replace("\ufffd", "▒")
 
     def text_around(self, row: int, n_bytes: int) -> tuple[str, str]:
         """The text before and after a scored token, `n_bytes` each at most."""
-        begin, end = (int(place) for place in self.byte_spans[row])
-        text = self._bytes[self.places.document_M[row]]
-        before, after = text[max(0, begin - n_bytes) : begin], text[end : end + n_bytes]
+        document, begin, end = self._place(row)
+        before = document.content(max(0, begin - n_bytes), begin)
+        after = document.content(end, end + n_bytes)
         return before.decode(errors="ignore"), after.decode(errors="ignore")
 
-    @cached_property
-    def _bytes(self) -> list[bytes]:
-        return [document.text.encode() for document in self.documents]
+    def _place(self, row: int) -> tuple[Document, int, int]:
+        """The document of a scored token, and its bytes there."""
+        index = int(np.searchsorted(self.starts, row, side="right")) - 1
+        window = self.windows[index]
+        spans_M2 = window.byte_spans(self.encodings[window.document])
+        begin, end = spans_M2[row - int(self.starts[index])].tolist()
+        return self.documents[window.document], begin, end
 
 
 def subsample(tokenized: TokenizedText, tokens: int = PART_TOKENS) -> TokenizedText:
@@ -194,7 +229,7 @@ def token_rows(
     predictor: Predictor,
     tokenized: TokenizedText,
     processes: ProcessGroup | None = None,
-    progress: Tokens = lambda done, total: None,
+    progress: TokensDone = lambda done, total: None,
     first_window: int = 0,
     top_k: int = 0,
     top_rows: int = 0,
@@ -207,7 +242,7 @@ def token_rows(
 
     def measure(index: int) -> TokenStatistics:
         window = tokenized.windows[index]
-        rows = slice(int(tokenized.starts[index]), int(tokenized.starts[index + 1]))
+        rows = tokenized.rows_of(index)
         targets_M = torch.from_numpy(window.targets.astype(np.int64))
         with _placed(tokenized, index):
             k = top_k if rows.start < top_rows else 0
@@ -224,7 +259,7 @@ def divergence_rows(
     candidate: Predictor,
     tokenized: TokenizedText,
     processes: ProcessGroup | None = None,
-    progress: Tokens = lambda done, total: None,
+    progress: TokensDone = lambda done, total: None,
     vocabulary_size: int | None = None,
 ) -> Iterator[DivergenceStatistics]:
     """How two models differ at each scored token, window by window; nothing is stored.
@@ -234,7 +269,7 @@ def divergence_rows(
 
     def measure(index: int) -> DivergenceStatistics:
         window = tokenized.windows[index]
-        rows = slice(int(tokenized.starts[index]), int(tokenized.starts[index + 1]))
+        rows = tokenized.rows_of(index)
         targets_M = torch.from_numpy(window.targets.astype(np.int64))
         with _placed(tokenized, index):
             return divergence_statistics(
@@ -267,7 +302,7 @@ def _each_window(
     tokenized: TokenizedText,
     processes: ProcessGroup,
     at_once: int,
-    progress: Tokens,
+    progress: TokensDone,
     first_window: int,
 ) -> Iterator[Rows]:
     done = int(tokenized.starts[first_window])

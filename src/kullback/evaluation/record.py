@@ -78,9 +78,8 @@ def record(
     with process_group() as processes, _alone(path, distributions, processes):
         progress.stage(f"loading {model_name(model)}")
         sized = options.load(model, progress=progress.advance)
-        progress.stage(f"recording {sized.model.name} on {sized.model.device.type}")
         if distributions is None:
-            task = TextTask(records=path)
+            task = TextTask(records=path, what="recording")
             result = evaluate_text(sized.model, documents, cut, task, processes, progress)
             if isinstance(result, NonZeroRank):
                 return result
@@ -115,24 +114,23 @@ def record_text(
     cannot be written.
     """
     progress = progress or Progress()
-    tokenized = TokenizedText.of(documents, protocol, model.tokenizer, model.context)
+    tokenized = TokenizedText.of(documents, protocol, model.tokenizer, model.context, progress)
+    progress.stage(f"recording {model.name} on {model.device.type}")
     metadata = {
         "model": model.name,
         "size_bytes": size_bytes,
         **model_fingerprint(model, documents, tokenized).parts,
     }
-    predictor, places = ModelPredictor(model), tokenized.places
+    predictor = ModelPredictor(model)
     writer = RecordingWriter(path, kind, metadata, model.vocabulary_size, k)
     with kept_freed_memory(), writer:
         for index, window in enumerate(tokenized.windows):
-            rows = slice(int(tokenized.starts[index]), int(tokenized.starts[index + 1]))
+            rows, places = tokenized.rows_of(index), tokenized.places_of(slice(index, index + 1))
             predictions = predictor.predictions(window, rows)
             if index == 0 and kind == "exact" and isinstance(predictions, FactoredPredictions):
                 size = _exact_bytes(predictions, len(tokenized))
                 progress.stage(f"writing about {size / 1e6:,.1f} MB to {path}")
-            writer.append(
-                predictions, window.targets, places.document_M[rows], places.position_M[rows]
-            )
+            writer.append(predictions, window.targets, places.document_M, places.position_M)
             progress.tokens(rows.stop, len(tokenized))
     return len(tokenized)
 

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Shaped
 
+from kullback.evaluation.measures import Places
 from kullback.evaluation.passages import SHOWN_TOKENS, TOP_K
 from kullback.evaluation.passes import ModelPredictor, TokenizedText, token_rows
-from kullback.evaluation.token_records import Records, RecordsMetadata, concatenate_records
+from kullback.evaluation.record_columns import RecordColumns
+from kullback.evaluation.token_records import Records, RecordsMetadata
 from kullback.evaluation.token_records_writer import RecordsWriter
 from kullback.models.interface import TextModel
+from kullback.runtime.columns import PART_ROWS
 from kullback.runtime.progress import Progress
 from kullback.runtime.workers import ProcessGroup
 from kullback.scoring.token_statistics import TokenStatistics, concatenate_statistics
@@ -23,29 +28,40 @@ from kullback.text.fingerprint import Fingerprint
 __all__ = ["RecordedPass", "record_pass", "window_records"]
 
 
+# Rows whose places are looked up together, and the longest that they wait for it.
+ROWS_AT_ONCE = 8192
+SECONDS_AT_ONCE = 2.0
+
+
 @dataclass(frozen=True, eq=False)
 class RecordedPass:
     """What a pass leaves; only in rank 0."""
 
-    records: Records
+    records: RecordColumns
+    tokenized: TokenizedText
     beginning: TokenStatistics | None
     """Of the first `SHOWN_TOKENS` rows or a few more, with the most probable tokens."""
     seconds: float
     tokens_read: int
     """Rows that were computed in this call, not taken from a file."""
 
-    @property
-    def statistics(self) -> TokenStatistics:
-        """The columns that the measures are computed from."""
-        return replace(
-            TokenStatistics.empty(len(self.records)),
-            nll=self.records.nll,
-            entropy=self.records.entropy,
-            rank=self.records.rank,
-            top1=self.records.top1,
-            top1_probability=self.records.top1_probability.astype(np.float64),
-            sum_of_squares=self.records.sum_of_squares.astype(np.float64),
-        )
+    def __len__(self) -> int:
+        """M."""
+        return len(self.records)
+
+    def parts(self) -> Iterator[tuple[TokenStatistics, Places]]:
+        """The columns that the measures are computed from, of whole windows at a time."""
+        starts = self.tokenized.starts
+        window = 0
+        while window < len(self.tokenized.windows):
+            limit = int(starts[window]) + PART_ROWS
+            end = max(int(np.searchsorted(starts, limit, side="right")) - 1, window + 1)
+            rows = slice(int(starts[window]), int(starts[end]))
+            yield (
+                _statistics(self.records.part(rows)),
+                self.tokenized.places_of(slice(window, end)),
+            )
+            window = end
 
 
 def record_pass(
@@ -63,6 +79,7 @@ def record_pass(
     Raises `InvalidValueError` as `token_rows` does, `RunError` where the file cannot be written.
     """
     began = time.perf_counter()
+    records = RecordColumns()
     with ExitStack() as stack:
         writer = None
         if path is not None and processes.is_rank_zero:
@@ -71,18 +88,19 @@ def record_pass(
         # Windows whose rows are all on disk are not read again.
         done = processes.broadcast(0 if writer is None else writer.done)
         first = int(np.searchsorted(tokenized.starts, done, side="right")) - 1
-        parts = [writer.earlier().part(slice(0, int(tokenized.starts[first])))] if writer else []
+        if writer is not None:
+            for earlier in writer.earlier(int(tokenized.starts[first])):
+                records.append(earlier)
         beginning: list[TokenStatistics] = []
         rows = token_rows(
             ModelPredictor(model), tokenized, processes, progress.tokens, first,
             top_k=TOP_K, top_rows=SHOWN_TOKENS if with_beginning else 0,
         )  # fmt: skip
-        for index, statistics in enumerate(rows, start=first):
-            if statistics.top_tokens.shape[1]:
-                beginning.append(statistics)
-            parts.append(window_records(tokenized, index, statistics))
-            if writer is not None:
-                writer.append(int(tokenized.starts[index]), parts[-1])
+        with _Kept(tokenized, records, writer, first) as kept:
+            for statistics in rows:
+                if statistics.top_tokens.shape[1]:
+                    beginning.append(statistics)
+                kept.append(statistics)
     seconds = time.perf_counter() - began
     if not processes.is_rank_zero:
         return None
@@ -90,31 +108,96 @@ def record_pass(
         progress.stage("reading the beginning of the text again, for the report")
         beginning = _beginning_again(model, tokenized)
     return RecordedPass(
-        records=concatenate_records(parts),
+        records=records,
+        tokenized=tokenized,
         beginning=concatenate_statistics(beginning) if beginning else None,
         seconds=seconds,
         tokens_read=len(tokenized) - int(tokenized.starts[first]),
     )
 
 
-def window_records(tokenized: TokenizedText, index: int, statistics: TokenStatistics) -> Records:
-    """The rows of one window, in the types of the records, whether they are written or not."""
-    rows = slice(int(tokenized.starts[index]), int(tokenized.starts[index + 1]))
-    places, spans_M2 = tokenized.places, tokenized.byte_spans[rows]
+class _Kept:
+    """Appends the statistics of windows to the records, and to those on disk, many at a time.
+
+    What waits is appended when the context is left, after Ctrl-C, too.
+    """
+
+    def __init__(
+        self,
+        tokenized: TokenizedText,
+        records: RecordColumns,
+        writer: RecordsWriter | None,
+        first_window: int,
+    ) -> None:
+        self._tokenized = tokenized
+        self._records = records
+        self._writer = writer
+        self._window = first_window
+        self._waiting: list[TokenStatistics] = []
+        self._rows = 0
+        self._appended = time.monotonic()
+
+    def __enter__(self) -> _Kept:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._append()
+
+    def append(self, statistics: TokenStatistics) -> None:
+        """Add those of the next window."""
+        self._waiting.append(statistics)
+        self._rows += len(statistics)
+        late = time.monotonic() - self._appended >= SECONDS_AT_ONCE
+        if self._rows >= ROWS_AT_ONCE or late:
+            self._append()
+
+    def _append(self) -> None:
+        if self._waiting:
+            windows = slice(self._window, self._window + len(self._waiting))
+            rows = window_records(self._tokenized, windows, self._waiting)
+            self._records.append(rows)
+            if self._writer is not None:
+                self._writer.append(int(self._tokenized.starts[windows.start]), rows)
+            self._window, self._waiting, self._rows = windows.stop, [], 0
+        self._appended = time.monotonic()
+
+
+def window_records(
+    tokenized: TokenizedText, windows: slice, statistics: Sequence[TokenStatistics]
+) -> Records:
+    """The rows of some windows, in the types of the records, whether they are written or not."""
+    places, spans_M2 = tokenized.places_of(windows), tokenized.byte_spans_of(windows)
+
+    def column(name: str) -> Shaped[np.ndarray, "M"]:
+        return np.concatenate([getattr(rows, name) for rows in statistics])
+
     return Records(
-        document=places.document_M[rows],
+        document=places.document_M,
         byte_start=spans_M2[:, 0],
-        byte_length=spans_M2[:, 1] - spans_M2[:, 0],
-        token_id=tokenized.windows[index].targets,
-        position=places.position_M[rows],
-        weight=places.weight_M[rows],
-        nll=statistics.nll,
-        entropy=statistics.entropy,
-        rank=statistics.rank,
-        top1=statistics.top1,
-        top1_probability=statistics.top1_probability,
-        sum_of_squares=statistics.sum_of_squares,
+        byte_length=places.bytes_M,
+        token_id=np.concatenate([window.targets for window in tokenized.windows[windows]]),
+        position=places.position_M,
+        weight=places.weight_M,
+        nll=column("nll"),
+        entropy=column("entropy"),
+        rank=column("rank"),
+        top1=column("top1"),
+        top1_probability=column("top1_probability"),
+        sum_of_squares=column("sum_of_squares"),
     ).typed()
+
+
+def _statistics(records: Records) -> TokenStatistics:
+    """The columns that the measures are computed from."""
+    return replace(
+        TokenStatistics.empty(len(records)),
+        nll=records.nll,
+        entropy=records.entropy,
+        rank=records.rank,
+        top1=records.top1,
+        top1_probability=records.top1_probability.astype(np.float64),
+        sum_of_squares=records.sum_of_squares.astype(np.float64),
+    )
 
 
 def _beginning_again(model: TextModel, tokenized: TokenizedText) -> list[TokenStatistics]:

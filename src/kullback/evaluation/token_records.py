@@ -52,10 +52,10 @@ from kullback.text.documents import Document
 from kullback.text.fingerprint import Fingerprint
 
 __all__ = [
+    "TYPES",
     "DocumentInfo",
     "Records",
     "RecordsMetadata",
-    "concatenate_records",
     "from_table",
     "is_records",
     "read_metadata",
@@ -198,12 +198,6 @@ TYPES: dict[str, type[np.generic]] = {
     "top1_probability": np.float32,
     "sum_of_squares": np.float32,
 }
-
-
-def concatenate_records(parts: Sequence[Records]) -> Records:
-    """All rows, one part after the other."""
-    names = [field.name for field in fields(Records)]
-    return Records(**{n: np.concatenate([getattr(part, n) for part in parts]) for n in names})
 
 
 def is_records(path: Path) -> bool:

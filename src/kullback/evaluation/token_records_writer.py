@@ -24,6 +24,7 @@ import json
 import os
 import shutil
 import time
+from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
@@ -56,8 +57,8 @@ class RecordsWriter:
 
     Use it as a context manager.  `done` rows are on disk at the start: leave out the windows that
     lie before, and `append` all others in order; rows that are there already are passed over.
-    Leaving without an exception assembles the file; leaving with one keeps the rows that are on
-    disk, or removes the folder where there are none.
+    Leaving without an exception assembles the file; leaving with one writes the rows that wait, or
+    removes the folder where there are none.
 
     Raises `RunError` where the folder has whole groups of another fingerprint or is in use by
     another process, and where nothing can be written.
@@ -126,10 +127,13 @@ class RecordsWriter:
         if time.monotonic() - self._saved >= SECONDS_PER_SAVE:
             self._save()
 
-    def earlier(self) -> Records:
-        """The `done` rows, for those who need them all."""
-        groups = [pq.read_table(self._group(i)) for i in range(self._groups)]
-        return from_table(pa.concat_tables([*groups, self._rest()])[: self.done])
+    def earlier(self, rows: int) -> Iterator[Records]:
+        """The first `rows` of the rows that were done, in parts."""
+        groups = (pq.read_table(self._group(i)) for i in range(self._groups))
+        for table in itertools.chain(groups, [self._rest()]):
+            part = from_table(table[:rows])
+            rows -= len(part)
+            yield part
 
     def __exit__(
         self,
@@ -140,6 +144,9 @@ class RecordsWriter:
         with self._open:
             if kind is None:
                 self._assemble()
+            else:
+                with suppress(RunError):  # the disk is full: the error that is raised says so
+                    self._save()
 
     def _go_on(self) -> None:
         """Take over the rows of an earlier run with the same metadata."""

@@ -8,13 +8,18 @@ is divided into large pieces, one thread computes a piece, and torch's own threa
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
 
-__all__ = ["cores", "workers"]
+__all__ = ["cores", "map_ahead", "workers"]
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 def cores() -> int:
@@ -34,3 +39,31 @@ def workers(count: int, cores_each: int = 1) -> Iterator[ThreadPoolExecutor]:
             yield pool
     finally:
         torch.set_num_threads(threads)
+
+
+def map_ahead(
+    pool: ThreadPoolExecutor,
+    function: Callable[[Item], Result],
+    items: Iterable[Item],
+    ahead: int,
+) -> Iterator[Result]:
+    """`function` of each item, in order; at most `ahead` are computed before they are wanted.
+
+    Memory does not grow with the number of items.  What has not begun when the caller stops, or an
+    item fails, is cancelled.
+
+    >>> with workers(2) as pool:
+    ...     list(map_ahead(pool, abs, [-1, 2, -3], 2))
+    [1, 2, 3]
+    """
+    waiting: deque[Future[Result]] = deque()
+    try:
+        for item in items:
+            if len(waiting) >= ahead:
+                yield waiting.popleft().result()
+            waiting.append(pool.submit(function, item))
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        for future in waiting:
+            future.cancel()

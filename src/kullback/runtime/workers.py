@@ -17,11 +17,12 @@ from typing import TypeVar
 import torch.distributed as dist
 
 from kullback.runtime.memory import kept_freed_memory
-from kullback.runtime.threads import cores, workers
+from kullback.runtime.threads import cores, map_ahead, workers
 
 __all__ = ["ProcessGroup", "process_group"]
 
-# Windows that each thread of each process computes before rank 0 collects the results.
+# Windows that each thread of each process computes before rank 0 collects the results, or ahead of
+# what it has taken where it is alone.
 WINDOWS_A_THREAD = 8
 
 Window = TypeVar("Window")
@@ -66,7 +67,7 @@ class ProcessGroup:
         threads = math.ceil(at_once / self.local_world_size)
         with kept_freed_memory(), workers(threads, cores_each=cores() // at_once) as pool:
             if self.world_size == 1:
-                yield from pool.map(measure, windows)
+                yield from map_ahead(pool, measure, windows, WINDOWS_A_THREAD * threads)
                 return
             per_round = WINDOWS_A_THREAD * threads * self.world_size
             for start in range(0, len(windows), per_round):

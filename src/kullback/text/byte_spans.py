@@ -82,11 +82,12 @@ def spans_from_pieces(source: bytes, pieces: Sequence[bytes]) -> Int[np.ndarray,
 
 
 def spans_from_offsets(
-    text: str, offsets: Sequence[tuple[int, int]], pieces: Sequence[bytes]
+    text: str, offsets: Sequence[tuple[int, int]], pieces: Sequence[bytes], first_byte: int = 0
 ) -> Int[np.ndarray, "n 2"]:
     """Spans from the characters (start, end) that the tokenizer says each token covers.
 
-    Raises `InvalidValueError` naming the first byte that no token covers, unless it is whitespace.
+    Raises `InvalidValueError` naming the first byte that no token covers, unless it is whitespace;
+    bytes are counted from `first_byte`.
     """
     source = text.encode()
     byte_of = _byte_offsets(text)
@@ -95,7 +96,7 @@ def spans_from_offsets(
     covered = 0
     for i, (start, end) in enumerate(offsets):
         if start > covered:
-            marks = _check_gap(text, covered, start, byte_of)
+            marks = _check_gap(text, covered, start, byte_of + first_byte)
             if i > 0:
                 ends[i - 1] = byte_of[covered + marks]
         shares = i > 0 and start < covered
@@ -106,7 +107,7 @@ def spans_from_offsets(
             if exact is not None:
                 ends[first : i + 1] = start_byte + exact[:, 1]
         covered = max(covered, end)
-    _check_gap(text, covered, len(text), byte_of)
+    _check_gap(text, covered, len(text), byte_of + first_byte)
     if len(ends):
         ends[-1] = len(source)
     return _spans(ends)

@@ -111,9 +111,9 @@ def text_fingerprint(documents: Sequence[Document]) -> str:
     """
     digest = hashlib.sha256()
     for document in documents:
-        content = document.text.encode()
-        digest.update(len(content).to_bytes(8, "little"))
-        digest.update(content)
+        digest.update(document.n_bytes.to_bytes(8, "little"))
+        for piece in document.pieces():
+            digest.update(piece.encode())
     return digest.hexdigest()
 
 

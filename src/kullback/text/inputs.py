@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import TypeAlias
 
 from kullback.errors import InvalidValueError
-from kullback.text.documents import Document, read_documents
+from kullback.runtime.temporary import TemporaryBytes
+from kullback.text.documents import IN_MEMORY, Document, read_documents
 
-__all__ = ["Text", "documents_of", "paths_of", "text_name"]
+__all__ = ["Text", "documents_of", "paths_of", "size_of", "text_name"]
 
 #: A file or folder, a document, or several; text itself is given as a `Document`.
 Text: TypeAlias = "str | Path | Document | Sequence[str | Path | Document]"
@@ -29,11 +30,12 @@ def documents_of(
     'greeting'
     """
     documents: list[Document] = []
+    stored = TemporaryBytes(IN_MEMORY)
     for item in _items(text):
         if isinstance(item, Document):
             documents.append(item)
         elif isinstance(item, str | Path):
-            documents += read_documents([_checked(item)], field or "text", note=note)
+            documents += read_documents([_checked(item)], field or "text", note, stored)
         else:
             raise _no_text(item)
     if not documents:
@@ -46,6 +48,12 @@ def paths_of(text: Text | None) -> list[str]:
     return (
         [] if text is None else [str(item) for item in _items(text) if isinstance(item, str | Path)]
     )
+
+
+def size_of(text: Text) -> int:
+    """The bytes of the files among them, where that is known without reading; folders are not."""
+    files = [Path(path) for path in paths_of(text)]
+    return sum(path.stat().st_size for path in files if _exists(str(path)) and path.is_file())
 
 
 def text_name(documents: Sequence[Document]) -> str:

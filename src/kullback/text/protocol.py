@@ -40,15 +40,15 @@ In all of them special tokens in the text are read as text (see `kullback.text.t
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from numbers import Integral
 from typing import Literal, get_args
 
 from kullback.errors import InvalidValueError
+from kullback.runtime.temporary import TemporaryBytes
 from kullback.runtime.wording import suggestion
-from kullback.text.documents import Document
+from kullback.text.documents import IN_MEMORY, Document
 
 __all__ = ["Bos", "Preset", "Protocol", "count_words", "prepare"]
 
@@ -162,10 +162,25 @@ def prepare(documents: Sequence[Document], protocol: Protocol) -> list[Document]
     prepared = list(documents)
     if joined and len(prepared) > 1:
         name = f"{documents[0].name} … {documents[-1].name}"
-        prepared = [Document(name, BLANK_LINE.join(document.text for document in documents))]
+        prepared = [_joined(name, documents)]
     if protocol.preset == "llama.cpp":
-        prepared = [Document(d.name, d.text.removesuffix("\n")) for d in prepared]
+        prepared = [_without_last_newline(document) for document in prepared]
     return prepared
+
+
+def _joined(name: str, documents: Sequence[Document]) -> Document:
+    stored = TemporaryBytes(IN_MEMORY)
+    for i, document in enumerate(documents):
+        if i:
+            stored.append(BLANK_LINE.encode())
+        for piece in document.pieces():
+            stored.append(piece.encode())
+    return Document.of_bytes(name, stored)
+
+
+def _without_last_newline(document: Document) -> Document:
+    end = document.n_bytes
+    return document.part(0, end - 1 if document.content(max(0, end - 1)) == b"\n" else end)
 
 
 def count_words(document: Document, protocol: Protocol) -> int:
@@ -179,5 +194,8 @@ def count_words(document: Document, protocol: Protocol) -> int:
     (2, 3)
     """
     if protocol.preset == "lm-eval":
-        return len(re.split(r"\s+", document.text))
+        ends = (document.content(0, 4), document.content(max(0, document.n_bytes - 4)))
+        first, last = (end.decode(errors="ignore") for end in ends)
+        spaces = [first[:1].isspace(), last[-1:].isspace()]
+        return document.n_words + sum(spaces) if document.n_words else 1 + any(spaces)
     return document.n_words

@@ -43,6 +43,15 @@ class Encoding:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def spans(self, begin: int, end: int) -> Int[np.ndarray, "m 2"]:
+        """The spans of the tokens from `begin` to before `end`."""
+        return self.byte_spans[begin:end]
+
+    def ends_of(self, tokens: Int[np.ndarray, "m"]) -> Int[np.ndarray, "m"]:
+        """The byte after each of these tokens; 0 for token -1."""
+        ends: Int[np.ndarray, "m"] = np.concatenate([self.byte_spans[:, 1], [0]])[tokens]
+        return ends
+
 
 class TextTokenizer:
     """A tokenizer that gives the bytes of the text that each token covers.
@@ -159,9 +168,10 @@ class TextTokenizer:
         wrapped._find_bos(list(tokenizer.encode("a")), wrapped._ids("a"))
         return wrapped
 
-    def encode(self, text: str) -> Encoding:
+    def encode(self, text: str, first_byte: int = 0) -> Encoding:
         """The ids of a text and the bytes of each; no special token is added.
 
+        `first_byte` is added to the numbers of bytes in errors, for a text that is part of another.
         Raises `InvalidValueError` naming the byte and the characters where the tokens leave out, or
         do not determine, a part of the text other than whitespace.
         """
@@ -173,7 +183,7 @@ class TextTokenizer:
         source = text.encode()
         spans = spans_from_pieces(source, [self._pieces[i] for i in ids])
         if spans is None:
-            ids, spans = self._by_offsets(text, ids)
+            ids, spans = self._by_offsets(text, ids, first_byte)
         return Encoding(np.array(ids, dtype=np.int64), spans)
 
     def token_text(self, token: int) -> str:
@@ -187,14 +197,16 @@ class TextTokenizer:
         counts = {string: text.count(string) for string in self.special_strings if string}
         return {string: count for string, count in counts.items() if count}
 
-    def _by_offsets(self, text: str, ids: list[int]) -> tuple[list[int], Int[np.ndarray, "n 2"]]:
+    def _by_offsets(
+        self, text: str, ids: list[int], first_byte: int
+    ) -> tuple[list[int], Int[np.ndarray, "n 2"]]:
         if self._tokenizer is None or not self._knows_all:
             read = b"".join(self._pieces[i] for i in ids)
             source = text.encode()
             pairs = zip(read, source, strict=False)
             at = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(read), len(source)))
             raise InvalidValueError(
-                f"the tokenizer does not spell the text: at byte {at} it reads "
+                f"the tokenizer does not spell the text: at byte {first_byte + at} it reads "
                 f"{read[at : at + 12]!r} for {source[at : at + 12]!r}; remove that from the text, "
                 "or use the model's fast tokenizer (tokenizer.json) with a complete vocabulary"
             )
@@ -204,11 +216,12 @@ class TextTokenizer:
             start, end = offsets[ids.index(self._unknown_id)]
             raise InvalidValueError(
                 f"the tokenizer has no token for {text[start:end][:20]!r} at byte "
-                f"{len(text[:start].encode())} of the text: its surprisal cannot be measured; "
-                "remove it from the text, or choose a model whose tokenizer knows it (byte-level "
-                "ones know all)"
+                f"{first_byte + len(text[:start].encode())} of the text: its surprisal cannot be "
+                "measured; remove it from the text, or choose a model whose tokenizer knows it "
+                "(byte-level ones know all)"
             )
-        return ids, spans_from_offsets(text, offsets, [self._pieces[i] for i in ids])
+        pieces = [self._pieces[i] for i in ids]
+        return ids, spans_from_offsets(text, offsets, pieces, first_byte)
 
     def _set_vocabulary(
         self, vocabulary: dict[str, int], serialised: str, bos: str | None, eos: str | None

@@ -1,26 +1,71 @@
 """Windows: which tokens a model reads together, and which of its predictions are scored.
 
-`plan` turns encoded documents and a protocol into windows.  A window is an interval of a *stream*
-(the tokens of a document, after BOS where a preset counts that as one of them), perhaps with a
-leading token, and the part of it that is scored.  The prediction after reading token k is of token
-k + 1, so a window reads up to the token before its last target and no further.
+A window is an interval of a *stream* (the tokens of a document, after BOS where a preset counts
+that as one of them), perhaps with a leading token, and the part of it that is scored.  The
+prediction after reading token k is of token k + 1, so a window reads up to the token before its
+last target and no further.
 
 Axes: T tokens that the model reads, M of its predictions that are scored.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import struct
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import Protocol as Interface
+from typing import overload
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
-from kullback.errors import InvalidValueError
-from kullback.text.protocol import Protocol
-from kullback.text.tokenizer import Encoding, TextTokenizer
+__all__ = ["Coverage", "Ids", "Stream", "Tokens", "Window", "Windows", "coverage"]
 
-__all__ = ["Coverage", "Window", "coverage", "plan"]
+
+class Ids(Interface):
+    """Tokens that are read in slices: an array, or a stored one."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, tokens: slice, /) -> Int[np.ndarray, "m"]: ...
+
+
+class Tokens(Interface):
+    """The tokens of a document: an `Encoding`, or a stored one."""
+
+    @property
+    def ids(self) -> Ids:
+        """The tokens."""
+
+    def __len__(self) -> int: ...
+
+    def spans(self, begin: int, end: int) -> Int[np.ndarray, "m 2"]:
+        """The first byte of each token from `begin` to before `end`, and one after its last."""
+
+    def ends_of(self, tokens: Int[np.ndarray, "m"]) -> Int[np.ndarray, "m"]:
+        """The byte after each of these tokens, whose numbers increase; 0 for token -1."""
+
+
+@dataclass(frozen=True, eq=False)
+class Stream:
+    """All tokens of a document, after BOS where that is one of them."""
+
+    ids: Ids
+    bos: int | None = None
+
+    @property
+    def n_leading(self) -> int:
+        """How many tokens are not the document's: 1 where the stream begins with BOS."""
+        return int(self.bos is not None)
+
+    def __len__(self) -> int:
+        return len(self.ids) + self.n_leading
+
+    def __getitem__(self, tokens: slice) -> Int[np.ndarray, "m"]:
+        begin, end, _ = tokens.indices(len(self))
+        ids = self.ids[max(begin - self.n_leading, 0) : max(end - self.n_leading, 0)]
+        return np.concatenate([[self.bos], ids]) if self.n_leading and begin == 0 < end else ids
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,10 +74,8 @@ class Window:
 
     document: int
     """The index of the document."""
-    stream: Int[np.ndarray, "stream"]
-    """All tokens of the document, shared by its windows, after `n_leading` others."""
-    n_leading: int
-    """How many tokens of the stream are not the document's: 1 where it begins with BOS."""
+    stream: Stream
+    """All tokens of the document, shared by its windows."""
     leading: int | None
     """A token that is read before those of the stream, or None."""
     begin: int
@@ -72,22 +115,104 @@ class Window:
     @property
     def tokens(self) -> Int[np.ndarray, "M"]:
         """The indices of the targets in the document; -1 is a BOS that a preset scores."""
-        return np.arange(self.first, self.last) - self.n_leading
+        return np.arange(self.first, self.last) - self.stream.n_leading
 
     @property
     def positions(self) -> Int[np.ndarray, "M"]:
         """How many tokens the model has read before each target, with the leading one."""
         return np.arange(self.rows.start, self.rows.stop) + 1
 
-    def byte_spans(self, encoding: Encoding) -> Int[np.ndarray, "M 2"]:
+    def byte_spans(self, encoding: Tokens) -> Int[np.ndarray, "M 2"]:
         """The bytes of the targets in the document; a BOS has none."""
-        tokens_M = self.tokens
-        spans_M2: Int[np.ndarray, "M 2"] = encoding.byte_spans[np.maximum(tokens_M, 0)]
-        spans_M2[tokens_M < 0] = 0
-        return spans_M2
+        first, last = (max(token - self.stream.n_leading, 0) for token in (self.first, self.last))
+        spans_m2 = encoding.spans(first, last)
+        bos = np.zeros((len(self) - len(spans_m2), 2), spans_m2.dtype)
+        return np.concatenate([bos, spans_m2])
+
+    @property
+    def key(self) -> tuple[int, int, int]:
+        """Document, first token that is read, and first that is scored: no two windows share it."""
+        return self.document, self.begin, self.first
 
 
-@dataclass(frozen=True)
+class Windows(Sequence[Window]):
+    """The windows of a text, W of them, in 40 bytes each."""
+
+    def __init__(self, streams: Mapping[int, Stream], columns: np.ndarray) -> None:
+        self._streams = streams
+        self._columns = columns
+        self.document_W: Int[np.ndarray, "W"] = columns["document"]
+        """The index of each window's document."""
+        self.first_W: Int[np.ndarray, "W"] = columns["first"]
+        """The first token of the stream that is scored."""
+        self.last_W: Int[np.ndarray, "W"] = columns["last"]
+        """One after the last."""
+        self.weight_W: Float[np.ndarray, "W"] = columns["weight"]
+        """The weight of each window's tokens."""
+
+    @classmethod
+    def of(cls, windows: Iterable[Window]) -> Windows:
+        """The windows in a compact form."""
+        streams: dict[int, Stream] = {}
+        rows = bytearray()
+        for window in windows:
+            streams[window.document] = window.stream
+            leading = NO_TOKEN if window.leading is None else window.leading
+            rows += _ROW.pack(
+                window.document, leading, window.begin, window.first, window.last, window.weight
+            )
+        return cls(streams, np.frombuffer(rows, _ROW_TYPE))
+
+    def __len__(self) -> int:
+        return len(self._columns)
+
+    @overload
+    def __getitem__(self, index: int) -> Window: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Windows: ...
+
+    def __getitem__(self, index: int | slice) -> Window | Windows:
+        if isinstance(index, slice):
+            return Windows(self._streams, self._columns[index])
+        document, leading, begin, first, last, weight = self._columns[index].item()
+        return Window(
+            document,
+            self._streams[document],
+            None if leading == NO_TOKEN else leading,
+            begin,
+            first,
+            last,
+            weight,
+        )
+
+    def scored(self) -> Int[np.ndarray, "W"]:
+        """M of each window."""
+        sizes: Int[np.ndarray, "W"] = self.last_W - self.first_W
+        return sizes
+
+    def read(self) -> Int[np.ndarray, "W"]:
+        """T of each window."""
+        leading_W = self._columns["leading"] != NO_TOKEN
+        lengths: Int[np.ndarray, "W"] = self.last_W - 1 - self._columns["begin"] + leading_W
+        return lengths
+
+    def n_leading(self, document: int) -> int:
+        """How many tokens of this document's stream are not the document's."""
+        return self._streams[document].n_leading
+
+
+NO_TOKEN = -1
+_ROW = struct.Struct("=iiqqqd")
+_ROW_TYPE = np.dtype(
+    {
+        "names": ["document", "leading", "begin", "first", "last", "weight"],
+        "formats": ["<i4", "<i4", "<i8", "<i8", "<i8", "<f8"],
+    }
+)
+
+
+@dataclass(frozen=True, eq=False)
 class Coverage:
     """How many tokens and bytes of the documents are scored."""
 
@@ -95,6 +220,8 @@ class Coverage:
     scored_tokens: int
     bytes: int
     scored_bytes: int
+    scored_bytes_G: Int[np.ndarray, "G"]
+    """Of each document."""
 
     @property
     def complete(self) -> bool:
@@ -102,155 +229,27 @@ class Coverage:
         return self.scored_bytes == self.bytes
 
 
-def plan(
-    encodings: Sequence[Encoding],
-    protocol: Protocol,
-    tokenizer: TextTokenizer,
-    context: int | None,
-) -> list[Window]:
-    """The windows of all documents, in their order and in the order of the text.
-
-    `encodings` are those of the documents that `protocol.prepare` gives; `context` is the longest
-    input of the model.  Raises `InvalidValueError` where the window does not fit the model, where
-    BOS is required and there is none, and where the text is too short for any token to be scored.
-    """
-    protocol = protocol.resolve(context)
-    if protocol.bos == "always" and tokenizer.bos_id is None:
-        raise InvalidValueError(
-            "bos is 'always': the tokenizer has no BOS token; use --bos auto or never"
-        )
-    planners = {
-        "sliding": _sliding,
-        "hf-stride": _hf_stride,
-        "lm-eval": _lm_eval,
-        "llama.cpp": _llama_cpp,
-    }
-    windows_of = planners[protocol.preset]
-    windows = [
-        window
-        for document, encoding in enumerate(encodings)
-        for window in windows_of(document, encoding.ids, protocol, tokenizer)
-    ]
-    if not windows:
-        n_tokens = sum(map(len, encodings))
-        raise InvalidValueError(
-            f"the text has {n_tokens} token{'s' * (n_tokens != 1)}, none of which the protocol "
-            f"{protocol.preset} scores: no token before the first predicts it; give a longer text"
-        )
-    return windows
-
-
-def coverage(encodings: Sequence[Encoding], windows: Sequence[Window]) -> Coverage:
+def coverage(encodings: Sequence[Tokens], windows: Windows) -> Coverage:
     """How many of the tokens and bytes the windows score."""
-    scored_tokens = scored_bytes = 0
-    for window in windows:
-        scored_tokens += int((window.tokens >= 0).sum())
-        spans_M2 = window.byte_spans(encodings[window.document])
-        scored_bytes += int((spans_M2[:, 1] - spans_M2[:, 0]).sum())
+    scored_tokens_G, scored_bytes_G = np.zeros((2, len(encodings)), np.int64)
+    total_bytes = 0
+    document_W = windows.document_W
+    edges = np.flatnonzero(np.diff(document_W, prepend=-1, append=len(encodings)))
+    for begin, end in pairwise(edges.tolist()):
+        document = int(document_W[begin])
+        part, leading = windows[begin:end], windows.n_leading(document)
+        first_W, last_W = (np.maximum(edge - leading, 0) for edge in (part.first_W, part.last_W))
+        scored_tokens_G[document] = (last_W - first_W).sum()
+        encoding = encodings[document]
+        ends_W, starts_W = (encoding.ends_of(edge - 1) for edge in (last_W, first_W))
+        scored_bytes_G[document] = (ends_W - starts_W).sum()
+    for encoding in encodings:
+        if len(encoding):
+            total_bytes += int(encoding.ends_of(np.array([len(encoding) - 1]))[0])
     return Coverage(
         tokens=sum(map(len, encodings)),
-        scored_tokens=scored_tokens,
-        bytes=sum(int(encoding.byte_spans[-1, 1]) for encoding in encodings if len(encoding)),
-        scored_bytes=scored_bytes,
+        scored_tokens=int(scored_tokens_G.sum()),
+        bytes=total_bytes,
+        scored_bytes=int(scored_bytes_G.sum()),
+        scored_bytes_G=scored_bytes_G,
     )
-
-
-def _bos(protocol: Protocol, tokenizer: TextTokenizer) -> int | None:
-    """The BOS that a text begins with under this protocol, or None."""
-    wanted = protocol.bos == "always" or (protocol.bos == "auto" and tokenizer.adds_bos)
-    return tokenizer.bos_id if wanted else None
-
-
-def _start(tokenizer: TextTokenizer) -> int | None:
-    """The token that marks the beginning of a text: BOS, or else EOS."""
-    return tokenizer.eos_id if tokenizer.bos_id is None else tokenizer.bos_id
-
-
-def _with_bos(ids: Int[np.ndarray, "n"], bos: int | None) -> Int[np.ndarray, "stream"]:
-    return ids if bos is None else np.concatenate([[bos], ids])
-
-
-def _sliding(
-    document: int, ids: Int[np.ndarray, "n"], protocol: Protocol, tokenizer: TextTokenizer
-) -> Iterator[Window]:
-    window, stride = _resolved(protocol.window), _resolved(protocol.stride)
-    bos, n = _bos(protocol, tokenizer), len(ids)
-    n_leading = int(bos is not None)
-    start = _start(tokenizer)
-    done = 0
-    if bos is None and n:
-        if protocol.bos == "auto" and start is not None:
-            yield Window(document, ids, 0, leading=start, begin=0, first=0, last=1)
-        done = 1
-    # A window of W tokens predicts the W that follow each of them.
-    last = min(window + 1 - n_leading, n)
-    while done < n:
-        begin = max(last - 1 - (window - n_leading), 0)
-        yield Window(document, ids, 0, leading=bos, begin=begin, first=done, last=last)
-        done, last = last, min(last + stride, n)
-
-
-def _hf_stride(
-    document: int, ids: Int[np.ndarray, "n"], protocol: Protocol, tokenizer: TextTokenizer
-) -> Iterator[Window]:
-    window, stride = _resolved(protocol.window), _resolved(protocol.stride)
-    bos = _bos(protocol, tokenizer)
-    stream = _with_bos(ids, bos)
-    n_leading = len(stream) - len(ids)
-    done = 0
-    for begin in range(0, len(stream), stride):
-        last = min(begin + window, len(stream))
-        labels = last - done
-        # The model drops the first label of a window: no input precedes it.
-        first = max(done, begin + 1)
-        # With one label the weight of the guide is 0.
-        if last > first and labels > 1:
-            weight = (labels - 1) / (last - first)
-            yield Window(document, stream, n_leading, None, begin, first, last, weight)
-        done = last
-        if last == len(stream):
-            break
-
-
-def _lm_eval(
-    document: int, ids: Int[np.ndarray, "n"], protocol: Protocol, tokenizer: TextTokenizer
-) -> Iterator[Window]:
-    window = _resolved(protocol.window)
-    prefix = _start(tokenizer)
-    if prefix is None:
-        raise InvalidValueError(
-            "the preset lm-eval begins a text with BOS or EOS, and the tokenizer has neither: use "
-            "the preset sliding"
-        )
-    if not len(ids):
-        return
-    stream = _with_bos(ids, _bos(protocol, tokenizer))
-    n_leading, n = len(stream) - len(ids), len(stream)
-    last = min(window, n)
-    yield Window(document, stream, n_leading, leading=prefix, begin=0, first=0, last=last)
-    while last < n:
-        first, last = last, min(last + window, n)
-        yield Window(document, stream, n_leading, None, last - 1 - window, first, last)
-
-
-def _llama_cpp(
-    document: int, ids: Int[np.ndarray, "n"], protocol: Protocol, tokenizer: TextTokenizer
-) -> Iterator[Window]:
-    window = _resolved(protocol.window)
-    bos = _bos(protocol, tokenizer)
-    stream = _with_bos(ids, bos)
-    n_leading, n = len(stream) - len(ids), len(stream)
-    if n < 2 * window:
-        raise InvalidValueError(
-            f"the text has {n} tokens: llama.cpp needs at least two chunks of {window}; give a "
-            "longer text or a shorter --window"
-        )
-    for chunk in range(0, n - window + 1, window):
-        begin = chunk if bos is None else chunk + 1
-        first = chunk + window // 2 + 1
-        yield Window(document, stream, n_leading, bos, begin, first, last=chunk + window)
-
-
-def _resolved(value: int | None) -> int:
-    assert value is not None, "the protocol must be resolved"
-    return value

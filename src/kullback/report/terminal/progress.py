@@ -107,19 +107,24 @@ class TerminalProgress(Progress):
                 visible=True,
                 numbers=self._numbers(done, total, now),
             )
-        elif self.console is not None and now - self._printed_at >= SECONDS_BETWEEN_LINES:
+        elif self.console is not None and self._is_due(now):
             self._print(self.line(done, total, now))
 
     def advance(self, done: int, total: int) -> None:
-        """Show how much of a stage without tokens is done; in a pipe its name is enough."""
+        """Show how much of a stage without tokens is done."""
         if self._bars is not None:
             self._bars.update(self._task, completed=done, total=total, visible=True)
+        elif self.console is not None and self._is_due(time.monotonic()):
+            self._print(f"  {done / total:.0%} done")
 
     def line(self, done: int, total: int, now: float) -> str:
         """The line of a pipe, below that of its stage, at time `now` in seconds."""
         numbers = f"  {done:,} of {total:,} tokens"
         speed = self._numbers(done, total, now)
         return f"{numbers}  {speed}" if speed else numbers
+
+    def _is_due(self, now: float) -> bool:
+        return now - self._printed_at >= SECONDS_BETWEEN_LINES
 
     @property
     def _width(self) -> int:

@@ -1,0 +1,112 @@
+"""Temporary files without a name: what is too long for memory, for as long as a process lives."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+
+from kullback.errors import RunError
+
+__all__ = ["TemporaryBytes", "temporary_folder"]
+
+
+def temporary_folder() -> Path:
+    """TMPDIR where it is set, else /var/tmp, which is on a disk where /tmp may be in memory.
+
+    >>> temporary_folder().is_dir()
+    True
+    """
+    if "TMPDIR" not in os.environ:
+        disk = Path("/var/tmp")
+        if disk.is_dir() and os.access(disk, os.W_OK | os.X_OK):
+            return disk
+    return Path(tempfile.gettempdir())
+
+
+class TemporaryBytes:
+    """Bytes that are appended to, and read from any place by any thread.
+
+    They are in memory up to `limit`, and in a file without a name above it, which disappears with
+    the process.  Raises `RunError` where the disk is full.
+
+    >>> stored = TemporaryBytes(limit=4)
+    >>> stored.append(b"abc"), stored.append(b"defg")
+    (0, 3)
+    >>> stored.read(2, 5), len(stored), stored.is_on_disk
+    (b'cde', 7, True)
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._memory = bytearray()
+        self._size = 0
+        self._descriptor: int | None = None
+
+    def __len__(self) -> int:
+        return self._size
+
+    @property
+    def is_on_disk(self) -> bool:
+        """Whether the limit was passed."""
+        return self._descriptor is not None
+
+    def append(self, content: bytes | memoryview) -> int:
+        """Add `content`, and return where it begins."""
+        begin = self._size
+        if self._descriptor is None and begin + len(content) > self._limit:
+            self._move()
+        if self._descriptor is None:
+            self._memory += content
+        else:
+            self._write(content, begin)
+        self._size += len(content)
+        return begin
+
+    def read(self, begin: int, end: int) -> bytes:
+        """The bytes from `begin` to before `end`, or to the last one."""
+        end = min(end, self._size)
+        if self._descriptor is None:
+            return bytes(memoryview(self._memory)[begin:end])
+        parts = []
+        while begin < end:
+            part = os.pread(self._descriptor, end - begin, begin)
+            if not part:
+                raise RunError("a temporary file was cut short: run the command again")
+            parts.append(part)
+            begin += len(part)
+        return b"".join(parts)
+
+    def _move(self) -> None:
+        """Go on in a file."""
+        folder = temporary_folder()
+        try:
+            self._descriptor, name = tempfile.mkstemp(prefix="kullback-", dir=folder)
+            os.unlink(name)
+        except OSError as error:
+            raise _full(folder, error) from None
+        memory, self._memory = self._memory, bytearray()
+        self._write(memory, 0)
+
+    def _write(self, content: bytes | bytearray | memoryview, begin: int) -> None:
+        assert self._descriptor is not None
+        rest = memoryview(content)
+        try:
+            while rest:
+                count = os.pwrite(self._descriptor, rest, begin)
+                rest, begin = rest[count:], begin + count
+        except OSError as error:
+            raise _full(temporary_folder(), error) from None
+
+    def __del__(self) -> None:
+        if getattr(self, "_descriptor", None) is not None:
+            with suppress(OSError):
+                os.close(self._descriptor)  # type: ignore[arg-type]
+
+
+def _full(folder: Path, error: OSError) -> RunError:
+    return RunError(
+        f"temporary data cannot be written to {folder} ({error.strerror}): set TMPDIR to a folder "
+        "with more space"
+    )

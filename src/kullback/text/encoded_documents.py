@@ -1,0 +1,225 @@
+"""The tokens of documents: encoded in pieces, and stored on disk where they are many.
+
+A tokenizer takes about 250 bytes of memory a byte of text, and no progress is seen while it works,
+so a long text is encoded in pieces that overlap.  Two neighbouring pieces are joined in the middle
+of the longest run of tokens that both have in their overlap: tokens and bytes.  Where no run is
+long enough (a tokenizer whose choices reach across thousands of bytes, such as one word without
+end) the document is encoded in one piece, so that the tokens are always those of the whole text.
+
+Axes: n tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Int
+
+from kullback.errors import InvalidValueError
+from kullback.runtime.columns import PART_ROWS, Column
+from kullback.runtime.threads import cores, map_ahead, workers
+from kullback.text.documents import Document
+from kullback.text.tokenizer import Encoding, TextTokenizer
+from kullback.text.windows import Tokens
+
+__all__ = ["StoredEncoding", "encode_documents", "equal_tokens"]
+
+# Bytes of a piece, and of its overlap with each neighbour.
+PIECE = 1 << 18
+OVERLAP = 1 << 13
+# Equal tokens in a row that two pieces must have in their overlap.
+AGREEMENT = 32
+
+
+@dataclass(frozen=True)
+class _Tokens:
+    """All documents' tokens, one after the other."""
+
+    ids: Column
+    ends: Column
+    """The byte after each token, in its document."""
+
+
+@dataclass(frozen=True)
+class _Ids:
+    """The ids of one document."""
+
+    column: Column
+    begin: int
+    size: int
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, tokens: slice) -> Int[np.ndarray, "m"]:
+        begin, end, _ = tokens.indices(self.size)
+        ids: Int[np.ndarray, "m"] = self.column[self.begin + begin : self.begin + end]
+        return ids.astype(np.int64)
+
+
+@dataclass(frozen=True)
+class StoredEncoding:
+    """The tokens of a document among those of others; read as an `Encoding`."""
+
+    tokens: _Tokens
+    begin: int
+    size: int
+
+    def __len__(self) -> int:
+        return self.size
+
+    @property
+    def ids(self) -> _Ids:
+        """The tokens, in slices."""
+        return _Ids(self.tokens.ids, self.begin, self.size)
+
+    def spans(self, begin: int, end: int) -> Int[np.ndarray, "m 2"]:
+        """The first byte of each of these tokens, and the one after its last."""
+        before = min(begin, 1)
+        first = self.begin + begin
+        ends = self.tokens.ends[first - before : self.begin + end]
+        starts = ends[:-1] if before else np.concatenate([[0], ends[:-1]])
+        return np.stack([starts, ends[before:]], axis=1) if end > begin else np.empty((0, 2), int)
+
+    def ends_of(self, tokens: Int[np.ndarray, "m"]) -> Int[np.ndarray, "m"]:
+        """The byte after each of these tokens, whose numbers increase; 0 for token -1."""
+        known = tokens >= 0
+        ends = np.zeros(len(tokens), np.int64)
+        ends[known] = self.tokens.ends.take(self.begin + tokens[known])
+        return ends
+
+
+def encode_documents(
+    tokenizer: TextTokenizer,
+    documents: Sequence[Document],
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[StoredEncoding]:
+    """The tokens of each document; `progress` is told of bytes done and in all.
+
+    Raises `InvalidValueError` as `TextTokenizer.encode` does, `RunError` where the tokens do not
+    fit on the disk.
+    """
+    tokens = _Tokens(Column(np.int32), Column(np.int64))
+    total, done = sum(document.n_bytes for document in documents), 0
+    encodings = []
+    with workers(cores()) as pool:
+        pieces = (piece for document in documents for piece in _pieces(document))
+        encoded = map_ahead(pool, lambda piece: piece.encode(tokenizer), pieces, 2 * cores())
+        for document in documents:
+            begin = len(tokens.ids)
+            for ids, ends in _joined(document, encoded, tokenizer):
+                tokens.ids.append(ids)
+                tokens.ends.append(ends)
+                if len(ends):
+                    progress(done + int(ends[-1]), total)
+            done += document.n_bytes
+            encodings.append(StoredEncoding(tokens, begin, len(tokens.ids) - begin))
+    return encodings
+
+
+def equal_tokens(first: Tokens, second: Tokens) -> bool:
+    """Whether two encodings have the same tokens."""
+    return len(first) == len(second) and all(
+        np.array_equal(first.ids[begin : begin + PART_ROWS], second.ids[begin : begin + PART_ROWS])
+        for begin in range(0, len(first), PART_ROWS)
+    )
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """A part of a document with the overlaps around it."""
+
+    document: Document
+    begin: int
+    """The first byte that is encoded."""
+    end: int
+    is_last: bool
+
+    def encode(self, tokenizer: TextTokenizer) -> Encoding:
+        """Its tokens, with their bytes in the document."""
+        text = self.document.content(self.begin, self.end).decode()
+        encoding = tokenizer.encode(text, first_byte=self.begin)
+        return Encoding(encoding.ids, encoding.byte_spans + self.begin)
+
+
+def _pieces(document: Document) -> Iterator[_Piece]:
+    """The document in one piece where it is short, else in pieces of about `PIECE` bytes."""
+    size = document.n_bytes
+    count = max(1, round(size / PIECE))
+    for i in range(count):
+        begin = _after_space(document, i * PIECE - OVERLAP) if i else 0
+        is_last = i == count - 1
+        end = size if is_last else document.boundary((i + 1) * PIECE + OVERLAP)
+        yield _Piece(document, begin, end, is_last)
+
+
+def _after_space(document: Document, place: int) -> int:
+    """A byte shortly after `place` that follows whitespace, where there is one.
+
+    So that no piece begins within a word, which a tokenizer may not know.
+    """
+    begin = document.boundary(place)
+    around = document.content(begin, begin + OVERLAP // 8)
+    places = [around.find(space) for space in (b" ", b"\n")]
+    after = min((at + 1 for at in places if at >= 0), default=0)
+    return begin + after
+
+
+def _joined(
+    document: Document, encoded: Iterator[Encoding], tokenizer: TextTokenizer
+) -> Iterator[tuple[Int[np.ndarray, "m"], Int[np.ndarray, "m"]]]:
+    """Ids and ends of all tokens of `document`, whose pieces are the next in `encoded`."""
+    pieces = list(_pieces(document)) if document.n_bytes > PIECE else []
+    if len(pieces) < 2:
+        encoding = next(encoded)
+        yield encoding.ids, encoding.byte_spans[:, 1]
+        return
+    before, first, disagree = next(encoded), 0, False
+    kept = end = 0
+    for _ in pieces[1:]:
+        after = next(encoded)
+        cut = None if disagree else _cut(before, after)
+        if cut is None:
+            disagree = True  # the other pieces are still to be taken from `encoded`
+            continue
+        yield before.ids[first : cut[0]], before.byte_spans[first : cut[0], 1]
+        kept, end = kept + cut[0] - first, int(before.byte_spans[cut[0] - 1, 1])
+        before, first = after, cut[1]
+    if not disagree:
+        yield before.ids[first:], before.byte_spans[first:, 1]
+        return
+    # The joined tokens so far are the first ones of the whole, too.
+    encoding = tokenizer.encode(document.text)
+    if kept and encoding.byte_spans[kept - 1, 1] != end:
+        raise InvalidValueError(
+            f"the tokenizer reads {document.name} as other tokens when it reads a part of it "
+            f"(before byte {end}): split the text into several documents"
+        )
+    yield encoding.ids[kept:], encoding.byte_spans[kept:, 1]
+
+
+def _cut(before: Encoding, after: Encoding) -> tuple[int, int] | None:
+    """Where two pieces are joined: how many tokens of the first, and from which of the second on.
+
+    None where the overlap has no `AGREEMENT` tokens in a row that are the same in both.
+    """
+    a = int(np.searchsorted(before.byte_spans[:, 0], after.byte_spans[0, 0]))
+    begins, other = before.byte_spans[a:, 0], after.byte_spans
+    b = np.searchsorted(other[:, 0], begins)
+    inside = b < len(other)
+    a_K, b_K = a + np.flatnonzero(inside), b[inside]
+    same = (before.byte_spans[a_K] == other[b_K]).all(axis=1) & (before.ids[a_K] == after.ids[b_K])
+    # Consecutive in both: the difference of their numbers is constant.
+    a_K, b_K = a_K[same], b_K[same]
+    if not len(a_K):
+        return None
+    breaks = np.flatnonzero((np.diff(a_K) != 1) | (np.diff(b_K) != 1)) + 1
+    edges = np.concatenate([[0], breaks, [len(a_K)]])
+    longest = int(np.argmax(np.diff(edges)))
+    start, stop = int(edges[longest]), int(edges[longest + 1])
+    if stop - start < AGREEMENT:
+        return None
+    middle = (start + stop) // 2
+    return int(a_K[middle]), int(b_K[middle])

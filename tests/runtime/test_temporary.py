@@ -1,0 +1,42 @@
+"""Bytes in memory and, above a limit, in a file without a name."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from kullback.errors import RunError
+from kullback.runtime.temporary import TemporaryBytes, temporary_folder
+
+
+def test_nothing_is_left_in_the_folder(tmp_path, monkeypatch):
+    """The file has no name, so that a killed process leaves none."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    stored = TemporaryBytes(limit=10)
+    for part in (b"0123", b"45678", b"9" * 100):
+        stored.append(part)
+    assert stored.is_on_disk
+    assert stored.read(2, 6) == b"2345"
+    assert stored.read(100, 1000) == b"9" * 9
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_folder_is_on_a_disk(monkeypatch):
+    """/var/tmp rather than /tmp, which may be in memory, unless TMPDIR says so."""
+    monkeypatch.delenv("TMPDIR", raising=False)
+    if os.access("/var/tmp", os.W_OK):
+        assert temporary_folder() == Path("/var/tmp")
+
+
+def test_a_full_disk_is_one_sentence(monkeypatch):
+    """With the folder, and what to set."""
+
+    def full(*arguments: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "pwrite", full)
+    with pytest.raises(RunError, match=r"No space left on device.*TMPDIR"):
+        TemporaryBytes(10).append(b"x" * 50)
