@@ -107,10 +107,10 @@ def test_one_endless_word_is_encoded_whole(tokenizer, monkeypatch):
     text = "a la entropía " + "abcab" * 700 + " del modelo."
     try:
         whole = tokenizer.encode(text)
-    except InvalidValueError as error:  # WordPiece has no token for so long a word
+    except InvalidValueError:  # WordPiece has no token for so long a word
         with pytest.raises(InvalidValueError) as in_pieces:
             encode_documents(tokenizer, [Document("long", text)])
-        assert str(in_pieces.value)[:40] == str(error)[:40]
+        assert "no token" in str(in_pieces.value)
         return
     (encoding,) = encode_documents(tokenizer, [Document("long", text)])
     assert equal_tokens(encoding, whole)
