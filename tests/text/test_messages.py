@@ -10,11 +10,11 @@ from tokenizers import Tokenizer, models
 from kullback.errors import InvalidValueError
 from kullback.text.documents import read_documents
 from kullback.text.fingerprint import check_same_text
+from kullback.text.plan import plan
 from kullback.text.protocol import Protocol
 from kullback.text.special_tokens import BOS, EOS
 from kullback.text.tokenizer import TextTokenizer
 from kullback.text.tokenizer_training import train_tokenizer
-from kullback.text.plan import plan
 
 
 def test_a_text_that_is_not_utf8(tmp_path: Path) -> None:

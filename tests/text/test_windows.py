@@ -14,11 +14,11 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from kullback.errors import InvalidValueError
 from kullback.text.documents import Document
+from kullback.text.plan import plan
 from kullback.text.protocol import Protocol, prepare
 from kullback.text.special_tokens import BOS, EOS
 from kullback.text.tokenizer import Encoding, TextTokenizer
 from kullback.text.tokenizer_training import train_tokenizer
-from kullback.text.plan import plan
 from kullback.text.windows import Window, coverage
 
 TEXTS = ["the cat sat on the mat, así habló él 😀\n" * 3, "x", "a second, longer text. " * 9]
