@@ -148,6 +148,24 @@ def test_parts_give_what_the_whole_gives(sizes: list[int], dtype: type) -> None:
         assert (a.low, a.high, a.weight) == (b.low, b.high, b.weight)
 
 
+@pytest.mark.parametrize("parts", [1, 300])
+def test_many_documents_need_other_passes_only(parts: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where sums over documents would be too many for the memory, every measure is the same."""
+    rows = text(TEXTS["many short documents"])
+    expected = flat(measure_text(rows))
+    monkeypatch.setattr("kullback.uncertainty.bin_sums.MANY_DOCUMENTS", 999)
+    monkeypatch.setattr("kullback.uncertainty.bin_sums.BLOCK", 50)
+    monkeypatch.setattr("kullback.evaluation.measures.MOST_DOCUMENT_SUMS", 5000)
+    cuts = np.linspace(0, len(rows), parts + 1).astype(int)[1:-1].tolist()
+    values = flat(measure_text(InParts(rows, cuts)))
+    assert values.keys() == expected.keys()
+    for name, value in expected.items():
+        if isinstance(value, float):
+            assert values[name] == pytest.approx(value, rel=1e-11, abs=0, nan_ok=True), name
+        else:
+            assert values[name] == value, name
+
+
 def test_memory_does_not_grow_with_the_text() -> None:
     """Three times as many parts of a document need no more memory."""
 

@@ -51,6 +51,8 @@ TOKEN_UNITS = {
     "brier": "",
 }
 POSITION_BINS = 24
+# Of the means that share a pass; each takes about 40 bytes a document.
+MOST_DOCUMENT_SUMS = 3 << 20
 NLL_EDGES = np.concatenate([np.arange(0.0, 12.5, 0.25), [math.inf]])
 
 
@@ -133,8 +135,8 @@ def measure_text(rows: TokenParts) -> TextMeasures:
 
     ``bits_per_byte = Σ nll / (log 2 × Σ bytes)``, ``word_perplexity = exp(Σ nll / Σ words)`` and
     likewise for bytes; the Brier score is that over all tokens of the vocabulary.  The rows are
-    read three times, and a fourth time where probabilities are not numbers of 32 bits; beside the
-    largest part, the memory grows with the number of documents only.
+    read three times, a few times more where probabilities are not numbers of 32 bits or documents
+    are very many; beside the largest part, memory grows with the number of documents only.
 
     Raises `InvalidValueError` where nothing was scored, or no byte of the text.
     """
@@ -231,30 +233,33 @@ class _NllHistogram:
         self.sums.add(statistics.nll, places.weight_M)
 
 
-class _LastPosition:
-    """The largest position in a window."""
+class _Extent:
+    """The largest position in a window, and the documents: at least as many as there are."""
 
     def __init__(self) -> None:
-        self.position = 0
+        self.position, self.documents = 0, 0
 
     def add(self, part: TextPart, /) -> None:
         _, places = part
         if len(places):
             self.position = max(self.position, int(places.position_M.max()))
+            document_m = places.document_M
+            self.documents += 1 + np.count_nonzero(document_m[1:] != document_m[:-1])
 
 
 def _nll_by_position() -> Computation[TextPart, MeansBy]:
-    """The curve of the nll by position: three passes."""
-    last = _LastPosition()
-    yield last
-    edges = _edges_to(last.position)
+    """The curve of the nll by position: three passes, or more for very many documents."""
+    extent = _Extent()
+    yield extent
+    edges = _edges_to(extent.position)
+    at_once = max(1, MOST_DOCUMENT_SUMS // extent.documents)
 
     def binned(part: TextPart) -> _Binned:
         statistics, places = part
         position_m = places.position_M.astype(np.float64)
         return _Binned.of(places.document_M, places.weight_M, statistics.nll, position_m, edges)
 
-    curve = yield from mapped(binned, _means_by(len(edges) - 1, "nats/token"))
+    curve = yield from mapped(binned, _means_by(len(edges) - 1, "nats/token", at_once))
     return curve
 
 
@@ -271,7 +276,7 @@ def means_by(
     if order_M is not None:
         columns = tuple(column_M[order_M] for column_M in columns)
     rows = _Binned.of(*columns, edges)
-    return compute(_means_by(len(edges) - 1, unit), lambda: [rows])
+    return compute(_means_by(len(edges) - 1, unit, len(edges)), lambda: [rows])
 
 
 class _Binned(NamedTuple):
@@ -316,15 +321,21 @@ class _BinMiddles:
             self.rows_B[b] += len(by_m)
 
 
-def _means_by(bins: int, unit: str) -> Computation[_Binned, MeansBy]:
+def _means_by(bins: int, unit: str, at_once: int) -> Computation[_Binned, MeansBy]:
+    """Two passes for every `at_once` bins."""
     middles = _BinMiddles(bins)
-    in_bins = [Task(means(partial(_Binned.bin, b=b), [unit])) for b in range(bins)]
-    yield from together(Task(one_pass(middles)), *in_bins)
+    waiting: list[Task[_Binned, None]] = [Task(one_pass(middles))]
+    measured: list[Measurement] = []
+    for first in range(0, bins, at_once):
+        tasks = [
+            Task(means(partial(_Binned.bin, b=b), [unit]))
+            for b in range(first, min(first + at_once, bins))
+        ]
+        yield from together(*waiting, *tasks)
+        waiting = []
+        measured += [mean for task in tasks for mean in task.result]
     filled = np.flatnonzero(middles.rows_B)
-    return MeansBy(
-        middles.sums_B[filled] / middles.rows_B[filled],
-        [mean for task in in_bins for mean in task.result],
-    )
+    return MeansBy(middles.sums_B[filled] / middles.rows_B[filled], measured)
 
 
 def weighted_mean(

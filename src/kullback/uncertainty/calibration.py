@@ -30,12 +30,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Num
 
 from kullback.results.measurement import LEVEL, Measurement
-from kullback.uncertainty.calibration_noise import (
-    BinNoise,
-    BinSums,
-    InPieces,
-    NoisePieces,
-)
+from kullback.uncertainty.bin_sums import bin_sums
+from kullback.uncertainty.calibration_noise import BinNoise, InPieces, NoisePieces
 from kullback.uncertainty.documents import documents_of
 from kullback.uncertainty.forecasts import (
     ForecastRows,
@@ -128,7 +124,8 @@ def measure_calibration(
 def calibration(bins: int = BINS, seed: int = 0) -> Computation[ForecastRows, Calibration]:
     """`measure_calibration` of rows that come in parts, with the same errors.
 
-    Takes three passes, and a fourth where forecasts are not numbers of 32 bits.
+    Takes three passes; one more where forecasts are not numbers of 32 bits, and one where documents
+    are very many.
     """
     return checked(_calibration(bins, seed))
 
@@ -140,7 +137,9 @@ def _calibration(bins: int, seed: int) -> Computation[ResidualRows, Calibration]
     yield from together(documents, edge, mean_gap)
     pieces = NoisePieces(documents.result)
     binned, smooth = _BinnedSums(pieces, edge.result), SmoothSums(pieces)
-    yield InPieces(pieces, [binned, smooth])
+    yield InPieces(pieces, [binned.add, smooth.add])
+    if binned.residuals.again() and smooth.residuals.again():
+        yield InPieces(pieces, [binned.add_residuals, smooth.add_residuals])
     # Empty bins, from equal forecasts, are left out as in the diagram.
     kept_b = np.flatnonzero(binned.count_B)
     weight_B = binned.count_B[kept_b] / pieces.tokens
@@ -173,7 +172,7 @@ class _BinnedSums:
     def __init__(self, pieces: NoisePieces, edge: Float[np.ndarray, "edges"]) -> None:
         bins = len(edge) - 1
         self.diagram = DiagramSums(edge)
-        self.residuals = BinSums(pieces, bins)
+        self.residuals = bin_sums(pieces, bins)
         self.count_B = np.zeros(bins, np.int64)
 
     def add(self, piece_m: Int[np.ndarray, "m"], rows: ResidualRows) -> None:
@@ -183,6 +182,11 @@ class _BinnedSums:
         self.diagram.add(index_m, rows.forecast_m, outcome_m, np.ones(len(index_m)))
         self.residuals.add(piece_m, index_m, rows.residual_m)
         self.count_B += np.bincount(index_m, minlength=len(self.count_B))
+
+    def add_residuals(self, piece_m: Int[np.ndarray, "m"], rows: ResidualRows) -> None:
+        """The same tokens for the second time."""
+        index_m = bin_numbers(rows.forecast_m, self.diagram.edge)
+        self.residuals.add(piece_m, index_m, rows.residual_m)
 
 
 def _norm(

@@ -11,8 +11,8 @@ documents.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -25,7 +25,10 @@ from kullback.uncertainty.forecasts import ResidualRows
 from kullback.uncertainty.long_texts import LongTexts
 from kullback.uncertainty.pieces import independent_pieces
 
-__all__ = ["BinNoise", "BinSums", "InPieces", "NoisePieces"]
+__all__ = ["BinNoise", "InPieces", "NoisePieces"]
+
+# Adds the next tokens, given the piece of each.
+PieceAdder: TypeAlias = Callable[[Int[np.ndarray, "m"], ResidualRows], None]
 
 # The approximate number of pieces of a text, each a row of sums over bins.
 PIECES = 4096
@@ -34,9 +37,12 @@ DRAWS = 4000
 
 
 class BinNoise(NamedTuple):
-    """The contributions to the errors of the mean residuals of bins."""
+    """The errors of the mean residuals of bins."""
 
     contribution_BC: Float[np.ndarray, "B C"]
+    """Independent contributions; their products sum to the covariance."""
+    clusters: int
+    """The contributions that they were computed from."""
     degrees_of_freedom: float
     method: str
     note: str
@@ -74,7 +80,7 @@ class BinNoise(NamedTuple):
             "",
             error,
             self.n,
-            self.contribution_BC.shape[1],
+            self.clusters,
             self.method,
             self.degrees_of_freedom,
             bounds=(low, high),
@@ -90,7 +96,8 @@ class NoisePieces:
 
     def __init__(self, documents: Documents) -> None:
         self.tokens = int(documents.size_G.sum())
-        self._documents = documents
+        self.text = documents
+        """The documents, and their tokens."""
         self._length = -(-self.tokens // PIECES)
         self._pieces_G = -(-documents.size_G // self._length)
         self._first_G = np.cumsum(self._pieces_G) - self._pieces_G
@@ -108,7 +115,7 @@ class NoisePieces:
         document_P = self.document_numbers()
         before_P = (np.arange(len(self)) - self._first_G[document_P]) * self._length
         size_P: Int[np.ndarray, "P"] = np.minimum(
-            self._documents.size_G[document_P] - before_P, self._length
+            self.text.size_G[document_P] - before_P, self._length
         )
         return size_P.astype(np.float64)
 
@@ -120,72 +127,25 @@ class NoisePieces:
     @property
     def independent(self) -> DocumentClusters | LongTexts:
         """The pieces that are independent."""
-        return independent_pieces(self.documents, self._documents.size_G.astype(np.float64))
+        return independent_pieces(self.documents, self.text.size_G.astype(np.float64))
 
     def of(self, first: int, last: int) -> Int[np.ndarray, "m"]:
         """The piece of each of the tokens `first` to `last`."""
-        among, start_g = self._documents.within(first, last)
+        among, start_g = self.text.within(first, last)
         document_m = np.repeat(
             np.arange(among.start, among.stop), np.diff(start_g, append=last - first)
         )
-        place_m = np.arange(first, last) - self._documents.start_G[document_m]
+        place_m = np.arange(first, last) - self.text.start_G[document_m]
         piece_m: Int[np.ndarray, "m"] = self._first_G[document_m] + place_m // self._length
         return piece_m
 
 
-class BinSums:
-    """The sums of residuals, in parts, over the bins in each piece."""
-
-    def __init__(self, pieces: NoisePieces, bins: int) -> None:
-        self.sums_PB = np.zeros((len(pieces), bins))
-        self.residual_B = np.zeros(bins)
-        self._pieces = pieces
-
-    def add(
-        self,
-        piece_m: Int[np.ndarray, "m"],
-        index_m: Int[np.ndarray, "m"],
-        residual_m: Float[np.ndarray, "m"],
-    ) -> None:
-        """The pieces, bins and residuals of the next tokens."""
-        bins = len(self.residual_B)
-        first, last = int(piece_m[0]), int(piece_m[-1]) + 1
-        sums = np.bincount((piece_m - first) * bins + index_m, residual_m, (last - first) * bins)
-        self.sums_PB[first:last] += sums.reshape(-1, bins)
-        self.residual_B += np.bincount(index_m, residual_m, bins)
-
-    def noise(self, kept_b: Int[np.ndarray, "b"] | None = None) -> BinNoise:
-        """The noise of the bins, or of some of them."""
-        tokens, sums_PB, size_P = self._pieces.tokens, self.sums_PB, self._pieces.sizes()
-        if kept_b is not None and len(kept_b) < sums_PB.shape[1]:
-            sums_PB = np.ascontiguousarray(sums_PB[:, kept_b])
-        shares_B = sums_PB.sum(axis=0) / tokens
-        pieces = self._pieces.independent
-        reduced = []
-        for b in range(len(shares_B)):
-            sums = pieces.sums()
-            sums.add(sums_PB[:, b] - shares_B[b] * size_P)
-            reduced.append(sums.reduced)
-        spreads = pieces.spreads(reduced)
-        degrees = min(spread.degrees_of_freedom for spread in spreads)
-        contribution_BC = np.stack([spread.contribution_C for spread in spreads]) / tokens
-        first = spreads[0]
-        return BinNoise(contribution_BC, degrees, first.method, first.note, first.too_few, tokens)
-
-
-class PieceAccumulator(Protocol):
-    """What the residuals of a pass are added to, with their pieces."""
-
-    def add(self, piece_m: Int[np.ndarray, "m"], rows: ResidualRows) -> None:
-        """The next tokens."""
-
-
 class InPieces:
-    """A pass over the residuals of a text that tells accumulators the piece of each token."""
+    """A pass over the residuals of a text that tells those who add them the piece of each token."""
 
-    def __init__(self, pieces: NoisePieces, accumulators: Sequence[PieceAccumulator]) -> None:
+    def __init__(self, pieces: NoisePieces, adders: Sequence[PieceAdder]) -> None:
         self._pieces = pieces
-        self._accumulators = accumulators
+        self._adders = adders
         self._row = 0
 
     def add(self, rows: ResidualRows, /) -> None:
@@ -193,6 +153,6 @@ class InPieces:
         last = self._row + len(rows.forecast_m)
         if last > self._row:
             piece_m = self._pieces.of(self._row, last)
-            for accumulator in self._accumulators:
-                accumulator.add(piece_m, rows)
+            for add in self._adders:
+                add(piece_m, rows)
         self._row = last

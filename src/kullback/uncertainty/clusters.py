@@ -20,7 +20,15 @@ from jaxtyping import Float
 from kullback.uncertainty.documents import Documents
 from kullback.uncertainty.piece_sums import PieceSums
 
-__all__ = ["DocumentClusters", "Spread", "cluster_spread"]
+__all__ = [
+    "DocumentClusters",
+    "Spread",
+    "WorkingVariance",
+    "cluster_spread",
+    "clusters_method",
+    "corrections",
+    "working_variance",
+]
 
 
 class Spread(NamedTuple):
@@ -57,10 +65,7 @@ class DocumentClusters:
         spreads = []
         for (residual_G,) in reduced:
             contribution_G, degrees = cluster_spread(residual_G, self.denominator_G)
-            method = (
-                f"{len(residual_G)} documents: ratio of sums, cluster-robust, "
-                f"Student t with {degrees:.1f} degrees of freedom"
-            )
+            method = clusters_method(len(residual_G), degrees)
             spreads.append(Spread(contribution_G, degrees, method))
         return spreads
 
@@ -84,9 +89,53 @@ def cluster_spread(
     """
     if len(residual_G) < 2:
         return np.full(len(residual_G), math.nan), 0.0
-    total = float(denominator_G.sum())
-    w_G = denominator_G / total
-    d_G = _working_variances(residual_G, w_G)
+    w_G = denominator_G / float(denominator_G.sum())
+    used = w_G > 0
+    w, z = w_G[used], residual_G[used] ** 2 / w_G[used]
+    centred = w - w.mean()
+    variance = working_variance(w, float(z.mean()), float(centred @ z))
+    a_G, degrees = corrections(w_G, variance)
+    return residual_G * np.sqrt(a_G), degrees
+
+
+class WorkingVariance(NamedTuple):
+    """The variance α w + β w² of the residual of a cluster whose share of the sizes is w.
+
+    Only the ratio of α to β matters; they sum to 1, so that no product overflows.
+    """
+
+    alpha: float
+    beta: float
+
+    def of(self, w_G: Float[np.ndarray, "G"]) -> Float[np.ndarray, "G"]:
+        """Those of clusters."""
+        return self.alpha * w_G + self.beta * w_G**2
+
+
+def working_variance(
+    w_G: Float[np.ndarray, "G"], mean_z: float, centred_z: float
+) -> WorkingVariance:
+    """α and β ≥ 0 by least squares of z = e²/w on (1, w), from Σz/G and Σ(w − Σw/G) z.
+
+    No w is 0; where no residual varies, α alone.
+    """
+    centred = w_G - w_G.mean()
+    varies = float(centred @ centred) > 1e-12 * float(w_G @ w_G)
+    beta = centred_z / float(centred @ centred) if varies else 0.0
+    alpha = mean_z - beta * float(w_G.mean())
+    if alpha < 0:
+        alpha, beta = 0.0, 1.0
+    if beta < 0 or alpha + beta == 0:
+        alpha, beta = 1.0, 0.0
+    scale = alpha + beta
+    return WorkingVariance(alpha / scale, beta / scale)
+
+
+def corrections(
+    w_G: Float[np.ndarray, "G"], variance: WorkingVariance
+) -> tuple[Float[np.ndarray, "G"], float]:
+    """d / B_gg of each cluster and the degrees of freedom, as `cluster_spread` uses them."""
+    d_G = variance.of(w_G)
     s = float(d_G.sum())
     low_rank_G = w_G * (s * w_G - 2 * d_G)
     b_G = d_G + low_rank_G
@@ -95,25 +144,13 @@ def cluster_spread(
     ends = np.stack([w_G, d_G], axis=1)
     middle = (ends.T @ (a_G[:, None] * ends)) @ np.array([[s, -1.0], [-1.0, 0.0]])
     squared = a_G**2 @ d_G**2 + 2 * (a_G**2 * d_G) @ low_rank_G + float(np.trace(middle @ middle))
-    degrees = float(a_G @ b_G) ** 2 / float(squared) if squared > 0 else len(residual_G) - 1.0
-    return residual_G * np.sqrt(a_G), min(degrees, len(residual_G) - 1.0)
+    degrees = float(a_G @ b_G) ** 2 / float(squared) if squared > 0 else len(w_G) - 1.0
+    return a_G, min(degrees, len(w_G) - 1.0)
 
 
-def _working_variances(
-    residual_G: Float[np.ndarray, "G"], w_G: Float[np.ndarray, "G"]
-) -> Float[np.ndarray, "G"]:
-    """α w + β w², α and β ≥ 0 by least squares of e²/w on (1, w); w alone where nothing varies."""
-    used = w_G > 0
-    w = w_G[used]
-    z = residual_G[used] ** 2 / w
-    centred = w - w.mean()
-    varies = float(centred @ centred) > 1e-12 * float(w @ w)
-    beta = float(centred @ z) / float(centred @ centred) if varies else 0.0
-    alpha = float(z.mean()) - beta * float(w.mean())
-    if alpha < 0:
-        alpha, beta = 0.0, 1.0
-    if beta < 0 or alpha + beta == 0:
-        alpha, beta = 1.0, 0.0
-    # Only the ratio of α to β matters; scaled, so that no product overflows.
-    scale = alpha + beta
-    return alpha / scale * w_G + beta / scale * w_G**2
+def clusters_method(documents: int, degrees: float) -> str:
+    """How the interval is computed from documents."""
+    return (
+        f"{documents} documents: ratio of sums, cluster-robust, "
+        f"Student t with {degrees:.1f} degrees of freedom"
+    )

@@ -52,10 +52,11 @@ class Documents:
 
 
 class DocumentRuns:
-    """The documents of tokens that come in parts."""
+    """The documents of tokens that come in parts; with `check`, none may come back later."""
 
-    def __init__(self) -> None:
+    def __init__(self, check: bool = True) -> None:
         self.tokens = 0
+        self._check = check
         self._last: int | None = None
         self._starts: list[Int[np.ndarray, "g"]] = []
         self._ids: list[Int[np.ndarray, "g"]] = []
@@ -73,15 +74,18 @@ class DocumentRuns:
             id_g = document_m[start_g]
         continues = self._last is not None and int(id_g[0]) == self._last
         self._starts.append(start_g[continues:] + self.tokens)
-        self._ids.append(id_g[continues:])
+        if self._check:
+            self._ids.append(id_g[continues:])
         self._last = int(id_g[-1])
         self.tokens += tokens
         return continues, start_g
 
     def documents(self) -> Documents:
         """Those of all parts."""
-        start_G, id_G = np.concatenate(self._starts), np.concatenate(self._ids)
-        assert len(np.unique(id_G)) == len(id_G), "the tokens of a document are not contiguous"
+        start_G = np.concatenate(self._starts)
+        if self._check:
+            different = len(np.unique(np.concatenate(self._ids)))
+            assert different == len(start_G), "the tokens of a document are not contiguous"
         return Documents(start_G, np.diff(start_G, append=self.tokens))
 
 

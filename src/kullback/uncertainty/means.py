@@ -58,19 +58,21 @@ def means(
     yield sums
     if not sums.total > 0:
         return []
-    values = [value / sums.total for value in sums.values]
+    n, total = sums.n, sums.total
+    values = [value / total for value in sums.values]
     finite = [k for k, value in enumerate(values) if math.isfinite(value)]
     families = [[k] for k in finite]
     if joint:
         families = [finite] if len(finite) == len(units) else []
     note = "no interval: a value is infinite"
     measurements = [
-        Measurement(value, unit, math.inf, sums.n, 0, "no interval", level=level, note=note)
+        Measurement(value, unit, math.inf, n, 0, "no interval", level=level, note=note)
         for value, unit in zip(values, units, strict=True)
     ]
     if not families:
         return measurements
     pieces = independent_pieces(sums.runs.documents(), np.concatenate(sums.denominators))
+    del sums  # as large as the documents are many
     residuals = {k: _Residuals(values[k], pieces.sums()) for family in families for k in family}
     yield _ResidualSums(read, residuals)
     for family in families:
@@ -80,12 +82,12 @@ def means(
             measurements[k] = Measurement(
                 values[k],
                 units[k],
-                spread.standard_error(sums.total),
-                sums.n,
+                spread.standard_error(total),
+                n,
                 len(spread.contribution_C),
                 spread.method,
                 spread.degrees_of_freedom,
-                residuals[k].independent_error(sums.n, sums.total),
+                residuals[k].independent_error(n, total),
                 level,
                 critical_value=critical,
                 note=spread.note,
@@ -137,7 +139,7 @@ class _Sums(Generic[Rows]):
     def __init__(self, read: Callable[[Rows], MeanRows], count: int) -> None:
         self.values = [0.0] * count
         self.total = 0.0
-        self.runs = DocumentRuns()
+        self.runs = DocumentRuns(check=False)  # of many means on the same rows
         self.denominators: list[Float[np.ndarray, "g"]] = []
         """The sums over documents, as arrays to concatenate."""
         self._read = read

@@ -17,7 +17,8 @@ from jaxtyping import Bool, Float, Int, Num
 from scipy import fft, optimize
 
 from kullback.results.measurement import LEVEL, Measurement
-from kullback.uncertainty.calibration_noise import BinSums, InPieces, NoisePieces
+from kullback.uncertainty.bin_sums import bin_sums
+from kullback.uncertainty.calibration_noise import InPieces, NoisePieces
 from kullback.uncertainty.documents import documents_of
 from kullback.uncertainty.forecasts import ResidualRows, checked, document_rows, forecast_rows
 from kullback.uncertainty.sweeps import Computation, compute
@@ -80,7 +81,9 @@ def _smooth_calibration(seed: int) -> Computation[ResidualRows, Measurement]:
     documents = yield from documents_of(document_rows)
     pieces = NoisePieces(documents)
     sums = SmoothSums(pieces)
-    yield InPieces(pieces, [sums])
+    yield InPieces(pieces, [sums.add])
+    if sums.residuals.again():
+        yield InPieces(pieces, [sums.add_residuals])
     return sums.measurement(seed)
 
 
@@ -89,18 +92,22 @@ class SmoothSums:
 
     def __init__(self, pieces: NoisePieces) -> None:
         self._fine = _FineSums()
-        self._coarse = BinSums(pieces, COARSE_CELLS)
+        self.residuals = bin_sums(pieces, COARSE_CELLS)
 
     def add(self, piece_m: Int[np.ndarray, "m"], rows: ResidualRows) -> None:
         """The next tokens, and their pieces."""
         self._fine.add(rows)
+        self.add_residuals(piece_m, rows)
+
+    def add_residuals(self, piece_m: Int[np.ndarray, "m"], rows: ResidualRows) -> None:
+        """The next tokens of a second pass."""
         cell_m = np.minimum((rows.forecast_m * COARSE_CELLS).astype(np.int64), COARSE_CELLS - 1)
-        self._coarse.add(piece_m, cell_m, rows.residual_m)
+        self.residuals.add(piece_m, cell_m, rows.residual_m)
 
     def measurement(self, seed: int) -> Measurement:
         """The smooth ECE with its interval."""
-        spectrum, noise = self._fine.spectrum(), self._coarse.noise()
-        coarse = fft.dct(self._coarse.residual_B / noise.n, norm="ortho")
+        spectrum, noise = self._fine.spectrum(), self.residuals.noise()
+        coarse = fft.dct(self.residuals.residual_B / noise.n, norm="ortho")
         draws_DB = fft.dct(noise.draws(seed), axis=1, norm="ortho")
         contribution_BC = fft.dct(noise.contribution_BC, axis=0, norm="ortho")
 
