@@ -244,7 +244,7 @@ class _Extent:
         if len(places):
             self.position = max(self.position, int(places.position_M.max()))
             document_m = places.document_M
-            self.documents += 1 + np.count_nonzero(document_m[1:] != document_m[:-1])
+            self.documents += 1 + int(np.count_nonzero(document_m[1:] != document_m[:-1]))
 
 
 def _nll_by_position() -> Computation[TextPart, MeansBy]:
