@@ -251,3 +251,17 @@ def test_files_of_other_texts_are_refused(
     write_llama_cpp_logits(tmp_path / "other", tokens, np.zeros((rows, words)))
     with pytest.raises(InvalidValueError, match=message):
         llama_cpp_statistics(base, LlamaCppLogits.open(tmp_path / "other"))
+
+
+@pytest.mark.parametrize("damaged", ["base", "q"])
+def test_rows_must_sum_to_one_in_both_files(damaged: str, tmp_path: Path) -> None:
+    """A row of either file whose probabilities do not is named."""
+    files(tmp_path)
+    path = tmp_path / damaged
+    content = bytearray(path.read_bytes())
+    # The uint16 of the tokens of the last row, which all become the largest.
+    content[-2 * V :] = b"\xff" * (2 * V)
+    path.write_bytes(content)
+    base, q = (LlamaCppLogits.open(tmp_path / name) for name in ("base", "q"))
+    with pytest.raises(InvalidValueError, match=f"{damaged} is damaged.*row {ROWS - 1} sum to"):
+        llama_cpp_statistics(base, q)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from pathlib import Path
 
@@ -91,3 +92,25 @@ def test_a_missing_file_is_named(tmp_path: Path):
     """A missing file is an error with its name."""
     with pytest.raises(InvalidValueError, match="base"):
         LlamaCppLogits.open(tmp_path / "base")
+
+
+@pytest.mark.parametrize(
+    "header", [(np.nan, -3.0), (-1e-4, -3.0), (np.inf, -3.0), (1e-4, np.nan), (1.0, -3.0)]
+)
+def test_rows_that_are_no_log_probabilities_are_named(header, file):
+    """A scale or a smallest value that cannot be one names its row."""
+    path, tokens, logits = file
+    content = bytearray(path.read_bytes())
+    row_bytes = len(row_as_described(logits[0]))
+    start = 20 + 4 * tokens.size + 3 * row_bytes
+    content[start : start + 8] = struct.pack("<ff", *header)
+    path.write_bytes(content)
+    with pytest.raises(InvalidValueError, match="row 3 has log-probabilities"):
+        LlamaCppLogits.open(path)
+
+
+def test_a_pipe_is_no_logits_file(tmp_path):
+    """It is refused without waiting for a writer."""
+    os.mkfifo(tmp_path / "pipe.kld")
+    with pytest.raises(InvalidValueError, match="named pipe"):
+        LlamaCppLogits.open(tmp_path / "pipe.kld")

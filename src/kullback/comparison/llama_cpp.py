@@ -163,13 +163,16 @@ def _blocks(base: LlamaCppLogits, q: LlamaCppLogits) -> Iterator[tuple[np.ndarra
         log_p_BV, logits_BV = base.log_probabilities(rows), q.log_probabilities(rows)
         largest_B = logits_BV.max(axis=1)
         total_B = np.exp(logits_BV - largest_B[:, None]).sum(axis=1, dtype=np.float64)
+        p_BV = np.exp(log_p_BV)
+        base.check_mass(start, p_BV.sum(axis=1, dtype=np.float64))
+        q.check_mass(start, np.exp(largest_B.astype(np.float64)) * total_B)
         log_z_B = largest_B + np.log(total_B).astype(np.float32)
         nll_B = log_z_B - logits_BV[index_B, target_B]
         nll_base_B = -log_p_BV[index_B, target_B]
         same_top_B = logits_BV.argmax(axis=1) == log_p_BV.argmax(axis=1)
         terms_BV = np.subtract(log_p_BV, logits_BV, out=logits_BV)
         terms_BV += log_z_B[:, None]
-        terms_BV *= np.exp(log_p_BV)
+        terms_BV *= p_BV
         terms_BV[log_p_BV <= LEAST_LOG_P] = 0.0
         kld_B = terms_BV.sum(axis=1, dtype=np.float64)
         change_B = np.exp(-nll_B) - np.exp(-nll_base_B)

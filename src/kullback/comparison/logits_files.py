@@ -29,10 +29,10 @@ def compare_logits_files(base: Path, q: Path, progress: Progress | None = None) 
     places = unweighted_places(chunk_M, position_M + first.context // 2 + 1)
     pairs = pairs_of_files(first, second, places, progress.tokens)
     measures, quantiles = pairs.divergences()
-    error = float(np.abs(first.mass_error(slice(0, ROWS))).max())
+    errors = [float(np.abs(file.mass_error(slice(0, ROWS))).max()) for file in (first, second)]
     note = (
-        f"llama.cpp's files clip and round: the base's rows sum to 1 ± {error:.1e}; the measures "
-        "are those of the rows made to sum to 1"
+        f"llama.cpp's files clip and round: the base's rows sum to 1 ± {errors[0]:.1e}, the "
+        f"candidate's to 1 ± {errors[1]:.1e}; the measures are those of the rows made to sum to 1"
     )
     return stored_comparison(
         "llama.cpp",

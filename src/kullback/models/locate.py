@@ -12,7 +12,6 @@ anything else             a name on the Hugging Face hub, or in its cache on thi
 
 from __future__ import annotations
 
-import json
 import re
 import struct
 from dataclasses import dataclass
@@ -20,6 +19,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from kullback.errors import InvalidValueError
+from kullback.models._config_checks import check_sizes
+from kullback.runtime.decoding import decode_json, read_bounded
+from kullback.runtime.inputs import check_regular
 
 __all__ = ["Location", "gguf_architecture", "locate"]
 
@@ -62,12 +64,17 @@ def locate(name: str) -> Location:
     Raises `InvalidValueError` where it is a path at which there is no model, a folder in which a
     file is missing or damaged, or a file that is not a whole GGUF.
     """
-    path = Path(name).expanduser()
+    try:
+        path = Path(name).expanduser()
+    except RuntimeError as error:  # ~ of an unknown user
+        raise InvalidValueError(f"there is no model at {name}: {error}") from None
+    check_regular(path, "the model")
     if path.is_file():
         _check_file(name, path)
     elif (path / "training.json").is_file():
-        pass  # its loader checks it
+        _check_files(path)  # its loader checks the rest
     elif path.is_dir():
+        _check_files(path)
         _check_folder(path)
     elif (
         path.is_absolute()
@@ -93,25 +100,47 @@ def _check_file(name: str, path: Path) -> None:
             "join them with llama.cpp's llama-gguf-split --merge"
         )
     with path.open("rb") as file:
-        if file.read(4) != b"GGUF":
+        head = file.read(24)
+        if head[:4] != b"GGUF":
             raise InvalidValueError(
                 f"the model {name} is not a GGUF file (it does not begin with the letters GGUF): "
                 "download it again"
             )
+        # The version, the number of tensors and of entries, each of which takes 8 bytes and more.
+        counts = struct.unpack("<QQ", head[8:]) if len(head) == 24 else (0, 0)
+        if 8 * max(counts) > path.stat().st_size:
+            raise InvalidValueError(
+                f"the model {name} is damaged: its header says {counts[0]:,} tensors and "
+                f"{counts[1]:,} entries, more than the file can hold; download it again"
+            )
+
+
+def _check_files(folder: Path) -> None:
+    """Raise `InvalidValueError` for a pipe, socket or device among the files of a model."""
+    for path in sorted(folder.iterdir()):
+        check_regular(path, "the file of the model")
 
 
 def _check_folder(folder: Path) -> None:
-    read_json(folder / "config.json")
-    if not any(any(folder.glob(pattern)) for pattern in WEIGHTS):
+    config = read_json(folder / "config.json")
+    weights = sorted({file for pattern in WEIGHTS for file in folder.glob(pattern)})
+    if not weights:
         raise InvalidValueError(f"the model {folder} has no weights: no model.safetensors in it")
+    check_sizes(folder / "config.json", config, weights)
     for index in folder.glob("*.index.json"):
         shards = read_json(index).get("weight_map")
         if isinstance(shards, dict):
-            missing = sorted({str(s) for s in shards.values() if not (folder / str(s)).is_file()})
+            names = {str(shard) for shard in shards.values()}
+            for shard in sorted(names):
+                if Path(shard).is_absolute() or ".." in Path(shard).parts or "\0" in shard:
+                    raise InvalidValueError(
+                        f"{index} names a shard outside the folder, {shard!r}: download it again"
+                    )
+            missing = sorted(shard for shard in names if not (folder / shard).is_file())
             if missing:
                 raise InvalidValueError(
                     f"the model {folder} is incomplete: {len(missing)} of "
-                    f"{len(set(shards.values()))} shards are missing, the first is {missing[0]}; "
+                    f"{len(names)} shards are missing, the first is {missing[0]}; "
                     "download it again"
                 )
     if not any((folder / file).is_file() for file in TOKENIZERS) and not any(
@@ -129,17 +158,16 @@ def read_json(path: Path) -> dict[str, object]:
     Raises `InvalidValueError` where the file is missing or damaged.
     """
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        return decode_json(read_bounded(path), dict[str, object])
     except FileNotFoundError:
         raise InvalidValueError(
             f"{path.parent} is not a model: it has no {path.name}; give a Hugging Face folder, a "
             "run of `kullback train`, a .gguf file or a name on the hub"
         ) from None
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise InvalidValueError(f"{path} cannot be read: {error.strerror}") from None
+    except ValueError as error:
         raise InvalidValueError(f"{path} is damaged: {error}; download it again") from None
-    if not isinstance(data, dict):
-        raise InvalidValueError(f"{path} is damaged: it must hold a JSON object")
-    return data
 
 
 def gguf_architecture(path: Path) -> str | None:

@@ -18,6 +18,7 @@ Axes: C chunks, T tokens of a chunk, M rows, B rows of a block, V vocabulary.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -28,6 +29,7 @@ from jaxtyping import Float, Int
 
 from kullback.errors import InvalidValueError
 from kullback.predictions.base import DensePredictions
+from kullback.runtime.inputs import open_regular
 
 __all__ = ["LlamaCppLogits", "is_llama_cpp_logits", "write_llama_cpp_logits"]
 
@@ -36,6 +38,10 @@ HEADER_BYTES = len(MAGIC) + 3 * 4
 # llama.cpp keeps log-probabilities down to this many nats below the largest.
 CLIP_NATS = 16.0
 STEPS = 65_535
+# Clipping gives each of V tokens up to e⁻¹⁶ of the largest probability: 0.03 for V = 256,000.
+MASS_TOLERANCE = 0.1
+# A rounded log p may exceed 0 by half a step.
+LARGEST_LOG_P = 0.01
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,9 +56,9 @@ class LlamaCppLogits:
     def open(cls, path: Path) -> LlamaCppLogits:
         """Read header and tokens; `InvalidValueError` for another format or a truncated file."""
         try:
-            with path.open("rb") as file:
+            with open_regular(path) as file:
                 head = file.read(HEADER_BYTES)
-                size = path.stat().st_size
+                size = os.fstat(file.fileno()).st_size
                 if head[: len(MAGIC)] != MAGIC or len(head) < HEADER_BYTES:
                     raise InvalidValueError(
                         f"{path} is not a base-logits file of llama.cpp: it begins with "
@@ -80,7 +86,9 @@ class LlamaCppLogits:
                 f"{path} is damaged: its token ids are from {int(tokens.min())} to "
                 f"{int(tokens.max())}, and its vocabulary has {V} tokens"
             )
-        return cls(path, tokens.reshape(chunks, context), V)
+        logits = cls(path, tokens.reshape(chunks, context), V)
+        logits._check_rows()
+        return logits
 
     def __len__(self) -> int:
         return len(self.tokens_CT) * self.rows_per_chunk
@@ -111,6 +119,32 @@ class LlamaCppLogits:
         shape = (len(self), _row_bytes(self.vocabulary_size) // 2)
         return np.memmap(self.path, dtype="<u2", mode="r", offset=offset, shape=shape)
 
+    def _check_rows(self) -> None:
+        """Raise `InvalidValueError` for a row whose scale or smallest log p cannot be one."""
+        scale_M2 = np.ascontiguousarray(self._rows[:, :4]).view("<f4")
+        scale_M, smallest_M = scale_M2[:, 0], scale_M2[:, 1]
+        largest_M = smallest_M + scale_M * np.float32(STEPS)
+        good_M = np.isfinite(scale_M2).all(axis=1) & (scale_M >= 0) & (largest_M <= LARGEST_LOG_P)
+        if not good_M.all():
+            row = int(np.argmin(good_M))
+            raise InvalidValueError(
+                f"{self.path} is damaged: row {row} has log-probabilities from {smallest_M[row]} "
+                f"to {largest_M[row]}; write it again"
+            )
+
+    def check_mass(self, first_row: int, mass_B: Float[np.ndarray, "B"]) -> None:
+        """Raise `InvalidValueError` where the sum of a row's probabilities is not about 1.
+
+        `mass_B` are the sums of rows from `first_row` on.
+        """
+        bad_B = ~(np.abs(mass_B - 1.0) <= MASS_TOLERANCE)
+        if bad_B.any():
+            row = int(np.argmax(bad_B))
+            raise InvalidValueError(
+                f"{self.path} is damaged: the probabilities of row {first_row + row} sum to "
+                f"{float(mass_B[row]):.4g}, not to 1; write it again"
+            )
+
     def log_probabilities(self, rows: slice) -> Float[np.ndarray, "B V"]:
         """log p as stored, in float32; probabilities of a row sum to nearly one."""
         raw = self._rows[rows]
@@ -133,8 +167,11 @@ def is_llama_cpp_logits(path: Path) -> bool:
     """Whether the file begins as a base-logits file does."""
     if not path.is_file():
         return False
-    with path.open("rb") as file:
-        return file.read(len(MAGIC)) == MAGIC
+    try:
+        with open_regular(path) as file:
+            return file.read(len(MAGIC)) == MAGIC
+    except OSError:  # its reader says why
+        return False
 
 
 def write_llama_cpp_logits(

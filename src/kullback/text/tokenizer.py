@@ -23,7 +23,7 @@ from tokenizers import Tokenizer
 from kullback.errors import InvalidValueError
 from kullback.runtime.decoding import decode_json, read_bounded
 from kullback.text.byte_spans import ALPHABET, bytes_of_token, spans_from_offsets, spans_from_pieces
-from kullback.text.tokenizer_file import read_tokenizer
+from kullback.text.tokenizer_file import MOST_TOKENS, read_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -228,6 +228,11 @@ class TextTokenizer:
     ) -> None:
         self._vocabulary = vocabulary
         self.vocabulary_size = 1 + max(vocabulary.values(), default=-1)
+        if self.vocabulary_size > MOST_TOKENS:
+            raise InvalidValueError(
+                f"the tokenizer has a token of the id {self.vocabulary_size - 1:,}: ids must be "
+                f"below {MOST_TOKENS:,}; its files are damaged"
+            )
         self.bos_id, self.eos_id = (
             None if token is None else vocabulary.get(token) for token in (bos, eos)
         )
