@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -70,3 +71,58 @@ def test_bad_input_is_one_sentence(options, words, on_text, tmp_path, capsys):
     sentence = the_error(streams.err)
     assert all(word in sentence for word in words), streams.err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "command"),
+    [
+        ("a.rec", "record --distributions exact -o"),
+        ("a.rec", "record --distributions top-k -o"),
+        ("a.parquet", "record -o"),
+        ("a.parquet", "evaluate --records"),
+        ("a.html", "evaluate --report"),
+    ],
+)
+def test_outputs_keep_links_and_modes_and_leave_nothing(name, command, on_text, tmp_path) -> None:
+    """A link is followed, 0600 stays, and what a killed run left beside the file is removed."""
+    command, *options = command.split()
+    (tmp_path / "there").mkdir()
+    target, link = tmp_path / "there" / name, tmp_path / f"link to {name}"
+    link.symlink_to(target)
+    if name == "a.parquet":
+        link = link.rename(tmp_path / "link.parquet")
+    arguments = [command, *on_text, *options, str(link)]
+    assert main(arguments) == 0
+    assert target.stat().st_mode & 0o777 == 0o666 & ~current_umask()
+    target.chmod(0o600)
+    earlier = target.stat().st_ino
+    for leftover in (f".{name}.1234abcd.part", f".{name}.99.part", f".{name}.lock"):
+        (target.parent / leftover).write_text("x")
+    assert main(arguments) == 0
+    assert link.is_symlink()
+    assert target.stat().st_mode & 0o777 == 0o600
+    assert target.stat().st_ino != earlier
+    names = {path.name for path in target.parent.iterdir()} - {f".{name}.lock"}
+    assert names == {name}
+    assert {path.name for path in tmp_path.iterdir()} == {"there", link.name}
+
+
+@pytest.mark.parametrize("name", ["a.rec", "a.parquet"])
+def test_force_replaces_a_file_of_another_kind(name, on_text, tmp_path) -> None:
+    """Without --force a letter stays, with it a recording takes its place."""
+    file = tmp_path / name
+    file.write_text("my letter")
+    kind = ["--distributions", "exact"] if name == "a.rec" else []
+    arguments = ["record", *on_text, *kind, "-o", str(file)]
+    assert main(arguments) == 2
+    assert file.read_text() == "my letter"
+    assert main([*arguments, "--force"]) == 0
+    assert file.stat().st_size > 10_000
+    assert main(arguments) == 0
+
+
+def current_umask() -> int:
+    """Return the umask of this process."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

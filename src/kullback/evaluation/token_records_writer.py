@@ -42,8 +42,8 @@ from kullback.evaluation.token_records import (
     to_table,
 )
 from kullback.evaluation.token_records_checks import CHECKSUMS, RowChecksums
-from kullback.runtime.files import remove_leftovers, replaced, write_atomically
-from kullback.runtime.locks import locked
+from kullback.runtime.files import explained, remove_leftovers, replaced, write_atomically
+from kullback.runtime.locks import locked, made_folder
 
 __all__ = ["RecordsWriter"]
 
@@ -87,13 +87,10 @@ class RecordsWriter:
         self._open = ExitStack()
 
     def __enter__(self) -> RecordsWriter:
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._open.enter_context(locked(self.folder / "lock", self._in_use))
-        except OSError as error:
-            raise RunError(
-                f"{self.path} cannot be written: {error.strerror}; choose another file"
-            ) from None
+        with explained(self.path), ExitStack() as held:
+            held.enter_context(made_folder(self.folder))
+            held.enter_context(locked(self.folder / "lock", self._in_use, remove=True))
+            self._open = held.pop_all()
         try:
             self._open.callback(self._remove_folder_without_rows)
             remove_leftovers(self.folder)

@@ -52,10 +52,10 @@ def save_quantised(
     check_outputs(Output("the output (-o)", folder, "new folder"), inputs=[name])
     if not scheme.is_cast:
         require_torchao()
-    location, folder = locate(str(name)), Path(folder)
-    progress = progress or Progress()
+    folder, progress = Path(folder), progress or Progress()
     progress.plan(2)
     with locked_output(folder):
+        location = locate(str(name))
         progress.stage(f"loading {name}")
         loaded = load_pretrained(location, torch.float32, trust_remote_code, progress.advance)
         for layer, matrix in linear_weights(loaded.model):
