@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 
 import msgspec
@@ -80,3 +81,12 @@ def test_another_kind_of_json_is_named(kind, name):
     """The message says what the file should contain."""
     with pytest.raises(InvalidValueError, match=f"does not contain {name} "):
         kind.from_json("{}")
+
+
+def test_json_that_is_nested_or_a_pipe_is_refused(tmp_path):
+    """A hundred thousand brackets are no crash, and nothing waits for a writer."""
+    with pytest.raises(InvalidValueError, match="does not hold"):
+        Evaluation.from_json('{"a": ' + "[" * 100_000)
+    os.mkfifo(tmp_path / "pipe.json")
+    with pytest.raises(InvalidValueError, match="named pipe"):
+        Evaluation.from_json(tmp_path / "pipe.json")

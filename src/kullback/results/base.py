@@ -18,6 +18,7 @@ import msgspec
 
 from kullback.errors import InvalidValueError
 from kullback.runtime.files import write_atomically
+from kullback.runtime.inputs import read_text
 from kullback.runtime.outputs import Output, check_outputs
 from kullback.runtime.wording import with_article
 
@@ -71,7 +72,7 @@ class Result(Data, frozen=True, kw_only=True, tag_field="schema", tag="kullback.
         if isinstance(source, Path) or not text.lstrip().startswith("{"):
             name = str(source)
             try:
-                text = Path(source).read_text(encoding="utf-8")
+                text = read_text(Path(source))
             except (OSError, UnicodeDecodeError) as error:
                 raise InvalidValueError(
                     f"{name} cannot be read: {getattr(error, 'strerror', error)}"
@@ -79,7 +80,7 @@ class Result(Data, frozen=True, kw_only=True, tag_field="schema", tag="kullback.
         try:
             document = json.loads(text)
             return msgspec.convert(document, cls, strict=False)
-        except (ValueError, msgspec.ValidationError) as error:
+        except (ValueError, RecursionError) as error:
             expected = cls.__struct_config__.tag
             raise InvalidValueError(
                 f"{name} does not contain {with_article(cls.__name__)} (schema {expected}): {error}"

@@ -181,10 +181,10 @@ def _built(kind: type[T], values: dict[str, Any]) -> T:
     names = {field.name for field in fields(kind)}
     unknown = sorted(values.keys() - names)
     if unknown:
-        raise ValueError(f"{unknown[0]!r} is unknown")
+        raise ValueError(f"{unknown[0]!r:.60} is unknown")
     for name, value in values.items():
         if isinstance(value, int) and abs(value) >= 2**63:
-            raise ValueError(f"{name} is {value}: it must be below 2^63")
+            raise ValueError(f"{name} must be below 2^63")
     return msgspec.convert(values, kind)
 
 
