@@ -25,6 +25,8 @@ def test_json_has_both_sizes(
     assert results["scheme"] == "int4"
     assert results["bytes_packed"] < results["bytes_saved"]
     assert results["bytes_saved"] == sum(file.stat().st_size for file in out.iterdir())
+    assert results["bytes_weights"] == (out / "model.safetensors").stat().st_size
+    assert results["bytes_packed"] < results["bytes_weights"] < results["bytes_saved"]
     stages = streams.err.splitlines()
     assert [stage.partition(":")[0] for stage in stages] == ["stage 1 of 2", "stage 2 of 2"]
     assert "loading" in stages[0]
@@ -39,7 +41,10 @@ def test_the_american_spelling_is_accepted_and_not_listed(
     assert main(["quantize", str(tiny_llama_folder), "--scheme", "bf16", "-o", str(out)]) == 0
     written, following = capsys.readouterr().out.splitlines()
     assert str(out) in written
-    assert all(word in written for word in ("as saved", "packed"))
+    weights = (out / "model.safetensors").stat().st_size
+    others = sum(file.stat().st_size for file in out.iterdir()) - weights
+    assert all(word in written for word in (f"{weights:,} bytes as saved", "packed"))
+    assert f"tokenizer and configuration take {others:,} more" in written
     assert f"kullback compare {tiny_llama_folder} {out}" in following
     with pytest.raises(SystemExit):
         main(["--help"])

@@ -9,7 +9,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from kullback.report.labels import Measure, measure
-from kullback.report.numbers import nats, percent, ticks, write, write_number
+from kullback.report.numbers import nats, percent, stacked, ticks, write, write_number
 from kullback.results.measurement import Measurement
 
 
@@ -132,3 +132,14 @@ def test_an_axis_has_one_style_of_numbers():
     """One number that needs a power of ten gives a power to all."""
     assert ticks([0.001, 1.0]) == ["0.001", "1"]
     assert ticks([0.00001, 0.001, 1.0]) == ["10⁻⁵", "10⁻³", "10⁰"]
+
+
+@pytest.mark.parametrize("name", ["kl", "reverse_kl", "jensen_shannon"])
+def test_a_divergence_below_rounding_is_only_bounded(name: str):
+    """A divergence of exactly 0 is 0, and a difference of nlls has its digits."""
+    tiny = Measurement(1.17e-31, "nats/token", 1e-32, 9, 9, "")
+    assert str(write(tiny, measure(name))) == "< 10⁻¹³ nats/token"
+    assert stacked(write(tiny, measure(name))) == ("< 10⁻¹³", "")
+    zero = Measurement(0.0, "nats/token", 0.0, 9, 9, "")
+    assert str(write(zero, measure(name))).startswith("0")
+    assert "10⁻³¹" in str(write(tiny, measure("delta_cross_entropy")))

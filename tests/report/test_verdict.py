@@ -87,6 +87,7 @@ def test_sentences_of_the_verdict():
         "int4: 110 MB of 538 MB (20 %), ΔCE +0.0095 ± 0.0034 nats/token (+1.0 % perplexity), "
         "top-1 agreement 96.4 %, KL 4.8 × the bfloat16 noise",
         "Smallest candidate within 0.01 nats/token: int4, but its interval reaches +0.013.",
+        "The intervals are joint: they hold for all candidates at once.",
     ]
     assert text_of(compared(0.0089, 0.0150, ratio=None)).splitlines() == [
         "int8: 220 MB of 538 MB (41 %), ΔCE +0.009 ± 0.015 nats/token: indistinguishable on this "
@@ -134,9 +135,8 @@ def test_sizes_may_be_unknown():
 def test_no_candidate_may_be_within_the_tolerance():
     """Then none is chosen."""
     bad = compared(0.5, 0.01)
-    assert text_of(replace(pair(bad, bad), choice=None)).endswith(
-        "No candidate is within 0.01 nats/token."
-    )
+    verdict = comparison_verdict(replace(pair(bad, bad), choice=None))
+    assert verdict.conclusion.replace("\u00a0", " ") == "No candidate is within 0.01 nats/token."
 
 
 def test_a_choice_that_saves_nothing_is_said_to_save_nothing():
@@ -153,6 +153,22 @@ def test_a_candidate_larger_than_the_reference_is_not_recommended():
     shown = text_of(replace(pair(large, large), choice=None))
     assert "Smallest" not in shown
     assert "none is smaller than the reference" in shown
+
+
+def test_joint_intervals_are_said_to_be_joint_once():
+    """Of several candidates; the interval of a single one is its own."""
+    one = compared(0.005, 0.001)
+    assert text_of(pair(one, one)).count("joint") == 1
+    assert "joint" not in text_of(one)
+
+
+def test_a_kl_that_is_rounding_is_only_bounded():
+    """Also beside noise that was not measured: no digit of 1e-31 means anything."""
+    result = compared(0.005, 0.001, ratio=None)
+    (ranked,) = result.ranked
+    result = replace(result, ranked=(replace(ranked, kl=measured(1.17e-31, 1e-31)),))
+    assert "KL < 10⁻¹³ nats/token" in text_of(result)
+    assert "10⁻³¹" not in text_of(result)
 
 
 def test_kl_is_related_to_the_noise():

@@ -70,12 +70,13 @@ def save_quantised(
             shutil.rmtree(draft / "original", ignore_errors=True)
             model.save_pretrained(draft)
             loaded.tokenizer.save_pretrained(draft)
-    saved = sum(file.stat().st_size for file in folder.iterdir())
+    sizes = {file.name: file.stat().st_size for file in folder.iterdir()}
     return QuantisedFolder(
         folder=str(folder),
         scheme=scheme.name,
         bytes_packed=packed_size_in_bytes(model),
-        bytes_saved=saved,
+        bytes_weights=sum(n for name, n in sizes.items() if name.endswith(".safetensors")),
+        bytes_saved=sum(sizes.values()),
     )
 
 

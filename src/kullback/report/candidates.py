@@ -17,6 +17,9 @@ from kullback.runtime.escaping import visible
 __all__ = ["CandidateRow", "CandidateTable", "candidate_table"]
 
 
+SIZES = "sizes: of the weights, their integers packed to their bits"
+
+
 @dataclass(frozen=True)
 class CandidateRow:
     """A row; KL and ΔCE in nats/token."""
@@ -51,16 +54,13 @@ class CandidateTable:
     """``joint 95 %`` or ``95 %``; empty where there are no intervals."""
     other_type: str
     """Of the noise that KL is related to; empty where that was not measured."""
+    sizes: str
+    """What the sizes are; empty where none is known."""
 
     @property
     def rows(self) -> tuple[CandidateRow, ...]:
         """The reference, then the candidates."""
         return (self.reference, *self.candidates)
-
-    @property
-    def is_joint(self) -> bool:
-        """Whether the intervals hold for several candidates at once."""
-        return len(self.candidates) > 1
 
 
 def candidate_table(result: Comparison) -> CandidateTable:
@@ -78,6 +78,7 @@ def candidate_table(result: Comparison) -> CandidateTable:
         candidates=tuple(_row(candidate, result) for candidate in ranked),
         interval=interval if any(candidate.kl.has_interval for candidate in ranked) else "",
         other_type=noise_type(result) if has_ratio else "",
+        sizes=SIZES if any(row.size_bytes is not None for row in (reference, *ranked)) else "",
     )
 
 

@@ -7,11 +7,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["MEASURES", "NOT_ABOVE", "NOT_ABOVE_MEANS", "Measure", "measure"]
+__all__ = ["MEASURES", "NOT_ABOVE", "NOT_ABOVE_MEANS", "ROUNDING", "Measure", "measure"]
 
 #: The mark of a KL that is not above the noise floor, and its explanation.
 NOT_ABOVE = "≈"
 NOT_ABOVE_MEANS = "not above the noise floor: rounding alone makes as large a KL"
+
+
+#: A KL below is rounding in float64: no digit of it means anything.  Nats/token.
+ROUNDING = 1e-13
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,8 @@ class Measure:
     """Written as a percentage."""
     signed: bool = False
     """Written with + where it is above zero: a change."""
+    rounded: bool = False
+    """A divergence: where it is above 0 and below `ROUNDING`, only that is written."""
 
 
 MEASURES = {
@@ -78,11 +84,15 @@ MEASURES = {
     "kl": Measure(
         "KL(reference‖candidate)",
         "The extra nats of coding what the reference predicts with the candidate.",
+        rounded=True,
     ),
-    "reverse_kl": Measure("KL(candidate‖reference)", "The KL in the opposite direction."),
+    "reverse_kl": Measure(
+        "KL(candidate‖reference)", "The KL in the opposite direction.", rounded=True
+    ),
     "jensen_shannon": Measure(
         "Jensen–Shannon divergence",
         "Mean KL of both models from their average: symmetric, at most log 2.",
+        rounded=True,
     ),
     "delta_cross_entropy": Measure(
         "ΔCE",

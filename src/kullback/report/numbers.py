@@ -16,13 +16,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from kullback.report.labels import Measure
+from kullback.report.labels import ROUNDING, Measure
 from kullback.results.measurement import Measurement
 
 __all__ = [
     "NO_NUMBER",
     "Written",
     "balanced_identity",
+    "below_rounding",
     "byte_size",
     "count",
     "nats",
@@ -82,6 +83,8 @@ def write(measured: Measurement, how: Measure | None = None) -> Written:
     2.0 × 10¹⁰ [3.0 × 10⁸, 1.4 × 10¹²]
     """
     how = how or Measure("")
+    if how.rounded and 0 < measured.value < ROUNDING:
+        return below_rounding(measured.unit)
     value, interval = measured.value, _interval(measured)
     effect, effective = _finite(measured.design_effect), _finite(measured.effective_n)
     if not math.isfinite(value):
@@ -96,6 +99,16 @@ def write(measured: Measurement, how: Measure | None = None) -> Written:
         effective_n=NO_NUMBER if effective is None else count(effective),
         design_effect=write_number(effect, 2 if effect is not None and effect < 10 else 3),
     )
+
+
+def below_rounding(unit: str) -> Written:
+    """A divergence that is nothing but rounding, as an upper bound.
+
+    >>> print(below_rounding("nats/token"))
+    < 10⁻¹³ nats/token
+    """
+    text = f"< {power_of_ten(round(math.log10(ROUNDING)))}"
+    return Written(text, "", text, unit, NO_NUMBER, NO_NUMBER)
 
 
 def _interval(measured: Measurement) -> tuple[float, float] | None:

@@ -10,9 +10,9 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from kullback.report.labels import measure
+from kullback.report.labels import ROUNDING, measure
 from kullback.report.names import candidate_names
-from kullback.report.numbers import byte_size, percent, write, write_number
+from kullback.report.numbers import below_rounding, byte_size, percent, write, write_number
 from kullback.results.comparison import CandidateComparison, Comparison, RankedCandidate
 from kullback.results.evaluation import Evaluation
 from kullback.results.measurement import Measurement
@@ -28,9 +28,8 @@ __all__ = [
 ]
 
 INDISTINGUISHABLE = "indistinguishable on this text"
+JOINT = "The intervals are joint: they hold for all candidates at once."
 BATCH_SHAPE = "batch shape"
-#: KL of rounding in float64 and below: no digit of it means anything.
-SMALLEST_FLOOR = 1e-13
 
 
 @dataclass(frozen=True)
@@ -40,9 +39,11 @@ class Verdict:
     lines: tuple[str, ...]
     conclusion: str
     """Which candidate to choose; empty where no tolerance applies."""
+    intervals: str = ""
+    """That the intervals are joint; empty where there is a single candidate."""
 
     def __str__(self) -> str:
-        return "\n".join(filter(None, (*self.lines, self.conclusion)))
+        return "\n".join(filter(None, (*self.lines, self.conclusion, self.intervals)))
 
 
 def evaluation_verdict(result: Evaluation) -> str:
@@ -66,7 +67,9 @@ def comparison_verdict(result: Comparison) -> Verdict:
         f"{names[candidate.name]}: {_line(result, candidate, ranked.get(candidate.name))}"
         for candidate in result.candidates
     )
-    return Verdict(lines, _conclusion(result, names))
+    conclusion = _conclusion(result, names)
+    joint = len(result.ranked) > 1 and any(row.kl.has_interval for row in result.ranked)
+    return Verdict(lines, conclusion, JOINT if joint and conclusion else "")
 
 
 # --- one candidate -------------------------------------------------------------------------
@@ -197,9 +200,8 @@ def floor_text(floor: Measurement) -> str:
     >>> floor_text(Measurement(3e-15, "nats/token", 1e-16, 9, 9, "")).replace("\u00a0", " ")
     '< 10⁻¹³ nats/token'
     """
-    if floor.value < SMALLEST_FLOOR:
-        return _unbroken(f"< 10⁻¹³ {floor.unit}")
-    return _unbroken(str(write(floor, measure("kl"))))
+    text = below_rounding(floor.unit) if floor.value < ROUNDING else write(floor, measure("kl"))
+    return _unbroken(str(text))
 
 
 # --- the conclusion ------------------------------------------------------------------------

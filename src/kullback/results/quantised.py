@@ -19,13 +19,16 @@ class QuantisedFolder(Result, frozen=True, kw_only=True, tag="kullback.quantised
     scheme: str
     bytes_packed: int
     """Of the weights, their integers packed to their bits."""
+    bytes_weights: int
+    """Of the weights as saved, a byte for every integer."""
     bytes_saved: int
-    """Of all files in the folder."""
+    """Of all files in the folder: the weights, the tokenizer and the configuration."""
 
     def __str__(self) -> str:
         return (
-            f"{self.folder}: {self.scheme}, {self.bytes_saved:,} bytes as saved; its weights take "
-            f"{self.bytes_packed:,} bytes packed"
+            f"{self.folder}: {self.scheme}, weights of {self.bytes_weights:,} bytes as saved "
+            f"({self.bytes_packed:,} packed); tokenizer and configuration take "
+            f"{self.bytes_saved - self.bytes_weights:,} more"
         )
 
     def _repr_html_(self) -> str:

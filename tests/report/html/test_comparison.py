@@ -61,9 +61,16 @@ def test_dominated_and_chosen_candidates_are_named_as_such():
     assert "smallest within 0.01 nats/token" in shown
 
 
+def test_sizes_are_said_to_be_packed():
+    """Once, below the table: a saved folder takes a byte for every integer."""
+    assert Page(several()).words.count("packed to their bits") == 1
+
+
 def test_joint_intervals_are_said_to_be_joint():
     """The titles of the columns and a sentence say so for several candidates alone."""
     assert "ΔCE, nats/token (joint 95 %)" in Page(several()).words
+    assert Page(several()).words.count("intervals are joint") == 1
+    assert "intervals are joint" not in Page(one_candidate()).words
     assert "ΔCE, nats/token (95 %)" in Page(one_candidate()).words
 
 

@@ -88,9 +88,22 @@ def test_a_dominated_candidate_is_named_as_such():
     assert "(dominated by int4)" in printed(comparison_summary(several_candidates()))
 
 
+def test_sizes_are_said_to_be_packed_where_there_are_any():
+    """Once, below the table of candidates."""
+    result = several_candidates()
+    assert printed(comparison_summary(result)).count("packed to their bits") == 1
+    without = replace(
+        result,
+        reference=replace(result.reference, size_bytes=None),
+        ranked=tuple(replace(row, size_bytes=None) for row in result.ranked),
+    )
+    assert "packed" not in printed(comparison_summary(without))
+
+
 def test_joint_intervals_are_said_to_be_joint():
     """The titles say so for several candidates, and not for one."""
     assert "joint 95 %" in printed(comparison_summary(several_candidates()))
+    assert printed(comparison_summary(several_candidates())).count("intervals are joint") == 1
     one = replace(comparison_results(), ranked=comparison_results().ranked[1:2])
     assert "joint" not in printed(comparison_summary(one))
 

@@ -64,6 +64,7 @@ def render_comparison(result: Comparison) -> str:
             for candidate, line in zip(result.candidates, verdict.lines, strict=True)
         ],
         conclusion=verdict.conclusion,
+        intervals=verdict.intervals,
         caveat="" if MOVED_IS_NOT_WORSE not in result.notes else f"{MOVED_IS_NOT_WORSE}.",
         notes=[note for note in result.notes if note != MOVED_IS_NOT_WORSE],
         sections=_sections(result, details, text),

@@ -39,6 +39,7 @@ def comparison_fragment(result: Comparison) -> str:
         _paragraph(result.title, strong=True)
         + "".join(map(_paragraph, verdict.lines))
         + _paragraph(verdict.conclusion, strong=True)
+        + _paragraph(verdict.intervals)
         + table
     )
 
@@ -62,7 +63,7 @@ def _candidates(result: Comparison) -> str:
         )
         for row in table.rows
     ]
-    return _table(rows, head)
+    return _table(rows, head) + _paragraph(table.sizes)
 
 
 def _both(written: Written | None) -> str:

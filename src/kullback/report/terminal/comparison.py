@@ -101,6 +101,8 @@ def _verdict(result: Comparison) -> Iterator[RenderableType]:
         yield Sentence(line, strong=len(names[candidate.name]), indent="  ")
     if verdict.conclusion:
         yield Sentence(verdict.conclusion, "bold")
+    if verdict.intervals:
+        yield Sentence(verdict.intervals, "dim")
 
 
 # --- the candidates ------------------------------------------------------------------------
@@ -139,6 +141,8 @@ def _candidates(result: Comparison) -> Iterator[RenderableType]:
             del cells[ratio]
         shown.add(cells, "dim" if row is table.reference else "")
     yield shown
+    if table.sizes:
+        yield Sentence(table.sizes, "dim")
     if any(row.mark for row in table.rows):
         yield Sentence(f"{NOT_ABOVE} {NOT_ABOVE_MEANS}", "dim")
 
