@@ -71,7 +71,7 @@ def main() -> None:
             q = [v.data for v in softmax(model(encode(tense, person)))]
             form = FORMS[q.index(max(q))]
             right += form == form_of(tense, person)
-            cells.append(f"{form} {max(q):.0%}")
+            cells.append(f"{form} {100 * max(q):.0f} %")
         print(f"{tense:16}" + "".join(f"{cell:>14}" for cell in cells))
     print(f"\n{right} of {len(TENSES) * len(PERSONS)} forms are right")
 

@@ -29,15 +29,23 @@ def lint_imports(root: Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_contracts_hold_and_a_forbidden_import_breaks_them(tmp_path: Path):
-    """The package keeps its import contracts; a measuring package that imports the CLI does not."""
+    """The package keeps its import contracts; measuring that imports the CLI, and a report that
+    imports what measures, break them.
+    """
     assert lint_imports(ROOT).returncode == 0
     shutil.copytree(ROOT / "src", tmp_path / "src")
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     module = tmp_path / "src" / "kullback" / "scoring" / "token_statistics.py"
     code = module.read_text(encoding="utf-8")
     module.write_text(f"{code}\n\ndef late():\n    import kullback.cli.output\n", encoding="utf-8")
+    module = tmp_path / "src" / "kullback" / "report" / "verdict.py"
+    code = module.read_text(encoding="utf-8")
+    module.write_text(
+        f"{code}\n\ndef late():\n    import kullback.training.loss\n", encoding="utf-8"
+    )
     broken = lint_imports(tmp_path)
     assert broken.returncode == 1
+    assert "kullback.report.verdict -> kullback.training.loss" in broken.stdout
     assert "kullback.scoring.token_statistics -> kullback.cli.output" in broken.stdout
 
 

@@ -44,6 +44,7 @@ from kullback.results.lab import (
     TrainingFacts,
 )
 from kullback.results.source import PartEvaluation
+from kullback.results.training import StepMetrics
 from kullback.runtime.locks import locked_output
 from kullback.runtime.outputs import Output, check_outputs
 from kullback.runtime.progress import Progress
@@ -52,7 +53,7 @@ from kullback.training.config import TrainingConfig
 from kullback.training.description import read_description
 from kullback.training.gpt import GPTConfig
 from kullback.training.loop import resume, train
-from kullback.training.metrics import StepMetrics, read_metrics
+from kullback.training.metrics import read_metrics
 from kullback.training.sentence_batches import SentenceBatches
 
 __all__ = ["LabConfig", "run_lab"]

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from cli_errors import the_error
-from kullback.cli import main
+from kullback.cli import main, make_parser
 from tiny_runs import WEATHER, contents
 
 
@@ -38,6 +39,33 @@ def test_help_has_examples(command, capsys):
     text = capsys.readouterr().out
     assert "examples:" in text
     assert f"kullback {command}" in text.split("examples:")[1]
+
+
+def arguments_of(parser: argparse.ArgumentParser) -> Iterator[tuple[str, argparse.Action]]:
+    """The command and each of its arguments, in all commands below the parser."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for command in action.choices.values():
+                yield from arguments_of(command)
+        else:
+            yield parser.prog, action
+
+
+def test_every_argument_is_described():
+    """More than by its default: the help says what it is."""
+    described = {
+        (prog, action.dest): (action.help or "").partition("(default")[0].strip()
+        for prog, action in arguments_of(make_parser())
+    }
+    assert len(described) > 60
+    assert [name for name, text in described.items() if not text] == []
+
+
+def test_the_command_that_completes_makes_its_folder_first(capsys):
+    """Where nothing was ever completed, the folder does not exist."""
+    assert main([]) == 0
+    text = capsys.readouterr().out
+    assert text.index("mkdir -p") < text.index("--print-completion bash >")
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,9 @@ def test_sentences_begin_with_the_prompt(weather_run, capsys):
     assert len(lines) == 3
     assert all(line.startswith("today it") for line in lines)
     assert main(["sample", str(weather_run), "--prompt", "today xyzzy"]) == 2
-    assert "'xyzzy'" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "the prompt's word 'xyzzy'" in error
+    assert re.search(r"\(\d+ tokens\)", error)
 
 
 @pytest.mark.parametrize(

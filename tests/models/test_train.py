@@ -9,10 +9,10 @@ import pytest
 
 from kullback.errors import InvalidValueError
 from kullback.models.train import resume_training, train_model
-from kullback.results.training import TrainingRun
+from kullback.results.training import StepMetrics, TrainingRun
 from kullback.text.documents import Document
 from kullback.training.interruption import Interrupted
-from kullback.training.metrics import StepMetrics, read_metrics
+from kullback.training.metrics import read_metrics
 from kullback.training.progress import TrainingProgress
 from tiny_runs import contents, sequences, text, weather
 

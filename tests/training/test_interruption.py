@@ -15,10 +15,10 @@ import pytest
 
 from interrupted_runs import assert_same_run, start
 from kullback.cli import main
+from kullback.results.training import StepMetrics
 from kullback.training.config import TrainingConfig
 from kullback.training.interruption import Interrupted
 from kullback.training.loop import resume, train
-from kullback.training.metrics import StepMetrics
 from kullback.training.run_folder import load_model
 from tiny_runs import fingerprint, metrics_but_times, sizes, weather
 

@@ -82,6 +82,7 @@ def make_parser() -> Parser:
         "  kullback sample runs/mine --prompt 'yesterday she'\n"
         "  kullback evaluate FOLDER --text book.txt\n"
         "  kullback compare FOLDER FOLDER@int8 --text book.txt\n"
+        "  mkdir -p ~/.local/share/bash-completion/completions\n"
         "  kullback --print-completion bash > ~/.local/share/bash-completion/completions/kullback",
     )
     parser.add_argument("--version", action="version", version=f"kullback {__version__}")

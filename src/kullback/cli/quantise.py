@@ -30,7 +30,10 @@ def add(commands: Commands) -> None:
         "--scheme", required=True, metavar="NAME",
         help="int8, int4, int4-g32, int2-g32, fp8, bf16, fp16 and the like",
     )  # fmt: skip
-    quantise.add_argument("-o", "--output", type=output_name, required=True, metavar="DIR")
+    quantise.add_argument(
+        "-o", "--output", type=output_name, required=True, metavar="DIR",
+        help="new folder to save the model in",
+    )  # fmt: skip
     quantise.add_argument(
         "--trust-remote-code", action="store_true", help="run code that comes with the model"
     )

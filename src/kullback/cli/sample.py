@@ -22,14 +22,18 @@ def add(commands: Commands) -> None:
         "kullback sample runs/mine -n 5",
         "kullback sample runs/mine --prompt 'tomorrow you' --temperature 0 -n 1",
     )  # fmt: skip
-    sample.add_argument("run_folder", type=Path, metavar="RUN")
+    sample.add_argument(
+        "run_folder", type=Path, metavar="RUN", help="a run folder of kullback train"
+    )
     sample.add_argument("--prompt", default="", help="how the sentences begin")
     sample.add_argument("-n", type=int, default=10, help="number of sentences (default: 10)")
     sample.add_argument(
         "--temperature", type=float, default=1.0,
         help="of the softmax; 0 takes the most probable token (default: 1)",
     )  # fmt: skip
-    sample.add_argument("--seed", type=seed, default=0, help="(default: 0)")
+    sample.add_argument(
+        "--seed", type=seed, default=0, metavar="N", help="seed of the sampling (default: 0)"
+    )
 
 
 def _sample(options: argparse.Namespace) -> None:

@@ -3,35 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import math
 from typing import TYPE_CHECKING
 
 from kullback.cli.output import print_json, print_line, result_console
 from kullback.cli.parsing import add_command, output_name, seed
-from kullback.errors import InvalidValueError
+from kullback.sources.help import EXPORT_HELP, GRAMMAR_HELP
 
 if TYPE_CHECKING:
     from kullback.cli.parsing import Commands
     from kullback.sources.catalogue import Source
-    from kullback.sources.language import Language
 
-__all__ = ["add", "open_named"]
-
-GRAMMAR_HELP = """
-A grammar file is TOML.  A rule is a list of alternatives; an alternative contains
-words and references <rule>.  The name of a rule is the slot of its words, and a rule
-may refer to itself only at its end:
-
-  name = "weather"
-  start = "sentence"
-  [rules]
-  sentence = [{ p = 0.7, then = "today <sky>" }, { p = 0.3, then = "tomorrow <sky>" }]
-  sky = ["it rains", "the sun shines"]          # without p: equally likely"""
-
-EXPORT_HELP = """
-DIR gets train.txt, train.tokens.npy, train.surprisals.npy, tokenizer.json and a
-README.txt.  The expected loss of a model on fresh sentences is at least the entropy
-floor: a loss clearly below it is a bug of the trainer."""
+__all__ = ["add"]
 
 
 def add(commands: Commands) -> None:
@@ -83,8 +65,7 @@ def add(commands: Commands) -> None:
         )
 
 
-def open_named(options: argparse.Namespace) -> Source:
-    """The source that the options `name`, `holdout` and `seed` describe."""
+def _opened(options: argparse.Namespace) -> Source:
     from kullback.sources.catalogue import open_source
 
     return open_source(options.name, options.holdout, options.seed)
@@ -97,60 +78,30 @@ def _source_list(options: argparse.Namespace) -> None:
         print_json(NAMES)
         return
     for name, what in NAMES.items():
-        print(f"{name:<14}{what}")
-    print("GRAMMAR.toml  a grammar file (kullback source describe --help shows the format)")
+        print_line(f"{name:<14}{what}")
+    print_line("GRAMMAR.toml  a grammar file (kullback source describe --help shows the format)")
 
 
 def _source_describe(options: argparse.Namespace) -> None:
-    from kullback.report.terminal.source import source_table
+    from kullback.report.terminal.source import source_tables
+    from kullback.sources.facts import source_facts
 
-    source = open_named(options)
+    source = _opened(options)
     if options.json:
-        document = {"name": source.name, "training": _facts(source.training)}
-        if source.held_out is not None:
-            document["held_out"] = _facts(source.held_out)
-        print_json(document)
+        print_json(source_facts(source))
         return
-    name = source.name if source.held_out is None else f"{source.name} (training)"
-    result_console().print(source_table(name, source.training))
-    if source.held_out is not None:
-        result_console().print(source_table(f"{source.name} (held out)", source.held_out))
-
-
-def _facts(language: Language) -> dict[str, object]:
-    slots = language.entropy_by_slot()
-    return {
-        "vocabulary": list(language.vocabulary),
-        "number_of_sentences": _exact(language.number_of_sentences),
-        "number_of_prefixes": _exact(language.number_of_prefixes),
-        "tokens_per_sentence": language.tokens_per_sentence,
-        "entropy_per_sentence": language.entropy_per_sentence,
-        "entropy_per_token": language.entropy_per_token,
-        "slots": {name: slot._asdict() for name, slot in slots.items()},
-    }
-
-
-def _exact(number: float | int) -> float | int | str:
-    """An exact integer, or a string where Python writes no number of so many digits."""
-    return number if number == math.inf or number < 10**4000 else f"10^{math.log10(number):.3f}"
+    result_console().print(source_tables(source))
 
 
 def _source_sample(options: argparse.Namespace) -> None:
-    import numpy as np
+    from kullback.sources.facts import sampled_sentences
 
-    source = open_named(options)
-    language = source.held_out if options.held_out else source.training
-    if language is None:
-        raise InvalidValueError("--held-out needs held-out cells: add --holdout CELLS")
-    sample = language.sample(options.n, np.random.default_rng(options.seed))
-    rows = zip(
-        sample.texts(), sample.surprisals.sum(axis=1).tolist(), sample.lengths.tolist(), strict=True
-    )
+    rows = sampled_sentences(_opened(options), options.n, options.seed, options.held_out)
     if options.json:
-        print_json([{"text": text, "surprisal": s, "tokens": length} for text, s, length in rows])
+        print_json(rows)
         return
-    for text, surprisal, _ in rows:
-        print_line(f"{surprisal:8.4f} nats  {text}")
+    for row in rows:
+        print_line(f"{row['surprisal']:8.4f} nats  {row['text']}")
 
 
 def _source_export(options: argparse.Namespace) -> None:
@@ -158,7 +109,7 @@ def _source_export(options: argparse.Namespace) -> None:
     from kullback.sources.export import export_source
 
     check_outputs(Output("-o", options.output, "new folder"), inputs=[options.name])
-    facts = export_source(open_named(options), options.tokens, options.output, options.seed)
+    facts = export_source(_opened(options), options.tokens, options.output, options.seed)
     if options.json:
         print_json(facts)
         return

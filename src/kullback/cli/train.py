@@ -20,13 +20,7 @@ __all__ = ["OPTIONS", "add"]
 OPTIONS = (
     ("--steps", "steps", int, "800", "training steps"),
     ("--holdout", "holdout", int, "0", "cells of the conjugation table to hold out"),
-    (
-        "--batch",
-        "batch",
-        int,
-        "256 and 48",
-        "sentences or windows of text per step",
-    ),
+    ("--batch", "batch", int, "256 and 48", "sentences or windows of text per step"),
     ("--width", "width", int, "64", "width of the model"),
     ("--layers", "layers", int, "2", "blocks"),
     ("--heads", "heads", int, "2", "attention heads"),

@@ -13,8 +13,8 @@ records, complete or not at all:
 A run that is killed and started again resumes after the last row there (`RecordsWriter.done`), and
 the file that it assembles at the end is the same, byte for byte: its groups are cut by the number
 of rows, never by the time.  Whole groups of another fingerprint are refused; a group that has only
-begun is given up for another run.  What stood at the path before stays there, whole, until the
-file is assembled.
+begun is given up for another run.  A file that is at the path already is kept, whole, until the
+new one is assembled.
 """
 
 from __future__ import annotations

@@ -7,12 +7,13 @@ before it in its window or sentence, so their numbers compare directly.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import ClassVar
 
 from kullback.results.base import Data, Result
 from kullback.results.measurement import Measurement
 
-__all__ = ["NgramBaseline", "TrainingRun", "TrainingSeconds"]
+__all__ = ["NgramBaseline", "StepMetrics", "TrainingRun", "TrainingSeconds"]
 
 
 class NgramBaseline(Data, frozen=True, kw_only=True):
@@ -32,6 +33,26 @@ class TrainingSeconds(Data, frozen=True, kw_only=True):
     """Scoring the model on the validation data once more, token by token."""
     baseline: float
     """Fitting and scoring the n-gram models."""
+
+
+@dataclass(frozen=True)
+class StepMetrics:
+    """A line of ``metrics.jsonl``: means over the steps since the line before, in nats/token.
+
+    `entropy` and `kl` are None on a text, whose entropy is unknown.
+    """
+
+    step: int
+    tokens: int
+    cross_entropy: float
+    entropy: float | None
+    kl: float | None
+    kl_standard_error: float | None
+    tokens_per_second: float
+    seconds_left: float
+    learning_rate: float
+    validation_cross_entropy: float | None = None
+    validation_kl: float | None = None
 
 
 class TrainingRun(Result, frozen=True, kw_only=True, tag="kullback.training/1"):

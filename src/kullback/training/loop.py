@@ -24,6 +24,7 @@ from pathlib import Path
 import torch
 
 from kullback.errors import InvalidValueError
+from kullback.results.training import StepMetrics
 from kullback.runtime.threads import workers
 from kullback.text.tokenizer_training import tokenizer_config
 from kullback.training.batches import Batches, Shard
@@ -34,7 +35,7 @@ from kullback.training.gpt import GPT, GPTConfig
 from kullback.training.interruption import Interrupted, stop_on_signal
 from kullback.training.lock import locked
 from kullback.training.loss import gradients
-from kullback.training.metrics import MetricsFile, StepMetrics, Sums
+from kullback.training.metrics import MetricsFile, Sums
 from kullback.training.run_folder import load_tokenizer, save_model
 from kullback.training.state import TrainingState
 

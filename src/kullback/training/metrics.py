@@ -20,33 +20,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from kullback.errors import RunError
+from kullback.results.training import StepMetrics
 from kullback.runtime.decoding import Count, decode_json, read_bounded
 from kullback.runtime.files import write_atomically
 
 if TYPE_CHECKING:
     from kullback.training.batches import Shard
 
-__all__ = ["MetricsFile", "StepMetrics", "Sums", "read_metrics"]
-
-
-@dataclass(frozen=True)
-class StepMetrics:
-    """Means over the steps since the line before; all in nats/token.
-
-    `entropy` and `kl` are None on a text, whose entropy is unknown.
-    """
-
-    step: int
-    tokens: int
-    cross_entropy: float
-    entropy: float | None
-    kl: float | None
-    kl_standard_error: float | None
-    tokens_per_second: float
-    seconds_left: float
-    learning_rate: float
-    validation_cross_entropy: float | None = None
-    validation_kl: float | None = None
+__all__ = ["MetricsFile", "Sums", "read_metrics"]
 
 
 @dataclass

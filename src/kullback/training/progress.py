@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from kullback.results.training import StepMetrics
 from kullback.runtime.progress import Progress
-from kullback.training.metrics import StepMetrics
 
 __all__ = ["TrainingProgress"]
 

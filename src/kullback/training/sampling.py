@@ -35,7 +35,7 @@ def sample_texts(
         if word not in vocabulary:
             raise InvalidValueError(
                 f"the prompt's word {word!r} is not in the vocabulary of {run} "
-                f"({len(vocabulary)} words)"
+                f"({len(vocabulary)} tokens)"
             )
     token_ids = tokenizer.encode(prompt, add_special_tokens=False).ids
     sentences = generate(gpt, token_ids, n, np.random.default_rng(seed), temperature)

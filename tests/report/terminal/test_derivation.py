@@ -28,10 +28,17 @@ def test_the_text_shows_every_step_with_its_numbers() -> None:
         assert any(line.startswith(f"{number}. ") for line in lines)
     assert "1.406705 = 1.333074 + 0.073631" in text
     assert "0.510826 = 0.000000 + 0.510826" in text
-    assert "q - 1[i = y]" in text  # and not a markup tag that was swallowed
+    assert "q − 1[i = y]" in text  # and not a markup tag that was swallowed
     assert "← y" in text
     assert "log 600 = 6.3969" in text
     assert max(map(len, lines)) <= 81  # p̂ is two characters in one column
+
+
+def test_no_minus_is_a_hyphen() -> None:
+    """Formulas have the minus of the numbers beside them; a hyphen joins words."""
+    text = printed(derive([0.5, 0.5], [0.9, 0.1]))
+    assert re.findall(r"(?<!\w)-.*|.*-(?!\w).*", text) == []
+    assert "H(p) = −Σ p log p" in text
 
 
 def test_printed_identities_add_up() -> None:

@@ -10,7 +10,7 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from kullback.report.terminal.lab_progress import LabDisplay
-from kullback.training.metrics import StepMetrics
+from kullback.results.training import StepMetrics
 
 
 def metrics(step: int) -> StepMetrics:

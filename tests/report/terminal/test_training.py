@@ -13,8 +13,7 @@ from rich.console import Console
 from kullback.report import plain_text
 from kullback.report.terminal.training import TrainingDisplay
 from kullback.results.measurement import Measurement
-from kullback.results.training import NgramBaseline, TrainingRun, TrainingSeconds
-from kullback.training.metrics import StepMetrics
+from kullback.results.training import NgramBaseline, StepMetrics, TrainingRun, TrainingSeconds
 
 FIRST = StepMetrics(
     step=1,

@@ -24,7 +24,7 @@ class PairRow:
 class PairTable:
     """The minimal pairs in one language: rows by group, columns by part and model."""
 
-    side: str
+    language: str
     models: tuple[str, ...]
     held_out: tuple[bool, ...]
     groups: tuple[tuple[str, tuple[PairRow, ...]], ...]
@@ -33,14 +33,14 @@ class PairTable:
 def pair_tables(pairs: Sequence[MinimalPairAccuracy]) -> tuple[PairTable, ...]:
     """One table for each language of pairs; models and values in the order in which they come."""
     tables = []
-    for side in ("english", "spanish"):
-        here = [pair for pair in pairs if pair.side == side]
+    for language in ("english", "spanish"):
+        here = [pair for pair in pairs if pair.side == language]
         if here:
-            tables.append(_table(side, here))
+            tables.append(_table(language, here))
     return tuple(tables)
 
 
-def _table(side: str, pairs: Sequence[MinimalPairAccuracy]) -> PairTable:
+def _table(language: str, pairs: Sequence[MinimalPairAccuracy]) -> PairTable:
     models = tuple(dict.fromkeys(pair.model for pair in pairs))
     held_out = tuple(sorted({pair.held_out for pair in pairs}))
     cells = {(p.group, p.value, p.held_out, p.model): (p.pairs, p.accuracy) for p in pairs}
@@ -56,4 +56,4 @@ def _table(side: str, pairs: Sequence[MinimalPairAccuracy]) -> PairTable:
             rows.append(PairRow(value, tuple(parts)))
         if rows:
             groups.append((group, tuple(rows)))
-    return PairTable(side, models, held_out, tuple(groups))
+    return PairTable(language, models, held_out, tuple(groups))

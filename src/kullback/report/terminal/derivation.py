@@ -25,7 +25,7 @@ def derivation_text(derivation: Derivation) -> RenderableType:
     steps: list[tuple[str, str, list[RenderableType]]] = [
         (
             "Surprisal, entropy, cross-entropy",
-            "H(p) = -Σ p log p      H(p, q) = -Σ p log q      H(p, q) ≠ H(q, p)",
+            "H(p) = −Σ p log p      H(p, q) = −Σ p log q      H(p, q) ≠ H(q, p)",
             _definition(derivation.own),
         ),
         (
@@ -35,7 +35,7 @@ def derivation_text(derivation: Derivation) -> RenderableType:
         ),
         (
             "A worked example: p is a point mass",
-            "H(p) = 0, so H(p, q) = KL(p‖q) = -log q of the true outcome = log(5/3)",
+            "H(p) = 0, so H(p, q) = KL(p‖q) = −log q of the true outcome = log(5/3)",
             [*_definition(derivation.example), *_decomposition(derivation.example)],
         ),
         (
@@ -45,27 +45,27 @@ def derivation_text(derivation: Derivation) -> RenderableType:
         ),
         (
             "Maximum likelihood is the minimisation of cross-entropy",
-            "-(1/N) Σ log q(yₙ) = H(p̂, q) = H(p̂) + KL(p̂‖q), minimal at q = p̂",
+            "−(1/N) Σ log q(yₙ) = H(p̂, q) = H(p̂) + KL(p̂‖q), minimal at q = p̂",
             _likelihood(derivation),
         ),
         (
             "The training objective: given an input x",
-            "-(1/N) Σ log q(yₙ|xₙ) = Σ p̂(x) H(p̂(·|x), q(·|x)), minimum H(Y|X)",
+            "−(1/N) Σ log q(yₙ|xₙ) = Σ p̂(x) H(p̂(·|x), q(·|x)), minimum H(Y|X)",
             _conditional(derivation),
         ),
         (
             "The gradient",
-            "∂L/∂zᵢ = qᵢ - 1[i = y]: the prediction minus the observation",
+            "∂L/∂zᵢ = qᵢ − 1[i = y]: the prediction minus the observation",
             _gradient(derivation),
         ),
         (
             "The excess loss after N samples",
-            "KL(p‖fit) ≈ (K - 1)/2N → 0: in the limit the fit is the truth",
+            "KL(p‖fit) ≈ (K − 1)/2N → 0: in the limit the fit is the truth",
             _asymptotics(derivation),
         ),
         (
             "A language model: token by token",
-            "-log q(y₁..y_T) = Σ -log q(y_t | y_<t)      perplexity = exp(mean)",
+            "−log q(y₁..y_T) = Σ −log q(y_t | y_<t)      perplexity = exp(mean)",
             _sequence(derivation),
         ),
     ]
@@ -96,7 +96,7 @@ def _fixed(value: float) -> str:
 
 
 def _definition(terms: Terms) -> list[RenderableType]:
-    table = _table("outcome", "p", "q", "-log p", "-log q", "p log(p/q)")
+    table = _table("outcome", "p", "q", "−log p", "−log q", "p log(p/q)")
     columns = zip(terms.p, terms.q, terms.surprisals_p, terms.surprisals_q, strict=True)
     for outcome, (p, q, surprisal_p, surprisal_q) in enumerate(columns):
         weighted = p * (surprisal_q - surprisal_p) if p else 0.0
@@ -146,7 +146,7 @@ def _gibbs(derivation: Derivation) -> list[RenderableType]:
     table.add_row("q = p", nats(0.0), nats(0.0), nats(derivation.own.entropy, 6), style="bold")
     return [
         table,
-        Text("q = (1 - ε) p + ε r with random r; if no p is 0, KL falls as ε²"),
+        Text("q = (1 − ε) p + ε r with random r; if no p is 0, KL falls as ε²"),
     ]
 
 
@@ -163,7 +163,7 @@ def _likelihood(derivation: Derivation) -> list[RenderableType]:
         _line(
             "samples of p, N", count(step.samples), "counts " + " ".join(map(count, step.counts))
         ),
-        _line("-(1/N) Σ log q(yₙ)", nats(step.mean_negative_log_likelihood, 9), "sample by sample"),
+        _line("−(1/N) Σ log q(yₙ)", nats(step.mean_negative_log_likelihood, 9), "sample by sample"),
         _line("H(p̂, q)", nats(step.empirical_cross_entropy, 9), "from the counts: the same number"),
         _line("H(p̂), the minimum", nats(step.empirical_entropy, 9)),
         table,
@@ -178,19 +178,19 @@ def _conditional(derivation: Derivation) -> list[RenderableType]:
     step = derivation.conditional
     return [
         Text("x is the toss of a coin; y follows p where x = 0, and p reversed where x = 1"),
-        _line("-(1/N) Σ log q(yₙ|xₙ)", nats(step.mean_negative_log_likelihood, 9), "pair by pair"),
+        _line("−(1/N) Σ log q(yₙ|xₙ)", nats(step.mean_negative_log_likelihood, 9), "pair by pair"),
         _line("Σ p̂(x) H(p̂(·|x), q(·|x))", nats(step.averaged_cross_entropy, 9), "the same number"),
         _line("H(Y|X), its minimum", nats(step.conditional_entropy, 6)),
         _line("H(Y), without x", nats(step.marginal_entropy, 6)),
-        _line("H(Y) - H(Y|X)", nats(step.information, 6), "the mutual information"),
+        _line("H(Y) − H(Y|X)", nats(step.information, 6), "the mutual information"),
     ]
 
 
 def _gradient(derivation: Derivation) -> list[RenderableType]:
     step = derivation.gradient
-    columns = ["outcome", "z = log q", "q - 1[i = y]", "autograd", "difference"]
+    columns = ["outcome", "z = log q", "q − 1[i = y]", "autograd", "difference"]
     if step.mean_gradient:
-        columns.append("mean: q - p")
+        columns.append("mean: q − p")
     table = _table(*columns)
     for place, outcome in enumerate(step.outcomes):
         numbers = [
@@ -203,9 +203,9 @@ def _gradient(derivation: Derivation) -> list[RenderableType]:
         mark = "  ← y" if place == step.label else ""
         table.add_row(f"{outcome}{mark}", *map(_fixed, numbers))
     return [
-        Text("difference: (L(z + h) - L(z - h))/2h; mean: over labels y that follow p"),
+        Text("difference: (L(z + h) − L(z − h))/2h; mean: over labels y that follow p"),
         table,
-        _line("L = -log q_y", nats(step.loss, 6)),
+        _line("L = −log q_y", nats(step.loss, 6)),
         _line("error of autograd, at most", write_number(step.largest_error_of_autograd, 2)),
         _line(
             "of the difference, at most", write_number(step.largest_error_of_central_difference, 2)
@@ -216,8 +216,8 @@ def _gradient(derivation: Derivation) -> list[RenderableType]:
 def _asymptotics(derivation: Derivation) -> list[RenderableType]:
     degrees = derivation.degrees_of_freedom
     if not derivation.asymptotics:
-        return [Text("p is a point mass (K = 1): (K - 1)/2N = 0, and one sample determines it")]
-    table = _table("N", "(K - 1)/2N", "KL(p‖fit)", "KL(p̂‖p)", "all seen", "mean", "variance")
+        return [Text("p is a point mass (K = 1): (K − 1)/2N = 0, and one sample determines it")]
+    table = _table("N", "(K − 1)/2N", "KL(p‖fit)", "KL(p̂‖p)", "all seen", "mean", "variance")
     for row in derivation.asymptotics:
         table.add_row(
             count(row.samples),
@@ -235,8 +235,8 @@ def _asymptotics(derivation: Derivation) -> list[RenderableType]:
             "KL(p‖fit): the excess loss of the fit on new samples, ± standard error; the fit\n"
             "is add-½, because the KL of the maximum-likelihood fit is ∞ where an outcome\n"
             "is unseen.  KL(p̂‖p): the gain on the samples that it is fitted to.\n"
-            "The last two columns are about 2N KL(p̂‖p), which tends to χ²(K - 1), with mean\n"
-            f"K - 1 = {degrees} and variance {2 * degrees}."
+            "The last two columns are about 2N KL(p̂‖p), which tends to χ²(K − 1), with mean\n"
+            f"K − 1 = {degrees} and variance {2 * degrees}."
         ),
         table,
         Text(),
@@ -245,7 +245,7 @@ def _asymptotics(derivation: Derivation) -> list[RenderableType]:
             [row.predicted for row in rows],
             [row.test_excess for row in rows],
         ),
-        Text(f"●  measured KL(p‖fit)   ·  predicted (K - 1)/2N, K = {degrees + 1}; log-log axes"),
+        Text(f"●  measured KL(p‖fit)   ·  predicted (K − 1)/2N, K = {degrees + 1}; log-log axes"),
     ]
 
 
@@ -272,9 +272,9 @@ def _sequence(derivation: Derivation) -> list[RenderableType]:
         key=lambda prefix: step.entropy_after[prefix],
     )
     return [
-        Text(f"-log q(token | prefix) in one of eight sentences: {sentence}"),
+        Text(f"−log q(token | prefix) in one of eight sentences: {sentence}"),
         table,
-        _line("-log p(sentence)", nats(-step.sentence_log_prob, 6), "the truth's sum over tokens"),
+        _line("−log p(sentence)", nats(-step.sentence_log_prob, 6), "the truth's sum over tokens"),
         Text(f"per sentence: {ce} = {h} + {kl} for the bigram model"),
         _line("its KL summed over prefixes", nats(step.kl_over_prefixes, 6), "the same number"),
         Text(

@@ -52,10 +52,11 @@ def _identity(model: PartEvaluation) -> Text:
 
 def _pair_table(pairs: Sequence[MinimalPairAccuracy]) -> Group:
     """Minimal pairs, all cells together."""
-    columns = [(side, held_out) for held_out in (False, True) for side in ("english", "spanish")]
+    languages = ("english", "spanish")
+    columns = [(language, held_out) for held_out in (False, True) for language in languages]
     table = numbers_table(
         "model",
-        *(f"{side.capitalize()}\n{'held out' if out else 'seen'}" for side, out in columns),
+        *(f"{name.capitalize()}\n{'held out' if out else 'seen'}" for name, out in columns),
     )
     accuracies: dict[str, dict[tuple[str, bool], float]] = {}
     for pair in pairs:

@@ -19,8 +19,8 @@ from rich.text import Text
 
 from kullback.report.numbers import count
 from kullback.report.terminal.training import losses_text
+from kullback.results.training import StepMetrics
 from kullback.runtime.progress import Progress
-from kullback.training.metrics import StepMetrics
 
 __all__ = ["LabDisplay"]
 

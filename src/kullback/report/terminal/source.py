@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
 from rich.text import Text
@@ -14,7 +15,10 @@ from kullback.results.source import PartEvaluation, SourceEvaluation
 from kullback.runtime.escaping import visible
 from kullback.sources.language import Language
 
-__all__ = ["evaluation_table", "source_summary", "source_table"]
+if TYPE_CHECKING:
+    from kullback.sources.catalogue import Source
+
+__all__ = ["evaluation_table", "source_summary", "source_table", "source_tables"]
 
 DECIMALS = 6  # of exact numbers
 MOST_SLOTS = 500  # of a table
@@ -29,6 +33,16 @@ _ROWS: dict[str, Callable[[PartEvaluation], str]] = {
     "Top-5 accuracy": lambda part: percent(part.top5_accuracy),
     "ECE": lambda part: percent(part.ece),
 }
+
+
+def source_tables(source: Source) -> Group:
+    """The exact entropies of the training language and, where there is one, the held-out one."""
+    if source.held_out is None:
+        return source_table(source.name, source.training)
+    return Group(
+        source_table(f"{source.name} (training)", source.training),
+        source_table(f"{source.name} (held out)", source.held_out),
+    )
 
 
 def source_table(name: str, language: Language) -> Group:

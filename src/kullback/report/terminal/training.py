@@ -21,9 +21,8 @@ from kullback.report.labels import Measure
 from kullback.report.numbers import count, nats, seconds, write
 from kullback.report.terminal.tables import add_row, numbers_table
 from kullback.results.measurement import Measurement
-from kullback.results.training import TrainingRun
+from kullback.results.training import StepMetrics, TrainingRun
 from kullback.runtime.escaping import visible
-from kullback.training.metrics import StepMetrics
 from kullback.training.progress import TrainingProgress
 
 __all__ = ["TrainingDisplay", "losses_text", "training_summary"]
