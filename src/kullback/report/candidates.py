@@ -67,6 +67,7 @@ def candidate_table(result: Comparison) -> CandidateTable:
     """The table of a result that has a ranking."""
     ranked, reference = result.ranked, result.reference
     interval = "joint 95 %" if len(ranked) > 1 else "95 %"
+    sizes = [reference.size_bytes, *(candidate.size_bytes for candidate in ranked)]
     has_ratio = any(candidate.noise_ratio is not None for candidate in ranked)
     return CandidateTable(
         reference=CandidateRow(
@@ -78,7 +79,7 @@ def candidate_table(result: Comparison) -> CandidateTable:
         candidates=tuple(_row(candidate, result) for candidate in ranked),
         interval=interval if any(candidate.kl.has_interval for candidate in ranked) else "",
         other_type=noise_type(result) if has_ratio else "",
-        sizes=SIZES if any(row.size_bytes is not None for row in (reference, *ranked)) else "",
+        sizes=SIZES if any(size is not None for size in sizes) else "",
     )
 
 
