@@ -134,12 +134,14 @@ def test_the_order_of_the_operands_is_that_of_the_command(run):
         (f"a b.rec {ON_TEXT}", "b against a"),
         (f"a.top b {ON_TEXT}", "b against a"),
         ("a.rec b.rec", "b against a"),
-        (f"a.rec a {ON_TEXT}", "a against a.rec"),
+        (f"a.rec a {ON_TEXT}", "a against a (recorded)"),
+        (f"a.rec FOLDER/a@int8 {ON_TEXT}", "a@int8 against a"),
+        (f"FOLDER/a.rec FOLDER/b {ON_TEXT}", "b against a"),
     ],
 )
-def test_a_recording_is_called_as_its_model(names, title, run):
-    """Where that name is not another operand's; a note says that it is a recording."""
-    code, out, _ = run(f"compare {names} --json")
+def test_a_recording_is_called_as_its_model(names, title, run, folder):
+    """So are the models beside it, without their folders; a note says that it is a recording."""
+    code, out, _ = run(f"compare {names.replace('FOLDER', str(folder))} --json")
     assert code == 0
     result = json.loads(out)
     assert result["title"] == title

@@ -38,13 +38,6 @@ def test_candidates_are_named_by_their_scheme():
     assert named("book", "runs/book@int8") == ["int8"]
 
 
-def test_beside_a_recording_a_candidate_is_called_without_its_folders():
-    """The reference has the name of the recorded model; a name of the hub keeps its owner."""
-    assert named("book", "/home/user/runs/book", "/home/user/other") == ["book", "other"]
-    assert named("book", "/a/x", "/b/c/x") == ["/a/x", "/b/c/x"]
-    assert named("book", "owner/book") == ["owner/book"]
-
-
 def test_names_that_would_be_equal_stay_whole():
     """Two candidates never share a short name."""
     assert named("m", "m@int8", "int8") == ["m@int8", "int8"]

@@ -73,14 +73,35 @@ def recorded_parts(operand: Model, kind: Kind) -> Mapping[str, object]:
 def labels_of(operands: Sequence[Model], kinds: Sequence[Kind]) -> list[str]:
     """What a result calls the operands, of which the first have these kinds.
 
-    A recording is called as the model that it is of, unless another operand is called so, too.
+    A recording is called as the model that it is of, without its folders, and so are the models
+    beside it, where their names then differ.
     """
     labels = [model_name(operand) for operand in operands]
-    for i, (operand, kind) in enumerate(zip(operands, kinds, strict=False)):
-        recorded = recorded_parts(operand, kind).get("model") if kind != "records" else None
-        if isinstance(recorded, str) and recorded not in labels:
-            labels[i] = recorded
+    recorded = {
+        i: parts["model"]
+        for i, (operand, kind) in enumerate(zip(operands, kinds, strict=False))
+        if kind in ("exact", "top-k") and "model" in (parts := recorded_parts(operand, kind))
+    }
+    if not recorded:
+        return labels
+    others = {i: _without_folders(name) for i, name in enumerate(labels) if i not in recorded}
+    if len(set(others.values())) == len(others):
+        labels = [others.get(i, name) for i, name in enumerate(labels)]
+    for i, model in recorded.items():
+        name = _without_folders(str(model))
+        choices = (name, f"{name} (recorded)")
+        labels[i] = next((label for label in choices if label not in labels), labels[i])
     return labels
+
+
+def _without_folders(name: str) -> str:
+    """The last part of a path; a name of the hub, which has one slash and is no path here, whole.
+
+    >>> _without_folders("/models/book@int8"), _without_folders("owner/book")
+    ('book@int8', 'owner/book')
+    """
+    base = name.partition("@")[0]
+    return Path(name).name if Path(base).exists() or base.count("/") > 1 else name
 
 
 def protocol_of_files(

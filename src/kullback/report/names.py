@@ -22,18 +22,10 @@ def candidate_names(result: Comparison) -> dict[str, str]:
     schemes = {name: scheme for name in names if (scheme := _scheme_of(name, reference))}
     rest = [name for name in names if name not in schemes]
     shortened = dict(zip(rest, short_names([reference, *rest])[1:], strict=True))
-    if "/" not in reference:
-        # A recording is called as its model, without folders; so are the candidates beside it.
-        shortened |= {name: visible(name.rpartition("/")[2]) for name in rest if _is_path(name)}
     short = {name: visible(schemes.get(name) or shortened[name]) for name in names}
     return (
         short if len(set(short.values())) == len(short) else {name: visible(name) for name in names}
     )
-
-
-def _is_path(name: str) -> bool:
-    """Whether it has more folders than the owner in a name of the hub."""
-    return name.count("/") > 1
 
 
 def _scheme_of(name: str, reference: str) -> str:
