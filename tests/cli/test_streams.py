@@ -133,3 +133,16 @@ def test_a_full_disk_elsewhere_is_one_sentence(monkeypatch, capsys) -> None:
     sentence = the_error(capsys.readouterr().err)
     assert "No space left on device" in sentence
     assert "/some/file" in sentence
+
+
+def test_a_result_is_said_although_nothing_can_be_written(
+    on_text: list[str], tmp_path: Path, monkeypatch, capsys
+) -> None:
+    """Where the report fails, too, the result is on standard error, before the error."""
+    monkeypatch.setattr(sys, "stdout", Full())
+    monkeypatch.setattr(os, "fsync", lambda descriptor: Full().flush())
+    assert main(["evaluate", *on_text, "--report", str(tmp_path / "r.html")]) == 2
+    error = capsys.readouterr().err
+    assert "r.html cannot be written" in the_error(error)
+    assert "Cross-entropy" in error
+    assert list(tmp_path.iterdir()) == []

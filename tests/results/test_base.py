@@ -90,3 +90,21 @@ def test_json_that_is_nested_or_a_pipe_is_refused(tmp_path):
     os.mkfifo(tmp_path / "pipe.json")
     with pytest.raises(InvalidValueError, match="named pipe"):
         Evaluation.from_json(tmp_path / "pipe.json")
+
+
+@pytest.mark.parametrize("write", ["to_json", "save_html"])
+def test_a_result_replaces_only_its_own_kind(write, tmp_path):
+    """A file of somebody else stays unless it is forced; an earlier result is replaced."""
+    path = tmp_path / "results"
+    for name in ("", "-", "/dev/null", tmp_path):
+        with pytest.raises(InvalidValueError, match="path is"):
+            getattr(text_results(), write)(name)
+    path.write_text("my letter")
+    with pytest.raises(InvalidValueError, match="force=True"):
+        getattr(text_results(), write)(path)
+    assert path.read_text() == "my letter"
+    getattr(text_results(), write)(path, force=True)
+    getattr(text_results(), write)(str(path))
+    assert path.stat().st_size > 1000
+    if write == "to_json":
+        assert Evaluation.from_json(path) == text_results()

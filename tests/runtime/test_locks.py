@@ -127,3 +127,35 @@ def test_two_names_of_one_output_have_one_lock(tmp_path: Path) -> None:
     with locked_output(link):
         pass
     assert [p.name for p in tmp_path.iterdir()] == ["link"]
+
+
+KILLED = """
+import os, pathlib, signal, sys
+from kullback.runtime.files import draft_folder, draft_of
+from kullback.runtime.locks import locked_output
+path = pathlib.Path(sys.argv[1])
+with locked_output(path):
+    if sys.argv[2] == "file":
+        with draft_of(path) as draft:
+            draft.file.write(bytes(100_000))
+            os.kill(os.getpid(), signal.SIGKILL)
+    with draft_folder(path) as draft:
+        (draft / "weights").write_bytes(bytes(100_000))
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize("kind", ["file", "folder", "empty folder"])
+def test_the_next_run_removes_what_a_killed_one_left(kind: str, tmp_path: Path) -> None:
+    """After kill -9 there is a draft and a lock; after the next run there is nothing of both."""
+    path = tmp_path / "out"
+    if kind == "empty folder":
+        path.mkdir()
+    done = subprocess.run([sys.executable, "-c", KILLED, path, kind], check=False, timeout=60)
+    assert done.returncode == -9
+    assert len([p for p in tmp_path.rglob(".out.*") if p.suffix in (".part", ".lock")]) == 2
+    assert not path.exists() or path.is_dir()
+    with locked_output(path):
+        assert list(tmp_path.rglob(".out.*.part")) == []
+    assert list(tmp_path.rglob(".out.*")) == []
+    assert list(tmp_path.iterdir()) == ([path] if kind == "empty folder" else [])

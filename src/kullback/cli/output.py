@@ -139,14 +139,15 @@ def print_result(
         else:
             result_console().print(reports.summary(result, verbose=verbose))
         sys.stdout.flush()
-    except (BrokenPipeError, StandardOutputError) as error:
+    except BrokenPipeError as error:
         failure = error
+    except StandardOutputError as error:
+        failure = error
+        text = escaped_json(result.to_json()) if as_json else visible_lines(str(result))
+        print(text, file=sys.stderr)
     if report is not None:
         reports.save_html(result, report, force)
     if failure is not None:
-        if isinstance(failure, StandardOutputError):
-            text = escaped_json(result.to_json()) if as_json else visible_lines(str(result))
-            print(text, file=sys.stderr)
         raise failure
     if report is not None and not as_json:
         print_line(f"written: {report}")

@@ -58,7 +58,8 @@ class Result(Data, frozen=True, kw_only=True, tag_field="schema", tag="kullback.
         text = json.dumps(self.to_dict(), ensure_ascii=False, indent=1, allow_nan=False)
         if path is not None:
             check_outputs(Output("path", path, "result"), force=force)
-            write_atomically(Path(path), text.encode())
+            # A surrogate, which a damaged name may contain, becomes the escape of JSON.
+            write_atomically(Path(path), text.encode(errors="backslashreplace"))
         return text
 
     @classmethod

@@ -207,3 +207,16 @@ def test_values_of_a_card_say_which_column_they_are_from(whole):
     labels = Page(whole).attributes("data-label")
     columns = ["mini-GPT, training", "mini-GPT, held out", "3-gram, training"]
     assert labels == columns * (len(labels) // 3)
+
+
+def test_files_of_others_stay_unless_they_are_forced(tmp_path):
+    """A figure of somebody else keeps the report from being written, too."""
+    figure = tmp_path / "figures" / "training.svg"
+    figure.parent.mkdir()
+    figure.write_text("my drawing")
+    with pytest.raises(InvalidValueError, match=r"training\.svg.*--force"):
+        write_lab_report(lab_results(), tmp_path / "report.html")
+    assert not (tmp_path / "report.html").exists()
+    assert figure.read_text() == "my drawing"
+    write_lab_report(lab_results(), tmp_path / "report.html", force=True)
+    assert "<svg" in figure.read_text()
