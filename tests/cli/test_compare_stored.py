@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -216,3 +217,12 @@ def test_what_does_not_fit_is_one_sentence(arguments, words, run, folder):
     sentence = the_error(error)
     assert all(word in sentence for word in words), error
     assert sorted(folder.rglob("*")) == before
+
+
+def test_a_pipe_is_no_operand(run, folder):
+    """Whatever its name promises; nothing waits for a writer."""
+    for name in ("pipe", "pipe.kld", "pipe.rec", "pipe.parquet"):
+        os.mkfifo(folder / name)
+        code, out, error = run(f"compare {name} {name}")
+        assert (code, out) == (2, "")
+        assert f"{name} is a named pipe" in the_error(error)

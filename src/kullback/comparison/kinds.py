@@ -12,6 +12,7 @@ from kullback.evaluation.options import Model, PassOptions, model_name
 from kullback.evaluation.token_records import is_records, read_metadata
 from kullback.predictions.llama_cpp_logits import is_llama_cpp_logits
 from kullback.predictions.recording import read_header
+from kullback.runtime.inputs import check_regular
 from kullback.text.protocol import Protocol
 
 __all__ = ["Kind", "is_recorded", "kinds_of", "labels_of", "protocol_of_files", "recorded_parts"]
@@ -30,6 +31,7 @@ def kinds_of(operands: Sequence[Model]) -> list[Kind]:
     """
     paths = [Path(name) for name in operands if isinstance(name, str | Path)]
     for path in paths:
+        check_regular(path, "the operand")
         if path.suffix in FILE_SUFFIXES and not path.exists():
             raise InvalidValueError(f"there is no file {path}")
     others = [operand for operand in operands if not _is_logits(operand)]

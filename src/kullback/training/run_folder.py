@@ -48,7 +48,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in `path`; `RunError` when it is missing or damaged."""
     try:
         return decode_json(read_bounded(path), dict[str, Any])
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise RunError(
             f"{path.parent} is not a run folder: it has no {path.name}; "
             "give a folder that `kullback train` wrote"
