@@ -338,3 +338,11 @@ def test_no_argument_acts_on_the_terminal(arguments, capsys):
     assert output.count("\n") == len(output.splitlines())
     assert not set(output) & set("\x1b\x07\u202e\x9b\udcff")
     assert "]0;x" in the_error(output)
+
+
+def test_a_long_error_ends_with_its_remedy(capsys):
+    """A name of a hundred thousand characters loses its middle."""
+    assert main(["source", "describe", "x" * 100_000]) == 2
+    error = capsys.readouterr().err
+    assert len(error) < 7000
+    assert the_error(error).endswith("ending in .toml")

@@ -43,6 +43,9 @@ __all__ = [
     "visible_warnings",
 ]
 
+# At each end of an error; a path has at most 4,096.
+MOST_CHARACTERS = 3_000
+
 
 def print_line(text: str) -> None:
     """One line on standard output: a name that contains a line end stays in it."""
@@ -56,7 +59,14 @@ def print_lines(text: str) -> None:
 
 def print_error(sentence: str) -> None:
     """One line on standard error, which begins with the program's name."""
-    print(f"kullback: {visible(sentence)}", file=sys.stderr)
+    print(f"kullback: {_bounded(visible(sentence))}", file=sys.stderr)
+
+
+def _bounded(sentence: str) -> str:
+    """A sentence without its middle where a name in it has thousands of characters."""
+    if len(sentence) <= 2 * MOST_CHARACTERS:
+        return sentence
+    return f"{sentence[:MOST_CHARACTERS]} … {sentence[-MOST_CHARACTERS:]}"
 
 
 def print_document(document: str) -> None:
