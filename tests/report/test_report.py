@@ -24,6 +24,13 @@ def test_every_function_exists(functions):
         assert callable(getattr(importlib.import_module(f"kullback.report.{module}"), name))
 
 
+def test_readme_names_the_results_that_have_an_html_report():
+    """Its sentence about `save_html` lists these types and no other."""
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    sentence = readme.partition("`save_html` writes the report of")[2].partition(";")[0]
+    assert set(sentence.split("`")[1::2]) == set(report._HTML)
+
+
 def test_plain_text_is_what_the_command_prints():
     """The string of a result has no colours, no trailing spaces, and at most 100 columns."""
     for result in (text_results(), several_candidates()):

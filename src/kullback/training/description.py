@@ -61,7 +61,7 @@ class _SourceSpec(msgspec.Struct):
 
     grammar: str | None = None
     verbs: list[str] | None = None
-    holdout: list[tuple[str, str, str, str]] | None = None
+    holdout: list[tuple[str, str, str]] | None = None
 
 
 class _SourceData(msgspec.Struct):
