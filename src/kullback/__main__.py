@@ -1,5 +1,5 @@
 """``python -m kullback``."""
 
-from kullback.cli import main
+from kullback.cli import run
 
-raise SystemExit(main())
+run()

@@ -1,7 +1,7 @@
 """The command line: parses, calls the API, prints.
 
 Results go to standard output (with ``--json``: one JSON document and nothing else), progress to
-standard error.  Exit codes: 0 done, 2 a user-correctable error, 130 interrupted.  Each command has
+standard error.  Exit codes: 0 done, 2 a user-correctable error, 130 interrupted (143 by SIGTERM).  Each command has
 a module of its own.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import os
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -18,14 +19,27 @@ from typing import Any
 from kullback import __version__
 from kullback.cli import compare, derive, evaluate, lab, quantise, record, sample, source, train
 from kullback.cli.output import print_error, visible_warnings
-from kullback.cli.parsing import INTERRUPTED, Parser
+from kullback.cli.parsing import Parser
 from kullback.cli.streams import StandardOutputError, checked_streams
 from kullback.errors import KullbackError
+from kullback.runtime.interruption import answered_signals, exit_code
 
-__all__ = ["main", "make_parser"]
+__all__ = ["main", "make_parser", "run"]
 
 # What a system says of a disk that is full, over quota or read-only, and of a file at its limit.
+INTERRUPTED_ABOVE = 128  # exit codes of processes that a signal ended
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+
+
+def run() -> None:
+    """Run the process's own command and end the process with its exit code."""
+    with answered_signals(print_error):
+        code = main()
+        if code > INTERRUPTED_ABOVE:
+            # Threads may still compute a window, for which Python would wait.
+            sys.stdout.flush()
+            os._exit(code)
+    raise SystemExit(code)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -57,9 +71,9 @@ def _run(argv: Sequence[str] | None) -> int:
     except KullbackError as error:
         print_error(str(error))
         return 2
-    except KeyboardInterrupt:
-        print_error("interrupted")
-        return INTERRUPTED
+    except KeyboardInterrupt as error:
+        print_error(_interrupted(error, options.command_line))
+        return exit_code()
     except OSError as error:
         if error.errno not in FULL:
             raise
@@ -69,6 +83,14 @@ def _run(argv: Sequence[str] | None) -> int:
             "again"
         )
         return 2
+
+
+def _interrupted(error: KeyboardInterrupt, command: str) -> str:
+    """What is on disk, and how it is resumed."""
+    kept = getattr(error, "__notes__", [])
+    if not kept:
+        return "interrupted: nothing of this run is on disk"
+    return f"interrupted: {'; '.join(kept)}; resume with: {command}"
 
 
 def make_parser() -> Parser:

@@ -53,7 +53,7 @@ def _lab(options: argparse.Namespace) -> int:
             f"stopped at step {stop.step}; resume with: {options.command_line}",
             markup=False, highlight=False, soft_wrap=True,
         )  # fmt: skip
-        return INTERRUPTED
+        return exit_code()
     print_result(results, options.json)
     if not options.json:
         print_line("")

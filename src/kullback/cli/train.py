@@ -90,7 +90,7 @@ def _train(options: argparse.Namespace) -> int:
                 )  # fmt: skip
     except Interrupted as stop:
         print_error(str(stop))
-        return INTERRUPTED
+        return exit_code()
     print_result(result, options.json)
     return 0
 

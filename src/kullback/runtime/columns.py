@@ -16,7 +16,7 @@ __all__ = ["PART_ROWS", "Column"]
 # Columns up to this size are in memory.
 IN_MEMORY = 8 << 20
 # Rows of a part where a column is read from the beginning to the end.
-PART_ROWS = 1 << 20
+PART_ROWS = 1 << 18
 
 
 class Column:

@@ -29,15 +29,21 @@ def cores() -> int:
 
 @contextmanager
 def workers(count: int, cores_each: int = 1) -> Iterator[ThreadPoolExecutor]:
-    """`count` threads in which torch uses `cores_each` cores; restores torch's setting after."""
+    """`count` threads in which torch uses `cores_each` cores; restores torch's setting after.
+
+    Where the caller is interrupted, what the threads are at is not waited for.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(cores_each)
+    pool = ThreadPoolExecutor(count, initializer=lambda: torch.set_num_threads(cores_each))
+    wait = True
     try:
-        with ThreadPoolExecutor(
-            count, initializer=lambda: torch.set_num_threads(cores_each)
-        ) as pool:
-            yield pool
+        yield pool
+    except (KeyboardInterrupt, GeneratorExit):
+        wait = False
+        raise
     finally:
+        pool.shutdown(wait, cancel_futures=True)
         torch.set_num_threads(threads)
 
 

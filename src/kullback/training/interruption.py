@@ -1,7 +1,7 @@
 """Interruption of a training run by a signal.
 
-SIGINT (Ctrl-C) and SIGTERM are requests: the loop finishes its step, writes a checkpoint and raises
-`Interrupted`.  A second signal interrupts immediately with `KeyboardInterrupt`; the last checkpoint
+SIGINT (Ctrl-C), SIGTERM and SIGHUP are requests: the loop finishes its step, writes a checkpoint and raises
+`Interrupted`.  A second signal interrupts immediately with `KeyboardInterrupt`, or ends the process of a command; the last checkpoint
 stays valid.
 """
 
@@ -14,6 +14,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
+
+from kullback.runtime.interruption import SIGNALS, Interruption, acknowledge
 
 __all__ = ["Interrupted", "resume_command", "stop_on_signal"]
 
@@ -33,7 +35,7 @@ def resume_command(run: Path) -> str:
 
 @contextmanager
 def stop_on_signal() -> Iterator[Callable[[], bool]]:
-    """Handle SIGINT and SIGTERM while active; the function says whether one has arrived.
+    """Handle SIGINT, SIGTERM and SIGHUP while active; the function says whether one has arrived.
 
     The previous handlers are restored on exit.  Outside the main thread, which alone may set
     handlers, nothing is changed.
@@ -41,15 +43,17 @@ def stop_on_signal() -> Iterator[Callable[[], bool]]:
     received: list[int] = []
 
     def handle(number: int, frame: FrameType | None) -> None:
+        acknowledge(number)
         if received:
-            raise KeyboardInterrupt
+            raise Interruption
         received.append(number)
 
     previous: dict[signal.Signals, Any] = {}
     try:
         with suppress(ValueError):  # not in the main thread
-            for number in (signal.SIGINT, signal.SIGTERM):
-                previous[number] = signal.signal(number, handle)
+            for number in SIGNALS:
+                if signal.getsignal(number) != signal.SIG_IGN:
+                    previous[number] = signal.signal(number, handle)
         yield lambda: bool(received)
     finally:
         for number, handler in previous.items():
