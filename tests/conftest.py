@@ -7,6 +7,7 @@ What needs torch is imported where it is used, so that the tests of the exact pa
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 # Before torch is loaded, here or in a process that a test starts: pytest-xdist runs one worker per
 # core, and tensors of these sizes are slower on two threads that wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# What interrupted tests keep is not kept in the home of who runs them.
+os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="kullback-tests-")
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,8 @@
 """The command line: parses, calls the API, prints.
 
 Results go to standard output (with ``--json``: one JSON document and nothing else), progress to
-standard error.  Exit codes: 0 done, 2 a user-correctable error, 130 interrupted (143 by SIGTERM).  Each command has
-a module of its own.
+standard error.  Exit codes: 0 done, 2 a user-correctable error, 130 interrupted (143 by SIGTERM).
+Each command has a module of its own.
 """
 
 from __future__ import annotations

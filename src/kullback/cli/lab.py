@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kullback.cli.output import print_line, print_result, progress_console
-from kullback.cli.parsing import INTERRUPTED, add_command, add_force, given, output_name, seed
+from kullback.cli.parsing import add_command, add_force, given, output_name, seed
+from kullback.runtime.interruption import exit_code
 
 if TYPE_CHECKING:
     from kullback.cli.parsing import Commands

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
 __all__ = [
-    "INTERRUPTED",
     "Parser",
     "add_command",
     "add_force",
@@ -24,8 +23,6 @@ __all__ = [
     "output_name",
     "seed",
 ]
-
-INTERRUPTED = 130
 
 
 class Parser(argparse.ArgumentParser):

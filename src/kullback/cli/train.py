@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kullback.cli.output import print_error, print_result, progress_console
-from kullback.cli.parsing import INTERRUPTED, add_command, given, output_name, seed
+from kullback.cli.parsing import add_command, given, output_name, seed
 from kullback.errors import InvalidValueError
+from kullback.runtime.interruption import exit_code
 
 if TYPE_CHECKING:
     from kullback.cli.parsing import Commands

@@ -7,13 +7,15 @@ once (:mod:`kullback.comparison.kept_predictions`), each candidate is loaded whe
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 
 import msgspec
 
 from kullback.comparison.detail import describe_candidate
+from kullback.comparison.kept_pass import KeptPasses
 from kullback.comparison.kept_predictions import KeptPredictions
 from kullback.comparison.noise_floor import above_noise, noise_floor
 from kullback.comparison.operands import Operand
@@ -28,7 +30,7 @@ from kullback.models.quantization import Scheme
 from kullback.results import comparison as results
 from kullback.results.measurement import Measurement
 from kullback.runtime.progress import Progress
-from kullback.scoring.divergence import DivergenceStatistics, concatenate_divergences
+from kullback.scoring.divergence import DivergenceStatistics
 from kullback.text.documents import Document
 from kullback.text.fingerprint import Fingerprint
 from kullback.text.inputs import text_name
@@ -87,13 +89,16 @@ def compare_models(
     source: Predictor = reference
     if len(candidates) > 1 or task.noise or task.sensitivity is not None:
         source = KeptPredictions(reference, tokenized)
-    compared = []
+    compared, passes = [], KeptPasses()
     for i, candidate in enumerate(candidates):
         operand = opened.pop(i) if i in opened else candidate.open()
         operand.check(documents, tokenized, reader)
         progress.stage(f"comparing {candidate.name}")
-        divergences = _pass(reference, source, operand, tokenized, progress)
         identity = operand.fingerprint(documents, tokenized)
+        compute = partial(_pass, reference, source, operand, tokenized, progress)
+        kinds = [type(model).__name__ for model in (reference, operand)]
+        identities = [reference.fingerprint(documents, tokenized).full, identity.full, *kinds]
+        divergences = passes.rows(identities, tokenized, compute)
         compared.append(
             _Compared.of(candidate.name, operand, identity, divergences, tokenized, reader, task)
         )
@@ -111,6 +116,7 @@ def compare_models(
         [candidate.rows for candidate in compared], tokenized.places, reference.size_bytes, floor,
         task.tolerance,
     )  # fmt: skip
+    passes.forget()
     identity = reference.fingerprint(documents, tokenized)
     name = task.reference_name or reference.name
     return results.Comparison(
@@ -192,12 +198,12 @@ def _pass(
     operand: Operand,
     tokenized: TokenizedText,
     progress: Progress,
-) -> DivergenceStatistics:
+    first_window: int,
+) -> Iterator[DivergenceStatistics]:
     vocabulary_size = min(reference.vocabulary_size, operand.vocabulary_size)
-    rows = divergence_rows(
-        source, operand, tokenized, progress=progress.tokens, vocabulary_size=vocabulary_size
+    return divergence_rows(
+        source, operand, tokenized, None, progress.tokens, vocabulary_size, first_window
     )
-    return concatenate_divergences(list(rows))
 
 
 def _noise(

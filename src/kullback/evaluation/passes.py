@@ -261,8 +261,9 @@ def divergence_rows(
     processes: ProcessGroup | None = None,
     progress: TokensDone = lambda done, total: None,
     vocabulary_size: int | None = None,
+    first_window: int = 0,
 ) -> Iterator[DivergenceStatistics]:
-    """How two models differ at each scored token, window by window; nothing is stored.
+    """How two models differ at each scored token, window by window from `first_window` on.
 
     Raises `InvalidValueError` as `token_rows` does, and where the vocabularies do not fit.
     """
@@ -280,7 +281,9 @@ def divergence_rows(
             )
 
     at_once = _at_once(tokenized, reference, candidate)
-    yield from _each_window(measure, tokenized, processes or ProcessGroup(), at_once, progress, 0)
+    yield from _each_window(
+        measure, tokenized, processes or ProcessGroup(), at_once, progress, first_window
+    )
 
 
 Rows = TypeVar("Rows", TokenStatistics, DivergenceStatistics)

@@ -12,11 +12,18 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Shaped
 
+from kullback.errors import InvalidValueError
+from kullback.evaluation.kept_rows import kept_rows
 from kullback.evaluation.measures import Places
 from kullback.evaluation.passages import SHOWN_TOKENS, TOP_K
 from kullback.evaluation.passes import ModelPredictor, TokenizedText, token_rows
 from kullback.evaluation.record_columns import RecordColumns
-from kullback.evaluation.token_records import Records, RecordsMetadata
+from kullback.evaluation.token_records import (
+    Records,
+    RecordsMetadata,
+    read_metadata,
+    read_records,
+)
 from kullback.evaluation.token_records_writer import RecordsWriter
 from kullback.models.interface import TextModel
 from kullback.runtime.columns import PART_ROWS
@@ -75,16 +82,20 @@ def record_pass(
 ) -> RecordedPass | None:
     """Run `model` over the text; None for non-zero ranks.
 
-    `path` names a Parquet file for one row a token; a killed run resumes after the rows on disk.
-    Raises `InvalidValueError` as `token_rows` does, `RunError` where the file cannot be written.
+    `path` names a Parquet file for one row a token; a killed run resumes after the rows on disk,
+    and a file that is finished is read instead.  Without it, the rows of a run that Ctrl-C stopped
+    are kept for the next one.  Raises `InvalidValueError` as `token_rows` does, `RunError` where
+    the file cannot be written.
     """
     began = time.perf_counter()
     records = RecordColumns()
+    metadata = RecordsMetadata.of(model.name, identity, tokenized.documents)
+    if processes.broadcast(path is not None and _is_finished(path, metadata)):
+        return _finished(path, model, tokenized, processes, progress, with_beginning)
     with ExitStack() as stack:
         writer = None
-        if path is not None and processes.is_rank_zero:
-            metadata = RecordsMetadata.of(model.name, identity, tokenized.documents)
-            writer = stack.enter_context(RecordsWriter(path, metadata))
+        if processes.is_rank_zero:
+            writer = stack.enter_context(kept_rows(path, metadata, records, len(tokenized)))
         # Windows whose rows are all on disk are not read again.
         done = processes.broadcast(0 if writer is None else writer.done)
         first = int(np.searchsorted(tokenized.starts, done, side="right")) - 1
@@ -113,6 +124,45 @@ def record_pass(
         beginning=concatenate_statistics(beginning) if beginning else None,
         seconds=seconds,
         tokens_read=len(tokenized) - int(tokenized.starts[first]),
+    )
+
+
+def _is_finished(path: Path, metadata: RecordsMetadata) -> bool:
+    """Whether the file contains the rows of this very pass."""
+    try:
+        return path.is_file() and read_metadata(path).to_json() == metadata.to_json()
+    except InvalidValueError:
+        return False  # damaged, or another file, which is replaced
+
+
+def _finished(
+    path: Path | None,
+    model: TextModel,
+    tokenized: TokenizedText,
+    processes: ProcessGroup,
+    progress: Progress,
+    with_beginning: bool,
+) -> RecordedPass | None:
+    """The pass whose rows a file contains already."""
+    if not processes.is_rank_zero:
+        return None
+    assert path is not None
+    began = time.perf_counter()
+    progress.stage(f"reading {path}, which is finished")
+    records = RecordColumns()
+    records.append(read_records(path)[1])
+    if len(records) != len(tokenized):
+        raise InvalidValueError(
+            f"the records {path} have {len(records):,} rows, and the text {len(tokenized):,} "
+            "scored tokens: remove the file, then run the command again"
+        )
+    beginning = _beginning_again(model, tokenized) if with_beginning else []
+    return RecordedPass(
+        records=records,
+        tokenized=tokenized,
+        beginning=concatenate_statistics(beginning) if beginning else None,
+        seconds=time.perf_counter() - began,
+        tokens_read=0,
     )
 
 

@@ -57,15 +57,19 @@ class RecordsWriter:
 
     Use it as a context manager.  `done` rows are on disk at the start: leave out the windows that
     lie before, and `append` all others in order; rows that are there already are passed over.
-    Leaving without an exception assembles the file; leaving with one writes the rows that wait, or
-    removes the folder where there are none.
+    Leaving without an exception assembles the file (or, if it is not to be `assembled`, removes the
+    rows); leaving with one writes the rows that wait, or removes the folder where there are none.
 
     Raises `RunError` where the folder has whole groups of another fingerprint or is in use by
     another process, and where nothing can be written.
     """
 
     def __init__(
-        self, path: Path, metadata: RecordsMetadata, rows_per_group: int = ROWS_PER_GROUP
+        self,
+        path: Path,
+        metadata: RecordsMetadata,
+        rows_per_group: int = ROWS_PER_GROUP,
+        assembled: bool = True,
     ) -> None:
         if path.is_dir():
             raise InvalidValueError(f"the records {path} are a folder: give the name of a file")
@@ -77,6 +81,7 @@ class RecordsWriter:
         self._target = Path(os.path.realpath(path))
         self.folder = self._target.with_name(f".{self._target.name}.groups")
         self.rows_per_group = rows_per_group
+        self.assembled = assembled
         self.done = 0
         """Rows on disk when the writing began."""
         self._next = 0
@@ -139,8 +144,10 @@ class RecordsWriter:
         trace: TracebackType | None,
     ) -> None:
         with self._open:
-            if kind is None:
+            if kind is None and self.assembled:
                 self._assemble()
+            elif kind is None:
+                shutil.rmtree(self.folder, ignore_errors=True)
             else:
                 with suppress(RunError):  # the disk is full: the error that is raised says so
                     self._save()

@@ -1,8 +1,8 @@
 """Interruption of a training run by a signal.
 
-SIGINT (Ctrl-C), SIGTERM and SIGHUP are requests: the loop finishes its step, writes a checkpoint and raises
-`Interrupted`.  A second signal interrupts immediately with `KeyboardInterrupt`, or ends the process of a command; the last checkpoint
-stays valid.
+SIGINT (Ctrl-C), SIGTERM and SIGHUP are requests: the loop finishes its step, writes a checkpoint
+and raises `Interrupted`.  A second signal interrupts immediately with `KeyboardInterrupt`, or ends
+the process of a command; the last checkpoint stays valid.
 """
 
 from __future__ import annotations

@@ -1,0 +1,225 @@
+"""Ctrl-C, SIGTERM and SIGHUP in each phase of the commands."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import kullback
+from kullback.cli import main
+
+SLOW_MODEL = """
+import sys, time
+from kullback.models import mini_gpt
+from kullback.cli import run
+predict = mini_gpt.GPTTextModel.predict
+def slow(self, *arguments):
+    time.sleep(0.05)
+    return predict(self, *arguments)
+mini_gpt.GPTTextModel.predict = slow
+run()
+"""
+ANSWER = 10.0  # seconds; one on a quiet machine
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A text, and a run that was trained on it."""
+    folder = tmp_path_factory.mktemp("interrupted")
+    text = " ".join(f"the word number {i} is {i * i}." for i in range(800))
+    (folder / "a.txt").write_text(text)
+    command = "train --steps 2 --width 32 --layers 1 --heads 1 --vocabulary 300 --context 32"
+    assert main([*command.split(), "--text", str(folder / "a.txt"), "-o", str(folder / "m")]) == 0
+    return folder
+
+
+def start(folder: Path, *arguments: str, code: str = SLOW_MODEL) -> subprocess.Popen[str]:
+    """A command in a process of its own."""
+    source = str(Path(kullback.__file__).parents[1])
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *arguments], cwd=folder, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": source, "XDG_STATE_HOME": str(folder / "state")},
+    )  # fmt: skip
+
+
+def interrupted(
+    process: subprocess.Popen[str], number: signal.Signals, stage: str, seconds: float = 0.0
+) -> tuple[str, float]:
+    """Send a signal some seconds after a stage has begun; what was said, and how long it took."""
+    assert process.stderr is not None
+    said = ""
+    while stage not in said:
+        line = process.stderr.readline()
+        assert line, said
+        said += line
+    time.sleep(seconds)
+    began = time.monotonic()
+    process.send_signal(number)
+    _, rest = process.communicate(timeout=60)
+    return said + rest, time.monotonic() - began
+
+
+SIGNALS = [
+    (signal.SIGINT, 130),
+    pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow),
+    pytest.param(signal.SIGHUP, 129, marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize(("number", "code"), SIGNALS)
+def test_an_evaluation_resumes(folder, number, code):
+    """The rows that were computed are kept, with or without records, and the result is the same."""
+    command = ["evaluate", "m", "--text", "a.txt"]
+    process = start(folder, *command, "--window", "16")
+    said, seconds = interrupted(process, number, "evaluating", 3)
+    assert process.returncode == code, said
+    assert seconds < ANSWER
+    last = said.splitlines()[-1]
+    assert last.startswith("kullback: interrupted: ")
+    assert "tokens are kept" in last
+    assert "resume with: kullback evaluate m --text a.txt --window 16" in last
+    (kept,) = (folder / "state/kullback/interrupted").iterdir()
+    process = start(
+        folder, *command, "--window", "16", "--json", code="from kullback.cli import run; run()"
+    )
+    output, errors = process.communicate(timeout=100)
+    assert process.returncode == 0, errors
+    assert not kept.exists()
+    process = start(
+        folder, *command, "--window", "16", "--json", code="from kullback.cli import run; run()"
+    )
+    again, _ = process.communicate(timeout=100)
+    assert json.loads(output)["measures"] == json.loads(again)["measures"]
+
+
+def test_a_comparison_keeps_finished_candidates(folder):
+    """And the windows of the one that was interrupted; the result is the same."""
+    command = ["compare", "m", "--schemes", "int8,int4-g32", "--text", "a.txt", "--window", "32"]
+    process = start(folder, *command)
+    said, seconds = interrupted(process, signal.SIGINT, "comparing m@int4-g32", 1)
+    assert process.returncode == 130, said
+    assert seconds < ANSWER
+    assert "of this candidate are kept; resume with: kullback compare" in said.splitlines()[-1]
+    assert len(list((folder / "state/kullback/interrupted").iterdir())) == 2
+    process = start(folder, *command, "--json", code=COUNTED)
+    output, errors = process.communicate(timeout=100)
+    assert process.returncode == 0, errors
+    assert list((folder / "state/kullback/interrupted").iterdir()) == []
+    resumed = int(errors.split("windows: ")[1])
+    process = start(folder, *command, "--json", code=COUNTED)
+    again, errors = process.communicate(timeout=100)
+    assert resumed < 0.75 * int(errors.split("windows: ")[1])
+    for field in ("ranked", "candidates"):
+        assert json.loads(output)[field] == json.loads(again)[field]
+
+
+COUNTED = """
+import sys
+from kullback.models import mini_gpt
+from kullback.cli import main
+count = 0
+predict = mini_gpt.GPTTextModel.predict
+def counted(self, *arguments):
+    global count
+    count += 1
+    return predict(self, *arguments)
+mini_gpt.GPTTextModel.predict = counted
+code = main()
+print("windows:", count, file=sys.stderr)
+sys.exit(code)
+"""
+STUCK = """
+import sys, time
+from kullback.cli import evaluate, run
+def stuck(options):
+    print("stuck", file=sys.stderr, flush=True)
+    import ctypes
+    ctypes.CDLL(None).sleep(60) or ctypes.CDLL(None).sleep(60)
+evaluate._evaluate = stuck
+run()
+"""
+
+
+def test_a_call_that_python_cannot_interrupt_is_not_waited_for(folder):
+    """Such as one of a library in C that goes on after a signal."""
+    process = start(folder, "evaluate", "m", "--text", "a.txt", code=STUCK)
+    said, seconds = interrupted(process, signal.SIGINT, "stuck", 0.5)
+    assert process.returncode == 130, said
+    assert seconds < ANSWER
+
+
+@pytest.mark.slow
+def test_a_second_signal_ends_at_once(folder):
+    """Even where the way out takes long."""
+    code = SLOW_MODEL.replace("run()", "SLOW\nrun()").replace(
+        "SLOW",
+        "from kullback.evaluation import token_records_writer as w\n"
+        "w.RecordsWriter._save = lambda self: time.sleep(100)",
+    )
+    process = start(
+        folder, "evaluate", "m", "--text", "a.txt", "--records", "slow.parquet", code=code
+    )
+    assert process.stderr is not None
+    while "evaluating" not in process.stderr.readline():
+        pass
+    time.sleep(2)
+    process.send_signal(signal.SIGINT)
+    time.sleep(2)
+    assert process.poll() is None
+    began = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    process.wait(60)
+    assert time.monotonic() - began < ANSWER
+    assert process.returncode == 130
+
+
+@pytest.mark.slow
+def test_an_ignored_hangup_stays_ignored(folder):
+    """Under nohup a run goes on when the terminal is closed."""
+    code = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n" + SLOW_MODEL
+    process = start(folder, "evaluate", "m", "--text", "a.txt", "--window", "32", code=code)
+    assert process.stderr is not None
+    while "evaluating" not in process.stderr.readline():
+        pass
+    process.send_signal(signal.SIGHUP)
+    assert process.communicate(timeout=100)[0]
+    assert process.returncode == 0
+
+
+def test_nothing_is_kept_of_what_has_not_begun(folder):
+    """While the model is loaded, there is nothing to resume."""
+    code = SLOW_MODEL.replace("time.sleep(0.05)", "pass").replace(
+        "run()",
+        "load = mini_gpt.GPTModel.load\nfrom kullback.models import load as l\n"
+        "l.load_sized = lambda *a: time.sleep(100)\n"
+        "import kullback.evaluation.options as o\no.load_sized = l.load_sized\nrun()",
+    )
+    process = start(folder, "evaluate", "m", "--text", "a.txt", code=code)
+    said, seconds = interrupted(process, signal.SIGTERM, "loading", 0.5)
+    assert process.returncode == 143, said
+    assert seconds < ANSWER
+    assert said.splitlines()[-1] == "kullback: interrupted: nothing of this run is on disk"
+
+
+@pytest.mark.slow
+def test_finished_records_are_read_not_computed(folder):
+    """The same evaluation again costs no pass."""
+    command = ["evaluate", "m", "--text", "a.txt", "--records", "r.parquet", "--json"]
+    results, counts = [], []
+    for _ in range(2):
+        process = start(folder, *command, code=COUNTED)
+        output, errors = process.communicate(timeout=100)
+        assert process.returncode == 0, errors
+        results.append(json.loads(output)["measures"])
+        counts.append(int(errors.split("windows: ")[1]))
+    assert results[0] == results[1]
+    assert counts[0] > 10
+    assert counts[1] == 0
