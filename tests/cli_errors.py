@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
-__all__ = ["the_error"]
+from collections.abc import Sequence
+
+from kullback.cli import main
+
+__all__ = ["exit_code", "the_error"]
+
+
+def exit_code(arguments: Sequence[str]) -> int:
+    """The code with which a command ends, whether the parser refuses it or the command."""
+    try:
+        return main(arguments)
+    except SystemExit as stop:
+        assert isinstance(stop.code, int)
+        return stop.code
 
 
 def the_error(stderr: str) -> str:

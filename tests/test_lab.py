@@ -121,8 +121,16 @@ def test_another_configuration_is_refused_by_name(lab):
 def test_impossible_configurations_are_refused_before_anything_begins(tmp_path):
     """No steps, or a seed below zero, is named before the first stage and the first folder."""
     stages = Stages()
-    for wrong, words in ((LabConfig(steps=0), "steps is 0"), (LabConfig(seed=-1), "seed is -1")):
+    for wrong, words in (
+        ({"steps": 0}, "steps is 0"),
+        ({"seed": -1}, "seed is -1"),
+        ({"steps": 10**9}, "1,000,000,000 × 256 sentences would take"),
+        ({"width": 10**6}, "width is 1000000"),
+        ({"holdout": -1}, "holdout is -1"),
+        ({"ngram_order": 0}, "ngram_order is 0"),
+        ({"sentences": 0}, "sentences is 0"),
+    ):
         with pytest.raises(InvalidValueError, match=words):
-            run_lab(tmp_path / "lab", wrong, stages, "kullback lab")
+            run_lab(tmp_path / "lab", LabConfig(**wrong), stages, "kullback lab")
     assert stages.names == []
     assert list(tmp_path.iterdir()) == []

@@ -45,11 +45,13 @@ from kullback.results.lab import (
 )
 from kullback.results.source import PartEvaluation
 from kullback.results.training import StepMetrics
+from kullback.runtime.limits import check_fits
 from kullback.runtime.locks import locked_output
 from kullback.runtime.outputs import Output, check_outputs
 from kullback.runtime.progress import Progress
+from kullback.runtime.ranges import HOLDOUTS, Range
 from kullback.sources.catalogue import Source, open_source
-from kullback.training.config import TrainingConfig
+from kullback.training.config import SIZES, TrainingConfig
 from kullback.training.description import read_description
 from kullback.training.gpt import GPTConfig
 from kullback.training.loop import resume, train
@@ -60,6 +62,9 @@ __all__ = ["LabConfig", "run_lab"]
 
 SCHEMES = ("int8", "int4-g32", "int2-g32")
 STAGES = 8
+NGRAM_ORDERS = Range(1, 64)
+# Of its sample and of the counts.
+BYTES_PER_SENTENCE = 200
 PACKAGES = ("kullback", "torch", "torchao", "numpy", "scipy", "tokenizers")
 
 
@@ -78,6 +83,18 @@ class LabConfig:
     layers: int = 2
     heads: int = 2
     mlp_width: int = 160
+
+    def __post_init__(self) -> None:
+        TrainingConfig(steps=self.steps, seed=self.seed)
+        GPTConfig(1, 1, self.width, self.layers, self.heads, self.mlp_width)
+        SIZES["batch"].check("sentences", self.sentences)
+        HOLDOUTS.check("holdout", self.holdout)
+        NGRAM_ORDERS.check("ngram_order", self.ngram_order)
+        check_fits(
+            self.steps * self.sentences * BYTES_PER_SENTENCE,
+            f"the baseline's sample of {self.steps:,} × {self.sentences:,} sentences",
+            "choose fewer steps",
+        )
 
 
 @dataclass(frozen=True)

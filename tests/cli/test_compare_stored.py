@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from html_page import Page
 
-from cli_errors import the_error
+from cli_errors import exit_code, the_error
 from kullback.cli import main
 from kullback.predictions.llama_cpp_logits import write_llama_cpp_logits
 from tiny_models import TEXT
@@ -51,7 +51,7 @@ def run(folder, monkeypatch, capsys):
     monkeypatch.chdir(folder)
 
     def call(command: str) -> tuple[int, str, str]:
-        code = main(command.split())
+        code = exit_code(command.split())
         streams = capsys.readouterr()
         return code, streams.out, streams.err
 

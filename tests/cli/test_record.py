@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cli_errors import the_error
+from cli_errors import exit_code, the_error
 from kullback.cli import main
 from kullback.evaluation.token_records import read_records
 from kullback.predictions.recording import Recording
@@ -59,13 +59,13 @@ def test_distributions_are_recorded(kind, more, on_text, tmp_path, capsys):
         ("-o {out}/a.parquet --distributions exact", ["not a Parquet file", "a.rec"]),
         ("-o {out}/a.parquet -k 3", ["k is 3", "-k", "--distributions top-k"]),
         ("-o {out}/a.rec --distributions exact -k 3", ["k is 3", "-k", "--distributions top-k"]),
-        ("-o {out}/a.rec --distributions top-k -k 0", ["k is 0"]),
+        ("-o {out}/a.rec --distributions top-k -k 0", ["-k", "'0'", "at least 1"]),
         ("-o {out}/a.parquet --window 99", ["window is 99", "64"]),
     ],
 )
 def test_bad_input_is_one_sentence(options, words, on_text, tmp_path, capsys):
     """What does not fit exits with 2 and one line that says which to use; nothing is written."""
-    assert main(["record", *on_text, *options.format(out=tmp_path).split()]) == 2
+    assert exit_code(["record", *on_text, *options.format(out=tmp_path).split()]) == 2
     streams = capsys.readouterr()
     assert streams.out == ""
     sentence = the_error(streams.err)

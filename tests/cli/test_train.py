@@ -115,9 +115,9 @@ def test_options_are_refused_beside_resume(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ("--source conjugation --steps 0 -o {tmp}/a", ["steps", "0", "positive"]),
+        ("--source conjugation --batch 9999999 -o {tmp}/a", ["9,999,999 tokens", "GB", "batch"]),
         ("--source conjugation --width 63 -o {tmp}/a", ["width", "63"]),
-        ("--source conjugation --heads 0 -o {tmp}/a", ["heads", "0"]),
+        ("--source conjugation --width 65536 --layers 9999 -o {tmp}/a", ["GB", "width"]),
         ("--source conjugation", ["-o RUN"]),
         ("--source conjugation --context 9 -o {tmp}/a", ["--context", "--source"]),
         ("--source conjugation --vocabulary 300 -o {tmp}/a", ["--vocabulary", "--source"]),

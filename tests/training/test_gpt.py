@@ -167,9 +167,10 @@ def test_sequences_beyond_the_context(model: GPT):
 @pytest.mark.parametrize(
     ("sizes", "message"),
     [
-        ({"layers": 0}, "layers is 0: it must be positive"),
-        ({"context": -1}, "context is -1: it must be positive"),
-        ({"norm_eps": 0.0}, "norm_eps is 0.0: it must be positive"),
+        ({"layers": 0}, "layers is 0: it must be a whole number of at least 1"),
+        ({"layers": 10**8}, "layers is 100000000: it must be a whole number of at least 1 and"),
+        ({"context": -1}, "context is -1: it must be a whole number of at least 1"),
+        ({"norm_eps": 0.0}, "norm_eps is 0.0: it must be a number above 0"),
         (
             {"width": 60, "heads": 4},
             "width is 60 and heads is 4: rotary positions need a width that is a multiple of "

@@ -75,8 +75,8 @@ def test_endless_languages_are_cut_at_the_context(tmp_path: Path):
 @pytest.mark.parametrize(
     ("make", "changes", "message"),
     [
-        (weather, {"sentences": 0}, "sentences is 0: a batch needs at least one sentence"),
-        (weather, {"seed": -1}, "seed is -1: it must be at least 0"),
+        (weather, {"sentences": 0}, "sentences is 0: it must be a whole number of at least 1"),
+        (weather, {"seed": -1}, "seed is -1: it must be a whole number of at least 0"),
     ],
 )
 def test_impossible_sentence_batches(make: Make, changes: dict, message: str, tmp_path: Path):

@@ -47,11 +47,15 @@ def test_text_shards_know_no_surprisal(tmp_path: Path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"context": 0}, "context is 0: it must be at least 1"),
-        ({"windows": -2}, "windows is -2: it must be at least 1"),
-        ({"seed": -1}, "seed is -1: it must be at least 0"),
+        ({"context": 0}, "context is 0: it must be a whole number of at least 1"),
+        ({"windows": -2}, "windows is -2: it must be a whole number of at least 1"),
+        ({"seed": -1}, "seed is -1: it must be a whole number of at least 0"),
         ({"context": 5000}, "with a context of 5000 it needs at least 50010; give more text"),
-        ({"vocabulary_size": 20}, "vocabulary_size is 20: a byte-level BPE needs at least 258"),
+        (
+            {"vocabulary_size": 20},
+            "vocabulary_size is 20: it must be a whole number of at least 258",
+        ),
+        ({"vocabulary_size": 10**11}, "vocabulary_size is 100000000000: it must be"),
     ],
 )
 def test_impossible_text_batches(changes: dict[str, int], message: str, tmp_path: Path):

@@ -6,10 +6,11 @@ import argparse
 from typing import TYPE_CHECKING
 
 from kullback.cli.output import print_result, reserved, terminal_progress
-from kullback.cli.parsing import add_command, add_force, given, output_name
+from kullback.cli.parsing import add_command, add_force, given, number, output_name
 from kullback.cli.text_options import add_text_options, text_options
 from kullback.errors import InvalidValueError
 from kullback.runtime.outputs import Output
+from kullback.runtime.ranges import TOLERANCES
 
 if TYPE_CHECKING:
     from kullback.cli.parsing import Commands
@@ -49,7 +50,7 @@ def add(commands: Commands) -> None:
         help="quantisations of the reference, separated by commas: int8,int4-g32,fp8,bf16 ...",
     )  # fmt: skip
     compare.add_argument(
-        "--tolerance", type=float, metavar="NATS", default=argparse.SUPPRESS,
+        "--tolerance", type=number(TOLERANCES), metavar="NATS", default=argparse.SUPPRESS,
         help="ΔCE per token within which the smallest candidate is chosen (default: 0.01)",
     )  # fmt: skip
     compare.add_argument(

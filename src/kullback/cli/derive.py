@@ -6,7 +6,8 @@ import argparse
 from typing import TYPE_CHECKING
 
 from kullback.cli.output import print_json, result_console
-from kullback.cli.parsing import add_command, seed
+from kullback.cli.parsing import add_command, number
+from kullback.runtime.ranges import SEEDS
 
 if TYPE_CHECKING:
     from kullback.cli.parsing import Commands
@@ -34,8 +35,9 @@ def add(commands: Commands) -> None:
         "--q", metavar="Q,Q,...", help="the model's distribution (default with --p: uniform)"
     )
     derive.add_argument(
-        "--seed", type=seed, default=0, metavar="N", help="seed of the samples (default: 0)"
-    )
+        "--seed", type=number(SEEDS), default=0, metavar="N",
+        help="seed of the samples (default: 0)",
+    )  # fmt: skip
 
 
 def _derive(options: argparse.Namespace) -> None:

@@ -6,10 +6,11 @@ import argparse
 from typing import TYPE_CHECKING
 
 from kullback.cli.output import print_line, print_result, reserved, terminal_progress
-from kullback.cli.parsing import add_command, add_force, given, output_name, seed
+from kullback.cli.parsing import add_command, add_force, given, number, output_name
 from kullback.cli.text_options import add_text_options, text_options
 from kullback.errors import InvalidValueError
 from kullback.runtime.outputs import Output
+from kullback.runtime.ranges import SEEDS, SENTENCES
 
 if TYPE_CHECKING:
     from kullback.cli.parsing import Commands
@@ -63,11 +64,11 @@ def add(commands: Commands) -> None:
         default=argparse.SUPPRESS,
     )  # fmt: skip
     known.add_argument(
-        "--sentences", type=int, default=argparse.SUPPRESS, metavar="N",
+        "--sentences", type=number(SENTENCES), default=argparse.SUPPRESS, metavar="N",
         help="measure on a sample of N sentences (default: all prefixes if feasible)",
     )  # fmt: skip
     known.add_argument(
-        "--seed", type=seed, help="of the sample (default: 0)", default=argparse.SUPPRESS
+        "--seed", type=number(SEEDS), help="of the sample (default: 0)", default=argparse.SUPPRESS
     )
 
 

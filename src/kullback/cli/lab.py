@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kullback.cli.output import print_line, print_result, progress_console
-from kullback.cli.parsing import add_command, add_force, given, output_name, seed
+from kullback.cli.parsing import add_command, add_force, given, number, output_name
 from kullback.runtime.interruption import exit_code
+from kullback.runtime.ranges import SEEDS
+from kullback.training.config import RANGES
 
 if TYPE_CHECKING:
     from kullback.cli.parsing import Commands
@@ -30,8 +32,12 @@ def add(commands: Commands) -> None:
         help="folder for the run, results.json and report.html (default: lab)",
     )  # fmt: skip
     add_force(lab, "report, figures or results")
-    lab.add_argument("--steps", type=int, default=800, help="training steps (default: 800)")
-    lab.add_argument("--seed", type=seed, default=0, help="seed of everything random (default: 0)")
+    lab.add_argument(
+        "--steps", type=number(RANGES["steps"]), default=800, help="training steps (default: 800)"
+    )
+    lab.add_argument(
+        "--seed", type=number(SEEDS), default=0, help="seed of everything random (default: 0)"
+    )
 
 
 def _lab(options: argparse.Namespace) -> int:

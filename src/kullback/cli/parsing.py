@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from kullback.cli.output import print_error
+from kullback.runtime.ranges import Range
 from kullback.runtime.wording import suggestion
 
 if TYPE_CHECKING:
@@ -20,8 +21,8 @@ __all__ = [
     "add_command",
     "add_force",
     "given",
+    "number",
     "output_name",
-    "seed",
 ]
 
 
@@ -59,12 +60,16 @@ class Parser(argparse.ArgumentParser):
         return None
 
 
-def seed(text: str) -> int:
-    """An integer that a generator of random numbers can start from: at least 0."""
-    number = int(text) if text.removeprefix("-").isdecimal() else -1
-    if number < 0:
-        raise argparse.ArgumentTypeError(f"{text!r}: it must be an integer of at least 0")
-    return number
+def number(limits: Range) -> Callable[[str], int | float]:
+    """The `type` of an option whose number must lie in the range."""
+
+    def parse(text: str) -> int | float:
+        try:
+            return limits.parse(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return parse
 
 
 def output_name(text: str) -> Path:

@@ -6,9 +6,10 @@ import argparse
 from typing import TYPE_CHECKING
 
 from kullback.cli.output import print_document, print_line, terminal_progress
-from kullback.cli.parsing import add_command, add_force, given, output_name
+from kullback.cli.parsing import add_command, add_force, given, number, output_name
 from kullback.cli.text_options import add_text_options, text_options
 from kullback.errors import InvalidValueError
+from kullback.runtime.ranges import TOP_K
 
 if TYPE_CHECKING:
     from kullback.cli.parsing import Commands
@@ -40,7 +41,7 @@ def add(commands: Commands) -> None:
         "--distributions", choices=("exact", "top-k"), help="write them instead of token records"
     )
     record.add_argument(
-        "-k", type=int, default=argparse.SUPPRESS,
+        "-k", type=number(TOP_K), default=argparse.SUPPRESS,
         help="tokens of the vocabulary kept at each position, for top-k (default: 64)",
     )  # fmt: skip
     add_force(record, "a recording or records")

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kullback.cli.output import print_json, print_lines
-from kullback.cli.parsing import add_command, seed
+from kullback.cli.parsing import add_command, number
+from kullback.runtime.ranges import SEEDS, SENTENCES, TEMPERATURES
 
 if TYPE_CHECKING:
     from kullback.cli.parsing import Commands
@@ -26,14 +27,17 @@ def add(commands: Commands) -> None:
         "run_folder", type=Path, metavar="RUN", help="a run folder of kullback train"
     )
     sample.add_argument("--prompt", default="", help="how the sentences begin")
-    sample.add_argument("-n", type=int, default=10, help="number of sentences (default: 10)")
     sample.add_argument(
-        "--temperature", type=float, default=1.0,
+        "-n", type=number(SENTENCES), default=10, help="number of sentences (default: 10)"
+    )
+    sample.add_argument(
+        "--temperature", type=number(TEMPERATURES), default=1.0,
         help="of the softmax; 0 takes the most probable token (default: 1)",
     )  # fmt: skip
     sample.add_argument(
-        "--seed", type=seed, default=0, metavar="N", help="seed of the sampling (default: 0)"
-    )
+        "--seed", type=number(SEEDS), default=0, metavar="N",
+        help="seed of the sampling (default: 0)",
+    )  # fmt: skip
 
 
 def _sample(options: argparse.Namespace) -> None:

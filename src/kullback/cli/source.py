@@ -6,7 +6,8 @@ import argparse
 from typing import TYPE_CHECKING
 
 from kullback.cli.output import print_json, print_line, result_console
-from kullback.cli.parsing import add_command, output_name, seed
+from kullback.cli.parsing import add_command, number, output_name
+from kullback.runtime.ranges import EXPORTED_TOKENS, HOLDOUTS, SEEDS, SENTENCES
 from kullback.sources.help import EXPORT_HELP, GRAMMAR_HELP
 
 if TYPE_CHECKING:
@@ -33,8 +34,9 @@ def add(commands: Commands) -> None:
         "kullback source sample conjugation -n 5 --holdout 24 --held-out",
     )  # fmt: skip
     sample.add_argument(
-        "-n", type=int, default=10, metavar="N", help="number of sentences (default: 10)"
-    )
+        "-n", type=number(SENTENCES), default=10, metavar="N",
+        help="number of sentences (default: 10)",
+    )  # fmt: skip
     sample.add_argument(
         "--held-out", action="store_true", help="sample the held-out language (needs --holdout)"
     )
@@ -44,7 +46,7 @@ def add(commands: Commands) -> None:
         notes=EXPORT_HELP,
     )  # fmt: skip
     export.add_argument(
-        "--tokens", type=int, default=1_000_000, metavar="N",
+        "--tokens", type=number(EXPORTED_TOKENS), default=1_000_000, metavar="N",
         help="minimum number of tokens, in complete sentences (default: 1000000)",
     )  # fmt: skip
     export.add_argument(
@@ -57,12 +59,13 @@ def add(commands: Commands) -> None:
     ):
         action.add_argument("name", metavar="NAME", help="conjugation, or a grammar file (.toml)")
         action.add_argument(
-            "--holdout", type=int, default=0, metavar="CELLS",
+            "--holdout", type=number(HOLDOUTS), default=0, metavar="CELLS",
             help="number of cells of the conjugation table to hold out (default: 0)",
         )  # fmt: skip
         action.add_argument(
-            "--seed", type=seed, default=0, metavar="N", help=f"seed of {seeded} (default: 0)"
-        )
+            "--seed", type=number(SEEDS), default=0, metavar="N",
+            help=f"seed of {seeded} (default: 0)",
+        )  # fmt: skip
 
 
 def _opened(options: argparse.Namespace) -> Source:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from kullback.cli.parsing import given
+from kullback.cli.parsing import given, number
+from kullback.runtime.ranges import LENGTHS
+from kullback.text.protocol import WINDOWS
 
 __all__ = ["add_text_options", "text_options"]
 
@@ -35,8 +37,12 @@ def add_text_options(command: argparse.ArgumentParser) -> None:
         help="read the documents as one, separated by an empty line (default: as the protocol)",
         **absent,
     )  # fmt: skip
-    text.add_argument("--window", type=int, help="tokens that the model reads at once", **absent)
-    text.add_argument("--stride", type=int, help="tokens by which the window moves", **absent)
+    text.add_argument(
+        "--window", type=number(WINDOWS), help="tokens that the model reads at once", **absent
+    )
+    text.add_argument(
+        "--stride", type=number(LENGTHS), help="tokens by which the window moves", **absent
+    )
     text.add_argument(
         "--bos", choices=("auto", "always", "never"),
         help="whether a BOS token leads (default: auto, as the tokenizer's configuration says)",

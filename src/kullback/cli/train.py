@@ -7,32 +7,36 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kullback.cli.output import print_error, print_result, progress_console
-from kullback.cli.parsing import add_command, given, output_name, seed
+from kullback.cli.parsing import add_command, given, number, output_name
 from kullback.errors import InvalidValueError
 from kullback.runtime.interruption import exit_code
+from kullback.runtime.ranges import HOLDOUTS, SEEDS, TRAINED_VOCABULARIES
+from kullback.training.config import RANGES, SIZES
 
 if TYPE_CHECKING:
     from kullback.cli.parsing import Commands
 
 __all__ = ["OPTIONS", "add"]
 
-#: Flag, keyword of `kullback.models.train.train_model`, type, default as the help shows it, help.
+#: Flag, keyword of `kullback.models.train.train_model`, range, default as the help shows it, help.
 #: The defaults are those of `train_model`: an option that is not given is not passed on.
 OPTIONS = (
-    ("--steps", "steps", int, "800", "training steps"),
-    ("--holdout", "holdout", int, "0", "cells of the conjugation table to hold out"),
-    ("--batch", "batch", int, "256 and 48", "sentences or windows of text per step"),
-    ("--width", "width", int, "64", "width of the model"),
-    ("--layers", "layers", int, "2", "blocks"),
-    ("--heads", "heads", int, "2", "attention heads"),
-    ("--mlp-width", "mlp_width", int, "2.5 × width", "width of the MLP"),
-    ("--vocabulary", "vocabulary_size", int, "1024", "entries of the tokenizer trained on a text"),
-    ("--context", "context", int, "64", "tokens of a window of text"),
-    ("--muon-lr", "muon_lr", float, "0.02", "learning rate of the blocks' matrices"),
-    ("--adamw-lr", "adamw_lr", float, "0.003", "learning rate of all other parameters"),
-    ("--threads", "threads", int, "2", "threads, one shard of the batch each"),
-    ("--seed", "seed", seed, "0", "seed of weights and data"),
-)
+    ("--steps", "steps", RANGES["steps"], "800", "training steps"),
+    ("--holdout", "holdout", HOLDOUTS, "0", "cells of the conjugation table to hold out"),
+    ("--batch", "batch", SIZES["batch"], "256 and 48", "sentences or windows of text per step"),
+    ("--width", "width", SIZES["width"], "64", "width of the model"),
+    ("--layers", "layers", SIZES["layers"], "2", "blocks"),
+    ("--heads", "heads", SIZES["heads"], "2", "attention heads"),
+    ("--mlp-width", "mlp_width", SIZES["mlp_width"], "2.5 × width", "width of the MLP"),
+    ("--vocabulary", "vocabulary_size", TRAINED_VOCABULARIES, "1024",
+     "entries of the tokenizer trained on a text"),
+    ("--context", "context", SIZES["context"], "64", "tokens of a window of text"),
+    ("--muon-lr", "muon_lr", RANGES["muon_lr"], "0.02", "learning rate of the blocks' matrices"),
+    ("--adamw-lr", "adamw_lr", RANGES["adamw_lr"], "0.003",
+     "learning rate of all other parameters"),
+    ("--threads", "threads", RANGES["shards"], "2", "threads, one shard of the batch each"),
+    ("--seed", "seed", SEEDS, "0", "seed of weights and data"),
+)  # fmt: skip
 ONLY_FOR_SOURCES = ("holdout",)
 ONLY_FOR_TEXTS = ("vocabulary_size", "context")
 
@@ -65,10 +69,10 @@ def add(commands: Commands) -> None:
         "-o", "--output", type=output_name, metavar="RUN", default=argparse.SUPPRESS,
         help="folder to train into",
     )  # fmt: skip
-    for flag, keyword, kind, default, help_text in OPTIONS:
+    for flag, keyword, limits, default, help_text in OPTIONS:
         train.add_argument(
-            flag, dest=keyword, type=kind, default=argparse.SUPPRESS,
-            metavar="RATE" if kind is float else "N",
+            flag, dest=keyword, type=number(limits), default=argparse.SUPPRESS,
+            metavar="N" if limits.whole else "RATE",
             help=f"{help_text} (default: {default})",
         )  # fmt: skip
 

@@ -16,11 +16,9 @@ An option that was given and cannot apply is an error: none is ignored.
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from numbers import Real
 from pathlib import Path
 
 import torch
@@ -48,6 +46,7 @@ from kullback.models.quantization import Scheme
 from kullback.models.quantized import SizedModel, check_scheme_fits, split_scheme
 from kullback.results.comparison import Comparison
 from kullback.runtime.progress import Progress
+from kullback.runtime.ranges import TOLERANCES
 from kullback.text.documents import Document
 from kullback.text.inputs import Text
 from kullback.text.protocol import Bos, Preset, Protocol
@@ -141,13 +140,8 @@ def compare(
 def _check_values(request: _Request) -> None:
     """Raise `InvalidValueError` for a tolerance that is none, and for an unknown scheme."""
     tolerance = request.tolerance
-    if tolerance is not None and not (
-        isinstance(tolerance, Real) and math.isfinite(tolerance) and tolerance >= 0
-    ):
-        raise InvalidValueError(
-            f"tolerance (--tolerance) is {tolerance!r}: it must be a number of nats/token of at "
-            "least 0"
-        )
+    if tolerance is not None:
+        TOLERANCES.check("tolerance (--tolerance)", tolerance, " nats/token")
     for scheme in request.schemes:
         Scheme.parse(scheme)
     for name in named_paths(*request.operands):

@@ -11,6 +11,7 @@ from kullback.models.interface import LanguageModel
 from kullback.models.mini_gpt import GPTModel
 from kullback.results.source import SourceEvaluation
 from kullback.runtime.progress import Progress
+from kullback.runtime.ranges import SEEDS, SENTENCES
 from kullback.sources.catalogue import Source, open_source, source_from_spec
 from kullback.training.description import read_description
 
@@ -35,6 +36,9 @@ def evaluate_source(
     a damaged run folder.
     """
     progress = progress or Progress()
+    SEEDS.check("seed", seed)
+    if sentences is not None:
+        SENTENCES.check("sentences", sentences)
     opened = _source(model, source)
     progress.stage(f"loading {model_name(model)}")
     loaded = _load(model)

@@ -24,6 +24,7 @@ from kullback.runtime.locks import locked_output
 from kullback.runtime.memory import kept_freed_memory
 from kullback.runtime.outputs import Output, check_outputs
 from kullback.runtime.progress import Progress
+from kullback.runtime.ranges import TOP_K
 from kullback.runtime.workers import ProcessGroup, process_group
 from kullback.text.documents import Document
 from kullback.text.inputs import Text, paths_of
@@ -158,8 +159,8 @@ def _check(path: Path, distributions: str | None, k: int | None) -> None:
         raise InvalidValueError(
             f"k is {k} (-k), which is for distributions 'top-k' (--distributions top-k)"
         )
-    if k is not None and k < 1:
-        raise InvalidValueError(f"k is {k}: it must be at least 1")
+    if k is not None:
+        TOP_K.check("k (-k)", k)
     is_parquet = path.suffix == ".parquet"
     if distributions is None and not is_parquet:
         raise InvalidValueError(

@@ -21,7 +21,7 @@ from kullback.runtime.wording import with_article
 from kullback.sources.catalogue import Source, open_source
 from kullback.text.documents import Document
 from kullback.training.batches import Batches
-from kullback.training.config import TrainingConfig
+from kullback.training.config import SIZES, TrainingConfig
 from kullback.training.description import batches_of_run, check_no_run, read_description
 from kullback.training.gpt import GPT, GPTConfig
 from kullback.training.loop import resume, train
@@ -75,6 +75,13 @@ def train_model(
     read = [*given_text, *([source] if isinstance(source, str) else [])]
     check_outputs(Output("the run folder (-o)", output, "folder"), inputs=read)
     check_no_run(Path(output))
+    tokens = _given(batch, 48) * _given(context, 64) if text is not None else _given(batch, 256)
+    SIZES["width"].check("width", width)
+    shape = (width, layers, heads, _given(mlp_width, 32 * math.ceil(2.5 * width / 32)))
+    GPTConfig(1, _given(context, 1), *shape).check_memory(tokens)  # before anything is read
+    config = TrainingConfig(
+        steps=steps, muon_lr=muon_lr, adamw_lr=adamw_lr, shards=threads, seed=seed
+    )
     batches: Batches
     if text is not None:
         _refuse("text", holdout=holdout)
@@ -94,17 +101,7 @@ def train_model(
         else:
             source = open_source(source, holdout or 0, seed)
         batches = SentenceBatches(source, _given(batch, 256), seed)
-    gpt = GPTConfig(
-        batches.vocabulary_size,
-        batches.context,
-        width,
-        layers,
-        heads,
-        _given(mlp_width, 32 * math.ceil(2.5 * width / 32)),
-    )
-    config = TrainingConfig(
-        steps=steps, muon_lr=muon_lr, adamw_lr=adamw_lr, shards=threads, seed=seed
-    )
+    gpt = GPTConfig(batches.vocabulary_size, batches.context, *shape)
     progress.begin(steps, batches.floor)
     start = time.perf_counter()
     model = train(Path(output), batches, gpt, config, progress.step)

@@ -35,7 +35,11 @@ def machine_memory() -> int | None:
     return min(limits) if limits else None
 
 
-def check_fits(size: int, what: str) -> None:
+def check_fits(
+    size: float,
+    what: str,
+    remedy: str = "the file is damaged, or it needs a larger machine",
+) -> None:
     """Raise `InvalidValueError` where `size` bytes are more than the memory of this machine.
 
     >>> check_fits(10**18, "a vocabulary of 10^9 tokens")  # doctest: +ELLIPSIS
@@ -46,5 +50,5 @@ def check_fits(size: int, what: str) -> None:
     if memory is not None and size > memory:
         raise InvalidValueError(
             f"{what} would take {size / 1e9:,.1f} GB of memory, and this process has "
-            f"{memory / 1e9:,.1f} GB: the file is damaged, or it needs a larger machine"
+            f"{memory / 1e9:,.1f} GB: {remedy}"
         )

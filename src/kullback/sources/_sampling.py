@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Int
 
-from kullback.errors import GrammarError, InvalidValueError
+from kullback.errors import GrammarError
+from kullback.runtime.limits import check_fits
+from kullback.runtime.ranges import SENTENCES, Range
 
 if TYPE_CHECKING:
     from kullback.sources.language import Language
@@ -19,14 +21,21 @@ __all__ = ["sample_arcs"]
 
 # Sampling works on this many sentences at a time, so that its arrays stay in the cache.
 SAMPLE_BLOCK = 1 << 15
+# Arcs, tokens and surprisals, and the arcs of blocks that are not joined yet.
+BYTES_PER_TOKEN = 32
 
 
 def sample_arcs(
     language: Language, n: int, rng: np.random.Generator, max_tokens: int
 ) -> Int[np.ndarray, "N T"]:
     """The arcs of `n` sampled sentences, padded with -1; errors as in `Language.sample`."""
-    if n < 0:
-        raise InvalidValueError(f"n is {n}: the number of sentences must be at least 0")
+    Range(0, SENTENCES.high).check("n", n, ", the number of sentences")
+    if n > SAMPLE_BLOCK:
+        check_fits(
+            n * language.tokens_per_sentence * BYTES_PER_TOKEN,
+            f"a sample of {n:,} sentences",
+            "ask for fewer sentences",
+        )
     blocks = [
         _sample_block(language, min(SAMPLE_BLOCK, n - i), rng, max_tokens)
         for i in range(0, n, SAMPLE_BLOCK)

@@ -23,6 +23,7 @@ from functools import cached_property
 import numpy as np
 
 from kullback.errors import InvalidValueError
+from kullback.runtime.ranges import HOLDOUTS, SEEDS
 from kullback.sources._conjugation_rules import (
     Cell,
     Choice,
@@ -82,10 +83,11 @@ class ConjugationSource:
         Raises `InvalidValueError` unless at least one cell is left to train on.
         """
         table = self.cells
-        if not 0 <= cells < len(table):
+        HOLDOUTS.check("holdout", cells)
+        SEEDS.check("seed", seed)
+        if cells >= len(table):
             raise InvalidValueError(
-                f"holdout is {cells} cells: it must be at least 0 and below the {len(table)} "
-                "cells of the table"
+                f"holdout is {cells} cells: it must be below the {len(table)} cells of the table"
             )
         chosen = np.random.default_rng(seed).choice(len(table), cells, replace=False)
         return ConjugationSource(self.verbs, tuple(table[i] for i in sorted(chosen)))

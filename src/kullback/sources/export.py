@@ -13,15 +13,19 @@ from typing import Any
 
 import numpy as np
 
-from kullback.errors import InvalidValueError
 from kullback.runtime.files import draft_folder
+from kullback.runtime.limits import check_fits
 from kullback.runtime.locks import locked_output
 from kullback.runtime.outputs import Output, check_outputs
+from kullback.runtime.ranges import EXPORTED_TOKENS, SEEDS
 from kullback.sources.catalogue import Source
 from kullback.text.special_tokens import BOS_ID
 from kullback.text.tokenizer_training import tokenizer_config, word_tokenizer
 
 __all__ = ["export_source"]
+
+# While it is made: ids and surprisals, joined and then as files, and the sentences.
+BYTES_PER_TOKEN = 25
 
 README = """{name}: a language whose entropy is known exactly.
 
@@ -45,8 +49,13 @@ def export_source(source: Source, tokens: int, folder: Path, seed: int) -> dict[
     The files appear together, in a new or empty folder.  Raises `InvalidValueError` for fewer than
     one token and for any other folder, `RunError` where it cannot be written.
     """
-    if tokens < 1:
-        raise InvalidValueError(f"tokens is {tokens}: it must be at least 1")
+    SEEDS.check("seed", seed)
+    EXPORTED_TOKENS.check("tokens", tokens)
+    check_fits(
+        tokens * BYTES_PER_TOKEN,
+        f"an export of {tokens:,} tokens",
+        "ask for fewer tokens (--tokens), or export several parts with other seeds",
+    )
     check_outputs(Output("the folder (-o)", folder, "new folder"))
     with locked_output(folder), draft_folder(folder) as draft:
         return _export(source, tokens, draft, seed)

@@ -10,6 +10,7 @@ from typing import TypedDict
 import numpy as np
 
 from kullback.errors import InvalidValueError
+from kullback.runtime.ranges import SEEDS
 from kullback.sources.catalogue import Source
 from kullback.sources.language import Language
 
@@ -39,6 +40,7 @@ def sampled_sentences(
 
     Raises `InvalidValueError` where nothing is held out, and for a negative `n`.
     """
+    SEEDS.check("seed", seed)
     language = source.held_out if held_out else source.training
     if language is None:
         raise InvalidValueError("--held-out needs held-out cells: add --holdout CELLS")

@@ -42,15 +42,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from numbers import Integral
 from typing import Literal, get_args
 
 from kullback.errors import InvalidValueError
+from kullback.runtime.ranges import LENGTHS, Range
 from kullback.runtime.temporary import TemporaryBytes
 from kullback.runtime.wording import suggestion
 from kullback.text.documents import IN_MEMORY, Document
 
-__all__ = ["Bos", "Preset", "Protocol", "count_words", "prepare"]
+__all__ = ["WINDOWS", "Bos", "Preset", "Protocol", "count_words", "prepare"]
 
 Bos = Literal["auto", "always", "never"]
 Preset = Literal["sliding", "hf-stride", "lm-eval", "llama.cpp"]
@@ -60,8 +60,11 @@ Preset = Literal["sliding", "hf-stride", "lm-eval", "llama.cpp"]
 DEFAULT_WINDOW = 2048
 HF_STRIDE = 512
 LLAMA_CPP_WINDOW = 512
+LLAMA_CPP_LEAST = 4
 # lm-evaluation-harness' `_DEFAULT_MAX_LENGTH`, for models without a context in their configuration.
 LM_EVAL_WINDOW = 2048
+#: The window: to predict a token, one is read before it.
+WINDOWS = Range(2, LENGTHS.high)
 BLANK_LINE = "\n\n"
 
 
@@ -91,14 +94,14 @@ class Protocol:
                     f"{name} is {value!r}: it must be one of {', '.join(allowed)}"
                     f"{suggestion(str(value), allowed)}"
                 )
-        for name in ("window", "stride"):
+        for name, limits in (("window", WINDOWS), ("stride", LENGTHS)):
             value = getattr(self, name)
-            if value is not None and not isinstance(value, Integral):
-                raise InvalidValueError(f"{name} is {value!r}: it must be a whole number of tokens")
-        shortest = 2 if self.preset != "llama.cpp" else 4
-        if self.window is not None and self.window < shortest:
+            if value is not None:
+                limits.check(name, value, " tokens")
+        if self.preset == "llama.cpp" and self.window is not None and self.window < LLAMA_CPP_LEAST:
             raise InvalidValueError(
-                f"window is {self.window}: it must be at least {shortest} tokens, to predict one"
+                f"window is {self.window}: with llama.cpp, which scores the second half but one, "
+                f"it must be at least {LLAMA_CPP_LEAST} tokens, to predict one"
             )
         if self.stride is None:
             return
@@ -107,9 +110,10 @@ class Protocol:
                 f"stride is {self.stride}: the preset {self.preset} has none, its windows do not "
                 "overlap; leave it out, or use the preset sliding or hf-stride"
             )
-        if self.stride < 1 or (self.window is not None and self.stride > self.window):
-            limit = "" if self.window is None else f" and at most the window, {self.window}"
-            raise InvalidValueError(f"stride is {self.stride}: it must be at least 1{limit}")
+        if self.window is not None and self.stride > self.window:
+            raise InvalidValueError(
+                f"stride is {self.stride}: it must be at most the window, {self.window}"
+            )
 
     def resolve(self, context: int | None) -> Protocol:
         """The protocol without None, for a model that reads at most `context` tokens.

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-from kullback.errors import InvalidValueError
+from kullback.runtime.ranges import TRAINED_VOCABULARIES
 from kullback.text.special_tokens import BOS, EOS
 
 __all__ = ["tokenizer_config", "train_tokenizer", "word_tokenizer"]
@@ -34,13 +34,9 @@ def word_tokenizer(vocabulary: Sequence[str]) -> Tokenizer:
 def train_tokenizer(texts: Sequence[str], vocabulary_size: int) -> Tokenizer:
     """A byte-level BPE of `vocabulary_size` entries trained on `texts`, with `BOS` and `EOS`.
 
-    Raises `InvalidValueError` for a size below 258: 256 bytes and two special tokens.
+    Raises `InvalidValueError` for a size outside `TRAINED_VOCABULARIES`.
     """
-    if vocabulary_size < 258:
-        raise InvalidValueError(
-            f"vocabulary_size is {vocabulary_size}: a byte-level BPE needs at least 258 "
-            "(256 bytes and two special tokens)"
-        )
+    TRAINED_VOCABULARIES.check("vocabulary_size", vocabulary_size)
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()

@@ -26,6 +26,7 @@ from fractions import Fraction
 import numpy as np
 
 from kullback.errors import InvalidValueError
+from kullback.runtime.ranges import SEEDS
 from kullback.theory._derivation_steps import (
     DATA_SETS,
     asymptotics_step,
@@ -91,8 +92,7 @@ def derive(
     True
     """
     truth, model = _checked(p, q)
-    if seed < 0:
-        raise InvalidValueError(f"seed is {seed}: it must be at least 0")
+    SEEDS.check("seed", seed)
     # A generator for each step, so that the numbers of a step do not depend on another step.
     streams = [np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(4)]
     support = truth[truth > 0]

@@ -20,10 +20,9 @@ from jaxtyping import Float, Int
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from kullback.errors import InvalidValueError
 from kullback.training.packed_attention import PackedLayout
 
-__all__ = ["Batches", "Shard", "TokenRows", "check_seed"]
+__all__ = ["Batches", "Shard", "TokenRows"]
 
 
 @dataclass(frozen=True)
@@ -63,6 +62,10 @@ class Batches(Protocol):
         """The longest sequence, in tokens."""
 
     @property
+    def tokens_per_batch(self) -> int:
+        """The tokens of a batch, at least about."""
+
+    @property
     def floor(self) -> float | None:
         """The exact entropy in nats/token; None on a text, where it is unknown."""
 
@@ -86,9 +89,3 @@ class Batches(Protocol):
     @property
     def token_bytes(self) -> Int[np.ndarray, "V"] | None:
         """The bytes of text of each vocabulary entry; None on a source."""
-
-
-def check_seed(seed: int) -> None:
-    """Raise `InvalidValueError` for a negative seed, which NumPy's generators refuse."""
-    if seed < 0:
-        raise InvalidValueError(f"seed is {seed}: it must be at least 0")

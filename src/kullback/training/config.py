@@ -9,9 +9,38 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
-from kullback.errors import InvalidValueError
+from kullback.runtime.ranges import LENGTHS, SEEDS, Range
 
-__all__ = ["TrainingConfig"]
+__all__ = ["RANGES", "SIZES", "TrainingConfig"]
+
+_RATE = Range(0, 100.0, whole=False, above=True)
+_EVERY = Range(1, 10**9)
+#: Of the fields of `TrainingConfig`.
+RANGES = {
+    "steps": _EVERY,
+    "muon_lr": _RATE,
+    "adamw_lr": _RATE,
+    "warmup_steps": Range(0, 10**9),
+    "decay_fraction": Range(0, 1.0, whole=False, above=True),
+    "clip_norm": Range(0, 1e9, whole=False, above=True),
+    "shards": Range(1, 4096),
+    "seed": SEEDS,
+    "log_every": _EVERY,
+    "evaluate_every": _EVERY,
+    "checkpoint_every": _EVERY,
+}
+#: Of the fields of `kullback.training.gpt.GPTConfig`, and of a batch: sentences or windows.
+SIZES = {
+    "vocabulary_size": Range(1, 10**7),
+    "context": LENGTHS,
+    "width": Range(1, 65_536),
+    "layers": Range(1, 10_000),
+    "heads": Range(1, 32_768),
+    "mlp_width": Range(1, 10**6),
+    "rope_theta": Range(0, 1e15, whole=False, above=True),
+    "norm_eps": Range(0, 1.0, whole=False, above=True),
+    "batch": Range(1, 10**7),
+}
 
 
 @dataclass(frozen=True)
@@ -35,15 +64,7 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
-            if name in ("seed", "warmup_steps"):
-                if value < 0:
-                    raise InvalidValueError(f"{name} is {value}: it must be at least 0")
-            elif not value > 0:
-                raise InvalidValueError(f"{name} is {value}: it must be positive")
-        if not self.decay_fraction <= 1:
-            raise InvalidValueError(
-                f"decay_fraction is {self.decay_fraction}: it must be in (0, 1]"
-            )
+            RANGES[name].check(name, value)
 
     def learning_rate_factor(self, step: int) -> float:
         """The factor on the learning rates at `step`, in [0, 1].

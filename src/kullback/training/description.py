@@ -39,9 +39,6 @@ __all__ = [
 
 T = TypeVar("T", TrainingConfig, GPTConfig)
 
-# Of what a file may ask for; a thread processes a shard.
-MOST_LAYERS = 10_000
-MOST_SHARDS = 4_096
 # The files of a run, except tokenizer.json, which is written first.
 RUN_FILES = (
     "training.json",
@@ -166,11 +163,6 @@ def read_description(run: Path) -> RunDescription:
     try:
         checked = msgspec.convert(content, _Description)
         config, model = _built(TrainingConfig, checked.config), _built(GPTConfig, checked.model)
-        if model.layers > MOST_LAYERS or config.shards > MOST_SHARDS:
-            raise ValueError(
-                f"it asks for {model.layers:,} layers (at most {MOST_LAYERS:,}) and "
-                f"{config.shards:,} shards (at most {MOST_SHARDS:,})"
-            )
         return RunDescription(path, content["data"], checked.floor, config, model)
     except ValueError as error:
         raise _not_a_description(path, error) from None

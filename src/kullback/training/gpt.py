@@ -16,7 +16,6 @@ P = K / 2 rotated pairs, V vocabulary.
 
 from __future__ import annotations
 
-import os
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -26,6 +25,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the name that everyone uses
 
 from kullback.errors import InvalidValueError
+from kullback.runtime.limits import check_fits
+from kullback.training.config import SIZES
 from kullback.training.packed_attention import PackedLayout, packed_attention
 
 __all__ = ["GPT", "GPTConfig"]
@@ -47,10 +48,7 @@ class GPTConfig:
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
-            if not value > 0:
-                raise InvalidValueError(f"{name} is {value}: it must be positive")
-            if name not in ("rope_theta", "norm_eps") and not isinstance(value, int):
-                raise InvalidValueError(f"{name} is {value}: it must be a whole number")
+            SIZES[name].check(name, value)
         if self.width % (2 * self.heads):
             raise InvalidValueError(
                 f"width is {self.width} and heads is {self.heads}: rotary positions need a width "
@@ -66,6 +64,23 @@ class GPTConfig:
         """
         block = 4 * self.width**2 + 3 * self.width * self.mlp_width + 2 * self.width
         return self.vocabulary_size * self.width + self.layers * block + self.width
+
+    def check_memory(self, trained_tokens: int | None = None) -> None:
+        """Raise `InvalidValueError` for a model larger than the memory of this machine.
+
+        With `trained_tokens`, the tokens of a batch, also for its training: gradients and two
+        moments for each weight, and what each block keeps of every token for the backward pass.
+        """
+        what, size = f"a model of {self.parameters:,} parameters", 4 * self.parameters
+        check_fits(size, what, "choose a smaller width, fewer layers or a smaller vocabulary")
+        if trained_tokens is None:
+            return
+        kept = 4 * trained_tokens * self.layers * (8 * self.width + 3 * self.mlp_width)
+        check_fits(
+            4 * size + kept,
+            f"training {what} on batches of {trained_tokens:,} tokens",
+            "choose a smaller batch, context, width or number of layers",
+        )
 
     def to_huggingface(self, bos_token_id: int, eos_token_id: int) -> dict[str, Any]:
         """The `config.json` of a Llama with these sizes."""
@@ -236,7 +251,7 @@ class GPT(nn.Module):
     def __init__(self, config: GPTConfig, seed: int | None = None) -> None:
         super().__init__()
         self.config = config
-        _check_memory(config)  # first: the sizes may be those of a damaged file
+        config.check_memory()  # first: the sizes may be those of a damaged file
         with torch.device("meta"):
             self.model = Decoder(config)
         self.to_empty(device="cpu")
@@ -299,17 +314,3 @@ class GPT(nn.Module):
         frequencies = 1.0 / self.config.rope_theta ** (pairs / K)
         angles = torch.arange(T, device=like.device, dtype=torch.float32)[:, None] * frequencies
         return torch.complex(angles.cos().to(like.dtype), angles.sin().to(like.dtype))[:, None]
-
-
-def _check_memory(config: GPTConfig) -> None:
-    """Raise `InvalidValueError` for a model larger than the memory, where its size is known."""
-    if not hasattr(os, "sysconf"):  # Windows
-        return
-    size = 4 * config.parameters
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if size > memory:
-        raise InvalidValueError(
-            f"a model of {config.parameters:,} parameters takes {size / 1e9:.1f} GB: this machine "
-            f"has {memory / 1e9:.1f} GB; choose a smaller width, fewer layers or a smaller "
-            "vocabulary"
-        )

@@ -64,6 +64,7 @@ def train(
             f"the model has a vocabulary of {gpt.vocabulary_size} and a context of {gpt.context}: "
             f"the data needs {batches.vocabulary_size} and at least {batches.context}"
         )
+    gpt.check_memory(batches.tokens_per_batch)
     model = GPT(gpt, seed=config.seed)
     with locked(run), stop_on_signal() as stop_requested:
         write_description(run, batches, gpt, config)
@@ -83,6 +84,7 @@ def resume(
         description = read_description(run)
         batches = batches_of_run(description, load_tokenizer(run / "tokenizer.json"))
         config = description.config
+        description.model.check_memory(batches.tokens_per_batch)
         state = TrainingState(GPT(description.model, seed=config.seed), config)
         if (run / "checkpoint.safetensors").exists():
             load_checkpoint(state, run / "checkpoint.safetensors")

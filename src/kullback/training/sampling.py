@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +10,8 @@ import numpy as np
 import torch
 
 from kullback.errors import InvalidValueError
+from kullback.runtime.limits import check_fits
+from kullback.runtime.ranges import SEEDS, SENTENCES, TEMPERATURES
 from kullback.text.special_tokens import BOS_ID, EOS_ID
 from kullback.training.gpt import GPT
 from kullback.training.run_folder import load_model, load_tokenizer
@@ -27,6 +28,9 @@ def sample_texts(
     prompt that is not in the vocabulary of a source, and for what `generate` refuses.
     """
     run = Path(run)
+    SENTENCES.check("n", n)
+    TEMPERATURES.check("temperature", temperature)
+    SEEDS.check("seed", seed)
     gpt = load_model(run)
     tokenizer = load_tokenizer(run / "tokenizer.json")
     vocabulary = tokenizer.get_vocab()
@@ -57,10 +61,15 @@ def generate(
     Raises `InvalidValueError` for a prompt that fills the context or has unknown ids, a
     temperature that is negative or not finite, or n < 1.
     """
-    if n < 1:
-        raise InvalidValueError(f"n is {n}: it must be at least 1 sentence")
-    if not 0 <= temperature < math.inf:
-        raise InvalidValueError(f"temperature is {temperature}: it must be finite, at least 0")
+    SENTENCES.check("n", n)
+    TEMPERATURES.check("temperature", temperature)
+    config = gpt.config
+    floats = max(8 * config.width, 2 * config.width + 3 * config.mlp_width)
+    check_fits(
+        n * max(config.context * (8 + 4 * floats), 16 * config.vocabulary_size),
+        f"{n:,} sentences of {config.context} tokens at once",
+        "ask for fewer sentences (-n), several times with other seeds",
+    )
     for position, token in enumerate(prompt):
         if not 0 <= token < gpt.config.vocabulary_size:
             raise InvalidValueError(

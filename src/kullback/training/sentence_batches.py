@@ -14,12 +14,13 @@ import torch
 from jaxtyping import Int
 from tokenizers import Tokenizer
 
-from kullback.errors import InvalidValueError
+from kullback.runtime.ranges import SEEDS
 from kullback.sources.catalogue import Source
 from kullback.sources.language import Sentences
 from kullback.text.special_tokens import BOS_ID
 from kullback.text.tokenizer_training import word_tokenizer
-from kullback.training.batches import Shard, TokenRows, check_seed
+from kullback.training.batches import Shard, TokenRows
+from kullback.training.config import SIZES
 from kullback.training.packed_attention import PackedLayout
 
 __all__ = ["SentenceBatches"]
@@ -39,11 +40,8 @@ class SentenceBatches:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.sentences < 1:
-            raise InvalidValueError(
-                f"sentences is {self.sentences}: a batch needs at least one sentence"
-            )
-        check_seed(self.seed)
+        SIZES["batch"].check("sentences", self.sentences)
+        SEEDS.check("seed", self.seed)
 
     @property
     def vocabulary_size(self) -> int:
@@ -60,6 +58,12 @@ class SentenceBatches:
         if not language.is_finite:
             return ENDLESS_CONTEXT
         return -(-len(language.entropy_by_position()) // 16) * 16
+
+    @property
+    def tokens_per_batch(self) -> int:
+        """The expected tokens of a batch."""
+        length = min(self.source.training.tokens_per_sentence, self.context)
+        return round(self.sentences * length)
 
     @property
     def floor(self) -> float:

@@ -18,11 +18,13 @@ from jaxtyping import Int
 from tokenizers import Tokenizer
 
 from kullback.errors import InvalidValueError
+from kullback.runtime.ranges import SEEDS
 from kullback.text.byte_spans import bytes_of_token
 from kullback.text.documents import read_texts
 from kullback.text.special_tokens import BOS_ID, EOS_ID
 from kullback.text.tokenizer_training import train_tokenizer
-from kullback.training.batches import Shard, TokenRows, check_seed
+from kullback.training.batches import Shard, TokenRows
+from kullback.training.config import SIZES
 from kullback.training.packed_attention import PackedLayout
 
 __all__ = ["TextBatches"]
@@ -40,10 +42,9 @@ class TextBatches:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_seed(self.seed)
-        for name, value in (("context", self.context), ("windows", self.windows)):
-            if value < 1:
-                raise InvalidValueError(f"{name} is {value}: it must be at least 1")
+        SEEDS.check("seed", self.seed)
+        SIZES["context"].check("context", self.context)
+        SIZES["batch"].check("windows", self.windows)
         if len(self.tokens) // 10 < self.context + 1:
             raise InvalidValueError(
                 f"the text has {len(self.tokens)} tokens: with a context of {self.context} it "
@@ -78,6 +79,11 @@ class TextBatches:
     def vocabulary_size(self) -> int:
         """V, the entries of the tokenizer."""
         return int(self.tokenizer.get_vocab_size())
+
+    @property
+    def tokens_per_batch(self) -> int:
+        """The tokens of a batch."""
+        return self.windows * self.context
 
     @property
     def spec(self) -> dict[str, Any]:
