@@ -14,8 +14,7 @@ def exit_code(arguments: Sequence[str]) -> int:
     try:
         return main(arguments)
     except SystemExit as stop:
-        assert isinstance(stop.code, int)
-        return stop.code
+        return int(stop.code or 0)
 
 
 def the_error(stderr: str) -> str:
