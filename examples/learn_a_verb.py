@@ -63,7 +63,7 @@ def main() -> None:
     )
     train(model, steps=121, rate=2.0)
     print()
-    print(" " * 16 + "".join(f"{person:>14}" for person in PERSONS))
+    print(" " * 16 + "".join(f"{person:>15}" for person in PERSONS))
     right = 0
     for tense in TENSES:
         cells = []
@@ -72,7 +72,7 @@ def main() -> None:
             form = FORMS[q.index(max(q))]
             right += form == form_of(tense, person)
             cells.append(f"{form} {100 * max(q):.0f} %")
-        print(f"{tense:16}" + "".join(f"{cell:>14}" for cell in cells))
+        print(f"{tense:16}" + "".join(f"{cell:>15}" for cell in cells))
     print(f"\n{right} of {len(TENSES) * len(PERSONS)} forms are right")
 
 

@@ -423,4 +423,4 @@ def test_the_example_learns_every_form_of_the_verb() -> None:
     table = [re.split(r"\s{2,}", row)[1:] for row in done.stdout.splitlines()[-7:-2]]
     truth = [["go"] * 6, ["go", "go", "goes", "go", "go", "go"]]
     truth += [[form] * 6 for form in ("went", "gone", "will go")]
-    assert [[cell.rsplit(" ", 1)[0] for cell in row] for row in table] == truth
+    assert [[cell.rsplit(" ", 2)[0] for cell in row] for row in table] == truth

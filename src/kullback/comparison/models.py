@@ -90,6 +90,7 @@ def compare_models(
     if len(candidates) > 1 or task.noise or task.sensitivity is not None:
         source = KeptPredictions(reference, tokenized)
     compared, passes = [], KeptPasses()
+    of_reference = reference.fingerprint(documents, tokenized)
     for i, candidate in enumerate(candidates):
         operand = opened.pop(i) if i in opened else candidate.open()
         operand.check(documents, tokenized, reader)
@@ -97,7 +98,7 @@ def compare_models(
         identity = operand.fingerprint(documents, tokenized)
         compute = partial(_pass, reference, source, operand, tokenized, progress)
         kinds = [type(model).__name__ for model in (reference, operand)]
-        identities = [reference.fingerprint(documents, tokenized).full, identity.full, *kinds]
+        identities = [of_reference.full, identity.full, *kinds]
         divergences = passes.rows(identities, tokenized, compute)
         compared.append(
             _Compared.of(candidate.name, operand, identity, divergences, tokenized, reader, task)
@@ -105,26 +106,18 @@ def compare_models(
         del operand, divergences
     floor = _noise(source, reference, tokenized, task, progress)
     layers = _sensitivity(source, reference, tokenized, task, progress)
-    notes = [
-        *reference.notes,
-        *(note for candidate in compared for note in candidate.notes),
-        *coverage_notes(tokenized),
-        results.MOVED_IS_NOT_WORSE,
-        *_padding_note(max(candidate.padding for candidate in compared)),
-    ]
     ranked = rank_candidates(
         [candidate.rows for candidate in compared], tokenized.places, reference.size_bytes, floor,
         task.tolerance,
     )  # fmt: skip
     passes.forget()
-    identity = reference.fingerprint(documents, tokenized)
     name = task.reference_name or reference.name
     return results.Comparison(
         title=title_of([candidate.name for candidate in candidates], name),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         command=task.command,
         kind="models",
-        reference=origin(name, identity, reference.size_bytes),
+        reference=origin(name, of_reference, reference.size_bytes),
         candidates=tuple(
             msgspec.structs.replace(result, above_noise=above_noise(result.measures["kl"], floor))
             for result in (candidate.result for candidate in compared)
@@ -134,7 +127,7 @@ def compare_models(
         documents=len(documents),
         bytes=tokenized.coverage.bytes,
         seconds=time.perf_counter() - began,
-        notes=tuple(notes),
+        notes=_notes(reference, compared, tokenized),
         ranked=ranked,
         tolerance=task.tolerance,
         choice=choose(ranked),
@@ -222,6 +215,18 @@ def _sensitivity(
     progress.stage("sensitivity: layers, one at a time")
     return measure_sensitivity(
         reference.model, task.sensitivity, tokenized, source, progress.tokens
+    )
+
+
+def _notes(
+    reference: Operand, compared: Sequence[_Compared], tokenized: TokenizedText
+) -> tuple[str, ...]:
+    return (
+        *reference.notes,
+        *(note for candidate in compared for note in candidate.notes),
+        *coverage_notes(tokenized),
+        results.MOVED_IS_NOT_WORSE,
+        *_padding_note(max(candidate.padding for candidate in compared)),
     )
 
 

@@ -5,6 +5,7 @@ Entropies and surprisals are in nats.
 
 from __future__ import annotations
 
+import math
 from typing import TypedDict
 
 import numpy as np
@@ -54,10 +55,15 @@ def _facts(language: Language) -> dict[str, object]:
     slots = language.entropy_by_slot()
     return {
         "vocabulary": list(language.vocabulary),
-        "number_of_sentences": language.number_of_sentences,
-        "number_of_prefixes": language.number_of_prefixes,
+        "number_of_sentences": _exact(language.number_of_sentences),
+        "number_of_prefixes": _exact(language.number_of_prefixes),
         "tokens_per_sentence": language.tokens_per_sentence,
         "entropy_per_sentence": language.entropy_per_sentence,
         "entropy_per_token": language.entropy_per_token,
         "slots": {name: slot._asdict() for name, slot in slots.items()},
     }
+
+
+def _exact(number: float | int) -> float | int | str:
+    """An exact integer, or a string where Python writes no number of so many digits."""
+    return number if number == math.inf or number < 10**4000 else f"10^{math.log10(number):.3f}"
