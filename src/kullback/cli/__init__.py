@@ -26,8 +26,8 @@ from kullback.runtime.interruption import answered_signals, exit_code
 
 __all__ = ["main", "make_parser", "run"]
 
-# What a system says of a disk that is full, over quota or read-only, and of a file at its limit.
 INTERRUPTED_ABOVE = 128  # exit codes of processes that a signal ended
+# What a system says of a disk that is full, over quota or read-only, and of a file at its limit.
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
@@ -74,13 +74,18 @@ def _run(argv: Sequence[str] | None) -> int:
     except KeyboardInterrupt as error:
         print_error(_interrupted(error, options.command_line))
         return exit_code()
+    except MemoryError as error:
+        print_error(
+            f"there is not enough memory ({error}): choose smaller sizes, or a larger machine"
+        )
+        return 2
     except OSError as error:
-        if error.errno not in FULL:
+        if isinstance(error, BrokenPipeError) or error.errno is None:
             raise
         place = f" of {error.filename}" if error.filename else ""
+        remedy = "free some space" if error.errno in FULL else "check its name and permissions"
         print_error(
-            f"the system says {error.strerror!r}{place}: free some space, then run the command "
-            "again"
+            f"the system says {error.strerror!r}{place}: {remedy}, then run the command again"
         )
         return 2
 

@@ -21,6 +21,7 @@ __all__ = [
     "add_command",
     "add_force",
     "given",
+    "input_name",
     "number",
     "output_name",
 ]
@@ -39,7 +40,8 @@ class Parser(argparse.ArgumentParser):
         choice = re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message)
         if choice:
             known = re.findall(r"[\w.@-]+", choice[2])
-            message = message.split(" (choose from")[0] + suggestion(choice[1], known)
+            meant = suggestion(choice[1], known) or f": choose from {', '.join(known)}"
+            message = message.split(" (choose from")[0] + meant
         print_error(f"{message} (see {self.prog} --help)")
         raise SystemExit(2)
 
@@ -70,6 +72,13 @@ def number(limits: Range) -> Callable[[str], int | float]:
             raise argparse.ArgumentTypeError(str(error)) from None
 
     return parse
+
+
+def input_name(text: str) -> Path:
+    """The path of an input; an empty one would be the current folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("it is empty: give the name of what is to be read")
+    return Path(text)
 
 
 def output_name(text: str) -> Path:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kullback.cli.output import print_json, print_lines
-from kullback.cli.parsing import add_command, number
+from kullback.cli.parsing import add_command, input_name, number
 from kullback.runtime.ranges import SEEDS, SENTENCES, TEMPERATURES
 
 if TYPE_CHECKING:
@@ -24,7 +23,7 @@ def add(commands: Commands) -> None:
         "kullback sample runs/mine --prompt 'tomorrow you' --temperature 0 -n 1",
     )  # fmt: skip
     sample.add_argument(
-        "run_folder", type=Path, metavar="RUN", help="a run folder of kullback train"
+        "run_folder", type=input_name, metavar="RUN", help="a run folder of kullback train"
     )
     sample.add_argument("--prompt", default="", help="how the sentences begin")
     sample.add_argument(

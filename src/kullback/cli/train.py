@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kullback.cli.output import print_error, print_result, progress_console
-from kullback.cli.parsing import add_command, given, number, output_name
+from kullback.cli.parsing import add_command, given, input_name, number, output_name
 from kullback.errors import InvalidValueError
 from kullback.runtime.interruption import exit_code
 from kullback.runtime.ranges import HOLDOUTS, SEEDS, TRAINED_VOCABULARIES
@@ -58,13 +57,13 @@ def add(commands: Commands) -> None:
     data.add_argument("--source", metavar="NAME", help="a source or a grammar file")
     data.add_argument(
         "--text",
-        type=Path,
+        type=input_name,
         nargs="+",
         action="extend",
         metavar="FILE",
         help="UTF-8 text files, or folders of .txt files",
     )
-    data.add_argument("--resume", type=Path, metavar="RUN", help="resume an interrupted run")
+    data.add_argument("--resume", type=input_name, metavar="RUN", help="resume an interrupted run")
     train.add_argument(
         "-o", "--output", type=output_name, metavar="RUN", default=argparse.SUPPRESS,
         help="folder to train into",

@@ -9,6 +9,7 @@ from kullback.evaluation.on_source import evaluate_parts
 from kullback.evaluation.options import Model, PassOptions, model_name
 from kullback.models.interface import LanguageModel
 from kullback.models.mini_gpt import GPTModel
+from kullback.models.quantized import split_scheme
 from kullback.results.source import SourceEvaluation
 from kullback.runtime.progress import Progress
 from kullback.runtime.ranges import SEEDS, SENTENCES
@@ -40,6 +41,11 @@ def evaluate_source(
     if sentences is not None:
         SENTENCES.check("sentences", sentences)
     opened = _source(model, source)
+    if isinstance(model, str) and split_scheme(model)[1] is not None:
+        raise InvalidValueError(
+            f"{model}: on a source no scheme is applied; save the quantised model first (kullback "
+            "quantise), or give a text (--text FILE)"
+        )
     progress.stage(f"loading {model_name(model)}")
     loaded = _load(model)
     return evaluate_parts(loaded, opened, sentences, seed, progress)
@@ -77,4 +83,6 @@ def _load(model: Model) -> LanguageModel:
 
 def _is_foreign(folder: Path) -> bool:
     """Whether a folder holds a model that is not one of our runs."""
+    if folder.suffix == ".gguf":
+        return True
     return (folder / "config.json").exists() and not (folder / "training.json").exists()

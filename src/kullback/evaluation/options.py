@@ -107,7 +107,7 @@ class PassOptions:
         return load_sized(
             model,
             dtype or self.dtype,
-            self.device or "auto",
+            "auto" if self.device is None else self.device,
             bool(self.trust_remote_code),
             progress,
         )

@@ -148,7 +148,7 @@ def _damaged(location: Location, part: str, error: Exception) -> str:
         if location.gguf
         else f"its {part} " + ("seem missing or" if part == "weights" else "seems")
     )
-    return f"cannot be loaded, {what} damaged ({_first_sentence(error)})"
+    return f"cannot be loaded, {what} damaged ({_first_sentence(error)}); download it again"
 
 
 def _first_sentence(error: BaseException) -> str:

@@ -64,6 +64,8 @@ def locate(name: str) -> Location:
     Raises `InvalidValueError` where it is a path at which there is no model, a folder in which a
     file is missing or damaged, or a file that is not a whole GGUF.
     """
+    if not name:
+        raise InvalidValueError("the model's name is empty: give a folder, a .gguf file or a name")
     try:
         path = Path(name).expanduser()
     except RuntimeError as error:  # ~ of an unknown user

@@ -242,6 +242,16 @@ def linear_weights(model: nn.Module) -> list[tuple[str, Float[Tensor, "out in"]]
     return matrices
 
 
+def check_not_quantised(name: str, model: nn.Module) -> None:
+    """Raise `InvalidValueError` where a linear layer of the model `name` is quantised already."""
+    for layer, _ in linear_weights(model):
+        if hasattr(model.get_submodule(layer).weight, "__tensor_flatten__"):  # of torchao
+            raise InvalidValueError(
+                f"the model {name} is quantised already (its layer {layer}): quantise the model "
+                "that it was made of, or use it as it is"
+            )
+
+
 def require_torchao() -> None:
     """Raise `MissingExtraError` where torchao is not installed."""
     try:

@@ -20,6 +20,7 @@ from kullback.models.interface import TextModel
 from kullback.models.mini_gpt import GPTTextModel
 from kullback.models.quantization import (
     Scheme,
+    check_not_quantised,
     linear_weights,
     packed_size_in_bytes,
     quantise_layers,
@@ -60,9 +61,21 @@ def split_scheme(name: str) -> tuple[str, Scheme | None]:
     ('runs/mine', None)
     """
     base, at, scheme = name.rpartition("@")
-    if not at or Path(name).exists():
+    if not at or _exists(name):
         return name, None
+    if not base or not scheme:
+        raise InvalidValueError(
+            f"{name} lacks {'a scheme after' if base else 'a model before'} the @: write "
+            "MODEL@SCHEME, such as runs/mine@int8"
+        )
     return base, Scheme.parse(scheme)
+
+
+def _exists(name: str) -> bool:
+    try:
+        return Path(name).exists()
+    except (OSError, ValueError):  # longer than a name can be, or with a NUL
+        return False
 
 
 def sized(model: TextModel) -> SizedModel:
@@ -78,9 +91,12 @@ def sized(model: TextModel) -> SizedModel:
 
 
 def check_scheme_fits(model: TextModel, scheme: Scheme) -> None:
-    """Raise `InvalidValueError` where the group of `scheme` does not divide a layer's columns."""
+    """Raise `InvalidValueError` where `model` is quantised already, or the group of `scheme`
+    does not divide a layer's columns.
+    """
     if isinstance(model, GPTTextModel | HuggingFaceModel):
         module = model.gpt if isinstance(model, GPTTextModel) else model.model
+        check_not_quantised(model.name, module)
         for layer, matrix in linear_weights(module):
             scheme.check_fits(layer, matrix.shape)
 
@@ -100,6 +116,7 @@ def apply_scheme(model: TextModel, scheme: Scheme | None, progress: Steps = no_s
     if isinstance(model, GPTTextModel):
         model = replace(model, gpt=copy.deepcopy(model.gpt))
     module = model.gpt if isinstance(model, GPTTextModel) else model.model
+    check_not_quantised(model.name, module)
     if not linear_weights(module):
         raise InvalidValueError(
             f"{model.name} cannot be quantised: it has no linear layers but its head"

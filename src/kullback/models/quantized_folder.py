@@ -19,6 +19,7 @@ from kullback.models.locate import locate
 from kullback.models.quantization import (
     FLOATS,
     Scheme,
+    check_not_quantised,
     linear_weights,
     packed_size_in_bytes,
     require_torchao,
@@ -58,6 +59,7 @@ def save_quantised(
         location = locate(str(name))
         progress.stage(f"loading {name}")
         loaded = load_pretrained(location, torch.float32, trust_remote_code, progress.advance)
+        check_not_quantised(location.name, loaded.model)
         for layer, matrix in linear_weights(loaded.model):
             scheme.check_fits(layer, matrix.shape)
         progress.stage(f"quantising {name} to {scheme.name}")

@@ -27,8 +27,8 @@ _KINDS = {
 def check_regular(path: Path, what: str) -> None:
     """Raise `InvalidValueError` for a pipe, socket or device, which might never end.
 
-    `what` is what the file should contain, such as "the text".  Folders and missing files are left
-    to the caller.
+    Also for a name that the system refuses: one that is too long, or with a NUL.  `what` is what
+    the file should contain, such as "the text".  Folders and missing files are left to the caller.
 
     >>> check_regular(Path("/dev/null"), "the text")
     Traceback (most recent call last):
@@ -36,8 +36,16 @@ def check_regular(path: Path, what: str) -> None:
     """
     try:
         mode = os.stat(path).st_mode
-    except (OSError, ValueError):  # missing, or with a NUL in its name
-        return
+    except ValueError as error:  # a NUL
+        raise InvalidValueError(
+            f"{what} {path} cannot be opened: {error}; check its name"
+        ) from None
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise InvalidValueError(
+                f"{what} {path} cannot be opened: {error.strerror}; check its name"
+            ) from None
+        return  # missing, or not to be seen
     kind = _KINDS.get(stat.S_IFMT(mode))
     if kind is not None:
         raise InvalidValueError(f"{what} {path} is {kind}: give a regular file")

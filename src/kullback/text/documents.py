@@ -186,6 +186,7 @@ def _read(
         yield _store(sys.stdin.buffer, "standard input", "standard input", stored)
         return
     path = Path(source).expanduser()
+    check_regular(path, "the text")
     if not path.is_dir():
         yield from _read_file(path, path.name, field, stored)
         return

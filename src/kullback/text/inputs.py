@@ -35,7 +35,9 @@ def documents_of(
         if isinstance(item, Document):
             documents.append(item)
         elif isinstance(item, str | Path):
-            documents += read_documents([_checked(item)], field or "text", note, stored)
+            documents += read_documents(
+                [_checked(item)], "text" if field is None else field, note, stored
+            )
         else:
             raise _no_text(item)
     if not documents:
@@ -87,7 +89,9 @@ def _items(text: Text) -> list[str | Path | Document]:
 
 
 def _checked(name: str | Path) -> str | Path:
-    """`name`; `InvalidValueError` where it is text itself, and no file has that name."""
+    """`name`; `InvalidValueError` where it is empty, or text itself, and no file has that name."""
+    if name == "":
+        raise InvalidValueError("text is '': give the name of a file or folder")
     if isinstance(name, str) and any(map(str.isspace, name)) and not _exists(name):
         shown = name if len(name) <= SHOWN else f"{name[:SHOWN]}..."
         raise InvalidValueError(

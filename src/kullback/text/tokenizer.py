@@ -179,7 +179,10 @@ class TextTokenizer:
             ids = self._ids(text)
         # The library raises a bare Exception where a word has no token and none for unknown words.
         except Exception as error:
-            raise InvalidValueError(f"the tokenizer cannot read the text: {error}") from error
+            raise InvalidValueError(
+                f"the tokenizer cannot read the text: {error}; give a text in the words of its "
+                "vocabulary, or measure on a source (--source)"
+            ) from error
         source = text.encode()
         spans = spans_from_pieces(source, [self._pieces[i] for i in ids])
         if spans is None:
