@@ -64,7 +64,7 @@ SCHEMES = ("int8", "int4-g32", "int2-g32")
 STAGES = 8
 NGRAM_ORDERS = Range(1, 64)
 # Of its sample and of the counts.
-BYTES_PER_SENTENCE = 200
+BYTES_PER_SENTENCE = 500
 PACKAGES = ("kullback", "torch", "torchao", "numpy", "scipy", "tokenizers")
 
 

@@ -133,7 +133,7 @@ def test_equal_seeds_give_equal_sentences(gpt: GPT):
     ("prompt", "n", "temperature", "message"),
     [
         ([], 0, 1.0, "n is 0: "),
-        ([], 10**9, 1.0, "1,000,000,000 sentences of 16 tokens at once would take"),
+        ([], 10**9, 1.0, "1,000,000,000 sentences of 1 tokens at once would take"),
         ([], 10**10, 1.0, "n is 10000000000: it must be a whole number of at least 1 and"),
         ([], 1, -0.5, "temperature is -0.5: it must be a number of at least 0"),
         ([], 1, math.nan, "temperature is nan: it must be a number of at least 0"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -62,16 +63,18 @@ class Parser(argparse.ArgumentParser):
         return None
 
 
-def number(limits: Range) -> Callable[[str], int | float]:
-    """The `type` of an option whose number must lie in the range."""
+@dataclass(frozen=True)
+class number:  # noqa: N801 - used as a function: `type=number(SEEDS)`
+    """The `type` of an option whose number must be in the range."""
 
-    def parse(text: str) -> int | float:
+    limits: Range
+
+    def __call__(self, text: str) -> int | float:
+        """The number; `ArgumentTypeError` says why it is refused."""
         try:
-            return limits.parse(text)
+            return self.limits.parse(text)
         except ValueError as error:
             raise argparse.ArgumentTypeError(str(error)) from None
-
-    return parse
 
 
 def input_name(text: str) -> Path:

@@ -53,7 +53,11 @@ def read_json(path: Path) -> dict[str, Any]:
             f"{path.parent} is not a run folder: it has no {path.name}; "
             "give a folder that `kullback train` wrote"
         ) from None
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise RunError(
+            f"{path} cannot be read ({error.strerror}): check its name and permissions"
+        ) from None
+    except ValueError as error:
         raise RunError(
             f"{path} is damaged or truncated ({error}); restore it, or train the run again"
         ) from None

@@ -13,7 +13,7 @@ from kullback.errors import InvalidValueError
 from kullback.runtime.limits import check_fits
 from kullback.runtime.ranges import SEEDS, SENTENCES, TEMPERATURES
 from kullback.text.special_tokens import BOS_ID, EOS_ID
-from kullback.training.gpt import GPT
+from kullback.training.gpt import GPT, GPTConfig
 from kullback.training.run_folder import load_model, load_tokenizer
 
 __all__ = ["generate", "sample_texts"]
@@ -63,13 +63,6 @@ def generate(
     """
     SENTENCES.check("n", n)
     TEMPERATURES.check("temperature", temperature)
-    config = gpt.config
-    floats = max(8 * config.width, 2 * config.width + 3 * config.mlp_width)
-    check_fits(
-        n * max(config.context * (8 + 4 * floats), 16 * config.vocabulary_size),
-        f"{n:,} sentences of {config.context} tokens at once",
-        "ask for fewer sentences (-n), several times with other seeds",
-    )
     for position, token in enumerate(prompt):
         if not 0 <= token < gpt.config.vocabulary_size:
             raise InvalidValueError(
@@ -81,10 +74,12 @@ def generate(
             f"the prompt has {len(prompt)} tokens: the model's context is {gpt.config.context}, "
             "and one position must be left for a new token; shorten the prompt"
         )
+    _check_memory(gpt.config, n, len(prompt) + 1)
     tokens_NT = torch.tensor([[BOS_ID, *prompt]] * n)
     sentences: list[list[int]] = [list(prompt) for _ in range(n)]
     alive = np.arange(n)
     while len(alive) and tokens_NT.shape[1] < gpt.config.context:
+        _check_memory(gpt.config, *tokens_NT.shape)
         hidden_ND = gpt.hidden(tokens_NT)[:, -1]
         logits_NV = (hidden_ND @ gpt.head_weight.T).double()
         logits_NV[:, BOS_ID] = -torch.inf  # BOS only begins a sequence
@@ -103,3 +98,16 @@ def generate(
         chosen = torch.from_numpy(chosen_N[continuing])[:, None]
         tokens_NT = torch.cat([tokens_NT[torch.from_numpy(continuing)], chosen], dim=1)
     return sentences
+
+
+def _check_memory(config: GPTConfig, n: int, tokens: int) -> None:
+    """Raise `InvalidValueError` where `n` sentences of `tokens` tokens do not fit into memory.
+
+    Of a token, activations of the widest part of a block; of a sentence, two rows of logits.
+    """
+    activations = 4 * max(8 * config.width, 2 * config.width + 3 * config.mlp_width)
+    check_fits(
+        n * (tokens * activations + 16 * config.vocabulary_size),
+        f"{n:,} sentences of {tokens} tokens at once",
+        "ask for fewer sentences (-n), several times with other seeds",
+    )
