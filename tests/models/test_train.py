@@ -214,3 +214,27 @@ def test_what_cannot_be_read_again_is_no_text(data: object, words: str, tmp_path
     with pytest.raises(InvalidValueError, match=words):
         train_model(tmp_path / "run", text=data)  # type: ignore[arg-type]
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"vocabulary_size": 10**11}, "vocabulary_size is 100000000000"),
+        ({"batch": "12"}, "batch is '12'"),
+        ({"batch": 10**14}, "batch is 100000000000000"),
+        ({"context": 0}, "context is 0"),
+        ({"batch": 10**7, "context": 10**6}, "batches of 10,000,000,000,000 tokens would take"),
+        ({"width": 65_536, "layers": 10_000}, "parameters would take"),
+        ({"mlp_width": 2.5}, "mlp_width is 2.5"),
+        ({"threads": 10**11}, "threads is 100000000000"),
+        ({"muon_lr": math.nan}, "muon_lr is nan"),
+        ({"seed": 10**30}, "seed is 1000000000"),
+    ],
+)
+def test_numbers_out_of_range_are_refused_first(
+    options: dict[str, object], words: str, tmp_path: Path
+) -> None:
+    """What cannot be, or is larger than the memory, is named before the text is looked for."""
+    with pytest.raises(InvalidValueError, match=words):
+        train_model(tmp_path / "run", text=tmp_path / "none.txt", **options)  # type: ignore[arg-type]
+    assert not list(tmp_path.iterdir())

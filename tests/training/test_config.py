@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
+from dataclasses import asdict
 
+import numpy as np
 import pytest
 
 from kullback.errors import InvalidValueError
@@ -49,3 +52,9 @@ def test_impossible_configurations(changes: dict[str, float], message: str):
     """An impossible setting is an error that shows it."""
     with pytest.raises(InvalidValueError, match=re.escape(message)):
         TrainingConfig(**changes)  # type: ignore[arg-type]
+
+
+def test_numbers_of_numpy_are_kept_as_those_of_python():
+    """A configuration of NumPy's numbers can be written as JSON, and is equal to Python's."""
+    config = TrainingConfig(steps=np.int64(5), muon_lr=np.float32(0.5))  # type: ignore[arg-type]
+    assert json.dumps(asdict(config)) == json.dumps(asdict(TrainingConfig(steps=5, muon_lr=0.5)))

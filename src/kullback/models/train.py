@@ -16,12 +16,13 @@ from kullback.models.ngram_baseline import fit_baselines, ngram_losses
 from kullback.results.measurement import Measurement
 from kullback.results.training import NgramBaseline, TrainingRun, TrainingSeconds
 from kullback.runtime.outputs import Output, check_outputs
+from kullback.runtime.ranges import TRAINED_VOCABULARIES
 from kullback.runtime.threads import workers
 from kullback.runtime.wording import with_article
 from kullback.sources.catalogue import Source, open_source
 from kullback.text.documents import Document
 from kullback.training.batches import Batches
-from kullback.training.config import SIZES, TrainingConfig
+from kullback.training.config import RANGES, SIZES, TrainingConfig
 from kullback.training.description import batches_of_run, check_no_run, read_description
 from kullback.training.gpt import GPT, GPTConfig
 from kullback.training.loop import resume, train
@@ -75,10 +76,10 @@ def train_model(
     read = [*given_text, *([source] if isinstance(source, str) else [])]
     check_outputs(Output("the run folder (-o)", output, "folder"), inputs=read)
     check_no_run(Path(output))
-    tokens = _given(batch, 48) * _given(context, 64) if text is not None else _given(batch, 256)
     SIZES["width"].check("width", width)
+    RANGES["shards"].check("threads", threads)
     shape = (width, layers, heads, _given(mlp_width, 32 * math.ceil(2.5 * width / 32)))
-    GPTConfig(1, _given(context, 1), *shape).check_memory(tokens)  # before anything is read
+    _check_sizes(shape, text is not None, vocabulary_size, context, batch)
     config = TrainingConfig(
         steps=steps, muon_lr=muon_lr, adamw_lr=adamw_lr, shards=threads, seed=seed
     )
@@ -127,6 +128,27 @@ def resume_training(run: str | Path, *, progress: TrainingProgress | None = None
     seconds = time.perf_counter() - start
     batches = batches_of_run(description, load_tokenizer(run / "tokenizer.json"))
     return _result(run, batches, model, description.config, seconds, progress)
+
+
+def _check_sizes(
+    shape: tuple[int, int, int, int],
+    on_text: bool,
+    vocabulary_size: int | None,
+    context: int | None,
+    batch: int | None,
+) -> None:
+    """Raise `InvalidValueError` for sizes out of range or above the memory, before data is read.
+
+    `shape` is the width, the layers, the heads and the width of the MLP.
+    """
+    for name, value in (("batch", batch), ("context", context)):
+        if value is not None:
+            SIZES[name].check(name, value)
+    if vocabulary_size is not None:
+        TRAINED_VOCABULARIES.check("vocabulary_size", vocabulary_size)
+    # A text that is short has fewer entries, and a sentence of a source at least one token.
+    tokens = _given(batch, 48) * _given(context, 64) if on_text else _given(batch, 256)
+    GPTConfig(1, _given(context, 1), *shape).check_memory(tokens)
 
 
 def _given_text(text: object) -> list[str | Path]:

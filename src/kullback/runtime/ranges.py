@@ -60,6 +60,12 @@ and at most 1,000
         if value not in self:
             raise InvalidValueError(f"{name} is {_cut(repr(value))}: it must be {self}{unit}")
 
+    def set(self, of: object, name: str, value: Any) -> None:
+        """Check a field of a frozen dataclass, and make it a number that JSON has."""
+        self.check(name, value)
+        if not isinstance(value, int | float):  # of NumPy, say
+            object.__setattr__(of, name, int(value) if self.whole else float(value))
+
     def parse(self, text: str) -> int | float:
         """The number that a text is; `ValueError` says what is wrong, but not of which name."""
         try:

@@ -64,7 +64,7 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
-            RANGES[name].check(name, value)
+            RANGES[name].set(self, name, value)
 
     def learning_rate_factor(self, step: int) -> float:
         """The factor on the learning rates at `step`, in [0, 1].

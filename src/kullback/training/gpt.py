@@ -48,7 +48,7 @@ class GPTConfig:
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
-            SIZES[name].check(name, value)
+            SIZES[name].set(self, name, value)
         if self.width % (2 * self.heads):
             raise InvalidValueError(
                 f"width is {self.width} and heads is {self.heads}: rotary positions need a width "

@@ -40,8 +40,8 @@ class SentenceBatches:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        SIZES["batch"].check("sentences", self.sentences)
-        SEEDS.check("seed", self.seed)
+        SIZES["batch"].set(self, "sentences", self.sentences)
+        SEEDS.set(self, "seed", self.seed)
 
     @property
     def vocabulary_size(self) -> int:

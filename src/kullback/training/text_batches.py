@@ -42,9 +42,9 @@ class TextBatches:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        SEEDS.check("seed", self.seed)
-        SIZES["context"].check("context", self.context)
-        SIZES["batch"].check("windows", self.windows)
+        SEEDS.set(self, "seed", self.seed)
+        SIZES["context"].set(self, "context", self.context)
+        SIZES["batch"].set(self, "windows", self.windows)
         if len(self.tokens) // 10 < self.context + 1:
             raise InvalidValueError(
                 f"the text has {len(self.tokens)} tokens: with a context of {self.context} it "

@@ -156,8 +156,8 @@ def _checked(
 ) -> MeanRows:
     """The arguments as arrays, document by document, or `InvalidValueError`."""
     values_KM = np.asarray(values_KM)
-    if not 0 < level < 1:
-        raise InvalidValueError(f"level is {level}: a confidence level is between 0 and 1")
+    if not isinstance(level, int | float) or not 0 < level < 1:
+        raise InvalidValueError(f"level is {level!r}: a confidence level is between 0 and 1")
     if values_KM.ndim != 2 or values_KM.size == 0:
         raise InvalidValueError(
             f"values has shape {values_KM.shape}: give at least one row of at least one token"
