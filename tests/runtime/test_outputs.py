@@ -146,6 +146,25 @@ def test_nothing_is_written_into_what_is_read(tmp_path: Path, model: Path) -> No
     check(texts / "new")
 
 
+def test_files_that_a_folder_links_to_are_inputs(tmp_path: Path, model: Path) -> None:
+    """Weights, and texts in a folder, that links lead to from what is read; also around a loop."""
+    weights = tmp_path / "weights"
+    (model / "model.safetensors").rename(weights)
+    (model / "model.safetensors").symlink_to("../weights")
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "blobs" / "a.txt").write_text("text")
+    texts = tmp_path / "texts"
+    texts.mkdir()
+    (texts / "linked").symlink_to(tmp_path / "blobs")
+    (texts / "loop").symlink_to(texts)
+    (texts / "nowhere").symlink_to("missing")
+    (tmp_path / "other").write_bytes(REPORT)
+    for path, name in ((weights, "model.safetensors"), (tmp_path / "blobs" / "a.txt", "a.txt")):
+        refused(path, "overwritten", name, inputs=[model, texts], force=True)
+    refused(weights, "overwritten", inputs=[f"{model}@int8"], force=True)
+    check(tmp_path / "other", inputs=[model, texts])
+
+
 @pytest.mark.parametrize(
     "files",
     [

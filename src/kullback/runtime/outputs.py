@@ -4,7 +4,8 @@
 
 - an empty name, ``-``, and what is under ``/dev``, ``/proc`` or ``/sys``;
 - a device, FIFO or socket, a folder for a file and a file for a folder;
-- an input, under whatever name: files are compared by device and inode;
+- an input, or a file that a folder of the inputs contains or links to, under whatever name: files
+  are compared by device and inode;
 - whatever is inside the folder of a model, of a run or of a text that is read;
 - an existing file of another kind, unless it is forced: a report replaces a report of kullback, a
   recording a recording, and an empty file may be replaced by anything;
@@ -75,10 +76,8 @@ class _Inputs:
         """The input that is the file of this state, among the files and in the folders."""
         if _identity(state) in self.files:
             return self.files[_identity(state)]
-        if state.st_nlink < 2:  # it has no other name
-            return None
         for folder in self.folders.values():
-            for file in folder.rglob("*"):
+            for file in _files_in(folder):
                 other = _state(file)
                 if other is not None and _identity(other) == _identity(state):
                     return file
@@ -244,6 +243,18 @@ def _names(folder: Path) -> Iterator[str]:
     with os.scandir(folder) as entries:
         for entry in entries:
             yield entry.name
+
+
+def _files_in(folder: Path) -> Iterator[Path]:
+    """The files in a folder and the folders below; links are followed, each folder once."""
+    walked: set[tuple[int, int]] = set()
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        state = _state(Path(parent))
+        if state is None or _identity(state) in walked:
+            folders.clear()
+            continue
+        walked.add(_identity(state))
+        yield from (Path(parent, file) for file in files)
 
 
 def _existing(name: str | Path) -> Path | None:
