@@ -346,3 +346,11 @@ def test_a_long_error_ends_with_its_remedy(capsys):
     error = capsys.readouterr().err
     assert len(error) < 7000
     assert the_error(error).endswith("ending in .toml")
+
+
+def test_arguments_that_are_not_utf8_are_one_sentence(capsys):
+    """No file could hold such a name."""
+    with pytest.raises(SystemExit) as end:
+        main(["evaluate", "m", "--text", "\udcff.txt"])
+    assert end.value.code == 2
+    assert "is not UTF-8: rename the file" in capsys.readouterr().err

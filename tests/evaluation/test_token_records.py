@@ -323,3 +323,19 @@ def test_records_are_known_by_their_name_or_their_beginning(tmp_path: Path) -> N
     assert is_records(tmp_path / "none.parquet")
     assert is_records(tmp_path / "some")
     assert not any(is_records(tmp_path / name) for name in ("text", "none", "folder.parquet"))
+
+
+def test_a_planted_link_is_not_followed(tmp_path: Path) -> None:
+    """Where the folder of the rows is a link, what it leads to stays as it is."""
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    for name in ("000000.parquet", "000000.begun", ".x.0a.part"):
+        (victim / name).write_text("precious")
+    (tmp_path / ".r.parquet.groups").symlink_to(victim)
+    with pytest.raises(InvalidValueError, match=r"\.r\.parquet\.groups is a link"):
+        write(tmp_path / "r.parquet", 10)
+    assert {path.read_text() for path in victim.iterdir()} == {"precious"}
+    (tmp_path / ".r.parquet.groups").unlink()
+    (tmp_path / ".r.parquet.groups").write_text("a file")
+    with pytest.raises(InvalidValueError, match="is a file"):
+        write(tmp_path / "r.parquet", 10)

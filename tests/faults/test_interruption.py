@@ -18,7 +18,7 @@ from kullback.cli import main
 SLOW_MODEL = """
 import sys, time
 from kullback.models import mini_gpt
-from kullback.cli import run
+from kullback.__main__ import run
 predict = mini_gpt.GPTTextModel.predict
 def slow(self, *arguments):
     time.sleep(0.05)
@@ -26,6 +26,7 @@ def slow(self, *arguments):
 mini_gpt.GPTTextModel.predict = slow
 run()
 """
+PLAIN = "from kullback.__main__ import run; run()"
 ANSWER = 10.0  # seconds; one on a quiet machine
 
 
@@ -88,13 +89,23 @@ def test_an_evaluation_resumes(folder, number, code):
     assert "resume with: kullback evaluate m --text a.txt --window 16" in last
     (kept,) = (folder / "state/kullback/interrupted").iterdir()
     process = start(
-        folder, *command, "--window", "16", "--json", code="from kullback.cli import run; run()"
+        folder,
+        *command,
+        "--window",
+        "16",
+        "--json",
+        code=PLAIN,
     )
     output, errors = process.communicate(timeout=100)
     assert process.returncode == 0, errors
     assert not kept.exists()
     process = start(
-        folder, *command, "--window", "16", "--json", code="from kullback.cli import run; run()"
+        folder,
+        *command,
+        "--window",
+        "16",
+        "--json",
+        code=PLAIN,
     )
     again, _ = process.communicate(timeout=100)
     assert json.loads(output)["measures"] == json.loads(again)["measures"]
@@ -138,7 +149,8 @@ sys.exit(code)
 """
 STUCK = """
 import sys, time
-from kullback.cli import evaluate, run
+from kullback.__main__ import run
+from kullback.cli import evaluate
 def stuck(options):
     print("stuck", file=sys.stderr, flush=True)
     import ctypes

@@ -219,3 +219,10 @@ def test_a_character_cut_at_the_end_of_a_block_is_one_character(tmp_path, monkey
         path.write_bytes(content)
         with pytest.raises(InvalidValueError, match=f"byte {place} is 0x"):
             read_documents([path])
+
+
+def test_names_that_are_not_utf8_are_shown(tmp_path):
+    """In a folder of texts such a file is read; its name can be written as JSON."""
+    (tmp_path / os.fsdecode(b"a\xff.txt")).write_text("text")
+    (document,) = read_documents([tmp_path])
+    assert document.name == "a\ufffd.txt"

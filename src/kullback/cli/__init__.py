@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import errno
-import os
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -22,24 +21,12 @@ from kullback.cli.output import print_error, visible_warnings
 from kullback.cli.parsing import Parser
 from kullback.cli.streams import StandardOutputError, checked_streams
 from kullback.errors import KullbackError
-from kullback.runtime.interruption import answered_signals, exit_code
+from kullback.runtime.interruption import exit_code
 
-__all__ = ["main", "make_parser", "run"]
+__all__ = ["main", "make_parser"]
 
-INTERRUPTED_ABOVE = 128  # exit codes of processes that a signal ended
 # What a system says of a disk that is full, over quota or read-only, and of a file at its limit.
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
-
-
-def run() -> None:
-    """Run the process's own command and end the process with its exit code."""
-    with answered_signals(print_error):
-        code = main()
-        if code > INTERRUPTED_ABOVE:
-            # Threads may still compute a window, for which Python would wait.
-            sys.stdout.flush()
-            os._exit(code)
-    raise SystemExit(code)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -57,6 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: Sequence[str] | None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
+    _check_encoding(arguments)
     parser = make_parser()
     options, extra = parser.parse_known_args(arguments)
     parser.check_all_known(extra, options.command)
@@ -88,6 +76,14 @@ def _run(argv: Sequence[str] | None) -> int:
             f"the system says {error.strerror!r}{place}: {remedy}, then run the command again"
         )
         return 2
+
+
+def _check_encoding(arguments: Sequence[str]) -> None:
+    """End with a sentence where an argument is not UTF-8, so that no result could name it."""
+    for argument in arguments:
+        if any("\ud800" <= character <= "\udfff" for character in argument):
+            print_error(f"the argument {argument!r} is not UTF-8: rename the file, or leave it out")
+            raise SystemExit(2)
 
 
 def _interrupted(error: KeyboardInterrupt, command: str) -> str:

@@ -9,6 +9,7 @@ import torch
 from kullback.errors import InvalidValueError
 from kullback.evaluation.on_text import TextTask, evaluate_text
 from kullback.evaluation.options import Model, PassOptions, model_name, named_paths
+from kullback.evaluation.token_records_writer import check_groups
 from kullback.results.evaluation import Evaluation, NonZeroRank
 from kullback.runtime.outputs import Output, check_outputs
 from kullback.runtime.progress import Progress
@@ -82,3 +83,5 @@ def check_parquet(option: str, path: Path | None) -> None:
             f"{option} is {path}: the records of tokens are a Parquet file; give a name that ends "
             "in .parquet"
         )
+    if path is not None:
+        check_groups(path)

@@ -13,6 +13,7 @@ from kullback.errors import InvalidValueError
 from kullback.evaluation.on_text import TextTask, evaluate_text, model_fingerprint
 from kullback.evaluation.options import Model, PassOptions, model_name, named_paths
 from kullback.evaluation.passes import ModelPredictor, TokenizedText
+from kullback.evaluation.token_records_writer import check_groups
 from kullback.models.interface import TextModel
 from kullback.predictions.base import FactoredPredictions
 from kullback.predictions.recording import Kind
@@ -167,6 +168,8 @@ def _check(path: Path, distributions: str | None, k: int | None) -> None:
             f"the output (-o) is {path}: token records are a Parquet file; give a name that ends "
             "in .parquet, or distributions exact or top-k (--distributions)"
         )
+    if distributions is None:
+        check_groups(path)
     if distributions is not None and is_parquet:
         raise InvalidValueError(
             f"the output (-o) is {path}: distributions are not a Parquet file; give another name, "

@@ -45,11 +45,27 @@ from kullback.evaluation.token_records_checks import CHECKSUMS, RowChecksums
 from kullback.runtime.files import explained, remove_leftovers, replaced, write_atomically
 from kullback.runtime.locks import locked, made_folder
 
-__all__ = ["RecordsWriter"]
+__all__ = ["RecordsWriter", "check_groups"]
 
 ROWS_PER_GROUP = 65_536
 # What a killed run loses, and the time of the window it was at.  A group takes at most 4 MB.
 SECONDS_PER_SAVE = 30.0
+
+
+def check_groups(path: Path) -> None:
+    """Raise `InvalidValueError` where the rows of `path` would go elsewhere than to a folder."""
+    folder = _groups_folder(path)
+    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+        what = "a link" if folder.is_symlink() else "a file"
+        raise InvalidValueError(
+            f"{folder} is {what}, and the rows of {path} are kept in a folder of that name until "
+            "they are complete: remove it, or name another file"
+        )
+
+
+def _groups_folder(path: Path) -> Path:
+    target = Path(os.path.realpath(path))
+    return target.with_name(f".{target.name}.groups")
 
 
 class RecordsWriter:
@@ -79,7 +95,7 @@ class RecordsWriter:
         self.metadata = metadata
         # Where a link leads: two names of one file share the folder and its lock.
         self._target = Path(os.path.realpath(path))
-        self.folder = self._target.with_name(f".{self._target.name}.groups")
+        self.folder = _groups_folder(path)
         self.rows_per_group = rows_per_group
         self.assembled = assembled
         self.done = 0
@@ -92,6 +108,7 @@ class RecordsWriter:
         self._open = ExitStack()
 
     def __enter__(self) -> RecordsWriter:
+        check_groups(self.path)
         with explained(self.path), ExitStack() as held:
             held.enter_context(made_folder(self.folder))
             held.enter_context(locked(self.folder / "lock", self._in_use, remove=True))

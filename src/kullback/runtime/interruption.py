@@ -1,8 +1,8 @@
 """Answers to the signals that ask a process to stop: Ctrl-C, SIGTERM and SIGHUP.
 
 The first one raises `Interruption` in the main thread, so that what was computed is written on the
-way out.  Where the main thread is within a call that Python cannot interrupt, such as the training
-of a tokenizer, a second thread ends the process.  A second signal ends it at once.
+way out.  Where the main thread is within an import, or a call that Python cannot interrupt, such as
+the training of a tokenizer, a second thread ends the process.  A second signal ends it at once.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ __all__ = ["SIGNALS", "Interruption", "acknowledge", "answered_signals", "exit_c
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # Seconds after which a main thread that has not taken notice of a signal is not waited for.
-PATIENCE = 0.8
+PATIENCE = 0.5
+UNNOTICED = "interrupted: nothing more was written; run the same command again"
 
 _noticed = threading.Event()
 _numbers: list[int] = []
@@ -71,8 +72,18 @@ def answered_signals(say: Callable[[str], None]) -> Iterator[None]:
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    acknowledge(number)
-    raise Interruption
+    # A module that is left half-imported fails later, in ways that hide the interruption.
+    if not _is_importing(frame):
+        acknowledge(number)
+        raise Interruption
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _watch(reader: int, say: Callable[[str], None]) -> None:
@@ -87,5 +98,5 @@ def _watch(reader: int, say: Callable[[str], None]) -> None:
         first = False
         select.select([reader], [], [], PATIENCE)  # until the next signal, or in vain
         if not _noticed.is_set():
-            say("interrupted")
+            say(UNNOTICED)
             os._exit(128 + number)

@@ -21,6 +21,7 @@ from __future__ import annotations
 import codecs
 import itertools
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -188,7 +189,7 @@ def _read(
     path = Path(source).expanduser()
     check_regular(path, "the text")
     if not path.is_dir():
-        yield from _read_file(path, path.name, field, stored)
+        yield from _read_file(path, _shown(path.name), field, stored)
         return
     files = sorted(file for file in path.rglob("*") if file.is_file())
     read = [file for file in files if file.suffix in SUFFIXES]
@@ -208,7 +209,7 @@ def _read(
             f"{_listed(skipped)}: give the names of other files that are to be read"
         )
     for file in read:
-        yield from _read_file(file, file.relative_to(path).as_posix(), field, stored)
+        yield from _read_file(file, _shown(file.relative_to(path).as_posix()), field, stored)
 
 
 def _read_file(path: Path, name: str, field: str, stored: TemporaryBytes) -> Iterator[Document]:
@@ -342,6 +343,11 @@ def _utf8(text: str, place: str) -> bytes:
             f"{place} has half a surrogate pair (U+{ord(text[error.start]):04X}) at character "
             f"{error.start}, which UTF-8 cannot encode: remove it"
         ) from None
+
+
+def _shown(name: str) -> str:
+    """A name in UTF-8, with � for bytes that are not."""
+    return os.fsencode(name).decode("utf-8", "replace")
 
 
 def _empty(name: str | Path) -> InvalidValueError:

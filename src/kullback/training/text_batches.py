@@ -66,6 +66,13 @@ class TextBatches:
         Raises `InvalidValueError` for a text that cannot be read or is too short for the context,
         and for sizes out of range.
         """
+        for path in paths:
+            try:
+                str(path.resolve()).encode()
+            except UnicodeEncodeError:
+                raise InvalidValueError(
+                    f"the name of the text {path} is not UTF-8: rename the file"
+                ) from None
         texts = read_texts(paths)
         tokenizer = tokenizer or train_tokenizer(texts, vocabulary_size)
         ids = [tokenizer.encode(text).ids for text in texts]
