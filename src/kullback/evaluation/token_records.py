@@ -31,6 +31,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import BinaryIO
 
 import msgspec
 import numpy as np
@@ -44,6 +45,7 @@ from kullback.evaluation.token_records_checks import (
     check_checksums,
     check_ranges,
     check_types,
+    check_whole_file,
 )
 from kullback.runtime.decoding import Count, decode_json
 from kullback.runtime.inputs import open_regular
@@ -218,8 +220,8 @@ def is_records(path: Path) -> bool:
 
 def read_metadata(path: Path) -> RecordsMetadata:
     """What a file of records is about, without its rows; raises as `read_records` does."""
-    with _opened(path) as (file, metadata):
-        _check_file(path, file, None)
+    with _opened(path) as (content, file, metadata):
+        _check_file(content, file, None)
         return metadata
 
 
@@ -228,28 +230,31 @@ def read_records(path: Path) -> tuple[RecordsMetadata, Records]:
 
     Raises `InvalidValueError` where it is missing, cut short, damaged, or another Parquet file.
     """
-    with _opened(path) as (file, metadata):
+    with _opened(path) as (content, file, metadata):
         check_types(file.schema_arrow, TYPES)
         check_fits(file.metadata.num_rows * ROW_BYTES, f"the rows of {path}")
         table = file.read(columns=list(TYPES))
         if len(table) != file.metadata.num_rows or any(c.null_count for c in table.columns):
             raise ValueError(f"it has {len(table):,} of {file.metadata.num_rows:,} rows, or nulls")
         records = from_table(table)
-        _check_file(path, file, records.columns())
+        _check_file(content, file, records.columns())
         check_ranges(records.columns(), len(metadata.documents))
         return metadata, records
 
 
 def _check_file(
-    path: Path, file: pq.ParquetFile, columns: Mapping[str, Shaped[np.ndarray, "M"]] | None
+    content: BinaryIO,
+    file: pq.ParquetFile,
+    columns: Mapping[str, Shaped[np.ndarray, "M"]] | None,
 ) -> None:
-    """Raise `ValueError` where a checksum of the file is wrong."""
+    """Raise `ValueError` where a checksum of the file is wrong; of None, of its metadata."""
     entries = file.metadata.metadata
     check_checksums(entries.get(CHECKSUMS), entries[KEY], columns)
+    check_whole_file(entries.get(CHECKSUMS), content, metadata_only=columns is None)
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[tuple[pq.ParquetFile, RecordsMetadata]]:
+def _opened(path: Path) -> Iterator[tuple[BinaryIO, pq.ParquetFile, RecordsMetadata]]:
     """The file and its metadata; whatever goes wrong while it is open is one sentence."""
     try:
         with (
@@ -262,7 +267,7 @@ def _opened(path: Path) -> Iterator[tuple[pq.ParquetFile, RecordsMetadata]]:
                     f"{path} is a Parquet file, but contains no token records: write "
                     "some with kullback record"
                 )
-            yield file, RecordsMetadata.from_json(about.decode())
+            yield content, file, RecordsMetadata.from_json(about.decode())
     except OSError as error:
         why = error.strerror or str(error).partition("\n")[0] or "it is damaged"
         raise InvalidValueError(f"the records {path} cannot be read: {why}") from None

@@ -2,7 +2,8 @@
 
 Pages have the CRC-32 of Parquet, but the footer, the headers of pages and the metadata have none.
 So the metadata of the file have, under `CHECKSUMS`, JSON with the number of rows, the CRC-32 of the
-bytes of each column, one row after the other, and that of the entry ``kullback``.
+bytes of each column, one row after the other, that of the entry ``kullback``, and that of the whole
+file, whose own eight digits count as zeros.
 
 Axes: M rows.
 """
@@ -10,8 +11,10 @@ Axes: M rows.
 from __future__ import annotations
 
 import json
+import os
 import zlib
 from collections.abc import Mapping
+from typing import IO
 
 import msgspec
 import numpy as np
@@ -20,7 +23,15 @@ from jaxtyping import Shaped
 
 from kullback.runtime.decoding import decode_json
 
-__all__ = ["CHECKSUMS", "RowChecksums", "check_checksums", "check_ranges", "check_types"]
+__all__ = [
+    "CHECKSUMS",
+    "RowChecksums",
+    "check_checksums",
+    "check_ranges",
+    "check_types",
+    "check_whole_file",
+    "write_whole_file",
+]
 
 CHECKSUMS = b"kullback_checksums"
 # Of probabilities in float32, whose sums are rounded.
@@ -30,15 +41,20 @@ LEAST = {
     "document": 0, "byte_start": 0, "byte_length": 0, "token_id": 0, "position": 0, "rank": 1,
     "top1": 0,
 }  # fmt: skip
+# What is before the CRC-32 of the whole file, and the digits that it is computed with.
+_WHOLE_FILE = b'"whole_file":"'
+_ZEROS = b"00000000"
+_PIECE_BYTES = 1 << 20
 PROBABILITIES = ("top1_probability", "sum_of_squares")
 
 
-class _Checksums(msgspec.Struct):
-    """The content of the entry `CHECKSUMS`."""
+class _Checksums(msgspec.Struct, forbid_unknown_fields=True):
+    """The content of the entry `CHECKSUMS`; that of earlier files has no `whole_file`."""
 
     rows: int
     columns: dict[str, str]
     metadata: str
+    whole_file: str = ""
 
 
 class RowChecksums:
@@ -57,11 +73,12 @@ class RowChecksums:
         self._rows += len(next(iter(columns.values())))
 
     def to_json(self) -> bytes:
-        """The entry of the file."""
+        """The entry of the file, in which `write_whole_file` replaces the zeros."""
         entry = {
             "rows": self._rows,
             "columns": {name: f"{crc:08x}" for name, crc in self._columns.items()},
             "metadata": f"{self._metadata:08x}",
+            "whole_file": _ZEROS.decode(),
         }
         return json.dumps(entry, sort_keys=True, separators=(",", ":")).encode()
 
@@ -89,6 +106,54 @@ def check_checksums(
     for name, crc in actual.columns.items():
         if expected.columns.get(name) != crc:
             raise ValueError(f"the checksum of the column {name} is wrong")
+
+
+def write_whole_file(file: IO[bytes]) -> None:
+    """Write the CRC-32 of a file that is complete otherwise, open for reading and writing."""
+    position, crc = _whole_file(file)
+    file.seek(position)
+    file.write(f"{crc:08x}".encode())
+
+
+def check_whole_file(entry: bytes | None, file: IO[bytes], metadata_only: bool = False) -> None:
+    """Raise `ValueError` where a byte of the file is not what was written.
+
+    Earlier files, and those that other programs wrote, have no checksum of the whole file.  With
+    `metadata_only` the file is not read, except for its footer.
+    """
+    if entry is None:
+        footer = _footer(file)
+        if CHECKSUMS in footer or _WHOLE_FILE in footer:
+            raise ValueError("the entry of its checksums is damaged")
+        return
+    expected = decode_json(entry, _Checksums).whole_file
+    if expected and not metadata_only and expected != f"{_whole_file(file)[1]:08x}":
+        raise ValueError("the checksum of the whole file is wrong")
+
+
+def _footer(file: IO[bytes]) -> bytes:
+    """The last bytes of a Parquet file: the footer, its length in four bytes, and four letters."""
+    file.seek(-8, os.SEEK_END)
+    file.seek(-8 - int.from_bytes(file.read(4), "little"), os.SEEK_END)
+    return file.read()
+
+
+def _whole_file(file: IO[bytes]) -> tuple[int, int]:
+    """Where the CRC-32 of the whole file is, and what it should be."""
+    footer = _footer(file)
+    size, digits = file.tell(), footer.rfind(_WHOLE_FILE) + len(_WHOLE_FILE)
+    if digits < len(_WHOLE_FILE):
+        raise ValueError("the checksum of the whole file is missing")
+    file.seek(0)
+    crc, rest = 0, size - len(footer)
+    while rest:
+        piece = file.read(min(rest, _PIECE_BYTES))
+        if not piece:
+            raise ValueError("it is truncated")
+        crc = zlib.crc32(piece, crc)
+        rest -= len(piece)
+    crc = zlib.crc32(footer[:digits] + _ZEROS + footer[digits + len(_ZEROS) :], crc)
+    return size - len(footer) + digits, crc
 
 
 def check_types(schema: pa.Schema, types: Mapping[str, type[np.generic]]) -> None:

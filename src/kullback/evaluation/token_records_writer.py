@@ -41,7 +41,7 @@ from kullback.evaluation.token_records import (
     schema_of,
     to_table,
 )
-from kullback.evaluation.token_records_checks import CHECKSUMS, RowChecksums
+from kullback.evaluation.token_records_checks import CHECKSUMS, RowChecksums, write_whole_file
 from kullback.runtime.files import explained, remove_leftovers, replaced, write_atomically
 from kullback.runtime.locks import locked, made_folder
 
@@ -255,21 +255,20 @@ class RecordsWriter:
     def _assemble(self) -> None:
         self._save()
         checksums = RowChecksums(self._schema.metadata[KEY])
-        with (
-            replaced(self.path, kept=", and the rows are kept") as file,
-            pq.ParquetWriter(
+        with replaced(self.path, kept=", and the rows are kept") as file:
+            with pq.ParquetWriter(
                 file, self._schema, compression="zstd", write_page_checksum=True
-            ) as writer,
-        ):
-            groups = (
-                pq.read_table(self._group(i), page_checksum_verification=True)
-                for i in range(self._groups)
-            )
-            for table in itertools.chain(groups, [self._rest()]):
-                # In one piece: how rows came in must not show in the pages.
-                writer.write_table(table.combine_chunks(), self.rows_per_group)
-                checksums.add(from_table(table).columns())
-            writer.add_key_value_metadata({CHECKSUMS: checksums.to_json()})
+            ) as writer:
+                groups = (
+                    pq.read_table(self._group(i), page_checksum_verification=True)
+                    for i in range(self._groups)
+                )
+                for table in itertools.chain(groups, [self._rest()]):
+                    # In one piece: how rows came in must not show in the pages.
+                    writer.write_table(table.combine_chunks(), self.rows_per_group)
+                    checksums.add(from_table(table).columns())
+                writer.add_key_value_metadata({CHECKSUMS: checksums.to_json()})
+            write_whole_file(file)
         # Windows does not remove a file that is locked: the next run uses the folder again.
         shutil.rmtree(self.folder, ignore_errors=True)
 

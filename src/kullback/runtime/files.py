@@ -50,7 +50,7 @@ class Draft:
         self.folder.mkdir(parents=True, exist_ok=True)
         self._earlier = _regular_file(self._target)
         self._path = _temporary(self._target)
-        self.file: IO[bytes] = os.fdopen(_create(self._path, self._earlier), "wb")
+        self.file: IO[bytes] = os.fdopen(_create(self._path, self._earlier), "w+b")
         self._published = False
 
     def publish(self) -> None:
@@ -173,7 +173,7 @@ def _temporary(target: Path) -> Path:
 
 
 def _create(path: Path, earlier: os.stat_result | None) -> int:
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     # Not readable by others before it is known to be no more secret than the earlier file.
     return os.open(path, flags, 0o666 if earlier is None else 0o600)
 
