@@ -19,8 +19,10 @@ VOCABULARY = ("vocab_size",)
 WIDTH = ("hidden_size", "n_embd", "d_model", "dim")
 LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 INNER = ("intermediate_size", "n_inner", "ffn_dim", "d_ff")
-COUNTS = (*LAYERS, "num_attention_heads", "n_head", "num_key_value_heads", "num_experts",
-          "num_local_experts", "n_routed_experts")  # fmt: skip
+HEADS = ("num_attention_heads", "n_head")
+HEAD_WIDTH = ("head_dim",)
+COUNTS = (*LAYERS, *HEADS, "num_key_value_heads", "num_experts", "num_local_experts",
+          "n_routed_experts")  # fmt: skip
 POSITIONS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len")
 # No model has more; the longest contexts are of ten million tokens.
 MOST_COUNT, MOST_POSITIONS = 10_000, 1_000_000_000
@@ -33,8 +35,10 @@ SLACK = 1_000_000
 def check_sizes(path: Path, config: Mapping[str, object], weight_files: Sequence[Path]) -> None:
     """Raise `InvalidValueError` for sizes in the configuration `path` that its weights cannot have.
 
-    A lower bound on the number of weights is that of the embedding, of one square matrix a layer,
-    and of one matrix of its inner width.
+    A lower bound on the number of weights is that of the embedding, of one matrix a layer (square,
+    or as wide as all heads), and of one matrix of its inner width.  Also for zero heads or
+    positions, and for a `pad_token_id` that the embedding has no row for.  The ids of BOS and EOS
+    are free: those of the tokenizer are used, and GPT-2's default is beyond a small vocabulary.
     """
     inner = config.get("text_config")
     if isinstance(inner, Mapping):
@@ -46,15 +50,29 @@ def check_sizes(path: Path, config: Mapping[str, object], weight_files: Sequence
                 raise InvalidValueError(
                     f"{path} is damaged: {name} is {value}, more than {most:,}; download it again"
                 )
-    vocabulary, width, layers, middle = (
-        _size(path, config, names) for names in (VOCABULARY, WIDTH, LAYERS, INNER)
+    for name in (*HEADS, *POSITIONS):
+        value = config.get(name)
+        if isinstance(value, int | float) and value == 0:
+            raise InvalidValueError(
+                f"{path} is damaged: {name} is {value}, and must be at least 1; download it again"
+            )
+    vocabulary, width, layers, middle, heads, head_width = (
+        _size(path, config, names)
+        for names in (VOCABULARY, WIDTH, LAYERS, INNER, HEADS, HEAD_WIDTH)
     )
-    weights = vocabulary * width + layers * width * (width + middle)
+    padding = config.get("pad_token_id")
+    if vocabulary and isinstance(padding, int) and not -vocabulary <= padding < vocabulary:
+        raise InvalidValueError(
+            f"{path} is damaged: pad_token_id is {padding}, and the vocabulary has {vocabulary:,} "
+            "tokens; download it again, or set it to null"
+        )
+    weights = vocabulary * width + layers * width * (max(width, heads * head_width) + middle)
     stored = sum(file.stat().st_size for file in weight_files)
+    of_heads = f", {heads:,} heads with a head_dim of {head_width:,}" if head_width else ""
     if weights > WEIGHTS_PER_BYTE * stored + SLACK:
         raise InvalidValueError(
             f"{path} asks for at least {weights:,} weights (a vocabulary of {vocabulary:,}, "
-            f"{layers:,} layers of width {width:,}), and the files of the weights have "
+            f"{layers:,} layers of width {width:,}{of_heads}), and the files of the weights have "
             f"{stored:,} bytes: one of them is damaged or of another model; download it again"
         )
 
