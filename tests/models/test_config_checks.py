@@ -37,7 +37,7 @@ def test_honest_sizes_pass(folder: Path) -> None:
         file.truncate(1_100_000)
     assert locate(str(folder)).path == folder
     # GPT-2's default with a small vocabulary; the last row, and one counted from the end.
-    for ids in ({"bos_token_id": 50_256, "eos_token_id": [50_256]}, {"pad_token_id": 31_999},
+    for ids in ({"bos_token_id": 50_256, "eos_token_id": [50_256]}, {"pad_token_id": 32_000},
                 {"pad_token_id": -1}, {"pad_token_id": None}, {"head_dim": 128}):  # fmt: skip
         (folder / "config.json").write_text(json.dumps({**LLAMA, **ids}))
         assert locate(str(folder)).path == folder
@@ -61,8 +61,8 @@ def test_honest_sizes_pass(folder: Path) -> None:
         ({"num_attention_heads": 0}, "num_attention_heads is 0"),
         ({"max_position_embeddings": 0}, "max_position_embeddings is 0"),
         ({"n_head": 0}, "n_head is 0"),
-        ({"pad_token_id": 32_000}, "pad_token_id is 32000, .* 32,000 tokens"),
-        ({"pad_token_id": -32_001}, "pad_token_id is -32001"),
+        ({"pad_token_id": 10**9}, "pad_token_id is 1000000000, .* 10,000,000 tokens"),
+        ({"pad_token_id": -(10**9)}, "pad_token_id is -1000000000"),
         ({"text_config": {**LLAMA, "vocab_size": 10**9}}, "asks for at least"),
     ],
     ids=str,

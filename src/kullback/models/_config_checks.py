@@ -30,6 +30,7 @@ MOST_COUNT, MOST_POSITIONS = 10_000, 1_000_000_000
 WEIGHTS_PER_BYTE = 4
 # Of small files, whose headers are a large part.
 SLACK = 1_000_000
+MOST_TOKEN_ID = 10_000_000
 
 
 def check_sizes(path: Path, config: Mapping[str, object], weight_files: Sequence[Path]) -> None:
@@ -37,8 +38,8 @@ def check_sizes(path: Path, config: Mapping[str, object], weight_files: Sequence
 
     A lower bound on the number of weights is that of the embedding, of one matrix a layer (square,
     or as wide as all heads), and of one matrix of its inner width.  Also for zero heads or
-    positions, and for a `pad_token_id` that the embedding has no row for.  The ids of BOS and EOS
-    are free: those of the tokenizer are used, and GPT-2's default is beyond a small vocabulary.
+    positions, and for a `pad_token_id` of no vocabulary.  Ids that are only beyond this one are not
+    refused: a text need not use them, and GPT-2's default is beyond a small vocabulary.
     """
     inner = config.get("text_config")
     if isinstance(inner, Mapping):
@@ -61,10 +62,10 @@ def check_sizes(path: Path, config: Mapping[str, object], weight_files: Sequence
         for names in (VOCABULARY, WIDTH, LAYERS, INNER, HEADS, HEAD_WIDTH)
     )
     padding = config.get("pad_token_id")
-    if vocabulary and isinstance(padding, int) and not -vocabulary <= padding < vocabulary:
+    if isinstance(padding, int) and abs(padding) > MOST_TOKEN_ID:
         raise InvalidValueError(
-            f"{path} is damaged: pad_token_id is {padding}, and the vocabulary has {vocabulary:,} "
-            "tokens; download it again, or set it to null"
+            f"{path} is damaged: pad_token_id is {padding}, and no vocabulary has more than "
+            f"{MOST_TOKEN_ID:,} tokens; download it again, or set it to null"
         )
     weights = vocabulary * width + layers * width * (max(width, heads * head_width) + middle)
     stored = sum(file.stat().st_size for file in weight_files)
