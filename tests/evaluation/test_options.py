@@ -53,7 +53,7 @@ def test_values_of_the_wrong_type_or_size_are_refused(
     with pytest.raises(InvalidValueError, match="window is '32'"):
         kullback.evaluate(tiny_llama_folder, TEXT, window="32")  # type: ignore[arg-type]
     output = tmp_path / "mine.rec"
-    with pytest.raises(InvalidValueError, match="k is 0"):
+    with pytest.raises(InvalidValueError, match=r"k \(-k\) is 0"):
         kullback.record(tiny_llama_folder, TEXT, output, distributions="top-k", k=0)
 
 

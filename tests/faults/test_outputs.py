@@ -135,8 +135,8 @@ def test_no_command_writes_there(command, out, words, places, capsys) -> None:
 ONLY_FILES = [
     (".", ["a folder", "name of a file"]),
     ("mine", ["a folder", "name of a file"]),
-    ("model/model.safetensors", ["inside", "model"]),
-    ("link to model", ["inside", "model"]),
+    ("model/model.safetensors", ["model/model.safetensors"]),
+    ("link to model", ["model"]),
     ("run/tokenizer.json", ["inside the folder of a model"]),
     ("run/metrics.jsonl", ["inside the folder of a model"]),
     ("hub/models--a--b/blobs/1", ["inside the folder of a model"]),
@@ -150,6 +150,7 @@ def test_force_permits_none_of_these(command, force, out, words, places, capsys)
     """Folders, models and runs stay, whatever is asked for."""
     sentence = refused((FORCED if force else FILES)[command], out, capsys)
     assert all(word in sentence for word in words), sentence
+    assert any(reason in sentence for reason in ("inside", "overwritten", "a folder")), sentence
     assert "--force" not in sentence
 
 

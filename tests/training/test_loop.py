@@ -196,7 +196,7 @@ def test_the_live_kl_is_unbiased(tmp_path: Path):
     assert error.mean() == pytest.approx(kl.std(), rel=0.15)
 
 
-@pytest.mark.parametrize("factor", [3000.0, 1e30])
+@pytest.mark.parametrize("factor", [3000.0, 4900.0])
 def test_absurd_learning_rates_are_one_clear_error(factor: float, tmp_path: Path):
     """A diverging run stops with the loss, the step and what to change."""
     batches = weather(tmp_path)
