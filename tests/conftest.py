@@ -7,6 +7,7 @@ What needs torch is imported where it is used, so that the tests of the exact pa
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +23,13 @@ if TYPE_CHECKING:
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # What interrupted tests keep is not kept in the home of who runs them.
 os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="kullback-tests-")
+
+
+@pytest.fixture(autouse=True)
+def _interruptible() -> None:
+    """Ctrl-C is not ignored, as it is in what a shell starts in the background."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -34,7 +34,7 @@ def message_of(name: Path | str, **options: bool) -> str:
         load_text_model(str(name), **options)
     message = str(caught.value)
     assert "\n" not in message
-    assert message.startswith(f"the model {name} ")
+    assert message.startswith((f"the model {name} ", f"{name}/config.json "))
     return message
 
 
@@ -148,8 +148,10 @@ def test_truncated_weights_are_damaged(folder: Path) -> None:
 
 
 def test_a_damaged_configuration(folder: Path) -> None:
-    """What transformers cannot make a configuration of."""
+    """What cannot be the size of a model, and what transformers cannot make a configuration of."""
     edit(folder / "config.json", num_attention_heads="four")
+    assert "is damaged: num_attention_heads is 'four'" in message_of(folder)
+    edit(folder / "config.json", num_attention_heads=4, rms_norm_eps="tiny")
     assert "its configuration seems damaged (" in message_of(folder)
 
 
