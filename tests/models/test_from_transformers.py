@@ -177,7 +177,7 @@ def test_a_damaged_gguf_file_is_one_sentence(tmp_path: Path) -> None:
     """A header cut short."""
     path = gguf_header(tmp_path / "model.gguf", "llama")
     path.write_bytes(path.read_bytes()[:40])
-    assert "the file seems damaged (" in message_of(path)
+    assert "damaged" in message_of(path)
 
 
 def test_an_unknown_architecture_of_a_gguf_file_is_named(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 from transformers import LlamaForCausalLM
 
 from kullback.errors import InvalidValueError
-from kullback.models.locate import Location, gguf_architecture, locate
+from kullback.models.locate import Location, locate
 from tiny_models import gguf_header, tiny_llama
 
 
@@ -119,18 +119,11 @@ def test_a_file_that_is_only_called_gguf_is_refused(tmp_path: Path) -> None:
     assert "model.gguf is not a GGUF file" in message_of(path)
 
 
-def test_a_part_of_a_gguf_file_is_refused(tmp_path: Path) -> None:
-    """transformers reads one file; the message says how to join the parts."""
-    path = gguf_header(tmp_path / "big-00001-of-00003.gguf", "llama")
-    message = message_of(path)
-    assert "one of 3 parts" in message
-    assert "llama-gguf-split --merge" in message
-    assert locate(str(gguf_header(tmp_path / "all-00001-of-00001.gguf", "llama"))).gguf
-
-
-def test_the_architecture_of_a_gguf_header(tmp_path: Path) -> None:
-    """It is the first entry of the header; a file that ends before has none."""
+def test_a_gguf_file_comes_with_its_header(tmp_path: Path) -> None:
+    """It is read once, and a file that ends within it is refused here."""
     path = gguf_header(tmp_path / "model.gguf", "mamba9")
-    assert gguf_architecture(path) == "mamba9"
+    header = locate(str(path)).header
+    assert header is not None
+    assert header.architecture == "mamba9"
     path.write_bytes(path.read_bytes()[:30])
-    assert gguf_architecture(path) is None
+    assert "damaged" in message_of(path)

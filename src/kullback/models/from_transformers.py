@@ -18,7 +18,7 @@ from kullback.errors import InvalidValueError, MissingExtraError
 from kullback.models._loading_errors import explained
 from kullback.models._quiet import no_steps, quiet_loggers, quiet_transformers
 from kullback.models.huggingface import HuggingFaceModel
-from kullback.models.locate import Location, gguf_architecture
+from kullback.models.locate import Location
 from kullback.runtime.progress import Steps
 from kullback.text.tokenizer import TextTokenizer
 
@@ -64,7 +64,7 @@ def load_from_transformers(
     return replace(
         wrapped,
         notes=(*wrapped.notes, *loaded.notes),
-        file_bytes=gguf.stat().st_size if gguf else None,
+        file_bytes=location.header.file_bytes if location.header else None,
     )
 
 
@@ -80,6 +80,7 @@ def load_pretrained(
     or needs code of its own to be run; `MissingExtraError` where a library is not installed.
     """
     _check_installed(location)
+    _check_whole(location)
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     name, gguf = location.name, location.gguf
@@ -126,6 +127,17 @@ def _check_installed(location: Location) -> None:
             ) from error
 
 
+def _check_whole(location: Location) -> None:
+    """Raise `InvalidValueError` for a split GGUF file, of which transformers reads one part."""
+    parts = location.header.parts if location.header else ()
+    if len(parts) > 1:
+        raise InvalidValueError(
+            f"the model {location.name} is split into {len(parts)} parts, which transformers "
+            "cannot read: pip install 'kullback[gguf]', which runs them in llama.cpp, or join them "
+            "with llama.cpp's llama-gguf-split --merge"
+        )
+
+
 def _configuration(location: Location, trust_remote_code: bool) -> PreTrainedConfig:
     """The configuration, of a causal language model that transformers knows."""
     from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
@@ -145,8 +157,8 @@ def _configuration(location: Location, trust_remote_code: bool) -> PreTrainedCon
                 location.source, trust_remote_code=trust_remote_code, **files
             )
     except InvalidValueError:
-        if gguf is not None:
-            _check_architecture(name, gguf_architecture(gguf))
+        if location.header is not None:
+            _check_architecture(name, location.header.architecture)
         raise
     if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING:
         return config
@@ -179,7 +191,7 @@ def _check_configuration(
     raise _unknown_kind(name, str(model_type))
 
 
-def _check_architecture(name: str, architecture: str | None) -> None:
+def _check_architecture(name: str, architecture: str) -> None:
     """Raise `InvalidValueError` where transformers does not list `architecture` for GGUF files.
 
     Only after a failure: it loads some that are not in its list.
@@ -188,7 +200,7 @@ def _check_architecture(name: str, architecture: str | None) -> None:
 
     # llama.cpp's "qwen3moe" is "qwen3_moe" there.
     listed = {kind.replace("_", "") for kind in GGUF_SUPPORTED_ARCHITECTURES}
-    if architecture and re.sub("[-_]", "", architecture) not in listed:
+    if re.sub("[-_]", "", architecture) not in listed:
         raise _unknown_kind(name, architecture) from None
 
 

@@ -12,23 +12,19 @@ anything else             a name on the Hugging Face hub, or in its cache on thi
 
 from __future__ import annotations
 
-import re
-import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 from kullback.errors import InvalidValueError
 from kullback.models._config_checks import check_sizes
+from kullback.models.gguf_file import GGUFFile, read_gguf
 from kullback.runtime.decoding import decode_json, read_bounded
 from kullback.runtime.inputs import check_regular
 
-__all__ = ["Location", "gguf_architecture", "locate"]
+__all__ = ["Location", "locate"]
 
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
-# How llama.cpp names the parts that llama-gguf-split writes.
-PART_OF_GGUF = re.compile(r".+-\d{5}-of-(\d{5})\.gguf")
 
 
 @dataclass(frozen=True)
@@ -39,6 +35,8 @@ class Location:
     """As the user wrote it."""
     path: Path | None
     """The folder or the .gguf file; None on the hub."""
+    header: GGUFFile | None = None
+    """Of a .gguf file, over all its parts."""
 
     @property
     def gguf(self) -> Path | None:
@@ -72,8 +70,8 @@ def locate(name: str) -> Location:
         raise InvalidValueError(f"there is no model at {name}: {error}") from None
     check_regular(path, "the model")
     if path.is_file():
-        _check_file(name, path)
-    elif (path / "training.json").is_file():
+        return Location(name, path, _header(name, path))
+    if (path / "training.json").is_file():
         _check_files(path)  # its loader checks the rest
     elif path.is_dir():
         _check_files(path)
@@ -90,31 +88,15 @@ def locate(name: str) -> Location:
     return Location(name, path)
 
 
-def _check_file(name: str, path: Path) -> None:
+def _header(name: str, path: Path) -> GGUFFile:
     if path.suffix != ".gguf":
         raise InvalidValueError(
             f"the model {name} is a file: give a folder, a .gguf file or a name on the hub"
         )
-    part = PART_OF_GGUF.fullmatch(path.name)
-    if part and int(part[1]) > 1:
-        raise InvalidValueError(
-            f"the model {name} is one of {int(part[1])} parts, which transformers cannot read: "
-            "join them with llama.cpp's llama-gguf-split --merge"
-        )
-    with path.open("rb") as file:
-        head = file.read(24)
-        if head[:4] != b"GGUF":
-            raise InvalidValueError(
-                f"the model {name} is not a GGUF file (it does not begin with the letters GGUF): "
-                "download it again"
-            )
-        # The version, the number of tensors and of entries, each of which takes 8 bytes and more.
-        counts = struct.unpack("<QQ", head[8:]) if len(head) == 24 else (0, 0)
-        if 8 * max(counts) > path.stat().st_size:
-            raise InvalidValueError(
-                f"the model {name} is damaged: its header says {counts[0]:,} tensors and "
-                f"{counts[1]:,} entries, more than the file can hold; download it again"
-            )
+    try:
+        return read_gguf(path, name)
+    except OSError as error:
+        raise InvalidValueError(f"the model {name} cannot be read: {error.strerror}") from None
 
 
 def _check_files(folder: Path) -> None:
@@ -170,27 +152,3 @@ def read_json(path: Path) -> dict[str, object]:
         raise InvalidValueError(f"{path} cannot be read: {error.strerror}") from None
     except ValueError as error:
         raise InvalidValueError(f"{path} is damaged: {error}; download it again") from None
-
-
-def gguf_architecture(path: Path) -> str | None:
-    """The architecture that the header of a GGUF file names; None where it cannot be read.
-
-    Only the first entry of the header is read, which is this one in all files of llama.cpp.
-    """
-    with path.open("rb") as file:
-        try:
-            # The letters GGUF, the version, the number of tensors and of entries.
-            struct.unpack("<4sIQQ", file.read(24))
-            key = _gguf_string(file)
-            (kind,) = struct.unpack("<I", file.read(4))
-            # 8 is the type of strings.
-            if (key, kind) == (b"general.architecture", 8):
-                return _gguf_string(file).decode(errors="replace")
-        except struct.error:  # the file ends here
-            pass
-    return None
-
-
-def _gguf_string(file: BinaryIO) -> bytes:
-    (length,) = struct.unpack("<Q", file.read(8))
-    return file.read(min(length, 1024))
