@@ -13,7 +13,7 @@ from html_page import Page
 
 from cli_errors import exit_code, the_error
 from kullback.cli import main
-from kullback.predictions.llama_cpp_logits import write_llama_cpp_logits
+from tiny_logits import write_logits
 from tiny_models import TEXT
 
 ON_TEXT = "--text text.txt --window 32"
@@ -38,7 +38,7 @@ def folder(
                 how = [] if kind is None else ["--distributions", kind]
                 assert main(["record", name, *ON_TEXT.split(), *how, "-o", f"{name}.{file}"]) == 0
         logits = p + seed * 0.3 * rng.normal(size=p.shape)
-        write_llama_cpp_logits(folder / f"{name}.kld", tokens, logits)
+        write_logits(folder / f"{name}.kld", tokens, logits)
     for file in ("rec", "parquet"):
         content = (folder / f"a.{file}").read_bytes()
         (folder / f"cut.{file}").write_bytes(content[: len(content) // 2])
@@ -179,7 +179,7 @@ def test_the_protocol_of_a_recording_is_adopted(names, run):
         ("a.rec b.rec --device cpu", ["--device", "both operands are files"]),
         (f"a.top b {ON_TEXT} --tolerance 0.1", ["--tolerance", "need the models themselves"]),
         ("a.kld b.kld --text text.txt", ["--text", "both operands are files"]),
-        ("a.kld b.rec", ["another such file"]),
+        ("a.kld b.rec", ["another such file", "b.rec is neither"]),
         (f"a.rec b {ON_TEXT} --noise-floor", ["noise floor", "a.rec is a recording"]),
         (f"a.rec b@int8 {ON_TEXT} --sensitivity", ["sensitivity", "a.rec is a recording"]),
         (f"a.rec --schemes int8 {ON_TEXT}", ["--schemes", "a.rec is a recording", "MODEL@SCHEME"]),
@@ -202,7 +202,7 @@ def test_the_protocol_of_a_recording_is_adopted(names, run):
         (f"cut.parquet b {ON_TEXT}", ["cut.parquet", "damaged"]),
         ("none.parquet a.parquet", ["no file none.parquet"]),
         ("none.kld a.kld", ["no file none.kld"]),
-        ("a.kld text.txt", ["another such file", "text.txt is none"]),
+        ("a.kld text.txt", ["text.txt"]),
         (f"a.rec b {ON_TEXT} --report text.txt", ["--report is text.txt", "overwritten"]),
         (f"a.rec b {ON_TEXT} --report a.rec", ["--report is a.rec", "overwritten"]),
         (f"text.txt b {ON_TEXT}", ["text.txt is not a recording"]),

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from kullback.comparison.logits_files import compare_logits_files
 from kullback.comparison.models import Candidate, compare_models
 from kullback.comparison.operands import ModelOperand, RecordingOperand
 from kullback.comparison.recordings import NO_WEIGHTS, compare_recorded
 from kullback.errors import InvalidValueError
 from kullback.evaluation.record import record_text
 from kullback.models.load import load_sized
-from kullback.predictions.llama_cpp_logits import write_llama_cpp_logits
 from kullback.results.comparison import Comparison
 from kullback.text.documents import Document
 from kullback.text.protocol import Protocol
@@ -108,19 +105,3 @@ def test_weights_that_a_recording_has_not_are_noted(pair, tmp_path):
     record_text(pair[0].model, DOCUMENTS, Protocol("hf-stride", 32, 16), tmp_path / "a")
     side = RecordingOperand.open(tmp_path / "a")
     assert NO_WEIGHTS in compare_recorded(side, side).notes
-
-
-def test_logits_files_are_compared(tmp_path):
-    """Two files of llama.cpp give the KL of their logits to the files' rounding."""
-    rng = np.random.default_rng(0)
-    tokens = rng.integers(0, 40, (8, 16))
-    p = rng.normal(size=(8 * 7, 40))
-    q = p + 0.3 * rng.normal(size=p.shape)
-    for name, logits in (("base", p), ("other", q)):
-        write_llama_cpp_logits(tmp_path / name, tokens, logits)
-    found = compare_logits_files(tmp_path / "base", tmp_path / "other")
-    log_p, log_q = (z - np.log(np.exp(z).sum(1, keepdims=True)) for z in (p, q))
-    kl = (np.exp(log_p) * (log_p - log_q)).sum(1).mean()
-    assert found.measures["kl"].value == pytest.approx(kl, abs=1e-4)
-    assert "KLD" in found.llama_cpp
-    assert (found.reference.fingerprint, found.candidates[0].operand.protocol) == ("", {})

@@ -25,7 +25,7 @@ from kullback.errors import KullbackError
 from kullback.evaluation.token_records import Records, RecordsMetadata, read_records
 from kullback.evaluation.token_records_writer import RecordsWriter
 from kullback.models.locate import locate
-from kullback.predictions.llama_cpp_logits import LlamaCppLogits, write_llama_cpp_logits
+from kullback.predictions.llama_cpp_logits import LlamaCppLogits
 from kullback.predictions.recording import Recording
 from kullback.scoring.kl_bounds import kl_bounds
 from kullback.scoring.token_statistics import token_statistics
@@ -40,6 +40,7 @@ from kullback.training.loop import train
 from kullback.training.metrics import read_metrics
 from kullback.training.run_folder import load_model, load_tokenizer
 from kullback.training.state import TrainingState
+from tiny_logits import write_logits
 from tiny_models import tiny_llama
 from tiny_recordings import dense, gpt, write
 from tiny_runs import WEATHER, sizes, weather
@@ -157,7 +158,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write(folder / "exact.rec", gpt(1))
     write(folder / "top-k.rec", dense(), "top-k", k=5)
     tokens = np.arange(16).reshape(2, 8)
-    write_llama_cpp_logits(folder / "a.kld", tokens, dense(6).logits_MV.numpy())
+    write_logits(folder / "a.kld", tokens, dense(6).logits_MV.numpy())
     (folder / "weather.toml").write_text(WEATHER, encoding="utf-8")
     batches = weather(folder)
     train(folder / "run", batches, sizes(batches), CONFIG)

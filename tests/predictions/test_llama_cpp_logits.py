@@ -11,7 +11,8 @@ import pytest
 from scipy.special import log_softmax
 
 from kullback.errors import InvalidValueError
-from kullback.predictions.llama_cpp_logits import LlamaCppLogits, write_llama_cpp_logits
+from kullback.predictions.llama_cpp_logits import LlamaCppLogits
+from tiny_logits import write_logits
 
 CHUNKS, CONTEXT = 2, 8
 SCORED = CHUNKS * (CONTEXT - 1 - CONTEXT // 2)
@@ -24,19 +25,22 @@ def file(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, np.ndarr
     V = request.param
     tokens = rng.integers(0, V, (CHUNKS, CONTEXT))
     logits = rng.normal(size=(SCORED, V)) * 3
-    write_llama_cpp_logits(tmp_path / "base", tokens, logits)
+    write_logits(tmp_path / "base", tokens, logits)
     return tmp_path / "base", tokens, logits
 
 
 def row_as_described(logits: np.ndarray) -> bytes:
-    """One row as llama.cpp's source describes it, number by number."""
+    """One row as llama.cpp's source describes it, number by number, in its arithmetic."""
+    f32 = np.float32
+    logits = logits.astype(f32)
     largest = max(logits)
-    smallest = max(min(logits), largest - 16)
-    total = sum(np.exp(x - largest) for x in logits)
-    scale = (largest - smallest) / 65535
-    steps = [round((x - smallest) / scale) if x > smallest else 0 for x in logits]
+    smallest = max(min(logits), largest - f32(16))
+    log_total = f32(np.log(sum(float(np.exp(x - largest)) for x in logits)))
+    scale = (largest - smallest) / f32(65535)
+    per_step = f32(1) / scale
+    steps = [int(np.rint(per_step * (x - smallest))) if x > smallest else 0 for x in logits]
     padding = [0] * (len(logits) % 2)
-    head = struct.pack("<ff", scale, smallest - largest - np.log(total))
+    head = struct.pack("<ff", scale, smallest - largest - log_total)
     return head + struct.pack(f"<{len(steps + padding)}H", *steps, *padding)
 
 
@@ -56,18 +60,34 @@ def test_reading_gives_log_probabilities_to_a_step(file):
     np.testing.assert_array_equal(stored.targets, tokens[:, CONTEXT // 2 + 1 :].reshape(-1))
     expected = log_softmax(logits, axis=1)
     assert np.abs(stored.log_probabilities(slice(0, SCORED)) - expected).max() < 0.6 * 16 / 65535
-    part = stored.predictions(slice(2, 5)).logits(slice(0, 3), slice(4, 9)).numpy()
-    assert np.abs(part - expected[2:5, 4:9]).max() < 0.6 * 16 / 65535
+    rounded = stored.rounded(slice(2, 5))
+    difference = np.abs(rounded.log_p_BV.numpy() - expected[2:5])
+    assert (difference <= rounded.rounding_B.numpy()[:, None]).all()
+    assert not stored.clipped
 
 
-def test_clipped_rows_have_too_much_mass(tmp_path: Path):
-    """Log-probabilities more than 16 nats below the largest come back higher than they were."""
-    logits = np.full((SCORED, 4000), -30.0)
-    logits[:, 0] = 0.0
-    write_llama_cpp_logits(tmp_path / "base", np.zeros((CHUNKS, CONTEXT), int), logits)
-    stored = LlamaCppLogits.open(tmp_path / "base")
-    error = stored.mass_error(slice(0, SCORED))
-    np.testing.assert_allclose(error, 3999 * np.exp(-16.0), rtol=1e-3)
+def test_clipped_entries_are_upper_limits(tmp_path: Path):
+    """Entries more than 16 nats below the largest are marked, the others are right as stored."""
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(SCORED, 400)) * 6
+    stored = write_logits(tmp_path / "base", np.zeros((CHUNKS, CONTEXT), int), logits)
+    rows, expected = stored.rounded(slice(0, SCORED)), log_softmax(logits, axis=1)
+    assert stored.clipped
+    assert rows.clipped_BV is not None
+    clipped, log_p = rows.clipped_BV.numpy(), rows.log_p_BV.numpy()
+    rounding = rows.rounding_B.numpy()[:, None]
+    below = logits < logits.max(axis=1, keepdims=True) - 16
+    assert (clipped == below).mean() > 0.999
+    assert 0.05 < clipped.mean() < 0.95
+    assert (np.abs(log_p - expected) <= rounding)[~clipped].all()
+    assert (log_p + rounding >= expected)[clipped].all()
+
+
+def test_rows_that_are_missing_are_an_error(tmp_path: Path):
+    """A file of fewer rows than its chunks have is not written."""
+    with pytest.raises(InvalidValueError, match=r"5 rows .* 6"):
+        write_logits(tmp_path / "base", np.zeros((CHUNKS, CONTEXT), int), np.zeros((5, 9)))
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

@@ -24,12 +24,14 @@ def add(commands: Commands) -> None:
         "kullback record FOLDER --text book.txt -o book.parquet",
         "kullback record FOLDER --text book.txt --distributions exact -o book.rec",
         "kullback record FOLDER --text book.txt --distributions top-k -k 64 -o book.rec",
+        "kullback record FOLDER --text book.txt --format llama.cpp -o book.kld",
         "kullback compare book.rec FOLDER@int8 --text book.txt",
         notes=(
             "\nWithout --distributions: token records, at most 64 bytes a token, as Parquet;\n"
             "a killed run resumes.  Compared, they give a ΔCE and no KL.\n"
             "exact keeps hidden states and the head: any KL can be computed from it.\n"
             "top-k keeps k probabilities a token: a KL is then only bounded.\n"
+            "llama.cpp is what llama-perplexity --kl-divergence-base writes and reads.\n"
         ),
     )  # fmt: skip
     record.add_argument("model", metavar="MODEL", help="a model, or MODEL@SCHEME")
@@ -39,6 +41,9 @@ def add(commands: Commands) -> None:
     )  # fmt: skip
     record.add_argument(
         "--distributions", choices=("exact", "top-k"), help="write them instead of token records"
+    )
+    record.add_argument(
+        "--format", choices=("llama.cpp",), help="write a base-logits file of llama.cpp instead"
     )
     record.add_argument(
         "-k", type=number(TOP_K), default=argparse.SUPPRESS,
@@ -60,6 +65,7 @@ def _record(options: argparse.Namespace) -> None:
             options.text,
             options.output,
             distributions=options.distributions,
+            format=options.format,
             progress=progress,
             **given(options, "k", "force"),
             **text_options(options),

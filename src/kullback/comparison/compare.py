@@ -3,7 +3,7 @@
 ================================  ==================================================
 among the operands                what is compared
 ================================  ==================================================
-logits files of llama.cpp         two of them
+a logits file of llama.cpp        with another, or with a model
 token records (.parquet)          with others, a recording, or a model: no KL
 recordings alone                  two of them, without reading the text again
 a top-k recording                 with a model: bounds of the KL
@@ -33,7 +33,8 @@ from kullback.comparison.kinds import (
     protocol_of_files,
     recorded_parts,
 )
-from kullback.comparison.logits_files import compare_logits_files
+from kullback.comparison.logits_files import compare_logits_files, compare_logits_with_model
+from kullback.comparison.logits_tokens import check_cut
 from kullback.comparison.models import Candidate, Task, compare_models
 from kullback.comparison.operands import ModelOperand, RecordingOperand, check_is_text
 from kullback.comparison.recordings import compare_recorded
@@ -177,13 +178,12 @@ def _dispatch(request: _Request, kinds: list[Kind]) -> Comparison:
         return _by_bytes(request, kinds)
     if "model" not in kinds:
         _check_nothing_is_read(request, text="logits" in kinds)
-    elif request.text is None:
+    elif request.text is None and "logits" not in kinds:
         raise InvalidValueError(
             "text is missing (--text FILE): the model must read what was recorded"
         )
     if "logits" in kinds:
-        files = [Path(str(operand)) for operand in request.operands]
-        return compare_logits_files(files[0], files[1], request.progress)
+        return _logits(request, kinds)
     cut, documents = _checked_text(request, kinds)
     if "records" in kinds:
         return _records(request, kinds, documents, cut)
@@ -240,6 +240,21 @@ def _by_bytes(request: _Request, kinds: list[Kind]) -> Comparison:
         sized = request.options.load(operand, progress=request.progress.advance)
         models.append(sized.model)
     return compare_by_bytes(models[0], models[1], documents, cut, request.progress)
+
+
+def _logits(request: _Request, kinds: list[Kind]) -> Comparison:
+    """A logits file of llama.cpp, and another or a model."""
+    base, candidate = Path(str(request.reference)), request.candidates[0]
+    if kinds[1] == "logits":
+        return compare_logits_files(base, Path(str(candidate)), request.progress)
+    options = request.options
+    check_cut(options)
+    documents = [] if request.text is None else options.documents(request.text, request.progress)
+    operand = _open(candidate, request)
+    assert isinstance(operand, ModelOperand)
+    return compare_logits_with_model(
+        base, operand, model_name(candidate), options.bos or "auto", documents, request.progress
+    )
 
 
 def _records(

@@ -27,20 +27,34 @@ def kinds_of(operands: Sequence[Model]) -> list[Kind]:
     """The kind of each operand, by the file that its name is.
 
     Raises `InvalidValueError` where a file is missing or damaged, and where a logits file of
-    llama.cpp is beside something else.
+    llama.cpp is beside another recorded file, or is the candidate of a model.
     """
     paths = [Path(name) for name in operands if isinstance(name, str | Path)]
     for path in paths:
         check_regular(path, "the operand")
         if path.suffix in FILE_SUFFIXES and not path.exists():
             raise InvalidValueError(f"there is no file {path}")
-    others = [operand for operand in operands if not _is_logits(operand)]
-    if 0 < len(others) < len(operands):
-        raise InvalidValueError(
-            "a logits file of llama.cpp is compared with another such file, and "
-            f"{model_name(others[0])} is none"
+    kinds = [_kind(operand) for operand in operands]
+    if "logits" in kinds:
+        _check_logits(operands, kinds)
+    return kinds
+
+
+def _check_logits(operands: Sequence[Model], kinds: Sequence[Kind]) -> None:
+    for operand, kind in zip(operands, kinds, strict=True):
+        if kind not in ("logits", "model"):
+            raise InvalidValueError(
+                "a logits file of llama.cpp is compared with another such file or a model, and "
+                f"{model_name(operand)} is neither"
+            )
+    if kinds[0] != "logits":
+        file = next(
+            operand for operand, kind in zip(operands, kinds, strict=True) if kind == "logits"
         )
-    return [_kind(operand) for operand in operands]
+        raise InvalidValueError(
+            f"{file} is a logits file of llama.cpp, which clips what a candidate's KL needs: name "
+            "it first, as the reference"
+        )
 
 
 def _is_logits(operand: Model) -> bool:

@@ -1,19 +1,19 @@
-"""The statistics that llama.cpp prints of two models, from their base-logits files, with intervals.
+"""The statistics that llama.cpp prints of a model and a base-logits file, with intervals.
 
 ``llama-perplexity --kl-divergence`` reads the base model's file and runs another model, Q.  From
-the files of both the same statistics follow, in its arithmetic (llama.cpp,
+that file and the logits of Q the same statistics follow, in its arithmetic (llama.cpp,
 ``tools/perplexity/perplexity.cpp``):
 
 * log p of the base is taken as the file has it, clipped 16 nats below the largest and not quite
   normalised; Q's logits are normalised.  The KL of a token sums only tokens with base log p > -16.
-  So a KL can come out below zero; `kullback.scoring.divergence` has it as it should be.
+  So a KL can come out below zero; `kullback.scoring.rounded_bounds` has what the file allows.
 * values of a token are float32, sums float64; percentiles are interpolated in float32.
 * the ± of a mean is ``sqrt((E[x²] − E[x]²) / (n − 1))``, that of a function of means the delta
   method's: as if tokens were independent, which in running text they are not.
 
-One difference is left: llama.cpp has Q's logits as they are, where Q's file has them rounded to
-1/65,535 of their range and clipped.  Rounding moves a token's KL by a step at most, 2.4e-4 nats;
-a token to which Q gives less than e^-16 of its largest adds less than it should.
+One difference is left where Q is a file, too: llama.cpp has Q's logits as they are, where the file
+has them rounded to 1/65,535 of their range and clipped.  Rounding moves a token's KL by a step at
+most, 2.4e-4 nats; a token to which Q gives less than e^-16 of its largest adds less than it should.
 
 Beside each number is ours: the same value with an interval over chunks
 (`kullback.uncertainty.intervals`).
@@ -24,8 +24,8 @@ Axes: M scored tokens, B rows of a block, V vocabulary, C chunks, T tokens of a 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -36,9 +36,14 @@ from kullback.predictions.llama_cpp_logits import LlamaCppLogits
 from kullback.results.measurement import Measurement
 from kullback.uncertainty.intervals import mean_with_interval, perplexity
 
-__all__ = ["LlamaCppStatistic", "LlamaCppStatistics", "llama_cpp_statistics"]
+__all__ = [
+    "LlamaCppStatistic",
+    "LlamaCppStatistics",
+    "TokenColumns",
+    "check_same_tokens",
+    "llama_cpp_statistics",
+]
 
-BLOCK_BYTES = 16 << 20
 # Tokens to which the base gives less than e^-16 do not count in its KL.
 LEAST_LOG_P = np.float32(-16.0)
 # It gives no error to a mean of ten values or fewer, and no covariance to fewer than ten.
@@ -96,15 +101,11 @@ class LlamaCppStatistics:
         return "\n".join(lines)
 
 
-def llama_cpp_statistics(base: LlamaCppLogits, q: LlamaCppLogits) -> LlamaCppStatistics:
-    """The statistics of Q against the base, from two files of the same text.
-
-    Raises `InvalidValueError` where the texts, their chunks or the vocabularies differ.
+def llama_cpp_statistics(base: LlamaCppLogits, values: TokenColumns) -> LlamaCppStatistics:
+    """The statistics of the model whose columns these are, against the base.
 
     llama.cpp itself prints the summary from 100 tokens on.
     """
-    _check_same_text(base, q)
-    values = _Tokens.read(base, q)
     chunk_M = np.arange(len(base)) // base.rows_per_chunk
     sections = {
         "Perplexity statistics": _perplexities(values, chunk_M),
@@ -114,7 +115,8 @@ def llama_cpp_statistics(base: LlamaCppLogits, q: LlamaCppLogits) -> LlamaCppSta
     return LlamaCppStatistics(len(base), len(base.tokens_CT), sections)
 
 
-def _check_same_text(base: LlamaCppLogits, q: LlamaCppLogits) -> None:
+def check_same_tokens(base: LlamaCppLogits, q: LlamaCppLogits) -> None:
+    """Raise `InvalidValueError` where the texts, their chunks or the vocabularies differ."""
     if base.vocabulary_size != q.vocabulary_size:
         raise InvalidValueError(
             f"{base.path} has a vocabulary of {base.vocabulary_size}, {q.path} of "
@@ -136,7 +138,7 @@ def _check_same_text(base: LlamaCppLogits, q: LlamaCppLogits) -> None:
 
 
 @dataclass(frozen=True, eq=False)
-class _Tokens:
+class TokenColumns:
     """What is kept of each token, in float32 but for the KL."""
 
     nll: Float[np.ndarray, "M"]
@@ -147,26 +149,28 @@ class _Tokens:
     same_top: Bool[np.ndarray, "M"]
 
     @classmethod
-    def read(cls, base: LlamaCppLogits, q: LlamaCppLogits) -> _Tokens:
-        """Stream both files."""
-        parts = list(_blocks(base, q))
-        return cls(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+    def of(
+        cls,
+        base: LlamaCppLogits,
+        rows: slice,
+        logits_BV: Float[np.ndarray, "B V"],
+        normalised: bool = False,
+    ) -> TokenColumns:
+        """The columns of some rows; Q's logits, in float32, are overwritten.
 
-
-def _blocks(base: LlamaCppLogits, q: LlamaCppLogits) -> Iterator[tuple[np.ndarray, ...]]:
-    """The columns of `_Tokens` for some rows at a time."""
-    size = max(1, BLOCK_BYTES // (4 * base.vocabulary_size))
-    for start in range(0, len(base), size):
-        rows = slice(start, min(start + size, len(base)))
+        `normalised` is whether they are log-probabilities already.  Raises `InvalidValueError`
+        where the probabilities of a row of the base do not sum to 1.
+        """
         index_B = np.arange(rows.stop - rows.start)
         target_B = base.targets[rows]
-        log_p_BV, logits_BV = base.log_probabilities(rows), q.log_probabilities(rows)
+        log_p_BV = base.log_probabilities(rows)
         largest_B = logits_BV.max(axis=1)
         total_B = np.exp(logits_BV - largest_B[:, None]).sum(axis=1, dtype=np.float64)
         p_BV = np.exp(log_p_BV)
-        base.check_mass(start, p_BV.sum(axis=1, dtype=np.float64))
-        q.check_mass(start, np.exp(largest_B.astype(np.float64)) * total_B)
+        base.check_mass(rows.start, p_BV.sum(axis=1, dtype=np.float64))
         log_z_B = largest_B + np.log(total_B).astype(np.float32)
+        if normalised:
+            log_z_B[:] = 0
         nll_B = log_z_B - logits_BV[index_B, target_B]
         nll_base_B = -log_p_BV[index_B, target_B]
         same_top_B = logits_BV.argmax(axis=1) == log_p_BV.argmax(axis=1)
@@ -176,10 +180,16 @@ def _blocks(base: LlamaCppLogits, q: LlamaCppLogits) -> Iterator[tuple[np.ndarra
         terms_BV[log_p_BV <= LEAST_LOG_P] = 0.0
         kld_B = terms_BV.sum(axis=1, dtype=np.float64)
         change_B = np.exp(-nll_B) - np.exp(-nll_base_B)
-        yield nll_B, nll_base_B, kld_B, change_B, same_top_B
+        return cls(nll_B, nll_base_B, kld_B, change_B, same_top_B)
+
+    @classmethod
+    def concatenated(cls, parts: Sequence[TokenColumns]) -> TokenColumns:
+        """The columns of all rows, part after part."""
+        names = [field.name for field in fields(cls)]
+        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
 
 
-def _perplexities(values: _Tokens, chunk_M: np.ndarray) -> dict[str, LlamaCppStatistic]:
+def _perplexities(values: TokenColumns, chunk_M: np.ndarray) -> dict[str, LlamaCppStatistic]:
     nll_M, base_M = values.nll, values.nll_base
     mean, error = _mean(nll_M)
     base_mean, base_error = _mean(base_M)
@@ -214,7 +224,7 @@ def _perplexities(values: _Tokens, chunk_M: np.ndarray) -> dict[str, LlamaCppSta
     }
 
 
-def _divergences(values: _Tokens, chunk_M: np.ndarray) -> dict[str, LlamaCppStatistic]:
+def _divergences(values: TokenColumns, chunk_M: np.ndarray) -> dict[str, LlamaCppStatistic]:
     mean, error = _mean(values.kld)
     ours = mean_with_interval(values.kld, chunk_M, "nats/token")
     statistics = {"Mean KLD": LlamaCppStatistic(mean, error, ours=ours)}
@@ -224,7 +234,7 @@ def _divergences(values: _Tokens, chunk_M: np.ndarray) -> dict[str, LlamaCppStat
     }
 
 
-def _probabilities(values: _Tokens, chunk_M: np.ndarray) -> dict[str, LlamaCppStatistic]:
+def _probabilities(values: TokenColumns, chunk_M: np.ndarray) -> dict[str, LlamaCppStatistic]:
     change_M = values.change.astype(np.float64)
     # The square is rounded to float32 before it is summed, its own square is not.
     square_M = (values.change * values.change).astype(np.float64)

@@ -18,7 +18,6 @@ from kullback.comparison.measures import compare_tokens, kl_quantiles
 from kullback.evaluation.measures import Places
 from kullback.evaluation.passes import Predictor, TokenizedText
 from kullback.predictions.base import Predictions
-from kullback.predictions.llama_cpp_logits import LlamaCppLogits
 from kullback.predictions.recording import Recording
 from kullback.predictions.truncated import TruncatedPredictions
 from kullback.results.measurement import Measurement
@@ -91,8 +90,8 @@ class RowPairs:
 
 
 def pairs_of_files(
-    reference: Recording | LlamaCppLogits,
-    candidate: Recording | LlamaCppLogits,
+    reference: Recording,
+    candidate: Recording,
     places: Places,
     progress: Tokens,
 ) -> RowPairs:

@@ -13,6 +13,7 @@ from kullback.errors import InvalidValueError
 from kullback.evaluation.on_text import TextTask, evaluate_text, model_fingerprint
 from kullback.evaluation.options import Model, PassOptions, model_name, named_paths
 from kullback.evaluation.passes import ModelPredictor, TokenizedText
+from kullback.evaluation.record_llama_cpp import as_llama_cpp, record_llama_cpp
 from kullback.evaluation.token_records_writer import check_groups
 from kullback.models.interface import TextModel
 from kullback.predictions.base import FactoredPredictions
@@ -42,6 +43,7 @@ def record(
     output: str | Path,
     *,
     distributions: Literal["exact", "top-k"] | None = None,
+    format: Literal["llama.cpp"] | None = None,
     k: int | None = None,
     protocol: Preset | None = None,
     window: int | None = None,
@@ -59,28 +61,32 @@ def record(
 
     Without `distributions`: token records, at most 64 bytes a token, as Parquet; a killed run
     resumes.  "exact" keeps hidden states and the head, from which every KL can be computed; "top-k"
-    keeps `k` probabilities a token (64), from which it is only bounded.  An existing file of
+    keeps `k` probabilities a token (64), from which it is only bounded.  The format "llama.cpp" is
+    that of ``llama-perplexity --kl-divergence-base``, with its protocol.  An existing file of
     another kind is replaced only with `force`.  The other options are those of `kullback.evaluate`.
     (As many as the protocol and the arithmetic have parts.)
 
     Raises `InvalidValueError` for a text, protocol, model or file name that does not fit,
     `RunError` where the file cannot be written.
     """
-    kind: FileKind = "recording" if distributions else "records"
+    kind: FileKind = "logits" if format else "recording" if distributions else "records"
     read = [*named_paths(model), *paths_of(text)]
     check_outputs(Output("the output (-o)", output, kind), inputs=read, force=force)
     path = Path(output)
-    _check(path, distributions, k)
+    _check(path, distributions, format, k)
     options = PassOptions(
         field=field, protocol=protocol, window=window, stride=stride, bos=bos, joined=joined,
         dtype=dtype, device=device, trust_remote_code=trust_remote_code,
     )  # fmt: skip
     progress = progress or Progress()
-    cut, documents = options.to_protocol(), options.documents(text, progress)
-    with process_group() as processes, _alone(path, distributions, processes):
+    cut = options.to_protocol()
+    if format is not None:
+        cut = as_llama_cpp(cut, protocol is not None)
+    documents = options.documents(text, progress)
+    with process_group() as processes, _alone(path, kind, processes):
         progress.stage(f"loading {model_name(model)}")
         sized = options.load(model, progress=progress.advance)
-        if distributions is None:
+        if kind == "records":
             task = TextTask(records=path, what="recording")
             result = evaluate_text(sized.model, documents, cut, task, processes, progress)
             if isinstance(result, NonZeroRank):
@@ -88,6 +94,8 @@ def record(
             tokens = result.scored_tokens
         elif not processes.is_rank_zero:
             return NonZeroRank(rank=processes.rank, world_size=processes.world_size)
+        elif distributions is None:
+            tokens = record_llama_cpp(sized.model, documents, cut, path, progress)
         else:
             tokens = record_text(
                 sized.model, documents, cut, path, distributions,
@@ -95,7 +103,10 @@ def record(
             )  # fmt: skip
     size = path.stat().st_size
     return RecordingResult(
-        file=str(path), kind=distributions or "token records", tokens=tokens, bytes=size
+        file=str(path),
+        kind=distributions or ("llama.cpp" if format else "token records"),
+        tokens=tokens,
+        bytes=size,
     )
 
 
@@ -137,11 +148,9 @@ def record_text(
     return len(tokenized)
 
 
-def _alone(
-    path: Path, distributions: str | None, processes: ProcessGroup
-) -> AbstractContextManager[None]:
+def _alone(path: Path, kind: FileKind, processes: ProcessGroup) -> AbstractContextManager[None]:
     """The lock of a recording, in rank 0; token records have one of their own."""
-    return locked_output(path if distributions and processes.is_rank_zero else None)
+    return locked_output(path if kind != "records" and processes.is_rank_zero else None)
 
 
 def _exact_bytes(predictions: FactoredPredictions, tokens: int) -> int:
@@ -150,8 +159,15 @@ def _exact_bytes(predictions: FactoredPredictions, tokens: int) -> int:
     return tokens * hidden.shape[1] * hidden.element_size() + weight.numel() * weight.element_size()
 
 
-def _check(path: Path, distributions: str | None, k: int | None) -> None:
+def _check(path: Path, distributions: str | None, format: str | None, k: int | None) -> None:
     """Raise `InvalidValueError` for what can be seen to be wrong before anything is loaded."""
+    if format not in (None, "llama.cpp"):
+        raise InvalidValueError(f"format is {format!r}: it must be llama.cpp, or left out")
+    if format is not None and distributions is not None:
+        raise InvalidValueError(
+            f"format is {format} (--format) and distributions is {distributions} "
+            "(--distributions): a logits file of llama.cpp has one form; leave out the latter"
+        )
     if distributions not in (None, *get_args(Kind)):
         raise InvalidValueError(
             f"distributions is {distributions!r}: it must be one of {', '.join(get_args(Kind))}"
@@ -163,6 +179,13 @@ def _check(path: Path, distributions: str | None, k: int | None) -> None:
     if k is not None:
         TOP_K.check("k (-k)", k)
     is_parquet = path.suffix == ".parquet"
+    if format is not None:
+        if is_parquet:
+            raise InvalidValueError(
+                f"the output (-o) is {path}: a logits file of llama.cpp is not a Parquet file; "
+                f"give another name, such as {path.with_suffix('.kld')}"
+            )
+        return
     if distributions is None and not is_parquet:
         raise InvalidValueError(
             f"the output (-o) is {path}: token records are a Parquet file; give a name that ends "

@@ -8,10 +8,11 @@ The layout (llama.cpp, ``tools/perplexity/perplexity.cpp``), little-endian::
     rows                              chunks × (context - 1 - context // 2) of them
 
 The second half of each chunk is scored.  A row is two float32, `scale` and `smallest`, and one
-uint16 c for each token (one more where V is odd), with ``log p = smallest + scale × c``.  So a row
-is only approximately a distribution: llama.cpp clips log-probabilities 16 nats below the largest
-and rounds to 65,536 steps.  Its sum is 1 to about 1e-3: `mass_error` measures the difference, which
-is never corrected silently.
+uint16 c for each token (one more where V is odd), with ``log p = smallest + scale × c``.  llama.cpp
+normalises before it clips at 16 nats below the largest and rounds to 65,536 steps.  So a row is
+never made to sum to 1: an entry with c > 0 is log p to half a step, and of the entries at the clip
+it is only known that each is at most `smallest`, and that their mass is 1 minus the others'
+(`RoundedRows`).
 
 Axes: C chunks, T tokens of a chunk, M rows, B rows of a block, V vocabulary.
 """
@@ -28,10 +29,10 @@ import torch
 from jaxtyping import Float, Int
 
 from kullback.errors import InvalidValueError
-from kullback.predictions.base import DensePredictions
+from kullback.predictions.rounded import RoundedRows
 from kullback.runtime.inputs import open_regular
 
-__all__ = ["LlamaCppLogits", "is_llama_cpp_logits", "write_llama_cpp_logits"]
+__all__ = ["MAGIC", "LlamaCppLogits", "encode_rows", "file_bytes", "is_llama_cpp_logits"]
 
 MAGIC = b"_logits_"
 HEADER_BYTES = len(MAGIC) + 3 * 4
@@ -42,6 +43,12 @@ STEPS = 65_535
 MASS_TOLERANCE = 0.1
 # A rounded log p may exceed 0 by half a step.
 LARGEST_LOG_P = 0.01
+# A row that spans less has no clipped entry; float32 leaves 1e-6 of 16.
+LEAST_CLIPPED_SPAN = CLIP_NATS - 1e-4
+# What rounding to a step leaves, in steps: a half, and what float32 adds to numbers of 16 bits.
+HALF_STEP = 0.52
+# Of the sums and products in float32 of numbers up to 40, each of which leaves 2e-6.
+FLOAT32_NATS = 8e-6
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,8 +78,7 @@ class LlamaCppLogits:
                         f"{path} is damaged: its header says {chunks} chunks of {context} tokens "
                         f"and a vocabulary of {V}"
                     )
-                scored = context - 1 - context // 2
-                expected = HEADER_BYTES + 4 * chunks * context + chunks * scored * _row_bytes(V)
+                expected = file_bytes(chunks, context, V)
                 if size != expected:
                     raise InvalidValueError(
                         f"{path} has {size:,} bytes, and its header requires {expected:,}: it is "
@@ -107,6 +113,12 @@ class LlamaCppLogits:
     def rows_per_chunk(self) -> int:
         """Scored positions of a chunk: those that predict the tokens after its middle one."""
         return self.context - 1 - self.context // 2
+
+    @cached_property
+    def clipped(self) -> bool:
+        """Whether any row spans all that is kept, so that its lowest entries are clipped."""
+        scale_M = np.ascontiguousarray(self._rows[:, :2]).view("<f4")[:, 0]
+        return bool((scale_M.astype(np.float64) * STEPS >= LEAST_CLIPPED_SPAN).any())
 
     @cached_property
     def targets(self) -> Int[np.ndarray, "M"]:
@@ -146,21 +158,26 @@ class LlamaCppLogits:
             )
 
     def log_probabilities(self, rows: slice) -> Float[np.ndarray, "B V"]:
-        """log p as stored, in float32; probabilities of a row sum to nearly one."""
+        """log p as stored, in float32, as llama.cpp computes it."""
         raw = self._rows[rows]
         scale_B2 = np.ascontiguousarray(raw[:, :4]).view("<f4")
         steps_BV = raw[:, 4 : 4 + self.vocabulary_size].astype(np.float32)
         log_p_BV: np.ndarray = steps_BV * scale_B2[:, :1] + scale_B2[:, 1:]
         return log_p_BV
 
-    def predictions(self, rows: slice) -> DensePredictions:
-        """The rows as predictions; measures normalise them."""
-        return DensePredictions(torch.from_numpy(self.log_probabilities(rows)))
-
-    def mass_error(self, rows: slice) -> Float[np.ndarray, "B"]:
-        """The sum of the probabilities of each row, minus one."""
-        mass_B: np.ndarray = np.exp(self.log_probabilities(rows).astype(np.float64)).sum(axis=1)
-        return mass_B - 1.0
+    def rounded(self, rows: slice) -> RoundedRows:
+        """What the rows say of the probabilities."""
+        raw = self._rows[rows]
+        scale_B2 = np.ascontiguousarray(raw[:, :4]).view("<f4").astype(np.float64)
+        steps_BV = raw[:, 4 : 4 + self.vocabulary_size]
+        log_p_BV = steps_BV * scale_B2[:, :1] + scale_B2[:, 1:]
+        spans_all_B = scale_B2[:, 0] * STEPS >= LEAST_CLIPPED_SPAN
+        clipped_BV = (steps_BV == 0) & spans_all_B[:, None] if spans_all_B.any() else None
+        return RoundedRows(
+            torch.from_numpy(log_p_BV),
+            torch.from_numpy(HALF_STEP * scale_B2[:, 0] + FLOAT32_NATS),
+            None if clipped_BV is None else torch.from_numpy(clipped_BV),
+        )
 
 
 def is_llama_cpp_logits(path: Path) -> bool:
@@ -174,28 +191,30 @@ def is_llama_cpp_logits(path: Path) -> bool:
         return False
 
 
-def write_llama_cpp_logits(
-    path: Path, tokens_CT: Int[np.ndarray, "C T"], logits_MV: Float[np.ndarray, "M V"]
-) -> None:
-    """Write logits in llama.cpp's format, clipped and rounded as llama.cpp does.
+def encode_rows(logits_BV: Float[np.ndarray, "B V"]) -> bytes:
+    """The rows of a file, in the float32 arithmetic of llama.cpp."""
+    logits_BV = logits_BV.astype(np.float32)
+    V = logits_BV.shape[1]
+    largest_B1 = logits_BV.max(axis=1, keepdims=True)
+    clip_B1 = largest_B1 - np.float32(CLIP_NATS)
+    smallest_B1 = np.maximum(logits_BV.min(axis=1, keepdims=True), clip_B1)
+    total_B1 = np.exp(logits_BV - largest_B1).sum(axis=1, keepdims=True, dtype=np.float64)
+    log_total_B1 = np.log(total_B1).astype(np.float32)
+    scale_B1 = (largest_B1 - smallest_B1) / np.float32(STEPS)
+    per_step_B1 = np.divide(1, scale_B1, out=np.zeros_like(scale_B1), where=scale_B1 > 0)
+    above_BV = np.maximum(logits_BV - smallest_B1, 0)
+    rows_B = np.zeros((len(logits_BV), _row_bytes(V) // 2), dtype="<u2")
+    smallest_log_p_B1 = smallest_B1 - largest_B1 - log_total_B1
+    header_B2 = np.concatenate([scale_B1, smallest_log_p_B1], axis=1).astype("<f4")
+    rows_B[:, :4] = header_B2.view("<u2")
+    rows_B[:, 4 : 4 + V] = np.rint(above_BV * per_step_B1)
+    return rows_B.tobytes()
 
-    `logits_MV` has the rows of the second half of each chunk, chunk after chunk.
-    """
-    chunks, context = tokens_CT.shape
-    V = logits_MV.shape[1]
-    largest = logits_MV.max(axis=1, keepdims=True)
-    smallest = np.maximum(logits_MV.min(axis=1, keepdims=True), largest - CLIP_NATS)
-    normaliser = np.log(np.exp(logits_MV - largest).sum(axis=1, keepdims=True))
-    scale = (largest - smallest) / STEPS
-    steps = np.rint((np.maximum(logits_MV, smallest) - smallest) / np.where(scale, scale, 1.0))
-    rows = np.zeros((len(logits_MV), _row_bytes(V) // 2), dtype="<u2")
-    header = np.concatenate([scale, smallest - largest - normaliser], axis=1).astype("<f4")
-    rows[:, :4] = header.view("<u2")
-    rows[:, 4 : 4 + V] = steps
-    with path.open("wb") as file:
-        file.write(MAGIC + np.array([context, V, chunks], dtype="<i4").tobytes())
-        file.write(tokens_CT.astype("<i4").tobytes())
-        file.write(rows.tobytes())
+
+def file_bytes(chunks: int, context: int, V: int) -> int:
+    """What a file takes."""
+    rows = chunks * (context - 1 - context // 2)
+    return HEADER_BYTES + 4 * chunks * context + rows * _row_bytes(V)
 
 
 def _row_bytes(V: int) -> int:

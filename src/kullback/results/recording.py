@@ -16,7 +16,7 @@ class RecordingResult(Result, frozen=True, kw_only=True, tag="kullback.recording
 
     file: str
     kind: str
-    """"token records", "exact" or "top-k"."""
+    """"token records", "exact", "top-k" or "llama.cpp"."""
     tokens: int
     bytes: int
     """Of the file."""

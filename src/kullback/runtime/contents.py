@@ -12,13 +12,14 @@ from typing import Literal, TypeAlias
 
 __all__ = ["NAMES", "FileKind", "is_kind"]
 
-FileKind: TypeAlias = Literal["report", "records", "recording", "result", "figure"]
+FileKind: TypeAlias = Literal["report", "records", "recording", "logits", "result", "figure"]
 
 #: What a file of each kind is called in a message.
 NAMES = {
     "report": "an HTML report of kullback",
     "records": "a file of token records",
     "recording": "a recording",
+    "logits": "a logits file of llama.cpp",
     "result": "a JSON result of kullback",
     "figure": "an SVG figure",
 }
@@ -58,6 +59,8 @@ def _begins_as(beginning: bytes, kind: str) -> bool:
         return is_html and b'<meta name="generator" content="kullback">' in beginning
     if kind == "recording":
         return beginning[8:].lstrip().startswith(b'{"__metadata__":{"kullback_recording"')
+    if kind == "logits":
+        return beginning.startswith(b"_logits_")
     if kind == "result":
         return beginning.startswith(b"{") and b'"schema": "kullback.' in beginning[:200]
     return kind == "figure" and b"<svg " in beginning[:200]

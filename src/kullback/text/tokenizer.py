@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -194,6 +194,11 @@ class TextTokenizer:
         if not 0 <= token < len(self._pieces):
             return ""  # a token that only pads the vocabulary
         return self._pieces[token].decode(errors="replace").replace("\ufffd", "▒")
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of some tokens; bytes that are only part of a character are left out."""
+        known = (token for token in ids if 0 <= token < len(self._pieces))
+        return b"".join(self._pieces[token] for token in known).decode(errors="ignore")
 
     def special_strings_in(self, text: str) -> dict[str, int]:
         """The special tokens that occur in the text as characters, and how often."""
