@@ -30,7 +30,8 @@ from kullback.models.interface import LanguageModel
 from kullback.models.mini_gpt import GPTModel
 from kullback.models.ngram import NgramLanguageModel
 from kullback.models.quantization import Scheme, quantise, size_in_bytes
-from kullback.report.html.lab import lab_outputs, write_lab_report
+from kullback.report.html.lab import write_lab_report
+from kullback.report.lab_files import lab_outputs
 from kullback.results.lab import (
     CurvePoint,
     LabResults,
@@ -47,7 +48,7 @@ from kullback.results.source import PartEvaluation
 from kullback.results.training import StepMetrics
 from kullback.runtime.limits import check_fits
 from kullback.runtime.locks import locked_output
-from kullback.runtime.outputs import Output, check_outputs
+from kullback.runtime.outputs import check_outputs
 from kullback.runtime.progress import Progress
 from kullback.runtime.ranges import HOLDOUTS, Range
 from kullback.sources.catalogue import Source, open_source
@@ -126,12 +127,7 @@ def run_lab(
     `RunError`, files of another kind at the place of the report, without `force`, an
     `InvalidValueError`.
     """
-    check_outputs(
-        Output("the folder (-o)", folder, "folder"),
-        Output("the results", folder / "results.json", "result"),
-        *lab_outputs(folder / "report.html"),
-        force=force,
-    )
+    check_outputs(*lab_outputs(folder), force=force)
     began = time.perf_counter()
     training = TrainingConfig(steps=config.steps, seed=config.seed)
     progress.plan(STAGES)

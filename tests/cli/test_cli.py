@@ -271,7 +271,7 @@ def test_text_may_be_given_twice(tiny_llama_folder, text_file, tmp_path, capsys)
 
 
 def test_a_model_of_transformers_needs_a_text(tiny_llama_folder, capsys):
-    """What nobody trained on a source is sent to --text."""
+    """A model that was not trained on a source is sent to --text."""
     assert main(["evaluate", str(tiny_llama_folder)]) == 2
     assert "--text FILE" in capsys.readouterr().err
 

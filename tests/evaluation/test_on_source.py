@@ -89,7 +89,7 @@ class Oracle:
             for t in range(len(sentence)):
                 try:
                     p = self.language.next_token_distribution(tuple(sentence[1 : t + 1]))
-                except ValueError:  # padding after the end: nobody counts it
+                except ValueError:  # padding after the end is not counted
                     p = np.full(self.vocabulary_size, 1 / self.vocabulary_size)
                 with np.errstate(divide="ignore"):
                     rows.append(np.log(p) + self.change * np.arange(len(p)))

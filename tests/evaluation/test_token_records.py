@@ -21,7 +21,8 @@ from sample_records import METADATA, WINDOW, rows, write_windows, write_windows_
 
 from kullback.errors import InvalidValueError, RunError
 from kullback.evaluation.token_records import is_records, read_records
-from kullback.evaluation.token_records_writer import RecordsWriter
+from kullback.evaluation.token_records_writer import RecordsWriter, remove_begun
+from kullback.runtime.locks import locked
 from kullback.text.fingerprint import Fingerprint
 
 
@@ -194,6 +195,25 @@ def test_a_run_killed_early_is_no_reason_to_refuse(tmp_path: Path, seconds: int)
     metadata, found = read_records(path)
     assert (metadata, len(found)) == (other, 120)
     assert [file.name for file in tmp_path.iterdir()] == ["r.parquet"]
+
+
+def test_what_a_killed_run_left_beside_finished_records_is_removed(tmp_path: Path) -> None:
+    """Unless it has whole groups, which its own run can resume, or another process writes it."""
+    path = tmp_path / "r.parquet"
+    kill(path, 2, seconds=60)
+    write(tmp_path / "finished.parquet", 10)
+    (tmp_path / "finished.parquet").rename(path)
+    groups = tmp_path / ".r.parquet.groups"
+    with locked(groups / "lock", str):
+        remove_begun(path)
+        assert list(groups.glob("*.begun"))
+    remove_begun(path)
+    assert [file.name for file in tmp_path.iterdir()] == ["r.parquet"]
+    path.unlink()
+    interrupt(path)
+    remove_begun(path)
+    with RecordsWriter(path, METADATA, 100) as writer:
+        assert writer.done == 250
 
 
 def test_a_refused_run_harms_nothing(tmp_path: Path) -> None:

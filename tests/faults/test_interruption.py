@@ -51,6 +51,14 @@ def start(folder: Path, *arguments: str, code: str = SLOW_MODEL) -> subprocess.P
     )  # fmt: skip
 
 
+def end(folder: Path, *arguments: str, code: str = PLAIN) -> tuple[str, str]:
+    """What a command that succeeds prints, and what it says."""
+    process = start(folder, *arguments, code=code)
+    output, errors = process.communicate(timeout=100)
+    assert process.returncode == 0, errors
+    return output, errors
+
+
 def interrupted(
     process: subprocess.Popen[str], number: signal.Signals, stage: str, seconds: float = 0.0
 ) -> tuple[str, float]:
@@ -78,8 +86,8 @@ SIGNALS = [
 @pytest.mark.parametrize(("number", "code"), SIGNALS)
 def test_an_evaluation_resumes(folder, number, code):
     """The rows that were computed are kept, with or without records, and the result is the same."""
-    command = ["evaluate", "m", "--text", "a.txt"]
-    process = start(folder, *command, "--window", "16")
+    command = ["evaluate", "m", "--text", "a.txt", "--window", "16"]
+    process = start(folder, *command)
     said, seconds = interrupted(process, number, "evaluating", 3)
     assert process.returncode == code, said
     assert seconds < ANSWER
@@ -88,27 +96,10 @@ def test_an_evaluation_resumes(folder, number, code):
     assert "tokens are kept" in last
     assert "resume with: kullback evaluate m --text a.txt --window 16" in last
     (kept,) = (folder / "state/kullback/interrupted").iterdir()
-    process = start(
-        folder,
-        *command,
-        "--window",
-        "16",
-        "--json",
-        code=PLAIN,
-    )
-    output, errors = process.communicate(timeout=100)
-    assert process.returncode == 0, errors
-    assert not kept.exists()
-    process = start(
-        folder,
-        *command,
-        "--window",
-        "16",
-        "--json",
-        code=PLAIN,
-    )
-    again, _ = process.communicate(timeout=100)
-    assert json.loads(output)["measures"] == json.loads(again)["measures"]
+    again, errors = end(folder, *command, "--json")
+    assert not kept.exists(), errors
+    whole, _ = end(folder, *command, "--json")
+    assert json.loads(again)["measures"] == json.loads(whole)["measures"]
 
 
 def test_a_comparison_keeps_finished_candidates(folder):
@@ -120,13 +111,10 @@ def test_a_comparison_keeps_finished_candidates(folder):
     assert seconds < ANSWER
     assert "of this candidate are kept; resume with: kullback compare" in said.splitlines()[-1]
     assert len(list((folder / "state/kullback/interrupted").iterdir())) == 2
-    process = start(folder, *command, "--json", code=COUNTED)
-    output, errors = process.communicate(timeout=100)
-    assert process.returncode == 0, errors
+    output, errors = end(folder, *command, "--json", code=COUNTED)
     assert list((folder / "state/kullback/interrupted").iterdir()) == []
     resumed = int(errors.split("windows: ")[1])
-    process = start(folder, *command, "--json", code=COUNTED)
-    again, errors = process.communicate(timeout=100)
+    again, errors = end(folder, *command, "--json", code=COUNTED)
     assert resumed < 0.75 * int(errors.split("windows: ")[1])
     for field in ("ranked", "candidates"):
         assert json.loads(output)[field] == json.loads(again)[field]
@@ -227,9 +215,7 @@ def test_finished_records_are_read_not_computed(folder):
     command = ["evaluate", "m", "--text", "a.txt", "--records", "r.parquet", "--json"]
     results, counts = [], []
     for _ in range(2):
-        process = start(folder, *command, code=COUNTED)
-        output, errors = process.communicate(timeout=100)
-        assert process.returncode == 0, errors
+        output, errors = end(folder, *command, code=COUNTED)
         results.append(json.loads(output)["measures"])
         counts.append(int(errors.split("windows: ")[1]))
     assert results[0] == results[1]

@@ -7,12 +7,16 @@ would complain about that instead.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+import kullback
 from cli_errors import the_error
 from kullback.cli import main, make_parser
 from kullback.cli.parsing import output_name
@@ -233,6 +237,36 @@ def test_an_output_has_one_writer(command, places, capsys) -> None:
         sentence = the_error(capsys.readouterr().err)
         assert f"new is being written by process {os.getpid()}" in sentence
     assert not Path("new").exists()
+
+
+REFUSED_EARLY = """
+import json, sys
+from kullback.cli import main
+codes = [main(command.split()) for command in json.loads(sys.argv[1])]
+heavy = [name for name in ("torch", "transformers", "scipy", "matplotlib") if name in sys.modules]
+print(json.dumps([codes, heavy]))
+"""
+
+
+def test_an_output_is_refused_before_anything_heavy_is_imported(places) -> None:
+    """Of each command that writes: a device, and what would be lost."""
+    Path("lab").mkdir()
+    Path("lab/report.html").write_text("mine")
+    commands = [
+        command.format(model="model", text="texts/a.txt", out=out)
+        for command in (*FILES.values(), *FOLDERS.values())
+        for out in ("/dev/null", "secret")
+    ]
+    commands += ["lab -o lab", "train --source conjugation -o run"]
+    done = subprocess.run(
+        [sys.executable, "-c", REFUSED_EARLY, json.dumps(commands)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=False,
+        env={**os.environ, "PYTHONPATH": str(Path(kullback.__file__).parents[1])},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    codes, heavy = json.loads(done.stdout)
+    assert codes == [2] * len(commands)
+    assert heavy == []
 
 
 def test_the_table_is_complete() -> None:

@@ -13,6 +13,7 @@ from huggingface_hub import constants
 from huggingface_hub import errors as hub
 
 from kullback.errors import InvalidValueError, MissingExtraError
+from kullback.models import from_transformers
 from kullback.models._loading_errors import explained
 from kullback.models.load import load_text_model
 from kullback.models.locate import Location
@@ -72,6 +73,7 @@ def test_each_class_of_the_hub_is_a_sentence(kind: str, monkeypatch: pytest.Monk
     def download(*arguments: object, **settings: object) -> str:
         raise error
 
+    monkeypatch.setattr(from_transformers, "check_reachable", lambda location: None)
     monkeypatch.setattr(transformers.utils.hub, "hf_hub_download", download)
     with pytest.raises(InvalidValueError) as caught:
         load_text_model(NAME)

@@ -37,7 +37,7 @@ def test_repr_of_a_non_zero_rank_says_which_it_is():
 
 
 def test_results_survive_pickling():
-    """An evaluation keeps its table of tokens, also the columns that nobody has asked for yet."""
+    """An evaluation keeps its table of tokens, also the columns that are not computed yet."""
     table = Table({"text": lambda: ["a", "b"], "nll": [0.5, 1.5]})
     result = msgspec.structs.replace(text_results(), token_table=table)
     again = pickle.loads(pickle.dumps(result))

@@ -61,7 +61,7 @@ def test_a_relative_state_folder_is_ignored(path, monkeypatch, tmp_path):
 
 
 def test_old_work_is_removed(path):
-    """After a month nobody resumes it."""
+    """What is older than a month is removed."""
     write_interrupted(path, b"rows")
     month = time.time() - 40 * 86_400
     os.utime(path, (month, month))

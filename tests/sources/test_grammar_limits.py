@@ -50,12 +50,23 @@ def grammar(folder: Path, rules: Iterator[str] | str, start: str = "") -> Path:
         ('s = [{ p = nan, then = "a" }]', "p = nan"),
         ('s = [{ p = inf, then = "a" }]', "p = inf"),
         ('s = [{ p = 1e-320, then = "a" }, { p = 1.0, then = "b <s>" }]', "expected length"),
-        ("s = [1" + "0" * 5000 + "]", "TOML"),
+        (
+            's = [{ p = 1e-200, then = "<t>" }, { p = 1.0, then = "b" }]\n'
+            't = [{ p = 1e-200, then = "a" }, { p = 1.0, then = "b" }]',
+            "'t' has a probability of 1e-200 × 1e-200",
+        ),
+        (
+            's = [{ p = 1e-200, then = "a <t>" }, { p = 1.0, then = "a b" }]\n'
+            't = [{ p = 1e-200, then = "c" }, { p = 1.0, then = "b" }]',
+            "the word 'c' has a probability that is too small",
+        ),
+        ("s = [1" + "0" * 5000 + "]", "more than 4,300 digits"),
         ('s = ["<t>"]\n' + "\n".join(f'r{i} = ["a"]' for i in range(999)), "980 more"),
     ],
     ids=[
         "doubled words", "doubled derivations", "doubled empty words", "automaton", "long sentence",
-        "nested lists", "nested tables", "NaN", "infinity", "endless", "digits", "many rules",
+        "nested lists", "nested tables", "NaN", "infinity", "endless", "tiny product", "tiny belief",
+        "digits", "many rules",
     ],
 )  # fmt: skip
 def test_what_does_not_end_is_refused(

@@ -130,6 +130,7 @@ def test_texts_are_one_a_file_whatever_the_suffix(tmp_path: Path) -> None:
         ("a.jsonl", b"[1]", r"line 1 of .*a\.jsonl .*list"),
         ("a.jsonl", b'{"body": "a"}', r"line 1 .*'text'.*'body'.*--field"),
         ("a.jsonl", b'{"text": 3}', r"'text', line 1 of .* 3"),
+        ("a.jsonl", b'{"text": ' + b"9" * 5000 + b"}", r"'text', line 1 of .* inf"),
         ("a.jsonl", b'{"text": "a\\ud800"}', r"line 1 .*U\+D800.* character 1"),
         ("a.jsonl", b'{"text": ""}', r"a\.jsonl is empty"),
         ("a.parquet", b"nothing", r"a\.parquet .*not a Parquet file"),

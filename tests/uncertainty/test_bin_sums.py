@@ -7,7 +7,12 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from kullback.uncertainty.bin_sums import BinSums, ManyDocumentSums, bin_sums
+from kullback.uncertainty.bin_sums import (
+    BinnedResiduals,
+    BinSums,
+    ManyDocumentSums,
+    bin_sums,
+)
 from kullback.uncertainty.calibration_noise import NoisePieces
 from kullback.uncertainty.documents import Documents
 
@@ -26,12 +31,12 @@ def test_two_passes_give_the_covariance_of_the_sums(
     residual = rng.standard_normal(tokens) + np.repeat(rng.standard_normal(300), size)
     pieces = NoisePieces(documents)
     whole, passes = BinSums(pieces, 6), ManyDocumentSums(documents, 6)
-    whole.add(pieces.of(0, tokens), index, residual)
+    whole.add(BinnedResiduals(pieces.of(0, tokens), index, residual))
     edges = np.linspace(0, tokens, parts + 1).astype(int)
     for _ in range(2):
         for first, last in pairwise(edges):
             rows = slice(first, last)
-            passes.add(pieces.of(first, last), index[rows], residual[rows])
+            passes.add(BinnedResiduals(pieces.of(first, last), index[rows], residual[rows]))
         again = passes.again()
     assert not again
     for kept in (None, np.arange(5)):

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 
 from kullback.cli.output import print_line, print_result, progress_console
 from kullback.cli.parsing import add_command, add_force, given, number, output_name
+from kullback.report.lab_files import lab_outputs
 from kullback.runtime.interruption import exit_code
+from kullback.runtime.outputs import check_outputs
 from kullback.runtime.ranges import SEEDS
 from kullback.training.config import RANGES
 
@@ -41,6 +43,8 @@ def add(commands: Commands) -> None:
 
 
 def _lab(options: argparse.Namespace) -> int:
+    # Before torch is imported, which takes seconds; `run_lab` decides again.
+    check_outputs(*lab_outputs(options.output), **given(options, "force"))
     from kullback.lab import LabConfig, run_lab
     from kullback.report.terminal.lab_progress import LabDisplay
     from kullback.sources.catalogue import open_source

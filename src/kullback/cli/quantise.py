@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from kullback.cli.output import print_document, print_line, terminal_progress
 from kullback.cli.parsing import add_command, output_name
+from kullback.runtime.outputs import Output, check_outputs
 
 if TYPE_CHECKING:
     from kullback.cli.parsing import Commands
@@ -43,6 +44,8 @@ def add(commands: Commands) -> None:
 
 
 def _quantise(options: argparse.Namespace) -> None:
+    # Before torch is imported, which takes seconds; `quantise` decides again.
+    check_outputs(Output("the output (-o)", options.output, "new folder"), inputs=[options.model])
     from kullback.models.quantise import quantise
 
     with terminal_progress() as progress:

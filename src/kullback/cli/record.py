@@ -9,6 +9,8 @@ from kullback.cli.output import print_document, print_line, terminal_progress
 from kullback.cli.parsing import add_command, add_force, given, number, output_name
 from kullback.cli.text_options import add_text_options, text_options
 from kullback.errors import InvalidValueError
+from kullback.runtime.contents import FileKind
+from kullback.runtime.outputs import Output, check_outputs
 from kullback.runtime.ranges import TOP_K
 
 if TYPE_CHECKING:
@@ -54,11 +56,18 @@ def add(commands: Commands) -> None:
 
 
 def _record(options: argparse.Namespace) -> None:
+    if options.text is None:
+        raise InvalidValueError("--text FILE is missing: say which text the model is to read")
+    # Before torch is imported, which takes seconds; `record` decides again.
+    kind: FileKind = "recording" if options.distributions else "records"
+    check_outputs(
+        Output("the output (-o)", options.output, kind),
+        inputs=[options.model, *options.text],
+        **given(options, "force"),
+    )
     from kullback.evaluation.record import record
     from kullback.results.recording import RecordingResult
 
-    if options.text is None:
-        raise InvalidValueError("--text FILE is missing: say which text the model is to read")
     with terminal_progress() as progress:
         result = record(
             options.model,

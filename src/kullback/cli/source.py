@@ -109,9 +109,11 @@ def _source_sample(options: argparse.Namespace) -> None:
 
 def _source_export(options: argparse.Namespace) -> None:
     from kullback.runtime.outputs import Output, check_outputs
+
+    # Before SciPy is imported, which takes a second.
+    check_outputs(Output("-o", options.output, "new folder"), inputs=[options.name])
     from kullback.sources.export import export_source
 
-    check_outputs(Output("-o", options.output, "new folder"), inputs=[options.name])
     facts = export_source(_opened(options), options.tokens, options.output, options.seed)
     if options.json:
         print_json(facts)

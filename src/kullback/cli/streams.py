@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TextIO
@@ -28,7 +29,7 @@ class StandardOutputError(KullbackError):
         )
 
 
-class _Stream:
+class _Stream(ABC):
     """A text stream, or None for one that was closed before the program began."""
 
     def __init__(self, stream: TextIO | None) -> None:
@@ -53,9 +54,9 @@ class _Stream:
         for line in lines:
             self.write(line)
 
-    def write(self, text: str) -> int:
-        """Write text, as the stream does."""
-        raise NotImplementedError
+    @abstractmethod
+    def write(self, text: str, /) -> int:
+        """Write text, as the stream does, and return its length."""
 
     def discard(self) -> None:
         """After a failure, drop what is in the buffer, which Python would write at its end."""

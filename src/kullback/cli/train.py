@@ -9,8 +9,10 @@ from kullback.cli.output import print_error, print_result, progress_console
 from kullback.cli.parsing import add_command, given, input_name, number, output_name
 from kullback.errors import InvalidValueError
 from kullback.runtime.interruption import exit_code
+from kullback.runtime.outputs import Output, check_outputs
 from kullback.runtime.ranges import HOLDOUTS, SEEDS, TRAINED_VOCABULARIES
 from kullback.training.config import RANGES, SIZES
+from kullback.training.new_run import check_no_run
 
 if TYPE_CHECKING:
     from kullback.cli.parsing import Commands
@@ -77,12 +79,12 @@ def add(commands: Commands) -> None:
 
 
 def _train(options: argparse.Namespace) -> int:
+    keywords = given(options, *(keyword for _, keyword, *_ in OPTIONS))
+    _check(options, keywords)
     from kullback.models.train import resume_training, train_model
     from kullback.report.terminal.training import TrainingDisplay
     from kullback.training.interruption import Interrupted
 
-    keywords = given(options, *(keyword for _, keyword, *_ in OPTIONS))
-    _check(options, keywords)
     try:
         with TrainingDisplay(progress_console()) as progress:
             if options.resume is not None:
@@ -100,7 +102,10 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace, keywords: dict[str, object]) -> None:
-    """Raise `InvalidValueError` for a missing folder, and for options that cannot apply."""
+    """Raise `InvalidValueError` for options that cannot apply, and for a folder that is not taken.
+
+    Before torch is imported, which takes seconds.
+    """
     flags = {keyword: flag for flag, keyword, *_ in OPTIONS}
     if options.resume is not None:
         names = ["-o"] if hasattr(options, "output") else []
@@ -117,3 +122,7 @@ def _check(options: argparse.Namespace, keywords: dict[str, object]) -> None:
     for keyword in others:
         if keyword in keywords:
             raise InvalidValueError(f"{flags[keyword]} does not apply to {data}; remove it")
+    if options.resume is None:
+        read = options.text if options.text is not None else [options.source]
+        check_outputs(Output("the run folder (-o)", options.output, "folder"), inputs=read)
+        check_no_run(options.output)

@@ -24,7 +24,7 @@ from kullback.evaluation.token_records import (
     read_metadata,
     read_records,
 )
-from kullback.evaluation.token_records_writer import RecordsWriter
+from kullback.evaluation.token_records_writer import RecordsWriter, remove_begun
 from kullback.models.interface import TextModel
 from kullback.runtime.columns import PART_ROWS
 from kullback.runtime.progress import Progress
@@ -149,6 +149,7 @@ def _finished(
     assert path is not None
     began = time.perf_counter()
     progress.stage(f"reading {path}, which is finished")
+    remove_begun(path)
     records = RecordColumns()
     records.append(read_records(path)[1])
     if len(records) != len(tokenized):

@@ -45,7 +45,7 @@ from kullback.evaluation.token_records_checks import CHECKSUMS, RowChecksums, wr
 from kullback.runtime.files import explained, remove_leftovers, replaced, write_atomically
 from kullback.runtime.locks import locked, made_folder
 
-__all__ = ["RecordsWriter", "check_groups"]
+__all__ = ["RecordsWriter", "check_groups", "remove_begun"]
 
 ROWS_PER_GROUP = 65_536
 # What a killed run loses, and the time of the window it was at.  A group takes at most 4 MB.
@@ -61,6 +61,19 @@ def check_groups(path: Path) -> None:
             f"{folder} is {what}, and the rows of {path} are kept in a folder of that name until "
             "they are complete: remove it, or name another file"
         )
+
+
+def remove_begun(path: Path) -> None:
+    """Remove what killed runs left beside finished records, unless it has whole groups.
+
+    Nothing where another process writes it, or where it cannot be removed.
+    """
+    folder = _groups_folder(path)
+    if not folder.is_dir() or folder.is_symlink():
+        return
+    with suppress(RunError, OSError), locked(folder / "lock", str, remove=True):
+        if not any(map(_has_rows, folder.glob("*.parquet"))):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _groups_folder(path: Path) -> Path:

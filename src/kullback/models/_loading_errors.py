@@ -16,7 +16,7 @@ import torch
 from kullback.errors import InvalidValueError, KullbackError, MissingExtraError
 from kullback.models.locate import Location
 
-__all__ = ["explained"]
+__all__ = ["explained", "is_unreachable"]
 
 UNREACHABLE = (
     "is neither a folder nor in the cache of the Hugging Face hub, and the hub cannot be reached: "
@@ -120,11 +120,18 @@ def _reason_of_hub(error: BaseException) -> str | None:
             return OFFLINE
         # The answer of the hub, where it gave one, is the cause of this error.
         return (error.__cause__ and _reason_of_hub(error.__cause__)) or UNREACHABLE
-    # The base class of httpx's errors, without an answer of the hub.
+    return UNREACHABLE if is_unreachable(error) else None
+
+
+def is_unreachable(error: BaseException) -> bool:
+    """Whether an error is that of a connection, without an answer of the hub."""
+    from huggingface_hub import errors as hub
+
+    if isinstance(error, hub.HfHubHTTPError):
+        return False
+    # The base class of httpx's errors.
     (transport_error, *_) = hub.HfHubHTTPError.__bases__
-    if isinstance(error, transport_error | ConnectionError | TimeoutError):
-        return UNREACHABLE
-    return None
+    return isinstance(error, transport_error | ConnectionError | TimeoutError)
 
 
 def _reason_of_status(status: int) -> str:

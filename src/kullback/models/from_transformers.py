@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from kullback.errors import InvalidValueError, MissingExtraError
+from kullback.models._hub import check_reachable
 from kullback.models._loading_errors import explained
 from kullback.models._quiet import no_steps, quiet_loggers, quiet_transformers
 from kullback.models.huggingface import HuggingFaceModel
@@ -86,6 +87,7 @@ def load_pretrained(
     name, gguf = location.name, location.gguf
     files: dict[str, str] = {"gguf_file": gguf.name} if gguf else {}
     with quiet_loggers(), quiet_transformers(progress):
+        check_reachable(location)
         config = _configuration(location, trust_remote_code)
         # Before the weights: it is small, and fails at once where the weights take minutes.
         try:

@@ -48,7 +48,7 @@ __all__ = [
     "size_in_bytes",
 ]
 
-PATTERN = re.compile(r"int([1-8])(?:-g(\d+))?")
+PATTERN = re.compile(r"int([1-8])(?:-g([1-9][0-9]{0,9}))?")
 # One 8-bit float with a scale a row; the 16-bit ones need none.
 # What an unknown name is compared with.
 COMMON = ("int8", "int4", "int4-g32", "int2-g32", "fp8", "bf16", "fp16")
@@ -78,7 +78,7 @@ class Scheme:
         if name in FLOATS:
             return cls(8 * FLOATS[name].itemsize, None, name)
         match = PATTERN.fullmatch(name)
-        if not match or match[2] == "0":
+        if not match:
             similar = difflib.get_close_matches(name.strip().lower(), COMMON, n=1)
             question = f"did you mean {similar[0]}?  W" if similar else "w"
             raise InvalidValueError(

@@ -68,7 +68,14 @@ def split_scheme(name: str) -> tuple[str, Scheme | None]:
             f"{name} lacks {'a scheme after' if base else 'a model before'} the @: write "
             "MODEL@SCHEME, such as runs/mine@int8"
         )
-    return base, Scheme.parse(scheme)
+    parsed = Scheme.parse(scheme)
+    model, second, earlier = base.rpartition("@")
+    if second and not _exists(base):  # no name on the hub has an @
+        once = " or ".join(dict.fromkeys(f"{model}@{part}" for part in (earlier, scheme)))
+        raise InvalidValueError(
+            f"{name} has two schemes, and a model is quantised once: write {once}"
+        )
+    return base, parsed
 
 
 def _exists(name: str) -> bool:

@@ -23,11 +23,12 @@ from kullback.sources.catalogue import Source, open_source
 from kullback.text.documents import Document
 from kullback.training.batches import Batches
 from kullback.training.config import RANGES, SIZES, TrainingConfig
-from kullback.training.description import batches_of_run, check_no_run, read_description
+from kullback.training.description import batches_of_run, read_description
 from kullback.training.gpt import GPT, GPTConfig
 from kullback.training.loop import resume, train
 from kullback.training.loss import token_losses
 from kullback.training.metrics import read_metrics
+from kullback.training.new_run import check_no_run
 from kullback.training.progress import TrainingProgress
 from kullback.training.run_folder import load_tokenizer
 from kullback.training.sentence_batches import SentenceBatches

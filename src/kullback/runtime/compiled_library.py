@@ -1,8 +1,8 @@
 """C libraries that the system's compiler makes at their first use, in a cache that is checked.
 
-A library is loaded only where nobody else can have written it: its file and folder belong to this
-user and only this user can write them, the folders above belong to this user or to root, and the
-SHA-256 of the file is the one in its name.  A name is ``STEM-SOURCE-LIBRARY.so``: the first 16
+A library is loaded only where no other user can have written it: its file and folder belong to
+this user and only this user can write them, the folders above belong to this user or to root, and
+the SHA-256 of the file is the one in its name.  A name is ``STEM-SOURCE-LIBRARY.so``: the first 16
 digits of the SHA-256 of the source with the compiler's flags, and of the library's bytes.
 
 The cache is ``XDG_CACHE_HOME/kullback``, by default in ``~/.cache``.  A relative path there is

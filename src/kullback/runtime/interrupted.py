@@ -19,7 +19,7 @@ from kullback.runtime.files import write_atomically
 
 __all__ = ["forget", "interrupted_path", "is_safe", "read_interrupted", "write_interrupted"]
 
-DAYS = 30.0  # after which nobody resumes
+DAYS = 30.0  # work that was interrupted before is removed
 _DIGEST = hashlib.blake2b().digest_size
 
 

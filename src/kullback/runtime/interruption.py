@@ -87,7 +87,7 @@ def _is_importing(frame: FrameType | None) -> bool:
 
 
 def _watch(reader: int, say: Callable[[str], None]) -> None:
-    """Read the numbers of signals as they arrive; end the process where nobody else does."""
+    """Read the numbers of signals as they arrive; end the process if its main thread does not."""
     first = True
     while received := os.read(reader, 1):
         number = received[0]

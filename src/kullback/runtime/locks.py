@@ -28,10 +28,16 @@ def locked(path: Path, refusal: Callable[[str], str], remove: bool = False) -> I
     """Hold the lock file `path`, without waiting for it; `remove` removes it at the end.
 
     Raises `RunError` with the message ``refusal(process)`` where another process, or another user
-    in this one, holds it; `process` is its number or "unknown".  Raises `OSError` where the files
-    cannot be written, also where one of them is a symbolic link.
+    in this one, holds it; `process` is its number or "unknown".  Also where one of the files is a
+    symbolic link, which is not followed.  Raises `OSError` where the files cannot be written.
     """
     holder = path.with_name(f"{path.name}.pid")
+    for file in (path, holder):
+        if file.is_symlink():
+            raise RunError(
+                f"the lock {file} is a symbolic link, which is not followed: remove the link, then "
+                "run the command again"
+            )
     lock = FileLock(path)
     try:
         lock.acquire(blocking=False)

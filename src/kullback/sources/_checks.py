@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import tomllib
 from collections.abc import Iterable, Sequence
 from importlib.resources.abc import Traversable
@@ -31,7 +32,7 @@ def read_toml(path: Path | Traversable, what: str) -> dict[str, Any]:
     """The content of a TOML file; `GrammarError` if it cannot be read or is not TOML."""
     try:
         content = read_bounded(path, MOST_BYTES) if isinstance(path, Path) else path.read_bytes()
-        data = tomllib.loads(content.decode("utf-8").replace("\r\n", "\n"))
+        data = _parsed(content.decode("utf-8").replace("\r\n", "\n"))
         _check_depth(data)
         return data
     except OSError as error:
@@ -42,6 +43,17 @@ def read_toml(path: Path | Traversable, what: str) -> dict[str, Any]:
         raise GrammarError(f"{path} is not a TOML file: {error}") from None
     except RecursionError:
         raise GrammarError(f"{path} is no {what}: its lists are nested too deep") from None
+
+
+def _parsed(text: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError:
+        raise
+    except ValueError:  # Python's limit for the digits of an integer
+        raise ValueError(
+            f"a number in it has more than {sys.get_int_max_str_digits():,} digits"
+        ) from None
 
 
 def _check_depth(data: object) -> None:

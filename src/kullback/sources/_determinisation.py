@@ -21,10 +21,11 @@ __all__ = ["MOST_STATES", "determinise"]
 # probability of a real grammar, far above the rounding of a few hundred float64 products.
 BELIEF_DECIMALS = 12
 
-# Of a language, and of all its beliefs together: the conjugation source has 50,000 and 60,000.  A
-# million belief entries take about two seconds.
+# Of a language.  The conjugation source has 50,000, and 60,000 entries of beliefs.
 MOST_STATES = 500_000
-MOST_ENTRIES = 2_000_000
+# Of beliefs in several states, which take far more time than others: a grammar whose number of
+# beliefs is exponential is refused after about a second.
+MOST_ENTRIES = 400_000
 
 # States, in increasing order, with their probabilities; empty at the end of the sentence.
 _Belief = tuple[tuple[int, float], ...]
@@ -52,17 +53,16 @@ def determinise(automaton: Automaton, max_states: int) -> Language:
             target = number.setdefault(rounded, len(queue))
             if target == len(queue):
                 queue.append(future)
-                entries += len(future)
+                entries += len(future) if len(future) > 1 else 0
             targets.append(target)
         offsets.append(len(tokens))
         if len(queue) > max_states or entries > MOST_ENTRIES:
-            what = f"max_states = {max_states:,} beliefs"
+            what, more = f"max_states = {max_states:,} beliefs", ", or raise max_states"
             if len(queue) <= max_states:
-                what = f"{MOST_ENTRIES:,} entries of beliefs"
+                what, more = f"{MOST_ENTRIES:,} entries of beliefs", ""
             raise GrammarError(
-                f"{automaton.name}: more than {what}: this ambiguous "
-                "grammar may have no finite deterministic form; remove the ambiguity inside "
-                "its loop, or raise max_states"
+                f"{automaton.name}: more than {what}: this ambiguous grammar may have no finite "
+                f"deterministic form; remove the ambiguity inside its loop{more}"
             )
     return Language(
         name=automaton.name,
@@ -101,6 +101,12 @@ def _arcs_of(
     for token, future in sorted(futures.items()):
         # A token without alternatives is certain: exactly, whatever the rounding of the sum.
         total = sum(future.values())
+        if not total:
+            raise GrammarError(
+                f"{automaton.name}: after some prefix the word {automaton.vocabulary[token]!r} has "
+                "a probability that is too small for a number of 64 bits: raise the probabilities "
+                "of the alternatives that lead to it"
+            )
         probability = total if len(futures) > 1 else 1.0
         slot = slot_number.setdefault("|".join(sorted(token_slots[token])), len(slot_number))
         ahead = tuple((t, weight / total) for t, weight in sorted(future.items()) if t >= 0)

@@ -35,7 +35,7 @@ __all__ = ["Grammar", "Production", "Word"]
 
 # Symbols that compiling a grammar may touch: a sentence of n words takes n²/2, and a grammar of a
 # hundred thousand states about a million.  A step takes as long as ten symbols.
-MOST_WORK = 40_000_000
+MOST_WORK = 20_000_000
 WORK_OF_A_STEP = 10
 MOST_SHOWN = 80  # characters of a value in a message
 # What remains to be written: words, and keys of rules.
@@ -115,9 +115,14 @@ class Grammar:
                         queue.append(behind)
                     out.append(Arc(first.text, first.slot, probability, target))
                 else:
-                    pending.extend(
-                        (probability * share, ahead + behind) for share, ahead in self.rules[first]
-                    )
+                    for share, ahead in self.rules[first]:
+                        if not probability * share:
+                            raise GrammarError(
+                                f"{self.name}: an alternative of the rule {first!r} has a "
+                                f"probability of {share} × {probability}, which is too small for a "
+                                "number of 64 bits: raise it, or those of the rules that lead to it"
+                            )
+                        pending.append((probability * share, ahead + behind))
             arcs[state] = out
         return Automaton.from_arcs(self.name, 0, arcs, extra_words)
 

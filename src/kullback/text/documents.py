@@ -47,6 +47,8 @@ PARQUET_ROWS = 1024  # that are read at a time
 IN_MEMORY = 32 << 20
 # Bytes of a long text that are read at a time.
 PIECE = 1 << 20
+# Of an integer in JSON; one with more is read as a number with a fraction is.
+MOST_DIGITS = 300
 
 
 class Document:
@@ -283,7 +285,7 @@ def _json_lines(path: Path, name: str, field: str) -> Iterator[tuple[str, bytes]
             if not line.strip():
                 continue
             try:
-                row = json.loads(line)
+                row = json.loads(line, parse_int=_number)
             except (ValueError, RecursionError) as error:
                 raise InvalidValueError(
                     f"line {i} of {path} is not JSON: {error}; each line must be an object"
@@ -299,6 +301,11 @@ def _json_lines(path: Path, name: str, field: str) -> Iterator[tuple[str, bytes]
                     "field that contains the text with --field"
                 )
             yield f"{name}:{i}", _checked(row[field], f"field {field!r}, line {i} of {path}")
+
+
+def _number(digits: str) -> int | float:
+    """A number of JSON, which may have more digits than Python's integers are read from."""
+    return int(digits) if len(digits) < MOST_DIGITS else float(digits)
 
 
 def _parquet(path: Path, name: str, field: str) -> Iterator[tuple[str, bytes]]:

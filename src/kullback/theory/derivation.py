@@ -20,6 +20,7 @@ K outcomes, N samples, T tokens.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from fractions import Fraction
 
@@ -71,6 +72,10 @@ DEFAULT_Q = (0.6, 0.1, 0.1, 0.1, 0.1)
 
 _MOST_OUTCOMES = 64  # more would not fit on a screen
 _TOLERANCE = 1e-9
+# A decimal or a fraction; longer ones, and larger exponents, would take long to compute.
+_NUMBER = re.compile(
+    r"[+-]?(?:[0-9]{1,400}/[0-9]{1,400}|[0-9]{0,400}(?:\.[0-9]{0,400})?(?:[eE][+-]?[0-9]{1,3})?)"
+)
 
 
 def derive(
@@ -124,7 +129,7 @@ def distribution_from_text(name: str, text: str) -> list[float]:
     probabilities = []
     for place, part in enumerate(text.split(",")):
         try:
-            number = Fraction(part.strip())
+            number = _probability(part.strip())
         except (ValueError, ZeroDivisionError):
             raise InvalidValueError(
                 f"{name}[{place}] is {part.strip()!r}: write probabilities separated by "
@@ -141,6 +146,13 @@ def distribution_from_text(name: str, text: str) -> list[float]:
             "probability, or write fractions, such as 1/3,2/3"
         )
     return probabilities
+
+
+def _probability(text: str) -> Fraction:
+    """The number that a text is; `ValueError` where it is none, or has hundreds of digits."""
+    if not _NUMBER.fullmatch(text):
+        raise ValueError
+    return Fraction(text)
 
 
 def _checked(p: Sequence[float] | None, q: Sequence[float] | None) -> tuple[FloatArray, FloatArray]:

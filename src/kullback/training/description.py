@@ -24,7 +24,7 @@ from kullback.sources.catalogue import source_from_spec
 from kullback.training.batches import Batches
 from kullback.training.config import TrainingConfig
 from kullback.training.gpt import GPTConfig
-from kullback.training.interruption import resume_command
+from kullback.training.new_run import check_no_run
 from kullback.training.run_folder import read_json
 from kullback.training.sentence_batches import SentenceBatches
 from kullback.training.text_batches import TextBatches
@@ -32,7 +32,6 @@ from kullback.training.text_batches import TextBatches
 __all__ = [
     "RunDescription",
     "batches_of_run",
-    "check_no_run",
     "read_description",
     "write_description",
 ]
@@ -127,15 +126,6 @@ def write_description(run: Path, batches: Batches, gpt: GPTConfig, config: Train
     write_atomically(run / "tokenizer.json", tokenizer)
     content = json.dumps(description, indent=2, ensure_ascii=False).encode()
     write_atomically(run / "training.json", content)
-
-
-def check_no_run(run: Path) -> None:
-    """Raise `RunError` where the folder contains a run."""
-    if (run / "training.json").exists():
-        raise RunError(
-            f"{run} already contains a run; resume it ({resume_command(run)}), or choose another "
-            "folder"
-        )
 
 
 def _check_is_new(run: Path, tokenizer: bytes) -> None:

@@ -10,6 +10,7 @@ g some of them.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -24,12 +25,20 @@ from kullback.uncertainty.clusters import (
 )
 from kullback.uncertainty.documents import Documents
 
-__all__ = ["BinSums", "ManyDocumentSums", "bin_sums"]
+__all__ = ["BinSums", "BinnedResiduals", "ManyDocumentSums", "bin_sums"]
 
 # With more documents their sums over 64 bins would take more than 16 MB.
 MANY_DOCUMENTS = 1 << 15
 # The documents whose sums over bins are in memory at once.
 BLOCK = 1 << 12
+
+
+class BinnedResiduals(NamedTuple):
+    """The residuals of some tokens, with the piece and the bin of each."""
+
+    piece_m: Int[np.ndarray, "m"]
+    index_m: Int[np.ndarray, "m"]
+    residual_m: Float[np.ndarray, "m"]
 
 
 def bin_sums(pieces: NoisePieces, bins: int) -> BinSums | ManyDocumentSums:
@@ -52,13 +61,9 @@ class BinSums:
         """Whether a second pass has to add the same: no."""
         return False
 
-    def add(
-        self,
-        piece_m: Int[np.ndarray, "m"],
-        index_m: Int[np.ndarray, "m"],
-        residual_m: Float[np.ndarray, "m"],
-    ) -> None:
-        """The pieces, bins and residuals of the next tokens."""
+    def add(self, rows: BinnedResiduals) -> None:
+        """The next tokens."""
+        piece_m, index_m, residual_m = rows
         bins = len(self.residual_B)
         first, last = int(piece_m[0]), int(piece_m[-1]) + 1
         sums = np.bincount((piece_m - first) * bins + index_m, residual_m, (last - first) * bins)
@@ -110,17 +115,13 @@ class ManyDocumentSums:
         self._cells = _DocumentCells(self._documents, len(self.residual_B))
         return True
 
-    def add(
-        self,
-        piece_m: Int[np.ndarray, "m"],
-        index_m: Int[np.ndarray, "m"],
-        residual_m: Float[np.ndarray, "m"],
-    ) -> None:
-        """The bins and residuals of the next tokens; their pieces are not used."""
+    def add(self, rows: BinnedResiduals) -> None:
+        """The next tokens, whose pieces are not used."""
+        _, index_m, residual_m = rows
         if self._fitted is None:
             self.residual_B += np.bincount(index_m, residual_m, len(self.residual_B))
-        for rows, sums_gB in self._cells.add(index_m, residual_m):
-            size_g = self._documents.size_G[rows].astype(np.float64)
+        for ended, sums_gB in self._cells.add(index_m, residual_m):
+            size_g = self._documents.size_G[ended].astype(np.float64)
             if self._fitted is None:
                 squares_gB = sums_gB**2
                 self._moments_3B[0] += (1 / size_g) @ squares_gB

@@ -30,7 +30,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Num
 
 from kullback.results.measurement import LEVEL, Measurement
-from kullback.uncertainty.bin_sums import bin_sums
+from kullback.uncertainty.bin_sums import BinnedResiduals, bin_sums
 from kullback.uncertainty.calibration_noise import BinNoise, InPieces, NoisePieces
 from kullback.uncertainty.documents import documents_of
 from kullback.uncertainty.forecasts import (
@@ -180,13 +180,13 @@ class _BinnedSums:
         index_m = bin_numbers(rows.forecast_m, self.diagram.edge)
         outcome_m = rows.forecast_m + rows.residual_m
         self.diagram.add(index_m, rows.forecast_m, outcome_m, np.ones(len(index_m)))
-        self.residuals.add(piece_m, index_m, rows.residual_m)
+        self.residuals.add(BinnedResiduals(piece_m, index_m, rows.residual_m))
         self.count_B += np.bincount(index_m, minlength=len(self.count_B))
 
     def add_residuals(self, piece_m: Int[np.ndarray, "m"], rows: ResidualRows) -> None:
         """The same tokens for the second time."""
         index_m = bin_numbers(rows.forecast_m, self.diagram.edge)
-        self.residuals.add(piece_m, index_m, rows.residual_m)
+        self.residuals.add(BinnedResiduals(piece_m, index_m, rows.residual_m))
 
 
 def _norm(

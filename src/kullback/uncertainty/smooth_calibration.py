@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int, Num
 from scipy import fft, optimize
 
 from kullback.results.measurement import LEVEL, Measurement
-from kullback.uncertainty.bin_sums import bin_sums
+from kullback.uncertainty.bin_sums import BinnedResiduals, bin_sums
 from kullback.uncertainty.calibration_noise import InPieces, NoisePieces
 from kullback.uncertainty.documents import documents_of
 from kullback.uncertainty.forecasts import ResidualRows, checked, document_rows, forecast_rows
@@ -102,7 +102,7 @@ class SmoothSums:
     def add_residuals(self, piece_m: Int[np.ndarray, "m"], rows: ResidualRows) -> None:
         """The next tokens of a second pass."""
         cell_m = np.minimum((rows.forecast_m * COARSE_CELLS).astype(np.int64), COARSE_CELLS - 1)
-        self.residuals.add(piece_m, cell_m, rows.residual_m)
+        self.residuals.add(BinnedResiduals(piece_m, cell_m, rows.residual_m))
 
     def measurement(self, seed: int) -> Measurement:
         """The smooth ECE with its interval."""

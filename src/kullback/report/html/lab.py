@@ -23,15 +23,14 @@ from kullback.report.figures.reliability import plot_reliability, prepare_reliab
 from kullback.report.html.environment import render, write_html
 from kullback.report.html.minimal_pairs import pair_tables
 from kullback.report.html.token_colours import LARGE_KL
+from kullback.report.lab_files import figure_path, report_outputs
 from kullback.report.numbers import balanced_identity, nats
 from kullback.report.svg import to_svg
 from kullback.results.lab import LabResults
 from kullback.runtime.files import write_atomically
-from kullback.runtime.outputs import Output, check_outputs
+from kullback.runtime.outputs import check_outputs
 
-__all__ = ["lab_outputs", "render_figures", "render_lab_report", "write_lab_report"]
-
-FIGURES = ("training", "slots", "calibration", "quantisation")
+__all__ = ["render_figures", "render_lab_report", "write_lab_report"]
 
 
 def write_lab_report(results: LabResults, path: Path, force: bool = False) -> None:
@@ -42,25 +41,12 @@ def write_lab_report(results: LabResults, path: Path, force: bool = False) -> No
     be written (`kullback.runtime.outputs`) or the results have no evaluation on the training
     language, and `RunError` where writing fails.
     """
-    check_outputs(*lab_outputs(Path(path)), force=force)
+    check_outputs(*report_outputs(Path(path)), force=force)
     figures = render_figures(results)
     write_html(path, render_lab_report(results, figures), force)
     for name, svg in figures.items():
         preamble = '<?xml version="1.0" encoding="utf-8"?>\n'
-        write_atomically(_figure(Path(path), name), f"{preamble}{svg}\n".encode())
-
-
-def lab_outputs(path: Path) -> list[Output]:
-    """What `write_lab_report` may write: the report and its figures."""
-    figures = (_figure(path, name) for name in FIGURES)
-    return [
-        Output("the report", path, "report"),
-        *(Output("the figure", figure, "figure") for figure in figures),
-    ]
-
-
-def _figure(path: Path, name: str) -> Path:
-    return path.parent / "figures" / f"{name}.svg"
+        write_atomically(figure_path(Path(path), name), f"{preamble}{svg}\n".encode())
 
 
 def render_figures(results: LabResults) -> dict[str, str]:
