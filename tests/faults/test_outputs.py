@@ -260,7 +260,7 @@ def test_an_output_is_refused_before_anything_heavy_is_imported(places) -> None:
     commands += ["lab -o lab", "train --source conjugation -o run"]
     done = subprocess.run(
         [sys.executable, "-c", REFUSED_EARLY, json.dumps(commands)],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=False,
+        capture_output=True, check=False,
         env={**os.environ, "PYTHONPATH": str(Path(kullback.__file__).parents[1])},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -74,7 +74,7 @@ def test_links_at_the_names_of_the_lock_are_not_followed(tmp_path: Path) -> None
     victim.write_text("mine")
     for name in ("lock", "lock.pid"):
         (tmp_path / name).symlink_to(victim)
-        with pytest.raises(RunError, match="symbolic link.*remove"):
+        with pytest.raises(RunError, match=r"symbolic link.*remove"):
             locked(tmp_path / "lock", refusal).__enter__()
         (tmp_path / name).unlink()
         assert victim.read_text() == "mine"

@@ -65,7 +65,7 @@ def grammar(folder: Path, rules: Iterator[str] | str, start: str = "") -> Path:
     ],
     ids=[
         "doubled words", "doubled derivations", "doubled empty words", "automaton", "long sentence",
-        "nested lists", "nested tables", "NaN", "infinity", "endless", "tiny product", "tiny belief",
+        "nested lists", "nested tables", "NaN", "infinity", "endless", "product", "belief",
         "digits", "many rules",
     ],
 )  # fmt: skip
