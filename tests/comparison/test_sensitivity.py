@@ -44,7 +44,9 @@ def test_costs_are_those_of_copies_quantised_by_hand(model, tokenized):
     assert len(kls) == 4  # attention and MLP of two blocks
     for cost in found.groups:
         copied = copy.deepcopy(model.model)
-        saved = quantise_layers(copied, SCHEME, lambda name, g=cost.group: name.startswith(g))
+        saved = quantise_layers(
+            copied, SCHEME, lambda name, g=cost.group: name.startswith(g)
+        ).size_bytes
         other = HuggingFaceModel.wrap(copied, model.tokenizer, "copy")
         rows = divergence_rows(ModelPredictor(model), ModelPredictor(other), tokenized)
         by_hand = concatenate_divergences(list(rows)).kl.mean()

@@ -258,7 +258,7 @@ def test_sizes_of_transformers_layers(name: str, llama: transformers.LlamaForCau
 def test_layers_are_quantised_in_place_but_the_head(llama: transformers.LlamaForCausalLM):
     """Of a Llama the linear layers change as by hand; embedding, head and norms do not."""
     before = copy.deepcopy(llama.state_dict())
-    size = quantise_layers(llama, Scheme.parse("int4-g16"))
+    size = quantise_layers(llama, Scheme.parse("int4-g16")).size_bytes
     changed = {name for name, w in llama.state_dict().items() if not torch.equal(w, before[name])}
     assert len(changed) == 2 * 7
     assert all("proj.weight" in name for name in changed)
@@ -273,7 +273,9 @@ def test_layers_are_quantised_in_place_but_the_head(llama: transformers.LlamaFor
 def test_only_the_wanted_layers(llama: transformers.LlamaForCausalLM):
     """`wanted` chooses the layers by name, and the size counts only those."""
     before = copy.deepcopy(llama.state_dict())
-    size = quantise_layers(llama, Scheme.parse("int8"), lambda name: "layers.1.mlp" in name)
+    size = quantise_layers(
+        llama, Scheme.parse("int8"), lambda name: "layers.1.mlp" in name
+    ).size_bytes
     changed = {name for name, w in llama.state_dict().items() if not torch.equal(w, before[name])}
     assert changed == {f"model.layers.1.mlp.{part}_proj.weight" for part in ("gate", "up", "down")}
     assert size == size_in_bytes(llama) - 3 * 3 * 32 * 48 + 4 * (48 + 48 + 32)

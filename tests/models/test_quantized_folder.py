@@ -55,12 +55,18 @@ def test_16_bit_floats_are_saved_whole(tiny_llama_folder: Path, tmp_path: Path) 
     assert size == saved.bytes_packed == load_sized(f"{tiny_llama_folder}@bf16").saved_bytes
 
 
-def test_a_model_that_torchao_leaves_as_it_is_is_refused(gpt2: Path, tmp_path: Path) -> None:
-    """GPT-2's layers are no nn.Linear: nothing is saved that would not be quantised."""
-    with pytest.raises(InvalidValueError, match=r"gpt2.*int8.*c_attn \(Conv1D\).*bf16"):
-        save_quantised(gpt2, Scheme.parse("int8"), tmp_path / "saved")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["gpt2"]
-    save_quantised(gpt2, Scheme.parse("bf16"), tmp_path / "saved")
+def test_layers_that_torchao_does_not_quantise_have_the_values_of_the_scheme(
+    gpt2: Path, tmp_path: Path
+) -> None:
+    """GPT-2's layers are no nn.Linear: they are saved as floats of four values a group."""
+    save_quantised(gpt2, Scheme.parse("int2-g32"), tmp_path / "saved")
+    before, after = (
+        load_file(folder / "model.safetensors") for folder in (gpt2, tmp_path / "saved")
+    )
+    weight = after["transformer.h.0.mlp.c_fc.weight"].T.reshape(-1, 32)
+    assert weight.dtype == torch.float32
+    assert all(len(group.unique()) <= 4 for group in weight)
+    assert torch.equal(after["transformer.wte.weight"], before["transformer.wte.weight"])
 
 
 def test_all_linear_layers_are_quantised_on_disk(tiny_llama_folder: Path, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from kullback.runtime import fast_linear
-from kullback.runtime.fast_linear import linear, multiplies
+from kullback.runtime.fast_linear import fast_forwards, linear, multiplies
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -68,3 +68,22 @@ def test_float32_is_always_multiplied() -> None:
     """Only 16-bit types depend on the processor."""
     assert multiplies(torch.float32)
     assert multiplies(torch.float64)
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_weights_of_torchao_are_dequantised_where_activations_are_not_quantised(dynamic: bool):
+    """Then the product is that of `linear` with the dequantised weight, to the last bit."""
+    from torchao.quantization import (
+        Int8DynamicActivationIntxWeightConfig,
+        IntxWeightOnlyConfig,
+        quantize_,
+    )
+
+    layer = nn.Linear(32, 8)
+    quantize_(layer, Int8DynamicActivationIntxWeightConfig() if dynamic else IntxWeightOnlyConfig())
+    forwards = fast_forwards(layer)
+    assert len(forwards) == (not dynamic)
+    x = torch.randn(3, 32)
+    with torch.inference_mode():
+        for _, forward in forwards:
+            assert torch.equal(forward(x), linear(x, layer.weight.dequantize(), layer.bias))

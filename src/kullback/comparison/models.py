@@ -170,7 +170,7 @@ class _Compared:
         return cls(
             CandidateRows.of(name, operand.size_bytes, divergences),
             result,
-            operand.notes if operand.model is None else (),
+            operand.notes,
             _padding(divergences),
         )
 
@@ -221,9 +221,10 @@ def _sensitivity(
 def _notes(
     reference: Operand, compared: Sequence[_Compared], tokenized: TokenizedText
 ) -> tuple[str, ...]:
+    # Several models may have the same note, of this processor for example.
+    own = [*reference.notes, *(note for candidate in compared for note in candidate.notes)]
     return (
-        *reference.notes,
-        *(note for candidate in compared for note in candidate.notes),
+        *dict.fromkeys(own),
         *coverage_notes(tokenized),
         results.MOVED_IS_NOT_WORSE,
         *_padding_note(max(candidate.padding for candidate in compared)),

@@ -6,10 +6,11 @@ model *is* the model whose weights are those products, and that is what is measu
 arithmetic is that of the original model, and the KL is that of the weights alone.  torchao chooses
 integers and scales.
 
-`quantise_layers` quantises the linear layers and leaves embedding and head, as `transformers` does
-when it quantises with torchao; so ``FOLDER@int8`` is the model that ``kullback quantise FOLDER
---scheme int8`` saves.  `quantise` takes a mini-GPT's embedding, which is its head too, with the
-rest: most of the weights of so small a model are there.  Normalisation weights and biases are kept.
+`quantise_layers` quantises the matrices of `kullback.models.weight_matrices` and leaves embedding
+and head; so ``FOLDER@int8`` is the model that ``kullback quantise FOLDER --scheme int8`` saves.  A
+16-bit scheme converts all weights.  `quantise` takes a mini-GPT's embedding, which is its head too,
+with the rest: most of the weights of so small a model are there.  Normalisation weights and biases
+are kept.
 
 Sizes are bytes.  A weight is *packed* to the bits of its scheme here; on disk, torchao keeps an
 integer of 4 or 2 bits in a whole byte (`Scheme.saved_bytes`).
@@ -19,6 +20,7 @@ from __future__ import annotations
 
 import copy
 import difflib
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -30,6 +32,7 @@ from torch import Tensor, nn
 
 from kullback.errors import InvalidValueError, MissingExtraError
 from kullback.models._quiet import no_steps, quiet_loggers
+from kullback.models.weight_matrices import weight_matrices
 from kullback.runtime.progress import Steps
 from kullback.training.gpt import GPT
 
@@ -38,7 +41,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "QuantisedGPT",
+    "Rounding",
     "Scheme",
+    "cast_all",
+    "check_not_quantised",
     "linear_weights",
     "packed_size_in_bytes",
     "quantise",
@@ -105,7 +111,7 @@ class Scheme:
         return self.floating in ("bf16", "fp16")
 
     def size_in_bytes(self, shape: torch.Size) -> int:
-        """The size of a matrix: its numbers packed to their bits, and float32 scales."""
+        """The size of a matrix, or of those of all experts: packed numbers and float32 scales."""
         return -(-shape.numel() * self.bits // 8) + 4 * self._scales(shape)
 
     def saved_bytes(self, shape: torch.Size) -> int:
@@ -117,14 +123,14 @@ class Scheme:
         return shape.numel() * -(-self.bits // 8) + 4 * self._scales(shape) + zero_points
 
     def _scales(self, shape: torch.Size) -> int:
-        rows, columns = shape
-        return 0 if self.is_cast else rows * (columns // (self.group or columns))
+        *rows, columns = shape
+        return 0 if self.is_cast else math.prod(rows) * (columns // (self.group or columns))
 
     def check_fits(self, name: str, shape: torch.Size) -> None:
         """Raise `InvalidValueError` where `group` does not divide the columns of layer `name`."""
-        if self.group and shape[1] % self.group:
+        if self.group and shape[-1] % self.group:
             raise InvalidValueError(
-                f"the scheme {self.name} does not fit {name}: its {shape[1]} columns are not a "
+                f"the scheme {self.name} does not fit {name}: its {shape[-1]} columns are not a "
                 f"multiple of {self.group}; choose another group size"
             )
 
@@ -152,6 +158,16 @@ class QuantisedGPT:
     """Integers packed to their bits, float32 scales, and float32 for what is not quantised."""
 
 
+@dataclass(frozen=True)
+class Rounding:
+    """What quantising a model in place did."""
+
+    size_bytes: int
+    """The model's new size: integers packed to their bits, their scales, and the other weights."""
+    changed: bool
+    """Whether any weight has another value than before."""
+
+
 def size_in_bytes(model: nn.Module) -> int:
     """The size of a model's parameters as they are in memory, each shared one once."""
     return sum(_tensor_bytes(weight, packed=False) for weight in model.parameters())
@@ -165,12 +181,16 @@ def packed_size_in_bytes(model: nn.Module) -> int:
 def saved_size_in_bytes(model: nn.Module, scheme: Scheme) -> int:
     """The size of the weights that ``kullback quantise`` saves of `model`, not yet quantised.
 
-    The linear layers are those of the scheme; all else is float32, or 16-bit with a 16-bit scheme.
+    Layers of the class ``nn.Linear`` are those of the scheme; all else is float32 (also the
+    quantised weights of other layers, which transformers reads only so), or 16-bit with a 16-bit
+    scheme.
     """
-    linear = sum(scheme.saved_bytes(matrix.shape) for _, matrix in linear_weights(model))
     numbers = sum(weight.numel() for weight in model.parameters())
-    others = numbers - sum(matrix.numel() for _, matrix in linear_weights(model))
-    return linear + others * (2 if scheme.is_cast else 4)
+    if scheme.is_cast:
+        return 2 * numbers
+    saved = [weight.matrix for weight in weight_matrices(model) if weight.is_linear]
+    others = numbers - sum(matrix.numel() for matrix in saved)
+    return sum(scheme.saved_bytes(matrix.shape) for matrix in saved) + 4 * others
 
 
 def _tensor_bytes(weight: Tensor, packed: bool) -> int:
@@ -208,48 +228,59 @@ def quantise_layers(
     scheme: Scheme,
     wanted: Callable[[str], bool] = lambda name: True,
     progress: Steps = no_steps,
-) -> int:
-    """Quantise the linear layers of `model` in place, but the head; the model's new size in bytes.
+) -> Rounding:
+    """Quantise the matrices of `model` in place, but the head.
 
-    `wanted` chooses among them by name; `progress` is told how many are done, and of how many.
-    Raises as `quantise` does.
+    `wanted` chooses among them by the names of `linear_weights`; `progress` is told how many are
+    done, and of how many.  Raises as `quantise` does.
     """
     layers = [(name, matrix) for name, matrix in linear_weights(model) if wanted(name)]
-    saved = 0
+    saved, changed = 0, False
     for done, (name, matrix) in enumerate(layers):
         progress(done, len(layers))
-        matrix.copy_(_rounded(matrix, scheme, name))
+        rounded = _rounded(matrix, scheme, name)
+        changed = changed or not torch.equal(rounded, matrix)
+        matrix.copy_(rounded)
         saved += matrix.element_size() * matrix.numel() - scheme.size_in_bytes(matrix.shape)
     progress(len(layers), len(layers))
-    return size_in_bytes(model) - saved
+    return Rounding(size_in_bytes(model) - saved, changed)
 
 
-def linear_weights(model: nn.Module) -> list[tuple[str, Float[Tensor, "out in"]]]:
-    """The matrices of the linear layers but the head, each as (out, in), by layer name.
+def cast_all(model: nn.Module, scheme: Scheme) -> Rounding:
+    """Round all weights of `model` in place to a 16-bit scheme."""
+    assert scheme.floating is not None
+    changed = False
+    for weight in model.state_dict().values():  # parameters, and the buffers that are saved
+        if weight.is_floating_point():
+            rounded = weight.to(FLOATS[scheme.floating]).to(weight.dtype)
+            changed = changed or not torch.equal(rounded, weight)
+            weight.copy_(rounded)
+    return Rounding(2 * sum(weight.numel() for weight in model.parameters()), changed)
 
-    They are views into the model: GPT-2's layers keep (in, out), and are shown transposed.
-    """
-    head = getattr(model, "get_output_embeddings", lambda: None)()
-    matrices = []
-    for name, layer in model.named_modules():
-        weight = getattr(layer, "weight", None)
-        if layer is head or not isinstance(weight, nn.Parameter) or weight.ndim != 2:
-            continue
-        if isinstance(layer, nn.Linear):
-            matrices.append((name, weight.detach()))
-        elif type(layer).__name__ == "Conv1D":
-            matrices.append((name, weight.detach().T))
-    return matrices
+
+def linear_weights(model: nn.Module) -> list[tuple[str, Float[Tensor, "*experts out in"]]]:
+    """The names and matrices of `weight_matrices`: views into the model."""
+    return [(weight.name, weight.matrix) for weight in weight_matrices(model)]
 
 
 def check_not_quantised(name: str, model: nn.Module) -> None:
-    """Raise `InvalidValueError` where a linear layer of the model `name` is quantised already."""
-    for layer, _ in linear_weights(model):
-        if hasattr(model.get_submodule(layer).weight, "__tensor_flatten__"):  # of torchao
-            raise InvalidValueError(
-                f"the model {name} is quantised already (its layer {layer}): quantise the model "
-                "that it was made of, or use it as it is"
-            )
+    """Raise `InvalidValueError` where the weights of the model `name` are quantised already."""
+    quantised = next(
+        (
+            layer
+            for layer, matrix in linear_weights(model)
+            if hasattr(matrix, "__tensor_flatten__") or not matrix.is_floating_point()
+        ),
+        None,
+    )
+    # Other libraries replace the layers by their own: transformers then remembers which it was.
+    if quantised is None and getattr(model, "hf_quantizer", None) is None:
+        return
+    where = f" (its layer {quantised})" if quantised else ""
+    raise InvalidValueError(
+        f"the model {name} is quantised already{where}: quantise the model that it was made of, or "
+        "use it as it is"
+    )
 
 
 def require_torchao() -> None:
@@ -263,18 +294,20 @@ def require_torchao() -> None:
         ) from error
 
 
-def _rounded(matrix: Float[Tensor, "out in"], scheme: Scheme, name: str) -> Float[Tensor, "out in"]:
-    """The matrix after quantising and back."""
+def _rounded(
+    matrix: Float[Tensor, "*experts out in"], scheme: Scheme, name: str
+) -> Float[Tensor, "*experts out in"]:
+    """The matrix after quantising and back; those of experts row by row, as one long matrix."""
     if scheme.floating is not None and scheme.is_cast:
         return matrix.to(FLOATS[scheme.floating]).to(matrix.dtype)
     require_torchao()
     from torchao.quantization import quantize_
 
     scheme.check_fits(name, matrix.shape)
-    rows, columns = matrix.shape
-    shell = nn.Linear(columns, rows, bias=False, device="meta", dtype=matrix.dtype)
-    shell.weight = nn.Parameter(matrix.clone(memory_format=torch.contiguous_format))
+    rows = matrix.clone(memory_format=torch.contiguous_format).flatten(0, -2)
+    shell = nn.Linear(rows.shape[1], rows.shape[0], bias=False, device="meta", dtype=matrix.dtype)
+    shell.weight = nn.Parameter(rows)
     with quiet_loggers():
         quantize_(shell, scheme.torchao_config())
         rounded: Tensor = shell.weight.dequantize()
-    return rounded
+    return rounded.reshape(matrix.shape)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from kullback.errors import InvalidValueError
 from kullback.models._quiet import no_steps
@@ -20,6 +21,7 @@ from kullback.models.interface import TextModel
 from kullback.models.mini_gpt import GPTTextModel
 from kullback.models.quantization import (
     Scheme,
+    cast_all,
     check_not_quantised,
     linear_weights,
     packed_size_in_bytes,
@@ -27,6 +29,8 @@ from kullback.models.quantization import (
     saved_size_in_bytes,
     size_in_bytes,
 )
+from kullback.models.weight_matrices import unquantised_weights
+from kullback.results.quantised import list_unquantised
 from kullback.runtime.progress import Steps
 
 __all__ = ["SizedModel", "apply_scheme", "check_scheme_fits", "sized", "split_scheme"]
@@ -130,8 +134,24 @@ def apply_scheme(model: TextModel, scheme: Scheme | None, progress: Steps = no_s
         )
     saved = saved_size_in_bytes(module, scheme)
     with torch.no_grad():
-        size = quantise_layers(module, scheme, progress=progress)
+        rounding = (
+            cast_all(module, scheme)
+            if scheme.is_cast
+            else quantise_layers(module, scheme, progress=progress)
+        )
+    notes = (*model.notes, *_notes(name, module, scheme, rounding.changed))
     if isinstance(model, GPTTextModel):
-        return SizedModel(replace(model, name=name), size, saved)
-    quantised = replace(model, name=name, file_bytes=None, _fingerprint=[])
-    return SizedModel(quantised, size, saved)
+        return SizedModel(replace(model, name=name, notes=notes), rounding.size_bytes, saved)
+    quantised = replace(model, name=name, notes=notes, file_bytes=None, _fingerprint=[])
+    return SizedModel(quantised, rounding.size_bytes, saved)
+
+
+def _notes(name: str, module: nn.Module, scheme: Scheme, changed: bool) -> list[str]:
+    """What the scheme leaves as it is, and whether it changes anything at all."""
+    notes = []
+    if not changed:
+        notes.append(f"{name} has the weights of the original: they had these values already")
+    if not scheme.is_cast:
+        left = list_unquantised(unquantised_weights(module))
+        notes.append(f"{name} leaves as they are {left}")
+    return notes

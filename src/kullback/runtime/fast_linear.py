@@ -33,6 +33,9 @@ from torch.nn import functional as F  # noqa: N812 - the name that everyone uses
 
 __all__ = ["fast_forwards", "linear", "multiplies"]
 
+# 8-bit floats and packed integers are the weights of other libraries' layers.
+FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
 
 def linear(
     x: Float[Tensor, "*M D"], weight_ED: Float[Tensor, "E D"], bias_E: Float[Tensor, "E"] | None
@@ -79,12 +82,19 @@ def multiplies(dtype: torch.dtype) -> bool:
 def fast_forwards(model: nn.Module) -> list[tuple[nn.Module, Callable[[Tensor], Tensor]]]:
     """The `nn.Linear` layers of `model`, and GPT-2's `Conv1D`, with a `forward` that uses `linear`.
 
-    Left out are subclasses, layers whose weight is a tensor of another kind (quantised ones), and
+    torchao's weights, where they are all that is quantised, are dequantised at each call, as
+    torchao itself does: so a saved model gives the numbers of the one that it was saved from.
+    Left out are subclasses, layers whose weight is a tensor of another kind or not of floats, and
     layers whose `forward` another library has replaced (accelerate's hooks).
     """
     forwards: list[tuple[nn.Module, Callable[[Tensor], Tensor]]] = []
     for module in model.modules():
-        if type(getattr(module, "weight", None)) is not nn.Parameter or _has_hook(module):
+        weight = getattr(module, "weight", None)
+        if weight is None or _has_hook(module):
+            continue
+        if type(module) is nn.Linear and _is_weight_only(weight):
+            forwards.append((module, partial(_forward_dequantised, module)))
+        if type(weight) is not nn.Parameter or weight.dtype not in FLOATS:
             continue
         if type(module) is nn.Linear:
             forwards.append((module, partial(_forward, module)))
@@ -96,8 +106,17 @@ def fast_forwards(model: nn.Module) -> list[tuple[nn.Module, Callable[[Tensor], 
 def _has_hook(module: nn.Module) -> bool:
     """Whether another library has replaced `forward` of this instance."""
     forward = vars(module).get("forward")
-    own = (_forward, _forward_transposed)
+    own = (_forward, _forward_transposed, _forward_dequantised)
     return forward is not None and getattr(forward, "func", None) not in own
+
+
+def _is_weight_only(weight: Any) -> bool:
+    """Whether it is a tensor of torchao that leaves activations as they are."""
+    # The names that torchao's classes give the quantisation of activations.
+    settings = {"IntxUnpackedToInt8Tensor": "activation_quantization",
+                "Float8Tensor": "act_quant_kwargs"}  # fmt: skip
+    setting = settings.get(type(weight).__name__)
+    return setting is not None and getattr(weight, setting, ...) is None
 
 
 def _onednn_linear(x: Tensor, weight_ED: Tensor, bias_E: Tensor | None) -> Tensor:
@@ -124,6 +143,10 @@ def _onednn_is_faster() -> bool:
 def _forward(module: nn.Linear, x: Tensor) -> Tensor:
     # The weight is looked up at each call, so that it may be moved or replaced.
     return linear(x, module.weight, module.bias)
+
+
+def _forward_dequantised(module: Any, x: Tensor) -> Tensor:
+    return linear(x, module.weight.dequantize(), module.bias)
 
 
 def _forward_transposed(module: Any, x: Tensor) -> Tensor:
