@@ -22,9 +22,9 @@ def add(commands: Commands) -> None:
         "kullback quantise FOLDER --scheme int8 -o FOLDER-int8",
         "kullback quantise runs/mine --scheme int4-g32 -o runs/mine-int4",
         notes=(
-            "\nThe linear layers are quantised (also GPT-2's Conv1D, and experts), but not embedding\n"
-            "and head: the output lists what is left.  In the folder every integer takes a byte,\n"
-            "even one of 4 bits; both sizes are shown, packed and as saved.\n"
+            "\nThe linear layers (and Conv1D, and experts) are quantised, but not embedding and\n"
+            "head: the output lists what is left.  In the folder every integer takes a byte, even\n"
+            "one of 4 bits; both sizes are shown, packed and as saved.\n"
         ),
     )  # fmt: skip
     quantise.add_argument("model", metavar="MODEL", help="a folder, a hub name or a .gguf file")
