@@ -102,6 +102,32 @@ def test_an_evaluation_resumes(folder, number, code):
     assert json.loads(again)["measures"] == json.loads(whole)["measures"]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["exact", "top-k"])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_recording_of_distributions_resumes(kind, number, code, folder):
+    """The sentence names what is kept and the command, and the file is the same to the last bit."""
+    files = []
+    for name in ("whole.rec", "part.rec"):
+        command = ["record", "m", "--text", "a.txt", "--window", "16", "--distributions", kind]
+        command += ["-o", name]
+        if name == "part.rec":
+            process = start(folder, *command)
+            said, seconds = interrupted(process, number, "recording", 2)
+            assert process.returncode == code, said
+            assert seconds < ANSWER
+            last = said.splitlines()[-1]
+            assert "tokens are kept beside part.rec; resume with: kullback record m" in last
+            assert not (folder / name).exists()
+        process = start(folder, *command, code=PLAIN)
+        _, errors = process.communicate(timeout=100)
+        assert process.returncode == 0, errors
+        files.append((folder / name).read_bytes())
+        (folder / name).unlink()
+    assert files[0] == files[1]
+    assert not list(folder.glob(".*.rec*"))
+
+
 def test_a_comparison_keeps_finished_candidates(folder):
     """And the windows of the one that was interrupted; the result is the same."""
     command = ["compare", "m", "--schemes", "int8,int4-g32", "--text", "a.txt", "--window", "32"]

@@ -84,18 +84,19 @@ def test_tokens_beyond_the_vocabulary_are_left_out_of_a_top_k_recording(tmp_path
 
 
 def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
-    """After an exception the old file is unchanged, and the folder contains nothing else."""
+    """After an error the old file is unchanged and the folder contains nothing else but rows."""
     (tmp_path / "x").write_text("before")
 
-    def interrupted() -> None:
+    def attempt(error: BaseException) -> None:
         with RecordingWriter(tmp_path / "x", "top-k", METADATA, V, k=3) as writer:
             writer.append(dense(), targets(30), targets(30), targets(30))
-            raise KeyboardInterrupt
+            raise error
 
-    with pytest.raises(KeyboardInterrupt):
-        interrupted()
-    assert [path.name for path in tmp_path.iterdir()] == ["x"]
-    assert (tmp_path / "x").read_text() == "before"
+    for error, left in ((KeyboardInterrupt(), [".x.rows", "x"]), (InvalidValueError(), ["x"])):
+        with pytest.raises(type(error)):
+            attempt(error)
+        assert sorted(path.name for path in tmp_path.iterdir()) == left
+        assert (tmp_path / "x").read_text() == "before"
 
 
 def test_a_killed_write_leaves_no_recording(tmp_path: Path) -> None:

@@ -30,10 +30,11 @@ def add(commands: Commands) -> None:
         "kullback compare book.rec FOLDER@int8 --text book.txt",
         notes=(
             "\nWithout --distributions: token records, at most 64 bytes a token, as Parquet;\n"
-            "a killed run resumes.  Compared, they give a ΔCE and no KL.\n"
+            "compared, they give a ΔCE and no KL.\n"
             "exact keeps hidden states and the head: any KL can be computed from it.\n"
             "top-k keeps k probabilities a token: a KL is then only bounded.\n"
             "llama.cpp is what llama-perplexity --kl-divergence-base writes and reads.\n"
+            "A killed run resumes (not llama.cpp): give the same command again.\n"
         ),
     )  # fmt: skip
     record.add_argument("model", metavar="MODEL", help="a model, or MODEL@SCHEME")

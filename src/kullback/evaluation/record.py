@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Literal, get_args
 
+import numpy as np
 import torch
 
-from kullback.errors import InvalidValueError
+from kullback.errors import InvalidValueError, RunError
 from kullback.evaluation.on_text import TextTask, evaluate_text, model_fingerprint
 from kullback.evaluation.options import Model, PassOptions, model_name, named_paths
 from kullback.evaluation.passes import ModelPredictor, TokenizedText
@@ -59,11 +60,12 @@ def record(
 ) -> RecordingResult | NonZeroRank:
     """Write what `model` predicts of `text` to `output`.
 
-    Without `distributions`: token records, at most 64 bytes a token, as Parquet; a killed run
-    resumes.  "exact" keeps hidden states and the head, from which every KL can be computed; "top-k"
-    keeps `k` probabilities a token (64), from which it is only bounded.  The format "llama.cpp" is
-    that of ``llama-perplexity --kl-divergence-base``, with its protocol.  An existing file of
-    another kind is replaced only with `force`.  The other options are those of `kullback.evaluate`.
+    Without `distributions`: token records, at most 64 bytes a token, as Parquet.  "exact" keeps
+    hidden states and the head, from which every KL can be computed; "top-k" keeps `k` probabilities
+    a token (64), from which it is only bounded.  A killed run resumes.  The format "llama.cpp" is
+    that of ``llama-perplexity --kl-divergence-base``, with its protocol; it does not resume.  An
+    existing file of another kind is replaced only with `force`.  The other options are those of
+    `kullback.evaluate`.
     (As many as the protocol and the arithmetic have parts.)
 
     Raises `InvalidValueError` for a text, protocol, model or file name that does not fit,
@@ -122,9 +124,10 @@ def record_text(
 ) -> int:
     """Write what `model` predicts of `documents` to `path`; returns the scored tokens.
 
-    `size_bytes` is what the weights take, where that is known: a comparison ranks by it.  Raises
-    `InvalidValueError` for a text, protocol or kind that does not fit, `RunError` where the file
-    cannot be written.
+    `size_bytes` is what the weights take, where that is known: a comparison ranks by it.  What a
+    killed or interrupted call has written is kept beside `path`, and resumed by the same call.
+    Raises `InvalidValueError` for a text, protocol or kind that does not fit, `RunError` where the
+    file cannot be written.
     """
     progress = progress or Progress()
     tokenized = TokenizedText.of(documents, protocol, model.tokenizer, model.context, progress)
@@ -136,16 +139,40 @@ def record_text(
     }
     predictor = ModelPredictor(model)
     writer = RecordingWriter(path, kind, metadata, model.vocabulary_size, k)
-    with kept_freed_memory(), writer:
-        for index, window in enumerate(tokenized.windows):
-            rows, places = tokenized.rows_of(index), tokenized.places_of(slice(index, index + 1))
+    with kept_freed_memory(), _kept(writer, len(tokenized)), writer:
+        first = int(np.searchsorted(tokenized.starts, writer.rows))
+        for index in range(min(first, len(tokenized.windows) - 1), len(tokenized.windows)):
+            window, rows = tokenized.windows[index], tokenized.rows_of(index)
+            places = tokenized.places_of(slice(index, index + 1))
             predictions = predictor.predictions(window, rows)
-            if index == 0 and kind == "exact" and isinstance(predictions, FactoredPredictions):
+            if index < first:  # all rows are there, but not yet the file
+                writer.take_head(predictions)
+                continue
+            if index == first and kind == "exact" and isinstance(predictions, FactoredPredictions):
                 size = _exact_bytes(predictions, len(tokenized))
                 progress.stage(f"writing about {size / 1e6:,.1f} MB to {path}")
             writer.append(predictions, window.targets, places.document_M, places.position_M)
             progress.tokens(rows.stop, len(tokenized))
     return len(tokenized)
+
+
+@contextmanager
+def _kept(writer: RecordingWriter, total: int) -> Iterator[None]:
+    """Say of an interruption, or a disk that is full, what the writer has kept."""
+    try:
+        yield
+    except KeyboardInterrupt as interruption:
+        if writer.kept:
+            interruption.add_note(f"{_amount(writer, total)} are kept beside {writer.path}")
+        raise
+    except RunError as error:
+        if not writer.kept:
+            raise
+        raise RunError(f"{error}; {_amount(writer, total)} are kept beside it") from error
+
+
+def _amount(writer: RecordingWriter, total: int) -> str:
+    return f"{writer.kept:,} of {total:,} tokens"
 
 
 def _alone(path: Path, kind: FileKind, processes: ProcessGroup) -> AbstractContextManager[None]:

@@ -2,13 +2,14 @@
 
 The file grows with every `append` and takes its name at the end
 (`kullback.predictions.safetensors_stream`), so memory does not grow with the text, and a recording
-that was killed leaves nothing under its name.
+that was killed leaves nothing under its name, but rows beside it from which the same one resumes.
 
 Axes: M rows (scored tokens), B rows of a chunk, V vocabulary.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -46,8 +47,10 @@ class RecordingWriter:
     `hidden_dtype` is the type of hidden states on disk; None takes the head's own 16-bit type if
     the first rows lose nothing in it, otherwise the type that they have.
 
-    After an exception or a kill, `path` holds what it held before.  Raises `RunError` where the
-    file cannot be written.
+    After an exception or a kill, `path` holds what it held before.  What was recorded is kept in a
+    folder beside it (but after an `InvalidValueError`), and a writer with the same arguments begins
+    with these `rows`: append those after them, and where none are left, `take_head`.  Raises
+    `RunError` where the file cannot be written.
     """
 
     def __init__(
@@ -85,12 +88,24 @@ class RecordingWriter:
             size = len(json.dumps(_json(self._about)))
         except (TypeError, ValueError) as error:
             raise InvalidValueError(f"metadata cannot be written as JSON: {error}") from None
-        self._stream = SafetensorsStream(path, size + HEAD_ROOM)
+        whole = [_json(self._about), k if kind == "top-k" else None, head, str(hidden_dtype)]
+        identity = hashlib.sha256(json.dumps(whole).encode()).hexdigest()
+        self._stream = SafetensorsStream(path, size + HEAD_ROOM, identity)
         self._live: Head | None = None
 
     def __enter__(self) -> RecordingWriter:
         self._stream.__enter__()
+        self.rows = self._stream.kept
+        notes = self._stream.notes
+        self._about |= {name: notes[name] for name in ("arithmetic",) if name in notes}
+        if "hidden_dtype" in notes:
+            self.hidden_dtype = DTYPES[notes["hidden_dtype"]]
         return self
+
+    @property
+    def kept(self) -> int:
+        """Rows on the disk from which another writer would resume, also after the end."""
+        return self._stream.kept
 
     @torch.inference_mode()
     def append(
@@ -121,6 +136,15 @@ class RecordingWriter:
         for name, values in places.items():
             self._stream.append(name, torch.from_numpy(values.astype(np.int32)))
         self.rows += len(predictions)
+        notes = {"arithmetic": str(self._about["arithmetic"])}
+        if self.hidden_dtype is not None:
+            notes["hidden_dtype"] = _name(self.hidden_dtype)
+        self._stream.mark(notes)
+
+    def take_head(self, predictions: Predictions) -> None:
+        """Take the head of predictions whose rows are there already."""
+        if self.kind == "exact" and isinstance(predictions, FactoredPredictions):
+            self._live = predictions.head
 
     def __exit__(
         self,

@@ -1,11 +1,11 @@
 """Writing of a safetensors file row by row, without keeping it in memory.
 
 The format requires the header first and each tensor in one piece, and neither length is known
-before the last row.  So space is reserved for the header; the first column grows in the file
-itself, the others in unnamed temporary files in the same folder, which a killed process does not
-leave behind; `publish` appends them, writes the header into its space, padded with spaces as the
-format allows, and gives the file its name.  The header has the checksums of all that is in the file
-(`kullback.predictions.checksums`), computed while the rows are written.
+before the last row.  So space is reserved for the header; the first column grows in what becomes
+the file itself, the others in files beside it (`kullback.predictions.kept_columns`), from which an
+interrupted run resumes; `publish` appends them, writes the header into its space, padded with
+spaces as the format allows, and gives the file its name.  The header has the checksums of all that
+is in the file (`kullback.predictions.checksums`), computed while the rows are written.
 
 Format: https://github.com/huggingface/safetensors, "Format".  Axes: M rows.
 """
@@ -14,35 +14,29 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
-import tempfile
+import os
 import zlib
 from collections.abc import Mapping
-from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import IO
 
 import torch
 from torch import Tensor
 
 from kullback.errors import InvalidValueError
 from kullback.predictions.checksums import CHECKSUMS, checksums_json, tensor_entry
-from kullback.runtime.files import draft_of, explained
+from kullback.predictions.kept_columns import (
+    DTYPES,
+    NAMES,
+    GrowingColumn,
+    KeptColumns,
+    write_all,
+)
+from kullback.runtime.files import explained, publish
 from kullback.runtime.weights import tensor_bytes
 
 __all__ = ["DTYPES", "PADDING", "SafetensorsStream"]
 
-DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "BF16": torch.bfloat16,
-    "F16": torch.float16,
-    "I32": torch.int32,
-    "U8": torch.uint8,
-}
-NAMES = {dtype: name for name, dtype in DTYPES.items()}
 PADDING = "padding"
 """A tensor of up to seven bytes that aligns the tensors after it."""
 ALIGNMENT = 64
@@ -51,25 +45,15 @@ ALIGNMENT = 64
 ENTRIES_ROOM = 4096
 
 
-@dataclass(eq=False)
-class _Column:
-    """A tensor that grows in a file."""
-
-    file: IO[bytes]
-    dtype: torch.dtype
-    shape: tuple[int, ...]
-    """Of one row."""
-    rows: int = 0
-    crc: int = 0
-    """CRC-32 of the bytes so far."""
-
-
 class SafetensorsStream:
     """A context manager: `append` rows to columns, then `publish`.
 
     `metadata_bytes` is an upper limit of the size of the metadata.  Without `publish`, `path` holds
-    what it held before.  Raises `RunError` where the file cannot be written.
+    what it held before.  Where an `identity` says what the rows are of, those that were `mark`ed as
+    complete are kept after a kill or an exception, but an `InvalidValueError`, and `rows` of them
+    are there at the start.  Raises `RunError` where the file cannot be written.
 
+    >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     with SafetensorsStream(Path(folder) / "x", metadata_bytes=100) as stream:
     ...         stream.append("a", torch.zeros(2, 3))
@@ -80,18 +64,15 @@ class SafetensorsStream:
     torch.Size([3, 3])
     """
 
-    def __init__(self, path: Path, metadata_bytes: int) -> None:
+    def __init__(self, path: Path, metadata_bytes: int, identity: str | None = None) -> None:
         self.path = path
         size = 8 + metadata_bytes + ENTRIES_ROOM
         self._header_bytes = -(-size // ALIGNMENT) * ALIGNMENT - 8
-        self._columns: dict[str, _Column] = {}
-        self._open = ExitStack()
+        self._kept = KeptColumns(path, identity, 8 + self._header_bytes)
 
     def __enter__(self) -> SafetensorsStream:
         with explained(self.path):
-            self._draft = self._open.enter_context(draft_of(self.path))
-            self._main = self._draft.file
-            self._main.seek(8 + self._header_bytes)
+            self._kept.open()
         return self
 
     def __exit__(
@@ -100,50 +81,56 @@ class SafetensorsStream:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        with explained(self.path):
-            self._open.close()
+        self._kept.close(keep=kind is not None and not issubclass(kind, InvalidValueError))
+
+    @property
+    def kept(self) -> int:
+        """Rows that are on the disk for a run that resumes: at the start, and after the end."""
+        return self._kept.kept
+
+    @property
+    def notes(self) -> Mapping[str, str]:
+        """What `mark` was given for the rows that were there at the start."""
+        return self._kept.notes
 
     def append(self, name: str, values: Tensor) -> None:
         """Add rows to a column; `InvalidValueError` unless type and shape are those before."""
         shape = tuple(values.shape[1:])
         with explained(self.path):
-            if name not in self._columns:
-                file: IO[bytes] = self._main
-                if self._columns:
-                    file = tempfile.TemporaryFile(dir=self._draft.folder)  # noqa: SIM115 - it stays open
-                    self._open.callback(file.close)
-                self._columns[name] = _Column(file, values.dtype, shape)
-            column = self._columns[name]
+            columns = self._kept.columns
+            column = columns[name] if name in columns else self._kept.add(name, values.dtype, shape)
             if (values.dtype, shape) != (column.dtype, column.shape):
                 raise InvalidValueError(
                     f"{name} is {values.dtype} of shape {shape} a row; the rows before were "
                     f"{column.dtype} of shape {column.shape}: a file is of one model"
                 )
-            content = tensor_bytes(values)
-            column.file.write(content)
-            column.crc = zlib.crc32(content, column.crc)
-            column.rows += len(values)
+            column.append(values)
+
+    def mark(self, notes: Mapping[str, str]) -> None:
+        """All columns have the rows so far, which a run that resumes need not compute again."""
+        with explained(self.path):
+            self._kept.mark(notes)
 
     def publish(self, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
         """Finish the columns, add tensors and metadata, and give the file its name.
 
         Raises `InvalidValueError` where the columns have different lengths.
         """
-        lengths = {name: column.rows for name, column in self._columns.items()}
+        lengths = {name: column.rows for name, column in self._kept.columns.items()}
         if len(set(lengths.values())) != 1:
             raise InvalidValueError(f"the columns must have the same number of rows: {lengths}")
         with explained(self.path):
-            (main, first), *narrow = self._columns.items()
-            aligning = torch.zeros(-self._main.tell() % 8, dtype=torch.uint8)
-            rest: list[tuple[str, _Column | Tensor]] = [*narrow, *tensors.items()]
+            (main, first), *narrow = self._kept.columns.items()
+            aligning = torch.zeros(-first.end(first.rows) % 8, dtype=torch.uint8)
+            rest: list[tuple[str, GrowingColumn | Tensor]] = [*narrow, *tensors.items()]
             # Wider numbers first, so that all are aligned.
             rest.sort(key=lambda item: -item[1].dtype.itemsize)
-            pieces: list[tuple[str, _Column | Tensor]] = [(main, first), (PADDING, aligning), *rest]
+            pieces = [(main, first), (PADDING, aligning), *rest]
             header: dict[str, object] = {}
             checksums: dict[str, str] = {}
             begin = 0
             for name, piece in pieces:
-                shape, crc = self._put(piece)
+                shape, crc = self._put(piece, first)
                 end = begin + piece.dtype.itemsize * math.prod(shape)
                 kind = NAMES[piece.dtype]
                 checksums[name] = tensor_entry(kind, shape, crc)
@@ -157,18 +144,17 @@ class SafetensorsStream:
                     f"the header has {len(content)} bytes, more than the {self._header_bytes} "
                     "reserved: give a larger metadata_bytes"
                 )
-            self._main.seek(0)
-            self._main.write(self._header_bytes.to_bytes(8, "little"))
-            self._main.write(content.ljust(self._header_bytes))
-            self._draft.publish()
+            first.file.seek(0)
+            write_all(first.file, self._header_bytes.to_bytes(8, "little"))
+            write_all(first.file, content.ljust(self._header_bytes))
+            publish(first.file, self._kept.main_file(), Path(os.path.realpath(self.path)))
 
-    def _put(self, piece: _Column | Tensor) -> tuple[tuple[int, ...], int]:
+    def _put(self, piece: GrowingColumn | Tensor, main: GrowingColumn) -> tuple[list[int], int]:
         """Write a piece unless the file contains it already; returns its shape and CRC-32."""
         if isinstance(piece, Tensor):
             content = tensor_bytes(piece)
-            self._main.write(content)
-            return tuple(piece.shape), zlib.crc32(content)
-        if piece.file is not self._main:
-            piece.file.seek(0)
-            shutil.copyfileobj(piece.file, self._main, 1 << 20)
-        return (piece.rows, *piece.shape), piece.crc
+            write_all(main.file, content)
+            return list(piece.shape), zlib.crc32(content)
+        if piece is not main:
+            piece.copy_to(main.file)
+        return [piece.rows, *piece.shape], piece.crc

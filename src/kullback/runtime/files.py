@@ -27,6 +27,7 @@ __all__ = [
     "draft_folder",
     "draft_of",
     "explained",
+    "publish",
     "remove_leftovers",
     "replaced",
     "write_atomically",
@@ -48,19 +49,14 @@ class Draft:
         self._target = Path(os.path.realpath(path))
         self.folder = self._target.parent
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._earlier = _regular_file(self._target)
+        earlier = _regular_file(self._target)
         self._path = _temporary(self._target)
-        self.file: IO[bytes] = os.fdopen(_create(self._path, self._earlier), "w+b")
+        self.file: IO[bytes] = os.fdopen(_create(self._path, earlier), "w+b")
         self._published = False
 
     def publish(self) -> None:
         """Flush the file to the disk and give it the target's name, in one step."""
-        self.file.flush()
-        if self._earlier is not None:
-            _keep_mode(self.file.fileno(), self._earlier)
-        os.fsync(self.file.fileno())
-        _regular_file(self._target)
-        os.replace(self._path, self._target)
+        publish(self.file, self._path, self._target)
         self._published = True
 
     def close(self) -> None:
@@ -73,6 +69,21 @@ class Draft:
             if not self._published:
                 with suppress(OSError):
                     self._path.unlink()
+
+
+def publish(file: IO[bytes], path: Path, target: Path) -> None:
+    """Flush an open file to the disk and rename it from `path` to `target`, in one step.
+
+    It takes the mode of an earlier file there.  Raises `OSError` where that is no regular file, or
+    the disk is full.
+    """
+    file.flush()
+    earlier = _regular_file(target)
+    if earlier is not None:
+        _keep_mode(file.fileno(), earlier)
+    os.fsync(file.fileno())
+    _regular_file(target)
+    os.replace(path, target)
 
 
 @contextmanager
