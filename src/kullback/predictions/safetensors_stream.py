@@ -125,6 +125,7 @@ class SafetensorsStream:
             rest: list[tuple[str, GrowingColumn | Tensor]] = [*narrow, *tensors.items()]
             # Wider numbers first, so that all are aligned.
             rest.sort(key=lambda item: -item[1].dtype.itemsize)
+            pieces: list[tuple[str, GrowingColumn | Tensor]]
             pieces = [(main, first), (PADDING, aligning), *rest]
             header: dict[str, object] = {}
             checksums: dict[str, str] = {}
