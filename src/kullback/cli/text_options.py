@@ -11,10 +11,12 @@ from kullback.text.protocol import WINDOWS
 
 __all__ = ["add_text_options", "text_options"]
 
+# As `kullback.models.llama_cpp_options`, which loads torch.
+BACKENDS = ("llama.cpp", "transformers")
 DTYPES = ("float32", "float64", "bfloat16", "float16")
 NAMES = (
     "protocol", "window", "stride", "bos", "joined", "field", "dtype", "device",
-    "trust_remote_code",
+    "trust_remote_code", "backend",
 )  # fmt: skip
 
 
@@ -55,6 +57,11 @@ def add_text_options(command: argparse.ArgumentParser) -> None:
     text.add_argument(
         "--device", help="auto (default: cuda, then mps, then cpu) or the name of one", **absent
     )
+    text.add_argument(
+        "--backend", choices=BACKENDS,
+        help="what runs .gguf files (default: llama.cpp, where kullback[gguf] is installed)",
+        **absent,
+    )  # fmt: skip
     text.add_argument(
         "--trust-remote-code", action="store_true", help="run code that comes with the model",
         **absent,

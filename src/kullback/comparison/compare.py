@@ -42,6 +42,7 @@ from kullback.comparison.token_records import TokenRows, compare_records
 from kullback.errors import InvalidValueError
 from kullback.evaluation.options import Model, PassOptions, model_name, named_paths
 from kullback.models.interface import TextModel
+from kullback.models.llama_cpp_options import Backend
 from kullback.models.load import load_sized
 from kullback.models.quantization import Scheme
 from kullback.models.quantized import SizedModel, check_scheme_fits, split_scheme
@@ -99,6 +100,7 @@ def compare(
     dtype: str | torch.dtype | None = None,
     device: str | torch.device | None = None,
     trust_remote_code: bool | None = None,
+    backend: Backend | None = None,
     passages: bool = True,
     progress: Progress | None = None,
     command: str = "",
@@ -130,6 +132,7 @@ def compare(
         options=PassOptions(
             field=field, protocol=protocol, window=window, stride=stride, bos=bos, joined=joined,
             dtype=dtype, device=device, trust_remote_code=trust_remote_code or None,
+            backend=backend,
         ),
         progress=progress or Progress(),
     )  # fmt: skip
@@ -147,6 +150,7 @@ def _check_values(request: _Request) -> None:
         Scheme.parse(scheme)
     for name in named_paths(*request.operands):
         split_scheme(str(name))
+    request.options.check_backend(*request.operands)
 
 
 def _as_tuple(candidates: Model | Sequence[Model]) -> tuple[Model, ...]:

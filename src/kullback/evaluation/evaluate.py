@@ -10,6 +10,7 @@ from kullback.errors import InvalidValueError
 from kullback.evaluation.on_text import TextTask, evaluate_text
 from kullback.evaluation.options import Model, PassOptions, model_name, named_paths
 from kullback.evaluation.token_records_writer import check_groups
+from kullback.models.llama_cpp_options import Backend
 from kullback.results.evaluation import Evaluation, NonZeroRank
 from kullback.runtime.outputs import Output, check_outputs
 from kullback.runtime.progress import Progress
@@ -33,6 +34,7 @@ def evaluate(
     dtype: str | torch.dtype | None = None,
     device: str | torch.device | None = None,
     trust_remote_code: bool = False,
+    backend: Backend | None = None,
     records: str | Path | None = None,
     force: bool = False,
     temperature: bool = False,
@@ -46,9 +48,10 @@ def evaluate(
     quantises it), or a transformers model and its tokenizer as a pair.  `text` is a file or folder,
     a `Document`, or several of these.  `protocol`, `window`, `stride` and `bos` say how the text is
     cut, `joined` whether documents are read as one; `dtype` and `device` ("auto": cuda, mps, cpu)
-    what it is computed in.  `records` names a Parquet file for one row a token, after which a
-    killed run resumes; `force` lets it replace a file that is no records.  `temperature` finds the
-    temperature that minimises the nll; `passages` keeps the beginning of the text for a report.
+    what it is computed in, `backend` whether llama.cpp (the default, where it is installed) or
+    transformers runs a .gguf file.  `records` names a Parquet file for one row a token, after which
+    a killed run resumes; `force` lets it replace a file that is no records.  `temperature` finds
+    the temperature that minimises the nll; `passages` keeps the beginning of the text for a report.
     Every measure has a 95 % interval that allows for the correlation of tokens.  Under torchrun the
     processes share the windows, and non-zero ranks get a `NonZeroRank`.  (As many options as the
     protocol and the arithmetic have parts.)
@@ -62,8 +65,9 @@ def evaluate(
     check_parquet("records", path)
     options = PassOptions(
         field=field, protocol=protocol, window=window, stride=stride, bos=bos, joined=joined,
-        dtype=dtype, device=device, trust_remote_code=trust_remote_code,
+        dtype=dtype, device=device, trust_remote_code=trust_remote_code, backend=backend,
     )  # fmt: skip
+    options.check_backend(model)
     progress = progress or Progress()
     cut, documents = options.to_protocol(), options.documents(text, progress)
     with process_group() as processes:

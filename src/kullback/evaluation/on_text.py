@@ -168,13 +168,16 @@ def model_fingerprint(
     model: TextModel, documents: Sequence[Document], tokenized: TokenizedText
 ) -> Fingerprint:
     """The fingerprint of what `model` predicts of `documents` under the text's protocol."""
+    backend = getattr(model, "backend", None)
     return fingerprint(
         documents,
         model.tokenizer.fingerprint,
         model.weights_fingerprint(),
         tokenized.protocol,
-        str(model.dtype).removeprefix("torch."),
+        # llama.cpp computes in a type for each tensor.
+        "stored types" if backend else str(model.dtype).removeprefix("torch."),
         model.device.type,
+        backend,
     )
 
 

@@ -11,8 +11,9 @@ import torch
 
 from kullback.errors import InvalidValueError
 from kullback.models.interface import TextModel
+from kullback.models.llama_cpp_options import BACKENDS, Backend, split_gguf
 from kullback.models.load import load_sized, model_name
-from kullback.models.quantized import SizedModel
+from kullback.models.quantized import SizedModel, split_scheme
 from kullback.runtime.progress import Progress, Steps
 from kullback.text.documents import JSON_LINES, PARQUET, STANDARD_INPUT, Document
 from kullback.text.inputs import Text, documents_of, paths_of, size_of
@@ -63,6 +64,8 @@ class PassOptions:
     dtype: str | torch.dtype | None = None
     device: str | torch.device | None = None
     trust_remote_code: bool | None = None
+    backend: Backend | None = None
+    """What runs .gguf files: "llama.cpp" or "transformers"."""
 
     @property
     def given(self) -> list[str]:
@@ -110,7 +113,23 @@ class PassOptions:
             "auto" if self.device is None else self.device,
             bool(self.trust_remote_code),
             progress,
+            self.backend,
         )
+
+    def check_backend(self, *models: Model) -> None:
+        """Raise `InvalidValueError` for an unknown backend, and for one without a .gguf file."""
+        if self.backend is None:
+            return
+        if self.backend not in BACKENDS:
+            raise InvalidValueError(
+                f"backend is {self.backend!r}: it must be one of {', '.join(BACKENDS)}"
+            )
+        names = [split_gguf(split_scheme(str(name))[0])[0] for name in named_paths(*models)]
+        if not any(name.endswith(".gguf") for name in names):
+            raise InvalidValueError(
+                f"backend (--backend) is {self.backend}, which is about .gguf files, and no model "
+                "is one: leave it out"
+            )
 
     def in_float32(self, model: Model) -> Callable[[], TextModel] | None:
         """Loads the model in float32 where the options ask for 16 bits; None elsewhere."""

@@ -202,6 +202,15 @@ class Predictor(Interface):
         """The predictions of the scored tokens of `window`, rows `rows` of the text."""
 
 
+def is_exclusive(predictor: object) -> bool:
+    """Whether it is, or reads, a model that computes on all cores itself, a window at a time."""
+    while predictor is not None:
+        if getattr(predictor, "exclusive", False):
+            return True
+        predictor = getattr(predictor, "model", None) or getattr(predictor, "predictor", None)
+    return False
+
+
 @dataclass(frozen=True, eq=False)
 class ModelPredictor:
     """A model that reads the windows now."""
@@ -297,6 +306,8 @@ def _at_once(tokenized: TokenizedText, *predictors: Predictor) -> int:
     """
     if any(predictor.device.type != "cpu" for predictor in predictors):
         return 1  # an accelerator is filled by one, and has its memory for one
+    if any(is_exclusive(predictor) for predictor in predictors):
+        return 1
     return tokenized.full_windows
 
 

@@ -17,6 +17,7 @@ from kullback.evaluation.passes import ModelPredictor, TokenizedText
 from kullback.evaluation.record_llama_cpp import as_llama_cpp, record_llama_cpp
 from kullback.evaluation.token_records_writer import check_groups
 from kullback.models.interface import TextModel
+from kullback.models.llama_cpp_options import Backend
 from kullback.predictions.base import FactoredPredictions
 from kullback.predictions.recording import Kind
 from kullback.predictions.recording_writer import RecordingWriter
@@ -55,6 +56,7 @@ def record(
     dtype: str | torch.dtype | None = None,
     device: str | torch.device | None = None,
     trust_remote_code: bool = False,
+    backend: Backend | None = None,
     force: bool = False,
     progress: Progress | None = None,
 ) -> RecordingResult | NonZeroRank:
@@ -78,8 +80,9 @@ def record(
     _check(path, distributions, format, k)
     options = PassOptions(
         field=field, protocol=protocol, window=window, stride=stride, bos=bos, joined=joined,
-        dtype=dtype, device=device, trust_remote_code=trust_remote_code,
+        dtype=dtype, device=device, trust_remote_code=trust_remote_code, backend=backend,
     )  # fmt: skip
+    options.check_backend(model)
     progress = progress or Progress()
     cut = options.to_protocol()
     if format is not None:

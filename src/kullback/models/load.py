@@ -12,11 +12,14 @@ from typing import TYPE_CHECKING
 import torch
 
 from kullback.errors import InvalidValueError
+from kullback.models._llama_cpp_library import is_installed
 from kullback.models._quiet import no_steps
 from kullback.models.devices import best_device, check_device
 from kullback.models.from_transformers import load_from_transformers
+from kullback.models.gguf import dequantised, load_llama_cpp
 from kullback.models.interface import TextModel
-from kullback.models.locate import locate
+from kullback.models.llama_cpp_options import Backend
+from kullback.models.locate import Location, locate
 from kullback.models.mini_gpt import GPTTextModel
 from kullback.models.quantized import SizedModel, apply_scheme, sized, split_scheme
 from kullback.runtime.progress import Steps
@@ -39,6 +42,7 @@ def load_sized(
     device: torch.device | str = "auto",
     trust_remote_code: bool = False,
     progress: Steps = no_steps,
+    backend: Backend | None = None,
 ) -> SizedModel:
     """The model that `model` names or is, and the size of its weights.
 
@@ -51,6 +55,7 @@ def load_sized(
     weights.
 
     `progress` is told how many of the weights are loaded, then how many layers are quantised.
+    `backend` is what runs a ``.gguf`` file whose name does not say it (`load_text_model`).
 
     Raises `InvalidValueError` where `model` is none of these, where `dtype` or `device` is unknown
     or not that of a loaded model, and as `load_text_model` and `apply_scheme` do.
@@ -58,8 +63,9 @@ def load_sized(
     dtype = _torch_dtype(dtype)
     if isinstance(model, str | Path):
         name, scheme = split_scheme(str(model))
-        device = best_device() if device == "auto" else device
-        named = load_text_model(name, dtype, device, trust_remote_code, progress)
+        if scheme is not None:  # only weights that are here are quantised further
+            backend = "transformers"
+        named = load_text_model(name, dtype, device, trust_remote_code, progress, backend)
         return apply_scheme(named, scheme, progress)
     model_name(model)
     if isinstance(model, tuple):
@@ -110,23 +116,44 @@ def load_text_model(
     device: torch.device | str = "cpu",
     trust_remote_code: bool = False,
     progress: Steps = no_steps,
+    backend: Backend | None = None,
 ) -> TextModel:
     """The model called `name`, with its tokenizer.
 
     `dtype` is the type of weights and body; None is float32 on a CPU and the type of the stored
     weights elsewhere.  The head is always computed in float32 (float64 where the body is).
 
+    A ``.gguf`` file runs in llama.cpp where that is installed, or where its name or `backend` says
+    so, else its weights are dequantised and run in transformers, with a note.
+
     Raises `InvalidValueError` (or `RunError` for a run folder) saying in one sentence what is
     missing, damaged, unknown, out of reach, or does not fit; `MissingExtraError` without
     transformers.
     """
-    check_device(device)
     location = locate(name)
+    backend = _backend(location, backend)
+    if backend == "llama.cpp":
+        return load_llama_cpp(location, dtype, device)
+    device = best_device() if device == "auto" else device
+    check_device(device)
     # The mini-GPT rotates by complex numbers, which have no 16-bit type; a run folder is a Hugging
     # Face folder, too.
     if location.path and location.is_run and dtype in (None, torch.float32, torch.float64):
         return GPTTextModel.load(location.path, dtype, device)
-    return load_from_transformers(location, dtype, device, trust_remote_code, progress)
+    loaded = load_from_transformers(location, dtype, device, trust_remote_code, progress)
+    return loaded if location.gguf is None else dequantised(loaded, location)
+
+
+def _backend(location: Location, wanted: Backend | None) -> Backend:
+    """What runs the model; raises `InvalidValueError` where a name and an option differ."""
+    if location.gguf is None:
+        return "transformers"
+    if location.backend is not None and wanted not in (None, location.backend):
+        raise InvalidValueError(
+            f"{location.name} is run by {location.backend}, and {wanted} is asked for, which "
+            "quantising further needs: leave out what follows the @ of the file"
+        )
+    return location.backend or wanted or ("llama.cpp" if is_installed() else "transformers")
 
 
 def _torch_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:

@@ -5,7 +5,8 @@ name                      what it is
 ========================  =====================================================================
 a folder, training.json   a run of ``kullback train`` (`kullback.models.mini_gpt`)
 any other folder          a Hugging Face folder: config.json, weights, tokenizer
-a file ending in .gguf    a llama.cpp model, whose weights transformers dequantises
+a file ending in .gguf    a llama.cpp model: llama.cpp runs it (`kullback.models.llama_cpp`), or
+                          transformers dequantises its weights (``FILE.gguf@transformers``)
 anything else             a name on the Hugging Face hub, or in its cache on this machine
 ========================  =====================================================================
 """
@@ -18,6 +19,7 @@ from pathlib import Path
 from kullback.errors import InvalidValueError
 from kullback.models._config_checks import check_sizes
 from kullback.models.gguf_file import GGUFFile, read_gguf
+from kullback.models.llama_cpp_options import Backend, LlamaCppOptions, split_gguf
 from kullback.runtime.decoding import decode_json, read_bounded
 from kullback.runtime.inputs import check_regular
 
@@ -37,6 +39,10 @@ class Location:
     """The folder or the .gguf file; None on the hub."""
     header: GGUFFile | None = None
     """Of a .gguf file, over all its parts."""
+    backend: Backend | None = None
+    """What runs a .gguf file, where the name says it."""
+    options: LlamaCppOptions | None = None
+    """How llama.cpp runs it, where the name says it."""
 
     @property
     def gguf(self) -> Path | None:
@@ -65,12 +71,13 @@ def locate(name: str) -> Location:
     if not name:
         raise InvalidValueError("the model's name is empty: give a folder, a .gguf file or a name")
     try:
-        path = Path(name).expanduser()
+        file, backend, options = split_gguf(name)
+        path = Path(file).expanduser()
     except RuntimeError as error:  # ~ of an unknown user
         raise InvalidValueError(f"there is no model at {name}: {error}") from None
     check_regular(path, "the model")
     if path.is_file():
-        return Location(name, path, _header(name, path))
+        return Location(name, path, _header(name, path), backend, options)
     if (path / "training.json").is_file():
         _check_files(path)  # its loader checks the rest
     elif path.is_dir():

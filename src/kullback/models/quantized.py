@@ -18,6 +18,8 @@ from kullback.errors import InvalidValueError
 from kullback.models._quiet import no_steps
 from kullback.models.huggingface import HuggingFaceModel
 from kullback.models.interface import TextModel
+from kullback.models.llama_cpp import LlamaCppModel
+from kullback.models.llama_cpp_options import split_gguf
 from kullback.models.mini_gpt import GPTTextModel
 from kullback.models.quantization import (
     Scheme,
@@ -59,13 +61,16 @@ class SizedModel:
 def split_scheme(name: str) -> tuple[str, Scheme | None]:
     """The model's own name and its scheme, from ``MODEL@SCHEME``; an existing path is a model.
 
+    What follows the @ of a .gguf file may say how it runs (`kullback.models.llama_cpp_options`),
+    which is a part of its own name.
+
     >>> split_scheme("runs/mine@int4-g32")
     ('runs/mine', Scheme(bits=4, group=32, floating=None))
     >>> split_scheme("runs/mine")
     ('runs/mine', None)
     """
     base, at, scheme = name.rpartition("@")
-    if not at or _exists(name):
+    if not at or _exists(name) or split_gguf(name)[1] is not None:
         return name, None
     if not base or not scheme:
         raise InvalidValueError(
@@ -94,10 +99,11 @@ def sized(model: TextModel) -> SizedModel:
     if isinstance(model, GPTTextModel):
         size = size_in_bytes(model.gpt)
         return SizedModel(model, size, size)
-    if not isinstance(model, HuggingFaceModel):
+    if not isinstance(model, HuggingFaceModel | LlamaCppModel):
         return SizedModel(model, None, None)
     if model.file_bytes is not None:
         return SizedModel(model, model.file_bytes, model.file_bytes)
+    assert isinstance(model, HuggingFaceModel), "llama.cpp's models are files"
     return SizedModel(model, packed_size_in_bytes(model.model), size_in_bytes(model.model))
 
 

@@ -9,6 +9,7 @@ weights         of the names, types, shapes and bytes of all weights
 protocol        its fields, after `Protocol.resolve`
 dtype, device   of the model's arithmetic
 versions        of Python's packages that compute something
+backend         the library that runs a GGUF file, its version and options
 ==============  ===================================================================
 
 File names are not a part: the same text under another name gives the same numbers.
@@ -80,15 +81,17 @@ def fingerprint(
     protocol: Protocol,
     dtype: str,
     device: str,
+    backend: str | None = None,
 ) -> Fingerprint:
     """The fingerprint of an evaluation.
 
     `tokenizer` and `weights` are fingerprints in hexadecimal, `protocol` is resolved (see
     `Protocol.resolve`), `dtype` is as torch names it without "torch.", `device` a type such as
-    "cpu" or the name of the accelerator.
+    "cpu" or the name of the accelerator, `backend` what computes where that is not torch.
     """
     return Fingerprint(
         {
+            **({} if backend is None else {"backend": backend}),
             "text": text_fingerprint(documents),
             "tokenizer": tokenizer,
             "weights": weights,

@@ -168,6 +168,33 @@ class TextTokenizer:
         wrapped._find_bos(list(tokenizer.encode("a")), wrapped._ids("a"))
         return wrapped
 
+    @classmethod
+    def from_pieces(
+        cls,
+        pieces: list[bytes],
+        ids: Callable[[str], list[int]],
+        special: dict[int, str],
+        bos: tuple[int | None, bool],
+        eos_id: int | None,
+        fingerprint: str,
+    ) -> TextTokenizer:
+        """A tokenizer that another library runs: `ids` of a text, and the bytes of each token.
+
+        `special` are the special tokens, `bos` the token that begins a text and whether texts begin
+        with it.  The pieces must spell the text: `encode` raises an error where they do not.
+        """
+        wrapped = cls.__new__(cls)
+        wrapped.special_strings = tuple(special.values())
+        wrapped.vocabulary_size = len(pieces)
+        wrapped.bos_id, wrapped.adds_bos = bos[0], bos[0] is not None and bos[1]
+        wrapped.eos_id = eos_id
+        wrapped.fingerprint = fingerprint
+        wrapped._knows_all = False
+        wrapped._tokenizer = None
+        wrapped._ids = ids
+        wrapped.__dict__["_pieces"] = pieces  # what the cached property would compute
+        return wrapped
+
     def encode(self, text: str, first_byte: int = 0) -> Encoding:
         """The ids of a text and the bytes of each; no special token is added.
 

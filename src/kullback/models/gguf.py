@@ -1,0 +1,55 @@
+"""GGUF files by their location: in llama.cpp, or dequantised in transformers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from kullback.errors import InvalidValueError
+from kullback.models._llama_cpp_library import is_installed
+from kullback.models.huggingface import HuggingFaceModel
+from kullback.models.llama_cpp import LlamaCppModel
+from kullback.models.locate import Location
+
+__all__ = ["dequantised", "load_llama_cpp"]
+
+
+def load_llama_cpp(
+    location: Location, dtype: torch.dtype | None, device: torch.device | str
+) -> LlamaCppModel:
+    """The file at `location` in llama.cpp.
+
+    Raises `InvalidValueError` for a `dtype` other than float32, the type of the logits, and for a
+    `device` that this llama.cpp does not compute on; and as `LlamaCppModel.load` does.
+    """
+    assert location.gguf is not None, "the location is that of a .gguf file"
+    assert location.header is not None, "the header of a .gguf file is read where it is located"
+    if dtype not in (None, torch.float32):
+        raise InvalidValueError(
+            f"dtype (--dtype) is {str(dtype).removeprefix('torch.')}, and {location.name} runs in "
+            "llama.cpp, which computes in the types of the file: leave it out, or name "
+            f"{location.gguf}@transformers"
+        )
+    kind = str(device).partition(":")[0]
+    if kind not in ("auto", "cpu", "cuda"):
+        raise InvalidValueError(
+            f"device (--device) is {device}: {location.name} runs in llama.cpp, on auto or cpu; "
+            f"leave it out, or name {location.gguf}@transformers"
+        )
+    shown = location.gguf.name
+    if location.options is not None:
+        shown = f"{shown}@{location.options}"
+    return LlamaCppModel.load(location.header.parts, shown, location.options, kind)
+
+
+def dequantised(model: HuggingFaceModel, location: Location) -> HuggingFaceModel:
+    """The model with a note that its numbers are not those of the file in llama.cpp."""
+    remedy = (
+        "" if is_installed() else "; pip install 'kullback[gguf]' runs the file as llama.cpp does"
+    )
+    note = (
+        f"{model.name} is dequantised and runs in transformers: its numbers are of the weights, "
+        f"not of llama.cpp's integer arithmetic{remedy}"
+    )
+    return replace(model, notes=(*model.notes, note))
