@@ -33,6 +33,29 @@ def tiny_llama(folder: Path, seed: int = 0, context: int = 64) -> Path:
     return folder
 
 
+def llama_and_gguf(folder: Path, seed: int = 0, context: int = 512) -> Path:
+    """Save a random Llama with some merges into `folder`, and tiny.gguf of the same weights."""
+    from gguf_files import gguf_of
+
+    torch.manual_seed(seed)
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    merges = [("Ġ", "b"), ("q", "u"), ("m", "e"), ("o", "r")]  # llama.cpp wants at least one
+    tokens = [*alphabet, *map("".join, merges)]
+    config = LlamaConfig(
+        vocab_size=len(tokens), hidden_size=64, intermediate_size=64, num_hidden_layers=2,
+        num_attention_heads=2, max_position_embeddings=context, initializer_range=0.2,
+        bos_token_id=None, eos_token_id=None,
+    )  # fmt: skip
+    model = LlamaForCausalLM(config)
+    model.save_pretrained(folder)
+    tokenizer = Tokenizer(models.BPE({token: i for i, token in enumerate(tokens)}, merges))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(folder)
+    gguf_of(folder / "tiny.gguf", model, tokenizer)
+    return folder
+
+
 def gguf_header(path: Path, architecture: str) -> Path:
     """Write a file with the first entry of llama.cpp's header and nothing more, and return it."""
     key, value = b"general.architecture", architecture.encode()

@@ -182,7 +182,7 @@ def test_a_damaged_gguf_file_is_one_sentence(tmp_path: Path) -> None:
 
 def test_an_unknown_architecture_of_a_gguf_file_is_named(tmp_path: Path) -> None:
     """What llama.cpp knows and transformers does not."""
-    message = message_of(gguf_header(tmp_path / "model.gguf", "zork"))
+    message = message_of(f"{gguf_header(tmp_path / 'model.gguf', 'zork')}@transformers")
     assert "zork" in message
     assert "pip install --upgrade transformers" in message
 
@@ -195,4 +195,4 @@ def test_a_missing_library_is_named(
     path = gguf_header(tmp_path / "model.gguf", "llama")
     monkeypatch.setitem(sys.modules, library, None)
     with pytest.raises(MissingExtraError, match=rf"{library}: pip install 'kullback\[hf\]'"):
-        load_text_model(str(path))
+        load_text_model(f"{path}@transformers")

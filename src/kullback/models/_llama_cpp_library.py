@@ -37,7 +37,7 @@ __all__ = ["Batch", "Library", "collected_errors", "is_installed", "load_library
 #: Versions of xllamacpp whose structs are those below (llama.cpp of October 2026).
 KNOWN = ("2026.10.11549",)
 INSTALL = f"pip install 'kullback[gguf]' (it brings xllamacpp {KNOWN[-1]})"
-ERROR = 3  # GGML_LOG_LEVEL_ERROR of ggml.h
+ERROR = 4  # GGML_LOG_LEVEL_ERROR of ggml.h
 
 
 class _ModelParameters(ctypes.Structure):

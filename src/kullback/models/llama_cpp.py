@@ -99,14 +99,14 @@ class LlamaCppModel:
         with collected_errors(library) as errors:
             pointer = c.llama_model_load_from_file(str(paths[0]).encode(), parameters)
             if not pointer:
-                raise no_model(name, errors, library.name)
+                raise no_model(str(paths[0]), errors, library.name)
         handle = _Handle(library, pointer)
         if not c.llama_model_has_decoder(pointer) or c.llama_model_has_encoder(pointer):
             raise InvalidValueError(
-                f"the model {name} is not a causal language model: choose one that was trained to "
+                f"the model {paths[0]} is not a causal language model: choose one that was trained to "
                 "predict the next token"
             )
-        tokenizer = tokenizer_of(library, pointer, name, handle)
+        tokenizer = tokenizer_of(library, pointer, str(paths[0]), handle)
         session = Session(library, handle, name, options, tokenizer.vocabulary_size)
         given = f", {options}" if str(options) else ""
         note = f"{name} runs in {library.name}{given}: its weights are used as they are stored"

@@ -1,0 +1,155 @@
+"""GGUF files in llama.cpp, against the same weights in transformers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from kullback.errors import InvalidValueError
+from kullback.models.llama_cpp import LlamaCppModel, LlamaCppPredictions
+from kullback.models.load import load_sized, load_text_model
+from tiny_models import TEXT, llama_and_gguf
+
+# float32 in another order: what llama.cpp's own attention and products differ by.
+TOLERANCE = 2e-4
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Llama, and tiny.gguf with the same weights in float32 beside it."""
+    return llama_and_gguf(tmp_path_factory.mktemp("llama"))
+
+
+def in_llama_cpp(folder: Path, options: str = "") -> LlamaCppModel:
+    """The file; with one thread, so that tests may run side by side."""
+    model = load_text_model(f"{folder}/tiny.gguf@threads=1{options}")
+    assert isinstance(model, LlamaCppModel)
+    return model
+
+
+def ids_of(model: LlamaCppModel, count: int) -> torch.Tensor:
+    """The first tokens of a text, as a batch of one."""
+    return torch.from_numpy(model.tokenizer.encode(TEXT).ids[:count])[None]
+
+
+def logits_of(model: LlamaCppModel, ids_1T: torch.Tensor) -> torch.Tensor:
+    """All logits."""
+    return model.predict(ids_1T).logits(slice(None))
+
+
+def test_logits_are_those_of_transformers(folder: Path) -> None:
+    """The same weights in float32 give the same logits, with a cache in float32, too."""
+    reference = load_text_model(str(folder))
+    model = in_llama_cpp(folder, ",ctk=f32,ctv=f32,fa=off")
+    ids_1T = ids_of(model, 200)
+    expected_TV = reference.predict(ids_1T).logits(slice(None))
+    assert (logits_of(model, ids_1T) - expected_TV).abs().max() < TOLERANCE
+
+
+def test_the_tokenizer_is_that_of_the_folder(folder: Path) -> None:
+    """Ids and bytes of each token are those of tokenizer.json; the file names no BOS."""
+    reference, model = load_text_model(str(folder)), in_llama_cpp(folder)
+    ours, theirs = (each.tokenizer.encode(TEXT) for each in (model, reference))
+    assert np.array_equal(ours.ids, theirs.ids)
+    assert np.array_equal(ours.byte_spans, theirs.byte_spans)
+    assert (model.tokenizer.bos_id, model.tokenizer.adds_bos) == (None, False)
+    assert model.vocabulary_size == reference.vocabulary_size
+
+
+def test_rows_in_any_order_and_number_are_the_same(folder: Path) -> None:
+    """Parts of a window, earlier rows and another window in between change no number."""
+    model = in_llama_cpp(folder, ",batch=16")
+    ids_1T = ids_of(model, 100)
+    whole_TV = logits_of(model, ids_1T)
+    predictions = model.predict(ids_1T)
+    for rows in (slice(90, 100), slice(0, 7), slice(7, 60), slice(40, 45)):
+        assert torch.allclose(predictions.logits(rows), whole_TV[rows], atol=TOLERANCE)
+    logits_of(model, ids_1T.flip(1))
+    chosen = predictions.select(torch.tensor([97, 3, 3, 50]))
+    assert isinstance(chosen, LlamaCppPredictions)
+    assert torch.allclose(chosen.logits(slice(None)), whole_TV[[97, 3, 3, 50]], atol=TOLERANCE)
+    assert torch.equal(
+        chosen.logits(slice(1, 2), slice(10, 20)), chosen.logits(slice(1, 2))[:, 10:20]
+    )
+
+
+def test_a_batch_is_its_sequences(folder: Path) -> None:
+    """Two inputs give the rows of the first, then those of the second."""
+    model = in_llama_cpp(folder)
+    first_1T = ids_of(model, 30)
+    second_1T = first_1T.flip(1)
+    both_MV = logits_of(model, torch.cat([first_1T, second_1T]))
+    assert torch.allclose(both_MV[:30], logits_of(model, first_1T), atol=TOLERANCE)
+    assert torch.allclose(both_MV[30:], logits_of(model, second_1T), atol=TOLERANCE)
+
+
+def test_at_most_a_bounded_number_of_rows_is_held(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Logits of a long window are never in memory all at once."""
+    monkeypatch.setattr("kullback.models.llama_cpp.LOGITS_BYTES", 64 * 4 * 260)
+    model = in_llama_cpp(folder)
+    predictions = model.predict(ids_of(model, 300))
+    predictions.logits(slice(0, 300))
+    assert model.session.rows == 64
+    assert len(model.session._logits_PV) <= 64
+
+
+def test_options_are_part_of_name_and_backend(folder: Path) -> None:
+    """A quantised cache is another model, and changes the numbers a little."""
+    plain, quantised = in_llama_cpp(folder), in_llama_cpp(folder, ",ctk=q8_0,ctv=q8_0,fa=on")
+    assert quantised.name == "tiny.gguf@ctk=q8_0,ctv=q8_0,fa=on,threads=1"
+    assert "ctk=q8_0" in quantised.backend
+    assert "llama.cpp" in plain.backend
+    ids_1T = ids_of(plain, 100)
+    distance = (logits_of(plain, ids_1T) - logits_of(quantised, ids_1T)).abs().max()
+    assert 0 < distance < 1
+
+
+def test_sizes_are_those_of_the_file(folder: Path) -> None:
+    """Size and fingerprint are of the file's bytes."""
+    sized = load_sized(folder / "tiny.gguf")
+    assert sized.size_bytes == sized.saved_bytes == (folder / "tiny.gguf").stat().st_size
+    assert len(sized.model.weights_fingerprint()) == 64
+    assert sized.model.context == 512
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ("ctk=q9_0", ["q9_0", "q8_0"]),
+        ("kv=q8_0", ["'kv'", "ctk", "ngl"]),
+        ("batch=none", ["batch", "none"]),
+        ("fa=on,fa=off", ["fa", "twice"]),
+        ("ngl=99", ["ngl is 99", "accelerator"]),
+    ],
+)
+def test_a_wrong_option_is_named(folder: Path, options: str, words: list[str]) -> None:
+    """One sentence with the option and what it may be."""
+    with pytest.raises(InvalidValueError) as error:
+        load_sized(f"{folder}/tiny.gguf@{options}")
+    assert all(word in str(error.value) for word in words)
+
+
+def test_what_llama_cpp_cannot_do_is_refused(folder: Path) -> None:
+    """A type of the arithmetic, a longer window than the context, a scheme with options."""
+    path = folder / "tiny.gguf"
+    with pytest.raises(InvalidValueError, match=r"dtype.*bfloat16.*@transformers"):
+        load_sized(path, "bfloat16")
+    with pytest.raises(InvalidValueError, match="at most 64"):
+        in_llama_cpp(folder, ",ctx=64").predict(torch.zeros(1, 65, dtype=torch.int64))
+    with pytest.raises(InvalidValueError, match="@"):
+        load_sized(f"{path}@threads=1@int8")
+
+
+def test_transformers_reads_the_dequantised_weights_on_request(folder: Path) -> None:
+    """``@transformers`` and a scheme load the weights, with a note; its numbers are the folder's."""
+    model = load_text_model(f"{folder}/tiny.gguf@transformers")
+    assert any("dequantised" in note for note in model.notes)
+    ids_1T = torch.arange(20)[None]
+    expected_TV = load_text_model(str(folder)).predict(ids_1T).logits(slice(None))
+    assert torch.allclose(model.predict(ids_1T).logits(slice(None)), expected_TV, atol=1e-5)
+    assert load_sized(f"{folder}/tiny.gguf@int8").model.name == "tiny.gguf@int8"
