@@ -146,7 +146,7 @@ def test_what_llama_cpp_cannot_do_is_refused(folder: Path) -> None:
 
 
 def test_transformers_reads_the_dequantised_weights_on_request(folder: Path) -> None:
-    """``@transformers`` and a scheme load the weights, with a note; its numbers are the folder's."""
+    """``@transformers`` and a scheme load the weights, with a note and the folder's numbers."""
     model = load_text_model(f"{folder}/tiny.gguf@transformers")
     assert any("dequantised" in note for note in model.notes)
     ids_1T = torch.arange(20)[None]

@@ -103,8 +103,8 @@ class LlamaCppModel:
         handle = _Handle(library, pointer)
         if not c.llama_model_has_decoder(pointer) or c.llama_model_has_encoder(pointer):
             raise InvalidValueError(
-                f"the model {paths[0]} is not a causal language model: choose one that was trained to "
-                "predict the next token"
+                f"the model {paths[0]} is not a causal language model: choose one that was trained "
+                "to predict the next token"
             )
         tokenizer = tokenizer_of(library, pointer, str(paths[0]), handle)
         session = Session(library, handle, name, options, tokenizer.vocabulary_size)
