@@ -11,6 +11,7 @@ from kullback.comparison.ranking import (
     CandidateRows,
     choose,
     dominating,
+    group_candidates,
     rank_candidates,
     relative_change,
 )
@@ -62,6 +63,77 @@ def test_the_smallest_within_the_tolerance_is_chosen():
     assert [row.within_tolerance for row in ranked] == [True, True, False]
     assert ranked[1].share_of_original == 0.5
     assert choose(rank_candidates([rows("x", None, 0.0)], places(), 10, {}, 0.01)) is None
+
+
+def kl_rows(mean: float, seed: int, spread: float = 0.01) -> np.ndarray:
+    """A KL of that mean at each of 400 tokens."""
+    return mean + spread * np.random.default_rng(seed).normal(size=400)
+
+
+def test_candidates_are_tied_by_their_paired_difference():
+    """Equal noise cancels: marginal intervals overlap, and the text still tells them apart."""
+    noise = np.random.default_rng(0).normal(size=400)
+    alike = [0.5 + noise, 0.501 + noise + 1e-4 * np.random.default_rng(1).normal(size=400)]
+    ties = group_candidates(alike, places())
+    assert ties.group == (1, 2)
+    assert ties.with_best == (True, False)
+    assert ties.farther[0] is None
+    assert ties.farther[1].value == pytest.approx(0.001, rel=0.01)
+    unlike = [0.5 + noise, 0.501 + np.random.default_rng(1).normal(size=400)]
+    ties = group_candidates(unlike, places())
+    assert ties.group == (1, 1)
+    assert ties.with_best == (True, True)
+
+
+def test_small_steps_that_add_up_are_told_from_the_best():
+    """Each is tied with the one before it, the later ones not with the first."""
+    noise = np.random.default_rng(0).normal(0.0, 0.01, (7, 400))
+    noise -= noise.mean(axis=1, keepdims=True)
+    steps = [0.1 + 0.0008 * i + noise_M for i, noise_M in enumerate(noise)]
+    ties = group_candidates(steps, places())
+    for difference in ties.farther[1:]:
+        low, high = difference.interval
+        assert low < 0 < high
+    assert ties.group[:2] == (1, 1)
+    assert ties.group[-1] == 2
+    assert ties.with_best == tuple(group == 1 for group in ties.group)
+
+
+def test_the_intervals_of_neighbours_hold_at_once():
+    """With many candidates they are wider than that of one pair alone."""
+    kls = [kl_rows(0.1 + 0.01 * i, i) for i in range(8)]
+    alone = group_candidates(kls[:2], places()).farther[1]
+    among = group_candidates(kls, places()).farther[1]
+    assert among.value == alone.value
+    low, high = alone.interval
+    assert among.interval[0] < low < high < among.interval[1]
+
+
+def test_infinite_and_equal_kls_have_groups():
+    """Equal ones are tied, an infinite one is only with an equal one."""
+    kl, infinite = kl_rows(0.1, 0), np.full(400, np.inf)
+    ties = group_candidates([kl, kl, infinite, infinite], places())
+    assert ties.group == (1, 1, 2, 2)
+    assert ties.farther[2] is None
+
+
+def test_a_budget_chooses_the_smallest_of_the_nearest_that_fit():
+    """The nearest that fits, or a smaller one that the text cannot tell from it."""
+    sizes = {"large": 9, "middle": 6, "small": 4, "tiny": 1}
+    kls = {"large": 0.01, "middle": 0.1, "small": 0.1, "tiny": 0.9}
+    candidates = [
+        CandidateRows(name, sizes[name], kl_rows(kl, i), kl_rows(kl, i), np.ones(400))
+        for i, (name, kl) in enumerate(kls.items())
+    ]
+    for budget, chosen in ((20, "large"), (7, "small"), (5, "small"), (3, "tiny"), (0, None)):
+        ranked = rank_candidates(candidates, places(), 10, {}, 0.01, budget)
+        assert choose(ranked, budget) == chosen, budget
+        assert {row.name for row in ranked if row.fits_budget} == {
+            name for name, size in sizes.items() if size <= budget
+        }
+    assert [row.group for row in ranked] == [1, 2, 2, 3]
+    unknown = rank_candidates([rows("x", None, 0.0)], places(), 10, {}, 0.01, 5)
+    assert (choose(unknown, 5), unknown[0].fits_budget) == (None, None)
 
 
 def test_what_is_larger_than_the_reference_is_not_chosen():

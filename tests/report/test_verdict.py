@@ -136,7 +136,50 @@ def test_no_candidate_may_be_within_the_tolerance():
     """Then none is chosen."""
     bad = compared(0.5, 0.01)
     verdict = comparison_verdict(replace(pair(bad, bad), choice=None))
-    assert verdict.conclusion.replace("\u00a0", " ") == "No candidate is within 0.01 nats/token."
+    said = verdict.conclusion.replace("\u00a0", " ")
+    assert said == "No candidate is within 0.01 nats/token; the nearest is int8."
+    tied = pair(bad, compared(0.5, 0.01, size=110_000_000))
+    ranked = tuple(replace(row, group=1, tied_with_best=True) for row in tied.ranked)
+    shown = text_of(replace(tied, choice=None, ranked=ranked))
+    assert "cannot be told apart on this text (int8, int4)" in shown
+    assert "of these int4 is the smallest" in shown
+
+
+def within_budget(
+    budget: int, tied: bool, sizes: tuple[int | None, int | None] = (220_000_000, 110_000_000)
+) -> str:
+    """The conclusion of two candidates, int8 the nearer."""
+    result = pair(compared(0.02, 0.001, size=sizes[0]), compared(0.05, 0.001, size=sizes[1]))
+    fits = [None if size is None else size <= budget for size in sizes]
+    best = fits.index(True) if True in fits else 0
+    with_best = [i == best or (tied and best == 0 and i == 1) for i in range(2)]
+    ranked = tuple(
+        replace(row, fits_budget=fits[i], tied_with_best=with_best[i], group=1 if tied else i + 1)
+        for i, row in enumerate(result.ranked)
+    )
+    accepted = [row for row in ranked if row.fits_budget and row.tied_with_best]
+    choice = min(accepted, key=lambda row: row.size_bytes or 0).name if accepted else None
+    shown = replace(result, ranked=ranked, budget=budget, choice=choice)
+    return comparison_verdict(shown).conclusion.replace("\u00a0", " ")
+
+
+def test_sentences_of_a_budget():
+    """The nearest that fits, the smallest of those tied with it, the only one, or none."""
+    assert within_budget(300_000_000, tied=False) == (
+        "Best candidate within 300 MB: int8, the nearest to the reference that fits."
+    )
+    assert within_budget(300_000_000, tied=True) == (
+        "Best candidate within 300 MB: int4, the smallest of 2 that this text cannot tell apart "
+        "(int8, int4)."
+    )
+    assert within_budget(150_000_000, tied=False) == (
+        "Best candidate within 150 MB: int4, the only one that fits."
+    )
+    assert within_budget(1_000_000, tied=False) == (
+        "No candidate fits into 1.00 MB: the smallest, int4, takes 110 MB."
+    )
+    assert "Of unknown size: int8" in within_budget(10**9, False, (None, 110_000_000))
+    assert "sizes are unknown" in within_budget(10**9, False, (None, None))
 
 
 def test_a_choice_that_saves_nothing_is_said_to_save_nothing():

@@ -27,6 +27,7 @@ def add(commands: Commands) -> None:
         "kullback compare FOLDER FOLDER@int8 --text book.txt --noise-floor",
         "kullback compare FOLDER OTHER --text texts/ --report compared.html",
         "kullback compare FOLDER --schemes int8,int4-g32,int2-g32 --text book.txt --json",
+        "kullback compare FOLDER Q8_0.gguf Q5_K_M.gguf Q4_K_M.gguf --text book.txt --budget 110MB",
         "kullback compare reference.rec FOLDER FOLDER@int8 --text book.txt",
         "kullback compare reference.parquet FOLDER@int8 --text book.txt      # ΔCE, no KL",
         "kullback compare base.kld other.kld      # llama.cpp --kl-divergence-base files",
@@ -52,6 +53,10 @@ def add(commands: Commands) -> None:
     compare.add_argument(
         "--tolerance", type=number(TOLERANCES), metavar="NATS", default=argparse.SUPPRESS,
         help="ΔCE per token within which the smallest candidate is chosen (default: 0.01)",
+    )  # fmt: skip
+    compare.add_argument(
+        "--budget", metavar="BYTES", default=argparse.SUPPRESS,
+        help="choose the nearest candidate that takes at most 90MB, 1.5GiB, ... instead",
     )  # fmt: skip
     compare.add_argument(
         "--noise-floor", action="store_true",
@@ -100,6 +105,6 @@ def _compared(options: argparse.Namespace) -> Comparison:
             passages=options.report is not None,
             progress=progress,
             command=options.command_line,
-            **given(options, "tolerance"),
+            **given(options, "tolerance", "budget"),
             **text_options(options),
         )

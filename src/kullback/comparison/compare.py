@@ -27,6 +27,7 @@ from msgspec.structs import replace
 from kullback.comparison.by_bytes import compare_by_bytes
 from kullback.comparison.kinds import (
     Kind,
+    check_distinct,
     is_recorded,
     kinds_of,
     labels_of,
@@ -47,6 +48,7 @@ from kullback.models.load import load_sized
 from kullback.models.quantization import Scheme
 from kullback.models.quantized import SizedModel, check_scheme_fits, split_scheme
 from kullback.results.comparison import Comparison
+from kullback.runtime.byte_sizes import parse_byte_size
 from kullback.runtime.progress import Progress
 from kullback.runtime.ranges import TOLERANCES
 from kullback.text.documents import Document
@@ -72,6 +74,7 @@ class _Request:
     sensitivity: bool
     by_bytes: bool
     tolerance: float | None
+    budget: int | None
     passages: bool
     options: PassOptions
     progress: Progress
@@ -91,6 +94,7 @@ def compare(
     sensitivity: bool = False,
     by_bytes: bool = False,
     tolerance: float | None = None,
+    budget: int | str | None = None,
     protocol: Preset | None = None,
     window: int | None = None,
     stride: int | None = None,
@@ -112,9 +116,9 @@ def compare(
     quantisations of the reference, as further candidates.  `noise_floor` measures the reference
     against itself, `sensitivity` quantises one group of layers at a time, `by_bytes` compares
     models whose tokenizers differ.  `tolerance` is the ΔCE in nats/token within which the smallest
-    candidate is chosen (0.01).  The protocol of a recorded file is adopted where none is given.
-    The other options are those of `kullback.evaluate`.  (As many as protocol, arithmetic and
-    comparison have parts.)
+    candidate is chosen (0.01), `budget` the bytes ("90MB") within which the nearest is.  The
+    protocol of a recorded file is adopted where none is given.  The other options are those of
+    `kullback.evaluate`.  (As many as protocol, arithmetic and comparison have parts.)
 
     Raises `InvalidValueError` where the operands cannot be compared, an option cannot apply, or
     text, tokenizer or protocol differ, before any model is loaded where that can be known.
@@ -128,6 +132,7 @@ def compare(
         sensitivity=sensitivity,
         by_bytes=by_bytes,
         tolerance=tolerance,
+        budget=None if budget is None else parse_byte_size("budget (--budget)", budget),
         passages=passages,
         options=PassOptions(
             field=field, protocol=protocol, window=window, stride=stride, bos=bos, joined=joined,
@@ -146,6 +151,10 @@ def _check_values(request: _Request) -> None:
     tolerance = request.tolerance
     if tolerance is not None:
         TOLERANCES.check("tolerance (--tolerance)", tolerance, " nats/token")
+        if request.budget is not None:
+            raise InvalidValueError(
+                "tolerance (--tolerance) and budget (--budget) choose by different rules: give one"
+            )
     for scheme in request.schemes:
         Scheme.parse(scheme)
     for name in named_paths(*request.operands):
@@ -172,11 +181,12 @@ def _dispatch(request: _Request, kinds: list[Kind]) -> Comparison:
         return _models(request, kinds)
     if not request.candidates:
         raise InvalidValueError(NO_CANDIDATE)
-    if len(request.candidates) != 1 or models_wanted or request.tolerance is not None:
+    choosing = request.tolerance is not None or request.budget is not None
+    if len(request.candidates) != 1 or models_wanted or choosing:
         raise InvalidValueError(
             "token records, top-k recordings, logits files, two recordings and --by-bytes compare "
-            "one candidate, without --schemes, --sensitivity, --noise-floor and --tolerance: these "
-            "need the models themselves"
+            "one candidate, without --schemes, --sensitivity, --noise-floor, --tolerance and "
+            "--budget: these need the models themselves"
         )
     if request.by_bytes:
         return _by_bytes(request, kinds)
@@ -298,6 +308,7 @@ def _models(request: _Request, kinds: list[Kind]) -> Comparison:
         noise_dtype=_in_bfloat16(request, reference.model) if request.noise_floor else None,
         sensitivity=scheme,
         tolerance=TOLERANCE if request.tolerance is None else request.tolerance,
+        budget=request.budget,
         passages=request.passages,
     )
     opened = [
@@ -332,7 +343,7 @@ def _with_schemes(request: _Request) -> tuple[list[Model], Scheme | None]:
     candidates = [*request.candidates, *(f"{base}@{name}" for name in request.schemes)]
     if not candidates:
         raise InvalidValueError(NO_CANDIDATE)
-    _check_distinct(candidates)
+    check_distinct(candidates)
     if not request.sensitivity:
         return candidates, None
     first = candidates[0]
@@ -343,20 +354,6 @@ def _with_schemes(request: _Request) -> tuple[list[Model], Scheme | None]:
             "schemes (--schemes NAME), and a reference that is not quantised"
         )
     return candidates, scheme
-
-
-def _check_distinct(candidates: Sequence[Model]) -> None:
-    """Raise `InvalidValueError` where two candidates have the same name."""
-    names: set[str] = set()
-    for candidate in candidates:
-        is_named = isinstance(candidate, str | Path)
-        name = str(Path(str(candidate))) if is_named else model_name(candidate)
-        if name in names:
-            raise InvalidValueError(
-                f"the candidate {name} is named twice: name each candidate once"
-                + ("" if is_named else ", and give loaded models different names (name_or_path)")
-            )
-        names.add(name)
 
 
 def _check_schemes_fit(

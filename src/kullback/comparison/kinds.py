@@ -15,7 +15,15 @@ from kullback.predictions.recording import read_header
 from kullback.runtime.inputs import check_regular
 from kullback.text.protocol import Protocol
 
-__all__ = ["Kind", "is_recorded", "kinds_of", "labels_of", "protocol_of_files", "recorded_parts"]
+__all__ = [
+    "Kind",
+    "check_distinct",
+    "is_recorded",
+    "kinds_of",
+    "labels_of",
+    "protocol_of_files",
+    "recorded_parts",
+]
 
 Kind: TypeAlias = Literal["model", "exact", "top-k", "records", "logits"]
 
@@ -55,6 +63,20 @@ def _check_logits(operands: Sequence[Model], kinds: Sequence[Kind]) -> None:
             f"{file} is a logits file of llama.cpp, which clips what a candidate's KL needs: name "
             "it first, as the reference"
         )
+
+
+def check_distinct(candidates: Sequence[Model]) -> None:
+    """Raise `InvalidValueError` where two candidates have the same name."""
+    names: set[str] = set()
+    for candidate in candidates:
+        is_named = isinstance(candidate, str | Path)
+        name = str(Path(str(candidate))) if is_named else model_name(candidate)
+        if name in names:
+            raise InvalidValueError(
+                f"the candidate {name} is named twice: name each candidate once"
+                + ("" if is_named else ", and give loaded models different names (name_or_path)")
+            )
+        names.add(name)
 
 
 def _is_logits(operand: Model) -> bool:

@@ -60,6 +60,8 @@ class Task:
     """Rank the reference's layers by what this scheme costs in each."""
     tolerance: float = 0.01
     """Nats/token of ΔCE that are accepted."""
+    budget: int | None = None
+    """Bytes that the candidate may take."""
     passages: bool = False
     """Keep the beginning of the text, token by token, for a report."""
     command: str = ""
@@ -108,7 +110,7 @@ def compare_models(
     layers = _sensitivity(source, reference, tokenized, task, progress)
     ranked = rank_candidates(
         [candidate.rows for candidate in compared], tokenized.places, reference.size_bytes, floor,
-        task.tolerance,
+        task.tolerance, task.budget,
     )  # fmt: skip
     passes.forget()
     name = task.reference_name or reference.name
@@ -130,7 +132,8 @@ def compare_models(
         notes=_notes(reference, compared, tokenized),
         ranked=ranked,
         tolerance=task.tolerance,
-        choice=choose(ranked),
+        budget=task.budget,
+        choice=choose(ranked, task.budget),
         noise_floor=floor,
         sensitivity=tuple(
             results.LayerSensitivity(layer=cost.group, kl=cost.kl, bytes_saved=cost.bytes_saved)

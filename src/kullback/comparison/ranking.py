@@ -20,7 +20,15 @@ from kullback.results.measurement import Measurement
 from kullback.scoring.divergence import DivergenceStatistics, nll_differences
 from kullback.uncertainty.intervals import simultaneous_means
 
-__all__ = ["CandidateRows", "choose", "dominating", "rank_candidates", "relative_change"]
+__all__ = [
+    "CandidateRows",
+    "Ties",
+    "choose",
+    "dominating",
+    "group_candidates",
+    "rank_candidates",
+    "relative_change",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,42 +62,106 @@ def rank_candidates(
     original_bytes: int | None,
     floor: Mapping[str, Measurement],
     tolerance: float,
+    budget: int | None = None,
 ) -> tuple[RankedCandidate, ...]:
     """All candidates, the nearest first, with intervals that hold for all of them at once.
 
     Means are weighted as the protocol counts tokens.  `original_bytes` is the reference's size,
-    `floor` the noise floor, `tolerance` the ΔCE in nats/token that is accepted.
+    `floor` the noise floor, `tolerance` the ΔCE in nats/token that is accepted, `budget` the bytes.
     """
 
     def family(rows: list[Float[np.ndarray, "M"]], unit: str) -> list[Measurement]:
-        weight_M = places.weight_M
-        return simultaneous_means(np.stack(rows) * weight_M, places.document_M, unit, weight_M)
+        return _family(rows, places, unit)
 
     kls = family([rows.kl_M for rows in candidates], "nats/token")
     changes = family([rows.difference_M for rows in candidates], "nats/token")
     agreements = family([rows.agreement_M for rows in candidates], "")
     dominated = dominating([rows.size_bytes for rows in candidates], [kl.value for kl in kls])
-    ranked = [
+    order = np.argsort([kl.value for kl in kls], kind="stable").tolist()
+    fits = [_fits(candidates[i].size_bytes, budget) for i in order]
+    best = fits.index(True) if True in fits else 0
+    ties = group_candidates([candidates[i].kl_M for i in order], places, best)
+    return tuple(
         RankedCandidate(
-            name=rows.name,
-            size_bytes=rows.size_bytes,
-            share_of_original=(
-                rows.size_bytes / original_bytes if rows.size_bytes and original_bytes else None
-            ),
+            name=candidates[i].name,
+            size_bytes=candidates[i].size_bytes,
+            share_of_original=_share(candidates[i].size_bytes, original_bytes),
             kl=kls[i],
             delta_cross_entropy=changes[i],
             delta_perplexity=relative_change(changes[i]),
             top1_agreement=agreements[i],
-            on_pareto_front=rows.size_bytes is not None and dominated[i] is None,
+            on_pareto_front=candidates[i].size_bytes is not None and dominated[i] is None,
             dominated_by=None if dominated[i] is None else candidates[dominated[i] or 0].name,
             above_noise=above_noise(kls[i], floor),
             noise_ratio=noise_ratio(kls[i], floor),
             within_tolerance=changes[i].value <= tolerance,
+            fits_budget=fits[rank],
+            farther=ties.farther[rank],
+            group=ties.group[rank],
+            tied_with_best=ties.with_best[rank],
         )
-        for i, rows in enumerate(candidates)
-    ]
-    order = np.argsort([kl.value for kl in kls], kind="stable")
-    return tuple(ranked[i] for i in order)
+        for rank, i in enumerate(order)
+    )
+
+
+def _family(
+    rows: list[Float[np.ndarray, "M"]], places: Places, unit: str = "nats/token"
+) -> list[Measurement]:
+    weight_M = places.weight_M
+    return simultaneous_means(np.stack(rows) * weight_M, places.document_M, unit, weight_M)
+
+
+def _fits(size: int | None, budget: int | None) -> bool | None:
+    return None if size is None or budget is None else size <= budget
+
+
+def _share(size: int | None, original: int | None) -> float | None:
+    return size / original if size and original else None
+
+
+# --- ties ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Ties:
+    """What the text can tell apart, of candidates in the order of their KL."""
+
+    group: tuple[int, ...]
+    """From 1 on."""
+    farther: tuple[Measurement | None, ...]
+    """The KL less that of the candidate before."""
+    with_best: tuple[bool, ...]
+
+
+def group_candidates(kls: Sequence[Float[np.ndarray, "M"]], places: Places, best: int = 0) -> Ties:
+    """Which of the candidates, the nearest first, cannot be told apart.
+
+    A candidate begins a group where its KL less that of the one before it, token by token, has an
+    interval above 0.  In the group of the `best` it must not be told from the best, either, since
+    many small steps may add up.  The intervals of all these differences hold at once.
+    """
+    finite = [bool(np.isfinite(kl_M).all()) for kl_M in kls]
+    pairs = [(i - 1, i) for i in range(1, len(kls))]
+    pairs += [(best, i) for i in range(best + 2, len(kls))]
+    known = [(a, b) for a, b in pairs if finite[a] and finite[b]]
+    measured = _family([kls[b] - kls[a] for a, b in known], places) if known else []
+    difference = dict(zip(known, measured, strict=True))
+
+    def apart(a: int, b: int) -> bool:
+        if (a, b) not in difference:
+            return not np.array_equal(kls[a], kls[b])
+        low, high = difference[a, b].interval
+        return not low <= 0 <= high
+
+    group, with_best = [1], [best == 0]
+    for i in range(1, len(kls)):
+        tied = group[-1] if not apart(i - 1, i) else group[-1] + 1
+        if i > best and tied == group[best] and apart(best, i):
+            tied += 1
+        group.append(tied)
+        with_best.append(i == best or (i > best and tied == group[best]))
+    farther = (None, *(difference.get((i - 1, i)) for i in range(1, len(kls))))
+    return Ties(tuple(group), farther, tuple(with_best))
 
 
 def relative_change(delta_cross_entropy: Measurement) -> Measurement:
@@ -145,18 +217,23 @@ def dominating(sizes: Sequence[int | None], kls: Sequence[float]) -> list[int | 
     return better
 
 
-def choose(ranked: Sequence[RankedCandidate]) -> str | None:
+def choose(ranked: Sequence[RankedCandidate], budget: int | None = None) -> str | None:
     """The smallest candidate whose ΔCE is within the tolerance, the nearest of equals.
 
-    None where there is none, where no size is known, and where all are larger than the reference.
+    With a budget: the smallest of those that fit and cannot be told from the nearest that fits.
+    None where there is none, where no size is known, and where all that are within the tolerance
+    are larger than the reference.
     """
-    accepted = [
-        row
-        for row in ranked
-        if row.within_tolerance
-        and row.size_bytes is not None
-        and (row.share_of_original is None or row.share_of_original <= 1)
-    ]
-    if not accepted:
+    if budget is None:
+        accepted = [
+            row
+            for row in ranked
+            if row.within_tolerance
+            and (row.share_of_original is None or row.share_of_original <= 1)
+        ]
+    else:
+        accepted = [row for row in ranked if row.fits_budget and row.tied_with_best]
+    known = [row for row in accepted if row.size_bytes is not None]
+    if not known:
         return None
-    return min(accepted, key=lambda row: (row.size_bytes or 0, row.kl.value)).name
+    return min(known, key=lambda row: (row.size_bytes or 0, row.kl.value)).name

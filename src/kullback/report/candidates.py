@@ -6,6 +6,7 @@ Terminal, HTML report and notebook show the same rows.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 from kullback.report.labels import NOT_ABOVE, measure
 from kullback.report.names import candidate_names
@@ -18,6 +19,9 @@ __all__ = ["CandidateRow", "CandidateTable", "candidate_table"]
 
 
 SIZES = "sizes: of the weights, their integers packed to their bits"
+FILE_SIZES = "sizes: of the .gguf files"
+BOTH_SIZES = f"{SIZES}; of a .gguf file, the file"
+TIED = "tied: the joint 95 % interval of their paired difference in KL contains 0"
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,8 @@ class CandidateTable:
     """Of the noise that KL is related to; empty where that was not measured."""
     sizes: str
     """What the sizes are; empty where none is known."""
+    tied: str
+    """What "tied" means; empty where none are."""
 
     @property
     def rows(self) -> tuple[CandidateRow, ...]:
@@ -79,8 +85,20 @@ def candidate_table(result: Comparison) -> CandidateTable:
         candidates=tuple(_row(candidate, result) for candidate in ranked),
         interval=interval if any(candidate.kl.has_interval for candidate in ranked) else "",
         other_type=noise_type(result) if has_ratio else "",
-        sizes=SIZES if any(size is not None for size in sizes) else "",
+        sizes=_sizes(result) if any(size is not None for size in sizes) else "",
+        tied=TIED if any(a.group == b.group > 0 for a, b in pairwise(ranked)) else "",
     )
+
+
+def _sizes(result: Comparison) -> str:
+    """What the sizes that are known are of."""
+    operands = [result.reference, *(candidate.operand for candidate in result.candidates)]
+    files = {
+        operand.name.partition("@")[0].endswith(".gguf")
+        for operand in operands
+        if operand.size_bytes is not None
+    }
+    return BOTH_SIZES if len(files) > 1 else FILE_SIZES if True in files else SIZES
 
 
 def _row(candidate: RankedCandidate, result: Comparison) -> CandidateRow:
@@ -102,8 +120,21 @@ def _row(candidate: RankedCandidate, result: Comparison) -> CandidateRow:
 
 
 def _remark(candidate: RankedCandidate, result: Comparison) -> str:
+    names, remarks = candidate_names(result), []
     if candidate.dominated_by is not None:
-        return f"dominated by {candidate_names(result)[candidate.dominated_by]}"
+        remarks.append(f"dominated by {names[candidate.dominated_by]}")
     if candidate.name == result.choice and len(result.ranked) > 1:
-        return f"smallest within {result.tolerance:g} nats/token"
-    return ""
+        if result.budget is None:
+            remarks.append(f"smallest within {result.tolerance:g} nats/token")
+        else:
+            remarks.append(f"best within {byte_size(result.budget)}")
+    elif candidate.fits_budget is False:
+        remarks.append(f"more than {byte_size(result.budget or 0)}")
+    tied = [
+        names[other.name]
+        for other in result.ranked
+        if other.group == candidate.group > 0 and other.name != candidate.name
+    ]
+    if tied:
+        remarks.append(f"tied with {', '.join(tied)}")
+    return "; ".join(remarks)

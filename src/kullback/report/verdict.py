@@ -7,7 +7,7 @@ is claimed of a ΔCE whose interval contains 0.  Nats/token unless the unit is g
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from kullback.report.labels import ROUNDING, measure
@@ -208,10 +208,17 @@ def floor_text(floor: Measurement) -> str:
 
 
 def _conclusion(result: Comparison, names: Mapping[str, str]) -> str:
-    """Which candidate is the smallest within the tolerance, and how sure that is."""
-    ranked = result.ranked
-    if not ranked or all(candidate.identical for candidate in result.candidates):
+    """Which candidate to choose, and how sure that is."""
+    if not result.ranked or all(candidate.identical for candidate in result.candidates):
         return ""
+    if result.budget is not None:
+        return _within_budget(result, names, result.budget)
+    return _within_tolerance(result, names)
+
+
+def _within_tolerance(result: Comparison, names: Mapping[str, str]) -> str:
+    """The smallest candidate within the tolerance."""
+    ranked = result.ranked
     within = f"within {_unbroken(f'{result.tolerance:g} nats/token')}"
     accepted = [candidate for candidate in ranked if candidate.within_tolerance]
     if len(ranked) == 1:
@@ -220,7 +227,7 @@ def _conclusion(result: Comparison, names: Mapping[str, str]) -> str:
             return f"{name} is {within} of the reference{_beyond(ranked[0], result.tolerance)}."
         return f"{name} is not {within} of the reference{_reaches(ranked[0], result.tolerance)}."
     if not accepted:
-        return f"No candidate is {within}."
+        return f"No candidate is {within}; {_nearest(ranked, names)}."
     chosen = next((candidate for candidate in ranked if candidate.name == result.choice), None)
     if chosen is None:
         listed = ", ".join(names[candidate.name] for candidate in accepted)
@@ -231,8 +238,60 @@ def _conclusion(result: Comparison, names: Mapping[str, str]) -> str:
     if chosen.share_of_original is not None and chosen.share_of_original >= 1:
         text += ", which is no smaller than the reference"
     text += _beyond(chosen, result.tolerance)
-    unknown = [names[candidate.name] for candidate in accepted if candidate.size_bytes is None]
-    return f"{text}." + (f" Of unknown size: {', '.join(unknown)}." if unknown else "")
+    return text + "." + _unknown_sizes(accepted, names)
+
+
+def _within_budget(result: Comparison, names: Mapping[str, str], budget: int) -> str:
+    """The nearest candidate that fits, or the smallest of those that cannot be told from it."""
+    ranked, size = result.ranked, _unbroken(byte_size(budget))
+    known = [candidate for candidate in ranked if candidate.size_bytes is not None]
+    fitting = [candidate for candidate in known if candidate.fits_budget]
+    if not known:
+        return f"No candidate can be held against {size}: their sizes are unknown."
+    if not fitting:
+        smallest = min(known, key=lambda candidate: candidate.size_bytes or 0)
+        takes = _unbroken(byte_size(smallest.size_bytes or 0))
+        which = (
+            names[smallest.name] if len(ranked) == 1 else f"the smallest, {names[smallest.name]},"
+        )
+        text = f"No candidate fits into {size}: {which} takes {takes}."
+        return text + _unknown_sizes(ranked, names)
+    tied = [candidate for candidate in fitting if candidate.tied_with_best]
+    chosen = next((c for c in fitting if c.name == result.choice), fitting[0])
+    name = names[chosen.name]
+    if len(ranked) == 1:
+        text = f"{name} fits into {size}."
+    elif len(tied) > 1:
+        listed = ", ".join(names[candidate.name] for candidate in tied)
+        text = (
+            f"Best candidate within {size}: {name}, the smallest of {len(tied)} that this text "
+            f"cannot tell apart ({listed})."
+        )
+    elif len(fitting) == 1:
+        text = f"Best candidate within {size}: {name}, the only one that fits."
+    else:
+        text = f"Best candidate within {size}: {name}, the nearest to the reference that fits."
+    return text + _unknown_sizes(ranked, names)
+
+
+def _nearest(ranked: Sequence[RankedCandidate], names: Mapping[str, str]) -> str:
+    """The nearest candidate, and what cannot be told from it."""
+    tied = [candidate for candidate in ranked if candidate.tied_with_best]
+    nearest = names[ranked[0].name]
+    if len(tied) < 2:
+        return f"the nearest is {nearest}"
+    listed = ", ".join(names[candidate.name] for candidate in tied)
+    text = f"the nearest cannot be told apart on this text ({listed})"
+    known = [candidate for candidate in tied if candidate.size_bytes is not None]
+    if len(known) < len(tied):
+        return text
+    smallest = min(known, key=lambda candidate: (candidate.size_bytes or 0, candidate.kl.value))
+    return f"{text}, and of these {names[smallest.name]} is the smallest"
+
+
+def _unknown_sizes(candidates: Sequence[RankedCandidate], names: Mapping[str, str]) -> str:
+    unknown = [names[candidate.name] for candidate in candidates if candidate.size_bytes is None]
+    return f" Of unknown size: {', '.join(unknown)}." if unknown else ""
 
 
 def _beyond(candidate: RankedCandidate, tolerance: float) -> str:

@@ -130,6 +130,15 @@ class RankedCandidate(Data, frozen=True, kw_only=True):
     """KL over the largest noise floor that was measured."""
     within_tolerance: bool
     """Whether ΔCE is at most the tolerance."""
+    fits_budget: bool | None = None
+    """Whether its size is at most the budget; None without one, or where the size is unknown."""
+    farther: Measurement | None = None
+    """Its KL less that of the candidate before it, token by token; None for the first, and where
+    one of the two is infinite."""
+    group: int = 0
+    """Candidates of one group, from 1 on, cannot be told apart on this text; 0 is unknown."""
+    tied_with_best: bool = False
+    """Whether the text cannot tell it from the nearest, of those that fit the budget."""
 
 
 class LayerSensitivity(Data, frozen=True, kw_only=True):
@@ -163,8 +172,11 @@ class Comparison(Result, frozen=True, kw_only=True, tag="kullback.comparison/1")
     """The nearest first."""
     tolerance: float = 0.01
     """Nats/token of ΔCE that are accepted."""
+    budget: int | None = None
+    """Bytes that the candidate may take; where it is given, it takes the tolerance's place."""
     choice: str | None = None
-    """The smallest candidate within the tolerance that is not larger than the reference.
+    """The smallest candidate within the tolerance that is not larger than the reference; with a
+    budget, the smallest of those that cannot be told from the nearest that fits.
 
     None where there is none, or no size is known.
     """
@@ -202,7 +214,7 @@ class Comparison(Result, frozen=True, kw_only=True, tag="kullback.comparison/1")
             columns[name] = [measurement.value for measurement in measured]
             columns[f"{name}_low"] = [measurement.interval[0] for measurement in measured]
             columns[f"{name}_high"] = [measurement.interval[1] for measurement in measured]
-        for name in ("on_pareto_front", "dominated_by", "above_noise", "within_tolerance"):
+        for name in ("on_pareto_front", "dominated_by", "above_noise", "within_tolerance", "group"):
             columns[name] = [getattr(row, name) for row in self.ranked]
         return Table(columns)
 

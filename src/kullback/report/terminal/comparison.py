@@ -141,8 +141,8 @@ def _candidates(result: Comparison) -> Iterator[RenderableType]:
             del cells[ratio]
         shown.add(cells, "dim" if row is table.reference else "")
     yield shown
-    if table.sizes:
-        yield Sentence(table.sizes, "dim")
+    for meaning in filter(None, (table.sizes, table.tied)):
+        yield Sentence(meaning, "dim")
     if any(row.mark for row in table.rows):
         yield Sentence(f"{NOT_ABOVE} {NOT_ABOVE_MEANS}", "dim")
 

@@ -1,0 +1,36 @@
+"""Sizes in bytes, as users write them."""
+
+from __future__ import annotations
+
+import re
+
+from kullback.errors import InvalidValueError
+
+__all__ = ["parse_byte_size"]
+
+_SIZE = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,9})?|\.[0-9]{1,9}) ?([kmgt]i?b|b|)", re.IGNORECASE)
+_POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
+#: 2^60: no file system holds more.
+_MOST = 1 << 60
+
+
+def parse_byte_size(name: str, value: int | str) -> int:
+    """The bytes of a number, or of a text with a unit: kB, MB, GB, TB, or KiB, MiB, GiB, TiB.
+
+    Raises `InvalidValueError` with `name` for any other text, and where it is not above 0.
+
+    >>> parse_byte_size("budget", "90MB"), parse_byte_size("budget", "1.5GiB")
+    (90000000, 1610612736)
+    """
+    size = value if isinstance(value, int) and not isinstance(value, bool) else 0
+    match = _SIZE.fullmatch(value.strip()) if isinstance(value, str) else None
+    if match is not None:
+        unit = match[2].lower().removesuffix("b")
+        base = 1024 if unit.endswith("i") else 1000
+        size = int(float(match[1]) * base ** _POWERS[unit.removesuffix("i")])
+    if not 0 < size <= _MOST:
+        raise InvalidValueError(
+            f"{name} is {str(value)[:40]!r}: it must be a size above 0 in bytes, such as 90MB or "
+            "1.5GiB"
+        )
+    return size
