@@ -28,6 +28,7 @@ from kullback.models.locate import locate
 from kullback.predictions.llama_cpp_logits import LlamaCppLogits
 from kullback.predictions.recording import Recording
 from kullback.scoring.kl_bounds import kl_bounds
+from kullback.scoring.rounded_bounds import rounded_kl_bounds
 from kullback.scoring.token_statistics import token_statistics
 from kullback.sources.catalogue import open_source
 from kullback.text.documents import Document
@@ -91,56 +92,79 @@ def damage(draw: st.DrawFn) -> Callable[[bytes], bytes]:
     return apply
 
 
-def of_recording(path: Path) -> None:
-    """Read a recording and measure its rows."""
+def of_records(path: Path) -> int:
+    """The rows of records."""
+    return len(read_records(path)[1])
+
+
+def of_recording(path: Path) -> int:
+    """The rows of a recording, which are measured."""
     recording = Recording.open(path)
     predictions = recording.predictions(slice(0, len(recording)))
     if recording.kind == "top-k":
-        kl_bounds(predictions, predictions)  # type: ignore[arg-type]
-    else:
-        token_statistics(predictions, torch.from_numpy(recording.targets))
+        return len(kl_bounds(predictions, predictions))  # type: ignore[arg-type]
+    return len(token_statistics(predictions, torch.from_numpy(recording.targets)))
 
 
-def of_logits(path: Path) -> None:
-    """Read a logits file and measure its rows."""
+def of_logits(path: Path) -> int:
+    """The rows of a logits file, which are compared with themselves."""
     logits = LlamaCppLogits.open(path)
-    token_statistics(logits.predictions(slice(0, len(logits))), torch.from_numpy(logits.targets))
+    rows = logits.rounded(slice(0, len(logits)))
+    logits.check_mass(0, rows.log_p_BV.exp().sum(dim=1).numpy())
+    lower, _ = rounded_kl_bounds(rows, rows)
+    return len(lower)
 
 
-def of_grammar(path: Path) -> None:
-    """Build a language and sample it."""
-    open_source(str(path)).training.sample(3, np.random.default_rng(0))
+def of_grammar(path: Path) -> int:
+    """The vocabulary of a language, which is sampled."""
+    language = open_source(str(path)).training
+    language.sample(3, np.random.default_rng(0))
+    return len(language.vocabulary)
 
 
-def of_checkpoint(path: Path) -> None:
-    """Load a checkpoint into a new state of its run."""
+def of_checkpoint(path: Path) -> int:
+    """The step of a checkpoint, which is loaded into a new state of its run."""
     description = read_description(path.parent)
-    load_checkpoint(TrainingState(GPT(description.model), description.config), path)
+    state = TrainingState(GPT(description.model), description.config)
+    load_checkpoint(state, path)
+    return state.step
 
 
-def of_run(path: Path) -> None:
-    """Read the description of a run and build its batches."""
+def of_model(path: Path) -> int:
+    """The parameters of a run's model."""
+    return sum(weight.numel() for weight in load_model(path.parent).parameters())
+
+
+def of_run(path: Path) -> int:
+    """The steps that a run's description says; its batches are built."""
     description = read_description(path.parent)
     batches_of_run(description, load_tokenizer(path.parent / "tokenizer.json")).shards(0, 1)
+    return description.config.steps
 
 
-READERS: dict[str, tuple[str, Callable[[Path], object]]] = {
-    "records": ("r.parquet", read_records),
-    "exact recording": ("exact.rec", of_recording),
-    "top-k recording": ("top-k.rec", of_recording),
-    "logits": ("a.kld", of_logits),
-    "grammar": ("weather.toml", of_grammar),
-    "weights": ("run/model.safetensors", lambda path: load_model(path.parent)),
-    "configuration of a run": ("run/config.json", lambda path: load_model(path.parent)),
-    "tokenizer of a run": ("run/tokenizer.json", load_tokenizer),
-    "tokenizer": ("llama/tokenizer.json", lambda path: TextTokenizer.load(path.parent)),
-    "configuration of a tokenizer": (
-        "llama/tokenizer_config.json", lambda path: TextTokenizer.load(path.parent)
+def of_tokenizer(path: Path) -> int:
+    """The vocabulary of a model's tokenizer."""
+    return TextTokenizer.load(path.parent).vocabulary_size
+
+
+#: A file, its reader, and how much the reader finds in it while it is whole.
+READERS: dict[str, tuple[str, Callable[[Path], object], object]] = {
+    "records": ("r.parquet", of_records, 60),
+    "exact recording": ("exact.rec", of_recording, 48),
+    "top-k recording": ("top-k.rec", of_recording, 30),
+    "logits": ("a.kld", of_logits, 6),
+    "grammar": ("weather.toml", of_grammar, 14),
+    "weights": ("run/model.safetensors", of_model, 776),
+    "configuration of a run": ("run/config.json", of_model, 776),
+    "tokenizer of a run": (
+        "run/tokenizer.json", lambda path: load_tokenizer(path).get_vocab_size(), 14
     ),
-    "configuration": ("llama/config.json", lambda path: locate(str(path.parent))),
-    "description": ("run/training.json", of_run),
-    "metrics": ("run/metrics.jsonl", read_metrics),
-    "checkpoint": ("run/checkpoint.safetensors", of_checkpoint),
+    "tokenizer": ("llama/tokenizer.json", of_tokenizer, 256),
+    "configuration of a tokenizer": ("llama/tokenizer_config.json", of_tokenizer, 256),
+    "configuration": ("llama/config.json", lambda path: locate(str(path.parent)).is_run, False),
+    "description": ("run/training.json", of_run, 26),
+    "metrics": ("run/metrics.jsonl", lambda path: read_metrics(path)[-1]["step"], 26),
+    "checkpoint": ("run/checkpoint.safetensors", of_checkpoint, 26),
 }  # fmt: skip
 
 
@@ -194,7 +218,7 @@ def bounded_time() -> Iterator[None]:
 
 def check(name: str, files: Path, change: Callable[[bytes], bytes]) -> None:
     """Read a damaged file: a result or one sentence."""
-    file, read = READERS[name]
+    file, read, _ = READERS[name]
     path = files / file
     original = files / f"{file.replace('/', '-')}.original"
     if not original.exists():
@@ -222,9 +246,9 @@ def fuzz(examples: int) -> Callable[[Callable[..., None]], Callable[..., None]]:
 
 @pytest.mark.parametrize("name", READERS)
 def test_whole_files_are_read(name: str, files: Path) -> None:
-    """What is fuzzed is valid."""
-    file, read = READERS[name]
-    read(files / file)
+    """What is fuzzed is valid: the reader finds all of it."""
+    file, read, whole = READERS[name]
+    assert read(files / file) == whole
 
 
 @pytest.mark.parametrize("name", READERS)

@@ -66,7 +66,9 @@ def check_checksums(path: Path, metadata: Mapping[str, str], tensors: bool = Tru
     not read the file.  Raises `OSError` where it cannot be read.
     """
     entry = metadata.get(CHECKSUMS)
-    if entry is None:  # written by kullback 0.1
+    if entry is None:
+        if len(metadata) > 1:  # kullback 0.1 wrote one entry, and no checksums
+            raise ValueError(f"its metadata have no entry {CHECKSUMS!r}, but unknown ones")
         return
     expected = decode_json(entry, _Checksums)
     others = {name: value for name, value in metadata.items() if name != CHECKSUMS}
