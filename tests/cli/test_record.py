@@ -34,7 +34,9 @@ def test_token_statistics_are_those_of_an_evaluation(on_text, tmp_path, capsys):
         "kind": "token records",
         "tokens": len(read_records(one)[1]),
         "bytes": one.stat().st_size,
+        "notes": said["notes"],
     }
+    assert any("bytes are not scored" in note for note in said["notes"])
 
 
 @pytest.mark.parametrize(("kind", "more"), [("exact", []), ("top-k", ["-k", "8"])])

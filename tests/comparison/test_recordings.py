@@ -43,9 +43,9 @@ def recorded(
     made = []
     for name, side in zip(("reference", "candidate"), pair, strict=True):
         path = tmp_path_factory.mktemp("recordings") / name
-        tokens = record_text(side.model, DOCUMENTS, PROTOCOL, path)
+        read = record_text(side.model, DOCUMENTS, PROTOCOL, path)
         made.append(RecordingOperand.open(path))
-        assert len(made[-1].recording) == tokens
+        assert len(made[-1].recording) == len(read)
     return made[0], made[1]
 
 

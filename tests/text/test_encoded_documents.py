@@ -155,9 +155,9 @@ def counted_calls(tokenizer: TextTokenizer, monkeypatch: pytest.MonkeyPatch) -> 
     calls: list[int] = []
     encode = TextTokenizer.encode
 
-    def counted(self, text, first_byte=0):
+    def counted(self, text, *options, **named):
         calls.append(len(text.encode()))
-        return encode(self, text, first_byte)
+        return encode(self, text, *options, **named)
 
     monkeypatch.setattr(TextTokenizer, "encode", counted)
     return calls

@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import (
+    AddedToken,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+)
 from transformers import AutoTokenizer, ByT5Tokenizer, PreTrainedTokenizerFast
 
 from kullback.errors import InvalidValueError
@@ -238,3 +246,29 @@ def test_ids_are_those_of_transformers() -> None:
     assert ours.encode("a ab").ids.tolist() == expected
     with pytest.raises(InvalidValueError, match="no token for"):
         ours.encode("a c")
+
+
+def test_spellings_of_special_tokens_are_text_or_tokens():
+    """Either way the bytes are those of the text, also where the token takes whitespace with it."""
+    tokenizer = Tokenizer(models.WordLevel({"a": 0, "<": 1, "x": 2, ">": 3, "<x>": 4, "<m>": 5}))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Whitespace(), pre_tokenizers.Punctuation()]
+    )
+    tokenizer.add_special_tokens([AddedToken("<x>"), AddedToken("<m>", lstrip=True)])
+    ours = TextTokenizer(tokenizer)
+    as_text = ours.encode("a<x>a")
+    as_tokens = ours.encode("a<x>a <m> a", special_tokens="tokens")
+    assert as_text.ids.tolist() == [0, 1, 2, 3, 0]
+    assert as_tokens.ids.tolist() == [0, 4, 0, 5, 0]
+    assert as_tokens.byte_spans.tolist() == [[0, 1], [1, 4], [4, 5], [5, 9], [9, 11]]
+
+
+def test_ids_without_a_row_are_errors_where_they_occur():
+    """A token that the text never uses is no reason to refuse a model."""
+    tokenizer = Tokenizer(models.WordLevel({"a": 0, "b": 1, "pad": 9}))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    limited = TextTokenizer(tokenizer, bos_token="pad").with_rows(2)
+    assert limited.encode("a b").ids.tolist() == [0, 1]
+    assert limited.bos_id is None
+    with pytest.raises(InvalidValueError, match=r"'pad' at byte 103 .* token 9.* 2 of them"):
+        limited.encode("a b pad", first_byte=100)

@@ -86,3 +86,5 @@ def _record(options: argparse.Namespace) -> None:
         print_document(result.to_json())
     else:
         print_line(f"written: {result}")
+        for note in result.notes:
+            print_line(f"note: {note}")

@@ -15,8 +15,8 @@ __all__ = ["add_text_options", "text_options"]
 BACKENDS = ("llama.cpp", "transformers")
 DTYPES = ("float32", "float64", "bfloat16", "float16")
 NAMES = (
-    "protocol", "window", "stride", "bos", "joined", "field", "dtype", "device",
-    "trust_remote_code", "backend",
+    "protocol", "window", "stride", "bos", "joined", "special_tokens", "field", "dtype",
+    "device", "trust_remote_code", "backend",
 )  # fmt: skip
 
 
@@ -48,6 +48,12 @@ def add_text_options(command: argparse.ArgumentParser) -> None:
     text.add_argument(
         "--bos", choices=("auto", "always", "never"),
         help="whether a BOS token leads (default: auto, as the tokenizer's configuration says)",
+        **absent,
+    )  # fmt: skip
+    text.add_argument(
+        "--special-tokens", choices=("text", "tokens"),
+        help="how the spelling of a special token in the text is read: as its characters, or as "
+        "the token (default: as the protocol; sliding and llama.cpp: text)",
         **absent,
     )  # fmt: skip
     text.add_argument(

@@ -19,7 +19,7 @@ from kullback.comparison.byte_boundaries import (
     compare_at_shared_boundaries,
 )
 from kullback.comparison.stored import origin, stored_comparison
-from kullback.evaluation.on_text import model_fingerprint
+from kullback.evaluation.on_text import coverage_notes, model_fingerprint
 from kullback.evaluation.passes import ModelPredictor, TokenizedText, token_rows
 from kullback.models.interface import TextModel
 from kullback.results.comparison import Comparison, DifferentBytes
@@ -46,11 +46,12 @@ def compare_by_bytes(
     Raises `InvalidValueError` where nothing can be compared.
     """
     progress = progress or Progress()
-    scored, origins = [], []
+    scored, origins, read_notes = [], [], {}
     for model in (reference, candidate):
         progress.stage(f"reading with {model.name}")
         tokenized = TokenizedText.of(documents, protocol, model.tokenizer, model.context, progress)
         origins.append(origin(model.name, model_fingerprint(model, documents, tokenized)))
+        read_notes |= dict.fromkeys([*model.notes, *coverage_notes(tokenized)])
         rows = token_rows(ModelPredictor(model), tokenized, progress=progress.tokens)
         nll_M: Float[np.ndarray, "M"] = concatenate_statistics(list(rows)).nll
         lengths = np.array([document.n_bytes for document in tokenized.documents])
@@ -61,6 +62,7 @@ def compare_by_bytes(
     notes = ["above 0 the candidate predicts worse; tokenizers differ: no KL by token"]
     if compared.unscored_bytes:
         notes.append(f"{compared.unscored_bytes:,} bytes are not scored")
+    notes += read_notes
     return stored_comparison(
         "by bytes",
         (origins[0], origins[1]),

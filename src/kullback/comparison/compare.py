@@ -54,6 +54,7 @@ from kullback.runtime.ranges import TOLERANCES
 from kullback.text.documents import Document
 from kullback.text.inputs import Text
 from kullback.text.protocol import Bos, Preset, Protocol
+from kullback.text.special_spellings import Spelled
 
 __all__ = ["compare"]
 
@@ -100,6 +101,7 @@ def compare(
     stride: int | None = None,
     bos: Bos | None = None,
     joined: bool | None = None,
+    special_tokens: Spelled | None = None,
     field: str | None = None,
     dtype: str | torch.dtype | None = None,
     device: str | torch.device | None = None,
@@ -136,8 +138,8 @@ def compare(
         passages=passages,
         options=PassOptions(
             field=field, protocol=protocol, window=window, stride=stride, bos=bos, joined=joined,
-            dtype=dtype, device=device, trust_remote_code=trust_remote_code or None,
-            backend=backend,
+            special_tokens=special_tokens, dtype=dtype, device=device,
+            trust_remote_code=trust_remote_code or None, backend=backend,
         ),
         progress=progress or Progress(),
     )  # fmt: skip

@@ -155,11 +155,14 @@ def protocol_of_files(
         if not isinstance(recorded, Mapping):
             continue
         known = {field.name: recorded.get(field.name) for field in fields(Protocol)}
+        # Files of earlier versions do not say it.
+        known["special_tokens"] = known["special_tokens"] or "text"
         given = {
             name: value
             for name, value in (
                 ("preset", options.protocol), ("window", options.window),
                 ("stride", options.stride), ("bos", options.bos), ("joined", options.joined),
+                ("special_tokens", options.special_tokens),
             )
             if value is not None
         }  # fmt: skip
@@ -180,7 +183,9 @@ def _flags(protocol: Mapping[str, object]) -> str:
     """
     flags = [f"--protocol {protocol['preset']}"]
     flags += [
-        f"--{name} {protocol[name]}" for name in ("window", "stride", "bos") if protocol[name]
+        f"--{name.replace('_', '-')} {protocol[name]}"
+        for name in ("window", "stride", "bos", "special_tokens")
+        if protocol.get(name)
     ]
     if protocol["joined"] is not None:
         flags.append("--joined" if protocol["joined"] else "--no-joined")

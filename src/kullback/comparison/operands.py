@@ -118,7 +118,11 @@ class ModelOperand:
             tokenized.protocol.resolve(self.model.context)  # the window must fit both
         if self.model.tokenizer.fingerprint == reader.tokenizer.fingerprint:
             return
-        others = encode_documents(self.model.tokenizer, tokenized.documents)
+        others = encode_documents(
+            self.model.tokenizer,
+            tokenized.documents,
+            special_tokens=tokenized.protocol.special_tokens or "text",
+        )
         for document, tokens, other in zip(
             tokenized.documents, tokenized.encodings, others, strict=True
         ):

@@ -27,6 +27,7 @@ from kullback.comparison.row_pairs import (
 from kullback.comparison.stored import origin, stored_comparison
 from kullback.errors import InvalidValueError
 from kullback.evaluation.measures import weighted_mean
+from kullback.evaluation.on_text import coverage_notes
 from kullback.evaluation.passes import TokenizedText
 from kullback.results.comparison import Comparison
 from kullback.results.measurement import Measurement
@@ -72,7 +73,7 @@ def compare_recorded(
     progress.stage(f"comparing {candidate.name}")
     operands = (reference, candidate)
     recorded = [operand for operand in operands if isinstance(operand, RecordingOperand)]
-    notes = [note for operand in recorded for note in operand.notes]
+    notes = list(dict.fromkeys(note for operand in operands for note in operand.notes))
     identities: tuple[Fingerprint, Fingerprint]
     if isinstance(reference, RecordingOperand) and isinstance(candidate, RecordingOperand):
         if documents:
@@ -87,6 +88,7 @@ def compare_recorded(
         tokenized = TokenizedText.of(
             documents, protocol or Protocol(), reader.tokenizer, reader.context
         )
+        notes += coverage_notes(tokenized)
         for operand in operands:
             operand.check(documents, tokenized, reader)
         rows = pairs_of_text(reference, candidate, tokenized, progress.tokens)

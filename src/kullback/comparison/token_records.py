@@ -22,7 +22,7 @@ from kullback.comparison.operands import RecordingOperand, check_is_text
 from kullback.comparison.row_pairs import nll_and_top1, unweighted_places
 from kullback.comparison.stored import origin, stored_comparison
 from kullback.errors import InvalidValueError
-from kullback.evaluation.on_text import model_fingerprint
+from kullback.evaluation.on_text import coverage_notes, model_fingerprint
 from kullback.evaluation.passes import ModelPredictor, TokenizedText, token_rows
 from kullback.evaluation.recorded_pass import window_records
 from kullback.evaluation.token_records import Records, read_records
@@ -60,6 +60,8 @@ class TokenRows:
     """-log q of the target, nats."""
     top1_M: Int[np.ndarray, "M"]
     """The most probable token."""
+    notes: tuple[str, ...] = ()
+    """Sentences that the user should read."""
 
     def __len__(self) -> int:
         return len(self.nll_M)
@@ -95,7 +97,8 @@ class TokenRows:
         )
         windows = slice(0, len(tokenized.windows))
         records = window_records(tokenized, windows, list(rows))
-        return cls._of_records(model.name, identity, records)
+        notes = (*model.notes, *coverage_notes(tokenized))
+        return replace(cls._of_records(model.name, identity, records), notes=notes)
 
     @classmethod
     def of_recording(cls, operand: RecordingOperand) -> TokenRows:
@@ -170,6 +173,6 @@ def compare_records(
         ),
         measures,
         len(reference),
-        notes=[SIGN, NO_KL],
+        notes=[SIGN, NO_KL, *dict.fromkeys([*reference.notes, *candidate.notes])],
         documents=documents,
     )

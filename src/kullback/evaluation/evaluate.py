@@ -17,6 +17,7 @@ from kullback.runtime.progress import Progress
 from kullback.runtime.workers import process_group
 from kullback.text.inputs import Text, paths_of
 from kullback.text.protocol import Bos, Preset
+from kullback.text.special_spellings import Spelled
 
 __all__ = ["check_parquet", "evaluate"]
 
@@ -30,6 +31,7 @@ def evaluate(
     stride: int | None = None,
     bos: Bos | None = None,
     joined: bool | None = None,
+    special_tokens: Spelled | None = None,
     field: str | None = None,
     dtype: str | torch.dtype | None = None,
     device: str | torch.device | None = None,
@@ -47,11 +49,12 @@ def evaluate(
     `model` is a run folder, a Hugging Face folder or hub name, a .gguf file (``MODEL@SCHEME``
     quantises it), or a transformers model and its tokenizer as a pair.  `text` is a file or folder,
     a `Document`, or several of these.  `protocol`, `window`, `stride` and `bos` say how the text is
-    cut, `joined` whether documents are read as one; `dtype` and `device` ("auto": cuda, mps, cpu)
-    what it is computed in, `backend` whether llama.cpp (the default, where it is installed) or
-    transformers runs a .gguf file.  `records` names a Parquet file for one row a token, after which
-    a killed run resumes; `force` lets it replace a file that is no records.  `temperature` finds
-    the temperature that minimises the nll; `passages` keeps the beginning of the text for a report.
+    cut, `joined` whether documents are read as one, `special_tokens` ("text" or "tokens") how the
+    spelling of a special token is read; `dtype` and `device` ("auto": cuda, mps, cpu) what it is
+    computed in, `backend` whether llama.cpp (the default, where it is installed) or transformers
+    runs a .gguf file.  `records` names a Parquet file for one row a token, after which a killed run
+    resumes; `force` lets it replace a file that is no records.  `temperature` finds the temperature
+    that minimises the nll; `passages` keeps the beginning of the text for a report.
     Every measure has a 95 % interval that allows for the correlation of tokens.  Under torchrun the
     processes share the windows, and non-zero ranks get a `NonZeroRank`.  (As many options as the
     protocol and the arithmetic have parts.)
@@ -65,7 +68,8 @@ def evaluate(
     check_parquet("records", path)
     options = PassOptions(
         field=field, protocol=protocol, window=window, stride=stride, bos=bos, joined=joined,
-        dtype=dtype, device=device, trust_remote_code=trust_remote_code, backend=backend,
+        special_tokens=special_tokens, dtype=dtype, device=device,
+        trust_remote_code=trust_remote_code, backend=backend,
     )  # fmt: skip
     options.check_backend(model)
     progress = progress or Progress()

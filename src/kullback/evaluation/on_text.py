@@ -33,6 +33,7 @@ from kullback.text.documents import Document
 from kullback.text.fingerprint import Fingerprint, fingerprint
 from kullback.text.inputs import text_name
 from kullback.text.protocol import Protocol
+from kullback.text.special_spellings import spelled_note
 from kullback.text.tokenizer import TextTokenizer
 from kullback.text.windows import Window
 from kullback.uncertainty.calibration import Calibration
@@ -182,8 +183,9 @@ def model_fingerprint(
 
 
 def coverage_notes(tokenized: TokenizedText) -> list[str]:
-    """What the user must know about what was scored."""
-    notes, covered = [], tokenized.coverage
+    """What the user must know about what was read and scored."""
+    covered = tokenized.coverage
+    notes = spelled_note(tokenized.spelled, tokenized.protocol.special_tokens or "text")
     if not covered.complete:
         notes.append(
             f"{covered.bytes - covered.scored_bytes:,} of {covered.bytes:,} bytes are not scored "

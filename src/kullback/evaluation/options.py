@@ -18,6 +18,7 @@ from kullback.runtime.progress import Progress, Steps
 from kullback.text.documents import JSON_LINES, PARQUET, STANDARD_INPUT, Document
 from kullback.text.inputs import Text, documents_of, paths_of, size_of
 from kullback.text.protocol import Bos, Preset, Protocol
+from kullback.text.special_spellings import Spelled
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -61,6 +62,7 @@ class PassOptions:
     stride: int | None = None
     bos: Bos | None = None
     joined: bool | None = None
+    special_tokens: Spelled | None = None
     dtype: str | torch.dtype | None = None
     device: str | torch.device | None = None
     trust_remote_code: bool | None = None
@@ -76,14 +78,17 @@ class PassOptions:
     @property
     def gives_protocol(self) -> bool:
         """Whether any part of the protocol was given."""
-        parts = (self.protocol, self.window, self.stride, self.bos, self.joined)
+        parts = (
+            self.protocol, self.window, self.stride, self.bos, self.joined, self.special_tokens,
+        )  # fmt: skip
         return any(part is not None for part in parts)
 
     def to_protocol(self) -> Protocol:
         """The protocol that the options describe; raises `InvalidValueError` as it does."""
         return Protocol(
-            self.protocol or "sliding", self.window, self.stride, self.bos or "auto", self.joined
-        )
+            self.protocol or "sliding", self.window, self.stride, self.bos or "auto", self.joined,
+            self.special_tokens,
+        )  # fmt: skip
 
     def documents(self, text: Text, progress: Progress) -> list[Document]:
         """The documents of `text`; `progress` is told of files that are skipped.

@@ -10,6 +10,7 @@ Axes: T tokens that a model reads at once, M scored tokens.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -34,6 +35,7 @@ from kullback.text.documents import Document
 from kullback.text.encoded_documents import encode_documents
 from kullback.text.plan import plan
 from kullback.text.protocol import Protocol, count_words, prepare
+from kullback.text.special_spellings import count_strings
 from kullback.text.tokenizer import TextTokenizer
 from kullback.text.windows import Coverage, Tokens, Window, Windows, coverage
 
@@ -62,6 +64,8 @@ class TokenizedText:
     protocol: Protocol
     """With nothing left open."""
     windows: Windows
+    special_strings: tuple[str, ...] = ()
+    """How the tokenizer's special tokens are spelled."""
 
     @classmethod
     def of(
@@ -82,13 +86,23 @@ class TokenizedText:
         progress = progress or Progress()
         if sum(document.n_bytes for document in prepared) >= LONG_TEXT:
             progress.stage("tokenising the text")
-        encodings = encode_documents(tokenizer, prepared, progress.advance)
-        return cls(prepared, encodings, resolved, plan(encodings, resolved, tokenizer, context))
+        special_tokens = resolved.special_tokens or "text"
+        encodings = encode_documents(tokenizer, prepared, progress.advance, special_tokens)
+        windows = plan(encodings, resolved, tokenizer, context)
+        return cls(prepared, encodings, resolved, windows, tokenizer.special_strings)
 
     @cached_property
     def coverage(self) -> Coverage:
         """How many tokens and bytes there are, and how many are scored."""
         return coverage(self.encodings, self.windows)
+
+    @cached_property
+    def spelled(self) -> Counter[str]:
+        """How often the documents spell each special token."""
+        counts: Counter[str] = Counter()
+        for document in self.documents:
+            counts += count_strings(self.special_strings, document.pieces())
+        return counts
 
     @cached_property
     def starts(self) -> Int[np.ndarray, "windows+1"]:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from kullback.errors import InvalidValueError, RunError
-from kullback.evaluation.on_text import TextTask, evaluate_text, model_fingerprint
+from kullback.evaluation.on_text import TextTask, coverage_notes, evaluate_text, model_fingerprint
 from kullback.evaluation.options import Model, PassOptions, model_name, named_paths
 from kullback.evaluation.passes import ModelPredictor, TokenizedText
 from kullback.evaluation.record_llama_cpp import as_llama_cpp, record_llama_cpp
@@ -33,6 +33,7 @@ from kullback.runtime.workers import ProcessGroup, process_group
 from kullback.text.documents import Document
 from kullback.text.inputs import Text, paths_of
 from kullback.text.protocol import Bos, Preset, Protocol
+from kullback.text.special_spellings import Spelled
 
 __all__ = ["DEFAULT_K", "record", "record_text"]
 
@@ -52,6 +53,7 @@ def record(
     stride: int | None = None,
     bos: Bos | None = None,
     joined: bool | None = None,
+    special_tokens: Spelled | None = None,
     field: str | None = None,
     dtype: str | torch.dtype | None = None,
     device: str | torch.device | None = None,
@@ -80,7 +82,8 @@ def record(
     _check(path, distributions, format, k)
     options = PassOptions(
         field=field, protocol=protocol, window=window, stride=stride, bos=bos, joined=joined,
-        dtype=dtype, device=device, trust_remote_code=trust_remote_code, backend=backend,
+        special_tokens=special_tokens, dtype=dtype, device=device,
+        trust_remote_code=trust_remote_code, backend=backend,
     )  # fmt: skip
     options.check_backend(model)
     progress = progress or Progress()
@@ -96,22 +99,25 @@ def record(
             result = evaluate_text(sized.model, documents, cut, task, processes, progress)
             if isinstance(result, NonZeroRank):
                 return result
-            tokens = result.scored_tokens
+            written = (result.scored_tokens, result.notes)
         elif not processes.is_rank_zero:
             return NonZeroRank(rank=processes.rank, world_size=processes.world_size)
         elif distributions is None:
-            tokens = record_llama_cpp(sized.model, documents, cut, path, progress)
+            tokenized = record_llama_cpp(sized.model, documents, cut, path, progress)
         else:
-            tokens = record_text(
+            tokenized = record_text(
                 sized.model, documents, cut, path, distributions,
                 DEFAULT_K if k is None else k, progress, sized.size_bytes,
             )  # fmt: skip
+        if kind != "records":
+            written = (len(tokenized), (*sized.model.notes, *coverage_notes(tokenized)))
     size = path.stat().st_size
     return RecordingResult(
         file=str(path),
         kind=distributions or ("llama.cpp" if format else "token records"),
-        tokens=tokens,
+        tokens=written[0],
         bytes=size,
+        notes=written[1],
     )
 
 
@@ -124,8 +130,8 @@ def record_text(
     k: int = DEFAULT_K,
     progress: Progress | None = None,
     size_bytes: int | None = None,
-) -> int:
-    """Write what `model` predicts of `documents` to `path`; returns the scored tokens.
+) -> TokenizedText:
+    """Write what `model` predicts of `documents` to `path`; returns what was read.
 
     `size_bytes` is what the weights take, where that is known: a comparison ranks by it.  What a
     killed or interrupted call has written is kept beside `path`, and resumed by the same call.
@@ -156,7 +162,7 @@ def record_text(
                 progress.stage(f"writing about {size / 1e6:,.1f} MB to {path}")
             writer.append(predictions, window.targets, places.document_M, places.position_M)
             progress.tokens(rows.stop, len(tokenized))
-    return len(tokenized)
+    return tokenized
 
 
 @contextmanager

@@ -48,8 +48,8 @@ def record_llama_cpp(
     protocol: Protocol,
     path: Path,
     progress: Progress,
-) -> int:
-    """Write what `model` predicts of `documents` to `path`; returns the scored tokens.
+) -> TokenizedText:
+    """Write what `model` predicts of `documents` to `path`; returns what was read.
 
     Raises `InvalidValueError` for a text that does not fill two chunks, `RunError` where the file
     cannot be written.
@@ -78,4 +78,4 @@ def record_llama_cpp(
 
     with kept_freed_memory():
         write_llama_cpp_logits(path, tokens_CT, V, blocks())
-    return len(tokenized)
+    return tokenized

@@ -10,6 +10,7 @@ from typing import Any
 
 from kullback.errors import InvalidValueError
 from kullback.models._llama_cpp_library import Library
+from kullback.text.special_spellings import Spelled
 from kullback.text.tokenizer import TextTokenizer
 
 __all__ = ["tokenizer_of"]
@@ -42,11 +43,11 @@ def tokenizer_of(library: Library, model: Any, name: str, owner: object) -> Text
         if attributes[token] & CONTROL
     }
 
-    def ids(text: str, owner: object = owner) -> list[int]:
-        source = text.encode()
+    def ids(text: str, special_tokens: Spelled, owner: object = owner) -> list[int]:
+        source, parsed = text.encode(), special_tokens == "tokens"
         # Never more tokens than bytes, but for a space that some put before the text.
         room = (c_int32 * (len(source) + 2))()
-        count = c.llama_tokenize(vocabulary, source, len(source), room, len(room), False, False)
+        count = c.llama_tokenize(vocabulary, source, len(source), room, len(room), False, parsed)
         if count < 0:
             raise ValueError(f"llama.cpp gives {-count:,} tokens for {len(source):,} bytes")
         return room[:count]

@@ -18,10 +18,10 @@ from kullback.errors import InvalidValueError, MissingExtraError
 from kullback.models._hub import check_reachable
 from kullback.models._loading_errors import explained
 from kullback.models._quiet import no_steps, quiet_loggers, quiet_transformers
+from kullback.models._tokenizers import text_tokenizer
 from kullback.models.huggingface import HuggingFaceModel
 from kullback.models.locate import Location
 from kullback.runtime.progress import Steps
-from kullback.text.tokenizer import TextTokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -55,7 +55,7 @@ def load_from_transformers(
         dtype = torch.float32
     loaded = load_pretrained(location, dtype, trust_remote_code, progress)
     with explained(location, "tokenizer"):
-        tokenizer = TextTokenizer.from_transformers(loaded.tokenizer)
+        tokenizer = text_tokenizer(location, loaded.tokenizer)
     # The type that transformers declares for `to` is not that of torch.
     model: Any = loaded.model
     with explained(location, "weights"):

@@ -98,7 +98,7 @@ class HuggingFaceModel:
                 )
             _check_causal(model, probe_1T, logits_TV, name)
             head, reason = find_head(model, probe_1T)
-        notes: list[str] = []
+        notes = list(tokenizer.notes)
         if model.device.type == "cpu" and not multiplies(model.dtype):
             notes.append(
                 f"this processor cannot multiply numbers of {str(model.dtype).split('.')[1]}: they "

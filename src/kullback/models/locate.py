@@ -23,7 +23,7 @@ from kullback.models.llama_cpp_options import Backend, LlamaCppOptions, split_gg
 from kullback.runtime.decoding import decode_json, read_bounded
 from kullback.runtime.inputs import check_regular
 
-__all__ = ["Location", "locate"]
+__all__ = ["Location", "locate", "read_json"]
 
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")

@@ -20,6 +20,7 @@ from torch import nn
 
 from kullback.errors import InvalidValueError
 from kullback.models._quiet import quiet_loggers, quiet_transformers
+from kullback.models._tokenizers import save_tokenizer
 from kullback.models.from_transformers import load_pretrained
 from kullback.models.locate import locate
 from kullback.models.quantization import (
@@ -83,7 +84,7 @@ def save_quantised(
             quantised = _quantised(loaded.model, scheme, draft / "original", location.name)
             shutil.rmtree(draft / "original", ignore_errors=True)
             quantised.model.save_pretrained(draft)
-            loaded.tokenizer.save_pretrained(draft)
+            save_tokenizer(location, loaded.tokenizer, draft)
     sizes = {file.name: file.stat().st_size for file in folder.iterdir()}
     return QuantisedFolder(
         folder=str(folder),

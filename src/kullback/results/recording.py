@@ -20,6 +20,7 @@ class RecordingResult(Result, frozen=True, kw_only=True, tag="kullback.recording
     tokens: int
     bytes: int
     """Of the file."""
+    notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return f"{self.file}: {self.kind}, {self.tokens:,} tokens, {self.bytes:,} bytes"

@@ -13,6 +13,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeAlias
 
 import numpy as np
 from jaxtyping import Int
@@ -21,10 +23,14 @@ from kullback.errors import InvalidValueError
 from kullback.runtime.columns import PART_ROWS, Column
 from kullback.runtime.threads import cores, map_ahead, workers
 from kullback.text.documents import Document
+from kullback.text.special_spellings import Spelled
 from kullback.text.tokenizer import Encoding, TextTokenizer
 from kullback.text.windows import Tokens
 
 __all__ = ["StoredEncoding", "encode_documents", "equal_tokens"]
+
+#: `TextTokenizer.encode` with the reading of special tokens set.
+Encode: TypeAlias = Callable[..., Encoding]
 
 # Bytes of a piece, and of its overlap with each neighbour.
 PIECE = 1 << 18
@@ -95,21 +101,25 @@ def encode_documents(
     tokenizer: TextTokenizer,
     documents: Sequence[Document],
     progress: Callable[[int, int], None] = lambda done, total: None,
+    special_tokens: Spelled = "text",
 ) -> list[StoredEncoding]:
     """The tokens of each document; `progress` is told of bytes done and in all.
+
+    `special_tokens` says how the spelling of a special token is read.
 
     Raises `InvalidValueError` as `TextTokenizer.encode` does, `RunError` where the tokens do not
     fit on the disk.
     """
+    encode = partial(tokenizer.encode, special_tokens=special_tokens)
     tokens = _Tokens(Column(np.int32), Column(np.int64))
     total, done = sum(document.n_bytes for document in documents), 0
     encodings = []
     with workers(cores()) as pool:
         pieces = (piece for document in documents for piece in _pieces(document))
-        encoded = map_ahead(pool, lambda piece: piece.encode(tokenizer), pieces, 2 * cores())
+        encoded = map_ahead(pool, lambda piece: piece.encode(encode), pieces, 2 * cores())
         for document in documents:
             begin = len(tokens.ids)
-            for ids, ends in _joined(document, encoded, tokenizer):
+            for ids, ends in _joined(document, encoded, encode):
                 tokens.ids.append(ids)
                 tokens.ends.append(ends)
                 if len(ends):
@@ -137,10 +147,10 @@ class _Piece:
     end: int
     is_last: bool
 
-    def encode(self, tokenizer: TextTokenizer) -> Encoding:
+    def encode(self, encode: Encode) -> Encoding:
         """Its tokens, with their bytes in the document."""
         text = self.document.content(self.begin, self.end).decode()
-        encoding = tokenizer.encode(text, first_byte=self.begin)
+        encoding = encode(text, first_byte=self.begin)
         return Encoding(encoding.ids, encoding.byte_spans + self.begin)
 
 
@@ -168,7 +178,7 @@ def _after_space(document: Document, place: int) -> int:
 
 
 def _joined(
-    document: Document, encoded: Iterator[Encoding], tokenizer: TextTokenizer
+    document: Document, encoded: Iterator[Encoding], encode: Encode
 ) -> Iterator[tuple[Int[np.ndarray, "m"], Int[np.ndarray, "m"]]]:
     """Ids and ends of all tokens of `document`, whose pieces are the next in `encoded`."""
     pieces = list(_pieces(document)) if document.n_bytes > PIECE else []
@@ -191,7 +201,7 @@ def _joined(
         yield before.ids[first:], before.byte_spans[first:, 1]
         return
     # The joined tokens so far are the first ones of the whole, too.
-    encoding = tokenizer.encode(document.text)
+    encoding = encode(document.text)
     if kept and encoding.byte_spans[kept - 1, 1] != end:
         raise InvalidValueError(
             f"the tokenizer reads {document.name} as other tokens when it reads a part of it "

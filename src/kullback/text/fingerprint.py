@@ -135,7 +135,7 @@ def check_same_text(
     kullback.errors.InvalidValueError: the texts are not the same: text is 'a' in the first ...
     """
     for part, reason in MUST_AGREE.items():
-        values = (first.get(part), second.get(part))
+        values = (_completed(part, first.get(part)), _completed(part, second.get(part)))
         if values[0] != values[1]:
             options = _options(*values) if part == "protocol" else ""
             fix = f"read both with {options}" if options else f"use the same {part} for both"
@@ -148,6 +148,13 @@ def check_same_text(
                 f"the metadata of {' and '.join(missing)} do not contain the {part}: it is unknown "
                 "whether the rows are about the same tokens; record it again"
             )
+
+
+def _completed(part: str, value: object) -> object:
+    """A part with the fields that files of earlier versions lack: special tokens were text."""
+    if part == "protocol" and isinstance(value, dict):
+        return {"special_tokens": "text", **value}
+    return value
 
 
 def _difference(part: str, values: tuple[object, object], names: tuple[str, str]) -> str:
@@ -168,7 +175,7 @@ def _options(first: object, second: object) -> str:
         return ""
     options = []
     for field, value in first.items():
-        option = f"--{OPTIONS.get(field, field)}"
+        option = f"--{OPTIONS.get(field, field).replace('_', '-')}"
         if value == second.get(field):
             continue
         if isinstance(value, bool):

@@ -35,7 +35,9 @@ fixes them.
     token, the last incomplete chunk dropped.  As there, a final newline is not read and a text must
     fill two chunks.
 
-In all of them special tokens in the text are read as text (see `kullback.text.tokenizer`).
+Where the text spells a special token ("<|endoftext|>"), ``sliding`` and ``llama.cpp`` read its
+characters, as `llama-perplexity` does, ``hf-stride`` and ``lm-eval`` the token, as the guide and
+the harness do; `special_tokens` says otherwise.
 """
 
 from __future__ import annotations
@@ -49,6 +51,7 @@ from kullback.runtime.ranges import LENGTHS, Range
 from kullback.runtime.temporary import TemporaryBytes
 from kullback.runtime.wording import suggestion
 from kullback.text.documents import IN_MEMORY, Document
+from kullback.text.special_spellings import Spelled
 
 __all__ = ["WINDOWS", "Bos", "Preset", "Protocol", "count_words", "prepare"]
 
@@ -72,8 +75,9 @@ BLANK_LINE = "\n\n"
 class Protocol:
     """How documents become windows; None is the default of the preset (and the model).
 
-    >>> Protocol(window=1024).resolve(context=8192)
-    Protocol(preset='sliding', window=1024, stride=512, bos='auto', joined=False)
+    >>> protocol = Protocol(window=1024).resolve(context=8192)
+    >>> protocol.stride, protocol.joined, protocol.special_tokens
+    (512, False, 'text')
     """
 
     preset: Preset = "sliding"
@@ -85,11 +89,16 @@ class Protocol:
     """Whether BOS is prepended: as the tokenizer's configuration says, always, or never."""
     joined: bool | None = None
     """Whether the documents are read as one text, with a blank line between them."""
+    special_tokens: Spelled | None = None
+    """Whether the spelling of a special token in a text is read as its characters or the token."""
 
     def __post_init__(self) -> None:
-        for name, value, kind in (("protocol", self.preset, Preset), ("bos", self.bos, Bos)):
+        for name, value, kind in (
+            ("protocol", self.preset, Preset), ("bos", self.bos, Bos),
+            ("special_tokens", self.special_tokens, Spelled),
+        ):  # fmt: skip
             allowed = get_args(kind)
-            if value not in allowed:
+            if value not in allowed and not (name == "special_tokens" and value is None):
                 raise InvalidValueError(
                     f"{name} is {value!r}: it must be one of {', '.join(allowed)}"
                     f"{suggestion(str(value), allowed)}"
@@ -137,8 +146,13 @@ class Protocol:
         joined = self.joined
         if joined is None:
             joined = self.preset in ("hf-stride", "llama.cpp")
+        special_tokens = self.special_tokens
+        if special_tokens is None:
+            special_tokens = "tokens" if self.preset in ("hf-stride", "lm-eval") else "text"
         # Checked again: the stride may be longer than the model's context.
-        return replace(self, window=window, stride=stride, joined=joined)
+        return replace(
+            self, window=window, stride=stride, joined=joined, special_tokens=special_tokens
+        )
 
     def _default_window(self, context: int | None) -> int:
         if self.preset == "hf-stride":

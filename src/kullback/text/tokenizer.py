@@ -1,19 +1,23 @@
 """Tokenizers for text that is measured: ids, and the bytes of the text that each token covers.
 
-The text is data: "<|endoftext|>" in it is read as those 13 characters, never as the special token,
-which no author typed.
+The text is data: by default "<|endoftext|>" in it is read as those 13 characters, not as the
+special token, which no author typed.  `special_tokens="tokens"` reads it as the token, as most
+libraries do.  Nothing is random: BPE dropout (Provilkov et al. 2020), which a tokenizer.json may
+leave on, is turned off.
 
 Axes: n tokens.
 """
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,7 +27,8 @@ from tokenizers import Tokenizer
 from kullback.errors import InvalidValueError
 from kullback.runtime.decoding import decode_json, read_bounded
 from kullback.text.byte_spans import ALPHABET, bytes_of_token, spans_from_offsets, spans_from_pieces
-from kullback.text.tokenizer_file import MOST_TOKENS, read_tokenizer
+from kullback.text.special_spellings import Spelled, count_strings
+from kullback.text.tokenizer_file import HARD_STRINGS, MOST_TOKENS, read_tokenizer, remove_dropout
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -79,15 +84,23 @@ class TextTokenizer:
     fingerprint: str
     """SHA-256 of the serialised tokenizer and its special tokens, in hexadecimal."""
     special_strings: tuple[str, ...]
-    """The special tokens as text; in a document they are read as ordinary characters."""
+    """The special tokens as text."""
+    notes: tuple[str, ...] = ()
+    """Sentences that the user should read."""
+    rows: int | None = None
+    """The ids that the model has a row for are those below it; None where it has all."""
 
     def __init__(
         self, tokenizer: Tokenizer, bos_token: str | None = None, eos_token: str | None = None
     ) -> None:
-        # A copy, so that the caller's settings stay.
-        tokenizer = Tokenizer.from_str(tokenizer.to_str())
+        tokenizer = _copied(tokenizer)
         tokenizer.no_truncation()
         tokenizer.no_padding()
+        if dropout := remove_dropout(tokenizer):
+            self.notes = (
+                f"the tokenizer has a BPE dropout of {dropout:g}, which is for training and makes "
+                "tokens random: the text was read without it",
+            )
         serialised = tokenizer.to_str()
         tokenizer.encode_special_tokens = True
         description = json.loads(serialised)
@@ -101,11 +114,9 @@ class TextTokenizer:
         self._unknown_id = _unknown_id(description["model"], vocabulary)
         self._added = {id_: token.content.encode() for id_, token in added.items()}
         self._knows_all = _knows_all(description["model"], vocabulary, self._byte_level)
-        self._tokenizer: Tokenizer | None = tokenizer
-        # Without offsets in characters, which would double the time.
-        self._ids: Callable[[str], list[int]] = lambda text: (
-            tokenizer.encode_batch_fast([text], add_special_tokens=False)[0].ids
-        )
+        self._tokenizers: dict[Spelled, Tokenizer] = {"text": tokenizer}
+        self._lock = Lock()
+        self._slow: Callable[[str, Spelled], list[int]] | None = None
         special = {bos_token, eos_token, *self.special_strings}
         probe = _encodable_text(tokenizer, set(vocabulary) - special)
         self._find_bos(
@@ -161,18 +172,21 @@ class TextTokenizer:
         wrapped._unknown_id = tokenizer.unk_token_id
         wrapped._added = {id_: token.content.encode() for id_, token in added.items()}
         wrapped._knows_all = False
-        wrapped._tokenizer = None
-        wrapped._ids = lambda text: list(
-            tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+        wrapped._tokenizers, wrapped._lock = {}, Lock()
+        wrapped._slow = lambda text, special_tokens: list(
+            tokenizer.encode(
+                text, add_special_tokens=False, split_special_tokens=special_tokens == "text"
+            )
         )
-        wrapped._find_bos(list(tokenizer.encode("a")), wrapped._ids("a"))
+        wrapped._find_bos(list(tokenizer.encode("a")), wrapped.ids("a"))
+        wrapped._check_repeatable(type(tokenizer).__name__)
         return wrapped
 
     @classmethod
     def from_pieces(
         cls,
         pieces: list[bytes],
-        ids: Callable[[str], list[int]],
+        ids: Callable[[str, Spelled], list[int]],
         special: dict[int, str],
         bos: tuple[int | None, bool],
         eos_id: int | None,
@@ -190,20 +204,49 @@ class TextTokenizer:
         wrapped.eos_id = eos_id
         wrapped.fingerprint = fingerprint
         wrapped._knows_all = False
-        wrapped._tokenizer = None
-        wrapped._ids = ids
+        wrapped._tokenizers, wrapped._lock = {}, Lock()
+        wrapped._slow = ids
         wrapped.__dict__["_pieces"] = pieces  # what the cached property would compute
         return wrapped
 
-    def encode(self, text: str, first_byte: int = 0) -> Encoding:
+    def with_notes(self, *notes: str) -> TextTokenizer:
+        """The same with more notes."""
+        changed = copy.copy(self)
+        changed.notes = (*self.notes, *notes)
+        return changed
+
+    def with_rows(self, rows: int) -> TextTokenizer:
+        """A tokenizer for a model that has rows only for the ids below `rows`: others are errors.
+
+        BOS and EOS are None where they are among the others.
+        """
+        changed = copy.copy(self)
+        changed.rows = rows
+        changed.bos_id, changed.eos_id = (
+            None if id_ is None or id_ >= rows else id_ for id_ in (self.bos_id, self.eos_id)
+        )
+        return changed
+
+    def ids(self, text: str, special_tokens: Spelled = "text") -> list[int]:
+        """The ids of a text; no special token is added."""
+        if self._slow is not None:
+            return self._slow(text, special_tokens)
+        # Without offsets in characters, which would double the time.
+        tokenizer = self._reader(special_tokens)
+        ids: list[int] = tokenizer.encode_batch_fast([text], add_special_tokens=False)[0].ids
+        return ids
+
+    def encode(self, text: str, first_byte: int = 0, special_tokens: Spelled = "text") -> Encoding:
         """The ids of a text and the bytes of each; no special token is added.
 
-        `first_byte` is added to the numbers of bytes in errors, for a text that is part of another.
+        `first_byte` is added to the numbers of bytes in errors, for a text that is part of another;
+        `special_tokens` says how the spelling of a special token is read.
         Raises `InvalidValueError` naming the byte and the characters where the tokens leave out, or
-        do not determine, a part of the text other than whitespace.
+        do not determine, a part of the text other than whitespace, and where the model has no row
+        for a token.
         """
         try:
-            ids = self._ids(text)
+            ids = self.ids(text, special_tokens)
         # The library raises a bare Exception where a word has no token and none for unknown words.
         except Exception as error:
             raise InvalidValueError(
@@ -213,8 +256,10 @@ class TextTokenizer:
         source = text.encode()
         spans = spans_from_pieces(source, [self._pieces[i] for i in ids])
         if spans is None:
-            ids, spans = self._by_offsets(text, ids, first_byte)
-        return Encoding(np.array(ids, dtype=np.int64), spans)
+            ids, spans = self._by_offsets(text, ids, first_byte, special_tokens)
+        encoding = Encoding(np.array(ids, dtype=np.int64), spans)
+        self._check_rows(encoding, first_byte)
+        return encoding
 
     def token_text(self, token: int) -> str:
         """The text of a token; "▒" for bytes that are only part of a character."""
@@ -229,13 +274,45 @@ class TextTokenizer:
 
     def special_strings_in(self, text: str) -> dict[str, int]:
         """The special tokens that occur in the text as characters, and how often."""
-        counts = {string: text.count(string) for string in self.special_strings if string}
-        return {string: count for string, count in counts.items() if count}
+        return dict(count_strings(self.special_strings, [text]))
+
+    def _reader(self, special_tokens: Spelled) -> Tokenizer:
+        """The tokenizer that reads the spelling of a special token as text, or as the token.
+
+        Two, because the setting is one of the whole object, which threads share.
+        """
+        with self._lock:
+            if special_tokens not in self._tokenizers:
+                tokenizer = _copied(self._tokenizers["text"])
+                tokenizer.encode_special_tokens = False
+                self._tokenizers[special_tokens] = tokenizer
+            return self._tokenizers[special_tokens]
+
+    def _check_repeatable(self, name: str) -> None:
+        """Raise `InvalidValueError` where a text is not always read as the same tokens."""
+        for text in HARD_STRINGS:
+            if self.ids(text) != self.ids(text):
+                raise InvalidValueError(
+                    f"the tokenizer ({name}) is random: it reads {text!r} as other tokens a second "
+                    "time; turn its sampling off (enable_sampling in tokenizer_config.json)"
+                )
+
+    def _check_rows(self, encoding: Encoding, first_byte: int) -> None:
+        """Raise `InvalidValueError` for a token that the model has no row for."""
+        if self.rows is None or not len(encoding) or encoding.ids.max() < self.rows:
+            return
+        first = int(np.argmax(encoding.ids >= self.rows))
+        token, begin = int(encoding.ids[first]), int(encoding.byte_spans[first, 0])
+        raise InvalidValueError(
+            f"the tokenizer reads {self.token_text(token)!r} at byte {first_byte + begin} of the "
+            f"text as the token {token}, and the model has {self.rows} of them: they do not belong "
+            "together; give the model's own tokenizer, or remove that from the text"
+        )
 
     def _by_offsets(
-        self, text: str, ids: list[int], first_byte: int
+        self, text: str, ids: list[int], first_byte: int, special_tokens: Spelled
     ) -> tuple[list[int], Int[np.ndarray, "n 2"]]:
-        if self._tokenizer is None or not self._knows_all:
+        if self._slow is not None or not self._knows_all:
             read = b"".join(self._pieces[i] for i in ids)
             source = text.encode()
             pairs = zip(read, source, strict=False)
@@ -245,7 +322,7 @@ class TextTokenizer:
                 f"{read[at : at + 12]!r} for {source[at : at + 12]!r}; remove that from the text, "
                 "or use the model's fast tokenizer (tokenizer.json) with a complete vocabulary"
             )
-        encoding = self._tokenizer.encode(text, add_special_tokens=False)
+        encoding = self._reader(special_tokens).encode(text, add_special_tokens=False)
         ids, offsets = encoding.ids, encoding.offsets
         if self._unknown_id is not None and self._unknown_id in ids:
             start, end = offsets[ids.index(self._unknown_id)]
@@ -290,6 +367,17 @@ class TextTokenizer:
         for id_, piece in self._added.items():
             pieces[id_] = piece
         return pieces
+
+
+def _copied(tokenizer: Tokenizer) -> Tokenizer:
+    """A copy, so that the caller's settings stay; raises where parts are written in Python."""
+    try:
+        return Tokenizer.from_str(tokenizer.to_str())
+    # The library raises a bare Exception.
+    except Exception as error:
+        raise InvalidValueError(
+            f"the tokenizer cannot be copied ({error}): give one without parts of your own"
+        ) from error
 
 
 def _encodable_text(tokenizer: Tokenizer, tokens: set[str]) -> str:

@@ -5,15 +5,31 @@ from __future__ import annotations
 from pathlib import Path
 
 from tokenizers import Tokenizer
+from tokenizers.models import BPE
 
 from kullback.runtime.decoding import read_bounded
 
-__all__ = ["MOST_TOKENS", "read_tokenizer"]
+__all__ = ["HARD_STRINGS", "MOST_TOKENS", "read_tokenizer", "remove_dropout"]
 
 MOST_TOKENS = 10_000_000
 """Ids are below it: tables of all tokens are kept in memory, and the largest known vocabularies
 have about a million tokens."""
 MOST_BYTES = 1 << 30
+#: Texts in which tokenizers differ: each is about another choice of theirs.
+HARD_STRINGS = (
+    "a", "the", " the", "  the", "The quick brown fox jumps over the lazy dog.", "\n", "\n\n",
+    "one\ntwo\n\nthree\n\n\n  four\n", "tab\tand\t\ttabs", "ends in spaces   ", "   ", " \n \n",
+    "line\r\nline\r\n", "if x:\n        return y\n\n\n", "int main() { return a[0]->b; }",
+    "I'm, you'RE, we'll, it's, they'd, don't, O'Neill", "0", "7 77 777 7777 77777 650841823",
+    "1,234,567.89 and 3.14159e-26", "In 1990, 12345678 people; 37   1369 rows.", "a1b22c333",
+    "$9.99 (50% off)!!!", "... --- === *** ### ///", "camelCase snake_case UPPERCASE Title",
+    "http://example.org/a?b=c&d=e#f", "don\u2019t \u201cquote\u201d \u2013 dash \u2014 \u2026",
+    "naïve café Ångström", "e\u0301 a\u030a n\u0303", "\ufb01ne \ufb02ow ½ ² \u338f \uff21\uff42",
+    "Straße \u0130stanbul", "\u0391\u0392\u0393 \u0430\u0431\u0432", "日本語の文章。中文没有",
+    "한국어 문장", "العربية והעברית", "हिन्दी ภาษาไทย", "😀 ok \U0001f469\u200d\U0001f467",
+    "a\u00a0b\u2003c\u200bd\u3000e", "\u2581under\u2581score", "<b>bold</b> <|x|> [y] {z}",
+    "\x00\x01\x7f", "\ufeffbom", "don 't s 's  's", "word" * 40, "z" * 100, "=" * 70, " " * 70,
+)  # fmt: skip
 
 
 def read_tokenizer(path: Path) -> Tokenizer:
@@ -38,3 +54,13 @@ def read_tokenizer(path: Path) -> Tokenizer:
             f"the token {token!r} has the id {largest}, and ids must be below {MOST_TOKENS:,}"
         )
     return tokenizer
+
+
+def remove_dropout(tokenizer: Tokenizer) -> float:
+    """Turn BPE dropout off, which makes tokens random; returns its probability, 0 for none."""
+    model = tokenizer.model
+    dropout = model.dropout if isinstance(model, BPE) else None
+    if not dropout:
+        return 0.0
+    model.dropout = None
+    return float(dropout)

@@ -24,7 +24,7 @@ __all__ = [
     "title_of",
 ]
 
-_SETTINGS = {"preset": 0, "window": 1, "stride": 2, "bos": 3, "joined": 4}
+_SETTINGS = {"preset": 0, "window": 1, "stride": 2, "bos": 3, "joined": 4, "special_tokens": 5}
 # What differs between the methods of measures that are otherwise the same.
 _DEGREES = re.compile(r", Student t with [\d.]+ degrees of freedom|(?<=the )\d+ (?=lowest freq)")
 
@@ -64,6 +64,8 @@ def _setting(name: str, value: object) -> str:
         return str(value)
     if isinstance(value, bool):
         return name if value else ""
+    if (name, value) == ("special_tokens", "text"):
+        return ""  # as nearly always
     return "" if value is None else f"{name}\u00a0{value}"
 
 

@@ -1,0 +1,146 @@
+"""The tokenizer of a model that transformers loaded: that of its tokenizer.json, where it has one.
+
+`AutoTokenizer` rebuilds the tokenizers of many classes from the vocabulary alone and then reads a
+text otherwise than the file says, which other programs follow (Transformers issues 45488, 45812,
+45920).  The tokens are those of the file, and a note says where they differ.
+
+Tokens that only tokenizer_config.json adds are those of transformers.  Whether a text begins with
+BOS is what tokenizer.json does, as in transformers 5; a note says where `add_bos_token` in
+tokenizer_config.json, which earlier versions and other programs follow, says otherwise.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tokenizers import Tokenizer
+
+from kullback.models.locate import Location, read_json
+from kullback.text.tokenizer import TextTokenizer
+from kullback.text.tokenizer_file import HARD_STRINGS, read_tokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+__all__ = ["save_tokenizer", "text_tokenizer"]
+
+TOKENIZER_FILE = "tokenizer.json"
+# What a tokenizer is saved in: of its file, the settings of its class, and what it was made from.
+FILES = (
+    TOKENIZER_FILE, "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+    "chat_template.jinja", "chat_template.json", "vocab.json", "merges.txt", "vocab.txt",
+    "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "tekken.json",
+)  # fmt: skip
+SHOWN = 40  # characters of a text in a note
+
+
+def text_tokenizer(location: Location, theirs: PreTrainedTokenizerBase) -> TextTokenizer:
+    """The tokenizer of the model at `location`, of which `theirs` is what transformers made.
+
+    Raises `OSError` or `ValueError` where tokenizer.json cannot be read or is damaged.
+    """
+    made = TextTokenizer.from_transformers(theirs)
+    path = _file_of(location, TOKENIZER_FILE)
+    if path is None:
+        return made
+    stored = _with_added(read_tokenizer(path), path, theirs)
+    ours = TextTokenizer(stored, theirs.bos_token, theirs.eos_token)
+    if ours.fingerprint == made.fingerprint:
+        return made.with_notes(*_other_start(location, type(theirs).__name__, ours, made))
+    return ours.with_notes(
+        *_difference(location.name, type(theirs).__name__, ours, made),
+        *_other_start(location, type(theirs).__name__, ours, made),
+    )
+
+
+def save_tokenizer(location: Location, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Write the tokenizer of the model at `location` into a folder: its own files, byte for byte.
+
+    Without a tokenizer.json it is written as transformers made it.
+    """
+    files = {name: path for name in FILES if (path := _file_of(location, name)) is not None}
+    if TOKENIZER_FILE not in files:
+        tokenizer.save_pretrained(folder)
+        return
+    for name, path in files.items():
+        shutil.copyfile(path, folder / name)
+
+
+def _file_of(location: Location, name: str) -> Path | None:
+    """A file of the model, in its folder or in the hub's cache; None where it has none."""
+    if location.gguf is not None:
+        return None
+    if location.path is not None:
+        path = location.path / name
+        return path if path.is_file() else None
+    from huggingface_hub import try_to_load_from_cache
+
+    cached = try_to_load_from_cache(location.source, name)
+    return Path(cached) if isinstance(cached, str) else None
+
+
+def _with_added(stored: Tokenizer, path: Path, theirs: PreTrainedTokenizerBase) -> Tokenizer:
+    """The tokenizer of the file `path` with the added tokens that only transformers knows.
+
+    Without them where they would have other ids than there.
+    """
+    known = {token.content for token in stored.get_added_tokens_decoder().values()}
+    more = {
+        id_: token
+        for id_, token in sorted(getattr(theirs, "added_tokens_decoder", {}).items())
+        if token.content not in known
+    }
+    for token in more.values():
+        add: Callable[..., int] = stored.add_special_tokens if token.special else stored.add_tokens
+        add([token])
+    if any(stored.token_to_id(token.content) != id_ for id_, token in more.items()):
+        return read_tokenizer(path)
+    return stored
+
+
+def _difference(
+    name: str, class_name: str, ours: TextTokenizer, theirs: TextTokenizer
+) -> tuple[str, ...]:
+    """A note where the two read a text as different tokens."""
+    for text in (*HARD_STRINGS, *map("x{}y".format, ours.special_strings)):
+        ids = [_ids(tokenizer, text) for tokenizer in (ours, theirs)]
+        if ids[0] != ids[1]:
+            counts = " and ".join("none" if i is None else str(len(i)) for i in ids)
+            return (
+                f"the tokens are those of the tokenizer.json of {name}: transformers' {class_name} "
+                f"does not follow that file and reads other ones ({text[:SHOWN]!r} is {counts} "
+                "tokens)",
+            )
+    return ()
+
+
+def _other_start(
+    location: Location, class_name: str, ours: TextTokenizer, theirs: TextTokenizer
+) -> tuple[str, ...]:
+    """A note where the configuration, or transformers, begins a text otherwise than the file."""
+    begins = "begins a text with BOS" if ours.adds_bos else "does not begin a text with BOS"
+    config = _file_of(location, "tokenizer_config.json")
+    flag = read_json(config).get("add_bos_token") if config is not None else None
+    if isinstance(flag, bool) and flag != ours.adds_bos:
+        other = f"add_bos_token in its tokenizer_config.json is {str(flag).lower()}"
+    elif theirs.adds_bos != ours.adds_bos:
+        other = f"transformers' {class_name} differs"
+    else:
+        return ()
+    remedy = "never" if ours.adds_bos else "always"
+    return (
+        f"the tokenizer.json of {location.name} {begins}, and {other}: the file was followed, "
+        f"--bos {remedy} reads it otherwise",
+    )
+
+
+def _ids(tokenizer: TextTokenizer, text: str) -> list[int] | None:
+    """The ids of a text; None where it has no tokens for it."""
+    try:
+        return tokenizer.ids(text)
+    # The library raises a bare Exception where a word has no token and none for unknown words.
+    except Exception:
+        return None
