@@ -46,7 +46,8 @@ def compare_by_bytes(
     Raises `InvalidValueError` where nothing can be compared.
     """
     progress = progress or Progress()
-    scored, origins, read_notes = [], [], {}
+    scored, origins = [], []
+    read_notes: dict[str, None] = {}
     for model in (reference, candidate):
         progress.stage(f"reading with {model.name}")
         tokenized = TokenizedText.of(documents, protocol, model.tokenizer, model.context, progress)

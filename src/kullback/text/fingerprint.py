@@ -175,7 +175,7 @@ def _options(first: object, second: object) -> str:
         return ""
     options = []
     for field, value in first.items():
-        option = f"--{OPTIONS.get(field, field).replace('_', '-')}"
+        option = f"--{str(OPTIONS.get(field, field)).replace('_', '-')}"
         if value == second.get(field):
             continue
         if isinstance(value, bool):

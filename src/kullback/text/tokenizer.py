@@ -26,9 +26,18 @@ from tokenizers import Tokenizer
 
 from kullback.errors import InvalidValueError
 from kullback.runtime.decoding import decode_json, read_bounded
-from kullback.text.byte_spans import ALPHABET, bytes_of_token, spans_from_offsets, spans_from_pieces
+from kullback.text.byte_spans import bytes_of_token, spans_from_offsets, spans_from_pieces
 from kullback.text.special_spellings import Spelled, count_strings
-from kullback.text.tokenizer_file import HARD_STRINGS, MOST_TOKENS, read_tokenizer, remove_dropout
+from kullback.text.tokenizer_file import (
+    HARD_STRINGS,
+    MOST_TOKENS,
+    copied,
+    encodable_text,
+    knows_all,
+    read_tokenizer,
+    remove_dropout,
+    unknown_id,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -93,7 +102,7 @@ class TextTokenizer:
     def __init__(
         self, tokenizer: Tokenizer, bos_token: str | None = None, eos_token: str | None = None
     ) -> None:
-        tokenizer = _copied(tokenizer)
+        tokenizer = copied(tokenizer)
         tokenizer.no_truncation()
         tokenizer.no_padding()
         if dropout := remove_dropout(tokenizer):
@@ -111,14 +120,14 @@ class TextTokenizer:
         self._byte_level = '"ByteLevel"' in json.dumps(
             [description[part] for part in ("normalizer", "pre_tokenizer", "decoder")]
         )
-        self._unknown_id = _unknown_id(description["model"], vocabulary)
+        self._unknown_id = unknown_id(description["model"], vocabulary)
         self._added = {id_: token.content.encode() for id_, token in added.items()}
-        self._knows_all = _knows_all(description["model"], vocabulary, self._byte_level)
+        self._knows_all = knows_all(description["model"], vocabulary, self._byte_level)
         self._tokenizers: dict[Spelled, Tokenizer] = {"text": tokenizer}
         self._lock = Lock()
         self._slow: Callable[[str, Spelled], list[int]] | None = None
         special = {bos_token, eos_token, *self.special_strings}
-        probe = _encodable_text(tokenizer, set(vocabulary) - special)
+        probe = encodable_text(tokenizer, set(vocabulary) - special)
         self._find_bos(
             tokenizer.encode(probe, add_special_tokens=True).ids,
             tokenizer.encode(probe, add_special_tokens=False).ids,
@@ -283,7 +292,7 @@ class TextTokenizer:
         """
         with self._lock:
             if special_tokens not in self._tokenizers:
-                tokenizer = _copied(self._tokenizers["text"])
+                tokenizer = copied(self._tokenizers["text"])
                 tokenizer.encode_special_tokens = False
                 self._tokenizers[special_tokens] = tokenizer
             return self._tokenizers[special_tokens]
@@ -367,48 +376,6 @@ class TextTokenizer:
         for id_, piece in self._added.items():
             pieces[id_] = piece
         return pieces
-
-
-def _copied(tokenizer: Tokenizer) -> Tokenizer:
-    """A copy, so that the caller's settings stay; raises where parts are written in Python."""
-    try:
-        return Tokenizer.from_str(tokenizer.to_str())
-    # The library raises a bare Exception.
-    except Exception as error:
-        raise InvalidValueError(
-            f"the tokenizer cannot be copied ({error}): give one without parts of your own"
-        ) from error
-
-
-def _encodable_text(tokenizer: Tokenizer, tokens: set[str]) -> str:
-    """A text that the tokenizer can encode: "a", or the first of its tokens that it can."""
-    for probe in ("a", *sorted(tokens)):
-        try:
-            if tokenizer.encode(probe, add_special_tokens=False).ids:
-                return probe
-        # See `TextTokenizer.encode`.
-        except Exception:
-            continue
-    return ""
-
-
-def _knows_all(model: dict[str, object], vocabulary: dict[str, int], byte_level: bool) -> bool:
-    """Whether the tokenizer never drops characters silently, after which offsets are wrong.
-
-    A byte-pair model with neither an unknown token nor tokens for all bytes drops them.
-    """
-    if model.get("type") != "BPE" or model.get("unk_token") or model.get("byte_fallback"):
-        return True
-    return byte_level and all(character in vocabulary for character in ALPHABET)
-
-
-def _unknown_id(model: dict[str, object], vocabulary: dict[str, int]) -> int | None:
-    unknown = model.get("unk_id", model.get("unk_token"))
-    return vocabulary.get(unknown) if isinstance(unknown, str) else _int_or_none(unknown)
-
-
-def _int_or_none(value: object) -> int | None:
-    return value if isinstance(value, int) else None
 
 
 def _content(token: object) -> str | None:

@@ -1,4 +1,4 @@
-"""Reading of a ``tokenizer.json``, which may be anybody's."""
+"""Reading of a ``tokenizer.json``, which may be anybody's, and what its model does."""
 
 from __future__ import annotations
 
@@ -7,9 +7,20 @@ from pathlib import Path
 from tokenizers import Tokenizer
 from tokenizers.models import BPE
 
+from kullback.errors import InvalidValueError
 from kullback.runtime.decoding import read_bounded
+from kullback.text.byte_spans import ALPHABET
 
-__all__ = ["HARD_STRINGS", "MOST_TOKENS", "read_tokenizer", "remove_dropout"]
+__all__ = [
+    "HARD_STRINGS",
+    "MOST_TOKENS",
+    "copied",
+    "encodable_text",
+    "knows_all",
+    "read_tokenizer",
+    "remove_dropout",
+    "unknown_id",
+]
 
 MOST_TOKENS = 10_000_000
 """Ids are below it: tables of all tokens are kept in memory, and the largest known vocabularies
@@ -64,3 +75,46 @@ def remove_dropout(tokenizer: Tokenizer) -> float:
         return 0.0
     model.dropout = None
     return float(dropout)
+
+
+def copied(tokenizer: Tokenizer) -> Tokenizer:
+    """A copy, so that the caller's settings stay; raises where parts are written in Python."""
+    try:
+        return Tokenizer.from_str(tokenizer.to_str())
+    # The library raises a bare Exception.
+    except Exception as error:
+        raise InvalidValueError(
+            f"the tokenizer cannot be copied ({error}): give one without parts of your own"
+        ) from error
+
+
+def encodable_text(tokenizer: Tokenizer, tokens: set[str]) -> str:
+    """A text that the tokenizer can encode: "a", or the first of its tokens that it can."""
+    for probe in ("a", *sorted(tokens)):
+        try:
+            if tokenizer.encode(probe, add_special_tokens=False).ids:
+                return probe
+        # See `TextTokenizer.encode`.
+        except Exception:
+            continue
+    return ""
+
+
+def knows_all(model: dict[str, object], vocabulary: dict[str, int], byte_level: bool) -> bool:
+    """Whether the tokenizer never drops characters silently, after which offsets are wrong.
+
+    A byte-pair model with neither an unknown token nor tokens for all bytes drops them.
+    """
+    if model.get("type") != "BPE" or model.get("unk_token") or model.get("byte_fallback"):
+        return True
+    return byte_level and all(character in vocabulary for character in ALPHABET)
+
+
+def unknown_id(model: dict[str, object], vocabulary: dict[str, int]) -> int | None:
+    """The id of the token for what the vocabulary lacks; None where there is none."""
+    unknown = model.get("unk_id", model.get("unk_token"))
+    return vocabulary.get(unknown) if isinstance(unknown, str) else _int_or_none(unknown)
+
+
+def _int_or_none(value: object) -> int | None:
+    return value if isinstance(value, int) else None
