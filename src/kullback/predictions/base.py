@@ -19,6 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -67,12 +68,21 @@ class Head:
     bias_V: Float[Tensor, "V"] | None = None
     scale: float = 1.0
     softcap: float | None = None
+    product_dtype: torch.dtype | None = None
+    """The 16-bit type that the hidden states had before they were widened, where known.  An
+    accelerator multiplies them in this type: the products are exact and summed in float32."""
 
     def logits(self, hidden_BD: Float[Tensor, "B D"], columns: slice = ALL) -> Float[Tensor, "B W"]:
         """The logits of some columns: one matmul, the rest in place."""
-        weight_WD = self.weight_VD[columns].to(hidden_BD.dtype)
+        weight_WD = self.weight_VD[columns]
         bias_W = None if self.bias_V is None else self.bias_V[columns].to(hidden_BD.dtype)
-        logits_BW = linear(hidden_BD, weight_WD, bias_W)
+        if self.product_dtype == weight_WD.dtype and hidden_BD.device.type == "cuda":
+            hidden_BD = hidden_BD.to(weight_WD.dtype)
+            logits_BW = torch.mm(hidden_BD, weight_WD.T, out_dtype=torch.float32)
+            if bias_W is not None:
+                logits_BW += bias_W
+        else:
+            logits_BW = linear(hidden_BD, weight_WD.to(hidden_BD.dtype), bias_W)
         if self.scale != 1.0:
             logits_BW *= self.scale
         if self.softcap is not None:

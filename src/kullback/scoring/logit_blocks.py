@@ -137,6 +137,21 @@ class Chunk:
                 block_BW[row_R, target_B[inside] - start] = self.target_logits_B[row_R]
             yield columns, block_BW
 
+    def whole(self, first: int, stop: int) -> Float[Tensor, "B V"]:
+        """The columns from `first` to `stop` at once; the caller may overwrite the logits."""
+        columns = slice(first, stop)
+        if self.whole_BV is None:
+            logits_BV = _at_least_float32(self.predictions.logits(self.rows, columns))
+        else:
+            logits_BV = _at_least_float32(self.whole_BV[:, columns].clone())
+        # Without asking the accelerator which rows have their target here.
+        place_B1 = (self.targets_B - first)[:, None]
+        is_inside_B1 = (place_B1 >= 0) & (place_B1 < stop - first)
+        place_B1 = place_B1.clamp(0, stop - first - 1)
+        others_B1 = logits_BV.gather(1, place_B1)
+        targets_B1 = self.target_logits_B[:, None]
+        return logits_BV.scatter_(1, place_B1, torch.where(is_inside_B1, targets_B1, others_B1))
+
     def block_of(self, rows_R: Int[Tensor, "R"], columns: slice) -> Float[Tensor, "R W"]:
         """Some rows of a block, computed again; the caller may overwrite the logits."""
         if self.whole_BV is None:

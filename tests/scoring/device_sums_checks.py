@@ -1,0 +1,215 @@
+"""Checks of the kernels of accelerators, on the device that is named; run by test_device_sums.
+
+``python device_sums_checks.py cuda`` runs them on a GPU.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kullback.errors import InvalidValueError
+from kullback.predictions.base import DensePredictions, FactoredPredictions, Head
+from kullback.scoring.device_sums import device_kernels
+from kullback.scoring.divergence import DivergenceStatistics, divergence_statistics
+from kullback.scoring.token_statistics import TokenStatistics, token_statistics
+
+DEVICE = sys.argv[1] if len(sys.argv) > 1 else "cpu"
+# Three blocks of columns, the last of which is short.
+ROWS, V = (4, 9000) if DEVICE == "cpu" else (700, 128256)
+
+
+def noise(seed: int, columns: int = V) -> Tensor:
+    """Standard normal numbers, always the same."""
+    return torch.randn(ROWS, columns, generator=torch.Generator().manual_seed(seed))
+
+
+def targets(columns: int = V) -> Tensor:
+    """Target tokens from the first column to the last."""
+    return torch.arange(ROWS) * (columns - 1) // (ROWS - 1)
+
+
+def statistics(logits: Tensor, top_k: int = 0) -> TokenStatistics:
+    """The statistics of logits on the device."""
+    predictions = DensePredictions(logits.to(DEVICE))
+    return token_statistics(predictions, targets(logits.shape[1]), top_k)
+
+
+def divergences(p_logits: Tensor, q_logits: Tensor) -> DivergenceStatistics:
+    """The divergences of logits on the device."""
+    first, second = (DensePredictions(logits.to(DEVICE)) for logits in (p_logits, q_logits))
+    columns = min(p_logits.shape[1], q_logits.shape[1])
+    return divergence_statistics(first, second, targets(columns))
+
+
+def brute_force(p_logits: Tensor, q_logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """KL(p‖q), KL(q‖p) and Jensen-Shannon in float64."""
+    log_p, log_q = (torch.log_softmax(x.double(), dim=1) for x in (p_logits, q_logits))
+    log_m = torch.logaddexp(log_p, log_q) - math.log(2)
+
+    def kl(log_p: Tensor, log_q: Tensor) -> Tensor:
+        terms = log_p.exp() * (log_p - log_q)
+        return torch.where(log_p == -torch.inf, 0, terms).sum(dim=1)
+
+    return kl(log_p, log_q), kl(log_q, log_p), (kl(log_p, log_m) + kl(log_q, log_m)) / 2
+
+
+def close(actual: np.ndarray, expected: Tensor, relative: float, absolute: float = 0.0) -> None:
+    """Check the largest difference."""
+    np.testing.assert_allclose(actual, expected.double().cpu().numpy(), relative, absolute)
+
+
+def check_statistics_of_one_model() -> None:
+    """All columns of the statistics against float64."""
+    logits = 3 * noise(1)
+    actual = statistics(logits, top_k=10)
+    log_p = torch.log_softmax(logits.double(), dim=1)
+    of_target = logits.gather(1, targets()[:, None])
+    close(actual.nll, -log_p.gather(1, targets()[:, None])[:, 0], 0, 2e-6)
+    close(actual.entropy, -(log_p.exp() * log_p).sum(dim=1), 0, 2e-6)
+    close(actual.sum_of_squares, log_p.exp().square().sum(dim=1), 1e-5)
+    np.testing.assert_array_equal(actual.rank, 1 + (logits > of_target).sum(dim=1).numpy())
+    tops = log_p.topk(10, dim=1)
+    np.testing.assert_array_equal(actual.top_tokens, tops.indices.numpy())
+    close(actual.top_log_probabilities, tops.values, 0, 2e-6)
+    close(actual.top1_probability, tops.values[:, 0].exp(), 1e-5)
+
+
+def check_equal_logits() -> None:
+    """The most probable of equal tokens is the first, within a block and across blocks."""
+    logits = torch.zeros(ROWS, V)
+    logits[:, [7, 100, 5000, 8191, 8999]] = 1.0
+    actual = statistics(logits, top_k=5)
+    assert (actual.top1 == 7).all()
+    np.testing.assert_array_equal(actual.top_tokens[0], [7, 100, 5000, 8191, 8999])
+
+
+def check_divergences_of_all_sizes() -> None:
+    """Five digits from KL 1e-6 to 26, wherever the logits' origin is."""
+    for scale in (1.5e-3, 0.01, 0.1, 0.3, 1.0, 3.0, 10.0):
+        for origin in (0.0, 150.0):
+            p_logits = 3 * noise(2)
+            q_logits = p_logits + scale * noise(3) + origin
+            actual = divergences(p_logits, q_logits)
+            expected = brute_force(p_logits, q_logits)
+            for name, value in zip(("kl", "reverse_kl", "jensen_shannon"), expected, strict=True):
+                close(getattr(actual, name), value, 1e-5)
+
+
+def check_a_model_against_itself() -> None:
+    """All divergences are exactly 0."""
+    logits = 5 * noise(4)
+    actual = divergences(logits, logits.clone())
+    for name in ("kl", "reverse_kl", "jensen_shannon"):
+        assert (getattr(actual, name) == 0).all(), name
+    assert (actual.top5_overlap == 5).all()
+    assert actual.top1_agreement.all()
+
+
+def check_excluded_tokens() -> None:
+    """KL is infinite where the candidate excludes a token; JS counts it as float64 does."""
+    p_logits, q_logits = 2 * noise(5), 2 * noise(6)
+    p_logits[0, 5] = q_logits[1, 6] = -torch.inf
+    p_logits[2, 9] = q_logits[2, 9] = -torch.inf
+    actual = divergences(p_logits, q_logits)
+    kl, reverse, js = brute_force(p_logits[3:], q_logits[3:])
+    assert actual.kl[1] == np.inf > actual.kl[0]
+    assert actual.reverse_kl[0] == np.inf > actual.reverse_kl[1]
+    assert np.isfinite(actual.kl[2])
+    close(actual.kl[3:], kl, 1e-5)
+    close(actual.reverse_kl[3:], reverse, 1e-5)
+    log_p, log_q = (torch.log_softmax(x[:2].double(), dim=1) for x in (p_logits, q_logits))
+    m = (log_p.exp() + log_q.exp()) / 2
+    terms = [torch.where(p.exp() > 0, p.exp() * (p - m.log()), 0).sum(1) for p in (log_p, log_q)]
+    close(actual.jensen_shannon[:2], sum(terms, torch.zeros(2)) / 2, 1e-5)
+    close(actual.jensen_shannon[3:], js, 1e-5)
+
+
+def check_padded_vocabulary() -> None:
+    """The columns that only one model has are reported as padding."""
+    p_logits, q_logits = noise(7), noise(8, V + 300)
+    actual = divergences(p_logits, q_logits)
+    close(actual.kl, brute_force(p_logits, q_logits[:, :V])[0], 1e-5)
+    assert (actual.reference_padding == 0).all()
+    close(actual.candidate_padding, torch.softmax(q_logits.double(), 1)[:, V:].sum(1), 1e-5)
+
+
+def check_probability_of_the_top_token() -> None:
+    """The candidate's probability of the reference's most probable token."""
+    p_logits, q_logits = noise(9), noise(10)
+    actual = divergences(p_logits, q_logits)
+    q = torch.softmax(q_logits.double(), dim=1)
+    close(actual.candidate_at_reference_top1, q.gather(1, p_logits.argmax(1)[:, None])[:, 0], 1e-5)
+
+
+def check_damaged_logits() -> None:
+    """NaN, +inf and a row of only -inf are refused with the row's number."""
+    for value, content in ((torch.nan, "NaN"), (torch.inf, "+inf"), (-torch.inf, "only -inf")):
+        logits = noise(11)
+        logits[1, 8500:] = value
+        if content == "only -inf":
+            logits[1] = value
+        try:
+            statistics(logits)
+        except InvalidValueError as error:
+            assert "row 1" in str(error), error
+            assert content in str(error), error
+        else:
+            raise AssertionError(content)
+
+
+def check_factored_predictions() -> None:
+    """A head's logits, the target's made in float64, give the statistics of the same logits."""
+    generator = torch.Generator().manual_seed(12)
+    hidden, weight = (torch.randn(n, 32, generator=generator) for n in (ROWS, 5000))
+    head = Head(weight.to(DEVICE), torch.linspace(-1, 1, 5000).to(DEVICE), 0.5, 20.0)
+    actual = token_statistics(FactoredPredictions(hidden.to(DEVICE), head), targets(5000))
+    logits = (hidden.double() @ weight.double().T + torch.linspace(-1, 1, 5000).double()) * 0.5
+    log_p = torch.log_softmax(20 * (logits / 20).tanh(), dim=1)
+    close(actual.nll, -log_p.gather(1, targets(5000)[:, None])[:, 0], 0, 2e-5)
+
+
+def check_16_bit_head() -> None:
+    """Products of 16-bit numbers are exact: the logits are those of the widened numbers."""
+    generator = torch.Generator().manual_seed(13)
+    hidden, weight = (torch.randn(n, 256, generator=generator).bfloat16() for n in (ROWS, 5000))
+    head = Head(weight.to(DEVICE), product_dtype=torch.bfloat16)
+    logits = head.logits(hidden.float().to(DEVICE))
+    assert logits.dtype == torch.float32
+    close(logits.cpu().numpy(), hidden.double() @ weight.double().T, 1e-5, 2e-4)
+
+
+def check_float64_is_left_to_torch() -> None:
+    """A float64 model keeps its digits."""
+    logits = 3 * noise(14).double()
+    actual = statistics(logits)
+    expected = -torch.log_softmax(logits, dim=1).gather(1, targets()[:, None])[:, 0]
+    close(actual.nll, expected, 1e-13)
+
+
+def check_one_column() -> None:
+    """A vocabulary of one token has no surprise."""
+    actual = token_statistics(
+        DensePredictions(torch.zeros(2, 1, device=DEVICE)), torch.zeros(2, dtype=torch.int64)
+    )
+    assert (actual.nll == 0).all()
+    assert (actual.entropy == 0).all()
+
+
+def checks() -> Iterator[str]:
+    """Run all checks."""
+    for name, check in list(globals().items()):
+        if name.startswith("check_"):
+            check()
+            yield name
+
+
+if __name__ == "__main__":
+    if device_kernels(torch.device(DEVICE).type) is None:
+        sys.exit("the kernels do not run here")
+    print(len(list(checks())), "checks")
