@@ -20,8 +20,8 @@ from kullback.scoring.divergence import DivergenceStatistics, divergence_statist
 from kullback.scoring.token_statistics import TokenStatistics, token_statistics
 
 DEVICE = sys.argv[1] if len(sys.argv) > 1 else "cpu"
-# Three blocks of columns, the last of which is short.
-ROWS, V = (4, 9000) if DEVICE == "cpu" else (700, 128256)
+# Two blocks of columns, the second of which is short; on a GPU more rows than are read at once.
+ROWS, V = (4, 5000) if DEVICE == "cpu" else (700, 128256)
 
 
 def noise(seed: int, columns: int = V) -> Tensor:
@@ -83,22 +83,21 @@ def check_statistics_of_one_model() -> None:
 def check_equal_logits() -> None:
     """The most probable of equal tokens is the first, within a block and across blocks."""
     logits = torch.zeros(ROWS, V)
-    logits[:, [7, 100, 5000, 8191, 8999]] = 1.0
+    logits[:, [7, 100, 4095, 4096, 4999]] = 1.0
     actual = statistics(logits, top_k=5)
     assert (actual.top1 == 7).all()
-    np.testing.assert_array_equal(actual.top_tokens[0], [7, 100, 5000, 8191, 8999])
+    np.testing.assert_array_equal(actual.top_tokens[0], [7, 100, 4095, 4096, 4999])
 
 
 def check_divergences_of_all_sizes() -> None:
     """Five digits from KL 1e-6 to 26, wherever the logits' origin is."""
-    for scale in (1.5e-3, 0.01, 0.1, 0.3, 1.0, 3.0, 10.0):
-        for origin in (0.0, 150.0):
-            p_logits = 3 * noise(2)
-            q_logits = p_logits + scale * noise(3) + origin
-            actual = divergences(p_logits, q_logits)
-            expected = brute_force(p_logits, q_logits)
-            for name, value in zip(("kl", "reverse_kl", "jensen_shannon"), expected, strict=True):
-                close(getattr(actual, name), value, 1e-5)
+    for scale, origin in ((1.5e-3, 0.0), (0.02, 150.0), (0.3, 0.0), (1.0, 150.0), (10.0, 0.0)):
+        p_logits = 3 * noise(2)
+        q_logits = p_logits + scale * noise(3) + origin
+        actual = divergences(p_logits, q_logits)
+        expected = brute_force(p_logits, q_logits)
+        for name, value in zip(("kl", "reverse_kl", "jensen_shannon"), expected, strict=True):
+            close(getattr(actual, name), value, 1e-5)
 
 
 def check_a_model_against_itself() -> None:
@@ -147,37 +146,42 @@ def check_probability_of_the_top_token() -> None:
     close(actual.candidate_at_reference_top1, q.gather(1, p_logits.argmax(1)[:, None])[:, 0], 1e-5)
 
 
+def refusal(logits: Tensor) -> str:
+    """The message of the error that logits raise; empty where they are accepted."""
+    try:
+        statistics(logits)
+    except InvalidValueError as error:
+        return str(error)
+    return ""
+
+
 def check_damaged_logits() -> None:
     """NaN, +inf and a row of only -inf are refused with the row's number."""
     for value, content in ((torch.nan, "NaN"), (torch.inf, "+inf"), (-torch.inf, "only -inf")):
         logits = noise(11)
-        logits[1, 8500:] = value
+        logits[1, 4500:] = value
         if content == "only -inf":
             logits[1] = value
-        try:
-            statistics(logits)
-        except InvalidValueError as error:
-            assert "row 1" in str(error), error
-            assert content in str(error), error
-        else:
-            raise AssertionError(content)
+        message = refusal(logits)
+        assert "row 1" in message, message
+        assert content in message, message
 
 
 def check_factored_predictions() -> None:
     """A head's logits, the target's made in float64, give the statistics of the same logits."""
     generator = torch.Generator().manual_seed(12)
-    hidden, weight = (torch.randn(n, 32, generator=generator) for n in (ROWS, 5000))
-    head = Head(weight.to(DEVICE), torch.linspace(-1, 1, 5000).to(DEVICE), 0.5, 20.0)
-    actual = token_statistics(FactoredPredictions(hidden.to(DEVICE), head), targets(5000))
-    logits = (hidden.double() @ weight.double().T + torch.linspace(-1, 1, 5000).double()) * 0.5
+    hidden, weight = (torch.randn(n, 32, generator=generator) for n in (ROWS, 3000))
+    head = Head(weight.to(DEVICE), torch.linspace(-1, 1, 3000).to(DEVICE), 0.5, 20.0)
+    actual = token_statistics(FactoredPredictions(hidden.to(DEVICE), head), targets(3000))
+    logits = (hidden.double() @ weight.double().T + torch.linspace(-1, 1, 3000).double()) * 0.5
     log_p = torch.log_softmax(20 * (logits / 20).tanh(), dim=1)
-    close(actual.nll, -log_p.gather(1, targets(5000)[:, None])[:, 0], 0, 2e-5)
+    close(actual.nll, -log_p.gather(1, targets(3000)[:, None])[:, 0], 0, 2e-5)
 
 
 def check_16_bit_head() -> None:
     """Products of 16-bit numbers are exact: the logits are those of the widened numbers."""
     generator = torch.Generator().manual_seed(13)
-    hidden, weight = (torch.randn(n, 256, generator=generator).bfloat16() for n in (ROWS, 5000))
+    hidden, weight = (torch.randn(n, 256, generator=generator).bfloat16() for n in (ROWS, 3000))
     head = Head(weight.to(DEVICE), product_dtype=torch.bfloat16)
     logits = head.logits(hidden.float().to(DEVICE))
     assert logits.dtype == torch.float32

@@ -72,11 +72,15 @@ class Head:
     """The 16-bit type that the hidden states had before they were widened, where known.  An
     accelerator multiplies them in this type: the products are exact and summed in float32."""
 
+    def multiplies_16_bits(self, device: torch.device) -> bool:
+        """Whether the products on `device` are of 16-bit numbers, summed in float32."""
+        return device.type == "cuda" and self.product_dtype == self.weight_VD.dtype
+
     def logits(self, hidden_BD: Float[Tensor, "B D"], columns: slice = ALL) -> Float[Tensor, "B W"]:
         """The logits of some columns: one matmul, the rest in place."""
         weight_WD = self.weight_VD[columns]
         bias_W = None if self.bias_V is None else self.bias_V[columns].to(hidden_BD.dtype)
-        if self.product_dtype == weight_WD.dtype and hidden_BD.device.type == "cuda":
+        if self.multiplies_16_bits(hidden_BD.device):
             hidden_BD = hidden_BD.to(weight_WD.dtype)
             logits_BW = torch.mm(hidden_BD, weight_WD.T, out_dtype=torch.float32)
             if bias_W is not None:

@@ -141,9 +141,16 @@ class BlockSums:
         Raises `InvalidValueError` where a row is no distribution, with its number counted from
         `first_row` and the name of the `owner`.
         """
+        check_rows(wide(self.blocks.largest_B.amax(dim=0)), first_row, owner)
+        return self.unchecked_totals()
+
+    def unchecked_totals(self) -> RowTotals:
+        """The statistics of the rows, of which those of a row that is no distribution mean nothing.
+
+        Such a row has a `largest_B` that is not finite.
+        """
         largest_NB, z_NB, s_NB, root_c_NB, above_NB = map(wide, self.blocks)
         largest_B = largest_NB.amax(dim=0)
-        check_rows(largest_B, first_row, owner)
         # S is in bits, so a shift of m subtracts from it in bits.
         shift_NB = (largest_NB - largest_B) * self.per_bit
         factor_NB = torch.exp2(shift_NB)

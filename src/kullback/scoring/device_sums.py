@@ -1,10 +1,10 @@
 """Sums over whole rows of float32 logits on an accelerator, by Triton's kernels.
 
 On a CPU logits are made in small blocks, which stay in the caches.  An accelerator is filled by
-large kernels, so here the logits of some hundred rows are in memory at once (256 MB), and two
+large kernels, so here the logits of some hundred rows are in memory at once (512 MB), and two
 kernels (:mod:`kullback.scoring.triton_kernels`) read them once or twice: the sums of each model,
-which give the normalisers, then the sums over the log-ratios of two models.  The host waits once a
-chunk of rows, not once a block.
+which give the normalisers, then the sums over the log-ratios of two models.  The host waits once,
+for the results of all rows.
 
 With p the reference, q the candidate and l = log p - log q, the divergences are those of
 :mod:`kullback.scoring.log_ratio_sums`: near tokens (|l| <= 1/2) are summed as polynomials, far ones
@@ -19,20 +19,22 @@ import math
 import os
 from functools import cache
 from types import ModuleType
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
+from kullback.predictions.base import Predictions
+from kullback.predictions.checks import check_rows
 from kullback.scoring.block_sums import BlockSums, RowTotals
-from kullback.scoring.logit_blocks import Chunk
+from kullback.scoring.logit_blocks import Chunk, row_chunks
 from kullback.scoring.pair_sums import TOP_K, PairTotals
 
-__all__ = ["device_kernels", "pair_totals", "row_sums", "rows_at_once"]
+__all__ = ["device_kernels", "device_pair_totals", "device_token_totals"]
 
-# The logits of one model that are in memory at once.
-DEVICE_BYTES = 256 << 20
+# The logits that are in memory at once, of one model or two.
+DEVICE_BYTES = 512 << 20
 # W: 16 logits a thread, of 8 warps of 32 threads.
 COLUMNS, WARPS = 4096, 8
 
@@ -63,6 +65,21 @@ class PairSum(NamedTuple):
     excluded_by_p_B: Float[Tensor, "B"]
 
 
+class PairOnly(NamedTuple):
+    """The fields of `PairTotals` that neither model has by itself."""
+
+    kl_B: Float[Tensor, "B"]
+    reverse_kl_B: Float[Tensor, "B"]
+    jensen_shannon_B: Float[Tensor, "B"]
+    top5_overlap_B: Int[Tensor, "B"]
+    at_top1_B: Float[Tensor, "B"]
+    reference_padding_B: Float[Tensor, "B"]
+    candidate_padding_B: Float[Tensor, "B"]
+
+
+Totals = TypeVar("Totals", RowTotals, PairOnly)
+
+
 @cache
 def device_kernels(device_type: str) -> ModuleType | None:
     """The kernels, where they run: on CUDA with Triton, and on a CPU in Triton's interpreter."""
@@ -75,22 +92,75 @@ def device_kernels(device_type: str) -> ModuleType | None:
     return triton_kernels
 
 
-def rows_at_once(vocabulary_size: int) -> int:
-    """How many rows of logits are in memory at once."""
-    return max(1, DEVICE_BYTES // (4 * vocabulary_size))
+def device_token_totals(
+    kernels: ModuleType, predictions: Predictions, targets_M: Int[Tensor, "M"], top_k: int
+) -> RowTotals:
+    """The statistics of all rows of one model, on the host.
+
+    Raises `InvalidValueError` naming the row that is no distribution.
+    """
+    V = predictions.vocabulary_size
+    parts = []
+    for rows in row_chunks(predictions, targets_M.device, DEVICE_BYTES // (4 * V)):
+        chunk = Chunk.of(predictions, rows, targets_M[rows])
+        sums = _row_sums(kernels, *chunk.whole(0, V), top_k)
+        parts.append(sums.unchecked_totals())
+    totals = _on_host(parts)
+    check_rows(totals.largest_B, 0)
+    return totals
 
 
-def row_sums(
-    kernels: ModuleType, chunk: Chunk, logits_BV: Float[Tensor, "B V"], top_k: int = 0
+def device_pair_totals(
+    kernels: ModuleType,
+    predictions: tuple[Predictions, Predictions],
+    targets_M: Int[Tensor, "M"],
+    vocabulary_size: int,
+) -> PairTotals:
+    """The statistics of all rows of two models over the first V columns, on the host.
+
+    Raises `InvalidValueError` naming the model and its row that is no distribution.
+    """
+    parts = []
+    most = DEVICE_BYTES // (8 * vocabulary_size)
+    for rows in row_chunks(predictions[0], targets_M.device, most):
+        chunks = [Chunk.of(model, rows, targets_M[rows]) for model in predictions]
+        parts.append(_pair_totals(kernels, chunks, vocabulary_size))
+    totals = PairTotals(
+        _on_host([part.reference for part in parts]),
+        _on_host([part.candidate for part in parts]),
+        *_on_host([PairOnly(*part[2:]) for part in parts]),
+    )
+    check_rows(totals.reference.largest_B, 0, "the reference")
+    check_rows(totals.candidate.largest_B, 0, "the candidate")
+    return totals
+
+
+def _on_host(parts: list[Totals]) -> Totals:
+    """The columns of all parts on the CPU, in one transfer: all are numbers below 2^53."""
+    columns = [torch.cat(column) for column in zip(*parts, strict=True)]
+    widths = [column.shape[1] if column.dim() == 2 else 1 for column in columns]
+    together = torch.cat([column.double().reshape(len(column), -1) for column in columns], dim=1)
+    results = [
+        result.reshape(column.shape).to(column.dtype)
+        for column, result in zip(columns, together.cpu().split(widths, dim=1), strict=True)
+    ]
+    return type(parts[0])(*results)
+
+
+def _row_sums(
+    kernels: ModuleType,
+    logits_BV: Float[Tensor, "B V"],
+    target_logits_B: Float[Tensor, "B"],
+    top_k: int = 0,
 ) -> BlockSums:
     """The sums of one model's logits over all columns; the logits are kept."""
     B, V = logits_BV.shape
     N, K = math.ceil(V / COLUMNS), max(1, top_k)
-    sums = BlockSums(chunk.target_logits_B, N, top_k)
+    sums = BlockSums(target_logits_B, N, top_k)
     logits_BNK = logits_BV.new_empty((B, N, K))
     columns_BNK = logits_BV.new_empty((B, N, K), dtype=torch.int32)
     kernels.row_sums_kernel[(B, N)](
-        logits_BV, logits_BV.stride(0), chunk.target_logits_B.contiguous(), sums.sums_NSB,
+        logits_BV, logits_BV.stride(0), target_logits_B.contiguous(), sums.sums_NSB,
         logits_BNK, columns_BNK, B, V, W=COLUMNS, K=K, num_warps=WARPS,
     )  # fmt: skip
     sums.added = N
@@ -105,23 +175,18 @@ def row_sums(
     return sums
 
 
-def pair_totals(
-    kernels: ModuleType, chunks: list[Chunk], vocabulary_size: int, first_row: int
-) -> PairTotals:
-    """The statistics of two models' chunks of the same rows over the first V columns.
-
-    Raises `InvalidValueError` where a row of either model is no distribution.
-    """
-    logits = [chunk.whole(0, vocabulary_size) for chunk in chunks]
+def _pair_totals(kernels: ModuleType, chunks: list[Chunk], vocabulary_size: int) -> PairTotals:
+    """The statistics of two models' chunks of the same rows over the first V columns."""
+    wholes = [chunk.whole(0, vocabulary_size) for chunk in chunks]
     reference, candidate = (
-        row_sums(kernels, chunk, logits_BV, TOP_K).totals(first_row, owner)
-        for chunk, logits_BV, owner in zip(
-            chunks, logits, ("the reference", "the candidate"), strict=True
-        )
+        _row_sums(kernels, *whole, TOP_K).unchecked_totals() for whole in wholes
     )
+    logits = [logits_BV for logits_BV, _ in wholes]
     first_B5, second_B5 = reference.top_tokens_BK, candidate.top_tokens_BK
     is_shared = (first_B5[:, :, None] == second_B5[:, None, :]) & (first_B5 >= 0)[:, :, None]
-    at_top1_B = logits[1].gather(1, reference.top1_B[:, None])[:, 0].double()
+    # A row without a finite logit has no most probable token, and is refused later.
+    top1_B1 = reference.top1_B[:, None].clamp_min(0)
+    at_top1_B = logits[1].gather(1, top1_B1)[:, 0].double()
     return PairTotals(
         reference,
         candidate,
@@ -171,6 +236,6 @@ def _padding(
     stop = chunk.predictions.vocabulary_size
     if stop == vocabulary_size:
         return torch.zeros_like(totals.log_z_B)
-    others = row_sums(kernels, chunk, chunk.whole(vocabulary_size, stop)).log_sum()
+    others = _row_sums(kernels, *chunk.whole(vocabulary_size, stop)).log_sum()
     assert others is not None  # there is a block
     return torch.sigmoid(others - totals.largest_B - totals.log_z_B)

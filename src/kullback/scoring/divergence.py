@@ -21,8 +21,8 @@ from torch import Tensor
 from kullback.errors import InvalidValueError
 from kullback.predictions.base import Predictions
 from kullback.predictions.checks import check_targets
-from kullback.scoring.device_sums import device_kernels, pair_totals, rows_at_once
-from kullback.scoring.logit_blocks import Chunk, device_of, row_chunks
+from kullback.scoring.device_sums import device_kernels, device_pair_totals
+from kullback.scoring.logit_blocks import Chunk, device_of, has_float32_logits, row_chunks
 from kullback.scoring.pair_sums import TOP_K, PairSums, PairTotals
 from kullback.scoring.token_statistics import TokenStatistics, concatenate_statistics
 
@@ -142,15 +142,15 @@ def divergence_statistics(
     device = device_of(reference)
     targets_M = targets_M.to(device)
     kernels = device_kernels(device.type)
-    for rows in row_chunks(reference, device, most=rows_at_once(V) if kernels else M):
+    if kernels and has_float32_logits(reference) and has_float32_logits(candidate):
+        totals = device_pair_totals(kernels, (reference, candidate), targets_M, V)
+        statistics.write(slice(M), totals)
+        return statistics
+    for rows in row_chunks(reference, device, most=M):
         chunks = [Chunk.of(model, rows, targets_M[rows]) for model in (reference, candidate)]
-        if kernels and all(chunk.target_logits_B.dtype == torch.float32 for chunk in chunks):
-            totals = pair_totals(kernels, chunks, V, rows.start)
-        else:
-            sums = PairSums(chunks, V)
-            sums.add_blocks()
-            totals = sums.totals(rows.start)
-        statistics.write(rows, totals)
+        sums = PairSums(chunks, V)
+        sums.add_blocks()
+        statistics.write(rows, sums.totals(rows.start))
     return statistics
 
 

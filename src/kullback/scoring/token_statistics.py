@@ -21,8 +21,8 @@ from kullback.errors import InvalidValueError
 from kullback.predictions.base import Predictions
 from kullback.predictions.checks import check_targets
 from kullback.scoring.block_sums import BlockSums, RowTotals
-from kullback.scoring.device_sums import device_kernels, row_sums, rows_at_once
-from kullback.scoring.logit_blocks import Chunk, device_of, row_chunks
+from kullback.scoring.device_sums import device_kernels, device_token_totals
+from kullback.scoring.logit_blocks import Chunk, device_of, has_float32_logits, row_chunks
 
 __all__ = ["TokenStatistics", "concatenate_statistics", "token_statistics"]
 
@@ -117,13 +117,13 @@ def token_statistics(
     device = device_of(predictions)
     targets_M = targets_M.to(device)
     kernels = device_kernels(device.type)
-    for rows in row_chunks(predictions, device, most=rows_at_once(V) if kernels else M):
+    if kernels and has_float32_logits(predictions):
+        statistics.write(slice(M), device_token_totals(kernels, predictions, targets_M, top_k))
+        return statistics
+    for rows in row_chunks(predictions, device, most=M):
         chunk = Chunk.of(predictions, rows, targets_M[rows])
-        if kernels and chunk.target_logits_B.dtype == torch.float32:
-            sums = row_sums(kernels, chunk, chunk.whole(0, V), top_k)
-        else:
-            sums = BlockSums(chunk.target_logits_B, chunk.count(0, V), top_k)
-            for columns, block_BW in chunk.blocks(0, V):
-                sums.add(columns.start, block_BW)
+        sums = BlockSums(chunk.target_logits_B, chunk.count(0, V), top_k)
+        for columns, block_BW in chunk.blocks(0, V):
+            sums.add(columns.start, block_BW)
         statistics.write(rows, sums.totals(rows.start))
     return statistics
