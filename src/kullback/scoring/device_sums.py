@@ -142,7 +142,7 @@ def _on_host(parts: list[Totals]) -> Totals:
     together = torch.cat([column.double().reshape(len(column), -1) for column in columns], dim=1)
     results = [
         result.reshape(column.shape).to(column.dtype)
-        for column, result in zip(columns, together.cpu().split(widths, dim=1), strict=True)
+        for column, result in zip(columns, torch.split(together.cpu(), widths, dim=1), strict=True)
     ]
     return type(parts[0])(*results)
 
