@@ -19,6 +19,7 @@ from kullback.models._hub import check_reachable
 from kullback.models._loading_errors import explained
 from kullback.models._quiet import no_steps, quiet_loggers, quiet_transformers
 from kullback.models._tokenizers import text_tokenizer
+from kullback.models.gguf_in_transformers import check_whole, load_tokenizer
 from kullback.models.huggingface import HuggingFaceModel
 from kullback.models.locate import Location
 from kullback.runtime.progress import Steps
@@ -81,7 +82,8 @@ def load_pretrained(
     or needs code of its own to be run; `MissingExtraError` where a library is not installed.
     """
     _check_installed(location)
-    _check_whole(location)
+    if location.header is not None:
+        check_whole(location.header)
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     name, gguf = location.name, location.gguf
@@ -92,8 +94,12 @@ def load_pretrained(
         # Before the weights: it is small, and fails at once where the weights take minutes.
         try:
             with explained(location, "tokenizer"):
-                tokenizer = AutoTokenizer.from_pretrained(
-                    location.source, config=config, trust_remote_code=trust_remote_code, **files
+                tokenizer = (
+                    load_tokenizer(location.header)
+                    if location.header is not None
+                    else AutoTokenizer.from_pretrained(
+                        location.source, config=config, trust_remote_code=trust_remote_code
+                    )
                 )
         except InvalidValueError:
             if not trust_remote_code and not gguf and _tokenizer_has_code(location):
@@ -127,17 +133,6 @@ def _check_installed(location: Location) -> None:
                 f"the model {location.name} needs {error.name or library}: "
                 "pip install 'kullback[hf]'"
             ) from error
-
-
-def _check_whole(location: Location) -> None:
-    """Raise `InvalidValueError` for a split GGUF file, of which transformers reads one part."""
-    parts = location.header.parts if location.header else ()
-    if len(parts) > 1:
-        raise InvalidValueError(
-            f"the model {location.name} is split into {len(parts)} parts, which transformers "
-            "cannot read: pip install 'kullback[gguf]', which runs them in llama.cpp, or join them "
-            "with llama.cpp's llama-gguf-split --merge"
-        )
 
 
 def _configuration(location: Location, trust_remote_code: bool) -> PreTrainedConfig:
