@@ -39,7 +39,9 @@ def load_tokenizer(file: GGUFFile) -> PreTrainedTokenizerBase:
         "pad_token": built.pad_token,
     }
     # transformers takes "<s>" and "</s>" for those that are not given.
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=built.tokenizer, **named)
+    tokenizer: PreTrainedTokenizerBase = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call] # theirs
+        tokenizer_object=built.tokenizer, **named
+    )
     template = file.metadata.get("tokenizer.chat_template")
     tokenizer.chat_template = template if isinstance(template, str) else None
     return tokenizer
