@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -16,49 +15,12 @@ from kullback.models.load import load_sized
 from kullback.models.quantization import Scheme, linear_weights, quantise_layers
 from kullback.models.quantized_folder import save_quantised
 from kullback.models.weight_matrices import unquantised_weights, weight_matrices
+from tiny_architectures import ARCHITECTURES, saved_model
 from tiny_models import tiny_llama
 
-WIDE = {
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-}
-EXPERTS = WIDE | {"num_key_value_heads": 2, "num_experts_per_tok": 2}
-ARCHITECTURES: dict[str, dict[str, Any]] = {
-    "llama": WIDE,
-    "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 64},
-    "mixtral": EXPERTS | {"num_local_experts": 4},
-    "olmoe": EXPERTS | {"num_experts": 4},
-    "qwen2_moe": EXPERTS
-    | {"num_experts": 4, "moe_intermediate_size": 16, "shared_expert_intermediate_size": 16},
-    "gpt_oss": EXPERTS | {"num_local_experts": 4, "head_dim": 16},
-    "gpt_neox": WIDE,
-    "phi": WIDE,
-    "gemma2": WIDE | {"num_key_value_heads": 2, "head_dim": 16},
-    "opt": {"hidden_size": 32, "ffn_dim": 48, "num_hidden_layers": 2, "num_attention_heads": 2,
-            "word_embed_proj_dim": 32},
-    "bloom": {"hidden_size": 32, "n_layer": 2, "n_head": 2},
-    "mamba": {"hidden_size": 32, "num_hidden_layers": 2, "state_size": 16, "time_step_rank": 16},
-}  # fmt: skip
-# All matrices of these have a multiple of 16 columns.
 SCHEME = "int4-g16"
 # The others are enough for the fast tests.
 SLOW = ("olmoe", "qwen2_moe", "phi", "opt")
-
-
-def saved_model(kind: str, folder: Path) -> Path:
-    """Save a random model of the architecture with the tokenizer of the tiny Llama."""
-    tiny_llama(folder)
-    for file in ("model.safetensors", "config.json", "generation_config.json"):
-        (folder / file).unlink()
-    torch.manual_seed(0)
-    special = {f"{name}_token_id": None for name in ("bos", "eos", "pad")}
-    config = AutoConfig.for_model(
-        kind, vocab_size=256, initializer_range=0.2, **special, **ARCHITECTURES[kind]
-    )
-    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
-    return folder
 
 
 @pytest.mark.parametrize(

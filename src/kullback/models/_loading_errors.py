@@ -45,7 +45,7 @@ def explained(location: Location, part: str) -> Iterator[None]:
             if isinstance(cause, ImportError):
                 raise MissingExtraError(
                     f"the model {location.name} needs a library that is not installed "
-                    f"({_first_sentence(cause)})"
+                    f"({first_sentence(cause)})"
                 ) from error
         reasons = (_reason(cause, location) for cause in _chain(error))
         reason = next(filter(None, reasons), None) or _damaged(location, part, error)
@@ -68,7 +68,7 @@ def _reason(error: BaseException, location: Location) -> str | None:
     reason = _reason_of_hub(error)
     if reason and location.path is not None:
         return (
-            f"needs a file of the Hugging Face hub that cannot be loaded ({_first_sentence(error)})"
+            f"needs a file of the Hugging Face hub that cannot be loaded ({first_sentence(error)})"
             ": check the connection, or copy the file into the folder"
         )
     if reason:
@@ -149,16 +149,17 @@ def _reason_of_status(status: int) -> str:
 def _damaged(location: Location, part: str, error: Exception) -> str:
     """What can be said where the class of an error says nothing."""
     if part == "tokenizer":
-        return f"has no tokenizer that can be read ({_first_sentence(error)})"
+        return f"has no tokenizer that can be read ({first_sentence(error)})"
     what = (
         "the file seems"
         if location.gguf
         else f"its {part} " + ("seem missing or" if part == "weights" else "seems")
     )
-    return f"cannot be loaded, {what} damaged ({_first_sentence(error)}); download it again"
+    return f"cannot be loaded, {what} damaged ({first_sentence(error)}); download it again"
 
 
-def _first_sentence(error: BaseException) -> str:
+def first_sentence(error: BaseException) -> str:
+    """The first sentence of an error's message, or its class."""
     # A KeyError says only the key, as a rule.
     if isinstance(error, KeyError) and " " not in str(error):
         return f"{error} is missing"

@@ -16,12 +16,15 @@ import torch
 
 from kullback.errors import InvalidValueError, MissingExtraError
 from kullback.models._hub import check_reachable
-from kullback.models._loading_errors import explained
+from kullback.models._implementations import pin_implementations
+from kullback.models._loading_errors import explained, first_sentence
 from kullback.models._quiet import no_steps, quiet_loggers, quiet_transformers
 from kullback.models._tokenizers import text_tokenizer
+from kullback.models.adapters import NO_ADAPTER, apply_adapter, find_adapter
 from kullback.models.gguf_in_transformers import check_whole, load_tokenizer
 from kullback.models.huggingface import HuggingFaceModel
 from kullback.models.locate import Location
+from kullback.models.prequantized import StoredForm, stored_form, without_form
 from kullback.runtime.progress import Steps
 
 if TYPE_CHECKING:
@@ -42,6 +45,12 @@ class Pretrained:
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     notes: tuple[str, ...]
+    name: str = ""
+    """What to call it where that is not the location's name: of a model with an adapter."""
+    file_bytes: int | None = None
+    """The size of the files of weights that were dequantised; None for others."""
+    tokenizer_of: Location | None = None
+    """Where the tokenizer is from where that is another place: an adapter's model."""
 
 
 def load_from_transformers(
@@ -56,17 +65,18 @@ def load_from_transformers(
         dtype = torch.float32
     loaded = load_pretrained(location, dtype, trust_remote_code, progress)
     with explained(location, "tokenizer"):
-        tokenizer = text_tokenizer(location, loaded.tokenizer)
+        tokenizer = text_tokenizer(loaded.tokenizer_of or location, loaded.tokenizer)
     # The type that transformers declares for `to` is not that of torch.
     model: Any = loaded.model
     with explained(location, "weights"):
         model = model.to(device)
     gguf = location.gguf
-    wrapped = HuggingFaceModel.wrap(model, tokenizer, gguf.name if gguf else location.name)
+    name = loaded.name or (gguf.name if gguf else location.name)
+    wrapped = HuggingFaceModel.wrap(model, tokenizer, name)
     return replace(
         wrapped,
         notes=(*wrapped.notes, *loaded.notes),
-        file_bytes=location.header.file_bytes if location.header else None,
+        file_bytes=location.header.file_bytes if location.header else loaded.file_bytes,
     )
 
 
@@ -78,49 +88,133 @@ def load_pretrained(
 ) -> Pretrained:
     """Model and tokenizer as transformers loads them, on the CPU; `dtype` None is that stored.
 
+    An adapter is merged into the weights (`kullback.models.adapters`).
+
     Raises `InvalidValueError` where the model is missing, damaged, of an unknown kind, out of reach
     or needs code of its own to be run; `MissingExtraError` where a library is not installed.
     """
     _check_installed(location)
     if location.header is not None:
         check_whole(location.header)
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    name, gguf = location.name, location.gguf
-    files: dict[str, str] = {"gguf_file": gguf.name} if gguf else {}
-    with quiet_loggers(), quiet_transformers(progress):
+    with quiet_loggers(), quiet_transformers():
         check_reachable(location)
+        with explained(location, "configuration"):
+            adapter = find_adapter(location)
+    if adapter is None:
+        return _load(location, dtype, trust_remote_code, progress)
+    # The sum of weight and adapter is computed in float32 and then rounded.
+    wide = dtype if dtype in (None, torch.float64) else torch.float32
+    if adapter.base is None:
+        loaded = _load(location, wide, trust_remote_code, progress)
+    else:
+        loaded = load_pretrained(adapter.base, wide, trust_remote_code, progress)
+    # The type that transformers declares for `to` is not that of torch.
+    model: Any = loaded.model
+    narrow, tokenizer = dtype or model.dtype, loaded.tokenizer
+    base = loaded.name or (adapter.base or location).name
+    tokenizer_of = loaded.tokenizer_of or adapter.base
+    with quiet_loggers(), quiet_transformers():
+        if adapter.base is not None and adapter.has_tokenizer:
+            tokenizer = _tokenizer(location, model.config, trust_remote_code)
+            tokenizer_of = None
+        with explained(location, "weights"):
+            model = apply_adapter(model.to(wide or torch.float32), adapter)
+            model = model.to(narrow)
+    note = f"the adapter {adapter.name} ({adapter.kind}) is merged into the weights of {base}"
+    return Pretrained(
+        model,
+        tokenizer,
+        (*loaded.notes, note),
+        name=f"{base} + adapter {adapter.name}",
+        tokenizer_of=tokenizer_of,
+    )
+
+
+def _load(
+    location: Location, dtype: torch.dtype | None, trust_remote_code: bool, progress: Steps
+) -> Pretrained:
+    """The model at `location` without an adapter."""
+    name = location.name
+    with quiet_loggers(), quiet_transformers(progress):
         config = _configuration(location, trust_remote_code)
+        pinned = pin_implementations(name, config)
         # Before the weights: it is small, and fails at once where the weights take minutes.
-        try:
-            with explained(location, "tokenizer"):
-                tokenizer = (
-                    load_tokenizer(location.header)
-                    if location.header is not None
-                    else AutoTokenizer.from_pretrained(
-                        location.source, config=config, trust_remote_code=trust_remote_code
-                    )
-                )
-        except InvalidValueError:
-            if not trust_remote_code and not gguf and _tokenizer_has_code(location):
-                raise InvalidValueError(f"the model {name} {OWN_CODE}") from None
-            raise
+        tokenizer = _tokenizer(location, config, trust_remote_code)
+        form = stored_form(location, config)
+        options: dict[str, Any] = {"dtype": dtype or "auto", "trust_remote_code": trust_remote_code}
+        if location.gguf:
+            options["gguf_file"] = location.gguf.name
+        source: str | None = location.source
+        file_bytes = None
+        if form is not None and form.dequantises:
+            source, options["dtype"] = None, dtype or config.dtype or torch.float32
+            options["state_dict"], file_bytes = form.weights(location, options["dtype"])
+            without_form(config)
+        model, report = _from_pretrained(location, source, config, form, options)
+        _check_complete(name, report)
+    notes = [*pinned, *_unused(name, report), *([form.note] if form else [])]
+    return Pretrained(model, tokenizer, tuple(notes), file_bytes=file_bytes)
+
+
+def _from_pretrained(
+    location: Location,
+    source: str | None,
+    config: PreTrainedConfig,
+    form: StoredForm | None,
+    options: dict[str, Any],
+) -> tuple[PreTrainedModel, Mapping[str, Any]]:
+    """The model with the weights of `source`, or of the options, and what is missing or unused."""
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM
+
+    loader: Any = AutoModelForCausalLM
+    if source is None:
+        # It looks for files even where there is no name.
+        loader = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+        if loader.config_class is not type(config):
+            config = config.get_text_config(decoder=True)
+        options.pop("trust_remote_code")
+    else:
+        options["adapter_kwargs"] = NO_ADAPTER
+    try:
         with explained(location, "weights"):
             # transformers declares the answer without the second half that we ask for.
-            answer: Any = AutoModelForCausalLM.from_pretrained(
-                location.source,
+            answer: Any = loader.from_pretrained(
+                source,
                 # Each reading of a GGUF file's header takes seconds.
                 config=config,
-                dtype=dtype or "auto",
-                trust_remote_code=trust_remote_code,
                 output_loading_info=True,
-                # Weights of other shapes are an error below, which names the first.
+                # Weights of other shapes are an error of its own, which names the first.
                 ignore_mismatched_sizes=True,
-                **files,
+                **options,
             )
-        model, report = answer
-        _check_complete(name, report)
-    return Pretrained(model, tokenizer, tuple(_unused(name, report)))
+    except InvalidValueError as error:
+        if form is None or form.dequantises or error.__cause__ is None:
+            raise
+        raise form.unusable(f"transformers: {first_sentence(error.__cause__)}") from error
+    model, report = answer
+    return model, report
+
+
+def _tokenizer(
+    location: Location, config: PreTrainedConfig, trust_remote_code: bool
+) -> PreTrainedTokenizerBase:
+    """The tokenizer at `location`, of a model with `config`."""
+    from transformers import AutoTokenizer
+
+    try:
+        with explained(location, "tokenizer"):
+            tokenizer: PreTrainedTokenizerBase = (
+                load_tokenizer(location.header)
+                if location.header is not None
+                else AutoTokenizer.from_pretrained(
+                    location.source, config=config, trust_remote_code=trust_remote_code
+                )
+            )
+    except InvalidValueError:
+        if not trust_remote_code and not location.gguf and _tokenizer_has_code(location):
+            raise InvalidValueError(f"the model {location.name} {OWN_CODE}") from None
+        raise
+    return tokenizer
 
 
 def _check_installed(location: Location) -> None:

@@ -138,7 +138,12 @@ def load_text_model(
     check_device(device)
     # The mini-GPT rotates by complex numbers, which have no 16-bit type; a run folder is a Hugging
     # Face folder, too.
-    if location.path and location.is_run and dtype in (None, torch.float32, torch.float64):
+    if (
+        location.path
+        and location.is_run
+        and not location.has_adapter
+        and dtype in (None, torch.float32, torch.float64)
+    ):
         return GPTTextModel.load(location.path, dtype, device)
     loaded = load_from_transformers(location, dtype, device, trust_remote_code, progress)
     return loaded if location.gguf is None else dequantised(loaded, location)

@@ -4,7 +4,8 @@
 name                      what it is
 ========================  =====================================================================
 a folder, training.json   a run of ``kullback train`` (`kullback.models.mini_gpt`)
-any other folder          a Hugging Face folder: config.json, weights, tokenizer
+any other folder          a Hugging Face folder: config.json, weights, tokenizer; or one of an
+                          adapter (`kullback.models.adapters`), which names its model
 a file ending in .gguf    a llama.cpp model: llama.cpp runs it (`kullback.models.llama_cpp`), or
                           transformers dequantises its weights (``FILE.gguf@transformers``)
 anything else             a name on the Hugging Face hub, or in its cache on this machine
@@ -23,9 +24,11 @@ from kullback.models.llama_cpp_options import Backend, LlamaCppOptions, split_gg
 from kullback.runtime.decoding import decode_json, read_bounded
 from kullback.runtime.inputs import check_regular
 
-__all__ = ["Location", "locate", "read_json"]
+__all__ = ["ADAPTER_CONFIG", "TOKENIZERS", "Location", "locate", "read_json"]
 
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
 
 
@@ -53,6 +56,16 @@ class Location:
     def is_run(self) -> bool:
         """Whether it is a run folder of ``kullback train``."""
         return self.path is not None and (self.path / "training.json").is_file()
+
+    @property
+    def has_adapter(self) -> bool:
+        """Whether it is a folder with an adapter, alone or beside weights."""
+        return self.path is not None and (self.path / ADAPTER_CONFIG).is_file()
+
+    @property
+    def holds_only_adapter(self) -> bool:
+        """Whether it is a folder with an adapter and no weights of a model."""
+        return self.path is not None and self.has_adapter and not _weights(self.path)
 
     @property
     def source(self) -> str:
@@ -112,9 +125,23 @@ def _check_files(folder: Path) -> None:
         check_regular(path, "the file of the model")
 
 
+def _weights(folder: Path) -> list[Path]:
+    """The files of a model's weights, without those of an adapter."""
+    files = {file for pattern in WEIGHTS for file in folder.glob(pattern)}
+    return sorted(file for file in files if not file.name.startswith("adapter_model"))
+
+
 def _check_folder(folder: Path) -> None:
+    weights = _weights(folder)
+    if (folder / ADAPTER_CONFIG).is_file():
+        if not any((folder / file).is_file() for file in ADAPTER_WEIGHTS):
+            raise InvalidValueError(
+                f"the model {folder} has an {ADAPTER_CONFIG} and no {ADAPTER_WEIGHTS[0]}: download "
+                "it again, or remove that file to use the model without an adapter"
+            )
+        if not weights:
+            return
     config = read_json(folder / "config.json")
-    weights = sorted({file for pattern in WEIGHTS for file in folder.glob(pattern)})
     if not weights:
         raise InvalidValueError(f"the model {folder} has no weights: no model.safetensors in it")
     check_sizes(folder / "config.json", config, weights)

@@ -84,7 +84,7 @@ def save_quantised(
             quantised = _quantised(loaded.model, scheme, draft / "original", location.name)
             shutil.rmtree(draft / "original", ignore_errors=True)
             quantised.model.save_pretrained(draft)
-            save_tokenizer(location, loaded.tokenizer, draft)
+            save_tokenizer(loaded.tokenizer_of or location, loaded.tokenizer, draft)
     sizes = {file.name: file.stat().st_size for file in folder.iterdir()}
     return QuantisedFolder(
         folder=str(folder),
