@@ -80,7 +80,7 @@ def unpacked(words: Int[Tensor, "*M W"], bits: int) -> Int[Tensor, "*M N"]:
     if bits not in (2, 4, 8):
         raise InvalidValueError(f"its integers have {bits} bits: 2, 4 and 8 can be read")
     shifts = torch.arange(0, 32, bits, dtype=torch.int32)
-    numbers = (words.int()[..., None] >> shifts) & (2**bits - 1)
+    numbers: Tensor = (words.int()[..., None] >> shifts) & (2**bits - 1)
     return numbers.flatten(-2)
 
 
