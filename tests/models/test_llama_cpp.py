@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import ctypes
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from kullback.errors import InvalidValueError
+from kullback.errors import InvalidValueError, MissingExtraError
+from kullback.models import _llama_cpp_library
+from kullback.models._llama_cpp_library import load_library
 from kullback.models.llama_cpp import LlamaCppModel, LlamaCppPredictions
 from kullback.models.load import load_sized, load_text_model
 from tiny_models import TEXT, llama_and_gguf
@@ -146,10 +149,46 @@ def test_what_llama_cpp_cannot_do_is_refused(folder: Path) -> None:
 
 
 def test_transformers_reads_the_dequantised_weights_on_request(folder: Path) -> None:
-    """``@transformers`` and a scheme load the weights, with a note and the folder's numbers."""
+    """``@transformers`` loads the weights, with a note and the folder's numbers."""
     model = load_text_model(f"{folder}/tiny.gguf@transformers")
     assert any("dequantised" in note for note in model.notes)
     ids_1T = torch.arange(20)[None]
     expected_TV = load_text_model(str(folder)).predict(ids_1T).logits(slice(None))
     assert torch.allclose(model.predict(ids_1T).logits(slice(None)), expected_TV, atol=1e-5)
-    assert load_sized(f"{folder}/tiny.gguf@int8").model.name == "tiny.gguf@int8"
+
+
+def test_a_refused_file_is_one_sentence(folder: Path, tmp_path: Path) -> None:
+    """An architecture that llama.cpp does not know is named."""
+    path = tmp_path / "zork.gguf"
+    path.write_bytes((folder / "tiny.gguf").read_bytes().replace(b"llama", b"zorka"))
+    with pytest.raises(InvalidValueError, match=r"'zorka'.*llama\.cpp") as error:
+        load_sized(path)
+    assert "\n" not in str(error.value)
+
+
+def test_another_version_of_the_library_is_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither an unknown version nor other defaults of a struct are called."""
+    monkeypatch.setattr(_llama_cpp_library, "find_spec", lambda name: name == "xllamacpp" or None)
+    monkeypatch.setattr(_llama_cpp_library, "version", lambda name: "1999.1.1")
+    with pytest.raises(InvalidValueError, match=r"1999\.1\.1.*kullback\[gguf\]"):
+        _llama_cpp_library.load_library.__wrapped__()
+    c = ctypes.CDLL(load_library().c._name)  # with types of its own
+    moved = _llama_cpp_library._ModelParameters
+    with pytest.raises(InvalidValueError, match="laid out in another way"):
+        _llama_cpp_library._check_defaults(
+            c, "it", "llama_context_default_params", moved, {"split_mode": 1}
+        )
+
+
+def test_without_a_library_the_weights_are_dequantised(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A note names the extra; asked for by name, llama.cpp's absence is an error that does."""
+    monkeypatch.setattr(_llama_cpp_library, "find_spec", lambda name: None)
+    model = load_text_model(str(folder / "tiny.gguf"))
+    assert any("kullback[gguf]" in note for note in model.notes)
+    monkeypatch.setattr("kullback.models.llama_cpp.load_library", load_library.__wrapped__)
+    with pytest.raises(MissingExtraError, match=r"kullback\[gguf\]"):
+        load_text_model(f"{folder}/tiny.gguf@llama.cpp")

@@ -44,7 +44,7 @@ from kullback.errors import InvalidValueError
 from kullback.evaluation.options import Model, PassOptions, model_name, named_paths
 from kullback.models.interface import TextModel
 from kullback.models.llama_cpp_options import Backend
-from kullback.models.load import load_sized
+from kullback.models.load import load_sized, tokenizer_alone
 from kullback.models.quantization import Scheme
 from kullback.models.quantized import SizedModel, check_scheme_fits, split_scheme
 from kullback.results.comparison import Comparison
@@ -313,8 +313,9 @@ def _models(request: _Request, kinds: list[Kind]) -> Comparison:
         budget=request.budget,
         passages=request.passages,
     )
+    backend = request.options.backend
     opened = [
-        Candidate(label, partial(_open, operand, request))
+        Candidate(label, partial(_open, operand, request), tokenizer_alone(operand, backend))
         for label, operand in zip(labels[1:], candidates, strict=True)
     ]
     return compare_models(reference, opened, documents, cut, task, request.progress)

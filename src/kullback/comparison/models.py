@@ -22,6 +22,7 @@ from kullback.comparison.operands import Operand
 from kullback.comparison.ranking import CandidateRows, choose, rank_candidates
 from kullback.comparison.sensitivity import Sensitivity, measure_sensitivity
 from kullback.comparison.stored import origin
+from kullback.comparison.token_agreement import bos_note, check_tokens
 from kullback.errors import InvalidValueError
 from kullback.evaluation.on_text import coverage_notes
 from kullback.evaluation.passes import Predictor, TokenizedText, divergence_rows
@@ -35,6 +36,7 @@ from kullback.text.documents import Document
 from kullback.text.fingerprint import Fingerprint
 from kullback.text.inputs import text_name
 from kullback.text.protocol import Protocol
+from kullback.text.tokenizer import TextTokenizer
 
 __all__ = ["Candidate", "Task", "compare_models"]
 
@@ -45,6 +47,8 @@ class Candidate:
 
     name: str
     open: Callable[[], Operand]
+    tokenizer: Callable[[], TextTokenizer] | None = None
+    """Reads its tokenizer alone, where that is possible: what differs is then said first."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -87,6 +91,7 @@ def compare_models(
     reader, opened = _reader(reference, candidates)
     tokenized = TokenizedText.of(documents, protocol, reader.tokenizer, reader.context, progress)
     reference.check(documents, tokenized, reader)
+    beginnings = _check_tokenizers(candidates, reader, tokenized)
     began = time.perf_counter()
     source: Predictor = reference
     if len(candidates) > 1 or task.noise or task.sensitivity is not None:
@@ -129,7 +134,7 @@ def compare_models(
         documents=len(documents),
         bytes=tokenized.coverage.bytes,
         seconds=time.perf_counter() - began,
-        notes=_notes(reference, compared, tokenized),
+        notes=(*_notes(reference, compared, tokenized), *beginnings),
         ranked=ranked,
         tolerance=task.tolerance,
         budget=task.budget,
@@ -176,6 +181,23 @@ class _Compared:
             operand.notes,
             _padding(divergences),
         )
+
+
+def _check_tokenizers(
+    candidates: Sequence[Candidate], reader: TextModel, tokenized: TokenizedText
+) -> list[str]:
+    """Notes on how candidates begin a text; raises `InvalidValueError` where one's tokens differ.
+
+    Before anything is computed, of those whose tokenizer can be read alone.
+    """
+    notes: dict[str, None] = {}
+    for candidate in candidates:
+        if candidate.tokenizer is not None:
+            tokenizer = candidate.tokenizer()
+            check_tokens(candidate.name, tokenizer, (reader.name, reader.tokenizer), tokenized)
+            for note in bos_note(candidate.name, tokenizer, reader.name, reader.tokenizer):
+                notes[note] = None
+    return list(notes)
 
 
 def title_of(candidates: Sequence[str], reference: str) -> str:

@@ -17,6 +17,7 @@ from typing import cast
 import numpy as np
 import torch
 
+from kullback.comparison.token_agreement import check_tokens
 from kullback.errors import InvalidValueError
 from kullback.evaluation.on_text import model_fingerprint
 from kullback.evaluation.passes import ModelPredictor, Predictor, TokenizedText
@@ -25,7 +26,6 @@ from kullback.models.quantized import SizedModel
 from kullback.predictions.base import Predictions
 from kullback.predictions.recording import Recording
 from kullback.text.documents import Document
-from kullback.text.encoded_documents import encode_documents, equal_tokens
 from kullback.text.fingerprint import Fingerprint, Part, check_same_text, text_fingerprint
 from kullback.text.windows import Window
 
@@ -116,22 +116,7 @@ class ModelOperand:
         """Raise `InvalidValueError` where it reads other tokens, or shorter windows."""
         if self.model.context is not None and tokenized.protocol.window is not None:
             tokenized.protocol.resolve(self.model.context)  # the window must fit both
-        if self.model.tokenizer.fingerprint == reader.tokenizer.fingerprint:
-            return
-        others = encode_documents(
-            self.model.tokenizer,
-            tokenized.documents,
-            special_tokens=tokenized.protocol.special_tokens or "text",
-        )
-        for document, tokens, other in zip(
-            tokenized.documents, tokenized.encodings, others, strict=True
-        ):
-            if not equal_tokens(tokens, other):
-                raise InvalidValueError(
-                    f"{reader.name} and {self.name} read {document.name} as different tokens "
-                    f"({len(tokens):,} and {len(other):,}): a KL by token does not exist; compare "
-                    "them by bytes with --by-bytes"
-                )
+        check_tokens(self.name, self.model.tokenizer, (reader.name, reader.tokenizer), tokenized)
 
 
 @dataclass(frozen=True, eq=False)

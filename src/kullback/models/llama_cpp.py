@@ -38,7 +38,7 @@ from kullback.predictions.base import ALL
 from kullback.runtime.threads import cores
 from kullback.text.tokenizer import TextTokenizer
 
-__all__ = ["LlamaCppModel", "LlamaCppPredictions"]
+__all__ = ["LlamaCppModel", "LlamaCppPredictions", "read_tokenizer"]
 
 # Logits that llama.cpp computes at a time, and again as many in its output.
 LOGITS_BYTES = 32 << 20
@@ -96,11 +96,8 @@ class LlamaCppModel:
         layers = 0 if device == "cpu" else ALL_LAYERS if options.ngl is None else options.ngl
         parameters = c.llama_model_default_params()
         parameters.n_gpu_layers = layers if offloads else 0
-        with collected_errors(library) as errors:
-            pointer = c.llama_model_load_from_file(str(paths[0]).encode(), parameters)
-            if not pointer:
-                raise no_model(str(paths[0]), errors, library.name)
-        handle = _Handle(library, pointer)
+        handle = _Handle.open(library, paths[0], parameters)
+        pointer = handle.pointer
         if not c.llama_model_has_decoder(pointer) or c.llama_model_has_encoder(pointer):
             raise InvalidValueError(
                 f"the model {paths[0]} is not a causal language model: choose one that was trained "
@@ -189,8 +186,26 @@ class LlamaCppPredictions:
         return LlamaCppPredictions(self.session, self.tokens_NT, self.rows_M[rows_M.cpu().numpy()])
 
 
+def read_tokenizer(paths: tuple[Path, ...]) -> TextTokenizer:
+    """The tokenizer of a file, without its weights; raises as `LlamaCppModel.load` does."""
+    library = load_library()
+    parameters = library.c.llama_model_default_params()
+    parameters.vocab_only = True
+    handle = _Handle.open(library, paths[0], parameters)
+    return tokenizer_of(library, handle.pointer, str(paths[0]), handle)
+
+
 class _Handle:
     """llama.cpp's model, freed when nothing refers to it."""
+
+    @classmethod
+    def open(cls, library: Library, path: Path, parameters: ctypes.Structure) -> _Handle:
+        """The model in the file, or in all parts of which it is the first."""
+        with collected_errors(library) as errors:
+            pointer = library.c.llama_model_load_from_file(str(path).encode(), parameters)
+            if not pointer:
+                raise no_model(str(path), errors, library.name)
+        return cls(library, pointer)
 
     def __init__(self, library: Library, pointer: int) -> None:
         self.pointer = pointer

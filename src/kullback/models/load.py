@@ -6,6 +6,8 @@ one sentence, before anything is measured.  Code that comes with a model runs on
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +20,8 @@ from kullback.models.devices import best_device, check_device
 from kullback.models.from_transformers import load_from_transformers
 from kullback.models.gguf import dequantised, load_llama_cpp
 from kullback.models.interface import TextModel
-from kullback.models.llama_cpp_options import Backend
+from kullback.models.llama_cpp import read_tokenizer
+from kullback.models.llama_cpp_options import Backend, split_gguf
 from kullback.models.locate import Location, locate
 from kullback.models.mini_gpt import GPTTextModel
 from kullback.models.quantized import SizedModel, apply_scheme, sized, split_scheme
@@ -31,7 +34,7 @@ if TYPE_CHECKING:
 
     from kullback.models.huggingface import HuggingFaceModel
 
-__all__ = ["load_sized", "load_text_model", "model_name"]
+__all__ = ["load_sized", "load_text_model", "model_name", "tokenizer_alone"]
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
@@ -147,6 +150,24 @@ def load_text_model(
         return GPTTextModel.load(location.path, dtype, device)
     loaded = load_from_transformers(location, dtype, device, trust_remote_code, progress)
     return loaded if location.gguf is None else dequantised(loaded, location)
+
+
+def tokenizer_alone(
+    model: object, backend: Backend | None = None
+) -> Callable[[], TextTokenizer] | None:
+    """Reads the tokenizer of a .gguf file that llama.cpp runs; None for any other model.
+
+    Raises as `load_text_model` does.
+    """
+    if not isinstance(model, str | Path):
+        return None
+    base, scheme = split_scheme(str(model))
+    if scheme is not None or not split_gguf(base)[0].endswith(".gguf"):
+        return None
+    location = locate(base)
+    if location.header is None or _backend(location, backend) != "llama.cpp":
+        return None
+    return partial(read_tokenizer, location.header.parts)
 
 
 def _backend(location: Location, wanted: Backend | None) -> Backend:

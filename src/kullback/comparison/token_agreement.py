@@ -1,0 +1,93 @@
+"""Whether two tokenizers read a text as the same tokens, and where not, what differs first."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from kullback.errors import InvalidValueError
+from kullback.evaluation.passes import TokenizedText
+from kullback.runtime.columns import PART_ROWS
+from kullback.text.encoded_documents import encode_documents, equal_tokens
+from kullback.text.tokenizer import TextTokenizer
+from kullback.text.windows import Tokens
+
+__all__ = ["bos_note", "check_tokens"]
+
+# Tokens that a message shows of each reading.
+SHOWN = 4
+
+
+def check_tokens(
+    name: str, tokenizer: TextTokenizer, reader: tuple[str, TextTokenizer], tokenized: TokenizedText
+) -> None:
+    """Raise `InvalidValueError` where the tokenizer of `name` reads the text as other tokens.
+
+    `reader` is the name and the tokenizer of the model that read it.
+    """
+    if tokenizer.fingerprint == reader[1].fingerprint:
+        return
+    others = encode_documents(
+        tokenizer,
+        tokenized.documents,
+        special_tokens=tokenized.protocol.special_tokens or "text",
+    )
+    for document, tokens, other in zip(
+        tokenized.documents, tokenized.encodings, others, strict=True
+    ):
+        if not equal_tokens(tokens, other):
+            difference = _first_difference(reader, tokens, (name, tokenizer), other)
+            raise InvalidValueError(
+                f"{reader[0]} and {name} read {document.name} as different tokens "
+                f"({len(tokens):,} and {len(other):,}; {difference}): a KL by token does not "
+                "exist; compare them by bytes with --by-bytes"
+            )
+
+
+def bos_note(name: str, tokenizer: TextTokenizer, reader: str, reading: TextTokenizer) -> list[str]:
+    """A note where a model's own tokenizer begins a text in another way than it is read here.
+
+    `reading` is the tokenizer of `reader`, which decides where the protocol leaves it open.
+    """
+    own, here = (
+        each.token_text(each.bos_id) if each.adds_bos and each.bos_id is not None else None
+        for each in (tokenizer, reading)
+    )
+    own_id, id_here = (each.bos_id if each.adds_bos else None for each in (tokenizer, reading))
+    if own_id == id_here:
+        return []
+    return [
+        f"the tokenizer of {name} begins a text with {_shown(own)}, that of {reader} with "
+        f"{_shown(here)}: both models read it as {reader} does; --bos always or never decides it "
+        "for both"
+    ]
+
+
+def _shown(bos: str | None) -> str:
+    return "no BOS" if bos is None else f"the BOS {bos!r}"
+
+
+def _first_difference(
+    reader: tuple[str, TextTokenizer],
+    tokens: Tokens,
+    other: tuple[str, TextTokenizer],
+    read: Tokens,
+) -> str:
+    """Where two readings of a document part, with some tokens of both."""
+    at = _first_unequal(tokens, read)
+    byte = int(tokens.ends_of(np.array([at - 1]))[0])
+    shown = []
+    for (name, tokenizer), reading in ((reader, tokens), (other, read)):
+        ids = reading.ids[at : at + SHOWN]
+        texts = [repr(tokenizer.token_text(int(token))) for token in ids]
+        shown.append(f"{name} {' '.join(texts) or 'the end'} (id {ids[0] if len(ids) else '-'})")
+    return f"first at byte {byte}, where {shown[0]} is {shown[1]}"
+
+
+def _first_unequal(first: Tokens, second: Tokens) -> int:
+    shorter = min(len(first), len(second))
+    for begin in range(0, shorter, PART_ROWS):
+        end = min(begin + PART_ROWS, shorter)
+        differs = first.ids[begin:end] != second.ids[begin:end]
+        if differs.any():
+            return begin + int(np.argmax(differs))
+    return shorter

@@ -1,0 +1,107 @@
+"""GGUF files in llama.cpp as operands of comparisons, with their tokenizers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from tokenizers import Tokenizer
+from transformers import LlamaForCausalLM
+
+from gguf_files import gguf_of
+from kullback.comparison.compare import compare
+from kullback.errors import InvalidValueError
+from kullback.evaluation.evaluate import evaluate
+from kullback.evaluation.record import record
+from kullback.results.comparison import Comparison
+from kullback.results.evaluation import Evaluation
+from kullback.text.documents import Document
+from tiny_models import TEXT, llama_and_gguf
+
+DOCUMENT = Document("text", TEXT)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Llama with tiny.gguf, bos.gguf, which begins texts with BOS, and merges.gguf."""
+    folder = llama_and_gguf(tmp_path_factory.mktemp("operands"))
+    model = LlamaForCausalLM.from_pretrained(folder)
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    bos = {"tokenizer.ggml.bos_token_id": 5, "tokenizer.ggml.add_bos_token": True}
+    gguf_of(folder / "bos.gguf", model, tokenizer, entries=bos)
+    description = json.loads(tokenizer.to_str())
+    del description["model"]["merges"][0]
+    gguf_of(folder / "merges.gguf", model, Tokenizer.from_str(json.dumps(description)))
+    return folder
+
+
+def compared(reference: Path | str, *candidates: Path | str) -> Comparison:
+    """The comparison on the text, in windows of 128."""
+    result = compare(reference, [*candidates], DOCUMENT, window=128, passages=False)
+    assert isinstance(result, Comparison)
+    return result
+
+
+def kl_of(result: Comparison, candidate: int = 0) -> float:
+    """The mean KL of a candidate."""
+    return result.candidates[candidate].measures["kl"].value
+
+
+def one_thread(path: Path, options: str = "") -> str:
+    """So that tests may run side by side."""
+    return f"{path}@threads=1{options}"
+
+
+def test_a_folder_against_its_files(folder: Path) -> None:
+    """The same weights are as far as rounding, a quantised cache further."""
+    tiny = folder / "tiny.gguf"
+    result = compared(folder, one_thread(tiny), one_thread(tiny, ",ctk=q8_0,ctv=q8_0"))
+    assert kl_of(result) < 1e-5 < kl_of(result, 1) < 0.1
+    assert "ctk=q8_0" in str(result.candidates[1].operand.protocol["backend"])
+    assert any("runs in llama.cpp" in note for note in result.notes)
+
+
+def test_any_mix_of_operands(folder: Path, tmp_path: Path) -> None:
+    """GGUF against GGUF, against a folder, and against a recording of itself."""
+    tiny = one_thread(folder / "tiny.gguf")
+    assert kl_of(compared(tiny, folder, one_thread(folder / "tiny.gguf", ",fa=off"))) < 1e-5
+    exact = tmp_path / "tiny.rec"
+    record(tiny, DOCUMENT, exact, distributions="exact", window=128)
+    assert kl_of(compared(exact, tiny)) < 1e-12
+
+
+def test_an_evaluation_is_that_of_the_folder(folder: Path) -> None:
+    """The cross-entropy is the folder's; the fingerprint names library and options."""
+    results = []
+    for model in (str(folder), one_thread(folder / "tiny.gguf")):
+        result = evaluate(model, DOCUMENT, window=128, passages=False)
+        assert isinstance(result, Evaluation)
+        results.append(result)
+    reference, gguf = results
+    name = "cross_entropy"
+    assert abs(gguf.measures[name].value - reference.measures[name].value) < 1e-3
+    assert "llama.cpp" in str(gguf.protocol["backend"])
+    assert "backend" not in reference.protocol
+
+
+def test_another_beginning_of_texts_is_said(folder: Path) -> None:
+    """A file whose tokenizer adds BOS is read as the reference is, with a note."""
+    result = compared(folder, one_thread(folder / "bos.gguf"))
+    assert kl_of(result) < 1e-5
+    (note,) = [note for note in result.notes if "begins a text" in note]
+    assert "--bos" in note
+
+
+def test_other_tokens_are_explained_before_anything_runs(folder: Path) -> None:
+    """The first token that differs is shown with its text and place."""
+    with pytest.raises(InvalidValueError, match=r"different tokens.*at byte 7.*' b'.*--by-bytes"):
+        compared(folder, one_thread(folder / "merges.gguf"))
+
+
+def test_a_backend_without_a_file_is_refused(folder: Path) -> None:
+    """--backend is about .gguf files."""
+    with pytest.raises(InvalidValueError, match=r"--backend.*\.gguf"):
+        evaluate(str(folder), DOCUMENT, backend="llama.cpp")
+    with pytest.raises(InvalidValueError, match=r"'llama'.*transformers"):
+        evaluate(str(folder / "tiny.gguf"), DOCUMENT, backend="llama")  # type: ignore[arg-type]
