@@ -63,12 +63,14 @@ def test_a_folder_against_its_files(folder: Path) -> None:
 
 
 def test_any_mix_of_operands(folder: Path, tmp_path: Path) -> None:
-    """GGUF against GGUF, against a folder, and against a recording of itself."""
+    """GGUF against GGUF, against a folder, and against a recording of the folder."""
     tiny = one_thread(folder / "tiny.gguf")
     assert kl_of(compared(tiny, folder, one_thread(folder / "tiny.gguf", ",fa=off"))) < 1e-5
-    exact = tmp_path / "tiny.rec"
-    record(tiny, DOCUMENT, exact, distributions="exact", window=128)
-    assert kl_of(compared(exact, tiny)) < 1e-12
+    exact = tmp_path / "folder.rec"
+    record(folder, DOCUMENT, exact, distributions="exact", window=128)
+    assert kl_of(compared(exact, tiny)) < 1e-5
+    with pytest.raises(InvalidValueError, match="tokenizers are not the same"):
+        compared(exact, one_thread(folder / "bos.gguf"))
 
 
 def test_an_evaluation_is_that_of_the_folder(folder: Path) -> None:

@@ -32,7 +32,7 @@ from kullback.text.windows import Window
 __all__ = ["ModelOperand", "Operand", "RecordingOperand", "check_is_text", "text_parts"]
 
 # What the metadata of a recording hold beside the parts of the fingerprint.
-NO_PARTS = ("model", "size_bytes")
+NO_PARTS = ("model", "size_bytes", "begins_with")
 
 
 class Operand(Predictor, Interface):
@@ -180,12 +180,29 @@ class RecordingOperand:
     ) -> None:
         """Raise `InvalidValueError` where text, tokenizer or protocol are not those recorded."""
         now = text_parts(documents, tokenized, reader)
+        if self._has_tokens_of(tokenized, reader):
+            now["tokenizer"] = cast("Part", self.recording.metadata.get("tokenizer"))
         check_same_text(self.recording.metadata, now, (self.name, f"the reading of {reader.name}"))
         if not np.array_equal(self.recording.targets, tokenized.targets):
             raise InvalidValueError(
                 f"{self.name} has {len(self.recording):,} rows that are not about the "
                 f"{len(tokenized):,} tokens of its own text: it is damaged; record it again"
             )
+
+    def _has_tokens_of(self, tokenized: TokenizedText, reader: TextModel) -> bool:
+        """Whether the tokens are the same although llama.cpp's tokenizer read them for one of both.
+
+        What begins a text is no target, and must be known to be the same.
+        """
+        metadata, tokenizer = self.recording.metadata, reader.tokenizer
+        backends = (metadata.get("backend"), getattr(reader, "backend", None))
+        own = tokenizer.bos_id if tokenizer.adds_bos else None
+        return (
+            any(backends)
+            and "begins_with" in metadata
+            and metadata["begins_with"] == own
+            and np.array_equal(self.recording.targets, tokenized.targets)
+        )
 
 
 def text_parts(

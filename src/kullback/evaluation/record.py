@@ -144,6 +144,7 @@ def record_text(
     metadata = {
         "model": model.name,
         "size_bytes": size_bytes,
+        "begins_with": model.tokenizer.bos_id if model.tokenizer.adds_bos else None,
         **model_fingerprint(model, documents, tokenized).parts,
     }
     predictor = ModelPredictor(model)
