@@ -169,6 +169,18 @@ def test_a_run_that_fails_early_leaves_nothing(tmp_path: Path, error: type[BaseE
     assert len(read_records(path)[1]) == 10
 
 
+def test_rows_that_are_kept_are_for_their_owner(tmp_path: Path) -> None:
+    """No other user can read them before they are in the file, whose mode stays."""
+    path = tmp_path / "r.parquet"
+    path.touch(0o600)
+    with contextlib.suppress(KeyboardInterrupt), RecordsWriter(path, METADATA, 100) as writer:
+        writer.append(0, rows(0, 150))
+        raise KeyboardInterrupt
+    assert (tmp_path / ".r.parquet.groups").stat().st_mode & 0o777 == 0o700
+    write(path, 150)
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
 def test_ctrl_c_loses_no_row(tmp_path: Path) -> None:
     """Rows that wait for their group are written when the run is interrupted."""
     path = tmp_path / "r.parquet"

@@ -109,6 +109,18 @@ def test_a_dash_is_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
     assert read_documents(["-"]) == [Document("standard input", "sí\n")]
 
 
+@pytest.mark.parametrize("odd", ["pipe", "link"])
+def test_a_folder_is_read_completely_or_not_at_all(odd: str, tmp_path: Path) -> None:
+    """A pipe and a link that leads nowhere, of a name that is read, are not passed over."""
+    (tmp_path / "b.txt").write_text("b")
+    if odd == "pipe":
+        os.mkfifo(tmp_path / "a.txt")
+    else:
+        (tmp_path / "a.txt").symlink_to("missing")
+    with pytest.raises(InvalidValueError, match=r"a\.txt.*(named pipe|No such file)"):
+        read_documents([tmp_path])
+
+
 def test_texts_are_one_a_file_whatever_the_suffix(tmp_path: Path) -> None:
     """`read_texts` reads a .jsonl file as the text that it is, and names a file that it cannot."""
     write_json_lines(tmp_path / "a.jsonl", "x")

@@ -123,7 +123,8 @@ class RecordsWriter:
     def __enter__(self) -> RecordsWriter:
         check_groups(self.path)
         with explained(self.path), ExitStack() as held:
-            held.enter_context(made_folder(self.folder))
+            # Rows of a file that only its owner may read are no one else's before they are in it.
+            held.enter_context(made_folder(self.folder, mode=0o700))
             held.enter_context(locked(self.folder / "lock", self._in_use, remove=True))
             self._open = held.pop_all()
         try:

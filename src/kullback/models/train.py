@@ -20,7 +20,7 @@ from kullback.runtime.ranges import TRAINED_VOCABULARIES
 from kullback.runtime.threads import workers
 from kullback.runtime.wording import with_article
 from kullback.sources.catalogue import Source, open_source
-from kullback.text.documents import Document
+from kullback.text.documents import STANDARD_INPUT, Document
 from kullback.training.batches import Batches
 from kullback.training.config import RANGES, SIZES, TrainingConfig
 from kullback.training.description import batches_of_run, read_description
@@ -166,6 +166,11 @@ def _given_text(text: object) -> list[str | Path]:
             raise InvalidValueError(
                 f"text is {with_article(type(item).__name__)}: give the name of a file or folder, "
                 "or a list of names"
+            )
+        if str(item) == STANDARD_INPUT:
+            raise InvalidValueError(
+                f"text is {item}, standard input: training reads files, which a resumed run reads "
+                "again; write it to a file, and give the name of that"
             )
         names.append(item)
     return names

@@ -81,10 +81,13 @@ def locked_output(path: Path | None) -> Iterator[None]:
 
 
 @contextmanager
-def made_folder(folder: Path) -> Iterator[None]:
-    """Make a folder where it is missing; at the end remove what was made and is still empty."""
+def made_folder(folder: Path, mode: int = 0o777) -> Iterator[None]:
+    """Make a folder where it is missing; at the end remove what was made and is still empty.
+
+    `mode` is that of a folder that is made, less the umask; its parents have the usual one.
+    """
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=mode, parents=True, exist_ok=True)
     try:
         yield
     finally:

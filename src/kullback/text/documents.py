@@ -193,7 +193,8 @@ def _read(
     if not path.is_dir():
         yield from _read_file(path, _shown(path.name), field, stored)
         return
-    files = sorted(file for file in path.rglob("*") if file.is_file())
+    # With pipes and links that lead nowhere, which are refused when they are opened.
+    files = sorted(file for file in path.rglob("*") if not file.is_dir())
     read = [file for file in files if file.suffix in SUFFIXES]
     skipped = [
         file.relative_to(path).as_posix()
