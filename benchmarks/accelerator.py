@@ -88,7 +88,12 @@ def perturb(model: LlamaForCausalLM) -> None:
 class Jobs:
     """What is timed, on the same windows."""
 
-    def __init__(self, reference: HuggingFaceModel, candidate: HuggingFaceModel, windows: Tensor):
+    def __init__(
+        self,
+        reference: HuggingFaceModel,
+        candidate: HuggingFaceModel,
+        windows: Tensor,
+    ):
         self.reference, self.candidate = reference, candidate
         self.windows = [window[None] for window in windows]
         self.short = [window[None, :27] for window in windows.reshape(-1, 32)[:300]]
@@ -110,20 +115,25 @@ class Jobs:
             float(self.reference.model(input_ids=window, labels=window).loss)
 
     @torch.inference_mode()
+    def _evaluate(self, window: Tensor) -> None:
+        token_statistics(self.reference.predict(window), window[0].roll(-1))
+
+    @torch.inference_mode()
+    def _compare(self, window: Tensor) -> None:
+        predictions = (model.predict(window) for model in (self.reference, self.candidate))
+        divergence_statistics(*predictions, window[0].roll(-1))
+
     def evaluate(self) -> None:
         for window in self.windows:
-            token_statistics(self.reference.predict(window), window[0].roll(-1))
+            self._evaluate(window)
 
-    @torch.inference_mode()
     def compare(self) -> None:
         for window in self.windows:
-            predictions = (model.predict(window) for model in (self.reference, self.candidate))
-            divergence_statistics(*predictions, window[0].roll(-1))
+            self._compare(window)
 
-    @torch.inference_mode()
     def short_documents(self) -> None:
         for window in self.short:
-            token_statistics(self.reference.predict(window), window[0].roll(-1))
+            self._evaluate(window)
 
     @torch.inference_mode()
     def check(self) -> list[str]:
@@ -219,7 +229,13 @@ def main() -> None:
     print(f"{name}, torch {torch.__version__}, statistics by {kernels}")
     for shape in (arguments.shapes or ("small" if on_cpu else "1b")).split(","):
         window = 128 if shape == "small" else 2048
-        measure(shape, arguments.device, arguments.windows or 8, window, arguments.rounds)
+        measure(
+            shape,
+            arguments.device,
+            arguments.windows or 8,
+            window,
+            arguments.rounds,
+        )
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from kullback.scoring.token_statistics import TokenStatistics, token_statistics
 
 DEVICE = sys.argv[1] if len(sys.argv) > 1 else "cpu"
 # Two blocks of columns, the second of which is short; on a GPU more rows than are read at once.
-ROWS, V = (4, 5000) if DEVICE == "cpu" else (700, 128256)
+ROWS, V = (4, 5000) if DEVICE == "cpu" else (600, 60000)
 
 
 def noise(seed: int, columns: int = V) -> Tensor:

@@ -1,22 +1,24 @@
 """Sums over whole rows of float32 logits on an accelerator, by Triton's kernels.
 
 On a CPU logits are made in small blocks, which stay in the caches.  An accelerator is filled by
-large kernels, so here the logits of some hundred rows are in memory at once (512 MB), and two
-kernels (:mod:`kullback.scoring.triton_kernels`) read them once or twice: the sums of each model,
-which give the normalisers, then the sums over the log-ratios of two models.  The host waits once,
-for the results of all rows.
+large kernels, and starting one costs the host 5 to 10 microseconds.  So here the logits of some
+hundred rows are in memory at once (512 MB), two kernels (:mod:`kullback.scoring.triton_kernels`)
+sum them, the sums of all rows are combined in float64 together, and the results come to the host in
+one transfer.
 
 With p the reference, q the candidate and l = log p - log q, the divergences are those of
 :mod:`kullback.scoring.log_ratio_sums`: near tokens (|l| <= 1/2) are summed as polynomials, far ones
 as Σ p, Σ q, Σ p l and so on.  The normalisers are known here, so that nothing has to be shifted.
 
-Axes: B rows, N blocks of W columns, V vocabulary, K most probable tokens, S sums of a block.
+Axes: M rows, B rows of a chunk, N blocks of W columns, V vocabulary, K most probable tokens, S sums
+of a block.
 """
 
 from __future__ import annotations
 
 import math
 import os
+from dataclasses import dataclass
 from functools import cache
 from types import ModuleType
 from typing import NamedTuple, TypeVar
@@ -25,7 +27,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from kullback.predictions.base import Predictions
+from kullback.predictions.base import FactoredPredictions, Predictions
 from kullback.predictions.checks import check_rows
 from kullback.scoring.block_sums import BlockSums, RowTotals
 from kullback.scoring.logit_blocks import Chunk, row_chunks
@@ -35,8 +37,9 @@ __all__ = ["device_kernels", "device_pair_totals", "device_token_totals"]
 
 # The logits that are in memory at once, of one model or two.
 DEVICE_BYTES = 512 << 20
-# W: 16 logits a thread, of 8 warps of 32 threads.
+# W of one model: 16 logits a thread, of 8 warps of 32 threads.  W of two, read T at a time.
 COLUMNS, WARPS = 4096, 8
+PAIR_COLUMNS, PAIR_PART = 16384, 1024
 
 
 class PairSum(NamedTuple):
@@ -65,21 +68,6 @@ class PairSum(NamedTuple):
     excluded_by_p_B: Float[Tensor, "B"]
 
 
-class PairOnly(NamedTuple):
-    """The fields of `PairTotals` that neither model has by itself."""
-
-    kl_B: Float[Tensor, "B"]
-    reverse_kl_B: Float[Tensor, "B"]
-    jensen_shannon_B: Float[Tensor, "B"]
-    top5_overlap_B: Int[Tensor, "B"]
-    at_top1_B: Float[Tensor, "B"]
-    reference_padding_B: Float[Tensor, "B"]
-    candidate_padding_B: Float[Tensor, "B"]
-
-
-Totals = TypeVar("Totals", RowTotals, PairOnly)
-
-
 @cache
 def device_kernels(device_type: str) -> ModuleType | None:
     """The kernels, where they run: on CUDA with Triton, and on a CPU in Triton's interpreter."""
@@ -100,12 +88,10 @@ def device_token_totals(
     Raises `InvalidValueError` naming the row that is no distribution.
     """
     V = predictions.vocabulary_size
-    parts = []
+    sums = _RowSums(kernels, predictions, targets_M, slice(0, V), top_k)
     for rows in row_chunks(predictions, targets_M.device, DEVICE_BYTES // (4 * V)):
-        chunk = Chunk.of(predictions, rows, targets_M[rows])
-        sums = _row_sums(kernels, *chunk.whole(0, V), top_k)
-        parts.append(sums.unchecked_totals())
-    totals = _on_host(parts)
+        sums.add(rows)
+    totals = _on_host(sums.totals())
     check_rows(totals.largest_B, 0)
     return totals
 
@@ -120,122 +106,165 @@ def device_pair_totals(
 
     Raises `InvalidValueError` naming the model and its row that is no distribution.
     """
-    parts = []
-    most = DEVICE_BYTES // (8 * vocabulary_size)
-    for rows in row_chunks(predictions[0], targets_M.device, most):
-        chunks = [Chunk.of(model, rows, targets_M[rows]) for model in predictions]
-        parts.append(_pair_totals(kernels, chunks, vocabulary_size))
-    totals = PairTotals(
-        _on_host([part.reference for part in parts]),
-        _on_host([part.candidate for part in parts]),
-        *_on_host([PairOnly(*part[2:]) for part in parts]),
+    V, M = vocabulary_size, len(targets_M)
+    first, second = (
+        _RowSums(kernels, model, targets_M, slice(0, V), TOP_K) for model in predictions
     )
-    check_rows(totals.reference.largest_B, 0, "the reference")
-    check_rows(totals.candidate.largest_B, 0, "the candidate")
-    return totals
+    paddings = [
+        _RowSums(kernels, model, targets_M, slice(V, model.vocabulary_size), 0)
+        for model in predictions
+    ]
+    like = first.sums_NSM
+    sums_NSM = like.new_empty((math.ceil(V / PAIR_COLUMNS), len(PairSum._fields), M))
+    at_top1_M = like.new_empty(M)
+    for rows in row_chunks(predictions[0], targets_M.device, DEVICE_BYTES // (8 * V)):
+        x_BV, y_BV = first.add(rows), second.add(rows)
+        kernels.pair_sums_kernel[(len(x_BV), len(sums_NSM))](
+            x_BV, x_BV.stride(0), y_BV, y_BV.stride(0),
+            first.sums_NSM[:, :, rows], second.sums_NSM[:, :, rows],
+            first.top_columns_MNK[rows], sums_NSM[:, :, rows], at_top1_M[rows],
+            M, V, first.blocks, W=PAIR_COLUMNS, T=PAIR_PART, K=TOP_K,
+            N_AT_LEAST=1 << (first.blocks - 1).bit_length(), num_warps=WARPS,
+        )  # fmt: skip
+        for padding in paddings:
+            padding.add(rows)
+    reference, candidate = first.totals(), second.totals()
+    first_M5, second_M5 = reference.top_tokens_BK, candidate.top_tokens_BK
+    is_shared = (first_M5[:, :, None] == second_M5[:, None, :]) & (first_M5 >= 0)[:, :, None]
+    others = _on_host(
+        _PairOnly(
+            *_divergences(sums_NSM, reference, candidate),
+            is_shared.any(dim=2).sum(dim=1),
+            (at_top1_M.double() - candidate.largest_B - candidate.log_z_B).exp(),
+            paddings[0].share(reference),
+            paddings[1].share(candidate),
+        )
+    )
+    reference, candidate = _on_host(reference), _on_host(candidate)
+    check_rows(reference.largest_B, 0, "the reference")
+    check_rows(candidate.largest_B, 0, "the candidate")
+    return PairTotals(reference, candidate, *others)
 
 
-def _on_host(parts: list[Totals]) -> Totals:
-    """The columns of all parts on the CPU, in one transfer: all are numbers below 2^53."""
-    columns = [torch.cat(column) for column in zip(*parts, strict=True)]
-    widths = [column.shape[1] if column.dim() == 2 else 1 for column in columns]
-    together = torch.cat([column.double().reshape(len(column), -1) for column in columns], dim=1)
+class _PairOnly(NamedTuple):
+    """The fields of `PairTotals` that neither model has by itself."""
+
+    kl_B: Float[Tensor, "B"]
+    reverse_kl_B: Float[Tensor, "B"]
+    jensen_shannon_B: Float[Tensor, "B"]
+    top5_overlap_B: Int[Tensor, "B"]
+    at_top1_B: Float[Tensor, "B"]
+    reference_padding_B: Float[Tensor, "B"]
+    candidate_padding_B: Float[Tensor, "B"]
+
+
+Totals = TypeVar("Totals", RowTotals, _PairOnly)
+
+
+def _on_host(totals: Totals) -> Totals:
+    """The columns on the CPU, in one transfer: all are numbers below 2^53."""
+    widths = [column.shape[1] if column.dim() == 2 else 1 for column in totals]
+    together = torch.cat([column.double().reshape(len(column), -1) for column in totals], dim=1)
     results = [
         result.reshape(column.shape).to(column.dtype)
-        for column, result in zip(columns, torch.split(together.cpu(), widths, dim=1), strict=True)
+        for column, result in zip(totals, torch.split(together.cpu(), widths, dim=1), strict=True)
     ]
-    return type(parts[0])(*results)
+    return type(totals)(*results)
 
 
-def _row_sums(
-    kernels: ModuleType,
-    logits_BV: Float[Tensor, "B V"],
-    target_logits_B: Float[Tensor, "B"],
-    top_k: int = 0,
-) -> BlockSums:
-    """The sums of one model's logits over all columns; the logits are kept."""
-    B, V = logits_BV.shape
-    N, K = math.ceil(V / COLUMNS), max(1, top_k)
-    sums = BlockSums(target_logits_B, N, top_k)
-    logits_BNK = logits_BV.new_empty((B, N, K))
-    columns_BNK = logits_BV.new_empty((B, N, K), dtype=torch.int32)
-    kernels.row_sums_kernel[(B, N)](
-        logits_BV, logits_BV.stride(0), target_logits_B.contiguous(), sums.sums_NSB,
-        logits_BNK, columns_BNK, B, V, W=COLUMNS, K=K, num_warps=WARPS,
-    )  # fmt: skip
-    sums.added = N
-    # Blocks come in the order of their columns, and so do equal logits within a block.
-    top_BK, place_BK = logits_BNK.flatten(1).sort(dim=1, descending=True, stable=True)
-    top_BK, place_BK = top_BK[:, :K], place_BK[:, :K]
-    tokens_BK = columns_BNK.flatten(1).gather(1, place_BK).long()
-    tokens_BK = tokens_BK.masked_fill(top_BK == -torch.inf, -1)
-    for top in (sums.top, sums.top1):
-        k = top.logits_BK.shape[1]
-        top.logits_BK, top.tokens_BK = top_BK[:, :k], tokens_BK[:, :k]
-    return sums
+@dataclass(eq=False)
+class _RowSums:
+    """The sums of one model over some columns, in the accelerator's memory until all are made."""
 
+    kernels: ModuleType
+    predictions: Predictions
+    targets_M: Int[Tensor, "M"]
+    columns: slice
+    top_k: int
 
-def _pair_totals(kernels: ModuleType, chunks: list[Chunk], vocabulary_size: int) -> PairTotals:
-    """The statistics of two models' chunks of the same rows over the first V columns."""
-    wholes = [chunk.whole(0, vocabulary_size) for chunk in chunks]
-    reference, candidate = (
-        _row_sums(kernels, *whole, TOP_K).unchecked_totals() for whole in wholes
-    )
-    logits = [logits_BV for logits_BV, _ in wholes]
-    first_B5, second_B5 = reference.top_tokens_BK, candidate.top_tokens_BK
-    is_shared = (first_B5[:, :, None] == second_B5[:, None, :]) & (first_B5 >= 0)[:, :, None]
-    # A row without a finite logit has no most probable token, and is refused later.
-    top1_B1 = reference.top1_B[:, None].clamp_min(0)
-    at_top1_B = logits[1].gather(1, top1_B1)[:, 0].double()
-    return PairTotals(
-        reference,
-        candidate,
-        *_divergences(kernels, logits, (reference, candidate)),
-        top5_overlap_B=is_shared.any(dim=2).sum(dim=1),
-        at_top1_B=(at_top1_B - candidate.largest_B - candidate.log_z_B).exp(),
-        reference_padding_B=_padding(kernels, chunks[0], vocabulary_size, reference),
-        candidate_padding_B=_padding(kernels, chunks[1], vocabulary_size, candidate),
-    )
+    def __post_init__(self) -> None:
+        M, N, K = len(self.targets_M), self.blocks, max(1, self.top_k)
+        new = self.targets_M.new_empty
+        self.sums_NSM = new((N, 5, M), dtype=torch.float32)
+        self.target_logits_M = new((M,), dtype=torch.float32)
+        self.top_logits_MNK = new((M, N, K), dtype=torch.float32)
+        self.top_columns_MNK = new((M, N, K), dtype=torch.int32)
+
+    @property
+    def blocks(self) -> int:
+        """N."""
+        return math.ceil((self.columns.stop - self.columns.start) / COLUMNS)
+
+    @property
+    def reads_targets(self) -> bool:
+        """Whether a target's logit is the one among the others, not one made in float64.
+
+        Tensor cores that sum 16-bit products truncate, which makes all logits a little smaller; an
+        exact one among them biases the nll: by 2.6e-5 nats where the logits' standard deviation is
+        4, instead of 5e-7 (H100, D = 2,048).
+        """
+        model = self.predictions
+        return not isinstance(model, FactoredPredictions) or (
+            model.head.multiplies_16_bits(self.targets_M.device)
+        )
+
+    def add(self, rows: slice) -> Float[Tensor, "B V"]:
+        """Start the sums of some rows; their logits."""
+        logits_BV = self.predictions.logits(rows, self.columns).float()
+        if not self.blocks:
+            return logits_BV
+        targets_B = self.targets_M[rows]
+        if not self.reads_targets:
+            chunk = Chunk.of(self.predictions, rows, targets_B)
+            self.target_logits_M[rows] = chunk.target_logits_B
+        B, V = logits_BV.shape
+        self.kernels.row_sums_kernel[(B, self.blocks)](
+            logits_BV, logits_BV.stride(0), targets_B - self.columns.start,
+            self.target_logits_M[rows], self.sums_NSM[:, :, rows], self.top_logits_MNK[rows],
+            self.top_columns_MNK[rows], len(self.targets_M), V,
+            W=COLUMNS, K=max(1, self.top_k), READ_TARGET=self.reads_targets, num_warps=WARPS,
+        )  # fmt: skip
+        return logits_BV
+
+    def totals(self) -> RowTotals:
+        """The statistics of all rows; where a row is no distribution its m is not finite."""
+        sums, K = self._block_sums(), max(1, self.top_k)
+        # Blocks come in the order of their columns, and so do equal logits within a block.
+        top_MX, place_MX = self.top_logits_MNK.flatten(1).sort(descending=True, stable=True)
+        top_MK, place_MK = top_MX[:, :K], place_MX[:, :K]
+        tokens_MK = self.top_columns_MNK.flatten(1).gather(1, place_MK).long()
+        tokens_MK = tokens_MK.masked_fill(top_MK == -torch.inf, -1)
+        for top in (sums.top, sums.top1):
+            k = top.logits_BK.shape[1]
+            top.logits_BK, top.tokens_BK = top_MK[:, :k], tokens_MK[:, :k]
+        return sums.unchecked_totals()
+
+    def share(self, totals: RowTotals) -> Float[Tensor, "M"]:
+        """The probability of these columns beside those of `totals`."""
+        log_sum_M = self._block_sums().log_sum()
+        if log_sum_M is None:
+            return torch.zeros_like(totals.log_z_B)
+        return torch.sigmoid(log_sum_M - totals.largest_B - totals.log_z_B)
+
+    def _block_sums(self) -> BlockSums:
+        sums = BlockSums(self.target_logits_M, 0, self.top_k)
+        sums.sums_NSB, sums.added = self.sums_NSM, self.blocks
+        return sums
 
 
 def _divergences(
-    kernels: ModuleType, logits: list[Float[Tensor, "B V"]], totals: tuple[RowTotals, RowTotals]
-) -> tuple[Float[Tensor, "B"], Float[Tensor, "B"], Float[Tensor, "B"]]:
+    sums_NSM: Float[Tensor, "N S M"], reference: RowTotals, candidate: RowTotals
+) -> tuple[Float[Tensor, "M"], Float[Tensor, "M"], Float[Tensor, "M"]]:
     """KL both ways and JS, in float64 and nats."""
-    (x_BV, y_BV), (first, second) = logits, totals
-    B, V = x_BV.shape
-    N = math.ceil(V / COLUMNS)
-    # As two float32 numbers, so that l of a token is as exact as its logits.
-    offset_B = (first.largest_B - second.largest_B) + (first.log_z_B - second.log_z_B)
-    high_B = offset_B.float()
-    offset_2B = torch.stack([high_B, (offset_B - high_B).float()])
-    largest_2B = torch.stack([first.largest_B, second.largest_B]).float()
-    sums_NSB = x_BV.new_empty((N, len(PairSum._fields), B))
-    kernels.pair_sums_kernel[(B, N)](
-        x_BV, x_BV.stride(0), y_BV, y_BV.stride(0), largest_2B, offset_2B, sums_NSB, B, V,
-        W=COLUMNS, num_warps=WARPS,
-    )  # fmt: skip
-    sums = PairSum(*sums_NSB.double().sum(dim=0))
-    z_p, z_q = first.log_z_B.exp(), second.log_z_B.exp()
-    surplus_B = sums.q_B / z_q - sums.p_B / z_p
-    kl_B = (sums.near_kl_B + sums.p_l_B) / z_p + surplus_B
-    reverse_kl_B = sums.near_reverse_kl_B / z_p - sums.q_l_B / z_q - surplus_B
-    js_B = sums.near_jensen_shannon_B / z_p + (sums.p_s_B / z_p + sums.q_s_B / z_q) / 2
+    sums = PairSum(*sums_NSM.double().sum(dim=0))
+    z_p, z_q = reference.log_z_B.exp(), candidate.log_z_B.exp()
+    surplus_M = sums.q_B / z_q - sums.p_B / z_p
+    kl_M = (sums.near_kl_B + sums.p_l_B) / z_p + surplus_M
+    reverse_kl_M = sums.near_reverse_kl_B / z_p - sums.q_l_B / z_q - surplus_M
+    js_M = sums.near_jensen_shannon_B / z_p + (sums.p_s_B / z_p + sums.q_s_B / z_q) / 2
     return (
         # Rounding may leave a KL of zero slightly negative.
-        kl_B.clamp_min(0).masked_fill(sums.excluded_by_q_B > 0, torch.inf),
-        reverse_kl_B.clamp_min(0).masked_fill(sums.excluded_by_p_B > 0, torch.inf),
-        js_B.clamp(0, math.log(2)),
+        kl_M.clamp_min(0).masked_fill(sums.excluded_by_q_B > 0, torch.inf),
+        reverse_kl_M.clamp_min(0).masked_fill(sums.excluded_by_p_B > 0, torch.inf),
+        js_M.clamp(0, math.log(2)),
     )
-
-
-def _padding(
-    kernels: ModuleType, chunk: Chunk, vocabulary_size: int, totals: RowTotals
-) -> Float[Tensor, "B"]:
-    """The probability of the columns from V on, which are not compared."""
-    stop = chunk.predictions.vocabulary_size
-    if stop == vocabulary_size:
-        return torch.zeros_like(totals.log_z_B)
-    others = _row_sums(kernels, *chunk.whole(vocabulary_size, stop)).log_sum()
-    assert others is not None  # there is a block
-    return torch.sigmoid(others - totals.largest_B - totals.log_z_B)

@@ -143,31 +143,6 @@ class Chunk:
                 block_BW[row_R, target_B[inside] - start] = self.target_logits_B[row_R]
             yield columns, block_BW
 
-    def whole(self, first: int, stop: int) -> tuple[Float[Tensor, "B V"], Float[Tensor, "B"]]:
-        """The columns from `first` to `stop` at once, and the logits of targets among them.
-
-        The caller may overwrite the logits.  Tensor cores that sum 16-bit products truncate, which
-        makes all logits a little smaller: there the target's logit is theirs, too, since an exact
-        one among truncated ones would bias the nll (2.6e-5 nats where the logits' standard
-        deviation is 4, instead of 5e-7; H100, D = 2,048).
-        """
-        columns = slice(first, stop)
-        if self.whole_BV is None:
-            logits_BV = _at_least_float32(self.predictions.logits(self.rows, columns))
-        else:
-            logits_BV = _at_least_float32(self.whole_BV[:, columns].clone())
-        # Without asking the accelerator which rows have their target here.
-        place_B1 = (self.targets_B - first)[:, None]
-        is_inside_B1 = (place_B1 >= 0) & (place_B1 < stop - first)
-        place_B1 = place_B1.clamp(0, stop - first - 1)
-        own_B1 = logits_BV.gather(1, place_B1)
-        if isinstance(self.predictions, FactoredPredictions) and (
-            self.predictions.head.multiplies_16_bits(logits_BV.device)
-        ):
-            return logits_BV, own_B1[:, 0]
-        target_B1 = torch.where(is_inside_B1, self.target_logits_B[:, None], own_B1)
-        return logits_BV.scatter_(1, place_B1, target_B1), target_B1[:, 0]
-
     def block_of(self, rows_R: Int[Tensor, "R"], columns: slice) -> Float[Tensor, "R W"]:
         """Some rows of a block, computed again; the caller may overwrite the logits."""
         if self.whole_BV is None:

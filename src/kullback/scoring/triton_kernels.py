@@ -1,11 +1,11 @@
 """Triton kernels of the sums over logits on an accelerator: a program sums one row of one block.
 
 The sums and their names are those of :mod:`kullback.scoring.block_sums`, and of
-:mod:`kullback.scoring.device_sums` for two models.  A block of logits is read once and stays in
-registers; sums over a block are float32, sums over blocks are made in float64 by the caller.
-Triton compiles a kernel at its first use (a second or two).
+:mod:`kullback.scoring.device_sums` for two models.  Sums over a block are float32; the host adds
+the blocks in float64.  Triton compiles a kernel at its first use (a second or two).
 
-Axes: B rows, N blocks of W columns, V vocabulary, K most probable tokens, S sums of a block.
+Axes: B rows of a chunk, M rows of the memory that results are written to, N blocks of W columns, V
+vocabulary, K most probable tokens.
 """
 
 from __future__ import annotations
@@ -27,21 +27,37 @@ LOWEST = tl.constexpr(-3.4028234663852886e38)
 def row_sums_kernel(
     x_ptr,
     row_stride,
+    targets_ptr,
     target_logits_ptr,
     sums_ptr,
     top_logits_ptr,
     top_columns_ptr,
-    B,
+    M,
     V,
     W: tl.constexpr,
     K: tl.constexpr,
+    READ_TARGET: tl.constexpr,
 ):
-    """Write m, Z, S (in bits), √C and the number above the target, and the K largest logits."""
+    """Write m, Z, S (in bits), √C and the number above the target, and the K largest logits.
+
+    `sums_ptr` is N × 5 × M, the tops are M × N × K.  `targets_ptr` has the column of each row's
+    target.  With READ_TARGET its logit is written to `target_logits_ptr`; otherwise the logit there
+    takes the place of the one at that column.
+    """
     row, block = tl.program_id(0), tl.program_id(1)
     columns = block * W + tl.arange(0, W)
-    x = tl.load(
-        x_ptr + row.to(tl.int64) * row_stride + columns, mask=columns < V, other=-float("inf")
-    )
+    x_row_ptr = x_ptr + row.to(tl.int64) * row_stride
+    x = tl.load(x_row_ptr + columns, mask=columns < V, other=-float("inf"))
+    place = tl.load(targets_ptr + row)
+    is_inside = (place >= 0) & (place < V)
+    if READ_TARGET:
+        target = tl.load(x_row_ptr + place, mask=is_inside, other=0.0)
+        tl.store(target_logits_ptr + row, target, mask=block == 0)
+    else:
+        target = tl.load(target_logits_ptr + row)
+        x = tl.where(columns == place, target, x)
+        is_mine = is_inside & (place >= block * W) & (place < (block + 1) * W)
+        tl.store(x_row_ptr + place, target, mask=is_mine)
     largest = tl.max(x, axis=0)
     shifted = (x - tl.maximum(largest, LOWEST)) * PER_BIT
     exponential = tl.exp2(shifted)
@@ -49,24 +65,37 @@ def row_sums_kernel(
     # A token of probability 0 adds nothing, where 0 × -inf would be NaN.
     s = tl.sum(tl.where(exponential > 0, shifted * exponential, 0.0), axis=0)
     c = tl.sum(exponential * exponential, axis=0)
-    target = tl.load(target_logits_ptr + row)
     above = tl.sum((x > target).to(tl.float32), axis=0)
     # The maximum of Triton passes over NaN.
     has_nan = tl.sum((x != x).to(tl.int32), axis=0) > 0
-    largest_or_nan = tl.where(has_nan, float("nan"), largest)
-    out = sums_ptr + block * 5 * B + row
-    tl.store(out, largest_or_nan)
-    tl.store(out + B, z)
-    tl.store(out + 2 * B, s)
-    tl.store(out + 3 * B, tl.sqrt(c))
-    tl.store(out + 4 * B, above)
+    out = sums_ptr + block.to(tl.int64) * 5 * M + row
+    tl.store(out, tl.where(has_nan, float("nan"), largest))
+    tl.store(out + M, z)
+    tl.store(out + 2 * M, s)
+    tl.store(out + 3 * M, tl.sqrt(c))
+    tl.store(out + 4 * M, above)
     rest = x
     for k in tl.static_range(K):
-        logit, place = tl.max(rest, axis=0, return_indices=True, return_indices_tie_break_left=True)
+        logit, index = tl.max(rest, axis=0, return_indices=True, return_indices_tie_break_left=True)
         at = (row * tl.num_programs(1) + block) * K + k
         tl.store(top_logits_ptr + at, logit)
-        tl.store(top_columns_ptr + at, block * W + place)
-        rest = tl.where(tl.arange(0, W) == place, -float("inf"), rest)
+        tl.store(top_columns_ptr + at, block * W + index)
+        rest = tl.where(tl.arange(0, W) == index, -float("inf"), rest)
+
+
+@triton.jit
+def _log_sum(sums_ptr, M, row, N, N_AT_LEAST: tl.constexpr):
+    """m over all blocks, log Σ e^(x-m) in float64, and the first block that has m."""
+    blocks = tl.arange(0, N_AT_LEAST)
+    inside = blocks < N
+    at = sums_ptr + blocks.to(tl.int64) * 5 * M + row
+    largest_N = tl.load(at, mask=inside, other=-float("inf"))
+    z_N = tl.load(at + M, mask=inside, other=0.0).to(tl.float64)
+    largest, block = tl.max(
+        largest_N, axis=0, return_indices=True, return_indices_tie_break_left=True
+    )
+    shift_N = (largest_N - tl.maximum(largest, LOWEST)).to(tl.float64)
+    return largest, tl.log(tl.sum(z_N * tl.exp(shift_N), axis=0)), block
 
 
 @triton.jit
@@ -80,62 +109,95 @@ def pair_sums_kernel(
     x_stride,
     y_ptr,
     y_stride,
-    largest_ptr,
-    offset_ptr,
+    x_sums_ptr,
+    y_sums_ptr,
+    x_top_columns_ptr,
     sums_ptr,
-    B,
+    at_top1_ptr,
+    M,
     V,
+    N,
     W: tl.constexpr,
+    T: tl.constexpr,
+    K: tl.constexpr,
+    N_AT_LEAST: tl.constexpr,
 ):
     """Write the sums of `kullback.scoring.device_sums.PairSum` over one block of one row.
 
-    `largest_ptr` has m of x and of y, 2 × B; `offset_ptr` has log Σ e^x - log Σ e^y as two numbers
-    whose sum it is, 2 × B.
+    `x_sums_ptr` and `y_sums_ptr` have what `row_sums_kernel` wrote for N blocks; `sums_ptr` is
+    blocks × 11 × M.  The logit of y at the first largest of x is written to `at_top1_ptr`.  A block
+    is read T columns at a time, and its sums are reduced once.
     """
     row, block = tl.program_id(0), tl.program_id(1)
-    columns = block * W + tl.arange(0, W)
-    inside = columns < V
-    x = tl.load(x_ptr + row.to(tl.int64) * x_stride + columns, mask=inside, other=-float("inf"))
-    y = tl.load(y_ptr + row.to(tl.int64) * y_stride + columns, mask=inside, other=-float("inf"))
-    p = tl.exp2((x - tl.load(largest_ptr + row)) * PER_BIT)
-    q = tl.exp2((y - tl.load(largest_ptr + B + row)) * PER_BIT)
-    has_p, has_q = x > -float("inf"), y > -float("inf")
-    both = has_p & has_q
-    # d = x - y - offset with the rounding errors of both subtractions (Knuth's TwoSum).
-    x_both, y_both = tl.where(both, x, 0.0), tl.where(both, y, 0.0)
-    first, second = tl.load(offset_ptr + row), tl.load(offset_ptr + B + row)
-    difference = x_both - y_both
-    back = difference - x_both
-    error = (x_both - (difference - back)) - (y_both + back)
-    d = difference - first
-    back = d - difference
-    error += (difference - (d - back)) - (first + back)
-    d = tl.where(both, d + (error - second), 0.0)
-    near = both & (tl.abs(d) <= NEAR)
-    far = inside & (has_p | has_q) & (near == 0)
-    # Near tokens: the series of f(l), e^(-l) f(-l) and j(l) over l², with l = log p - log q.
-    near_l = tl.where(near, d, 0.0)
-    kl = _series(near_l, 1 / 2, -1 / 6, 1 / 24, -1 / 120, 1 / 720, -1 / 5040, 1 / 40320)
-    reverse = _series(near_l, 1 / 2, -1 / 3, 1 / 8, -1 / 30, 1 / 144, -1 / 840, 1 / 5760)
-    js = _series(near_l, 1 / 8, -1 / 16, 1 / 64, -1 / 384, 1 / 2304, -1 / 11520, 1 / 92160)
-    p_near = tl.where(near, p, 0.0)
-    p_l2 = p_near * near_l * near_l
-    out = sums_ptr + block * 11 * B + row
-    tl.store(out, tl.sum(p_l2 * kl, axis=0))
-    tl.store(out + B, tl.sum(p_l2 * reverse, axis=0))
-    tl.store(out + 2 * B, tl.sum(p_l2 * js, axis=0))
-    # Far tokens, and those that a model excludes, whose log-ratio is infinite: a limit serves s.
-    p_far, q_far = tl.where(far & has_p, p, 0.0), tl.where(far & has_q, q, 0.0)
-    tl.store(out + 3 * B, tl.sum(p_far, axis=0))
-    tl.store(out + 4 * B, tl.sum(q_far, axis=0))
-    tl.store(out + 5 * B, tl.sum(p_far * d, axis=0))
-    tl.store(out + 6 * B, tl.sum(q_far * d, axis=0))
-    is_more = tl.where(both, d > 0, has_p)
-    size = tl.minimum(tl.where(both, tl.abs(d), FARTHEST), FARTHEST)
-    # s(l) = log(2 / (1 + e^(-l))): at |l|, and at -|l|.
-    s_more = LOG_2 - tl.log(1 + tl.exp2(-size * PER_BIT))
-    s_less = s_more - size
-    tl.store(out + 7 * B, tl.sum(p_far * tl.where(is_more, s_more, s_less), axis=0))
-    tl.store(out + 8 * B, tl.sum(q_far * tl.where(is_more, s_less, s_more), axis=0))
-    tl.store(out + 9 * B, tl.sum((has_p & (has_q == 0)).to(tl.float32), axis=0))
-    tl.store(out + 10 * B, tl.sum((has_q & (has_p == 0)).to(tl.float32), axis=0))
+    x_row_ptr = x_ptr + row.to(tl.int64) * x_stride
+    y_row_ptr = y_ptr + row.to(tl.int64) * y_stride
+    largest_x, log_z_x, top_block = _log_sum(x_sums_ptr, M, row, N, N_AT_LEAST)
+    largest_y, log_z_y, _ = _log_sum(y_sums_ptr, M, row, N, N_AT_LEAST)
+    # log Σ e^x - log Σ e^y as two float32 numbers, so that l is as exact as its logits.
+    offset = (largest_x.to(tl.float64) - largest_y.to(tl.float64)) + (log_z_x - log_z_y)
+    first = offset.to(tl.float32)
+    second = (offset - first.to(tl.float64)).to(tl.float32)
+    if block == 0:
+        top1 = tl.load(x_top_columns_ptr + (row * N + top_block) * K)
+        tl.store(at_top1_ptr + row, tl.load(y_row_ptr + top1))
+    zero = tl.zeros([T], tl.float32)
+    near_kl, near_reverse, near_js = zero, zero, zero
+    far_p, far_q, far_p_l, far_q_l, far_p_s, far_q_s = zero, zero, zero, zero, zero, zero
+    only_p, only_q = zero, zero
+    for start in range(0, W, T):
+        columns = block * W + start + tl.arange(0, T)
+        x = tl.load(x_row_ptr + columns, mask=columns < V, other=-float("inf"))
+        y = tl.load(y_row_ptr + columns, mask=columns < V, other=-float("inf"))
+        has_p, has_q = x > -float("inf"), y > -float("inf")
+        both = has_p & has_q
+        p, q = tl.exp2((x - largest_x) * PER_BIT), tl.exp2((y - largest_y) * PER_BIT)
+        # l = x - y - offset with the rounding errors of both subtractions (Knuth's TwoSum).
+        x, y = tl.where(both, x, 0.0), tl.where(both, y, 0.0)
+        difference = x - y
+        back = difference - x
+        error = (x - (difference - back)) - (y + back)
+        ratio = difference - first
+        back = ratio - difference
+        error += (difference - (ratio - back)) - (first + back)
+        ratio = tl.where(both, ratio + (error - second), 0.0)
+        near = both & (tl.abs(ratio) <= NEAR)
+        far = (has_p | has_q) & (near == 0)
+        # Near tokens: the series of f(l), e^(-l) f(-l) and j(l) over l².
+        near_l = tl.where(near, ratio, 0.0)
+        p_l2 = tl.where(near, p, 0.0) * near_l * near_l
+        near_kl += p_l2 * _series(
+            near_l, 1 / 2, -1 / 6, 1 / 24, -1 / 120, 1 / 720, -1 / 5040, 1 / 40320
+        )
+        near_reverse += p_l2 * _series(
+            near_l, 1 / 2, -1 / 3, 1 / 8, -1 / 30, 1 / 144, -1 / 840, 1 / 5760
+        )
+        near_js += p_l2 * _series(
+            near_l, 1 / 8, -1 / 16, 1 / 64, -1 / 384, 1 / 2304, -1 / 11520, 1 / 92160
+        )
+        # Far tokens, and those that a model excludes: their log-ratio is infinite, s its limit.
+        p, q = tl.where(far & has_p, p, 0.0), tl.where(far & has_q, q, 0.0)
+        far_p += p
+        far_q += q
+        far_p_l += p * ratio
+        far_q_l += q * ratio
+        is_more = tl.where(both, ratio > 0, has_p)
+        size = tl.minimum(tl.where(both, tl.abs(ratio), FARTHEST), FARTHEST)
+        # s(l) = log(2 / (1 + e^(-l))): at |l|, and at -|l|.
+        s_more = LOG_2 - tl.log(1 + tl.exp2(-size * PER_BIT))
+        s_less = s_more - size
+        far_p_s += p * tl.where(is_more, s_more, s_less)
+        far_q_s += q * tl.where(is_more, s_less, s_more)
+        only_p += (has_p & (has_q == 0)).to(tl.float32)
+        only_q += (has_q & (has_p == 0)).to(tl.float32)
+    out = sums_ptr + block.to(tl.int64) * 11 * M + row
+    tl.store(out, tl.sum(near_kl, axis=0))
+    tl.store(out + M, tl.sum(near_reverse, axis=0))
+    tl.store(out + 2 * M, tl.sum(near_js, axis=0))
+    tl.store(out + 3 * M, tl.sum(far_p, axis=0))
+    tl.store(out + 4 * M, tl.sum(far_q, axis=0))
+    tl.store(out + 5 * M, tl.sum(far_p_l, axis=0))
+    tl.store(out + 6 * M, tl.sum(far_q_l, axis=0))
+    tl.store(out + 7 * M, tl.sum(far_p_s, axis=0))
+    tl.store(out + 8 * M, tl.sum(far_q_s, axis=0))
+    tl.store(out + 9 * M, tl.sum(only_p, axis=0))
+    tl.store(out + 10 * M, tl.sum(only_q, axis=0))
