@@ -17,6 +17,7 @@ pytest.importorskip("triton", reason="Triton has no wheels for this platform")
 CHECKS = Path(__file__).with_name("device_sums_checks.py")
 
 
+@pytest.mark.slow
 def test_the_kernels_give_the_statistics_of_float64() -> None:
     """nll, entropy, rank, top tokens and the three divergences, from tiny KLs to huge ones."""
     environment = {**os.environ, "TRITON_INTERPRET": "1", "KULLBACK_COMPILE": "0"}
