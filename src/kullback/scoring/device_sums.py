@@ -193,7 +193,8 @@ class _RowSums:
     @property
     def blocks(self) -> int:
         """N."""
-        return math.ceil((self.columns.stop - self.columns.start) / COLUMNS)
+        columns: int = self.columns.stop - self.columns.start
+        return math.ceil(columns / COLUMNS)
 
     @property
     def reads_targets(self) -> bool:
