@@ -9,6 +9,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from kullback.text.tokenizer import TextTokenizer
+
 TEXT = "A quick brown fox; naïve façade, 42 times.\nNo more. " * 8
 
 
@@ -31,6 +33,15 @@ def tiny_llama(folder: Path, seed: int = 0, context: int = 64) -> Path:
     tokenizer.decoder = decoders.ByteLevel()
     PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(folder)
     return folder
+
+
+def byte_tokenizer() -> TextTokenizer:
+    """Return a tokenizer of the 256 bytes."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE({letter: i for i, letter in enumerate(alphabet)}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return TextTokenizer(tokenizer)
 
 
 def llama_and_gguf(folder: Path, seed: int = 0, context: int = 512) -> Path:
