@@ -45,8 +45,8 @@ from kullback.text.protocol import Bos
 
 __all__ = ["compare_logits_files", "compare_logits_with_model"]
 
-# Of float64 a block; a dozen of them are in memory.
-BLOCK_BYTES = 8 << 20
+# Of float64 a block; a dozen of them are in memory, and a few in the cache of a core.
+BLOCK_BYTES = 1 << 20
 # Rows of two files that a thread reads at a time.
 ROWS = 512
 
