@@ -8,11 +8,20 @@ from types import SimpleNamespace
 import pytest
 import torch
 import transformers
-from transformers import BertConfig, BertLMHeadModel, LlamaConfig, LlamaForCausalLM
+from tokenizers import Tokenizer
+from transformers import (
+    AutoModelForCausalLM,
+    BertConfig,
+    BertLMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
 
 from kullback.errors import InvalidValueError
 from kullback.models.huggingface import HuggingFaceModel
 from kullback.predictions.base import DensePredictions, FactoredPredictions
+from kullback.text.tokenizer import TextTokenizer
+from tiny_models import tiny_llama
 
 V = 96
 LLAMA = {
@@ -61,8 +70,8 @@ ARCHITECTURES = {
 
 
 def tokenizer(size: int = V) -> SimpleNamespace:
-    """All that the adapter asks of a tokenizer: how many ids it has."""
-    return SimpleNamespace(vocabulary_size=size)
+    """All that the adapter asks of a tokenizer: how many ids it has, and notes."""
+    return SimpleNamespace(vocabulary_size=size, notes=())
 
 
 def random_model(name: str, dtype: torch.dtype = torch.float32, **changes: object):
@@ -255,10 +264,12 @@ def test_a_tokenizer_without_ids_is_refused() -> None:
         HuggingFaceModel.wrap(llama(), tokenizer(0), "tiny")
 
 
-def test_a_tokenizer_with_more_ids_than_the_model_is_refused() -> None:
-    """The message names both sizes."""
-    with pytest.raises(InvalidValueError, match=r"has 97 ids and the model predicts 96"):
-        HuggingFaceModel.wrap(llama(), tokenizer(97), "tiny")
+def test_a_tokenizer_that_begins_texts_with_an_id_of_no_row_is_refused() -> None:
+    """The message names the token and the rows."""
+    pieces = [bytes([i]) for i in range(97)]
+    other = TextTokenizer.from_pieces(pieces, lambda text, how: [], {}, (96, True), None, "")
+    with pytest.raises(InvalidValueError, match=r"the token 96 and the model has 96 of them"):
+        HuggingFaceModel.wrap(llama(), other, "tiny")
 
 
 def tiny_bert() -> BertLMHeadModel:
@@ -343,3 +354,46 @@ def test_layers_with_a_mask_keep_torchs_attention() -> None:
     adapter = HuggingFaceModel.wrap(model.to(torch.bfloat16), tokenizer(), "tiny")
     logits = adapter.predict(inputs).logits(slice(None))
     assert (logits - exact).abs().max() < 0.05 * exact.abs().max()
+
+
+def test_a_random_model_is_refused(tmp_path):
+    """Code of its own may leave dropout on, which evaluation mode does not turn off."""
+    model, tokenizer = _pair(tmp_path)
+    mlp = model.model.layers[0].mlp
+    forward = mlp.forward
+    mlp.forward = lambda hidden: torch.nn.functional.dropout(forward(hidden), 0.1, training=True)
+    with pytest.raises(InvalidValueError, match=r"is random: .* a second time"):
+        HuggingFaceModel.wrap(model, tokenizer, "mine")
+
+
+def test_dropout_of_training_reaches_no_number(tmp_path):
+    """Whatever the configuration says, and in training mode as given: two runs, the same bits."""
+    model, tokenizer = _pair(tmp_path, attention_dropout=0.5)
+    model.train()
+    logits = [
+        HuggingFaceModel.wrap(model, tokenizer, "mine")
+        .predict(torch.arange(9)[None])
+        .logits(slice(0, 9))
+        for _ in range(2)
+    ]
+    assert torch.equal(*logits)
+
+
+def test_ids_without_a_row_that_no_text_uses_are_a_note(tmp_path):
+    """A pad token beyond the embeddings, for example."""
+    model, _ = _pair(tmp_path)
+    stored = Tokenizer.from_file(str(tmp_path / "tiny" / "tokenizer.json"))
+    stored.add_special_tokens(["<pad>"])
+    wrapped = HuggingFaceModel.wrap(model, TextTokenizer(stored), "mine")
+    (note,) = wrapped.notes
+    assert "257 ids and the model 256" in note
+    assert len(wrapped.tokenizer.encode("a<pad>")) == 6
+    with pytest.raises(InvalidValueError, match=r"'<pad>' at byte 1 .* token 256"):
+        wrapped.tokenizer.encode("a<pad>", special_tokens="tokens")
+
+
+def _pair(folder, **changes):
+    """A random Llama that reads bytes, with changes of its configuration, and its tokenizer."""
+    source = tiny_llama(folder / "tiny")
+    model = AutoModelForCausalLM.from_pretrained(source, **changes)
+    return model, TextTokenizer.load(source)

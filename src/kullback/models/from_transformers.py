@@ -20,6 +20,13 @@ from kullback.models._implementations import pin_implementations
 from kullback.models._loading_errors import explained, first_sentence
 from kullback.models._quiet import no_steps, quiet_loggers, quiet_transformers
 from kullback.models._tokenizers import text_tokenizer
+from kullback.models._wrappers import (
+    auto_class,
+    model_class,
+    of_text_alone,
+    reads_images,
+    wrapped,
+)
 from kullback.models.adapters import NO_ADAPTER, apply_adapter, find_adapter
 from kullback.models.gguf_in_transformers import check_whole, load_tokenizer
 from kullback.models.huggingface import HuggingFaceModel
@@ -72,10 +79,10 @@ def load_from_transformers(
         model = model.to(device)
     gguf = location.gguf
     name = loaded.name or (gguf.name if gguf else location.name)
-    wrapped = HuggingFaceModel.wrap(model, tokenizer, name)
+    ready = wrapped(model, tokenizer, name, getattr(loaded.tokenizer, "model_max_length", None))
     return replace(
-        wrapped,
-        notes=(*wrapped.notes, *loaded.notes),
+        ready,
+        notes=(*ready.notes, *loaded.notes),
         file_bytes=location.header.file_bytes if location.header else loaded.file_bytes,
     )
 
@@ -152,7 +159,12 @@ def _load(
             without_form(config)
         model, report = _from_pretrained(location, source, config, form, options)
         _check_complete(name, report)
-    notes = [*pinned, *_unused(name, report), *([form.note] if form else [])]
+    notes = [
+        *pinned,
+        *of_text_alone(name, model),
+        *_unused(name, report),
+        *([form.note] if form else []),
+    ]
     return Pretrained(model, tokenizer, tuple(notes), file_bytes=file_bytes)
 
 
@@ -164,12 +176,10 @@ def _from_pretrained(
     options: dict[str, Any],
 ) -> tuple[PreTrainedModel, Mapping[str, Any]]:
     """The model with the weights of `source`, or of the options, and what is missing or unused."""
-    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM
-
-    loader: Any = AutoModelForCausalLM
+    loader = auto_class(config)
     if source is None:
         # It looks for files even where there is no name.
-        loader = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+        loader = model_class(config)
         if loader.config_class is not type(config):
             config = config.get_text_config(decoder=True)
         options.pop("trust_remote_code")
@@ -251,7 +261,7 @@ def _configuration(location: Location, trust_remote_code: bool) -> PreTrainedCon
         if location.header is not None:
             _check_architecture(name, location.header.architecture)
         raise
-    if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING:
+    if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING or reads_images(config):
         return config
     if "AutoModelForCausalLM" not in (getattr(config, "auto_map", None) or {}):
         raise InvalidValueError(

@@ -27,6 +27,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from kullback.errors import InvalidValueError
+from kullback.models._context import configured_context, context_of
 from kullback.predictions.base import DensePredictions, FactoredPredictions, Head
 from kullback.runtime.fast_layers import FastLayers
 from kullback.runtime.fast_linear import multiplies
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 __all__ = ["HuggingFaceModel", "find_head"]
 
 PROBE_TOKENS = 12
+RESERVED = 4
 # How far the factored logits may be from the model's own, over the largest of these: float32
 # differs by the order of a sum (1e-6), 16-bit logits by their rounding (bfloat16: 2^-8).
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 2e-5, torch.float16: 4e-3, torch.bfloat16: 2e-2}
@@ -60,18 +62,28 @@ class HuggingFaceModel:
     """V as the logits have it, rows that pad the vocabulary included."""
     layers: FastLayers
     """Replaces layers of `model` while `predict` runs."""
+    context: int | None = None
+    """The longest input; None where nothing limits it."""
     notes: tuple[str, ...] = ()
     file_bytes: int | None = None
     """The size of the .gguf file that the weights were dequantised from, where they were."""
     _fingerprint: list[str] = field(default_factory=list, repr=False)
 
     @classmethod
-    def wrap(cls, model: PreTrainedModel, tokenizer: TextTokenizer, name: str) -> HuggingFaceModel:
+    def wrap(
+        cls,
+        model: PreTrainedModel,
+        tokenizer: TextTokenizer,
+        name: str,
+        longest: float | None = None,
+    ) -> HuggingFaceModel:
         """The adapter of a loaded model; puts it in evaluation mode and finds its head.
 
-        Raises `InvalidValueError` where the tokenizer has no ids, or ids that the model has no
-        column for, or where the model is not causal: what follows a position changes its
-        predictions there.
+        `longest` is the longest text of its tokenizer in tokens, which counts where the
+        configuration names no context.
+        Raises `InvalidValueError` where the tokenizer has no ids or begins texts with one that the
+        model has no row for, where the model is random, or where it is not causal: what follows a
+        position changes its predictions there.
         Predictions that are NaN are left to the pass over a text, which names their position.
         """
         if tokenizer.vocabulary_size == 0:
@@ -79,6 +91,7 @@ class HuggingFaceModel:
                 f"the tokenizer of {name} has no tokens: give the model's own tokenizer"
             )
         model.train(False).requires_grad_(False)
+        _use_exact_experts(model)
         layers = FastLayers(model)
         config = model.config.get_text_config(decoder=True)
         probe_1T = _probe(min(config.vocab_size, tokenizer.vocabulary_size), config, model.device)
@@ -92,11 +105,8 @@ class HuggingFaceModel:
                 layers, logits_TV = attending, faster_TV
         with torch.inference_mode(), layers.use():
             V = logits_TV.shape[1]
-            if tokenizer.vocabulary_size > V:
-                raise InvalidValueError(
-                    f"the tokenizer of {name} has {tokenizer.vocabulary_size} ids and the model "
-                    f"predicts {V}: they do not belong together; give the model's own tokenizer"
-                )
+            tokenizer = _with_known_rows(model, tokenizer, V, name)
+            _check_repeatable(model, probe_1T, logits_TV, name)
             _check_causal(model, probe_1T, logits_TV, name)
             head, reason = find_head(model, probe_1T)
         notes = list(tokenizer.notes)
@@ -116,12 +126,8 @@ class HuggingFaceModel:
                 f"{name} cannot be split into hidden states and a head ({reason}); its logits are "
                 f"kept in memory, {4 * V:,} bytes a token"
             )
-        return cls(model, tokenizer, name, head, V, layers, tuple(notes))
-
-    @property
-    def context(self) -> int | None:
-        """The longest input that the configuration allows; None for a model that names none."""
-        return _context(self.model.config.get_text_config(decoder=True))
+        context = context_of(model, longest)
+        return cls(model, tokenizer, name, head, V, layers, context, tuple(notes))
 
     @property
     def dtype(self) -> torch.dtype:
@@ -245,6 +251,50 @@ def _own_logits(
     return _at_least_float32(logits_NTV.flatten(0, 1))
 
 
+def _use_exact_experts(model: PreTrainedModel) -> None:
+    """Compute experts one by one in float64, for which torch has no grouped product."""
+    if model.dtype == torch.float64 and hasattr(model, "set_experts_implementation"):
+        model.set_experts_implementation("eager")
+
+
+def _with_known_rows(
+    model: PreTrainedModel, tokenizer: TextTokenizer, V: int, name: str
+) -> TextTokenizer:
+    """The tokenizer, with a note where it has ids that the model has no row for."""
+    own = model.get_input_embeddings()  # type: ignore[no-untyped-call]  # theirs
+    weight = getattr(own, "weight", None)
+    rows = min(V, weight.shape[0]) if isinstance(weight, Tensor) and weight.dim() == 2 else V
+    if tokenizer.vocabulary_size <= rows:
+        return tokenizer
+    limited = tokenizer.with_rows(rows)
+    if tokenizer.adds_bos and limited.bos_id is None:
+        raise InvalidValueError(
+            f"the tokenizer of {name} begins texts with the token {tokenizer.bos_id} and the model "
+            f"has {rows} of them: they do not belong together; give the model's own tokenizer"
+        )
+    return limited.with_notes(
+        f"the tokenizer of {name} has {tokenizer.vocabulary_size} ids and the model {rows}: no "
+        "text was read that uses the others"
+    )
+
+
+def _check_repeatable(
+    model: PreTrainedModel, probe_1T: Int[Tensor, "1 T"], logits_TV: Float[Tensor, "T V"], name: str
+) -> None:
+    """Raise `InvalidValueError` where the same input gives other predictions a second time.
+
+    On an accelerator sums may be in another order, so only differences above rounding count.
+    """
+    again_TV = _own_logits(model, probe_1T)
+    change = _distance(again_TV, logits_TV)
+    if change > (0.0 if model.device.type == "cpu" else TOLERANCE[model.dtype]):
+        raise InvalidValueError(
+            f"the model {name} is random: the same input gives other predictions a second time (by "
+            f"{change:.1e} of the largest logit); turn off what makes it so (dropout, noise of a "
+            "router) in its code or config.json"
+        )
+
+
 def _check_causal(
     model: PreTrainedModel, probe_1T: Int[Tensor, "1 T"], logits_TV: Float[Tensor, "T V"], name: str
 ) -> None:
@@ -266,17 +316,10 @@ def _check_causal(
 
 def _probe(vocabulary_size: int, config: PreTrainedConfig, device: torch.device) -> Tensor:
     """Distinct ids from all over the vocabulary, as far as it and the context go."""
-    T = min(PROBE_TOKENS, vocabulary_size, _context(config) or PROBE_TOKENS)
+    # Of a short context some positions may be none (`kullback.models._context`).
+    context = max(1, (configured_context(config) or 2 * PROBE_TOKENS) - RESERVED)
+    T = min(PROBE_TOKENS, vocabulary_size, context)
     return (torch.arange(T, device=device) * (vocabulary_size // T))[None]
-
-
-def _context(config: PreTrainedConfig) -> int | None:
-    names = ("max_position_embeddings", "n_positions", "max_seq_len", "context_length")
-    for name in names:
-        value = getattr(config, name, None)
-        if isinstance(value, int) and value > 0:
-            return value
-    return None
 
 
 def _distance(ours: Tensor, theirs: Tensor) -> float:

@@ -202,4 +202,5 @@ def _wrap_pair(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Hu
     from kullback.models.huggingface import HuggingFaceModel
 
     name = str(getattr(model.config, "_name_or_path", "")) or type(model).__name__
-    return HuggingFaceModel.wrap(model, TextTokenizer.from_transformers(tokenizer), name)
+    longest = getattr(tokenizer, "model_max_length", None)
+    return HuggingFaceModel.wrap(model, TextTokenizer.from_transformers(tokenizer), name, longest)

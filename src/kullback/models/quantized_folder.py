@@ -21,6 +21,7 @@ from torch import nn
 from kullback.errors import InvalidValueError
 from kullback.models._quiet import quiet_loggers, quiet_transformers
 from kullback.models._tokenizers import save_tokenizer
+from kullback.models._wrappers import auto_class
 from kullback.models.from_transformers import load_pretrained
 from kullback.models.locate import locate
 from kullback.models.quantization import (
@@ -170,7 +171,7 @@ def _in_torchao(
     model: PreTrainedModel, layers: Set[str], scheme: Scheme, original: Path
 ) -> PreTrainedModel:
     """The model as transformers quantises the ``nn.Linear`` `layers` while it reads from disk."""
-    from transformers import AutoModelForCausalLM, TorchAoConfig
+    from transformers import TorchAoConfig
 
     chosen = {id(model.get_submodule(layer).weight) for layer in layers}
     left = [
@@ -179,7 +180,7 @@ def _in_torchao(
         if isinstance(module, nn.Linear) and id(module.weight) not in chosen
     ]
     model.save_pretrained(original)
-    quantised: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+    quantised: PreTrainedModel = auto_class(model.config).from_pretrained(
         original,
         dtype=torch.float32,
         quantization_config=TorchAoConfig(scheme.torchao_config(), modules_to_not_convert=left),
