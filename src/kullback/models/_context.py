@@ -58,7 +58,7 @@ def _positions(model: PreTrainedModel, config: PreTrainedConfig) -> list[int]:
     inputs_1T = torch.full((1, PROBE_TOKENS), token, device=model.device)
     with torch.inference_mode(), _Lookups() as lookups:
         model(input_ids=inputs_1T, use_cache=False)
-    own = model.get_input_embeddings()  # type: ignore[no-untyped-call]  # theirs
+    own = model.get_input_embeddings()
     words = getattr(own, "weight", None)
     ascending = torch.arange(PROBE_TOKENS)
     limits = []

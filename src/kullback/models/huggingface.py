@@ -261,7 +261,7 @@ def _with_known_rows(
     model: PreTrainedModel, tokenizer: TextTokenizer, V: int, name: str
 ) -> TextTokenizer:
     """The tokenizer, with a note where it has ids that the model has no row for."""
-    own = model.get_input_embeddings()  # type: ignore[no-untyped-call]  # theirs
+    own = model.get_input_embeddings()
     weight = getattr(own, "weight", None)
     rows = min(V, weight.shape[0]) if isinstance(weight, Tensor) and weight.dim() == 2 else V
     if tokenizer.vocabulary_size <= rows:
