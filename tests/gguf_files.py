@@ -28,14 +28,14 @@ def gguf_of(
     """Write `model` in float32 with a byte-level `tokenizer`, and return the path.
 
     Its tensors have the names that `gguf` maps those of transformers to; those of Llama are
-    permuted, and the norms of Gemma are raised by 1, as llama.cpp's converter does.  `entries`
-    without a dot before the first name are the architecture's own ("rope.scaling.type").  With
-    `split_max_tensors` the file is split, and the path is that of the first part.
+    permuted, and the norms of Gemma and Nemotron are raised by 1, as llama.cpp's converter does.
+    `entries` without a dot before the first name are the architecture's own ("rope.scaling.type").
+    With `split_max_tensors` the file is split, and the path is that of the first part.
     """
     writer = gguf.GGUFWriter(path, architecture, split_max_tensors=split_max_tensors)
     writer.add_name("tiny")
     for key, value in (_of_config(model) | dict(entries or {})).items():
-        general = key.startswith(("general.", "tokenizer.", f"{architecture}."))
+        general = key.startswith(("general.", "tokenizer.", "quantize.", f"{architecture}."))
         add_entry(writer, key if general else f"{architecture}.{key}", value)
     add_byte_level(writer, tokenizer, model.config.vocab_size, {*(entries or ())})
     for name, values in (_tensors(model, architecture) | dict(tensors or {})).items():
@@ -127,7 +127,7 @@ def _tensors(model: PreTrainedModel, architecture: str) -> dict[str, np.ndarray]
             values = _permuted(values, heads["q"])
         elif architecture == "llama" and ".attn_k" in stored:
             values = _permuted(values, heads["k"])
-        elif architecture.startswith("gemma") and "norm" in stored:
+        elif architecture.startswith(("gemma", "nemotron")) and stored.endswith("norm.weight"):
             values = values + 1
         tensors[stored] = values
     return tensors

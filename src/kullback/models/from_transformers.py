@@ -28,7 +28,12 @@ from kullback.models._wrappers import (
     wrapped,
 )
 from kullback.models.adapters import NO_ADAPTER, apply_adapter, find_adapter
-from kullback.models.gguf_in_transformers import check_whole, load_tokenizer
+from kullback.models.gguf_in_transformers import (
+    check_placed,
+    check_readable,
+    load_tokenizer,
+    prepare,
+)
 from kullback.models.huggingface import HuggingFaceModel
 from kullback.models.locate import Location
 from kullback.models.prequantized import StoredForm, stored_form, without_form
@@ -102,7 +107,7 @@ def load_pretrained(
     """
     _check_installed(location)
     if location.header is not None:
-        check_whole(location.header)
+        check_readable(location.header)
     with quiet_loggers(), quiet_transformers():
         check_reachable(location)
         with explained(location, "configuration"):
@@ -147,6 +152,9 @@ def _load(
         pinned = pin_implementations(name, config)
         # Before the weights: it is small, and fails at once where the weights take minutes.
         tokenizer = _tokenizer(location, config, trust_remote_code)
+        if location.header is not None:
+            with explained(location, "configuration"):
+                prepare(location.header, config)
         form = stored_form(location, config)
         options: dict[str, Any] = {"dtype": dtype or "auto", "trust_remote_code": trust_remote_code}
         if location.gguf:
@@ -159,6 +167,8 @@ def _load(
             without_form(config)
         model, report = _from_pretrained(location, source, config, form, options)
         _check_complete(name, report)
+        if location.header is not None:
+            check_placed(location.header, sorted(report.get("unexpected_keys") or ()))
     notes = [
         *pinned,
         *of_text_alone(name, model),

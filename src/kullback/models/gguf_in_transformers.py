@@ -1,29 +1,38 @@
 """GGUF files that transformers dequantises and runs: what it leaves out or gets wrong.
 
-The tokenizer is built from the file (`kullback.models.gguf_tokenizer`).
+The tokenizer is built from the file (`kullback.models.gguf_tokenizer`), the configuration is
+checked against the header (`kullback.models.gguf_config`), and every tensor must have its place.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+import torch
 
 from kullback.errors import InvalidValueError
+from kullback.models.gguf_config import apply_header, check_types
 from kullback.models.gguf_file import GGUFFile
-from kullback.models.gguf_tokenizer import tokenizer_of
+from kullback.models.gguf_rope import FACTOR_TENSORS
+from kullback.models.gguf_tokenizer import REMEDY, tokenizer_of
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
-__all__ = ["check_whole", "load_tokenizer"]
+__all__ = ["check_placed", "check_readable", "load_tokenizer", "prepare"]
 
 
-def check_whole(file: GGUFFile) -> None:
-    """Raise `InvalidValueError` for a split file, of which transformers reads one part."""
+def check_readable(file: GGUFFile) -> None:
+    """Raise `InvalidValueError` for what transformers cannot read.
+
+    Split files, of which it reads one part, and entries that differ from layer to layer.
+    """
+    check_types(file)
     if len(file.parts) > 1:
         raise InvalidValueError(
             f"the model {file.name} is split into {len(file.parts)} parts, which transformers "
-            "cannot read: pip install 'kullback[gguf]', which runs them in llama.cpp, or join them "
-            "with llama.cpp's llama-gguf-split --merge"
+            f"cannot read: {REMEDY}, or join them with llama.cpp's llama-gguf-split --merge"
         )
 
 
@@ -45,3 +54,59 @@ def load_tokenizer(file: GGUFFile) -> PreTrainedTokenizerBase:
     template = file.metadata.get("tokenizer.chat_template")
     tokenizer.chat_template = template if isinstance(template, str) else None
     return tokenizer
+
+
+def prepare(file: GGUFFile, config: PreTrainedConfig) -> None:
+    """Make the configuration that transformers has read from a file say what its header says.
+
+    Raises `InvalidValueError` naming an entry or a tensor that transformers does not apply.
+    """
+    apply_header(file, config)
+    check_placed(file, _without_place(file, config))
+
+
+def check_placed(file: GGUFFile, tensors: list[str]) -> None:
+    """Raise `InvalidValueError` for tensors of the file that the model has no place for."""
+    if tensors:
+        more = f" (and {len(tensors) - 1} more)" if len(tensors) > 1 else ""
+        raise InvalidValueError(
+            f"the model {file.name} has the tensor {tensors[0]}{more}, which transformers has no "
+            f"place for and leaves out: {REMEDY}"
+        )
+
+
+def _without_place(file: GGUFFile, config: PreTrainedConfig) -> list[str]:
+    """The tensors that transformers drops; none for architectures whose report names them."""
+    from transformers import AutoModelForCausalLM
+    from transformers.modeling_gguf_pytorch_utils import (
+        TENSOR_PROCESSORS,
+        TensorProcessor,
+        get_gguf_hf_weights_map,
+    )
+
+    if _has_report(file.architecture):
+        return []
+    # Their classes are untyped.
+    factory: Any = AutoModelForCausalLM
+    with torch.device("meta"):
+        model = factory.from_config(config)
+    kind: Any = TENSOR_PROCESSORS.get(file.architecture, TensorProcessor)
+    processor = kind(config=config.to_dict())
+    places = {*get_gguf_hf_weights_map(model, processor), *FACTOR_TENSORS}
+    if file.architecture == "gpt2":
+        places.add("output.weight")  # its processor places it
+    return [
+        tensor.name
+        for tensor in file.tensors
+        # Those of experts are placed without the ending.
+        if not {tensor.name, tensor.name.removesuffix(".weight")} & places
+    ]
+
+
+def _has_report(architecture: str) -> bool:
+    """Whether transformers reports the tensors of this architecture that have no place."""
+    try:
+        loading: Any = import_module("transformers.integrations.gguf")
+    except ImportError:  # earlier versions have none
+        return False
+    return bool(loading.is_gguf_arch_supported(architecture))

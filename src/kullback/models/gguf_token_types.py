@@ -84,7 +84,8 @@ def _fill_in(file: GGUFFile, tokens: Mapping[str, int], kinds: list[Kind]) -> li
         if len(present) > 1 and any(kinds[tokens[name]] == Kind.USER for name in present):
             raise InvalidValueError(
                 f"the tokenizer of the model {file.name} has both {present[0]!r} and "
-                f"{present[1]!r}, which is read only by llama.cpp: pip install 'kullback[gguf]'"
+                f"{present[1]!r}, which llama.cpp alone tells apart: run the file in it "
+                "(pip install 'kullback[gguf]', and no @transformers)"
             )
         taken += present
     return taken

@@ -35,9 +35,9 @@ from kullback.models.gguf_pretokenizers import PRE_TOKENIZERS, PreTokenizer
 from kullback.models.gguf_sentence_pieces import SPACE, merges_by_score, overlaps
 from kullback.models.gguf_token_types import Kind, token_kinds
 
-__all__ = ["GGUFTokenizer", "tokenizer_of"]
+__all__ = ["REMEDY", "GGUFTokenizer", "tokenizer_of"]
 
-REMEDY = "pip install 'kullback[gguf]', which runs the file in llama.cpp"
+REMEDY = "run the file in llama.cpp (pip install 'kullback[gguf]', and no @transformers)"
 # llama.cpp's where the file names none.
 DEFAULT_BOS = {"llama": 1, "gpt2": 11}
 DEFAULT_EOS = {"llama": 2, "gpt2": 11}
