@@ -25,10 +25,13 @@ def add_text_options(command: argparse.ArgumentParser) -> None:
     text = command.add_argument_group("on text")
     text.add_argument(
         "--text", nargs="+", action="extend", metavar="FILE",
-        help="files, folders of .txt, .jsonl and .parquet files, or - for standard input",
+        help="files (.gz and .zst, too), folders of .txt, .jsonl and .parquet files, or - for "
+        "standard input",
     )  # fmt: skip
     absent: dict[str, Any] = {"default": argparse.SUPPRESS}
-    text.add_argument("--field", help="of .jsonl and .parquet (default: text)", **absent)
+    text.add_argument(
+        "--field", help="of .jsonl, .json, .csv, .tsv and .parquet files (default: text)", **absent
+    )
     text.add_argument(
         "--protocol", metavar="PRESET",
         choices=("sliding", "hf-stride", "lm-eval", "llama.cpp"),

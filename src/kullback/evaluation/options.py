@@ -15,7 +15,8 @@ from kullback.models.llama_cpp_options import BACKENDS, Backend, split_gguf
 from kullback.models.load import load_sized, model_name
 from kullback.models.quantized import SizedModel, split_scheme
 from kullback.runtime.progress import Progress, Steps
-from kullback.text.documents import JSON_LINES, PARQUET, STANDARD_INPUT, Document
+from kullback.text.documents import STANDARD_INPUT, Document
+from kullback.text.formats import ROWS, has_fields
 from kullback.text.inputs import Text, documents_of, paths_of, size_of
 from kullback.text.protocol import Bos, Preset, Protocol
 from kullback.text.special_spellings import Spelled
@@ -31,7 +32,6 @@ Model: TypeAlias = (
 )
 
 
-FIELD_SUFFIXES = (*JSON_LINES, *PARQUET)
 # Bytes that take seconds to read, and are announced.
 LONG_TEXT = 64 << 20
 
@@ -47,7 +47,7 @@ def _has_fields(name: str) -> bool:
     if name != STANDARD_INPUT and not path.exists():
         return True
     files = path.rglob("*") if path.is_dir() else [path]
-    return any(file.suffix in FIELD_SUFFIXES for file in files)
+    return any(map(has_fields, files))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +55,7 @@ class PassOptions:
     """The options by their names in the API; None is an option that was not given."""
 
     field: str | None = None
-    """The column of .jsonl and .parquet files ("text")."""
+    """The column of files with rows: .jsonl, .json, .csv, .tsv, .parquet ("text")."""
     protocol: Preset | None = None
     """"sliding", "hf-stride", "lm-eval" or "llama.cpp"."""
     window: int | None = None
@@ -98,7 +98,7 @@ class PassOptions:
         if self.field is not None and not any(map(_has_fields, paths_of(text))):
             raise InvalidValueError(
                 f"field (--field) is {self.field!r}, and no file of this text has fields: "
-                f"{', '.join(FIELD_SUFFIXES)} files have; leave it out"
+                f"{', '.join(ROWS)} files have; leave it out"
             )
         size = size_of(text)
         if size >= LONG_TEXT:

@@ -4,27 +4,30 @@ A document is an independent text: no token of one document is context for anoth
 protocol joins them.  Its text is kept byte for byte: no newline is translated, nothing is stripped,
 and its bytes are counted once, whatever the tokenizer.
 
-========================  ==================================================================
-source                    documents
-========================  ==================================================================
-``-``                     standard input, one document
-a folder                  those of its files of the next two rows and ``.txt`` files,
-                          recursively, in the order of their paths
-``.jsonl``, ``.ndjson``   the field `field` of each line, named by the line's number from 1
-``.parquet``              the column `field` of each row, named by the row's number from 0
-any other file            one document
-========================  ==================================================================
+==========================  ================================================================
+source                      documents
+==========================  ================================================================
+``-``                       standard input, one document
+a folder                    those of its ``.txt``, ``.jsonl``, ``.ndjson`` and ``.parquet``
+                            files, recursively, in the order of their paths
+``.jsonl``, ``.ndjson``     the field `field` of each line, named by the line's number from 1
+``.json``                   that of each object of an array, named by its number from 0, or of
+                            each line
+``.csv``, ``.tsv``          the column `field` of each row after the header, by its number from 0
+``.parquet``                the column `field` of each row, named by the row's number from 0
+archives, office documents  none: an error
+any other file              one document
+==========================  ================================================================
+
+All but Parquet may be compressed: ``.gz``, ``.bz2``, ``.xz``, ``.zst``.
 """
 
 from __future__ import annotations
 
 import codecs
-import itertools
-import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO
@@ -32,23 +35,17 @@ from typing import BinaryIO
 from kullback.errors import InvalidValueError
 from kullback.runtime.inputs import check_regular
 from kullback.runtime.temporary import TemporaryBytes
+from kullback.text.formats import FOLDER_SUFFIXES, format_of, is_read_of_folder, opened
+from kullback.text.rows import check_utf8, rows_of, utf8
 
 __all__ = ["IN_MEMORY", "STANDARD_INPUT", "Document", "read_documents", "read_texts"]
 
 STANDARD_INPUT = "-"
-JSON_LINES = (".jsonl", ".ndjson")
-PARQUET = (".parquet",)
-# The files of a folder that are read.
-SUFFIXES = (".txt", *JSON_LINES, *PARQUET)
-PARQUET_ROWS = 1024  # that are read at a time
-
 
 # Texts up to this size, all together, are in memory.
 IN_MEMORY = 32 << 20
 # Bytes of a long text that are read at a time.
 PIECE = 1 << 20
-# Of an integer in JSON; one with more is read as a number with a fraction is.
-MOST_DIGITS = 300
 
 
 class Document:
@@ -60,7 +57,7 @@ class Document:
 
     def __init__(self, name: str, text: str) -> None:
         """Raises `InvalidValueError` where `text` has half a surrogate pair."""
-        self._set(name, _utf8(text, f"the text {name}"))
+        self._set(name, utf8(text, f"the text {name}"))
 
     def _set(
         self, name: str, content: bytes | TemporaryBytes, begin: int = 0, end: int | None = None
@@ -150,9 +147,9 @@ def read_documents(
 ) -> list[Document]:
     """The documents in files, folders and standard input, in the order given.
 
-    `field` is the name of the text in JSON lines and Parquet files, whose empty rows are documents
-    too.  `note` is called with a sentence for each folder that has files which are not read; the
-    texts are appended to `stored`, by default to bytes of their own.
+    `field` is the name of the text in files with rows, whose empty rows are documents too.  `note`
+    is called with a sentence for each folder that has files which are not read; the texts are
+    appended to `stored`, by default to bytes of their own.
 
     Raises `InvalidValueError` naming the file and the byte, line or column for what is missing,
     unreadable, empty, not a regular file, not UTF-8, not JSON, or without the field, `RunError`
@@ -195,20 +192,20 @@ def _read(
         return
     # With pipes and links that lead nowhere, which are refused when they are opened.
     files = sorted(file for file in path.rglob("*") if not file.is_dir())
-    read = [file for file in files if file.suffix in SUFFIXES]
+    read = [file for file in files if is_read_of_folder(file)]
     skipped = [
         file.relative_to(path).as_posix()
         for file in files
-        if file.suffix not in SUFFIXES and not file.name.startswith(".")
+        if not is_read_of_folder(file) and not file.name.startswith(".")
     ]
     if not read:
         raise InvalidValueError(
-            f"the folder {path} has no {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]} file"
-            f"{_listed(skipped, ', only ')}: give the names of the files"
+            f"the folder {path} has no {', '.join(FOLDER_SUFFIXES[:-1])} or "
+            f"{FOLDER_SUFFIXES[-1]} file{_listed(skipped, ', only ')}: give the names of the files"
         )
     if skipped:
         note(
-            f"of the folder {path} only {', '.join(SUFFIXES)} files are read, not "
+            f"of the folder {path} only {', '.join(FOLDER_SUFFIXES)} files are read, not "
             f"{_listed(skipped)}: give the names of other files that are to be read"
         )
     for file in read:
@@ -216,32 +213,14 @@ def _read(
 
 
 def _read_file(path: Path, name: str, field: str, stored: TemporaryBytes) -> Iterator[Document]:
-    if path.suffix in JSON_LINES:
-        rows = _json_lines(path, name, field)
-    elif path.suffix in PARQUET:
-        rows = _parquet(path, name, field)
-    else:
-        with _opened(path) as file:
+    kind = format_of(path)
+    with opened(path) as file:
+        if kind.rows is None:
             yield _store(file, name, str(path), stored)
-        return
-    for row, content in rows:
-        begin = stored.append(content)
-        yield Document.of_bytes(row, stored, begin, begin + len(content))
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[BinaryIO]:
-    """A regular file for reading; one sentence for whatever goes wrong while it is read."""
-    try:
-        check_regular(path, "the text")
-        with path.open("rb") as file:
-            yield file
-    except OSError as error:
-        raise InvalidValueError(f"the text {path} cannot be read: {error.strerror}") from None
-    except ValueError as error:  # a NUL in the name
-        if isinstance(error, InvalidValueError):
-            raise
-        raise InvalidValueError(f"the text {path} cannot be read: {error}") from None
+            return
+        for row, content in rows_of(file, path, name, kind, field):
+            begin = stored.append(content)
+            yield Document.of_bytes(row, stored, begin, begin + len(content))
 
 
 def _store(file: BinaryIO, name: str, shown: str, stored: TemporaryBytes) -> Document:
@@ -249,108 +228,16 @@ def _store(file: BinaryIO, name: str, shown: str, stored: TemporaryBytes) -> Doc
     begin = end = len(stored)
     decoder = codecs.getincrementaldecoder("utf-8")()
     while block := file.read(PIECE):
-        _check_utf8(decoder, block, end - begin, shown)
+        check_utf8(decoder, block, end - begin, shown)
         stored.append(block)
         end += len(block)
-    _check_utf8(decoder, b"", end - begin, shown, final=True)
+    check_utf8(decoder, b"", end - begin, shown, final=True)
     return Document.of_bytes(name, stored, begin, end)
 
 
-def _check_utf8(
-    decoder: codecs.IncrementalDecoder, block: bytes, before: int, name: str, final: bool = False
-) -> None:
-    """Raise `InvalidValueError` naming the byte that is not UTF-8; `before` are the bytes read."""
-    waiting = len(decoder.getstate()[0])
-    try:
-        decoder.decode(block, final)
-    except UnicodeDecodeError as error:
-        place = before - waiting + error.start
-        raise InvalidValueError(
-            f"the text {name} is not UTF-8: byte {place} is 0x{error.object[error.start]:02x}; "
-            "convert it first (iconv -t utf-8)"
-        ) from None
-
-
 def _text_of(path: Path) -> str:
-    with _opened(path) as file:
+    with opened(path) as file:
         return _store(file, path.name, str(path), TemporaryBytes(sys.maxsize)).text
-
-
-def _json_lines(path: Path, name: str, field: str) -> Iterator[tuple[str, bytes]]:
-    """The name and the UTF-8 of each row."""
-    with _opened(path) as file:
-        begin = 0
-        for i, line in enumerate(file, start=1):
-            _check_utf8(codecs.getincrementaldecoder("utf-8")(), line, begin, str(path), final=True)
-            begin += len(line)
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line, parse_int=_number)
-            except (ValueError, RecursionError) as error:
-                raise InvalidValueError(
-                    f"line {i} of {path} is not JSON: {error}; each line must be an object"
-                ) from None
-            if not isinstance(row, dict):
-                raise InvalidValueError(
-                    f"line {i} of {path} is a JSON {type(row).__name__}: it must be an object with "
-                    f"the text in its field {field!r}"
-                )
-            if field not in row:
-                raise InvalidValueError(
-                    f"line {i} of {path} has no field {field!r}, only {_names(row)}: name the "
-                    "field that contains the text with --field"
-                )
-            yield f"{name}:{i}", _checked(row[field], f"field {field!r}, line {i} of {path}")
-
-
-def _number(digits: str) -> int | float:
-    """A number of JSON, which may have more digits than Python's integers are read from."""
-    return int(digits) if len(digits) < MOST_DIGITS else float(digits)
-
-
-def _parquet(path: Path, name: str, field: str) -> Iterator[tuple[str, bytes]]:
-    """The name and the UTF-8 of each row."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    with _opened(path) as content:
-        try:
-            with pq.ParquetFile(content) as file:
-                names = file.schema_arrow.names
-                if field not in names:
-                    raise InvalidValueError(
-                        f"{path} has no column {field!r}, only {_names(names)}: name the column "
-                        "that contains the text with --field"
-                    )
-                batches = file.iter_batches(PARQUET_ROWS, columns=[field])
-                values = itertools.chain.from_iterable(batch[0].to_pylist() for batch in batches)
-                for i, value in enumerate(values):
-                    yield f"{name}:{i}", _checked(value, f"column {field!r}, row {i} of {path}")
-        except OSError as error:
-            why = error.strerror or str(error).splitlines()[0]
-            raise InvalidValueError(f"the text {path} cannot be read: {why}") from None
-        except pa.ArrowException as error:
-            raise InvalidValueError(
-                f"{path} is damaged or not a Parquet file: {str(error).splitlines()[0]}"
-            ) from None
-
-
-def _checked(value: object, place: str) -> bytes:
-    """The UTF-8 of a row, which must be a string."""
-    if not isinstance(value, str):
-        raise InvalidValueError(f"{place} is {value!r:.40}: it must be a text")
-    return _utf8(value, place)
-
-
-def _utf8(text: str, place: str) -> bytes:
-    try:
-        return text.encode()
-    except UnicodeEncodeError as error:
-        raise InvalidValueError(
-            f"{place} has half a surrogate pair (U+{ord(text[error.start]):04X}) at character "
-            f"{error.start}, which UTF-8 cannot encode: remove it"
-        ) from None
 
 
 def _shown(name: str) -> str:
@@ -360,10 +247,6 @@ def _shown(name: str) -> str:
 
 def _empty(name: str | Path) -> InvalidValueError:
     return InvalidValueError(f"the text {name} is empty: there is nothing to read")
-
-
-def _names(row: Sequence[str] | dict[str, object]) -> str:
-    return ", ".join(repr(name) for name in list(row)[:8]) or "nothing"
 
 
 def _listed(names: Sequence[str], before: str = "") -> str:

@@ -23,8 +23,8 @@ def documents_of(
 ) -> list[Document]:
     """The documents in files and folders, and those that are documents already, in order.
 
-    `field` is the column of .jsonl and .parquet files, "text" by default; `note` is told which
-    files of a folder are skipped.  Raises `InvalidValueError` as `read_documents` does.
+    `field` is the column of files with rows (.jsonl, .csv, ...), "text" by default; `note` is told
+    which files of a folder are skipped.  Raises `InvalidValueError` as `read_documents` does.
 
     >>> documents_of(Document("greeting", "hello"))[0].name
     'greeting'

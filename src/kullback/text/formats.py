@@ -1,0 +1,147 @@
+"""Formats of text files, by their names: with rows or whole, compressed or not.
+
+A file with rows is never measured as raw text, and neither are archives and documents of office
+programs; standard input (`-`) is read as it is, whatever it contains.
+"""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import lzma
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Literal, TypeAlias, cast
+
+from kullback.errors import InvalidValueError
+from kullback.runtime.inputs import check_regular
+
+__all__ = [
+    "FOLDER_SUFFIXES",
+    "ROWS",
+    "Format",
+    "format_of",
+    "has_fields",
+    "is_read_of_folder",
+    "opened",
+]
+
+Rows: TypeAlias = Literal["lines", "array", "table", "parquet"]
+
+#: By the end of the name; any other text file is one document.
+ROWS: dict[str, Rows] = {
+    ".jsonl": "lines", ".ndjson": "lines", ".json": "array", ".csv": "table", ".tsv": "table",
+    ".parquet": "parquet",
+}  # fmt: skip
+COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
+# Of a folder, which may have other files in the other formats (a configuration, a list).
+FOLDER_SUFFIXES = (".txt", ".jsonl", ".ndjson", ".parquet")
+OTHERS = {
+    **dict.fromkeys((".zip", ".tar", ".tgz", ".7z", ".rar"), "an archive: extract it first"),
+    **dict.fromkeys(
+        (".pdf", ".doc", ".docx", ".odt", ".epub", ".rtf"),
+        "a document with a layout: convert it to .txt first",
+    ),
+    **dict.fromkeys(
+        (".xls", ".xlsx", ".ods", ".arrow", ".feather", ".orc", ".avro", ".sqlite", ".db"),
+        "a table in a format that is not read here: convert it to .parquet or .jsonl first",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Format:
+    """What the name of a file says about it."""
+
+    suffix: str
+    """Without that of a compression, in lower case."""
+    compression: str
+    """".gz", for example; "" for none."""
+
+    @property
+    def rows(self) -> Rows | None:
+        """How its rows are written; None where it is one document."""
+        return ROWS.get(self.suffix)
+
+    @property
+    def delimiter(self) -> str:
+        """Between the columns of a table."""
+        return "\t" if self.suffix == ".tsv" else ","
+
+
+def format_of(path: Path) -> Format:
+    """The format of a file by its name.
+
+    Raises `InvalidValueError` for one that is not read.
+
+    >>> format_of(Path("docs.JSONL.gz"))
+    Format(suffix='.jsonl', compression='.gz')
+    """
+    suffixes = [suffix.lower() for suffix in path.suffixes[-2:]]
+    compression = suffixes.pop() if suffixes and suffixes[-1] in COMPRESSIONS else ""
+    suffix = suffixes[-1] if suffixes else ""
+    if suffix in OTHERS:
+        raise InvalidValueError(f"the text {path} is {OTHERS[suffix]}")
+    if compression and suffix == ".parquet":
+        raise InvalidValueError(
+            f"the text {path} is a compressed Parquet file, which needs all of it at once: "
+            "decompress it first"
+        )
+    return Format(suffix, compression)
+
+
+def has_fields(path: Path) -> bool:
+    """Whether a file has rows with fields, by its name."""
+    suffixes = [suffix.lower() for suffix in path.suffixes[-2:]]
+    if suffixes and suffixes[-1] in COMPRESSIONS:
+        suffixes.pop()
+    return bool(suffixes) and suffixes[-1] in ROWS
+
+
+def is_read_of_folder(path: Path) -> bool:
+    """Whether a file is read where its folder is given."""
+    suffixes = [suffix.lower() for suffix in path.suffixes[-2:]]
+    if suffixes and suffixes[-1] in COMPRESSIONS and suffixes[-2:-1] != [".parquet"]:
+        suffixes.pop()
+    return bool(suffixes) and suffixes[-1] in FOLDER_SUFFIXES
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[BinaryIO]:
+    """A regular file for reading, decompressed; one sentence for whatever goes wrong."""
+    try:
+        check_regular(path, "the text")
+        compression = format_of(path).compression
+        with path.open("rb") as file:
+            yield _decompressed(file, compression)
+    except InvalidValueError:
+        raise
+    except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
+        raise InvalidValueError(
+            f"the text {path} is damaged or not a {path.suffix} file ({error}): download it again"
+        ) from None
+    except OSError as error:
+        if error.errno is None and path.suffix.lower() in COMPRESSIONS:  # pyarrow's
+            raise InvalidValueError(f"the text {path} is damaged ({error})") from None
+        reason = error.strerror or str(error).splitlines()[0]
+        raise InvalidValueError(f"the text {path} cannot be read: {reason}") from None
+    except ValueError as error:  # a NUL in the name
+        raise InvalidValueError(f"the text {path} cannot be read: {error}") from None
+
+
+def _decompressed(file: BinaryIO, compression: str) -> BinaryIO:
+    if compression == ".zst":
+        import pyarrow as pa
+
+        # It reads blocks, as a raw file does, and has no lines of its own.
+        return io.BufferedReader(pa.CompressedInputStream(file, "zstd"))
+    openers: dict[str, Callable[..., Any]] = {
+        ".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open
+    }  # fmt: skip
+    if compression in openers:
+        return cast("BinaryIO", openers[compression](file, "rb"))
+    return file

@@ -1,0 +1,118 @@
+"""Formats of text files: rows of each, compressed or not, and what is refused by its name."""
+
+from __future__ import annotations
+
+import bz2
+import csv
+import gzip
+import json
+import lzma
+
+import pyarrow as pa
+import pytest
+
+from kullback.errors import InvalidValueError
+from kullback.text.documents import read_documents
+
+TEXTS = ['one "quoted"\r\nline', "añb, c\td", "", "four"]
+
+
+def compressed_zst(content: bytes) -> bytes:
+    """A frame of zstd."""
+    sink = pa.BufferOutputStream()
+    with pa.CompressedOutputStream(sink, "zstd") as stream:
+        stream.write(content)
+    return sink.getvalue().to_pybytes()
+
+
+COMPRESSED = {
+    "": bytes,
+    ".gz": gzip.compress,
+    ".bz2": bz2.compress,
+    ".xz": lzma.compress,
+    ".zst": compressed_zst,
+    ".GZ": gzip.compress,
+}
+
+
+def rows_in(suffix: str, path) -> bytes:
+    """TEXTS in a format, in the column `body`."""
+    rows = [{"id": i, "body": text} for i, text in enumerate(TEXTS)]
+    if suffix in (".jsonl", ".NDJSON", "lines.json"):
+        return "\n".join(map(json.dumps, rows)).encode()
+    if suffix == ".json":
+        return json.dumps(rows, indent=1).encode()
+    with path.open("w", encoding="utf-8-sig", newline="") as file:
+        delimiter = "\t" if suffix == ".tsv" else ","
+        writer = csv.DictWriter(file, ["id", "body"], delimiter=delimiter)
+        writer.writeheader()
+        writer.writerows(rows)
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("compression", COMPRESSED)
+@pytest.mark.parametrize("suffix", [".jsonl", ".NDJSON", ".json", "lines.json", ".csv", ".tsv"])
+def test_rows_are_documents_in_every_format(tmp_path, suffix, compression):
+    """Byte for byte, whatever the format and the compression."""
+    path = tmp_path / f"docs{suffix}{compression}"
+    path.write_bytes(COMPRESSED[compression](rows_in(suffix, tmp_path / "made")))
+    documents = read_documents([path], field="body")
+    assert [document.text for document in documents] == TEXTS
+    assert len({document.name for document in documents}) == len(TEXTS)
+    with pytest.raises(InvalidValueError, match=r"'text'.* only 'id', 'body'.* --field"):
+        read_documents([path])
+
+
+@pytest.mark.parametrize("compression", COMPRESSED)
+def test_compressed_text_is_one_document(tmp_path, compression):
+    """Also in a folder."""
+    path = tmp_path / "folder" / f"a.txt{compression}"
+    path.parent.mkdir()
+    path.write_bytes(COMPRESSED[compression](b"a text\n"))
+    for source in (path, path.parent):
+        (document,) = read_documents([source])
+        assert document.text == "a text\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("a.json", b'"a string"', ["JSON str", "array"]),
+        ("a.json", b'{"train": [1]}', ["no field 'text'", "'train'"]),
+        ("a.json", b"[1, 2]", ["item 0"]),
+        ("a.json", b"{not json", ["not JSON", "standard input"]),
+        ("a.json", b'[{"text": "\xff"}]', ["not UTF-8", "byte 11"]),
+        ("a.csv", b'text\nopen\n"open\nmore\n', ["damaged or not a table", "standard input"]),
+        ("a.csv", b"id,text\n1,a,b\n", ["row 0", "3 columns"]),
+        ("a.csv", b"id,text\n1,\xff\n", ["not UTF-8", "0xff"]),
+        ("a.csv", b"", ["no column 'text'"]),
+        ("a.csv", b"text,text\na,b\n", ["more than one column"]),
+        ("a.jsonl.gz", b"not compressed", ["damaged or not a .gz"]),
+        ("a.jsonl.gz", gzip.compress(b'{"text": "a"}\n' * 99)[:-9], ["damaged or not a .gz"]),
+        ("a.txt.xz", b"not compressed", ["damaged or not a .xz"]),
+        ("a.txt.zst", b"not compressed", ["damaged"]),
+        ("a.txt.zst", compressed_zst(b"a text" * 99)[:-5], ["damaged"]),
+        ("a.zip", b"PK", ["archive", "extract"]),
+        ("a.tar.gz", b"", ["archive", "extract"]),
+        ("a.parquet.gz", b"", ["Parquet", "decompress"]),
+        ("a.PDF", b"%PDF", [".txt"]),
+        ("a.xlsx", b"PK", [".parquet"]),
+    ],
+)
+def test_what_is_not_read_is_one_sentence(tmp_path, name, content, words):
+    """Nothing is measured as raw text by accident."""
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(InvalidValueError) as error:
+        read_documents([path])
+    for word in (*words, str(path)):
+        assert word in str(error.value)
+
+
+def test_long_values_of_tables_leave_no_limit_behind(tmp_path):
+    """The limit of Python's csv is the process's."""
+    limit = csv.field_size_limit()
+    (tmp_path / "a.csv").write_text("text\n" + "x" * (limit + 1) + "\n")
+    (document,) = read_documents([tmp_path / "a.csv"])
+    assert document.n_bytes == limit + 1
+    assert csv.field_size_limit() == limit
