@@ -105,6 +105,18 @@ def test_an_adapter_beside_weights_is_applied(base: Path, lora: Path, tmp_path: 
     assert load_text_model(str(both)).name == f"{both} + adapter {both}"
 
 
+def test_an_adapter_beside_its_model_is_applied_once(
+    base: Path, lora: Path, tmp_path: Path
+) -> None:
+    """An adapter alone is added to the weights that it names, not to what another made of them."""
+    both = shutil.copytree(base, tmp_path / "both")
+    for file in lora.iterdir():
+        shutil.copy(file, both)
+    alone = lora_by_hand(tmp_path / "alone", both)
+    assert torch.equal(predicted(alone), predicted(lora))
+    assert any("beside the weights" in note for note in load_text_model(str(alone)).notes)
+
+
 def test_without_peft_the_package_is_named(
     base: Path, lora: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

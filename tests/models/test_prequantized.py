@@ -184,6 +184,15 @@ def test_weights_are_those_by_hand(form: str, tmp_path: Path) -> None:
     torch.testing.assert_close(logits(folder), by_hand, rtol=1e-4, atol=1e-4)
 
 
+def test_a_16_bit_type_rounds_the_dequantised_weights(tmp_path: Path) -> None:
+    """The note says so instead of calling it exact."""
+    folder, expected = checkpoint("fp8 blocks", tmp_path / "model")
+    model = load_sized(folder, "bfloat16").model
+    name = "model.layers.0.mlp.up_proj.weight"
+    assert torch.equal(model.model.get_parameter(name), expected.get_parameter(name).bfloat16())
+    assert any("rounded to bfloat16" in note and "exact" not in note for note in model.notes[-1:])
+
+
 def test_a_scheme_quantises_the_dequantised_weights(tmp_path: Path) -> None:
     """``FP8@int8`` is the folder that quantise saves of it, which has no other form."""
     folder, _ = checkpoint("fp8 blocks", tmp_path / "model")

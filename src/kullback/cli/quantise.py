@@ -56,5 +56,8 @@ def _quantise(options: argparse.Namespace) -> None:
     if options.json:
         print_document(result.to_json())
         return
-    print_line(f"written: {result}")
+    sizes, *others = result.lines
+    print_line(f"written: {sizes}")
+    for line in others:
+        print_line(f"  {line}")
     print_line(f"next: kullback compare {options.model} {result.folder} --text FILE")

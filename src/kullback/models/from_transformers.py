@@ -27,7 +27,7 @@ from kullback.models._wrappers import (
     reads_images,
     wrapped,
 )
-from kullback.models.adapters import NO_ADAPTER, apply_adapter, find_adapter
+from kullback.models.adapters import NO_ADAPTER, Adapter, apply_adapter, find_adapter
 from kullback.models.gguf_in_transformers import (
     check_placed,
     check_readable,
@@ -116,10 +116,11 @@ def load_pretrained(
         return _load(location, dtype, trust_remote_code, progress)
     # The sum of weight and adapter is computed in float32 and then rounded.
     wide = dtype if dtype in (None, torch.float64) else torch.float32
-    if adapter.base is None:
-        loaded = _load(location, wide, trust_remote_code, progress)
-    else:
-        loaded = load_pretrained(adapter.base, wide, trust_remote_code, progress)
+    loaded = (
+        _load(location, wide, trust_remote_code, progress)
+        if adapter.base is None
+        else _load_base(adapter, adapter.base, wide, trust_remote_code, progress)
+    )
     # The type that transformers declares for `to` is not that of torch.
     model: Any = loaded.model
     narrow, tokenizer = dtype or model.dtype, loaded.tokenizer
@@ -140,6 +141,29 @@ def load_pretrained(
         name=f"{base} + adapter {adapter.name}",
         tokenizer_of=tokenizer_of,
     )
+
+
+def _load_base(
+    adapter: Adapter,
+    base: Location,
+    dtype: torch.dtype | None,
+    trust_remote_code: bool,
+    progress: Steps,
+) -> Pretrained:
+    """The model that an adapter names: its weights, without an adapter that is beside them."""
+    _check_installed(base)
+    with quiet_loggers(), quiet_transformers():
+        check_reachable(base)
+        with explained(base, "configuration"):
+            other = find_adapter(base)
+    if other is None or other.base is not None:
+        return load_pretrained(base, dtype, trust_remote_code, progress)
+    loaded = _load(base, dtype, trust_remote_code, progress)
+    note = (
+        f"the adapter beside the weights of {base.name} is not used: {adapter.name} names its "
+        "model, and is applied to the weights alone"
+    )
+    return replace(loaded, notes=(*loaded.notes, note))
 
 
 def _load(
@@ -173,7 +197,7 @@ def _load(
         *pinned,
         *of_text_alone(name, model),
         *_unused(name, report),
-        *([form.note] if form else []),
+        *([form.note(model.dtype)] if form else []),
     ]
     return Pretrained(model, tokenizer, tuple(notes), file_bytes=file_bytes)
 

@@ -78,14 +78,15 @@ class StoredForm:
             return str(self.settings.get("version", "gemm")).lower() == "gemm"
         return self.method in DEQUANTISERS
 
-    @property
-    def note(self) -> str:
-        """What is measured."""
+    def note(self, dtype: torch.dtype) -> str:
+        """What is measured, with weights of `dtype`."""
         form = self._described()
         if self.dequantises:
+            wide = dtype in (torch.float32, torch.float64)
+            rounded = f" in float32, then rounded to {str(dtype).removeprefix('torch.')}"
             return (
-                f"the weights of {self.name} are stored as {form} and dequantised, which is exact; "
-                "activations are not quantised"
+                f"the weights of {self.name} are stored as {form} and dequantised"
+                f"{', which is exact' if wide else rounded}; activations are not quantised"
             )
         return f"the weights of {self.name} are stored as {form} and run as that by transformers"
 

@@ -42,17 +42,22 @@ class QuantisedFolder(Result, frozen=True, kw_only=True, tag="kullback.quantised
     """What the scheme leaves as it is, the most first."""
     notes: tuple[str, ...] = ()
 
-    def __str__(self) -> str:
+    @property
+    def lines(self) -> list[str]:
+        """The sizes, what is not quantised, and the notes."""
         sizes = (
             f"{self.folder}: {self.scheme}, weights of {self.bytes_weights:,} bytes as saved "
             f"({self.bytes_packed:,} packed); tokenizer and configuration take "
             f"{self.bytes_saved - self.bytes_weights:,} more"
         )
         left = list_unquantised(self.unquantised)
-        return "\n".join([sizes, *([f"not quantised: {left}"] if left else []), *self.notes])
+        return [sizes, *([f"not quantised: {left}"] if left else []), *self.notes]
+
+    def __str__(self) -> str:
+        return "\n".join(self.lines)
 
     def _repr_html_(self) -> str:
-        return "".join(f"<p>{escape(line)}</p>" for line in str(self).splitlines())
+        return "".join(f"<p>{escape(line)}</p>" for line in self.lines)
 
 
 def list_unquantised(unquantised: Sequence[UnquantisedWeights]) -> str:
