@@ -120,6 +120,18 @@ def group(bits: int) -> dict[str, object]:
     return {"config_groups": {"group_0": {"targets": ["Linear"], "weights": weights}}}
 
 
+def bitsandbytes(weight: Tensor, draw: torch.Generator) -> Stored:
+    """Rows of 8-bit integers, of which 127 stands for the largest."""
+    largest = weight.abs().amax(1)
+    numbers = (weight / largest[:, None] * 127).round().to(torch.int8)
+    by_hand = torch.tensor([
+        [int(number) * (float(size) / 127) for number in row]
+        for row, size in zip(numbers, largest, strict=True)
+    ])  # fmt: skip
+    stored = {"weight": numbers, "SCB": largest, "weight_format": torch.tensor(0)}
+    return stored, by_hand
+
+
 FORMS: dict[str, tuple[Callable[[Tensor, torch.Generator], Stored], dict[str, Any]]] = {
     "fp8 blocks": (lambda w, d: fp8(w, d, (24, 20)),
                    {"quant_method": "fp8", "weight_block_size": [24, 20]}),
@@ -132,6 +144,7 @@ FORMS: dict[str, tuple[Callable[[Tensor, torch.Generator], Stored], dict[str, An
                 {"quant_method": "gptq", "bits": 2, "group_size": 16,
                  "checkpoint_format": "gptq_v2"}),
     "awq": (awq, {"quant_method": "awq", "bits": 4, "group_size": 16, "version": "gemm"}),
+    "bitsandbytes": (bitsandbytes, {"quant_method": "bitsandbytes", "load_in_8bit": True}),
     "compressed float": (lambda w, d: compressed(w, d, "float-quantized"),
                          {"quant_method": "compressed-tensors", "format": "float-quantized"}),
     "compressed int": (lambda w, d: compressed(w, d, "int-quantized"),

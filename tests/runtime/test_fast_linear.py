@@ -87,3 +87,12 @@ def test_weights_of_torchao_are_dequantised_where_activations_are_not_quantised(
     with torch.inference_mode():
         for _, forward in forwards:
             assert torch.equal(forward(x), linear(x, layer.weight.dequantize(), layer.bias))
+
+
+def test_weights_that_are_no_floats_are_left_to_their_library():
+    """A layer whose weight is of integers, or of 8-bit floats, keeps its own `forward`."""
+    layers = [nn.Linear(4, 4, bias=False) for _ in range(3)]
+    for layer, dtype in zip(layers[1:], (torch.int8, torch.float8_e4m3fn), strict=True):
+        layer.weight = nn.Parameter(layer.weight.detach().to(dtype), requires_grad=False)
+    replaced = [module for module, _ in fast_forwards(nn.Sequential(*layers))]
+    assert replaced == layers[:1]

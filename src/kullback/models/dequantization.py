@@ -8,6 +8,7 @@ fp8, mxfp8                ``W`` in 8-bit floats, ``W_scale_inv``: one for each b
 compressed-tensors        ``W`` (8 bits) or ``W_packed``, ``W_scale``, ``W_zero_point``
 gptq                      ``qweight``, ``qzeros``, ``scales``, ``g_idx``, packed along the inputs
 awq                       ``qweight``, ``qzeros``, ``scales``, packed along the outputs, reordered
+bitsandbytes, 8 bits      ``W``, ``SCB``: the largest number of each row, which 127 stands for
 ========================  ========================================================================
 
 Axes: E width out, D width in, G groups of inputs.
@@ -202,6 +203,23 @@ def from_awq(stored: Weights, settings: Mapping[str, object]) -> Weights:
     return _of_packed_layers(stored, weight)
 
 
+def from_bitsandbytes(stored: Weights, settings: Mapping[str, object]) -> Weights:
+    """Of 8-bit integers, with the largest number of each row."""
+    weights: Weights = {}
+    for key, value in stored.items():
+        name, _, part = key.rpartition(".")
+        scale_E = stored.get(f"{name}.SCB")
+        if part == "weight_format" and int(value) != 0:
+            raise InvalidValueError(f"{name} has its integers in the order of a GPU")
+        if scale_E is None:
+            weights[key] = value
+        elif part == "weight":
+            weights[key] = scaled(value, scale_E.float() / 127)
+        elif part not in ("SCB", "weight_format"):
+            weights[key] = value
+    return weights
+
+
 def _of_packed_layers(stored: Weights, weight: Callable[[str], Tensor]) -> Weights:
     """Of layers that have a ``qweight``."""
     parts = ("qweight", "qzeros", "scales", "g_idx")
@@ -229,4 +247,5 @@ DEQUANTISERS: dict[str, Callable[[Weights, Mapping[str, object]], Weights]] = {
     "compressed-tensors": from_compressed_tensors,
     "gptq": from_gptq,
     "awq": from_awq,
+    "bitsandbytes": from_bitsandbytes,
 }

@@ -74,6 +74,8 @@ class StoredForm:
             return self.settings.get("format") in COMPRESSED and not any(
                 self.settings.get(key) for key in ("sparsity_config", "transform_config")
             )
+        if self.method == "bitsandbytes":
+            return bool(self.settings.get("load_in_8bit"))
         if self.method == "awq":
             return str(self.settings.get("version", "gemm")).lower() == "gemm"
         return self.method in DEQUANTISERS
@@ -96,6 +98,8 @@ class StoredForm:
             return "FP8" + (
                 f" in blocks of {block[0]}×{block[1]}" if isinstance(block, list) else ""
             )
+        if self.method == "bitsandbytes":
+            bits = 8 if self.settings.get("load_in_8bit") else 4
         inner = self.settings.get("format") or (f"{bits} bits" if bits else "")
         return f"{self.method} ({inner})" if inner else self.method
 
