@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import kullback
 from kullback.comparison.logits_files import compare_logits_files
 from kullback.errors import InvalidValueError
 from kullback.predictions.llama_cpp_logits import LlamaCppLogits
-from tiny_logits import write_logits
+from tiny_logits import reproducible_llama, write_logits
 from tiny_models import TEXT
 
 CHUNKS, CONTEXT = 8, 16
@@ -187,3 +188,59 @@ def test_a_file_is_the_reference(written: Path, tiny_llama_folder: Path) -> None
     """As a candidate beside a model it is refused, with the order to give."""
     with pytest.raises(InvalidValueError, match="name it first"):
         kullback.compare(tiny_llama_folder, written / "base.kld", written / "text.txt")
+
+
+# --- a file that llama.cpp wrote, and what it printed of it -----------------------------------
+
+BASE = Path(__file__).with_name("llama_cpp_base.kld")
+
+
+def test_what_llama_cpp_prints_of_its_own_file(tmp_path: Path) -> None:
+    """The numbers of ``llama-perplexity --kl-divergence`` for another model, digit by digit."""
+    result = kullback.compare(BASE, reproducible_llama(tmp_path / "b", noise=0.05))
+    printed = dict(line.split(": ") for line in result.llama_cpp.splitlines() if ": " in line)
+    expected = {
+        "Mean PPL(Q)": (59337.7159, 23756.9725, 0.01),
+        "Mean ln(PPL(Q)/PPL(base))": (0.36390, 0.15336, 1e-5),
+        "Mean KLD": (0.55208, 0.07807, 1e-5),
+        "RMS Δp": (0.889, 0.269, 1e-3),
+        "Same top p": (62.366, 5.051, 1e-3),
+    }
+    for name, (value, error, digit) in expected.items():
+        line = next(text for key, text in printed.items() if key.strip() == name)
+        shown = line.replace("%", "").split("±")
+        assert float(shown[0]) == pytest.approx(value, abs=digit), name
+        assert float(shown[1].split()[0]) == pytest.approx(error, abs=digit), name
+    assert result.measures["top1_agreement"].value == pytest.approx(0.62366, abs=1e-5)
+    change = result.measures["delta_cross_entropy"].value
+    assert change == pytest.approx(0.36390, abs=1e-5)
+    lower, upper = (result.measures[f"kl_{end}_bound"].value for end in ("lower", "upper"))
+    assert lower < 0.55208 < upper < lower + 1e-3
+
+
+def test_our_file_is_that_of_llama_cpp(tmp_path: Path) -> None:
+    """What we write of the same weights has its tokens, and its codes to the order of a sum."""
+    folder = reproducible_llama(tmp_path / "a", noise=0.0)
+    (tmp_path / "text.txt").write_text(TEXT, encoding="utf-8")
+    kullback.record(
+        folder, tmp_path / "text.txt", tmp_path / "a.kld", format="llama.cpp", window=64
+    )
+    ours, theirs = LlamaCppLogits.open(tmp_path / "a.kld"), LlamaCppLogits.open(BASE)
+    np.testing.assert_array_equal(ours.tokens_CT[:3], theirs.tokens_CT)
+    rows = slice(0, len(theirs))
+    first, second = ours.rounded(rows), theirs.rounded(rows)
+    assert first.clipped_BV is not None
+    assert second.clipped_BV is not None
+    assert (first.clipped_BV != second.clipped_BV).double().mean() < 1e-3
+    known = ~(first.clipped_BV | second.clipped_BV)
+    difference = (first.log_p_BV - second.log_p_BV).abs()[known]
+    assert float(difference.max()) < 2 * 16 / 65535 + 1e-4
+    assert float(difference.mean()) < 1e-4
+    # The surprisals of all that is not clipped give the perplexity that it printed: 46944.6134.
+    target = theirs.targets[:, None]
+    nll = -first.log_p_BV.numpy()[np.arange(len(theirs)), target[:, 0]]
+    assert np.exp(nll.mean()) < 46944.6134
+    evaluated = kullback.evaluate(
+        folder, tmp_path / "text.txt", protocol="llama.cpp", window=64
+    ).tokens.to_dict()["nll"][: len(theirs)]
+    assert math.exp(sum(evaluated) / len(evaluated)) == pytest.approx(46944.6134, rel=1e-5)
