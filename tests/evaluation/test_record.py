@@ -49,7 +49,7 @@ def record(
     path = folder / "r.rec"
     protocol = Protocol("sliding", window)
     tokens = record_text(model, [Document("text", TEXT)], protocol, path, kind, k, progress)
-    assert tokens == TOKENS
+    assert len(tokens) == TOKENS
     assert [file.name for file in folder.iterdir()] == ["r.rec"]
     return path.read_bytes()
 

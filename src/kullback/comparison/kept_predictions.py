@@ -2,7 +2,8 @@
 
 A reference is compared with every candidate and with its own noise.  Of a model with a head its
 hidden states are kept, D numbers a token and not V: in memory where they are few, else in a
-temporary file.
+temporary file.  The logits of a model that llama.cpp runs are kept in such a file where there is
+room.
 
 Axes: M scored tokens, D width, V vocabulary.
 """
@@ -10,6 +11,7 @@ Axes: M scored tokens, D width, V vocabulary.
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 import threading
 from contextlib import suppress
@@ -19,23 +21,33 @@ import torch
 
 from kullback.errors import RunError
 from kullback.evaluation.passes import Predictor, TokenizedText
-from kullback.predictions.base import FactoredPredictions, Head, Predictions
+from kullback.predictions.base import DensePredictions, FactoredPredictions, Head, Predictions
 from kullback.text.windows import Window
 
 __all__ = ["KeptPredictions"]
 
 # Hidden states of at most so many bytes are kept in memory, larger ones in a temporary file.
 IN_MEMORY = 64 << 20
+# Logits that are written to a temporary file rather than computed again for each candidate.
+MOST_ON_DISK = 8 << 30
+BLOCK = 64
 
 
 class KeptPredictions:
     """A predictor that computes each window of a text once, where the model has a head.
 
     Predictions without hidden states (dense ones) are computed anew each time, unless `dense` asks
-    to keep them, which takes V numbers a token.
+    to keep them, which takes V numbers a token, or `on_disk` says how many there are a token and
+    there is room for them in the folder of temporary files.
     """
 
-    def __init__(self, predictor: Predictor, tokenized: TokenizedText, dense: bool = False) -> None:
+    def __init__(
+        self,
+        predictor: Predictor,
+        tokenized: TokenizedText,
+        dense: bool = False,
+        on_disk: int | None = None,
+    ) -> None:
         self.predictor = predictor
         self._windows = {window.key: i for i, window in enumerate(tokenized.windows)}
         self._tokenized = tokenized
@@ -43,6 +55,12 @@ class KeptPredictions:
         self._hidden_MD: torch.Tensor | None = None
         self._heads: dict[int, tuple[Head, torch.device]] = {}
         self._lock = threading.Lock()
+        size = 4 * len(tokenized) * (on_disk or 0)
+        free = shutil.disk_usage(tempfile.gettempdir()).free
+        self.disk_bytes = size if size <= min(MOST_ON_DISK, free // 2) else 0
+        """What the logits take on disk; 0 where they are not kept."""
+        self._logits_MV: torch.Tensor | None = None
+        self._stored: set[int] = set()
 
     @property
     def name(self) -> str:
@@ -64,7 +82,7 @@ class KeptPredictions:
             return kept
         predictions = self.predictor.predictions(window, rows)
         self._keep(index, predictions)
-        return predictions
+        return self._kept(index) or predictions
 
     def _rows(self, index: int) -> slice:
         starts = self._tokenized.starts
@@ -73,6 +91,8 @@ class KeptPredictions:
     def _kept(self, index: int) -> Predictions | None:
         if self._dense is not None and index in self._dense:
             return self._dense[index]
+        if index in self._stored and self._logits_MV is not None:
+            return DensePredictions(self._logits_MV[self._rows(index)])
         if index not in self._heads or self._hidden_MD is None:
             return None
         head, device = self._heads[index]
@@ -82,6 +102,8 @@ class KeptPredictions:
         if not isinstance(predictions, FactoredPredictions):
             if self._dense is not None:
                 self._dense[index] = predictions
+            elif self.disk_bytes:
+                self._store(index, predictions)
             return
         hidden_MD = predictions.hidden_MD
         with self._lock:
@@ -90,6 +112,18 @@ class KeptPredictions:
                 self._hidden_MD = _buffer(shape, hidden_MD.dtype)
         self._hidden_MD[self._rows(index)] = hidden_MD.detach().to("cpu")
         self._heads[index] = predictions.head, hidden_MD.device
+
+    def _store(self, index: int, predictions: Predictions) -> None:
+        """Write all logits of a window, in order, a block of rows at a time."""
+        with self._lock:
+            if self._logits_MV is None:
+                shape = (len(self._tokenized), predictions.vocabulary_size)
+                self._logits_MV = _buffer(shape, torch.float32)
+        logits_MV = self._logits_MV[self._rows(index)]
+        for first in range(0, len(predictions), BLOCK):
+            rows = slice(first, min(first + BLOCK, len(predictions)))
+            logits_MV[rows] = predictions.logits(rows)
+        self._stored.add(index)
 
 
 def _buffer(shape: tuple[int, int], dtype: torch.dtype) -> torch.Tensor:
@@ -110,7 +144,7 @@ def _buffer(shape: tuple[int, int], dtype: torch.dtype) -> torch.Tensor:
         return torch.from_file(str(path), shared=True, size=count, dtype=dtype).view(shape)
     except (OSError, RuntimeError) as error:
         raise RunError(
-            f"the hidden states of the reference take {size:,} bytes, and {tempfile.gettempdir()} "
+            f"the predictions of the reference take {size:,} bytes, and {tempfile.gettempdir()} "
             f"cannot hold them ({error}): set TMPDIR to a folder with more space, or compare one "
             "candidate at a time"
         ) from error

@@ -6,6 +6,7 @@ once (:mod:`kullback.comparison.kept_predictions`), each candidate is loaded whe
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -25,7 +26,12 @@ from kullback.comparison.stored import origin
 from kullback.comparison.token_agreement import bos_note, check_tokens
 from kullback.errors import InvalidValueError
 from kullback.evaluation.on_text import coverage_notes
-from kullback.evaluation.passes import Predictor, TokenizedText, divergence_rows
+from kullback.evaluation.passes import (
+    Predictor,
+    TokenizedText,
+    divergence_rows,
+    is_exclusive,
+)
 from kullback.models.interface import TextModel
 from kullback.models.quantization import Scheme
 from kullback.results import comparison as results
@@ -95,7 +101,7 @@ def compare_models(
     began = time.perf_counter()
     source: Predictor = reference
     if len(candidates) > 1 or task.noise or task.sensitivity is not None:
-        source = KeptPredictions(reference, tokenized)
+        source = _kept(reference, tokenized, progress)
     compared, passes = [], KeptPasses()
     of_reference = reference.fingerprint(documents, tokenized)
     for i, candidate in enumerate(candidates):
@@ -181,6 +187,18 @@ class _Compared:
             operand.notes,
             _padding(divergences),
         )
+
+
+def _kept(reference: Operand, tokenized: TokenizedText, progress: Progress) -> KeptPredictions:
+    """The reference, read once; what its logits take on disk is announced."""
+    on_disk = reference.vocabulary_size if is_exclusive(reference) else None
+    kept = KeptPredictions(reference, tokenized, on_disk=on_disk)
+    if kept.disk_bytes:
+        progress.note(
+            f"the logits of {reference.name} are kept in {tempfile.gettempdir()} until the end, "
+            f"{kept.disk_bytes / 1e6:,.0f} MB: they are computed once"
+        )
+    return kept
 
 
 def _check_tokenizers(

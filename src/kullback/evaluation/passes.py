@@ -44,6 +44,7 @@ __all__ = [
     "Predictor",
     "TokenizedText",
     "divergence_rows",
+    "is_exclusive",
     "subsample",
     "token_rows",
 ]
