@@ -121,6 +121,17 @@ def test_a_folder_is_read_completely_or_not_at_all(odd: str, tmp_path: Path) -> 
         read_documents([tmp_path])
 
 
+def test_standard_input_that_gives_no_text_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Closed, as by <&-, or a device, which may never end."""
+    monkeypatch.setattr(sys, "stdin", None)
+    with pytest.raises(InvalidValueError, match="standard input, is closed"):
+        read_documents(["-"])
+    with open("/dev/zero") as zeros:
+        monkeypatch.setattr(sys, "stdin", zeros)
+        with pytest.raises(InvalidValueError, match="standard input, is a device"):
+            read_documents(["-"])
+
+
 def test_texts_are_one_a_file_whatever_the_suffix(tmp_path: Path) -> None:
     """`read_texts` reads a .jsonl file as the text that it is, and names a file that it cannot."""
     write_json_lines(tmp_path / "a.jsonl", "x")

@@ -26,8 +26,10 @@ from __future__ import annotations
 
 import codecs
 import os
+import stat
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO
@@ -183,7 +185,7 @@ def _read(
     source: str | Path, field: str, note: Callable[[str], None], stored: TemporaryBytes
 ) -> Iterator[Document]:
     if str(source) == STANDARD_INPUT:
-        yield _store(sys.stdin.buffer, "standard input", "standard input", stored)
+        yield _store(_standard_input(), "standard input", "standard input", stored)
         return
     path = Path(source).expanduser()
     check_regular(path, "the text")
@@ -210,6 +212,22 @@ def _read(
         )
     for file in read:
         yield from _read_file(file, _shown(file.relative_to(path).as_posix()), field, stored)
+
+
+def _standard_input() -> BinaryIO:
+    """Standard input; `InvalidValueError` where it is closed, or a device that may never end."""
+    if sys.stdin is None:
+        raise InvalidValueError(
+            "the text -, standard input, is closed: send the text to it, or give the name of a file"
+        )
+    with suppress(OSError):  # one of Python's own has no descriptor
+        mode = os.fstat(sys.stdin.fileno()).st_mode
+        if stat.S_ISBLK(mode) or (stat.S_ISCHR(mode) and not sys.stdin.isatty()):
+            raise InvalidValueError(
+                "the text -, standard input, is a device: send the text to it, or give the name "
+                "of a file"
+            )
+    return sys.stdin.buffer
 
 
 def _read_file(path: Path, name: str, field: str, stored: TemporaryBytes) -> Iterator[Document]:
