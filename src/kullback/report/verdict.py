@@ -175,12 +175,26 @@ def _divergence(
     elif "kl_lower_bound" in measures:
         low, high = measures["kl_lower_bound"].value, measures["kl_upper_bound"].value
         if math.isfinite(high):
-            ends = f"{write_number(low, 3)} and {write_number(high, 3)} nats/token"
-            yield f"KL between {_unbroken(ends)}"
+            yield f"KL between {_unbroken(f'{_ends(low, high)} nats/token')}"
         else:
             yield f"KL at least {_unbroken(write_number(low, 3) + ' nats/token')}"
     elif result.kind == "token records":
         yield "KL unknown"
+
+
+def _ends(low: float, high: float) -> str:
+    """Two numbers with the digits that tell them apart, six at most.
+
+    >>> _ends(0.5519, 0.5521), _ends(0.01, 0.03)
+    ('0.5519 and 0.5521', '0.0100 and 0.0300')
+    """
+    for digits in (3, 4, 5):
+        ends = write_number(low, digits), write_number(high, digits)
+        if ends[0] != ends[1]:
+            break
+    else:
+        ends = write_number(low, 6), write_number(high, 6)
+    return " and ".join(ends)
 
 
 def noise_type(result: Comparison) -> str:
