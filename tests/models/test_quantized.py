@@ -14,7 +14,6 @@ from kullback.models.load import load_sized, load_text_model
 from kullback.models.mini_gpt import GPTTextModel
 from kullback.models.quantization import Scheme, quantise_layers
 from kullback.models.quantized import apply_scheme, sized, split_scheme
-from kullback.text.tokenizer import TextTokenizer
 from kullback.training.gpt import GPT, GPTConfig
 from tiny_models import gguf_header
 
@@ -107,7 +106,7 @@ def test_the_size_of_a_gguf_file_is_that_of_the_file(
         return from_transformers.Pretrained(llama.model, llama.tokenizer, ())
 
     monkeypatch.setattr(from_transformers, "load_pretrained", load_pretrained)
-    monkeypatch.setattr(TextTokenizer, "from_transformers", lambda tokenizer: tokenizer)
+    monkeypatch.setattr(from_transformers, "text_tokenizer", lambda location, made: made)
     gguf = load_sized(path, backend="transformers")
     assert gguf.model.name == "model.gguf"
     assert gguf.size_bytes == gguf.saved_bytes == path.stat().st_size

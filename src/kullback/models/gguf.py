@@ -8,6 +8,7 @@ import torch
 
 from kullback.errors import InvalidValueError
 from kullback.models._llama_cpp_library import is_installed
+from kullback.models.gguf_asserts import check_asserts
 from kullback.models.huggingface import HuggingFaceModel
 from kullback.models.llama_cpp import LlamaCppModel
 from kullback.models.locate import Location
@@ -37,6 +38,7 @@ def load_llama_cpp(
             f"device (--device) is {device}: {location.name} runs in llama.cpp, on auto or cpu; "
             f"leave it out, or name {location.gguf}@transformers"
         )
+    check_asserts(location.header)
     shown = location.gguf.name
     if location.options is not None:
         shown = f"{shown}@{location.options}"
