@@ -115,7 +115,16 @@ def test_a_missing_file_is_named(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    "header", [(np.nan, -3.0), (-1e-4, -3.0), (np.inf, -3.0), (1e-4, np.nan), (1.0, -3.0)]
+    "header",
+    [
+        (np.nan, -3.0),
+        (-1e-4, -3.0),
+        (np.inf, -3.0),
+        (1e-4, np.nan),
+        (1.0, -3.0),
+        (3e38, -3.0),
+        (np.inf, -np.inf),
+    ],
 )
 def test_rows_that_are_no_log_probabilities_are_named(header, file):
     """A scale or a smallest value that cannot be one names its row."""

@@ -135,7 +135,8 @@ class LlamaCppLogits:
         """Raise `InvalidValueError` for a row whose scale or smallest log p cannot be one."""
         scale_M2 = np.ascontiguousarray(self._rows[:, :4]).view("<f4")
         scale_M, smallest_M = scale_M2[:, 0], scale_M2[:, 1]
-        largest_M = smallest_M + scale_M * np.float32(STEPS)
+        with np.errstate(over="ignore", invalid="ignore"):  # the sentence says it
+            largest_M = smallest_M + scale_M * np.float32(STEPS)
         good_M = np.isfinite(scale_M2).all(axis=1) & (scale_M >= 0) & (largest_M <= LARGEST_LOG_P)
         if not good_M.all():
             row = int(np.argmin(good_M))
