@@ -42,11 +42,12 @@ ESTIMATE = re.compile(r"Final estimate: PPL = ([\d.]+)")
 def theirs(tool: str, model: Path, text: Path, options: list[str]) -> float:
     """The perplexity that the tool prints."""
     command = [tool, "-m", str(model), "-f", str(text), "-c", str(WINDOW), "-t", str(cores())]
-    run = subprocess.run([*command, *options], capture_output=True, text=True)
-    estimate = ESTIMATE.search(run.stdout + run.stderr)
-    if estimate is None:
-        raise SystemExit(f"{tool} gives no perplexity: {(run.stderr or run.stdout)[-300:]}")
-    return float(estimate[1])
+    for _ in range(3):  # it may end before its last lines are written
+        run = subprocess.run([*command, *options], capture_output=True, text=True)
+        estimate = ESTIMATE.search(run.stdout + run.stderr)
+        if estimate is not None:
+            return float(estimate[1])
+    raise SystemExit(f"{tool} gives no perplexity: {(run.stderr or run.stdout)[-300:]}")
 
 
 def ours(model: Path, text: Path, options: str = "") -> float:
