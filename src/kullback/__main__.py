@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 
 from kullback.runtime.interruption import answered_signals
 
@@ -20,12 +21,22 @@ def run() -> None:
     with answered_signals(_say):
         from kullback.cli import main
 
-        code = main()
+        code = main(interrupted=_end)
         if code > INTERRUPTED_ABOVE:
-            # Threads may still compute a window, for which Python would wait.
-            sys.stdout.flush()
-            os._exit(code)
+            _end(code)
     raise SystemExit(code)
+
+
+def _end(code: int) -> None:
+    """End the process at once: files are closed, and all else is the system's to free.
+
+    Threads may still compute a window, for which Python would wait; texts and models take a second
+    where they are freed object by object.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(Exception):  # standard output may be a full disk
+            stream.flush()
+    os._exit(code)
 
 
 def _say(sentence: str) -> None:

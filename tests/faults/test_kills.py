@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-import os
+import json
 import random
-import subprocess
-import sys
+import shutil
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from safetensors import safe_open
 
-import kullback
+from forked_commands import ForkedCommands
 from kullback.cli import main
+from tiny_runs import metrics_but_times
 
 TINY = "--width 32 --layers 1 --heads 1"
 KILLS = 20
@@ -21,78 +24,134 @@ KILLS = 20
 COMMANDS = {
     "train on a source": f"train --source conjugation --steps 40 --batch 16 {TINY} -o {{out}}/run",
     "train on a text": f"train --text a.txt --steps 40 --batch 8 {TINY} -o {{out}}/run",
-    "evaluate": "evaluate m --text a.txt --window 16 --records {out}/r.parquet",
-    "record": "record m --text a.txt --window 16 --distributions exact -o {out}/r.rec",
-    "record top-k": "record m --text a.txt --window 16 --distributions top-k -o {out}/k.rec",
+    "evaluate": "evaluate m --text b.txt --window 16 --records {out}/r.parquet",
+    "record": "record m --text b.txt --window 16 -o {out}/r.parquet",
+    "record exact": "record m --text b.txt --window 16 --distributions exact -o {out}/r.rec",
+    "record top-k": "record m --text b.txt --window 16 --distributions top-k -o {out}/k.rec",
+    "compare": "compare m --schemes int8,int4-g32 --text b.txt --window 16 --json",
     "quantise": "quantise m --scheme int8 -o {out}/q",
 }
+#: What is kept after seconds is kept at once, so that a kill finds it in every state.
+OFTEN = """
+import functools
+import kullback.comparison.kept_pass, kullback.evaluation.token_records_writer
+import kullback.predictions.kept_columns
+kullback.comparison.kept_pass.SECONDS_WORTH_KEEPING = 0.0
+kullback.evaluation.token_records_writer.SECONDS_PER_SAVE = 0.05
+kullback.predictions.kept_columns.SECONDS_PER_SAVE = 0.05
+kullback.models.train.TrainingConfig = functools.partial(
+    kullback.models.train.TrainingConfig, checkpoint_every=5
+)
+"""
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A text, and a run that was trained on it."""
+    """A text, its beginning, and a run that was trained on it."""
     folder = tmp_path_factory.mktemp("killed")
-    text = " ".join(f"the word number {i} is {i * i}." for i in range(1500))
-    (folder / "a.txt").write_text(text)
+    sentences = [f"the word number {i} is {i * i}." for i in range(1500)]
+    (folder / "a.txt").write_text(" ".join(sentences))
+    (folder / "b.txt").write_text(" ".join(sentences[:60]))
     command = f"train --steps 2 {TINY} --vocabulary 300 --context 32"
     assert main([*command.split(), "--text", str(folder / "a.txt"), "-o", str(folder / "m")]) == 0
     return folder
 
 
-def run(folder: Path, command: str, seconds: float | None = None) -> bool:
-    """Run a command; kill it after some seconds.  Whether it ended before."""
-    source = str(Path(kullback.__file__).parents[1])
-    process = subprocess.Popen(
-        [sys.executable, "-m", "kullback", *command.split()], cwd=folder,
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-        env={**os.environ, "PYTHONPATH": source, "XDG_STATE_HOME": str(folder / "state")},
-    )  # fmt: skip
-    try:
-        _, errors = process.communicate(timeout=seconds)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.communicate()
-        return False
-    assert process.returncode == 0, errors
-    return True
+@pytest.fixture(scope="module")
+def commands() -> Iterator[ForkedCommands]:
+    """Where commands are started."""
+    with ForkedCommands(OFTEN) as server:
+        yield server
 
 
-def contents(out: Path) -> dict[str, str]:
-    """The hash of each file, hidden ones included; those that hold times are only named."""
-    return {
-        path.relative_to(out).as_posix(): (
-            "" if path.name == "metrics.jsonl" else hashlib.sha256(path.read_bytes()).hexdigest()
-        )
-        for path in sorted(out.rglob("*"))
-        if path.is_file()
-    }
+class Case:
+    """A command that writes to folders of its own."""
+
+    def __init__(self, commands: ForkedCommands, folder: Path, name: str, kind: str) -> None:
+        self.commands, self.folder, self.command = commands, folder, COMMANDS[name]
+        self.name = f"{name} {kind}".replace(" ", "-")
+        self.out = folder / self.name
+        self.printed = folder / f"{self.name}.json"
+        # What the process keeps, and its temporary files.
+        self.hidden = [folder / f"{self.name}-{what}" for what in ("state", "tmp")]
+        self.begin_again()
+
+    def begin_again(self) -> None:
+        """Empty folders."""
+        for path in (self.out, *self.hidden):
+            shutil.rmtree(path, ignore_errors=True)
+            path.mkdir()
+
+    def run(self, seconds: float | None = None) -> bool:
+        """Start or resume; whether it ended before it was killed."""
+        command = self.command.format(out=self.name)
+        if (self.out / "run/training.json").is_file():
+            command = f"train --resume {self.name}/run"
+        state, temporary = map(str, self.hidden)
+        environment = {"XDG_STATE_HOME": state, "TMPDIR": temporary}
+        return self.commands.run(command, self.folder, self.printed, environment, seconds)
+
+    def contents(self) -> dict[str, Any]:
+        """The hash of each file, hidden ones included, and what was printed, but for times."""
+        files: dict[str, Any] = {
+            path.relative_to(self.out).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in self.out.rglob("*")
+            if path.is_file()
+        }
+        if "run/metrics.jsonl" in files:
+            files["run/metrics.jsonl"] = metrics_but_times(self.out / "run")
+        if "--json" in self.command:
+            printed = json.loads(self.printed.read_text())
+            files |= {name: printed[name] for name in ("ranked", "candidates")}
+        left = [path for folder in self.hidden for path in folder.rglob("*") if path.is_file()]
+        assert not left
+        return files
+
+    def check(self, expected: dict[str, Any]) -> None:
+        """After a kill: whatever has its final name is complete."""
+        for path in self.out.rglob("*"):
+            name = path.relative_to(self.out)
+            if path.is_dir() or any(part.startswith(".") for part in name.parts):
+                continue
+            if "run" in name.parts:  # of an earlier step, perhaps
+                if path.suffix == ".safetensors":
+                    with safe_open(path, framework="pt") as file:
+                        assert file.keys()
+                elif path.suffix == ".json":
+                    json.loads(path.read_text())
+            else:
+                assert hashlib.sha256(path.read_bytes()).hexdigest() == expected[name.as_posix()]
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("name", COMMANDS)
-def test_killed_runs_end_as_if_they_had_not_been(name, folder):
-    """After many kills the command is run to its end: the same files, and no others."""
-    whole, killed = (folder / f"{name} {kind}".replace(" ", "-") for kind in ("whole", "killed"))
-    for out in (whole, killed):
-        out.mkdir()
-    began = time.monotonic()
-    assert run(folder, COMMANDS[name].format(out=whole.name))
-    duration = time.monotonic() - began
-    command = COMMANDS[name].format(out=killed.name)
+def test_killed_runs_end_as_if_they_had_not_been(name, folder, commands):
+    """Resumed after each of many kills, the command leaves the same files, and no others."""
+    whole, killed = (Case(commands, folder, name, kind) for kind in ("whole", "killed"))
+    durations = []
+    for _ in range(3):  # the first one loads more
+        whole.begin_again()
+        began = time.monotonic()
+        assert whole.run()
+        durations.append(time.monotonic() - began)
+    duration = min(durations)
+    expected = whole.contents()
+    assert expected
     randomness = random.Random(name)
-    for _ in range(KILLS):
-        if (killed / "q").is_dir():  # it was done, and only had to end
-            break
-        if run(folder, resumed(command, killed), randomness.uniform(0.3, 1.0) * duration):
-            break
-    else:
-        assert run(folder, resumed(command, killed))
-    assert contents(killed) == contents(whole)
-
-
-def resumed(command: str, out: Path) -> str:
-    """The command that resumes what was killed."""
-    if (out / "run" / "training.json").is_file():
-        return f"train --resume {out.name}/run"
-    return command
+    kills = runs = resumed = 0
+    while kills < KILLS:
+        runs += 1
+        assert runs < 20 * KILLS
+        if killed.run(randomness.uniform(0.0, 1.0) * duration):
+            assert killed.contents() == expected
+            killed.begin_again()
+            resumed = 0
+            continue
+        kills += 1
+        resumed += 1
+        killed.check(expected)
+    print(f"{name}: {kills} kills, {runs} runs of {duration:.2f} s")
+    if resumed:
+        assert killed.run()
+        assert killed.contents() == expected

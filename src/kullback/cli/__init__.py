@@ -29,11 +29,16 @@ __all__ = ["main", "make_parser"]
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command `argv` (default: the process's own) and return its exit code."""
+def main(
+    argv: Sequence[str] | None = None, interrupted: Callable[[int], object] = lambda code: None
+) -> int:
+    """Run the command `argv` (default: the process's own) and return its exit code.
+
+    Where a signal stops it, `interrupted` is given that code as soon as what is kept was said.
+    """
     try:
         with checked_streams():
-            return _run(argv)
+            return _run(argv, interrupted)
     except StandardOutputError as error:  # what was still in the buffer
         with suppress(OSError):
             print_error(str(error))
@@ -42,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
 
 
-def _run(argv: Sequence[str] | None) -> int:
+def _run(argv: Sequence[str] | None, interrupted: Callable[[int], object]) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     _check_encoding(arguments)
     parser = make_parser()
@@ -61,6 +66,7 @@ def _run(argv: Sequence[str] | None) -> int:
         return 2
     except KeyboardInterrupt as error:
         print_error(_interrupted(error, options.command_line))
+        interrupted(exit_code())
         return exit_code()
     except MemoryError as error:
         print_error(

@@ -199,8 +199,9 @@ class RecordsWriter:
             write_atomically(about, ours)
         while _has_rows(self._group(self._groups)):
             self._groups += 1
-        with suppress(OSError, pa.ArrowException):  # missing or damaged
-            self._waiting = [pq.read_table(self._begun())]
+        if self._begun().is_file():  # the library loads pandas before it looks
+            with suppress(OSError, pa.ArrowException):  # damaged
+                self._waiting = [pq.read_table(self._begun())]
         self.done = self._next = self._groups * self.rows_per_group + len(self._rest())
         self._saved = time.monotonic()
 
