@@ -161,16 +161,20 @@ def test_an_empty_tokenizer_file_lacks_something(folder: Path) -> None:
     assert "('added_tokens' is missing)" in message_of(folder)
 
 
-def test_a_tokenizer_of_another_model_is_refused(folder: Path) -> None:
-    """More ids than the model has columns: the message names both."""
+def test_a_tokenizer_of_another_model_is_refused_where_a_text_needs_it(folder: Path) -> None:
+    """More ids than the model has columns: a note names both, an error the token."""
     small = folder.parent / "small"
     config = LlamaConfig.from_pretrained(folder)
     config.vocab_size = 200
     LlamaForCausalLM(config).save_pretrained(small)
     for path in folder.glob("tokenizer*"):
         shutil.copy(path, small)
-    with pytest.raises(InvalidValueError, match=r"256 ids.*200"):
-        load_text_model(str(small))
+    model = load_text_model(str(small))
+    assert any("256 ids and the model 200" in note for note in model.notes)
+    # The id of a space is 220 in this tokenizer.
+    assert len(model.tokenizer.encode("atext")) == 5
+    with pytest.raises(InvalidValueError, match=r"has 200 of them: they do not belong together"):
+        model.tokenizer.encode("a text")
 
 
 def test_a_damaged_gguf_file_is_one_sentence(tmp_path: Path) -> None:
