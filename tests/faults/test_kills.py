@@ -16,13 +16,13 @@ from safetensors import safe_open
 
 from forked_commands import ForkedCommands
 from kullback.cli import main
-from tiny_runs import metrics_but_times
+from tiny_runs import WEATHER, metrics_but_times
 
 TINY = "--width 32 --layers 1 --heads 1"
 KILLS = 20
 #: A command, which may be run again and again; `{out}` is a folder of its own.
 COMMANDS = {
-    "train on a source": f"train --source conjugation --steps 40 --batch 16 {TINY} -o {{out}}/run",
+    "train on a source": f"train --source w.toml --steps 40 --batch 16 {TINY} -o {{out}}/run",
     "train on a text": f"train --text a.txt --steps 40 --batch 8 {TINY} -o {{out}}/run",
     "evaluate": "evaluate m --text b.txt --window 16 --records {out}/r.parquet",
     "record": "record m --text b.txt --window 16 -o {out}/r.parquet",
@@ -47,11 +47,12 @@ kullback.models.train.TrainingConfig = functools.partial(
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A text, its beginning, and a run that was trained on it."""
+    """A text, its beginning, a grammar, and a run that was trained on the text."""
     folder = tmp_path_factory.mktemp("killed")
     sentences = [f"the word number {i} is {i * i}." for i in range(1500)]
     (folder / "a.txt").write_text(" ".join(sentences))
     (folder / "b.txt").write_text(" ".join(sentences[:60]))
+    (folder / "w.toml").write_text(WEATHER)
     command = f"train --steps 2 {TINY} --vocabulary 300 --context 32"
     assert main([*command.split(), "--text", str(folder / "a.txt"), "-o", str(folder / "m")]) == 0
     return folder
