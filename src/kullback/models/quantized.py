@@ -79,12 +79,20 @@ def split_scheme(name: str) -> tuple[str, Scheme | None]:
         )
     parsed = Scheme.parse(scheme)
     model, second, earlier = base.rpartition("@")
-    if second and not _exists(base):  # no name on the hub has an @
+    if second and _is_scheme(earlier) and not _exists(base):
         once = " or ".join(dict.fromkeys(f"{model}@{part}" for part in (earlier, scheme)))
         raise InvalidValueError(
             f"{name} has two schemes, and a model is quantised once: write {once}"
         )
     return base, parsed
+
+
+def _is_scheme(text: str) -> bool:
+    try:
+        Scheme.parse(text)
+    except InvalidValueError:
+        return False
+    return True
 
 
 def _exists(name: str) -> bool:
