@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import errno
+import struct
 from importlib import import_module
 from pathlib import Path
+from zipfile import BadZipFile
 
 import pytest
 import torch
 import transformers.utils.hub
 from huggingface_hub import constants
 from huggingface_hub import errors as hub
+from safetensors import SafetensorError
 
 from kullback.errors import InvalidValueError, MissingExtraError
 from kullback.models import from_transformers
@@ -152,9 +155,19 @@ def test_an_error_that_was_handled_and_set_aside_is_not_looked_at() -> None:
         ("tokenizer", "has no tokenizer that can be read (Bad header)"),
     ],
 )
-def test_other_errors_give_their_first_sentence(part: str, words: str) -> None:
-    """An error of an unknown class is told by the part and its own first sentence."""
-    assert words in message_of(RuntimeError("\nBad header. Try again.\nMore."), part)
+@pytest.mark.parametrize("kind", [SafetensorError, EOFError, BadZipFile, struct.error])
+def test_only_some_classes_mean_damage(part: str, words: str, kind: type[Exception]) -> None:
+    """The classes that readers raise for bytes that are not of their format."""
+    assert words in message_of(kind("\nBad header. Try again.\nMore."), part)
+
+
+@pytest.mark.parametrize("part", ["weights", "configuration"])
+def test_other_errors_are_named_with_their_class(part: str) -> None:
+    """An error of an unknown class says nothing about the file."""
+    message = message_of(AttributeError("no attribute rope. Try again."), part)
+    assert "AttributeError (no attribute rope)" in message
+    assert part in message
+    assert "damaged" not in message
 
 
 def test_a_bare_key_error() -> None:

@@ -13,6 +13,7 @@ import pytest
 import shared_evaluation
 from shared_evaluation import evaluate
 
+from kullback.errors import InvalidValueError
 from kullback.runtime import workers as module
 from kullback.runtime.workers import ProcessGroup, process_group
 
@@ -73,3 +74,11 @@ def test_an_error_in_a_thread_is_the_callers():
 
     with pytest.raises(ValueError, match="0"):
         list(ProcessGroup().map(fail, range(3)))
+
+
+@pytest.mark.parametrize("value", ["", "two", "0", "-1", "1.5"])
+def test_a_wrong_number_of_processes_is_named(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What torchrun never sets is refused with the variable's name."""
+    monkeypatch.setenv("WORLD_SIZE", value)
+    with pytest.raises(InvalidValueError, match=r"WORLD_SIZE is .*torchrun"), process_group():
+        pass

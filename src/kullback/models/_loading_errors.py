@@ -8,8 +8,12 @@ says with a bare `ValueError` is checked before (`kullback.models.from_transform
 from __future__ import annotations
 
 import os
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
+from json import JSONDecodeError
+from pickle import UnpicklingError
+from zipfile import BadZipFile
 
 import torch
 
@@ -48,7 +52,7 @@ def explained(location: Location, part: str) -> Iterator[None]:
                     f"({first_sentence(cause)})"
                 ) from error
         reasons = (_reason(cause, location) for cause in _chain(error))
-        reason = next(filter(None, reasons), None) or _damaged(location, part, error)
+        reason = next(filter(None, reasons), None) or _unreadable(location, part, error)
         raise InvalidValueError(f"the model {location.name} {reason}") from error
 
 
@@ -146,16 +150,32 @@ def _reason_of_status(status: int) -> str:
     return f"cannot be loaded from the Hugging Face hub (status {status}): try again later"
 
 
-def _damaged(location: Location, part: str, error: Exception) -> str:
-    """What can be said where the class of an error says nothing."""
+def _unreadable(location: Location, part: str, error: Exception) -> str:
+    """What can be said where no class of the chain names a cause: only some mean damage."""
     if part == "tokenizer":
         return f"has no tokenizer that can be read ({first_sentence(error)})"
+    if not any(isinstance(cause, _damage()) for cause in _chain(error)):
+        return (
+            f"cannot be loaded: its {part} made transformers raise {type(error).__name__} "
+            f"({first_sentence(error)}); see whether config.json fits the weights, and whether a "
+            "newer transformers loads it"
+        )
     what = (
         "the file seems"
         if location.gguf
         else f"its {part} " + ("seem missing or" if part == "weights" else "seems")
     )
     return f"cannot be loaded, {what} damaged ({first_sentence(error)}); download it again"
+
+
+def _damage() -> tuple[type[BaseException], ...]:
+    """The classes that readers raise for a file whose bytes are not of its format."""
+    from safetensors import SafetensorError
+
+    # json's and UTF-8's errors are ValueErrors; transformers reports files that are absent or that
+    # it cannot decode with a bare OSError.
+    kinds = (SafetensorError, EOFError, UnpicklingError, BadZipFile, struct.error)
+    return (*kinds, JSONDecodeError, UnicodeDecodeError, OSError)
 
 
 def first_sentence(error: BaseException) -> str:

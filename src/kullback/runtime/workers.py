@@ -16,6 +16,7 @@ from typing import TypeVar
 
 import torch.distributed as dist
 
+from kullback.errors import InvalidValueError
 from kullback.runtime.memory import kept_freed_memory
 from kullback.runtime.threads import cores, map_ahead, workers
 
@@ -83,13 +84,24 @@ class ProcessGroup:
 @contextmanager
 def process_group() -> Iterator[ProcessGroup]:
     """The processes that torchrun's environment describes; without it, this one alone."""
-    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    world_size = _count("WORLD_SIZE", 1)
     if world_size == 1:
         yield ProcessGroup()
         return
     dist.init_process_group("gloo")
     try:
-        local_world_size = int(os.environ.get("LOCAL_WORLD_SIZE", str(world_size)))
+        local_world_size = _count("LOCAL_WORLD_SIZE", world_size)
         yield ProcessGroup(dist.get_rank(), world_size, local_world_size)
     finally:
         dist.destroy_process_group()
+
+
+def _count(name: str, default: int) -> int:
+    """A number of processes in the environment, as torchrun sets it."""
+    value = os.environ.get(name, str(default))
+    if not (value.isascii() and value.isdecimal() and int(value) >= 1):
+        raise InvalidValueError(
+            f"the environment variable {name} is {value!r}: it must be a number of processes, as "
+            "torchrun sets it; unset it, or start the program with torchrun"
+        )
+    return int(value)
