@@ -26,6 +26,7 @@ def test_slices_are_those_of_an_array(limit, monkeypatch):
     np.testing.assert_array_equal(column.take(index), values[index])
     np.testing.assert_array_equal(np.concatenate(list(column.parts(9))), values)
     np.testing.assert_array_equal(np.asarray(column), values)
+    np.testing.assert_array_equal(column.mapped(), values)
 
 
 def test_a_step_is_refused():

@@ -29,7 +29,7 @@ def test_what_was_kept_comes_back_until_it_is_forgotten(path):
     """In a folder of the user's own; nothing is made before something is kept."""
     assert read_interrupted(path) is None
     assert not path.parent.exists()
-    assert write_interrupted(path, b"rows")
+    assert write_interrupted(path, [b"ro", b"ws"])
     assert path.parent.stat().st_mode & 0o777 == 0o700
     assert read_interrupted(path) == b"rows"
     forget(path)
@@ -38,19 +38,19 @@ def test_what_was_kept_comes_back_until_it_is_forgotten(path):
 
 def test_damage_is_noticed(path):
     """A bit that is not as it was written."""
-    write_interrupted(path, b"rows" * 10)
+    write_interrupted(path, [b"rows"] * 10)
     content = bytearray(path.read_bytes())
-    content[-3] ^= 1
+    content[7] ^= 1
     path.write_bytes(content)
     assert read_interrupted(path) is None
 
 
 def test_a_folder_that_others_can_write_is_not_read(path):
     """They could have planted the rows."""
-    write_interrupted(path, b"rows")
+    write_interrupted(path, [b"ro", b"ws"])
     path.parent.chmod(0o777)
     assert read_interrupted(path) is None
-    assert not write_interrupted(path, b"rows")
+    assert not write_interrupted(path, [b"ro", b"ws"])
 
 
 def test_a_relative_state_folder_is_ignored(path, monkeypatch, tmp_path):
@@ -62,8 +62,8 @@ def test_a_relative_state_folder_is_ignored(path, monkeypatch, tmp_path):
 
 def test_old_work_is_removed(path):
     """What is older than a month is removed."""
-    write_interrupted(path, b"rows")
+    write_interrupted(path, [b"ro", b"ws"])
     month = time.time() - 40 * 86_400
     os.utime(path, (month, month))
-    write_interrupted(path.with_name("def"), b"rows")
+    write_interrupted(path.with_name("def"), [b"rows"])
     assert [kept.name for kept in path.parent.iterdir()] == ["def"]

@@ -85,11 +85,12 @@ def _token_classes(
     targets_M: Int[np.ndarray, "M"], tokenizer: TextTokenizer
 ) -> Iterator[tuple[str, Int[np.ndarray, "m"]]]:
     """The rows of each class of tokens that occurs."""
-    ids, inverse_M = np.unique(targets_M, return_inverse=True)
-    names = np.array([_token_class(tokenizer.token_text(int(token))) for token in ids])
-    class_M = names[inverse_M]
-    for name in CLASS_NAMES:
-        rows = np.flatnonzero(class_M == name)
+    class_V = np.zeros(int(targets_M.max()) + 1, np.int8)
+    for token in np.flatnonzero(np.bincount(targets_M)):
+        class_V[token] = CLASS_NAMES.index(_token_class(tokenizer.token_text(int(token))))
+    class_M = class_V[targets_M]
+    for number, name in enumerate(CLASS_NAMES):
+        rows = np.flatnonzero(class_M == number)
         if len(rows):
             yield name, rows
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load, save
+import pyarrow as pa
+from jaxtyping import Shaped
 
+from kullback.comparison.divergence_columns import COLUMNS, WIDTHS, DivergenceColumns
 from kullback.evaluation.passes import TokenizedText
 from kullback.runtime.interrupted import (
     forget,
@@ -23,12 +23,15 @@ from kullback.runtime.interrupted import (
     read_interrupted,
     write_interrupted,
 )
-from kullback.scoring.divergence import DivergenceStatistics, concatenate_divergences
-from kullback.scoring.token_statistics import TokenStatistics
+from kullback.scoring.divergence import DivergenceStatistics
 
 __all__ = ["KeptPasses"]
 
 SECONDS_WORTH_KEEPING = 2.0
+_SCHEMA = pa.schema(
+    (name, pa.from_numpy_dtype(kind) if width == 1 else pa.list_(pa.from_numpy_dtype(kind), width))
+    for (name, kind), width in zip(COLUMNS.items(), WIDTHS.values(), strict=True)
+)
 
 
 class KeptPasses:
@@ -49,31 +52,25 @@ class KeptPasses:
         depend on.
         """
         path = interrupted_path(hashlib.sha256("\0".join(identities).encode()).hexdigest())
-        parts: list[DivergenceStatistics] = []
-        first = 0
+        columns, first = DivergenceColumns(), 0
         if path is not None:
             self._paths.append(path)
-            earlier = _read(path, tokenized)
-            if earlier is not None:
-                first = int(np.searchsorted(tokenized.starts, len(earlier)))
-                parts.append(earlier)
+            first = _read(path, tokenized, columns)
         if first == len(tokenized.windows):
-            return parts[0]
+            return columns.statistics()
         began = time.monotonic()
         try:
             for rows in compute(first):
-                parts.append(rows)
+                columns.append(rows)
         except KeyboardInterrupt as interruption:
-            if path is not None and parts and _write(path, parts):
-                done = sum(map(len, parts))
+            if path is not None and len(columns) and _write(path, columns):
                 interruption.add_note(
-                    f"{done:,} of {len(tokenized):,} tokens of this candidate are kept"
+                    f"{len(columns):,} of {len(tokenized):,} tokens of this candidate are kept"
                 )
             raise
-        divergences = concatenate_divergences(parts)
         if path is not None and time.monotonic() - began >= SECONDS_WORTH_KEEPING:
-            _write(path, [divergences])
-        return divergences
+            _write(path, columns)
+        return columns.statistics()
 
     def forget(self) -> None:
         """Remove all that was kept: the comparison is done."""
@@ -81,50 +78,48 @@ class KeptPasses:
             forget(path)
 
 
-def _write(path: Path, parts: Sequence[DivergenceStatistics]) -> bool:
-    return write_interrupted(path, save(_columns(concatenate_divergences(parts))))
+def _write(path: Path, columns: DivergenceColumns) -> bool:
+    return write_interrupted(path, _pieces(columns))
 
 
-def _read(path: Path, tokenized: TokenizedText) -> DivergenceStatistics | None:
-    """The rows of the first windows; None where none were kept, or they are of another version."""
+def _pieces(columns: DivergenceColumns) -> Iterator[bytes | memoryview]:
+    """A stream of Arrow's, as `_read` reads it."""
+    yield memoryview(_SCHEMA.serialize())
+    for part in columns.parts():
+        batch = pa.record_batch([_arrow(values) for values in part.values()], schema=_SCHEMA)
+        yield memoryview(batch.serialize())
+
+
+def _arrow(values: Shaped[np.ndarray, "m ..."]) -> pa.Array:
+    flat = pa.array(values.reshape(-1))
+    return flat if values.ndim == 1 else pa.FixedSizeListArray.from_arrays(flat, values.shape[1])
+
+
+def _read(path: Path, tokenized: TokenizedText, columns: DivergenceColumns) -> int:
+    """Add the rows of the first windows that were kept, and return how many windows there are.
+
+    0 where none were kept, or they are of another version.
+    """
     content = read_interrupted(path)
     if content is None:
-        return None
+        return 0
     try:
-        columns = load(content)
-        divergences = _of_columns(columns)
-    except (SafetensorError, KeyError):
-        return None
-    lengths = {len(column) for column in columns.values()}
-    if lengths != {len(divergences)} or len(divergences) not in tokenized.starts[1:]:
-        return None
-    return divergences
+        with pa.ipc.open_stream(pa.py_buffer(content)) as reader:
+            if reader.schema != _SCHEMA:
+                return 0
+            batches = list(reader)  # of the memory-mapped file
+    except pa.ArrowException:
+        return 0
+    rows = sum(batch.num_rows for batch in batches)
+    if rows not in tokenized.starts[1:]:
+        return 0
+    for batch in batches:
+        arrays = {name: _numpy(batch.column(name)) for name in COLUMNS}
+        columns.append_columns(arrays)
+    return int(np.searchsorted(tokenized.starts, rows))
 
 
-def _columns(divergences: DivergenceStatistics) -> dict[str, np.ndarray]:
-    """All arrays by their names; those of the two models after the model's name and a dot."""
-    columns: dict[str, np.ndarray] = {}
-    for field in fields(DivergenceStatistics):
-        value = getattr(divergences, field.name)
-        if isinstance(value, TokenStatistics):
-            for inner in fields(TokenStatistics):
-                name = f"{field.name}.{inner.name}"
-                columns[name] = np.ascontiguousarray(getattr(value, inner.name))
-        else:
-            columns[field.name] = np.ascontiguousarray(value)
-    return columns
-
-
-def _of_columns(columns: dict[str, np.ndarray]) -> DivergenceStatistics:
-    def of_model(model: str) -> TokenStatistics:
-        names = [field.name for field in fields(TokenStatistics)]
-        return TokenStatistics(**{name: columns[f"{model}.{name}"] for name in names})
-
-    empty = DivergenceStatistics.empty(0)
-    names = [field.name for field in fields(empty) if field.name not in ("reference", "candidate")]
-    return replace(
-        empty,
-        reference=of_model("reference"),
-        candidate=of_model("candidate"),
-        **{name: columns[name] for name in names},
-    )
+def _numpy(array: pa.Array) -> Shaped[np.ndarray, "m ..."]:
+    flat = array.flatten() if pa.types.is_fixed_size_list(array.type) else array
+    values: np.ndarray = flat.to_numpy()
+    return values if flat is array else values.reshape(len(array), -1)

@@ -6,19 +6,25 @@ Axes: M scored tokens, K candidates.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Num
 from msgspec.structs import replace
 
+from kullback.comparison.divergence_columns import IN_MEMORY
 from kullback.comparison.noise_floor import above_noise, noise_ratio
 from kullback.evaluation.measures import Places
 from kullback.results.comparison import RankedCandidate
 from kullback.results.measurement import Measurement
+from kullback.runtime.columns import Column
 from kullback.scoring.divergence import DivergenceStatistics, nll_differences
+from kullback.uncertainty.documents import document_order
 from kullback.uncertainty.intervals import simultaneous_means
+from kullback.uncertainty.means import MeanRows, means
+from kullback.uncertainty.sweeps import compute
 
 __all__ = [
     "CandidateRows",
@@ -40,19 +46,20 @@ class CandidateRows:
     kl_M: Float[np.ndarray, "M"]
     difference_M: Float[np.ndarray, "M"]
     """The candidate's nll minus the reference's."""
-    agreement_M: Float[np.ndarray, "M"]
+    agreement_M: Bool[np.ndarray, "M"] | Float[np.ndarray, "M"]
 
     @classmethod
     def of(
         cls, name: str, size_bytes: int | None, divergences: DivergenceStatistics
     ) -> CandidateRows:
-        """The rows of a pass."""
+        """The rows of a pass, memory-mapped where they are many."""
+        difference_M = nll_differences(divergences.reference.nll, divergences.candidate.nll)
         return cls(
             name,
             size_bytes,
             divergences.kl,
-            nll_differences(divergences.reference.nll, divergences.candidate.nll),
-            divergences.top1_agreement.astype(np.float64),
+            Column.of(difference_M, in_memory=IN_MEMORY).mapped(),
+            Column.of(divergences.top1_agreement, in_memory=IN_MEMORY).mapped(),
         )
 
 
@@ -70,12 +77,12 @@ def rank_candidates(
     `floor` the noise floor, `tolerance` the ΔCE in nats/token that is accepted, `budget` the bytes.
     """
 
-    def family(rows: list[Float[np.ndarray, "M"]], unit: str) -> list[Measurement]:
-        return _family(rows, places, unit)
+    def family(name: str, unit: str) -> list[Measurement]:
+        return _family([partial(getattr, rows, name) for rows in candidates], places, unit)
 
-    kls = family([rows.kl_M for rows in candidates], "nats/token")
-    changes = family([rows.difference_M for rows in candidates], "nats/token")
-    agreements = family([rows.agreement_M for rows in candidates], "")
+    kls = family("kl_M", "nats/token")
+    changes = family("difference_M", "nats/token")
+    agreements = family("agreement_M", "")
     dominated = dominating([rows.size_bytes for rows in candidates], [kl.value for kl in kls])
     order = np.argsort([kl.value for kl in kls], kind="stable").tolist()
     fits = [_fits(candidates[i].size_bytes, budget) for i in order]
@@ -105,10 +112,20 @@ def rank_candidates(
 
 
 def _family(
-    rows: list[Float[np.ndarray, "M"]], places: Places, unit: str = "nats/token"
+    rows: Sequence[Callable[[], Num[np.ndarray, "M"] | Bool[np.ndarray, "M"]]],
+    places: Places,
+    unit: str = "nats/token",
 ) -> list[Measurement]:
-    weight_M = places.weight_M
-    return simultaneous_means(np.stack(rows) * weight_M, places.document_M, unit, weight_M)
+    """The joint means of rows, of which a weighted copy is in memory one at a time."""
+    document_M, weight_M = places.document_M, places.weight_M
+    if document_order(document_M) is not None:  # documents that are not contiguous
+        values_KM = np.stack([values() for values in rows]) * weight_M
+        return simultaneous_means(values_KM, document_M, unit, weight_M)
+
+    def read(_: None) -> MeanRows:
+        return MeanRows(document_M, weight_M, (values() * weight_M for values in rows))
+
+    return compute(means(read, [unit] * len(rows), joint=True), lambda: [None])
 
 
 def _fits(size: int | None, budget: int | None) -> bool | None:
@@ -144,7 +161,8 @@ def group_candidates(kls: Sequence[Float[np.ndarray, "M"]], places: Places, best
     pairs = [(i - 1, i) for i in range(1, len(kls))]
     pairs += [(best, i) for i in range(best + 2, len(kls))]
     known = [(a, b) for a, b in pairs if finite[a] and finite[b]]
-    measured = _family([kls[b] - kls[a] for a, b in known], places) if known else []
+    differences = [partial(np.subtract, kls[b], kls[a]) for a, b in known]
+    measured = _family(differences, places) if known else []
     difference = dict(zip(known, measured, strict=True))
 
     def apart(a: int, b: int) -> bool:

@@ -145,7 +145,7 @@ def _bounds(rows: RowPairs) -> tuple[dict[str, Measurement], list[str]]:
         agreement_M = reference_top1_M == candidate_top1_M
         return _Bounded(bounds, reference_nll_M, candidate_nll_M, agreement_M)
 
-    parts, places = rows.map(measure), rows.places
+    parts, places = list(rows.map(measure)), rows.places
     measures = {
         "kl_lower_bound": weighted_mean(np.concatenate([p.kl.lower_M for p in parts]), places),
         "kl_upper_bound": weighted_mean(np.concatenate([p.kl.upper_M for p in parts]), places),

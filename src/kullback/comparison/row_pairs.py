@@ -5,7 +5,7 @@ Axes: M scored tokens.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 
+from kullback.comparison.divergence_columns import DivergenceColumns
 from kullback.comparison.measures import compare_tokens, kl_quantiles
 from kullback.evaluation.measures import Places
 from kullback.evaluation.passes import Predictor, TokenizedText
@@ -25,7 +26,6 @@ from kullback.runtime.progress import Tokens
 from kullback.runtime.workers import ProcessGroup
 from kullback.scoring.divergence import (
     DivergenceStatistics,
-    concatenate_divergences,
     divergence_statistics,
 )
 from kullback.scoring.token_statistics import token_statistics
@@ -63,9 +63,8 @@ class RowPairs:
     places: Places
     progress: Tokens
 
-    def map(self, measure: Callable[[RowPair], Part]) -> list[Part]:
+    def map(self, measure: Callable[[RowPair], Part]) -> Iterator[Part]:
         """`measure` of every piece, in order, shared between threads."""
-        parts: list[Part] = []
         done = 0
 
         def of_piece(make: Callable[[], RowPair]) -> tuple[int, Part]:
@@ -73,10 +72,9 @@ class RowPairs:
             return len(pair.targets_M), measure(pair)
 
         for rows, part in ProcessGroup().map(of_piece, self.pieces):
-            parts.append(part)
+            yield part
             done += rows
             self.progress(done, len(self.places))
-        return parts
 
     def divergences(self) -> tuple[dict[str, Measurement], dict[str, float]]:
         """The measures of a comparison, and the quantiles of the KL."""
@@ -85,7 +83,10 @@ class RowPairs:
             targets_M = torch.from_numpy(pair.targets_M.astype(np.int64))
             return divergence_statistics(pair.reference, pair.candidate, targets_M)
 
-        divergences = concatenate_divergences(self.map(measure))
+        columns = DivergenceColumns()
+        for rows in self.map(measure):
+            columns.append(rows)
+        divergences = columns.statistics()
         return compare_tokens(divergences, self.places), kl_quantiles(divergences.kl)
 
 

@@ -3,7 +3,7 @@
 :class:`TokenizedText` is what is read: documents, their tokens, the windows of a protocol, and
 where each scored token is.  `token_rows` and `divergence_rows` send the windows through one
 model or two; a window's logits are made and used up where its hidden states are, so memory does not
-grow with the text or the vocabulary, but for the rows themselves (about 60 bytes a token).
+grow with the text or the vocabulary.
 
 Axes: T tokens that a model reads at once, M scored tokens.
 """
@@ -20,12 +20,13 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 
 from kullback.errors import InvalidValueError
 from kullback.evaluation.measures import Places
 from kullback.models.interface import TextModel
 from kullback.predictions.base import Predictions
+from kullback.runtime.columns import PART_ROWS, Column
 from kullback.runtime.progress import Progress
 from kullback.runtime.progress import Tokens as TokensDone
 from kullback.runtime.workers import ProcessGroup
@@ -53,6 +54,8 @@ __all__ = [
 PART_TOKENS = 4096
 # Bytes whose tokenisation takes seconds, and is shown.
 LONG_TEXT = 4 << 20
+# Bytes of a column of all rows that is not memory-mapped.
+IN_MEMORY = 1 << 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,17 +126,42 @@ class TokenizedText:
     @cached_property
     def targets(self) -> Int[np.ndarray, "M"]:
         """The token that each row is about."""
-        return np.concatenate([window.targets for window in self.windows])
+        return self._column(lambda windows: _targets(self.windows[windows]))
 
     @cached_property
     def byte_spans(self) -> Int[np.ndarray, "M 2"]:
         """Where each token is in its document."""
-        return self.byte_spans_of(slice(0, len(self.windows)))
+        spans = self._column(lambda windows: self.byte_spans_of(windows).reshape(-1))
+        return spans.reshape(-1, 2)
 
     @cached_property
     def places(self) -> Places:
         """Document, position, bytes, words and weight of each row."""
-        return self.places_of(slice(0, len(self.windows)))
+        columns: dict[str, Column] = {}
+        for windows in self.window_parts():
+            for name, values in vars(self.places_of(windows)).items():
+                columns.setdefault(name, Column(values.dtype, IN_MEMORY)).append(values)
+        return Places(**{name: column.mapped() for name, column in columns.items()})
+
+    def window_parts(self) -> Iterator[slice]:
+        """All windows in order, of about `PART_ROWS` rows each time; at least once."""
+        begin, count = 0, len(self.windows)
+        while True:
+            limit = int(self.starts[begin]) + PART_ROWS
+            end = int(np.searchsorted(self.starts, limit, side="right")) - 1
+            end = min(max(end, begin + 1), count)
+            yield slice(begin, end)
+            if end == count:
+                return
+            begin = end
+
+    def _column(self, values_of: Callable[[slice], Shaped[np.ndarray, "n"]]) -> np.ndarray:
+        """What `values_of` gives of all windows: read-only, memory-mapped where it is long."""
+        parts = self.window_parts()
+        column = Column.of(values_of(next(parts)), in_memory=IN_MEMORY)
+        for windows in parts:
+            column.append(values_of(windows))
+        return column.mapped()
 
     def rows_of(self, window: int) -> slice:
         """The rows of a window."""
@@ -195,6 +223,11 @@ class TokenizedText:
         spans_M2 = window.byte_spans(self.encodings[window.document])
         begin, end = spans_M2[row - int(self.starts[index])].tolist()
         return self.documents[window.document], begin, end
+
+
+def _targets(windows: Sequence[Window]) -> Int[np.ndarray, "m"]:
+    targets = [window.targets for window in windows]
+    return np.concatenate(targets) if targets else np.empty(0, np.int32)
 
 
 def subsample(tokenized: TokenizedText, tokens: int = PART_TOKENS) -> TokenizedText:

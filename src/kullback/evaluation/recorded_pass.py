@@ -26,7 +26,6 @@ from kullback.evaluation.token_records import (
 )
 from kullback.evaluation.token_records_writer import RecordsWriter, remove_begun
 from kullback.models.interface import TextModel
-from kullback.runtime.columns import PART_ROWS
 from kullback.runtime.progress import Progress
 from kullback.runtime.workers import ProcessGroup
 from kullback.scoring.token_statistics import TokenStatistics, concatenate_statistics
@@ -59,16 +58,9 @@ class RecordedPass:
     def parts(self) -> Iterator[tuple[TokenStatistics, Places]]:
         """The columns that the measures are computed from, of whole windows at a time."""
         starts = self.tokenized.starts
-        window = 0
-        while window < len(self.tokenized.windows):
-            limit = int(starts[window]) + PART_ROWS
-            end = max(int(np.searchsorted(starts, limit, side="right")) - 1, window + 1)
-            rows = slice(int(starts[window]), int(starts[end]))
-            yield (
-                _statistics(self.records.part(rows)),
-                self.tokenized.places_of(slice(window, end)),
-            )
-            window = end
+        for windows in self.tokenized.window_parts():
+            rows = slice(int(starts[windows.start]), int(starts[windows.stop]))
+            yield _statistics(self.records.part(rows)), self.tokenized.places_of(windows)
 
 
 def record_pass(

@@ -22,7 +22,8 @@ PART_ROWS = 1 << 18
 class Column:
     """An array of one type and one axis, n entries, that may be longer than memory.
 
-    Slices are new arrays.  Several threads may read while none appends.
+    Up to `in_memory` bytes are in memory, 8 MB by default.  Slices are new arrays.  Several threads
+    may read while none appends.
 
     >>> column = Column(np.int32)
     >>> column.append(np.arange(5))
@@ -30,14 +31,19 @@ class Column:
     ([1, 2], 5, 'int32')
     """
 
-    def __init__(self, dtype: DTypeLike) -> None:
+    def __init__(self, dtype: DTypeLike, in_memory: int | None = None) -> None:
         self.dtype = np.dtype(dtype)
-        self._bytes = TemporaryBytes(IN_MEMORY)
+        self._bytes = TemporaryBytes(IN_MEMORY if in_memory is None else in_memory)
 
     @classmethod
-    def of(cls, values: Shaped[np.ndarray, "n"], dtype: DTypeLike | None = None) -> Column:
+    def of(
+        cls,
+        values: Shaped[np.ndarray, "n"],
+        dtype: DTypeLike | None = None,
+        in_memory: int | None = None,
+    ) -> Column:
         """A column of `values`."""
-        column = cls(values.dtype if dtype is None else dtype)
+        column = cls(values.dtype if dtype is None else dtype, in_memory)
         column.append(values)
         return column
 
@@ -68,6 +74,11 @@ class Column:
             taken[first:last] = part[index[first:last] - begin]
             first = last
         return taken
+
+    def mapped(self) -> Shaped[np.ndarray, "n"]:
+        """All entries, read-only; memory-mapped where they are in a file."""
+        values: np.ndarray[Any, Any] = np.frombuffer(self._bytes.mapped(), self.dtype)
+        return values
 
     def parts(self, rows: int = PART_ROWS) -> Iterator[Shaped[np.ndarray, "m"]]:
         """All entries in order, at most `rows` at a time."""

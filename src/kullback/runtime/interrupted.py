@@ -7,15 +7,17 @@ fingerprints of the work, so that only the same work on the same data takes it o
 from __future__ import annotations
 
 import hashlib
+import mmap
 import os
 import shutil
 import stat
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
 from kullback.errors import RunError
-from kullback.runtime.files import write_atomically
+from kullback.runtime.files import replaced
 
 __all__ = ["forget", "interrupted_path", "is_safe", "read_interrupted", "write_interrupted"]
 
@@ -42,31 +44,39 @@ def is_safe(folder: Path) -> bool:
     return stat.S_ISDIR(about.st_mode) and is_own and not about.st_mode & 0o022
 
 
-def write_interrupted(path: Path, content: bytes) -> bool:
-    """Keep `content` with its checksum; False where it cannot be written.
+def write_interrupted(path: Path, pieces: Iterable[bytes | memoryview]) -> bool:
+    """Keep the pieces, one after the other, with their checksum; False where that fails.
 
     What others left more than a month ago is removed.
     """
     if not is_safe(path.parent):
         return False
     _remove_old(path.parent)
+    digest = hashlib.blake2b()
     try:
-        write_atomically(path, hashlib.blake2b(content).digest() + content)
+        with replaced(path) as file:
+            for piece in pieces:
+                digest.update(piece)
+                file.write(piece)
+            file.write(digest.digest())
     except RunError:
         return False
     return True
 
 
-def read_interrupted(path: Path) -> bytes | None:
-    """What `write_interrupted` kept; None where there is nothing, or it is damaged."""
+def read_interrupted(path: Path) -> memoryview | None:
+    """What `write_interrupted` kept, memory-mapped; None where nothing is there, or damaged."""
     try:
         if not path.is_file() or not is_safe(path.parent):
             return None
-        content = path.read_bytes()
-    except OSError:
+        with path.open("rb") as file:
+            content = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    except (OSError, ValueError):  # ValueError: it is empty
         return None
-    digest, content = content[:_DIGEST], content[_DIGEST:]
-    return content if content and hashlib.blake2b(content).digest() == digest else None
+    content, digest = content[:-_DIGEST], content[-_DIGEST:]
+    if not content or hashlib.blake2b(content).digest() != digest:
+        return None
+    return content
 
 
 def forget(path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import tempfile
 from contextlib import suppress
@@ -77,6 +78,12 @@ class TemporaryBytes:
             parts.append(part)
             begin += len(part)
         return b"".join(parts)
+
+    def mapped(self) -> bytes | mmap.mmap:
+        """All bytes, memory-mapped where they are in a file; valid as long as it is referred to."""
+        if self._descriptor is None:
+            return bytes(self._memory)
+        return mmap.mmap(self._descriptor, self._size, access=mmap.ACCESS_READ)
 
     def _move(self) -> None:
         """Go on in a file."""

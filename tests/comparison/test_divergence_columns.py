@@ -1,0 +1,65 @@
+"""Rows of comparisons, which move to disk when they are many."""
+
+from __future__ import annotations
+
+import mmap
+from operator import attrgetter
+
+import numpy as np
+import pytest
+
+from divergence_samples import random_rows
+from kullback.comparison import divergence_columns
+from kullback.comparison.divergence_columns import COLUMNS, DivergenceColumns
+from kullback.comparison.ranking import CandidateRows
+from kullback.scoring.divergence import concatenate_divergences
+
+WINDOWS = (3, 64, 1, 40, 64)
+
+
+@pytest.mark.parametrize(("limit", "at_once"), [(0, 1), (0, 70), (100, 50), (1 << 20, 8192)])
+def test_the_rows_are_those_that_were_added(limit, at_once, monkeypatch):
+    """Bit for bit, in memory and on disk, in the statistics and in the parts."""
+    monkeypatch.setattr(divergence_columns, "IN_MEMORY", limit)
+    monkeypatch.setattr(divergence_columns, "ROWS_AT_ONCE", at_once)
+    monkeypatch.setattr(divergence_columns, "PART_ROWS", 60)
+    windows = [random_rows(count, seed) for seed, count in enumerate(WINDOWS)]
+    expected = concatenate_divergences(windows)
+    columns = DivergenceColumns()
+    for rows in windows:
+        columns.append(rows)
+    assert len(columns) == sum(WINDOWS)
+    parts = list(columns.parts())
+    again = DivergenceColumns()
+    for part in parts:
+        again.append_columns(part)
+    for statistics in (columns.statistics(), again.statistics()):
+        assert len(statistics) == sum(WINDOWS)
+        for name in COLUMNS:
+            np.testing.assert_array_equal(
+                attrgetter(name)(statistics), attrgetter(name)(expected), err_msg=name
+            )
+
+
+def base_of(array: np.ndarray) -> object:
+    """What owns the memory of an array."""
+    base: object = array
+    while isinstance(base, np.ndarray) and base.base is not None:
+        base = base.base
+    return base.obj if isinstance(base, memoryview) else base
+
+
+def test_rows_beyond_the_limit_are_memory_mapped(monkeypatch):
+    """Those of the pass, and those that candidates are ranked by."""
+    monkeypatch.setattr(divergence_columns, "IN_MEMORY", 1000)
+    monkeypatch.setattr("kullback.comparison.ranking.IN_MEMORY", 100)
+    columns = DivergenceColumns()
+    for seed in range(20):
+        columns.append(random_rows(64, seed))
+    statistics = columns.statistics()
+    for name in COLUMNS:
+        assert isinstance(base_of(attrgetter(name)(statistics)), mmap.mmap), name
+    ranked = CandidateRows.of("m", None, statistics)
+    for rows in (ranked.kl_M, ranked.difference_M, ranked.agreement_M):
+        assert isinstance(base_of(rows), mmap.mmap)
+    assert ranked.agreement_M.dtype == np.bool_

@@ -1,0 +1,56 @@
+"""Passes of candidates that are resumed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from operator import attrgetter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from divergence_samples import random_rows
+from kullback.comparison import divergence_columns, kept_pass
+from kullback.comparison.divergence_columns import COLUMNS
+from kullback.comparison.kept_pass import KeptPasses
+from kullback.evaluation.passes import TokenizedText
+from kullback.scoring.divergence import DivergenceStatistics, concatenate_divergences
+from kullback.text.documents import Document
+from kullback.text.protocol import Protocol
+from tiny_models import TEXT, byte_tokenizer
+
+
+@pytest.mark.parametrize("limit", [0, 1 << 20])
+def test_an_interrupted_pass_is_resumed_bit_for_bit(limit, tmp_path, monkeypatch):
+    """Rows of the first windows come from the disk; a finished pass is not computed again."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    monkeypatch.setattr(divergence_columns, "IN_MEMORY", limit)
+    monkeypatch.setattr(divergence_columns, "ROWS_AT_ONCE", 64)
+    monkeypatch.setattr(divergence_columns, "PART_ROWS", 50)
+    monkeypatch.setattr(kept_pass, "SECONDS_WORTH_KEEPING", 0.0)
+    documents = [Document("text", TEXT)]
+    tokenized = TokenizedText.of(documents, Protocol(window=32), byte_tokenizer(), 32)
+    sizes = np.diff(tokenized.starts).tolist()
+    windows = [random_rows(count, seed) for seed, count in enumerate(sizes)]
+    begun: list[int] = []
+
+    def compute(first: int, stop: int | None = None) -> Iterator[DivergenceStatistics]:
+        begun.append(first)
+        yield from windows[first:stop]
+        if stop is not None:
+            raise KeyboardInterrupt
+
+    passes = KeptPasses()
+    with pytest.raises(KeyboardInterrupt) as interruption:
+        passes.rows(["a"], tokenized, lambda first: compute(first, 7))
+    assert f"{sum(sizes[:7]):,} of {sum(sizes):,} tokens" in interruption.value.__notes__[0]
+    expected = concatenate_divergences(windows)
+    for _ in range(2):
+        resumed = passes.rows(["a"], tokenized, compute)
+        for name in COLUMNS:
+            np.testing.assert_array_equal(
+                attrgetter(name)(resumed), attrgetter(name)(expected), err_msg=name
+            )
+    assert begun == [0, 7]
+    passes.forget()
+    assert not [kept for kept in Path(tmp_path).rglob("*") if kept.is_file()]
