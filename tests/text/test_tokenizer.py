@@ -20,6 +20,7 @@ from tokenizers import (
 from transformers import AutoTokenizer, ByT5Tokenizer, PreTrainedTokenizerFast
 
 from kullback.errors import InvalidValueError
+from kullback.text.special_spellings import count_strings
 from kullback.text.special_tokens import BOS, EOS
 from kullback.text.tokenizer import Encoding, TextTokenizer
 from kullback.text.tokenizer_training import tokenizer_config, train_tokenizer, word_tokenizer
@@ -167,7 +168,7 @@ def test_special_tokens_in_a_text_are_ordinary_text(tokenizer: TextTokenizer) ->
     check_partition(text, encoding)
     assert tokenizer.bos_id not in encoding.ids
     assert tokenizer.eos_id not in encoding.ids
-    assert tokenizer.special_strings_in(text) == {special: 2}
+    assert count_strings(tokenizer.special_strings, [text]) == {special: 2}
 
 
 def test_encode_adds_nothing() -> None:

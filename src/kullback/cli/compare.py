@@ -30,6 +30,7 @@ def add(commands: Commands) -> None:
         "kullback compare FOLDER Q8_0.gguf Q5_K_M.gguf Q4_K_M.gguf --text book.txt --budget 110MB",
         "kullback compare reference.rec FOLDER FOLDER@int8 --text book.txt",
         "kullback compare reference.parquet FOLDER@int8 --text book.txt      # ΔCE, no KL",
+        "kullback compare base.kld MODEL",
         "kullback compare base.kld other.kld      # llama.cpp --kl-divergence-base files",
         "kullback compare FOLDER OTHER --by-bytes --text book.txt",
         notes=(
@@ -41,7 +42,9 @@ def add(commands: Commands) -> None:
     )  # fmt: skip
     compare.add_argument(
         "reference", metavar="REFERENCE",
-        help="a model, MODEL@SCHEME, a recording, token records, or a logits file of llama.cpp",
+        help="a model (a folder, a name, an adapter, or a .gguf file: FILE.gguf@ctk=q8_0,fa=on "
+        "sets llama.cpp's options, FILE.gguf@transformers dequantises), MODEL@SCHEME, a recording, "
+        "token records, or a logits file of llama.cpp",
     )  # fmt: skip
     compare.add_argument(
         "candidate", metavar="CANDIDATE", nargs="*", help="what to compare with it, as above"

@@ -38,8 +38,10 @@ def add(commands: Commands) -> None:
         ),
     )  # fmt: skip
     evaluate.add_argument(
-        "model", metavar="MODEL", help="a run folder, a Hugging Face folder or name, a .gguf file"
-    )
+        "model", metavar="MODEL",
+        help="a run folder, a Hugging Face folder or name (also of an adapter), or a .gguf file "
+        "(FILE.gguf@ctk=q8_0,fa=on sets llama.cpp's options, FILE.gguf@transformers dequantises)",
+    )  # fmt: skip
     add_text_options(evaluate)
     evaluate.add_argument(
         "--records",

@@ -33,14 +33,14 @@ def add(commands: Commands) -> None:
             "compared, they give a ΔCE and no KL.\n"
             "exact keeps hidden states and the head: any KL can be computed from it.\n"
             "top-k keeps k probabilities a token: a KL is then only bounded.\n"
-            "llama.cpp is what llama-perplexity --kl-divergence-base writes and reads.\n"
-            "A killed run resumes (not llama.cpp): give the same command again.\n"
+            "--format llama.cpp writes the file that llama-perplexity --kl-divergence reads.\n"
+            "A killed run resumes, except with --format llama.cpp: give the same command again.\n"
         ),
     )  # fmt: skip
     record.add_argument("model", metavar="MODEL", help="a model, or MODEL@SCHEME")
     record.add_argument(
         "-o", "--output", type=output_name, required=True, metavar="FILE",
-        help="FILE.parquet for token records, any other name for distributions",
+        help="FILE.parquet for token records, any other name for distributions and logits files",
     )  # fmt: skip
     record.add_argument(
         "--distributions", choices=("exact", "top-k"), help="write them instead of token records"

@@ -6,13 +6,12 @@ import argparse
 from typing import Any
 
 from kullback.cli.parsing import given, number
+from kullback.models.llama_cpp_options import BACKENDS
 from kullback.runtime.ranges import LENGTHS
 from kullback.text.protocol import WINDOWS
 
 __all__ = ["add_text_options", "text_options"]
 
-# As `kullback.models.llama_cpp_options`, which loads torch.
-BACKENDS = ("llama.cpp", "transformers")
 DTYPES = ("float32", "float64", "bfloat16", "float16")
 NAMES = (
     "protocol", "window", "stride", "bos", "joined", "special_tokens", "field", "dtype",

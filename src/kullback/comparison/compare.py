@@ -221,7 +221,7 @@ def _check_nothing_is_read(request: _Request, text: bool) -> None:
 
 
 def _checked_text(request: _Request, kinds: list[Kind]) -> tuple[Protocol, list[Document]]:
-    """Protocol and documents, held against what the files say before any model is loaded."""
+    """Protocol and documents, checked against what the files say before any model is loaded."""
     cut = protocol_of_files(request.operands, kinds, request.options)
     if request.text is None:
         return cut, []

@@ -3,7 +3,7 @@
 A reference is compared with every candidate and with its own noise.  Of a model with a head its
 hidden states are kept, D numbers a token and not V: in memory where they are few, else in a
 temporary file.  The logits of a model that llama.cpp runs are kept in such a file where there is
-room.
+space.
 
 Axes: M scored tokens, D width, V vocabulary.
 """
@@ -38,7 +38,7 @@ class KeptPredictions:
 
     Predictions without hidden states (dense ones) are computed anew each time, unless `dense` asks
     to keep them, which takes V numbers a token, or `on_disk` says how many there are a token and
-    there is room for them in the folder of temporary files.
+    there is space for them in the folder of temporary files.
     """
 
     def __init__(

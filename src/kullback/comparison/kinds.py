@@ -60,8 +60,8 @@ def _check_logits(operands: Sequence[Model], kinds: Sequence[Kind]) -> None:
             operand for operand, kind in zip(operands, kinds, strict=True) if kind == "logits"
         )
         raise InvalidValueError(
-            f"{file} is a logits file of llama.cpp, which clips what a candidate's KL needs: name "
-            "it first, as the reference"
+            f"{file} is a logits file of llama.cpp: its clipped probabilities may be 0, so as a "
+            "candidate it leaves the KL unbounded; name it first, as the reference"
         )
 
 

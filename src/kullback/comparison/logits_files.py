@@ -200,9 +200,9 @@ def _rows(base: LlamaCppLogits, candidate: _Candidate, rows: slice, block: Block
             target_B1[:, 0],
         )
     clipped_B = np.zeros(len(target_B1), dtype=bool)
-    for side in (p, q):
-        if side.clipped_BV is not None:
-            clipped_B |= side.clipped_BV.gather(1, target_B1)[:, 0].numpy()
+    for operand in (p, q):
+        if operand.clipped_BV is not None:
+            clipped_B |= operand.clipped_BV.gather(1, target_B1)[:, 0].numpy()
     return _Rows(
         printed=TokenColumns.of(base, rows, logits_BV, candidate.normalised),
         base_nll_M=-p.log_p_BV.gather(1, target_B1)[:, 0].numpy(),

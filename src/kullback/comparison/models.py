@@ -91,6 +91,7 @@ def compare_models(
     that hold for all at once.  Raises `InvalidValueError` where tokenizers differ, where a
     recording is of another text or protocol, and where the task needs a model and the reference is
     a recording.
+    (Long, because what is known of the reference is used for each candidate and for the noise.)
     """
     task, progress = task or Task(), progress or Progress()
     _check_task(reference, task)

@@ -22,14 +22,13 @@ from kullback.evaluation.passes import (
 )
 from kullback.models.interface import TextModel
 from kullback.predictions.base import Predictions
+from kullback.results.comparison import BATCH_SHAPE
 from kullback.results.measurement import Measurement
 from kullback.runtime.progress import Progress
 from kullback.scoring.divergence import concatenate_divergences
 from kullback.text.windows import Window
 
-__all__ = ["BATCH_SHAPE", "above_noise", "noise_floor", "noise_ratio"]
-
-BATCH_SHAPE = "batch shape"
+__all__ = ["above_noise", "noise_floor", "noise_ratio"]
 
 
 @dataclass(frozen=True, eq=False)

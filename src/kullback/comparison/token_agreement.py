@@ -48,22 +48,22 @@ def bos_note(name: str, tokenizer: TextTokenizer, reader: str, reading: TextToke
 
     `reading` is the tokenizer of `reader`, which decides where the protocol leaves it open.
     """
-    own, here = (
-        each.token_text(each.bos_id) if each.adds_bos and each.bos_id is not None else None
-        for each in (tokenizer, reading)
-    )
-    own_id, id_here = (each.bos_id if each.adds_bos else None for each in (tokenizer, reading))
-    if own_id == id_here:
+    if _added_bos(tokenizer) == _added_bos(reading):
         return []
     return [
-        f"the tokenizer of {name} begins a text with {_shown(own)}, that of {reader} with "
-        f"{_shown(here)}: both models read it as {reader} does; --bos always or never decides it "
-        "for both"
+        f"the tokenizer of {name} begins a text with {_shown(tokenizer)}, that of {reader} with "
+        f"{_shown(reading)}: both models read it as {reader} does; --bos always or never decides "
+        "it for both"
     ]
 
 
-def _shown(bos: str | None) -> str:
-    return "no BOS" if bos is None else f"the BOS {bos!r}"
+def _added_bos(tokenizer: TextTokenizer) -> int | None:
+    return tokenizer.bos_id if tokenizer.adds_bos else None
+
+
+def _shown(tokenizer: TextTokenizer) -> str:
+    bos = _added_bos(tokenizer)
+    return "no BOS" if bos is None else f"the BOS {tokenizer.token_text(bos)!r}"
 
 
 def _first_difference(

@@ -75,14 +75,6 @@ class PassOptions:
         names = [field.name for field in fields(self) if getattr(self, field.name) is not None]
         return [f"--{name.replace('_', '-')}" for name in names]
 
-    @property
-    def gives_protocol(self) -> bool:
-        """Whether any part of the protocol was given."""
-        parts = (
-            self.protocol, self.window, self.stride, self.bos, self.joined, self.special_tokens,
-        )  # fmt: skip
-        return any(part is not None for part in parts)
-
     def to_protocol(self) -> Protocol:
         """The protocol that the options describe; raises `InvalidValueError` as it does."""
         return Protocol(

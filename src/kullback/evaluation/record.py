@@ -70,7 +70,7 @@ def record(
     that of ``llama-perplexity --kl-divergence-base``, with its protocol; it does not resume.  An
     existing file of another kind is replaced only with `force`.  The other options are those of
     `kullback.evaluate`.
-    (As many as the protocol and the arithmetic have parts.)
+    (As many as the protocol and the arithmetic have parts, which also makes it long.)
 
     Raises `InvalidValueError` for a text, protocol, model or file name that does not fit,
     `RunError` where the file cannot be written.

@@ -41,7 +41,7 @@ class TemperatureFit:
     saved: Measurement
     """nll at temperature 1 minus that at the best, nats/token; on the tokens it was fitted to."""
     at_limit: bool
-    """Whether the best lies at an end of the range that was searched."""
+    """Whether the best is at an end of the range that was searched."""
     calls: int
 
 

@@ -59,11 +59,11 @@ def _positions(model: PreTrainedModel, config: PreTrainedConfig) -> list[int]:
     with torch.inference_mode(), _Lookups() as lookups:
         model(input_ids=inputs_1T, use_cache=False)
     own = model.get_input_embeddings()
-    words = getattr(own, "weight", None)
+    token_weight = getattr(own, "weight", None)
     ascending = torch.arange(PROBE_TOKENS)
     limits = []
     for rows_T, weight in lookups.made:
-        if weight is words or rows_T.shape[-1:] != (PROBE_TOKENS,):
+        if weight is token_weight or rows_T.shape[-1:] != (PROBE_TOKENS,):
             continue
         first = rows_T.flatten()[:PROBE_TOKENS].cpu()
         if torch.equal(first - first[0], ascending):

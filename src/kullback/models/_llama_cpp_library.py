@@ -73,7 +73,7 @@ class _ContextParameters(ctypes.Structure):
     )  # fmt: skip
 
 
-class _Room(ctypes.Structure):
+class _StructBuffer(ctypes.Structure):
     """More than any version of a struct takes: what a function returns is looked at here first."""
 
     _fields_ = (("bytes", ctypes.c_uint8 * 1024),)
@@ -230,7 +230,7 @@ def _check_defaults(
 ) -> None:
     """Raise `InvalidValueError` where the library's struct has other fields than `struct`."""
     function = getattr(c, name)
-    function.argtypes, function.restype = [], _Room
+    function.argtypes, function.restype = [], _StructBuffer
     values = struct.from_buffer_copy(bytes(function().bytes))
     for field, expected in defaults.items():
         value = getattr(values, field)

@@ -46,11 +46,18 @@ def tokenizer_of(library: Library, model: Any, name: str, owner: object) -> Text
     def ids(text: str, special_tokens: Spelled, owner: object = owner) -> list[int]:
         source, parsed = text.encode(), special_tokens == "tokens"
         # Never more tokens than bytes, but for a space that some put before the text.
-        room = (c_int32 * (len(source) + 2))()
-        count = c.llama_tokenize(vocabulary, source, len(source), room, len(room), False, parsed)
+        buffer = (c_int32 * (len(source) + 2))()
+        count = c.llama_tokenize(
+            vocabulary, source, len(source), buffer, len(buffer), False, parsed
+        )
+        if count < 0:  # the size that it needs
+            buffer = (c_int32 * -count)()
+            count = c.llama_tokenize(
+                vocabulary, source, len(source), buffer, len(buffer), False, parsed
+            )
         if count < 0:
             raise ValueError(f"llama.cpp gives {-count:,} tokens for {len(source):,} bytes")
-        return room[:count]
+        return buffer[:count]
 
     def special_id(key: str, token: int) -> int | None:
         """Of a byte-pair vocabulary llama.cpp makes up a token where the file names none."""
@@ -72,15 +79,15 @@ def tokenizer_of(library: Library, model: Any, name: str, owner: object) -> Text
 
 def meta(library: Library, model: Any, key: str) -> str | None:
     """A scalar of the file's header as text; None where there is none of this name."""
-    room = ctypes.create_string_buffer(1024)
-    size = library.c.llama_model_meta_val_str(model, key.encode(), room, len(room))
-    return None if size < 0 else room.value.decode(errors="replace")
+    buffer = ctypes.create_string_buffer(1024)
+    size = library.c.llama_model_meta_val_str(model, key.encode(), buffer, len(buffer))
+    return None if size < 0 else buffer.value.decode(errors="replace")
 
 
 def _piece(library: Library, vocabulary: Any, token: int) -> bytes:
-    room = ctypes.create_string_buffer(64)
-    size = library.c.llama_token_to_piece(vocabulary, token, room, len(room), 0, True)
+    buffer = ctypes.create_string_buffer(64)
+    size = library.c.llama_token_to_piece(vocabulary, token, buffer, len(buffer), 0, True)
     if size < 0:  # the size that it needs
-        room = ctypes.create_string_buffer(min(-size, LONGEST_PIECE))
-        size = library.c.llama_token_to_piece(vocabulary, token, room, len(room), 0, True)
-    return room.raw[: max(size, 0)]
+        buffer = ctypes.create_string_buffer(min(-size, LONGEST_PIECE))
+        size = library.c.llama_token_to_piece(vocabulary, token, buffer, len(buffer), 0, True)
+    return buffer.raw[: max(size, 0)]

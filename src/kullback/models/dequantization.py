@@ -1,7 +1,8 @@
 """Weights as quantised checkpoints store them, back as the numbers that they stand for.
 
 Every form here is a float or an integer, a scale, and sometimes a zero point: the weight is
-``scale × (integer - zero)``, which float32 holds exactly but for one rounding of the product.
+``scale × (integer - zero)``, which float32 holds exactly but for the rounding of the product, and
+of the scale ``SCB / 127`` of bitsandbytes.
 
 ========================  ========================================================================
 fp8, mxfp8                ``W`` in 8-bit floats, ``W_scale_inv``: one for each block, row or matrix

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from kullback.errors import InvalidValueError
 from kullback.models.gguf_file import GGUFFile
+from kullback.models.gguf_token_types import repeated_token
 
 __all__ = ["check_asserts"]
 
@@ -33,10 +34,7 @@ def check_asserts(file: GGUFFile) -> None:
     tokens: set[str] = set()
     for id_, token in enumerate(file.tokens):
         if token in tokens:
-            raise InvalidValueError(
-                f"the tokenizer of the model {file.name} is damaged: {token[:40]!r} is a token "
-                f"twice, the second time token {id_:,}; download the file again"
-            )
+            raise repeated_token(file, token, id_)
         if token:  # llama.cpp makes up names for empty ones
             tokens.add(token)
 

@@ -1,7 +1,7 @@
 """The header of a GGUF file against the configuration that transformers makes of it.
 
 transformers reads a part of the entries, and leaves the rest at the defaults of the architecture,
-without a word.  Here every entry that describes the model is either found in the configuration, or
+silently.  Here every entry that describes the model is either found in the configuration, or
 put into it before the weights are loaded, or known not to change a forward pass, or refused by
 name.  What llama.cpp takes where an entry is missing is put in, too.  Entries of other names
 (general., tokenizer., quantize., split., those of converters) do not describe the model; the
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from kullback.errors import InvalidValueError
 from kullback.models.gguf_file import GGUFFile, Value
 from kullback.models.gguf_rope import set_rope
-from kullback.models.gguf_tokenizer import REMEDY
+from kullback.models.gguf_token_types import REMEDY
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig

@@ -99,12 +99,6 @@ class GGUFFile:
             return ()
         return cast("tuple[str, ...]", value)
 
-    @property
-    def tensor_types(self) -> Mapping[str, int]:
-        """The types of the tensors, and how many of each there are."""
-        types = [tensor.type for tensor in self.tensors]
-        return {kind: types.count(kind) for kind in dict.fromkeys(types)}
-
     def of_model(self, key: str) -> Value | None:
         """The value of the architecture's own entry: "rope.freq_base" is "llama.rope.freq_base"."""
         return self.metadata.get(f"{self.architecture}.{key}")

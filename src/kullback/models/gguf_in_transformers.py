@@ -15,7 +15,8 @@ from kullback.errors import InvalidValueError
 from kullback.models.gguf_config import apply_header, check_types
 from kullback.models.gguf_file import GGUFFile
 from kullback.models.gguf_rope import FACTOR_TENSORS
-from kullback.models.gguf_tokenizer import REMEDY, tokenizer_of
+from kullback.models.gguf_token_types import REMEDY
+from kullback.models.gguf_tokenizer import tokenizer_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase

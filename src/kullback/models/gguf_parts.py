@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from kullback.errors import InvalidValueError
@@ -29,17 +29,17 @@ def part_paths(path: Path, name: str) -> tuple[Path, ...]:
         )
     # The names in the folder, because a name may say any number of parts.
     present = {entry.name for entry in path.parent.iterdir()}
-    names = (f"{match['prefix']}-{i:05d}-of-{count:05d}.gguf" for i in range(1, count + 1))
-    missing = [part for part in names if part not in present]
+
+    def names() -> Iterator[str]:
+        return (f"{match['prefix']}-{i:05d}-of-{count:05d}.gguf" for i in range(1, count + 1))
+
+    missing = [part for part in names() if part not in present]
     if missing:
         raise InvalidValueError(
             f"the model {name} is incomplete: {len(missing)} of its {count} parts are missing, the "
             f"first is {missing[0]}; download it into the same folder"
         )
-    return tuple(
-        path.with_name(f"{match['prefix']}-{i:05d}-of-{count:05d}.gguf")
-        for i in range(1, count + 1)
-    )
+    return tuple(path.with_name(part) for part in names())
 
 
 def part_number(metadata: Mapping[str, object], name: str) -> tuple[int, int]:

@@ -42,7 +42,7 @@ MARKED = r"[\p{L}\p{M}]"
 
 
 def _cased(upper: str, lower: str, ending: str = "") -> str:
-    """A word whose upper-case letters are all in front, with one character before it."""
+    """A word whose upper-case letters come first, with one character before it."""
     before = r"[^\r\n\p{L}\p{N}]?"
     return f"{before}{upper}*{lower}+{ending}|{before}{upper}+{lower}*{ending}"
 

@@ -12,7 +12,10 @@ from enum import IntEnum
 from kullback.errors import InvalidValueError
 from kullback.models.gguf_file import GGUFFile
 
-__all__ = ["Kind", "token_kinds"]
+__all__ = ["REMEDY", "Kind", "repeated_token", "token_kinds"]
+
+#: Of a tokenizer that only llama.cpp runs.
+REMEDY = "run the file in llama.cpp (pip install 'kullback[gguf]', and no @transformers)"
 
 
 class Kind(IntEnum):
@@ -47,6 +50,14 @@ FILL_IN = {
 }  # fmt: skip
 # Of gpt-oss: always found in a text.
 ALWAYS_FOUND = ("<|channel|>", "<|message|>", "<|start|>", "<|constrain|>")
+
+
+def repeated_token(file: GGUFFile, token: str, id_: int) -> InvalidValueError:
+    """Of a token that an earlier id has, too."""
+    return InvalidValueError(
+        f"the tokenizer of the model {file.name} is damaged: {token[:40]!r} is a token twice, the "
+        f"second time token {id_:,}; download the file again"
+    )
 
 
 def token_kinds(file: GGUFFile, tokens: Mapping[str, int]) -> list[Kind]:
@@ -84,8 +95,7 @@ def _fill_in(file: GGUFFile, tokens: Mapping[str, int], kinds: list[Kind]) -> li
         if len(present) > 1 and any(kinds[tokens[name]] == Kind.USER for name in present):
             raise InvalidValueError(
                 f"the tokenizer of the model {file.name} has both {present[0]!r} and "
-                f"{present[1]!r}, which llama.cpp alone tells apart: run the file in it "
-                "(pip install 'kullback[gguf]', and no @transformers)"
+                f"{present[1]!r}, which llama.cpp alone tells apart: {REMEDY}"
             )
         taken += present
     return taken

@@ -33,11 +33,10 @@ from kullback.errors import InvalidValueError
 from kullback.models.gguf_file import GGUFFile
 from kullback.models.gguf_pretokenizers import PRE_TOKENIZERS, PreTokenizer
 from kullback.models.gguf_sentence_pieces import SPACE, merges_by_score, overlaps
-from kullback.models.gguf_token_types import Kind, token_kinds
+from kullback.models.gguf_token_types import REMEDY, Kind, repeated_token, token_kinds
 
-__all__ = ["REMEDY", "GGUFTokenizer", "tokenizer_of"]
+__all__ = ["GGUFTokenizer", "tokenizer_of"]
 
-REMEDY = "run the file in llama.cpp (pip install 'kullback[gguf]', and no @transformers)"
 # llama.cpp's where the file names none.
 DEFAULT_BOS = {"llama": 1, "gpt2": 11}
 DEFAULT_EOS = {"llama": 2, "gpt2": 11}
@@ -100,7 +99,7 @@ def _tokens(file: GGUFFile) -> dict[str, int]:
         if not token.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in token):
             raise _damaged(file, f"the token {id_} is not UTF-8")
         if tokens.setdefault(token or f"[EMPTY_{id_}]", id_) != id_:
-            raise _damaged(file, f"{token!r} is both token {tokens[token]} and token {id_}")
+            raise repeated_token(file, token, id_)
     if not tokens:
         raise InvalidValueError(
             f"the model {file.name} has no tokenizer: choose a file that was converted with one"

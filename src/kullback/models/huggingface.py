@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from kullback.errors import InvalidValueError
 from kullback.models._context import configured_context, context_of
-from kullback.predictions.base import DensePredictions, FactoredPredictions, Head
+from kullback.predictions.base import DensePredictions, FactoredPredictions, Head, at_least_float32
 from kullback.runtime.fast_layers import FastLayers
 from kullback.runtime.fast_linear import multiplies
 from kullback.runtime.weights import weights_fingerprint
@@ -167,7 +167,7 @@ class HuggingFaceModel:
             if self.head is None:
                 return DensePredictions(_own_logits(self.model, inputs_NT))
             hidden_MD = _hidden(self.model, inputs_NT)
-        return FactoredPredictions(_at_least_float32(hidden_MD), self.head)
+        return FactoredPredictions(at_least_float32(hidden_MD), self.head)
 
 
 def find_head(model: PreTrainedModel, probe_1T: Int[Tensor, "1 T"]) -> tuple[Head | None, str]:
@@ -192,7 +192,7 @@ def find_head(model: PreTrainedModel, probe_1T: Int[Tensor, "1 T"]) -> tuple[Hea
         None if bias_V is None else bias_V[:V].detach(),
         product_dtype=hidden_TD.dtype if hidden_TD.dtype.itemsize == 2 else None,
     )
-    hidden_TD = _at_least_float32(hidden_TD)
+    hidden_TD = at_least_float32(hidden_TD)
     stretch = STRETCHED_LOGIT / _largest(unscaled.logits(hidden_TD))
     stretched_TV = _own_logits(model, probe_1T, stretch)
 
@@ -248,7 +248,7 @@ def _own_logits(
     finally:
         for hook in hooks:
             hook.remove()
-    return _at_least_float32(logits_NTV.flatten(0, 1))
+    return at_least_float32(logits_NTV.flatten(0, 1))
 
 
 def _use_exact_experts(model: PreTrainedModel) -> None:
@@ -336,7 +336,3 @@ def _largest(values: Tensor) -> float:
     """The largest finite value, by its size; never 0."""
     sizes = values.abs().nan_to_num(nan=0.0, posinf=0.0)
     return max(float(sizes.max()), 1e-30)
-
-
-def _at_least_float32(values: Tensor) -> Tensor:
-    return values if values.dtype == torch.float64 else values.float()

@@ -80,8 +80,8 @@ class LlamaCppModel:
 
         `device` is "auto" (an accelerator, where llama.cpp was built for it), "cpu" or "cuda".
 
-        Raises `InvalidValueError` saying in one sentence what llama.cpp does not like about the
-        file or the options, `MissingExtraError` where no llama.cpp is installed.
+        Raises `InvalidValueError` saying in one sentence why llama.cpp rejects the file or
+        the options, `MissingExtraError` where no llama.cpp is installed.
         """
         options = options or LlamaCppOptions()
         library = load_library()

@@ -85,12 +85,14 @@ class StoredForm:
         form = self._described()
         if self.dequantises:
             wide = dtype in (torch.float32, torch.float64)
-            rounded = f" in float32, then rounded to {str(dtype).removeprefix('torch.')}"
+            rounded = "" if wide else f", then rounded to {str(dtype).removeprefix('torch.')}"
             return (
-                f"the weights of {self.name} are stored as {form} and dequantised"
-                f"{', which is exact' if wide else rounded}; activations are not quantised"
+                f"the weights of {self.name} are stored as {form} and dequantised in "
+                f"float32{rounded}; activations are not quantised"
             )
-        return f"the weights of {self.name} are stored as {form} and run as that by transformers"
+        return (
+            f"the weights of {self.name} are stored as {form} and run in that form by transformers"
+        )
 
     def _described(self) -> str:
         block, bits = self.settings.get("weight_block_size"), self.settings.get("bits")

@@ -19,7 +19,6 @@ integer of 4 or 2 bits in a whole byte (`Scheme.saved_bytes`).
 from __future__ import annotations
 
 import copy
-import difflib
 import math
 import re
 from collections.abc import Callable
@@ -34,6 +33,7 @@ from kullback.errors import InvalidValueError, MissingExtraError
 from kullback.models._quiet import no_steps, quiet_loggers
 from kullback.models.weight_matrices import weight_matrices
 from kullback.runtime.progress import Steps
+from kullback.runtime.wording import suggestion
 from kullback.training.gpt import GPT
 
 if TYPE_CHECKING:
@@ -85,10 +85,10 @@ class Scheme:
             return cls(8 * FLOATS[name].itemsize, None, name)
         match = PATTERN.fullmatch(name)
         if not match:
-            similar = difflib.get_close_matches(name.strip().lower(), COMMON, n=1)
-            question = f"did you mean {similar[0]}?  W" if similar else "w"
+            similar = suggestion(name.strip(), COMMON)
+            write = "  Write" if similar else ": write"
             raise InvalidValueError(
-                f"the scheme {name!r} is unknown: {question}rite intBITS for one scale a row "
+                f"the scheme {name!r} is unknown{similar}{write} intBITS for one scale a row "
                 "(int8), intBITS-gSIZE for one scale for every SIZE weights (int4-g32), or one of "
                 f"{', '.join(FLOATS)}"
             )

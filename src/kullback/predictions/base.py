@@ -31,6 +31,7 @@ __all__ = [
     "FactoredPredictions",
     "Head",
     "Predictions",
+    "at_least_float32",
 ]
 
 ALL = slice(None)
@@ -159,3 +160,8 @@ class ComputedPredictions:
     def select(self, rows_M: Int[Tensor, "M"]) -> ComputedPredictions:
         """Some of the indices."""
         return ComputedPredictions(self.rows_M[rows_M], self.vocabulary_size, self.compute)
+
+
+def at_least_float32(values: Tensor) -> Tensor:
+    """The values as float32, or as they are in float64."""
+    return values if values.dtype == torch.float64 else values.float()

@@ -144,14 +144,14 @@ class KeptColumns:
     """The columns of one file: `open` them, and in the end `close` them.
 
     `identity` says what the rows are of; those of another identity are removed, and so are those
-    that the checksums find damaged.  With None nothing is kept.  `room` are the bytes before the
-    first row of the first column.
+    that the checksums find damaged.  With None nothing is kept.  `header_bytes` are those before
+    the first row of the first column.
 
     Raises `OSError` where nothing can be written, `RunError` where another user could write to the
     folder.
     """
 
-    def __init__(self, path: Path, identity: str | None, room: int) -> None:
+    def __init__(self, path: Path, identity: str | None, header_bytes: int) -> None:
         target = Path(os.path.realpath(path))
         self.folder = target.with_name(f".{target.name}.rows")
         self.columns: dict[str, GrowingColumn] = {}
@@ -159,7 +159,7 @@ class KeptColumns:
         """What the writer of the rows that are kept has noted of them."""
         self.kept = 0
         """Rows that another run would resume from."""
-        self._identity, self._room = identity, room
+        self._identity, self._header_bytes = identity, header_bytes
         self._complete: _State | None = None
         self._saved = time.monotonic()
         self._open = ExitStack()
@@ -182,7 +182,7 @@ class KeptColumns:
             if keep and self._complete is not None:
                 with suppress(OSError, RunError):  # the disk is full: earlier rows are kept
                     for column in self.columns.values():
-                        column.cut(self._complete.rows)  # makes room for the state
+                        column.cut(self._complete.rows)  # makes space for the state
                     self._save(self._complete)
         finally:
             self._open.close()
@@ -265,7 +265,7 @@ class KeptColumns:
         file = self._open.enter_context(os.fdopen(descriptor, "r+b", buffering=0))
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise OSError(f"{self._path(i)} is not a regular file")
-        return GrowingColumn(file, dtype, shape, self._room if i == 0 else 0)
+        return GrowingColumn(file, dtype, shape, self._header_bytes if i == 0 else 0)
 
     def _path(self, i: int) -> Path:
         return self.folder / f"{i}.column"

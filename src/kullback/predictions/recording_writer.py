@@ -33,7 +33,7 @@ __all__ = ["RecordingWriter"]
 
 DEFAULT_K = 64
 # Bytes of the header for the description of the head, which is written at the end.
-HEAD_ROOM = 1024
+HEAD_BYTES = 1024
 CHUNK_BYTES = 32 << 20
 
 
@@ -90,7 +90,7 @@ class RecordingWriter:
             raise InvalidValueError(f"metadata cannot be written as JSON: {error}") from None
         whole = [_json(self._about), k if kind == "top-k" else None, head, str(hidden_dtype)]
         identity = hashlib.sha256(json.dumps(whole).encode()).hexdigest()
-        self._stream = SafetensorsStream(path, size + HEAD_ROOM, identity)
+        self._stream = SafetensorsStream(path, size + HEAD_BYTES, identity)
         self._live: Head | None = None
 
     def __enter__(self) -> RecordingWriter:

@@ -42,7 +42,7 @@ PADDING = "padding"
 ALIGNMENT = 64
 # Bytes for the header's entries: up to twenty tensors of about 100 characters each, and as much for
 # their checksums.
-ENTRIES_ROOM = 4096
+ENTRIES_BYTES = 4096
 
 
 class SafetensorsStream:
@@ -66,7 +66,7 @@ class SafetensorsStream:
 
     def __init__(self, path: Path, metadata_bytes: int, identity: str | None = None) -> None:
         self.path = path
-        size = 8 + metadata_bytes + ENTRIES_ROOM
+        size = 8 + metadata_bytes + ENTRIES_BYTES
         self._header_bytes = -(-size // ALIGNMENT) * ALIGNMENT - 8
         self._kept = KeptColumns(path, identity, 8 + self._header_bytes)
 

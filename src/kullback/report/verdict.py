@@ -13,7 +13,12 @@ from dataclasses import dataclass
 from kullback.report.labels import ROUNDING, measure
 from kullback.report.names import candidate_names
 from kullback.report.numbers import below_rounding, byte_size, percent, write, write_number
-from kullback.results.comparison import CandidateComparison, Comparison, RankedCandidate
+from kullback.results.comparison import (
+    BATCH_SHAPE,
+    CandidateComparison,
+    Comparison,
+    RankedCandidate,
+)
 from kullback.results.evaluation import Evaluation
 from kullback.results.measurement import Measurement
 
@@ -29,7 +34,6 @@ __all__ = [
 
 INDISTINGUISHABLE = "indistinguishable on this text"
 JOINT = "The intervals are joint: they hold for all candidates at once."
-BATCH_SHAPE = "batch shape"
 
 
 @dataclass(frozen=True)
@@ -261,7 +265,7 @@ def _within_budget(result: Comparison, names: Mapping[str, str], budget: int) ->
     known = [candidate for candidate in ranked if candidate.size_bytes is not None]
     fitting = [candidate for candidate in known if candidate.fits_budget]
     if not known:
-        return f"No candidate can be held against {size}: their sizes are unknown."
+        return f"No candidate can be compared with {size}: their sizes are unknown."
     if not fitting:
         smallest = min(known, key=lambda candidate: candidate.size_bytes or 0)
         takes = _unbroken(byte_size(smallest.size_bytes or 0))

@@ -16,6 +16,7 @@ from kullback.results.measurement import Measurement
 from kullback.results.table import Table
 
 __all__ = [
+    "BATCH_SHAPE",
     "MOVED_IS_NOT_WORSE",
     "CandidateComparison",
     "Comparison",
@@ -27,6 +28,8 @@ __all__ = [
     "WorstToken",
 ]
 
+#: Of the noise floors, that of the reference in another batch shape.
+BATCH_SHAPE = "batch shape"
 #: A note of every comparison that has a KL.
 MOVED_IS_NOT_WORSE = (
     "KL says how far the candidate moved from the reference, not that it is worse; "

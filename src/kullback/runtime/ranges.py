@@ -1,6 +1,7 @@
 """Ranges of numbers that users give: limits, and the sentence about a number outside them.
 
-A range stands beside the type whose number it limits; those that several packages share are here.
+A range is defined next to the type whose number it limits; those that several packages share are
+here.
 The command line checks its options against the same ranges, so that it agrees with Python.
 """
 

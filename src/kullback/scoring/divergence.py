@@ -90,12 +90,6 @@ class DivergenceStatistics:
         agreement: Bool[np.ndarray, "M"] = self.reference.top1 == self.candidate.top1
         return agreement
 
-    @property
-    def target_probability_change(self) -> Float[np.ndarray, "M"]:
-        """Δp of the target: the candidate's probability minus the reference's."""
-        change: Float[np.ndarray, "M"] = np.exp(-self.candidate.nll) - np.exp(-self.reference.nll)
-        return change
-
 
 @torch.inference_mode()
 def divergence_statistics(

@@ -21,7 +21,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from kullback.predictions.base import DensePredictions, FactoredPredictions, Predictions
+from kullback.predictions.base import (
+    DensePredictions,
+    FactoredPredictions,
+    Predictions,
+    at_least_float32,
+)
 from kullback.scoring.compiled import MOST_COLUMNS, block_library
 
 __all__ = [
@@ -108,7 +113,7 @@ class Chunk:
         else:
             whole_BV = predictions.logits(rows)
             logits_B = whole_BV.gather(1, targets_B[:, None])[:, 0]
-        return cls(predictions, rows, targets_B, _at_least_float32(logits_B), whole_BV)
+        return cls(predictions, rows, targets_B, at_least_float32(logits_B), whole_BV)
 
     @property
     def width(self) -> int:
@@ -134,9 +139,9 @@ class Chunk:
         for i, start in enumerate(starts):
             columns = slice(start, min(start + width, stop))
             if self.whole_BV is None:
-                block_BW = _at_least_float32(self.predictions.logits(self.rows, columns))
+                block_BW = at_least_float32(self.predictions.logits(self.rows, columns))
             else:
-                block_BW = _at_least_float32(self.whole_BV[:, columns].clone())
+                block_BW = at_least_float32(self.whole_BV[:, columns].clone())
             inside = slice(begins[i], begins[i + 1])
             if inside.start < inside.stop:
                 row_R = row_B[inside]
@@ -147,19 +152,15 @@ class Chunk:
         """Some rows of a block, computed again; the caller may overwrite the logits."""
         if self.whole_BV is None:
             selected = self.predictions.select(rows_R + self.rows.start)
-            block_RW = _at_least_float32(selected.logits(slice(0, len(rows_R)), columns))
+            block_RW = at_least_float32(selected.logits(slice(0, len(rows_R)), columns))
         else:
-            block_RW = _at_least_float32(self.whole_BV[:, columns][rows_R])
+            block_RW = at_least_float32(self.whole_BV[:, columns][rows_R])
         target_R = self.targets_B[rows_R]
         is_inside_R = (target_R >= columns.start) & (target_R < columns.stop)
         inside = is_inside_R.nonzero()[:, 0]
         target_logits = self.target_logits_B[rows_R[inside]]
         block_RW[inside, target_R[inside] - columns.start] = target_logits
         return block_RW
-
-
-def _at_least_float32(logits: Tensor) -> Tensor:
-    return logits if logits.dtype == torch.float64 else logits.float()
 
 
 class TopTokens:

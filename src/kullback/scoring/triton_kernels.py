@@ -127,6 +127,7 @@ def pair_sums_kernel(
     `x_sums_ptr` and `y_sums_ptr` have what `row_sums_kernel` wrote for N blocks; `sums_ptr` is
     blocks × 11 × M.  The logit of y at the first largest of x is written to `at_top1_ptr`.  A block
     is read T columns at a time, and its sums are reduced once.
+    (Long, because its sums share what was loaded: a kernel reads each logit once.)
     """
     row, block = tl.program_id(0), tl.program_id(1)
     x_row_ptr = x_ptr + row.to(tl.int64) * x_stride

@@ -81,9 +81,8 @@ def format_of(path: Path) -> Format:
     >>> format_of(Path("docs.JSONL.gz"))
     Format(suffix='.jsonl', compression='.gz')
     """
-    suffixes = [suffix.lower() for suffix in path.suffixes[-2:]]
-    compression = suffixes.pop() if suffixes and suffixes[-1] in COMPRESSIONS else ""
-    suffix = suffixes[-1] if suffixes else ""
+    name = _by_name(path)
+    suffix, compression = name.suffix, name.compression
     if suffix in OTHERS:
         raise InvalidValueError(f"the text {path} is {OTHERS[suffix]}")
     if compression and suffix == ".parquet":
@@ -91,23 +90,27 @@ def format_of(path: Path) -> Format:
             f"the text {path} is a compressed Parquet file, which needs all of it at once: "
             "decompress it first"
         )
-    return Format(suffix, compression)
+    return name
+
+
+def _by_name(path: Path) -> Format:
+    """As `format_of`, of any file."""
+    suffixes = [suffix.lower() for suffix in path.suffixes[-2:]]
+    compression = suffixes.pop() if suffixes and suffixes[-1] in COMPRESSIONS else ""
+    return Format(suffixes[-1] if suffixes else "", compression)
 
 
 def has_fields(path: Path) -> bool:
     """Whether a file has rows with fields, by its name."""
-    suffixes = [suffix.lower() for suffix in path.suffixes[-2:]]
-    if suffixes and suffixes[-1] in COMPRESSIONS:
-        suffixes.pop()
-    return bool(suffixes) and suffixes[-1] in ROWS
+    return _by_name(path).rows is not None
 
 
 def is_read_of_folder(path: Path) -> bool:
     """Whether a file is read where its folder is given."""
-    suffixes = [suffix.lower() for suffix in path.suffixes[-2:]]
-    if suffixes and suffixes[-1] in COMPRESSIONS and suffixes[-2:-1] != [".parquet"]:
-        suffixes.pop()
-    return bool(suffixes) and suffixes[-1] in FOLDER_SUFFIXES
+    name = _by_name(path)
+    if name.suffix == ".parquet" and name.compression:
+        return False
+    return name.suffix in FOLDER_SUFFIXES
 
 
 @contextmanager

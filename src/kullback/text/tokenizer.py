@@ -27,7 +27,7 @@ from tokenizers import Tokenizer
 from kullback.errors import InvalidValueError
 from kullback.runtime.decoding import decode_json, read_bounded
 from kullback.text.byte_spans import bytes_of_token, spans_from_offsets, spans_from_pieces
-from kullback.text.special_spellings import Spelled, count_strings
+from kullback.text.special_spellings import Spelled
 from kullback.text.tokenizer_file import (
     HARD_STRINGS,
     MOST_TOKENS,
@@ -259,8 +259,8 @@ class TextTokenizer:
         # The library raises a bare Exception where a word has no token and none for unknown words.
         except Exception as error:
             raise InvalidValueError(
-                f"the tokenizer cannot read the text: {error}; give a text in the words of its "
-                "vocabulary, or measure on a source (--source)"
+                f"the tokenizer cannot read the text: {error}; give a text that its vocabulary "
+                "can spell, or measure on a source (--source)"
             ) from error
         source = text.encode()
         spans = spans_from_pieces(source, [self._pieces[i] for i in ids])
@@ -280,10 +280,6 @@ class TextTokenizer:
         """The text of some tokens; bytes that are only part of a character are left out."""
         known = (token for token in ids if 0 <= token < len(self._pieces))
         return b"".join(self._pieces[token] for token in known).decode(errors="ignore")
-
-    def special_strings_in(self, text: str) -> dict[str, int]:
-        """The special tokens that occur in the text as characters, and how often."""
-        return dict(count_strings(self.special_strings, [text]))
 
     def _reader(self, special_tokens: Spelled) -> Tokenizer:
         """The tokenizer that reads the spelling of a special token as text, or as the token.

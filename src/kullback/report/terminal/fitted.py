@@ -81,7 +81,7 @@ class FittedTable:
                 column.title.replace("-\n", "").replace("\n", " ") for column in self._columns
             ]
             left_out = ", ".join(titles[i] for i in range(len(titles)) if i not in shown)
-            yield Sentence(f"no room here for: {left_out}", "dim")
+            yield Sentence(f"columns left out: {left_out}", "dim")
 
     def _fitting(self, width: int) -> tuple[list[int], bool]:
         """The columns to show, and whether in their narrow form."""
