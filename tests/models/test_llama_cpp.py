@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -11,7 +13,8 @@ import torch
 
 from kullback.errors import InvalidValueError, MissingExtraError
 from kullback.models import _llama_cpp_library
-from kullback.models._llama_cpp_library import load_library
+from kullback.models._llama_cpp_library import Library, load_library
+from kullback.models._llama_cpp_tokenizer import tokenizer_of
 from kullback.models.llama_cpp import LlamaCppModel, LlamaCppPredictions
 from kullback.models.load import load_sized, load_text_model
 from tiny_models import TEXT, llama_and_gguf
@@ -60,6 +63,29 @@ def test_the_tokenizer_is_that_of_the_folder(folder: Path) -> None:
     assert np.array_equal(ours.byte_spans, theirs.byte_spans)
     assert (model.tokenizer.bos_id, model.tokenizer.adds_bos) == (None, False)
     assert model.vocabulary_size == reference.vocabulary_size
+
+
+def test_a_text_of_more_tokens_than_bytes_is_read(folder: Path) -> None:
+    """Where llama.cpp asks for more space it is called again with as much."""
+    model = in_llama_cpp(folder)
+    library = load_library()
+    sizes: list[int] = []
+
+    class Asking:
+        """The functions of the library, of which the tokenizer first asks for more space."""
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(library.c, name)
+
+        def llama_tokenize(self, *arguments: Any) -> int:
+            sizes.append(arguments[4])
+            return -99 if len(sizes) == 1 else int(library.c.llama_tokenize(*arguments))
+
+    asking = cast(Library, SimpleNamespace(c=Asking()))
+    pointer = model.session._handle.pointer
+    tokenizer = tokenizer_of(asking, pointer, "m", model)
+    assert tokenizer.ids("hola") == model.tokenizer.ids("hola")
+    assert sizes == [6, 99]
 
 
 def test_rows_in_any_order_and_number_are_the_same(folder: Path) -> None:

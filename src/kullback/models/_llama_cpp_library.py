@@ -140,8 +140,6 @@ class Library:
     c: ctypes.CDLL
     package: str
     """The package and its version."""
-    model_parameters: type[ctypes.Structure]
-    context_parameters: type[ctypes.Structure]
 
     @property
     def name(self) -> str:
@@ -219,7 +217,7 @@ def _declared(path: str, package: str, model: type[Any], context: type[Any]) -> 
     c.llama_model_load_from_file.restype = c_void_p
     c.llama_init_from_model.argtypes = [c_void_p, context]
     c.llama_init_from_model.restype = c_void_p
-    library = Library(c, package, model, context)
+    library = Library(c, package)
     with collected_errors(library):
         c.llama_backend_init()
     return library
