@@ -110,12 +110,13 @@ def test_outputs_keep_links_and_modes_and_leave_nothing(name, command, on_text, 
     assert {path.name for path in tmp_path.iterdir()} == {"there", link.name}
 
 
-@pytest.mark.parametrize("name", ["a.rec", "a.parquet"])
+@pytest.mark.parametrize("name", ["a.rec", "a.parquet", "a.kld"])
 def test_force_replaces_a_file_of_another_kind(name, on_text, tmp_path) -> None:
     """Without --force a letter stays, with it a recording takes its place."""
     file = tmp_path / name
     file.write_text("my letter")
-    kind = ["--distributions", "exact"] if name == "a.rec" else []
+    kinds = {"a.rec": ["--distributions", "exact"], "a.kld": ["--format", "llama.cpp"]}
+    kind = [*kinds.get(name, []), "--window", "32"]
     arguments = ["record", *on_text, *kind, "-o", str(file)]
     assert main(arguments) == 2
     assert file.read_text() == "my letter"

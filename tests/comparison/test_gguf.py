@@ -124,3 +124,47 @@ def test_integers_are_near_the_dequantised_weights(tmp_path: Path) -> None:
     document = Document("text", text[:3000])
     result = compare(f"{path}@transformers", f"{path}@llama.cpp", document, window=256)
     assert 5e-4 < kl_of(result) < 2e-2
+
+
+def test_the_noise_floor_is_in_batches_of_another_size(folder: Path) -> None:
+    """Of a file there is no other type; @transformers has one."""
+    tiny = one_thread(folder / "tiny.gguf")
+    result = compare(
+        tiny, [one_thread(folder / "tiny.gguf", ",fa=off")], DOCUMENT, window=128, passages=False,
+        noise_floor=True,
+    )  # fmt: skip
+    assert isinstance(result, Comparison)
+    assert [*result.noise_floor] == ["batch shape"]
+    assert 0 <= result.noise_floor["batch shape"].value < 1e-5
+
+
+def test_an_option_that_would_do_nothing_is_refused(folder: Path) -> None:
+    """A backend beside a scheme or beside another backend, and options of llama.cpp with one."""
+    path = folder / "tiny.gguf"
+    with pytest.raises(InvalidValueError, match=r"--backend\) is llama.cpp.*quantised further"):
+        evaluate(f"{path}@int8", DOCUMENT, backend="llama.cpp")
+    with pytest.raises(InvalidValueError, match=r"run by transformers.*--backend\) is llama.cpp"):
+        evaluate(f"{path}@transformers", DOCUMENT, backend="llama.cpp")
+    for name in (f"{path}@ctk=q8_0@int8", f"{path}@llama.cpp@int8"):
+        with pytest.raises(InvalidValueError, match=r"write .*tiny\.gguf@int8"):
+            compare(folder, [name], DOCUMENT)
+
+
+def test_schemes_are_of_the_file_without_the_options(folder: Path) -> None:
+    """The reference runs with its options, its quantisations in transformers."""
+    result = compare(
+        one_thread(folder / "tiny.gguf"), [], DOCUMENT, schemes=["int8"], window=128,
+        passages=False,
+    )  # fmt: skip
+    assert isinstance(result, Comparison)
+    assert result.candidates[0].operand.name.endswith("tiny.gguf@int8")
+
+
+def test_a_missing_file_is_named_before_the_reference_is_loaded(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where options or a scheme follow its name."""
+    monkeypatch.setattr("kullback.comparison.compare._open", lambda *_: pytest.fail("loaded"))
+    for end in ("", "@int8", "@ctk=q8_0", "@transformers@int8"):
+        with pytest.raises(InvalidValueError, match=r"no file .*typo\.gguf"):
+            compare(folder, [f"{folder}/typo.gguf{end}"], DOCUMENT)

@@ -10,13 +10,16 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
+from tokenizers import Tokenizer
+from transformers import LlamaForCausalLM
 
+from gguf_files import gguf_of, gguf_vocabulary
 from kullback.errors import InvalidValueError, MissingExtraError
 from kullback.models import _llama_cpp_library
 from kullback.models._llama_cpp_library import Library, load_library
 from kullback.models._llama_cpp_tokenizer import tokenizer_of
 from kullback.models.llama_cpp import LlamaCppModel, LlamaCppPredictions
-from kullback.models.load import load_sized, load_text_model
+from kullback.models.load import load_sized, load_text_model, tokenizer_alone
 from tiny_models import TEXT, llama_and_gguf
 
 # float32 in another order: what llama.cpp's own attention and products differ by.
@@ -218,3 +221,54 @@ def test_without_a_library_the_weights_are_dequantised(
     monkeypatch.setattr("kullback.models.llama_cpp.load_library", load_library.__wrapped__)
     with pytest.raises(MissingExtraError, match=r"kullback\[gguf\]"):
         load_text_model(f"{folder}/tiny.gguf@llama.cpp")
+
+
+def test_a_model_that_is_not_causal_is_refused(folder: Path, tmp_path: Path) -> None:
+    """By the file's own entry, which transformers' path refuses, too."""
+    model = LlamaForCausalLM.from_pretrained(folder)
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    path = gguf_of(tmp_path / "both.gguf", model, tokenizer, entries={"attention.causal": False})
+    with pytest.raises(InvalidValueError, match="not a causal"):
+        load_text_model(str(path))
+
+
+def test_devices_that_llama_cpp_does_not_choose_are_refused(folder: Path) -> None:
+    """One GPU of several, and layers on a GPU beside the CPU."""
+    path = folder / "tiny.gguf"
+    with pytest.raises(InvalidValueError, match="CUDA_VISIBLE_DEVICES=1"):
+        load_text_model(str(path), device="cuda:1")
+    with pytest.raises(InvalidValueError, match=r"--device\) is cpu, and ngl is 20"):
+        load_text_model(f"{path}@ngl=20", device="cpu")
+    with pytest.raises(InvalidValueError, match="auto, cpu or cuda"):
+        load_text_model(str(path), device="mps")
+
+
+def test_a_batch_of_another_size_is_a_context_of_its_own(folder: Path) -> None:
+    """The same weights give other roundings, and the first model keeps its options."""
+    model = in_llama_cpp(folder)
+    other = model.in_batches(16)
+    assert (other.options.batch, other.session.batch, model.options.batch) == (16, 16, None)
+    assert other.session.handle is model.session.handle
+    ids_1T = ids_of(model, 100)
+    assert 0 < (logits_of(model, ids_1T) - logits_of(other, ids_1T)).abs().max() < 0.1
+
+
+def test_the_tokenizer_alone_is_checked_as_the_model_is(folder: Path, tmp_path: Path) -> None:
+    """A token that is there twice would end the process."""
+    path = gguf_vocabulary(tmp_path / "twice.gguf", ["a", "b", "a"], {"llama.block_count": 1})
+    with pytest.raises(InvalidValueError, match="'a' is a token twice"):
+        tokenizer_alone(str(path))
+
+
+def test_an_installed_package_is_upgraded_or_removed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Installing another package changes nothing where llama-cpp-python is taken first."""
+
+    def broken() -> tuple[str, str, type, type]:
+        raise OSError("no such symbol")
+
+    monkeypatch.setattr(_llama_cpp_library, "find_spec", lambda name: name == "llama_cpp" or None)
+    monkeypatch.setattr(_llama_cpp_library, "_of_llama_cpp_python", broken)
+    with pytest.raises(InvalidValueError, match=r"no such symbol.*uninstall llama-cpp-python"):
+        _llama_cpp_library.load_library.__wrapped__()

@@ -16,6 +16,7 @@ from kullback.models.load import load_sized
 from kullback.models.quantization import Scheme, linear_weights
 from kullback.models.quantized_folder import save_quantised
 from kullback.runtime.progress import Progress
+from tiny_models import llama_and_gguf
 
 
 @pytest.fixture
@@ -137,3 +138,15 @@ def test_progress_names_the_stages(tiny_llama_folder: Path, tmp_path: Path) -> N
         f"loading {tiny_llama_folder}", f"quantising {tiny_llama_folder} to int8"
     ]  # fmt: skip
     assert all(done == total > 0 for done, total in told.stages.values())
+
+
+def test_a_gguf_file_is_named_without_options_of_llama_cpp(tmp_path: Path) -> None:
+    """They are not of the weights; that these were dequantised is noted."""
+    folder = tmp_path / "llama"
+    folder.mkdir()
+    llama_and_gguf(folder)
+    for end in ("@llama.cpp", "@ctk=q8_0"):
+        with pytest.raises(InvalidValueError, match=r"llama\.cpp runs the file.*tiny\.gguf$"):
+            save_quantised(f"{folder}/tiny.gguf{end}", Scheme.parse("bf16"), tmp_path / "new")
+    saved = save_quantised(folder / "tiny.gguf", Scheme.parse("bf16"), tmp_path / "new")
+    assert any("dequantised first" in note for note in saved.notes)

@@ -114,6 +114,7 @@ def test_an_input_is_never_replaced_under_any_name(tmp_path: Path) -> None:
     for name in ("text.txt", "symbolic", "hard", "../" + tmp_path.name + "/text.txt"):
         refused(tmp_path / name, "overwritten", str(text), inputs=[text], force=True)
         refused(tmp_path / name, "overwritten", inputs=[f"{text}@int8"], force=True)
+        refused(tmp_path / name, "overwritten", inputs=[f"{text}@transformers@int8"], force=True)
     check(text)
     check(tmp_path / "other.html", inputs=[text, "gpt2", "conjugation", "-"])
 

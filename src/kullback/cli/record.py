@@ -60,7 +60,9 @@ def _record(options: argparse.Namespace) -> None:
     if options.text is None:
         raise InvalidValueError("--text FILE is missing: say which text the model is to read")
     # Before torch is imported, which takes seconds; `record` decides again.
-    kind: FileKind = "recording" if options.distributions else "records"
+    kind: FileKind = (
+        "logits" if options.format else "recording" if options.distributions else "records"
+    )
     check_outputs(
         Output("the output (-o)", options.output, kind),
         inputs=[options.model, *options.text],

@@ -43,7 +43,8 @@ from kullback.comparison.token_records import TokenRows, compare_records
 from kullback.errors import InvalidValueError
 from kullback.evaluation.options import Model, PassOptions, model_name, named_paths
 from kullback.models.interface import TextModel
-from kullback.models.llama_cpp_options import Backend
+from kullback.models.llama_cpp import LlamaCppModel
+from kullback.models.llama_cpp_options import Backend, split_gguf
 from kullback.models.load import load_sized, tokenizer_alone
 from kullback.models.quantization import Scheme
 from kullback.models.quantized import SizedModel, check_scheme_fits, split_scheme
@@ -343,6 +344,9 @@ def _with_schemes(request: _Request) -> tuple[list[Model], Scheme | None]:
             f"schemes (--schemes) quantise the reference, and {base} is a recording: name the "
             "quantised models, MODEL@SCHEME, as candidates"
         )
+    file, backend, _ = split_gguf(base)
+    if backend == "llama.cpp":  # its options are not about the weights, which the schemes quantise
+        base = file
     candidates = [*request.candidates, *(f"{base}@{name}" for name in request.schemes)]
     if not candidates:
         raise InvalidValueError(NO_CANDIDATE)
@@ -378,7 +382,8 @@ def _check_schemes_fit(
 def _in_bfloat16(request: _Request, model: TextModel | None) -> Callable[[], TextModel] | None:
     """Loads the reference in bfloat16; None where its noise in another type is not defined."""
     operand = request.reference
-    if model is None or model.dtype != torch.float32:
+    # llama.cpp computes in the types of the file, whatever the type of its logits.
+    if model is None or model.dtype != torch.float32 or isinstance(model, LlamaCppModel):
         return None
     if isinstance(operand, tuple):
         transformer, tokenizer = operand

@@ -10,6 +10,8 @@ from typing import Literal, TypeAlias
 from kullback.errors import InvalidValueError
 from kullback.evaluation.options import Model, PassOptions, model_name
 from kullback.evaluation.token_records import is_records, read_metadata
+from kullback.models.llama_cpp_options import split_gguf
+from kullback.models.quantized import split_scheme
 from kullback.predictions.llama_cpp_logits import is_llama_cpp_logits
 from kullback.predictions.recording import read_header
 from kullback.runtime.inputs import check_regular
@@ -42,6 +44,10 @@ def kinds_of(operands: Sequence[Model]) -> list[Kind]:
         check_regular(path, "the operand")
         if path.suffix in FILE_SUFFIXES and not path.exists():
             raise InvalidValueError(f"there is no file {path}")
+        if ".gguf@" in path.name and not path.exists():
+            file = Path(split_gguf(split_scheme(str(path))[0])[0])
+            if file.suffix == ".gguf" and not file.expanduser().exists():
+                raise InvalidValueError(f"there is no file {file}")
     kinds = [_kind(operand) for operand in operands]
     if "logits" in kinds:
         _check_logits(operands, kinds)

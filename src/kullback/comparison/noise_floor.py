@@ -21,6 +21,7 @@ from kullback.evaluation.passes import (
     subsample,
 )
 from kullback.models.interface import TextModel
+from kullback.models.llama_cpp import LlamaCppModel
 from kullback.predictions.base import Predictions
 from kullback.results.comparison import BATCH_SHAPE
 from kullback.results.measurement import Measurement
@@ -29,6 +30,10 @@ from kullback.scoring.divergence import concatenate_divergences
 from kullback.text.windows import Window
 
 __all__ = ["above_noise", "noise_floor", "noise_ratio"]
+
+# Tokens that llama.cpp reads at a time: fewer than in the pass, and more than the 8 up to which its
+# CUDA kernels multiply vectors.
+LLAMA_CPP_BATCH = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,6 +65,7 @@ def noise_floor(
 ) -> dict[str, Measurement]:
     """KL of `model` from itself in another batch shape, and in another type, by what is changed.
 
+    A model that llama.cpp runs reads the text in batches of 16 tokens instead of its own.
     `reference` gives its predictions, which may be kept; `in_other_type` loads it in another type.
     In nats/token on a part of the text: rounding is much the same everywhere.
     """
@@ -73,7 +79,10 @@ def noise_floor(
         kl_M = concatenate_divergences(list(rows)).kl
         floor[name] = weighted_mean(kl_M, part.places)
 
-    measure(BATCH_SHAPE, _InABatch(model))
+    if isinstance(model, LlamaCppModel):  # which reads rows of a batch one after the other
+        measure(BATCH_SHAPE, ModelPredictor(model.in_batches(LLAMA_CPP_BATCH)))
+    else:
+        measure(BATCH_SHAPE, _InABatch(model))
     if in_other_type is not None:
         other = in_other_type()
         measure(str(other.dtype).removeprefix("torch."), ModelPredictor(other))

@@ -121,11 +121,17 @@ class PassOptions:
             raise InvalidValueError(
                 f"backend is {self.backend!r}: it must be one of {', '.join(BACKENDS)}"
             )
-        names = [split_gguf(split_scheme(str(name))[0])[0] for name in named_paths(*models)]
-        if not any(name.endswith(".gguf") for name in names):
+        split = [split_scheme(str(name)) for name in named_paths(*models)]
+        files = [part for part in split if split_gguf(part[0])[0].endswith(".gguf")]
+        if not files:
             raise InvalidValueError(
                 f"backend (--backend) is {self.backend}, which is about .gguf files, and no model "
                 "is one: leave it out"
+            )
+        if self.backend == "llama.cpp" and all(scheme is not None for _, scheme in files):
+            raise InvalidValueError(
+                f"backend (--backend) is llama.cpp, and {files[0][0]} is quantised further, which "
+                "is done in transformers: leave out the scheme, or the backend"
             )
 
     def in_float32(self, model: Model) -> Callable[[], TextModel] | None:

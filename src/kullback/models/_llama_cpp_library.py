@@ -37,6 +37,10 @@ __all__ = ["Batch", "Library", "collected_errors", "is_installed", "load_library
 #: Versions of xllamacpp whose structs are those below (llama.cpp of October 2026).
 KNOWN = ("2026.10.11549",)
 INSTALL = f"pip install 'kullback[gguf]' (it brings xllamacpp {KNOWN[-1]})"
+#: llama-cpp-python is taken where it is installed, so that another package alone changes nothing.
+UPGRADE = (
+    f"upgrade llama-cpp-python, or uninstall it (pip uninstall llama-cpp-python) and {INSTALL}"
+)
 ERROR = 4  # GGML_LOG_LEVEL_ERROR of ggml.h
 
 
@@ -165,7 +169,8 @@ def load_library() -> Library:
         if find_spec("xllamacpp") is not None:
             return _declared(*_of_xllamacpp())
     except (OSError, AttributeError, ImportError) as error:
-        raise InvalidValueError(f"llama.cpp does not load ({error}): {INSTALL}") from None
+        remedy = INSTALL if find_spec("llama_cpp") is None else UPGRADE
+        raise InvalidValueError(f"llama.cpp does not load ({error}): {remedy}") from None
     raise MissingExtraError(f"llama.cpp is not installed: {INSTALL}")
 
 
@@ -235,9 +240,10 @@ def _check_defaults(
         if expected is None:
             value = value or None  # a null pointer, typed or not
         if value != expected:
+            remedy = UPGRADE if package.startswith("llama-cpp-python") else INSTALL
             raise InvalidValueError(
                 f"{package} brings a llama.cpp whose {name} has {field} = {value!r} and not "
-                f"{expected!r}, so its memory is laid out in another way: {INSTALL}, or name the "
+                f"{expected!r}, so its memory is laid out in another way: {remedy}, or name the "
                 "model FILE.gguf@transformers"
             )
 

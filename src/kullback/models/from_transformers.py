@@ -33,6 +33,7 @@ from kullback.models.gguf_in_transformers import (
     check_readable,
     load_tokenizer,
     prepare,
+    release_quantiser,
 )
 from kullback.models.huggingface import HuggingFaceModel
 from kullback.models.locate import Location
@@ -193,6 +194,7 @@ def _load(
         _check_complete(name, report)
         if location.header is not None:
             check_placed(location.header, sorted(report.get("unexpected_keys") or ()))
+            release_quantiser(model)
     notes = [
         *pinned,
         *of_text_alone(name, model),

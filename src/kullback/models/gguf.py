@@ -32,11 +32,26 @@ def load_llama_cpp(
             "llama.cpp, which computes in the types of the file: leave it out, or name "
             f"{location.gguf}@transformers"
         )
-    kind = str(device).partition(":")[0]
+    kind, _, index = str(device).partition(":")
     if kind not in ("auto", "cpu", "cuda"):
         raise InvalidValueError(
-            f"device (--device) is {device}: {location.name} runs in llama.cpp, on auto or cpu; "
-            f"leave it out, or name {location.gguf}@transformers"
+            f"device (--device) is {device}: {location.name} runs in llama.cpp, on auto, cpu or "
+            f"cuda; leave it out, or name {location.gguf}@transformers"
+        )
+    if kind == "cuda" and index:
+        raise InvalidValueError(
+            f"device (--device) is {device}: {location.name} runs in llama.cpp, which uses all "
+            f"GPUs that it sees; give cuda, and CUDA_VISIBLE_DEVICES={index} in the environment"
+        )
+    if kind == "cpu" and location.options is not None and location.options.ngl:
+        raise InvalidValueError(
+            f"device (--device) is cpu, and ngl is {location.options.ngl}, layers of "
+            f"{location.gguf} on a GPU: leave out one of the two"
+        )
+    if location.header.of_model("attention.causal") is False:
+        raise InvalidValueError(
+            f"the model {location.name} is not a causal language model: each of its predictions "
+            "sees the tokens after it; choose one that was trained to predict the next token"
         )
     check_asserts(location.header)
     shown = location.gguf.name

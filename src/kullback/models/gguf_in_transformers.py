@@ -19,9 +19,9 @@ from kullback.models.gguf_token_types import REMEDY
 from kullback.models.gguf_tokenizer import tokenizer_of
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["check_placed", "check_readable", "load_tokenizer", "prepare"]
+__all__ = ["check_placed", "check_readable", "load_tokenizer", "prepare", "release_quantiser"]
 
 
 def check_readable(file: GGUFFile) -> None:
@@ -64,6 +64,15 @@ def prepare(file: GGUFFile, config: PreTrainedConfig) -> None:
     """
     apply_header(file, config)
     check_placed(file, _without_place(file, config))
+
+
+def release_quantiser(model: PreTrainedModel) -> None:
+    """Let a dequantised model be one of floats: transformers takes it for quantised otherwise."""
+    quantiser: Any = getattr(model, "hf_quantizer", None)
+    if quantiser is None:
+        return
+    if quantiser.quantization_config.dequantize or not getattr(quantiser, "supported", False):
+        quantiser.remove_quantization_config(model)
 
 
 def check_placed(file: GGUFFile, tensors: list[str]) -> None:

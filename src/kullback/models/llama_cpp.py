@@ -19,7 +19,7 @@ import threading
 import weakref
 from collections.abc import Callable
 from ctypes import c_int8, c_int32
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -98,7 +98,11 @@ class LlamaCppModel:
         parameters.n_gpu_layers = layers if offloads else 0
         handle = _Handle.open(library, paths[0], parameters)
         pointer = handle.pointer
-        if not c.llama_model_has_decoder(pointer) or c.llama_model_has_encoder(pointer):
+        if (
+            not c.llama_model_has_decoder(pointer)
+            or c.llama_model_has_encoder(pointer)
+            or c.llama_model_is_diffusion(pointer)
+        ):
             raise InvalidValueError(
                 f"the model {paths[0]} is not a causal language model: choose one that was trained "
                 "to predict the next token"
@@ -143,6 +147,14 @@ class LlamaCppModel:
             with path.open("rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
         return digest.hexdigest()
+
+    def in_batches(self, batch: int) -> LlamaCppModel:
+        """The same weights in a context of its own, which reads `batch` tokens at a time."""
+        options = replace(self.options, batch=batch)
+        session = Session(
+            self.library, self.session.handle, self.name, options, self.vocabulary_size
+        )
+        return replace(self, options=options, session=session)
 
     def predict(self, inputs_NT: Int[Tensor, "N T"]) -> LlamaCppPredictions:
         """Predictions at all N·T positions, row by row, computed when they are asked for.
@@ -231,7 +243,8 @@ class Session:
         self.batch = options.batch or BATCH
         self.rows = max(1, min(self.batch, LOGITS_BYTES // (4 * V)))
         """Positions whose logits are computed at a time."""
-        self._library, self._handle, self._name, self._options = library, handle, name, options
+        self.handle = handle
+        self._library, self._name, self._options = library, name, options
         self._lock = threading.Lock()
         self._context: _Context | None = None
         self._tokens_T = np.empty(0, np.int32)
@@ -289,6 +302,11 @@ class Session:
         self._batch(self._tokens_T[first : int(held_P[-1]) + 1], held_P - first)
         assert self._context is not None, "it was made above"
         pointer = self._library.c.llama_get_logits(self._context.pointer)
+        if not pointer:
+            raise RunError(
+                f"llama.cpp computes no logits for {self._name}: it may be a model of embeddings; "
+                "choose one that was trained to predict the next token"
+            )
         shape = (len(held_P), self.vocabulary_size)
         self._logits_PV, self._held_P = np.ctypeslib.as_array(pointer, shape), held_P
 
@@ -332,10 +350,10 @@ class Session:
         parameters.type_k = CACHE_TYPES[options.ctk or "f16"]
         parameters.type_v = CACHE_TYPES[options.ctv or "f16"]
         with collected_errors(self._library) as errors:
-            pointer = c.llama_init_from_model(self._handle.pointer, parameters)
+            pointer = c.llama_init_from_model(self.handle.pointer, parameters)
             if not pointer:
                 raise no_context(self._name, size, errors)
-        self._context = _Context(self._library, self._handle, pointer, size)
+        self._context = _Context(self._library, self.handle, pointer, size)
         return self._context
 
 

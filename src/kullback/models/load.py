@@ -19,6 +19,7 @@ from kullback.models._quiet import no_steps
 from kullback.models.devices import best_device, check_device
 from kullback.models.from_transformers import load_from_transformers
 from kullback.models.gguf import dequantised, load_llama_cpp
+from kullback.models.gguf_asserts import check_asserts
 from kullback.models.interface import TextModel
 from kullback.models.llama_cpp import read_tokenizer
 from kullback.models.llama_cpp_options import Backend, split_gguf
@@ -167,6 +168,7 @@ def tokenizer_alone(
     location = locate(base)
     if location.header is None or _backend(location, backend) != "llama.cpp":
         return None
+    check_asserts(location.header)
     return partial(read_tokenizer, location.header.parts)
 
 
@@ -176,8 +178,8 @@ def _backend(location: Location, wanted: Backend | None) -> Backend:
         return "transformers"
     if location.backend is not None and wanted not in (None, location.backend):
         raise InvalidValueError(
-            f"{location.name} is run by {location.backend}, and {wanted} is asked for, which "
-            "quantising further needs: leave out what follows the @ of the file"
+            f"{location.name} is run by {location.backend}, and backend (--backend) is {wanted}: "
+            "leave out one of the two"
         )
     return location.backend or wanted or ("llama.cpp" if is_installed() else "transformers")
 

@@ -78,6 +78,12 @@ def split_scheme(name: str) -> tuple[str, Scheme | None]:
             "MODEL@SCHEME, such as runs/mine@int8"
         )
     parsed = Scheme.parse(scheme)
+    file, backend, _ = split_gguf(base)
+    if backend == "llama.cpp" and not _exists(base):
+        raise InvalidValueError(
+            f"{name} has a scheme, and llama.cpp runs a file as it is stored: write "
+            f"{file}@{scheme}, whose weights are dequantised and run in transformers"
+        )
     model, second, earlier = base.rpartition("@")
     if second and _is_scheme(earlier) and not _exists(base):
         once = " or ".join(dict.fromkeys(f"{model}@{part}" for part in (earlier, scheme)))

@@ -23,7 +23,7 @@ from kullback.models._quiet import quiet_loggers, quiet_transformers
 from kullback.models._tokenizers import save_tokenizer
 from kullback.models._wrappers import auto_class
 from kullback.models.from_transformers import load_pretrained
-from kullback.models.locate import locate
+from kullback.models.locate import Location, locate
 from kullback.models.quantization import (
     FLOATS,
     Scheme,
@@ -69,6 +69,7 @@ def save_quantised(
     progress.plan(2)
     with locked_output(folder):
         location = locate(str(name))
+        _check_weights_alone(location)
         progress.stage(f"loading {name}")
         loaded = load_pretrained(location, torch.float32, trust_remote_code, progress.advance)
         check_not_quantised(location.name, loaded.model)
@@ -94,7 +95,26 @@ def save_quantised(
         bytes_weights=sum(n for name, n in sizes.items() if name.endswith(".safetensors")),
         bytes_saved=sum(sizes.values()),
         unquantised=tuple(unquantised),
-        notes=(*loaded.notes, *quantised.notes),
+        notes=(*loaded.notes, *_dequantised(location), *quantised.notes),
+    )
+
+
+def _check_weights_alone(location: Location) -> None:
+    """Raise `InvalidValueError` where the name says how llama.cpp runs the file."""
+    if location.backend == "llama.cpp":
+        raise InvalidValueError(
+            f"{location.name} says how llama.cpp runs the file, and only its weights are "
+            f"quantised: give {location.gguf}"
+        )
+
+
+def _dequantised(location: Location) -> tuple[str, ...]:
+    """The note of a model that is made of a .gguf file."""
+    if location.gguf is None:
+        return ()
+    return (
+        f"the weights of {location.gguf} were dequantised first: the folder has the errors of both "
+        "quantisations",
     )
 
 

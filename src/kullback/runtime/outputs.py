@@ -258,12 +258,16 @@ def _files_in(folder: Path) -> Iterator[Path]:
 
 
 def _existing(name: str | Path) -> Path | None:
-    """The path that is meant, without a quantisation; None where nothing is there."""
-    for text in (str(name), str(name).rpartition("@")[0]):
-        if text and text != "-":
-            path = Path(text).expanduser()
-            if _state(path) is not None:
-                return path
+    """The path that is meant, without what follows an @; None where nothing is there.
+
+    A backend or options and a quantisation may follow: ``m.gguf@transformers@int8``.
+    """
+    text = str(name)
+    while text:
+        path = Path(text).expanduser()
+        if text != "-" and _state(path) is not None:
+            return path
+        text = text.rpartition("@")[0]
     return None
 
 

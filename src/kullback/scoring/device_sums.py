@@ -20,6 +20,7 @@ import math
 import os
 from dataclasses import dataclass
 from functools import cache
+from subprocess import SubprocessError
 from types import ModuleType
 from typing import NamedTuple, TypeVar
 
@@ -27,7 +28,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from kullback.predictions.base import FactoredPredictions, Predictions
+from kullback.predictions.base import DensePredictions, FactoredPredictions, Predictions
 from kullback.predictions.checks import check_rows
 from kullback.scoring.block_sums import BlockSums, RowTotals
 from kullback.scoring.logit_blocks import Chunk, row_chunks
@@ -70,14 +71,27 @@ class PairSum(NamedTuple):
 
 @cache
 def device_kernels(device_type: str) -> ModuleType | None:
-    """The kernels, where they run: on CUDA with Triton, and on a CPU in Triton's interpreter."""
-    if device_type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
+    """The kernels, where they run: on CUDA with Triton, and on a CPU in Triton's interpreter.
+
+    Triton compiles the code that starts a kernel when it first starts one, and without a C compiler
+    that fails.  `KULLBACK_COMPILE=0` leaves the sums to torch, but for those in the interpreter.
+    """
+    compiles = device_type == "cuda" and os.environ.get("KULLBACK_COMPILE") != "0"
+    if not compiles and os.environ.get("TRITON_INTERPRET") != "1":
         return None
     try:
         from kullback.scoring import triton_kernels
-    except ImportError:
+
+        _start(triton_kernels, torch.device(device_type))
+    except (ImportError, OSError, RuntimeError, SubprocessError):
         return None
     return triton_kernels
+
+
+def _start(kernels: ModuleType, device: torch.device) -> None:
+    """Sum a row of two logits, to see whether the kernels are compiled and started."""
+    predictions = DensePredictions(torch.zeros((1, 2), device=device))
+    device_token_totals(kernels, predictions, torch.zeros(1, dtype=torch.int64, device=device), 0)
 
 
 def device_token_totals(

@@ -22,7 +22,8 @@ from kullback.errors import InvalidValueError
 from kullback.predictions.base import Predictions
 from kullback.predictions.checks import check_targets
 from kullback.scoring.device_sums import device_kernels, device_pair_totals
-from kullback.scoring.logit_blocks import Chunk, device_of, has_float32_logits, row_chunks
+from kullback.scoring.logit_blocks import Chunk, has_float32_logits, row_chunks
+from kullback.scoring.one_device import common_device, on_device
 from kullback.scoring.pair_sums import TOP_K, PairSums, PairTotals
 from kullback.scoring.token_statistics import TokenStatistics, concatenate_statistics
 
@@ -103,6 +104,7 @@ def divergence_statistics(
     The first `vocabulary_size` columns are compared: by default as many as both models have, since
     models often pad their vocabulary to a round number.  The distributions are those over the
     columns compared, which sum to 1; the probability of the other columns is reported as padding.
+    Where one is on an accelerator, the other is moved there.
 
     On a CPU the cost above the two heads' matmuls is about a third of theirs at D = 576, with a
     dozen blocks of a megabyte in memory.  Safe to call from several threads, on different rows.
@@ -133,7 +135,8 @@ def divergence_statistics(
     statistics = DivergenceStatistics.empty(M)
     if M == 0:
         return statistics
-    device = device_of(reference)
+    device = common_device(reference, candidate)
+    reference, candidate = on_device(reference, device), on_device(candidate, device)
     targets_M = targets_M.to(device)
     kernels = device_kernels(device.type)
     if kernels and has_float32_logits(reference) and has_float32_logits(candidate):
