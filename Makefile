@@ -7,7 +7,7 @@ OUT ?= lab
 PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help lab test test-all check format bench clean
+.PHONY: help lab test test-all fuzz check format bench clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -20,6 +20,9 @@ test: $(VENV)/dev.done  ## all tests but the slow ones
 
 test-all: $(VENV)/smollm2.done  ## all tests; the slow ones need minutes and a pretrained model
 	$(BIN)/python -m pytest -n auto
+
+fuzz: $(VENV)/dev.done  ## 3,000 damaged files for each reader; about an hour
+	KULLBACK_FUZZ_EXAMPLES=3000 $(BIN)/python -m pytest -n auto -m slow tests/faults/test_readers.py
 
 check: $(VENV)/dev.done  ## format, lint, types, import contracts, then the tests
 	$(BIN)/ruff format --check .
