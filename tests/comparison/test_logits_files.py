@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from scipy.special import log_softmax
 
 import kullback
 from kullback.comparison.logits_files import compare_logits_files
+from kullback.comparison.logits_tokens import bos_notes
 from kullback.errors import InvalidValueError
 from kullback.predictions.llama_cpp_logits import LlamaCppLogits
 from tiny_logits import reproducible_llama, write_logits
@@ -150,6 +153,23 @@ def test_the_file_begins_each_text_as_llama_cpp_does(written: Path, tiny_llama: 
         ids = np.concatenate([[tokenizer.bos_id], ids])
     assert base.context == 24
     np.testing.assert_array_equal(base.tokens_CT.reshape(-1), ids[: base.tokens_CT.size])
+
+
+def test_another_beginning_of_the_chunks_is_noted(written: Path) -> None:
+    """A KL that is due to BOS has a note, whichever of the two reads it."""
+    base = LlamaCppLogits.open(written / "base.kld")
+    first = int(base.tokens_CT[0, 0])
+
+    def notes(bos_id: int | None, adds_bos: bool) -> list[str]:
+        tokenizer = SimpleNamespace(
+            bos_id=bos_id, adds_bos=adds_bos, special_strings=(), token_text=lambda _: "<s>"
+        )
+        model: Any = SimpleNamespace(name="m", tokenizer=tokenizer)
+        return bos_notes(base, model, "auto")
+
+    assert notes(first, True) == notes(None, False) == notes(first + 1, False) == []
+    assert ["--bos never" in note for note in notes(first + 1, True)] == [True]
+    assert ["--bos always" in note for note in notes(first, False)] == [True]
 
 
 @pytest.mark.parametrize(

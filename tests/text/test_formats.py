@@ -88,7 +88,11 @@ def test_compressed_text_is_one_document(tmp_path, compression):
         ("a.csv", b"", ["no column 'text'"]),
         ("a.csv", b"text,text\na,b\n", ["more than one column"]),
         ("a.jsonl.gz", b"not compressed", ["damaged or not a .gz"]),
-        ("a.jsonl.gz", gzip.compress(b'{"text": "a"}\n' * 99, mtime=0)[:-9], ["damaged or not a .gz"]),
+        (
+            "a.jsonl.gz",
+            gzip.compress(b'{"text": "a"}\n' * 99, mtime=0)[:-9],
+            ["damaged or not a .gz"],
+        ),
         ("a.txt.xz", b"not compressed", ["damaged or not a .xz"]),
         ("a.txt.zst", b"not compressed", ["damaged"]),
         ("a.txt.zst", compressed_zst(b"a text" * 99)[:-5], ["damaged"]),

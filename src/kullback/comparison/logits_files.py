@@ -19,13 +19,13 @@ import torch
 from jaxtyping import Bool, Float
 
 from kullback.comparison.llama_cpp import TokenColumns, check_same_tokens, llama_cpp_statistics
-from kullback.comparison.logits_tokens import check_model, check_text, windows_of
+from kullback.comparison.logits_tokens import bos_notes, check_model, check_text, windows_of
 from kullback.comparison.measures import compare_tokens, kl_quantiles, paired_measures
 from kullback.comparison.operands import ModelOperand
 from kullback.comparison.row_pairs import unweighted_places
 from kullback.comparison.stored import origin, stored_comparison
 from kullback.evaluation.measures import Places, weighted_mean
-from kullback.evaluation.passes import ModelPredictor
+from kullback.evaluation.passes import ModelPredictor, is_exclusive
 from kullback.predictions.base import DensePredictions
 from kullback.predictions.llama_cpp_logits import LlamaCppLogits
 from kullback.predictions.rounded import RoundedRows
@@ -147,8 +147,8 @@ def compare_logits_with_model(
         open_piece,
         clipped=False,
         normalised=False,
-        at_once=len(windows) if model.device.type == "cpu" else 1,
-        notes=operand.notes,
+        at_once=1 if model.device.type != "cpu" or is_exclusive(predictor) else len(windows),
+        notes=[*bos_notes(first, model, bos), *operand.notes],
     )
     return _compare(first, candidate, documents, progress)
 

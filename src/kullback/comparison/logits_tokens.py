@@ -21,7 +21,7 @@ from kullback.text.documents import Document
 from kullback.text.protocol import Bos, Protocol
 from kullback.text.windows import Stream, Window
 
-__all__ = ["check_cut", "check_model", "check_text", "windows_of"]
+__all__ = ["bos_notes", "check_cut", "check_model", "check_text", "windows_of"]
 
 # Tokens that are read again to see whether the tokenizer is the file's, and the least share of
 # them that must come back: a chunk may begin and end within a word.
@@ -72,6 +72,28 @@ def check_model(base: LlamaCppLogits, model: TextModel, bos: Bos) -> None:
 def _bos(model: TextModel, bos: Bos) -> int | None:
     wanted = bos == "always" or (bos == "auto" and model.tokenizer.adds_bos)
     return model.tokenizer.bos_id if wanted else None
+
+
+def bos_notes(base: LlamaCppLogits, model: TextModel, bos: Bos) -> list[str]:
+    """A note where model and file seem to begin their chunks otherwise.
+
+    The tokens of a file whose model reads BOS begin with it; in each chunk it replaced the first.
+    """
+    first, leading, tokenizer = int(base.tokens_CT[0, 0]), _bos(model, bos), model.tokenizer
+    if leading is not None and first != leading:
+        return [
+            f"{model.name} reads {tokenizer.token_text(leading)!r} (BOS) before each chunk, and "
+            f"the tokens of {base.name} do not begin with it, so the model that wrote the file "
+            "probably read none: KL and ΔCE include this difference; --bos never leaves it out"
+        ]
+    text = tokenizer.token_text(first)
+    if leading is None and (first == tokenizer.bos_id or text in tokenizer.special_strings):
+        return [
+            f"the tokens of {base.name} begin with the special token {text!r}, so the model that "
+            f"wrote the file probably read it (BOS) before each chunk, and {model.name} reads "
+            "none: KL and ΔCE include this difference; --bos always adds the model's own"
+        ]
+    return []
 
 
 def windows_of(base: LlamaCppLogits, model: TextModel, bos: Bos) -> list[Window]:
