@@ -85,7 +85,7 @@ def test_a_text_of_more_tokens_than_bytes_is_read(folder: Path) -> None:
             return -99 if len(sizes) == 1 else int(library.c.llama_tokenize(*arguments))
 
     asking = cast(Library, SimpleNamespace(c=Asking()))
-    pointer = model.session._handle.pointer
+    pointer = model.session.handle.pointer
     tokenizer = tokenizer_of(asking, pointer, "m", model)
     assert tokenizer.ids("hola") == model.tokenizer.ids("hola")
     assert sizes == [6, 99]
