@@ -9,8 +9,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+import torch
+
+from kullback.scoring import device_sums
+from kullback.scoring.device_sums import device_kernels
 
 pytest.importorskip("triton", reason="Triton has no wheels for this platform")
 
@@ -26,3 +31,21 @@ def test_the_kernels_give_the_statistics_of_float64() -> None:
     )
     assert result.returncode == 0, result.stderr
     assert "12 checks" in result.stdout
+
+
+def test_without_a_compiler_the_sums_are_those_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Triton raises RuntimeError where it starts the first kernel; one variable turns it off."""
+    started: list[str] = []
+
+    def start(kernels: ModuleType, device: torch.device) -> None:
+        started.append(device.type)
+        raise RuntimeError("Failed to find C compiler")
+
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    monkeypatch.delenv("KULLBACK_COMPILE", raising=False)
+    monkeypatch.setattr(device_sums, "_start", start)
+    assert device_kernels.__wrapped__("cuda") is None
+    assert device_kernels.__wrapped__("cpu") is None
+    monkeypatch.setenv("KULLBACK_COMPILE", "0")
+    assert device_kernels.__wrapped__("cuda") is None
+    assert started == ["cuda"]
