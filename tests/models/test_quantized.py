@@ -32,6 +32,16 @@ def test_the_scheme_follows_the_last_at_sign(name: str, base: str, scheme: str |
     assert (model, parsed and parsed.name) == (base, scheme)
 
 
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("runs/mine@ctk=q8_0", r"only a \.gguf file"), ("model.gguf@ctk", "ctk is ''.*q8_0")],
+)
+def test_misplaced_options_of_llama_cpp_are_no_scheme(name: str, words: str) -> None:
+    """Options of a folder, and an option without a value."""
+    with pytest.raises(InvalidValueError, match=words):
+        split_scheme(name)
+
+
 def test_an_existing_path_is_no_scheme(tmp_path: Path) -> None:
     """A folder whose name has an at sign is a model."""
     path = tmp_path / "model@int8"

@@ -90,7 +90,7 @@ def split_gguf(name: str) -> tuple[str, Backend | None, LlamaCppOptions | None]:
     for backend in BACKENDS:
         if text == backend:
             return base, backend, None
-    if "=" not in text:
+    if "=" not in text and text not in (*NUMBERS, *CHOICES):
         return name, None, None
     return base, "llama.cpp", LlamaCppOptions.parse(text)
 

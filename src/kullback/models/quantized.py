@@ -77,6 +77,11 @@ def split_scheme(name: str) -> tuple[str, Scheme | None]:
             f"{name} lacks {'a scheme after' if base else 'a model before'} the @: write "
             "MODEL@SCHEME, such as runs/mine@int8"
         )
+    if "=" in scheme:
+        raise InvalidValueError(
+            f"{name} has options of llama.cpp after the @ ({scheme}), which only a .gguf file "
+            "takes: leave them out, or name a file, as in MODEL.gguf@ctk=q8_0"
+        )
     parsed = Scheme.parse(scheme)
     file, backend, _ = split_gguf(base)
     if backend == "llama.cpp" and not _exists(base):
