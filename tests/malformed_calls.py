@@ -229,7 +229,7 @@ CALLS: dict[str, tuple[str, ...]] = {
     "compare model run --text text.txt --window 16": ("tokenizer", "--source"),
     "evaluate model@int8 --source weather.toml": ("model@int8", "kullback quantise"),
     "evaluate header.gguf": ("header.gguf", "--text"),
-    "evaluate header.gguf --source weather.toml": ("header.gguf", "tokenizer"),
+    "evaluate header.gguf --source weather.toml": ("header.gguf", "download it again"),
     "evaluate run --source ''": ("source ''", "conjugation"),
     "evaluate run --source cut.weather.toml": ("cut.weather.toml", "TOML"),
     "evaluate no-run-tokenizer --text text.txt": ("no-run-tokenizer", "tokenizer.json"),

@@ -149,6 +149,11 @@ def of_tokenizer(path: Path) -> int:
     return TextTokenizer.load(path.parent).vocabulary_size
 
 
+def of_metrics(path: Path) -> int:
+    """The last step; -1 of a file that ends before its first."""
+    return max((int(row["step"]) for row in read_metrics(path)), default=-1)
+
+
 #: A file, its reader, and how much the reader finds in it while it is whole.
 READERS: dict[str, tuple[str, Callable[[Path], object], object]] = {
     "records": ("r.parquet", of_records, 60),
@@ -165,7 +170,7 @@ READERS: dict[str, tuple[str, Callable[[Path], object], object]] = {
     "configuration of a tokenizer": ("llama/tokenizer_config.json", of_tokenizer, 256),
     "configuration": ("llama/config.json", lambda path: locate(str(path.parent)).is_run, False),
     "description": ("run/training.json", of_run, 26),
-    "metrics": ("run/metrics.jsonl", lambda path: read_metrics(path)[-1]["step"], 26),
+    "metrics": ("run/metrics.jsonl", of_metrics, 26),
     "checkpoint": ("run/checkpoint.safetensors", of_checkpoint, 26),
 }  # fmt: skip
 

@@ -104,6 +104,41 @@ def _series(x, c0, c1, c2, c3, c4, c5, c6):
 
 
 @triton.jit
+def _log_ratio(x, y, both, first, second):
+    """l = x - y - offset with the rounding errors of both subtractions (Knuth's TwoSum).
+
+    The offset is first + second; 0 where not `both` are finite.
+    """
+    x, y = tl.where(both, x, 0.0), tl.where(both, y, 0.0)
+    difference = x - y
+    back = difference - x
+    error = (x - (difference - back)) - (y + back)
+    ratio = difference - first
+    back = ratio - difference
+    error += (difference - (ratio - back)) - (first + back)
+    return tl.where(both, ratio + (error - second), 0.0)
+
+
+@triton.jit
+def _near_terms(ratio):
+    """f(l), e^(-l) f(-l) and j(l), divided by l², by their series."""
+    kl = _series(ratio, 1 / 2, -1 / 6, 1 / 24, -1 / 120, 1 / 720, -1 / 5040, 1 / 40320)
+    reverse = _series(ratio, 1 / 2, -1 / 3, 1 / 8, -1 / 30, 1 / 144, -1 / 840, 1 / 5760)
+    js = _series(ratio, 1 / 8, -1 / 16, 1 / 64, -1 / 384, 1 / 2304, -1 / 11520, 1 / 92160)
+    return kl, reverse, js
+
+
+@triton.jit
+def _far_terms(ratio, both, has_p):
+    """s(l) = log(2 / (1 + e^(-l))) and s(-l); their limits where a model excludes the token."""
+    is_more = tl.where(both, ratio > 0, has_p)
+    size = tl.minimum(tl.where(both, tl.abs(ratio), FARTHEST), FARTHEST)
+    at_size = LOG_2 - tl.log(1 + tl.exp2(-size * PER_BIT))
+    at_minus_size = at_size - size
+    return tl.where(is_more, at_size, at_minus_size), tl.where(is_more, at_minus_size, at_size)
+
+
+@triton.jit
 def pair_sums_kernel(
     x_ptr,
     x_stride,
@@ -127,7 +162,6 @@ def pair_sums_kernel(
     `x_sums_ptr` and `y_sums_ptr` have what `row_sums_kernel` wrote for N blocks; `sums_ptr` is
     blocks × 11 × M.  The logit of y at the first largest of x is written to `at_top1_ptr`.  A block
     is read T columns at a time, and its sums are reduced once.
-    (Long, because its sums share what was loaded: a kernel reads each logit once.)
     """
     row, block = tl.program_id(0), tl.program_id(1)
     x_row_ptr = x_ptr + row.to(tl.int64) * x_stride
@@ -152,42 +186,25 @@ def pair_sums_kernel(
         has_p, has_q = x > -float("inf"), y > -float("inf")
         both = has_p & has_q
         p, q = tl.exp2((x - largest_x) * PER_BIT), tl.exp2((y - largest_y) * PER_BIT)
-        # l = x - y - offset with the rounding errors of both subtractions (Knuth's TwoSum).
-        x, y = tl.where(both, x, 0.0), tl.where(both, y, 0.0)
-        difference = x - y
-        back = difference - x
-        error = (x - (difference - back)) - (y + back)
-        ratio = difference - first
-        back = ratio - difference
-        error += (difference - (ratio - back)) - (first + back)
-        ratio = tl.where(both, ratio + (error - second), 0.0)
+        ratio = _log_ratio(x, y, both, first, second)
         near = both & (tl.abs(ratio) <= NEAR)
         far = (has_p | has_q) & (near == 0)
         # Near tokens: the series of f(l), e^(-l) f(-l) and j(l) over l².
         near_l = tl.where(near, ratio, 0.0)
         p_l2 = tl.where(near, p, 0.0) * near_l * near_l
-        near_kl += p_l2 * _series(
-            near_l, 1 / 2, -1 / 6, 1 / 24, -1 / 120, 1 / 720, -1 / 5040, 1 / 40320
-        )
-        near_reverse += p_l2 * _series(
-            near_l, 1 / 2, -1 / 3, 1 / 8, -1 / 30, 1 / 144, -1 / 840, 1 / 5760
-        )
-        near_js += p_l2 * _series(
-            near_l, 1 / 8, -1 / 16, 1 / 64, -1 / 384, 1 / 2304, -1 / 11520, 1 / 92160
-        )
+        kl, reverse, js = _near_terms(near_l)
+        near_kl += p_l2 * kl
+        near_reverse += p_l2 * reverse
+        near_js += p_l2 * js
         # Far tokens, and those that a model excludes: their log-ratio is infinite, s its limit.
         p, q = tl.where(far & has_p, p, 0.0), tl.where(far & has_q, q, 0.0)
         far_p += p
         far_q += q
         far_p_l += p * ratio
         far_q_l += q * ratio
-        is_more = tl.where(both, ratio > 0, has_p)
-        size = tl.minimum(tl.where(both, tl.abs(ratio), FARTHEST), FARTHEST)
-        # s(l) = log(2 / (1 + e^(-l))): at |l|, and at -|l|.
-        s_more = LOG_2 - tl.log(1 + tl.exp2(-size * PER_BIT))
-        s_less = s_more - size
-        far_p_s += p * tl.where(is_more, s_more, s_less)
-        far_q_s += q * tl.where(is_more, s_less, s_more)
+        p_s, q_s = _far_terms(ratio, both, has_p)
+        far_p_s += p * p_s
+        far_q_s += q * q_s
         only_p += (has_p & (has_q == 0)).to(tl.float32)
         only_q += (has_q & (has_p == 0)).to(tl.float32)
     out = sums_ptr + block.to(tl.int64) * 11 * M + row
