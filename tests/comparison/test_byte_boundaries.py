@@ -268,5 +268,9 @@ def lines_of_python(n_bytes: int) -> int:
 
 
 def test_nothing_is_done_token_by_token() -> None:
-    """Sixteen times the tokens run the same lines of Python."""
-    assert lines_of_python(160_000) == lines_of_python(10_000) > 10
+    """Sixteen times the tokens run the same lines of Python, once first calls are over."""
+    lines_of_python(10_000)
+    few, many = lines_of_python(10_000), lines_of_python(160_000)
+    assert few > 10
+    # The garbage collector may run lines of its own; a line a token would be 150,000 more.
+    assert abs(many - few) < 1_000
