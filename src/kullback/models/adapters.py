@@ -206,6 +206,7 @@ def apply_adapter(model: PreTrainedModel, adapter: Adapter) -> PreTrainedModel:
     try:
         with torch.no_grad(), warnings.catch_warnings(action="ignore"):
             merged: Any = adapted.merge_and_unload()
+    # What peft raises where a kind of adapter has no merge, or not into this kind of layer.
     except (AttributeError, NotImplementedError, ValueError, TypeError) as error:
         raise InvalidValueError(
             f"the adapter {adapter.name} is of the kind {adapter.kind}, which peft cannot merge "

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from functools import cache
 from subprocess import SubprocessError
 from types import ModuleType
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -105,7 +105,7 @@ def device_token_totals(
     sums = _RowSums(kernels, predictions, targets_M, slice(0, V), top_k)
     for rows in row_chunks(predictions, targets_M.device, DEVICE_BYTES // (4 * V)):
         sums.add(rows)
-    totals = _on_host(sums.totals())
+    totals = RowTotals(*_on_host(sums.totals()))
     check_rows(totals.largest_B, 0)
     return totals
 
@@ -146,7 +146,7 @@ def device_pair_totals(
     first_M5, second_M5 = reference.top_tokens_BK, candidate.top_tokens_BK
     is_shared = (first_M5[:, :, None] == second_M5[:, None, :]) & (first_M5 >= 0)[:, :, None]
     others = _on_host(
-        _PairOnly(
+        (
             *_divergences(sums_NSM, reference, candidate),
             is_shared.any(dim=2).sum(dim=1),
             (at_top1_M.double() - candidate.largest_B - candidate.log_z_B).exp(),
@@ -154,36 +154,20 @@ def device_pair_totals(
             paddings[1].share(candidate),
         )
     )
-    reference, candidate = _on_host(reference), _on_host(candidate)
+    reference, candidate = RowTotals(*_on_host(reference)), RowTotals(*_on_host(candidate))
     check_rows(reference.largest_B, 0, "the reference")
     check_rows(candidate.largest_B, 0, "the candidate")
     return PairTotals(reference, candidate, *others)
 
 
-class _PairOnly(NamedTuple):
-    """The fields of `PairTotals` that neither model has by itself."""
-
-    kl_B: Float[Tensor, "B"]
-    reverse_kl_B: Float[Tensor, "B"]
-    jensen_shannon_B: Float[Tensor, "B"]
-    top5_overlap_B: Int[Tensor, "B"]
-    at_top1_B: Float[Tensor, "B"]
-    reference_padding_B: Float[Tensor, "B"]
-    candidate_padding_B: Float[Tensor, "B"]
-
-
-Totals = TypeVar("Totals", RowTotals, _PairOnly)
-
-
-def _on_host(totals: Totals) -> Totals:
+def _on_host(columns: tuple[Tensor, ...]) -> list[Tensor]:
     """The columns on the CPU, in one transfer: all are numbers below 2^53."""
-    widths = [column.shape[1] if column.dim() == 2 else 1 for column in totals]
-    together = torch.cat([column.double().reshape(len(column), -1) for column in totals], dim=1)
-    results = [
+    widths = [column.shape[1] if column.dim() == 2 else 1 for column in columns]
+    together = torch.cat([column.double().reshape(len(column), -1) for column in columns], dim=1)
+    return [
         result.reshape(column.shape).to(column.dtype)
-        for column, result in zip(totals, torch.split(together.cpu(), widths, dim=1), strict=True)
+        for column, result in zip(columns, torch.split(together.cpu(), widths, dim=1), strict=True)
     ]
-    return type(totals)(*results)
 
 
 @dataclass(eq=False)
