@@ -2,19 +2,21 @@
 
 Random Llamas in bfloat16 read windows of random tokens, in alternating rounds:
 
-* bare: the body and the head's matmul, no softmax;
-* guide: the loop of the Transformers guide on perplexity, `model(input_ids, labels=...)`;
-* evaluate: hidden states, the head and all statistics of every position;
-* compare: the same of two models, with KL both ways and Jensen-Shannon;
-* short: documents of 27 tokens, one after the other.
+* bare: the body and the head's matmul in batches, no softmax;
+* guide: the loop of the Transformers guide on perplexity, `model(input_ids, labels=...)`, a window
+  at a time;
+* evaluate: `token_rows`, the pass of ``kullback evaluate``, with all statistics of every position;
+* compare: `divergence_rows`, that of ``kullback compare``: two models, KL both ways, JS and TV;
+* short: `token_rows` of documents of 27 tokens.
 
 Checks, of the same hidden states in float64: nll within 2e-6 on average and 1e-5 at worst, entropy
-within 1e-5, KL within 1e-5 of its size; a model against itself has a KL of exactly 0.
+within 1e-5, KL within 1e-5 of its size; a model against itself has a KL of exactly 0.  Candidates
+in int8, int4-g32 and fp8 are compared once.
 
 Goals on an H100: evaluate >= 0.87 of bare's tokens/s and 1.0 of the guide's; compare >= 0.83 of two
-bare forwards; at most 1 GB above the models.
+bare forwards; short >= 50,000 tokens/s; at most 1 GB above the models.
 
-It makes its models itself, writes nothing, and takes about two minutes on an H100.  Without an
+It makes its models itself, writes nothing, and takes about three minutes on an H100.  Without an
 accelerator it runs small on the CPU, where only the checks mean anything.
 
 Run it: ``python benchmarks/accelerator.py [--shapes 1b,8b] [--device cuda]``
@@ -26,43 +28,68 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
+import numpy as np
 import torch
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
-from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from kullback.evaluation.passes import ModelPredictor, TokenizedText, divergence_rows, token_rows
 from kullback.models.huggingface import HuggingFaceModel
+from kullback.models.quantization import Scheme
+from kullback.models.quantized import apply_scheme
 from kullback.scoring.device_sums import device_kernels
 from kullback.scoring.divergence import divergence_statistics
-from kullback.scoring.token_statistics import token_statistics
-from kullback.text.tokenizer import TextTokenizer
+from kullback.text.documents import Document
+from kullback.text.plan import plan
+from kullback.text.protocol import Protocol
+from kullback.text.tokenizer import Encoding, TextTokenizer
 
-# Width, width of the MLP, layers, heads, heads of keys, V.
+
+@dataclass(frozen=True)
+class Shape:
+    """The sizes of a Llama, and what it reads."""
+
+    width: int
+    inner: int
+    """Of the MLP."""
+    layers: int
+    heads: int
+    kv_heads: int
+    V: int
+    windows: int
+    window: int
+    batch: int
+    """Windows of a bare forward pass, as many as kullback reads at once."""
+    documents: int
+    """Of 27 tokens that are scored."""
+
+
 SHAPES = {
-    "small": (64, 128, 2, 4, 2, 6000),
-    "1b": (2048, 8192, 16, 32, 8, 128256),
-    "8b": (4096, 14336, 32, 32, 8, 128256),
+    "small": Shape(64, 128, 2, 4, 2, 6000, windows=8, window=128, batch=8, documents=100),
+    "1b": Shape(2048, 8192, 16, 32, 8, 128256, windows=16, window=2048, batch=8, documents=3000),
+    "8b": Shape(4096, 14336, 32, 32, 8, 128256, windows=8, window=2048, batch=8, documents=1000),
 }
 # The candidate is the reference with noise of this share of each matrix's standard deviation.
 NOISE = 0.02
 
 
-def random_llama(shape: str, device: str, seed: int) -> HuggingFaceModel:
-    """A Llama of random weights in bfloat16, made on the device."""
-    width, inner, layers, heads, kv_heads, V = SHAPES[shape]
-    torch.manual_seed(seed)
+def random_llama(name: str, device: str) -> HuggingFaceModel:
+    """A Llama of random weights in bfloat16, made on the device; always the same."""
+    shape = SHAPES[name]
+    torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=V,
-        hidden_size=width,
-        intermediate_size=inner,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        num_key_value_heads=kv_heads,
+        vocab_size=shape.V,
+        hidden_size=shape.width,
+        intermediate_size=shape.inner,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.kv_heads,
         max_position_embeddings=4096,
-        initializer_range=1.0 / width**0.5,
-        tie_word_embeddings=False,
+        initializer_range=1.0 / shape.width**0.5,
+        tie_word_embeddings=name == "1b",
         dtype=torch.bfloat16,
     )
     default = torch.get_default_dtype()
@@ -72,9 +99,9 @@ def random_llama(shape: str, device: str, seed: int) -> HuggingFaceModel:
             model = LlamaForCausalLM(config)
     finally:
         torch.set_default_dtype(default)
-    words = {f"token{i}": i for i in range(V)}
+    words = {f"token{i}": i for i in range(shape.V)}
     tokenizer = TextTokenizer(Tokenizer(WordLevel(words, unk_token="token0")))
-    return HuggingFaceModel.wrap(model, tokenizer, f"Llama {shape}")
+    return HuggingFaceModel.wrap(model, tokenizer, f"Llama {name}")
 
 
 @torch.no_grad()
@@ -85,25 +112,43 @@ def perturb(model: LlamaForCausalLM) -> None:
             weight += NOISE * weight.std() * torch.randn_like(weight)
 
 
+def random_text(model: HuggingFaceModel, documents: int, tokens: int, window: int) -> TokenizedText:
+    """Documents of random tokens, each of one byte, in windows that do not overlap."""
+    rng = np.random.default_rng(documents)
+    begins = np.arange(tokens)
+    spans = np.stack([begins, begins + 1], axis=1)
+    encodings = [
+        Encoding(rng.integers(0, model.vocabulary_size, tokens), spans) for _ in range(documents)
+    ]
+    protocol = Protocol(window=window, stride=window, bos="never").resolve(model.context)
+    windows = plan(encodings, protocol, model.tokenizer, model.context)
+    texts = [Document(f"document {i}", "x" * tokens) for i in range(documents)]
+    return TokenizedText(texts, encodings, protocol, windows)
+
+
 class Jobs:
     """What is timed, on the same windows."""
 
     def __init__(
-        self,
-        reference: HuggingFaceModel,
-        candidate: HuggingFaceModel,
-        windows: Tensor,
-    ):
-        self.reference, self.candidate = reference, candidate
-        self.windows = [window[None] for window in windows]
-        self.short = [window[None, :27] for window in windows.reshape(-1, 32)[:300]]
+        self, reference: HuggingFaceModel, candidate: HuggingFaceModel, shape: Shape
+    ) -> None:
+        self.reference, self.candidate = ModelPredictor(reference), ModelPredictor(candidate)
+        self.text = random_text(reference, 1, shape.windows * shape.window + 1, shape.window)
+        self.documents = random_text(reference, shape.documents, 28, shape.window)
+        self.inputs = [
+            torch.from_numpy(window.inputs[None]).to(reference.device)
+            for window in self.text.windows
+        ]
+        self.batches = torch.cat(self.inputs).split(shape.batch)
 
     @torch.inference_mode()
-    def bare(self, model: HuggingFaceModel | None = None) -> None:
-        model = model or self.reference
-        for window in self.windows:
-            hidden = model.model.base_model(input_ids=window, use_cache=False)[0]
-            model.model.lm_head(hidden)
+    def bare(self, predictor: ModelPredictor | None = None) -> None:
+        """The body and the head of every batch; a quarter of a GB of logits at a time."""
+        model = (predictor or self.reference).model.model
+        for batch in self.batches:
+            hidden = model.base_model(input_ids=batch, use_cache=False)[0].flatten(0, 1)
+            for rows in hidden.split(1024):
+                model.lm_head(rows)
 
     def two_bare(self) -> None:
         self.bare(self.reference)
@@ -111,35 +156,28 @@ class Jobs:
 
     @torch.inference_mode()
     def guide(self) -> None:
-        for window in self.windows:
-            float(self.reference.model(input_ids=window, labels=window).loss)
-
-    @torch.inference_mode()
-    def _evaluate(self, window: Tensor) -> None:
-        token_statistics(self.reference.predict(window), window[0].roll(-1))
-
-    @torch.inference_mode()
-    def _compare(self, window: Tensor) -> None:
-        predictions = (model.predict(window) for model in (self.reference, self.candidate))
-        divergence_statistics(*predictions, window[0].roll(-1))
+        for window in self.inputs:
+            float(self.reference.model.model(input_ids=window, labels=window).loss)
 
     def evaluate(self) -> None:
-        for window in self.windows:
-            self._evaluate(window)
+        for _ in token_rows(self.reference, self.text):
+            pass
 
     def compare(self) -> None:
-        for window in self.windows:
-            self._compare(window)
+        for _ in divergence_rows(self.reference, self.candidate, self.text):
+            pass
 
     def short_documents(self) -> None:
-        for window in self.short:
-            self._evaluate(window)
+        for _ in token_rows(self.reference, self.documents):
+            pass
 
     @torch.inference_mode()
     def check(self) -> list[str]:
         """Errors against float64 of the same hidden states, as lines of text."""
-        window = self.windows[0][:, :256]
-        first, second = (model.predict(window) for model in (self.reference, self.candidate))
+        window = self.inputs[0][:, :256]
+        first, second = (
+            predictor.model.predict(window) for predictor in (self.reference, self.candidate)
+        )
         log_p, log_q = (
             torch.log_softmax(x.hidden_MD.double() @ x.head.weight_VD.double().T, dim=1)
             for x in (first, second)
@@ -175,16 +213,39 @@ def seconds(job: Callable[[], object], device: str) -> float:
     return time.perf_counter() - start
 
 
-def measure(shape: str, device: str, n_windows: int, window: int, rounds: int) -> None:
+def schemes(shape: str, device: str, reference: HuggingFaceModel, text: TokenizedText) -> list[str]:
+    """Candidates that are quantised from the reference, compared with it once."""
+    lines = []
+    for name in ("int8", "int4-g32", "fp8"):
+        candidate = apply_scheme(random_llama(shape, device), Scheme.parse(name)).model
+        rows = divergence_rows(ModelPredictor(reference), ModelPredictor(candidate), text)
+        kl = np.concatenate([part.kl for part in rows])
+        lines.append(f"  {name}: mean KL {kl.mean():.2e} nats/token, {len(kl)} tokens")
+    return lines
+
+
+def peaks(timed: dict[str, Callable[[], object]], device: str) -> dict[str, float]:
+    """What each job takes above the models at most, in GB; the first run of each."""
+    if not device.startswith("cuda"):
+        return {name: float("nan") for name in timed if seconds(timed[name], device)}
+    peak = {}
+    for name, job in timed.items():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        seconds(job, device)
+        peak[name] = (torch.cuda.max_memory_allocated() - before) / 1e9
+    return peak
+
+
+def measure(name: str, device: str, rounds: int) -> None:
     """Check and time one shape."""
-    reference = random_llama(shape, device, 0)
-    candidate = random_llama(shape, device, 0)
+    shape = SHAPES[name]
+    reference, candidate = random_llama(name, device), random_llama(name, device)
     perturb(candidate.model)
-    generator = torch.Generator().manual_seed(1)
-    tokens = torch.randint(SHAPES[shape][-1], (n_windows, window), generator=generator)
-    jobs = Jobs(reference, candidate, tokens.to(device))
+    jobs = Jobs(reference, candidate, shape)
     parameters = sum(weight.numel() for weight in reference.model.parameters())
-    print(f"{shape}: {parameters / 1e9:.2f} B parameters, {n_windows} windows of {window}")
+    print(f"{name}: {parameters / 1e9:.2f} B parameters, {shape.windows} windows of {shape.window}")
     print("\n".join(jobs.check()), flush=True)
     timed = {
         "bare": jobs.bare,
@@ -194,48 +255,35 @@ def measure(shape: str, device: str, n_windows: int, window: int, rounds: int) -
         "compare": jobs.compare,
         "short": jobs.short_documents,
     }
-    counts = dict.fromkeys(timed, n_windows * window) | {"short": 27 * len(jobs.short)}
-    memory: dict[str, float] = {}
-    for name, job in timed.items():
-        if device.startswith("cuda"):
-            torch.cuda.empty_cache()
-            torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated() if device.startswith("cuda") else 0
-        seconds(job, device)
-        peak = torch.cuda.max_memory_allocated() if device.startswith("cuda") else 0
-        memory[name] = (peak - before) / 1e9
+    counts = dict.fromkeys(timed, len(jobs.text)) | {"short": len(jobs.documents)}
+    memory = peaks(timed, device)
     times: dict[str, list[float]] = {name: [] for name in timed}
     for _ in range(rounds):
-        for name, job in timed.items():
-            times[name].append(seconds(job, device))
-    rate = {name: counts[name] / statistics.median(times[name]) for name in timed}
-    for name in timed:
-        print(f"  {name:<9} {rate[name]:10.0f} tokens/s, {memory[name]:5.2f} GB above the models")
+        for job, run in timed.items():
+            times[job].append(seconds(run, device))
+    rate = {job: counts[job] / statistics.median(times[job]) for job in timed}
+    for job in timed:
+        print(f"  {job:<9} {rate[job]:10.0f} tokens/s, {memory[job]:5.2f} GB above the models")
     print(f"  evaluate / bare {rate['evaluate'] / rate['bare']:.3f} (0.87), evaluate / guide "
           f"{rate['evaluate'] / rate['guide']:.3f} (1.0), compare / two bare "
           f"{rate['compare'] / rate['two bare']:.3f} (0.83)", flush=True)  # fmt: skip
+    if name != "8b":
+        print("\n".join(schemes(name, device, reference, jobs.text)), flush=True)
 
 
 def main() -> None:
+    """Measure the shapes that are named."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--shapes", help="of 1b, 8b, small; default: small on a CPU, else 1b")
-    parser.add_argument("--windows", type=int)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--shapes", help="of 1b, 8b, small; default: small on a CPU, else 1b,8b")
+    parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
     on_cpu = arguments.device == "cpu"
     kernels = "Triton's kernels" if device_kernels(arguments.device.split(":")[0]) else "torch"
     name = "CPU" if on_cpu else torch.cuda.get_device_name(arguments.device)
     print(f"{name}, torch {torch.__version__}, statistics by {kernels}")
-    for shape in (arguments.shapes or ("small" if on_cpu else "1b")).split(","):
-        window = 128 if shape == "small" else 2048
-        measure(
-            shape,
-            arguments.device,
-            arguments.windows or 8,
-            window,
-            arguments.rounds,
-        )
+    for shape in (arguments.shapes or ("small" if on_cpu else "1b,8b")).split(","):
+        measure(shape, arguments.device, arguments.rounds)
 
 
 if __name__ == "__main__":
