@@ -24,9 +24,11 @@ def gguf_of(
     entries: Mapping[str, Value] | None = None,
     tensors: Mapping[str, np.ndarray] | None = None,
     split_max_tensors: int = 0,
+    quantised: bool = False,
 ) -> Path:
-    """Write `model` in float32 with a byte-level `tokenizer`, and return the path.
+    """Write `model` with a byte-level `tokenizer`, and return the path.
 
+    In float32, or its matrices in Q8_0 if `quantised`.
     Its tensors have the names that `gguf` maps those of transformers to; those of Llama are
     permuted, and the norms of Gemma and Nemotron are raised by 1, as llama.cpp's converter does.
     `entries` without a dot before the first name are the architecture's own ("rope.scaling.type").
@@ -39,7 +41,11 @@ def gguf_of(
         add_entry(writer, key if general else f"{architecture}.{key}", value)
     add_byte_level(writer, tokenizer, model.config.vocab_size, {*(entries or ())})
     for name, values in (_tensors(model, architecture) | dict(tensors or {})).items():
-        writer.add_tensor(name, values)
+        if quantised and values.ndim > 1:
+            kind = gguf.GGMLQuantizationType.Q8_0
+            writer.add_tensor(name, gguf.quantize(values, kind), raw_dtype=kind)
+        else:
+            writer.add_tensor(name, values)
     return _written(writer, path)
 
 

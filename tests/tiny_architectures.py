@@ -24,7 +24,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "olmoe": EXPERTS | {"num_experts": 4},
     "qwen2_moe": EXPERTS
     | {"num_experts": 4, "moe_intermediate_size": 16, "shared_expert_intermediate_size": 16},
-    "gpt_oss": EXPERTS | {"num_local_experts": 4, "head_dim": 16},
+    "gpt_oss": EXPERTS | {"num_local_experts": 4, "head_dim": 16, "intermediate_size": 64},
     "gpt_neox": WIDE,
     "phi": WIDE,
     "gemma2": WIDE | {"num_key_value_heads": 2, "head_dim": 16},

@@ -14,6 +14,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from gguf_files import Value, gguf_of
 from kullback.errors import InvalidValueError
+from kullback.models.gguf_in_transformers import loading_options
 from kullback.models.load import load_text_model
 from llama_cpp_oracle import needs_llama_cpp
 
@@ -274,3 +275,11 @@ def test_a_split_file_is_refused_and_a_file_that_is_no_model(tmp_path: Path) -> 
     adapter = written(tmp_path / "adapter.gguf", tiny("Llama"), entries={"general.type": "adapter"})
     with pytest.raises(InvalidValueError, match="adapter"):
         load_text_model(f"{adapter}@transformers")
+
+
+def test_weights_are_dequantised_where_kernels_are_there(tmp_path: Path) -> None:
+    """Transformers would leave them packed where the package kernels is installed."""
+    assert loading_options("m.gguf")["quantization_config"].dequantize is True
+    model = tiny("Llama", intermediate_size=64)
+    path = gguf_of(tmp_path / "m.gguf", model, byte_tokenizer(), quantised=True)
+    assert 1e-4 < difference(path, model) < 0.1

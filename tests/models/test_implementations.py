@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoConfig
 
+from kullback.errors import InvalidValueError
 from kullback.models._implementations import pin_implementations
 from kullback.models.load import load_text_model
 
@@ -47,3 +48,23 @@ def test_choices_inside_are_kept_where_they_need_nothing() -> None:
     assert "flash_attention_2" in note
     assert config.text_config._attn_implementation is None
     assert config.vision_config._attn_implementation == "eager"
+
+
+def test_a_scan_of_another_package_is_not_followed() -> None:
+    """Mamba's choice of mambapy is set back, and named."""
+    config = AutoConfig.for_model("mamba", use_mambapy=True)
+    (note,) = pin_implementations("m", config)
+    assert "mambapy" in note
+    assert config.use_mambapy is False
+
+
+def test_a_package_that_cannot_be_kept_out_is_refused_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An xLSTM runs through the package xlstm wherever that is installed."""
+    config = AutoConfig.for_model("xlstm")
+    assert pin_implementations("m", config) == []
+    (tmp_path / "xlstm.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(InvalidValueError, match="pip uninstall xlstm"):
+        pin_implementations("m", config)

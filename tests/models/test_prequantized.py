@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
+from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
 from kullback.errors import InvalidValueError, MissingExtraError
 from kullback.models.load import load_sized
@@ -237,6 +238,29 @@ def test_experts_of_a_checkpoint_become_one_parameter(tmp_path: Path) -> None:
     with torch.no_grad():
         expected = model.eval()(INPUTS).logits[0]
     torch.testing.assert_close(logits(folder), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_experts_in_4_bit_floats_are_those_of_transformers(tmp_path: Path) -> None:
+    """A gpt-oss in MXFP4 is dequantised, whatever kernels there are."""
+    folder = saved_model("gpt_oss", tmp_path / "model")
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    draw, stored = torch.Generator().manual_seed(5), load_file(folder / "model.safetensors")
+    for name in [name for name in stored if name.endswith(("gate_up_proj", "down_proj"))]:
+        experts, D, E = stored.pop(name).shape
+        blocks = torch.randint(0, 256, (experts, E, -(-D // 32), 16), generator=draw)
+        scales = torch.randint(118, 124, blocks.shape[:3], generator=draw)
+        stored |= {f"{name}_blocks": blocks.byte(), f"{name}_scales": scales.byte()}
+        weight = convert_moe_packed_tensors(blocks.byte(), scales.byte(), dtype=torch.float32)
+        with torch.no_grad():
+            model.get_parameter(name).copy_(weight)
+    save_file(stored, folder / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((folder / "config.json").read_text())
+    settings = {"quant_method": "mxfp4", "modules_to_not_convert": ["model.layers.*.self_attn"]}
+    (folder / "config.json").write_text(json.dumps(config | {"quantization_config": settings}))
+    loaded = load_sized(folder).model
+    assert any("mxfp4" in note and "dequantised in float32" in note for note in loaded.notes)
+    for name, weight in model.named_parameters():
+        assert torch.equal(loaded.model.get_parameter(name), weight), name
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ compressed-tensors        ``W`` (8 bits) or ``W_packed``, ``W_scale``, ``W_zero_
 gptq                      ``qweight``, ``qzeros``, ``scales``, ``g_idx``, packed along the inputs
 awq                       ``qweight``, ``qzeros``, ``scales``, packed along the outputs, reordered
 bitsandbytes, 8 bits      ``W``, ``SCB``: the largest number of each row, which 127 stands for
+mxfp4                     ``W_blocks``: pairs of 4-bit floats, ``W_scales``: an exponent for 32
 ========================  ========================================================================
 
 Axes: E width out, D width in, G groups of inputs.
@@ -32,6 +33,25 @@ __all__ = ["DEQUANTISERS", "scaled"]
 Weights: TypeAlias = dict[str, Tensor]
 # The output column of each of the eight 4-bit numbers of a word of AWQ, the lowest bits first.
 AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
+# The numbers of the 16 codes of a 4-bit float, E2M1 (OCP Microscaling Formats 1.0, table 5).
+FP4_VALUES = (
+    0.0,
+    0.5,
+    1.0,
+    1.5,
+    2.0,
+    3.0,
+    4.0,
+    6.0,
+    -0.0,
+    -0.5,
+    -1.0,
+    -1.5,
+    -2.0,
+    -3.0,
+    -4.0,
+    -6.0,
+)
 
 
 def scaled(
@@ -221,6 +241,25 @@ def from_bitsandbytes(stored: Weights, settings: Mapping[str, object]) -> Weight
     return weights
 
 
+def from_mxfp4(stored: Weights, settings: Mapping[str, object]) -> Weights:
+    """Of experts in blocks of 32 4-bit floats with an exponent of two; inputs come first then."""
+    weights: Weights = {}
+    for key, value in stored.items():
+        name = key.removesuffix("_blocks")
+        scales = stored.get(f"{name}_scales")
+        if name == key or scales is None:
+            if not (key.endswith("_scales") and f"{key[: -len('scales')]}blocks" in stored):
+                weights[key] = value
+            continue
+        # [experts, E, G, 16] bytes, the lower half of each first.
+        codes = torch.stack([value & 15, value >> 4], dim=-1).flatten(-2).long()
+        exponents = torch.exp2(scales.float() - 127)[..., None]
+        weights[name] = (
+            (torch.tensor(FP4_VALUES)[codes] * exponents).flatten(-2).transpose(-1, -2).contiguous()
+        )
+    return weights
+
+
 def _of_packed_layers(stored: Weights, weight: Callable[[str], Tensor]) -> Weights:
     """Of layers that have a ``qweight``."""
     parts = ("qweight", "qzeros", "scales", "g_idx")
@@ -249,4 +288,5 @@ DEQUANTISERS: dict[str, Callable[[Weights, Mapping[str, object]], Weights]] = {
     "gptq": from_gptq,
     "awq": from_awq,
     "bitsandbytes": from_bitsandbytes,
+    "mxfp4": from_mxfp4,
 }

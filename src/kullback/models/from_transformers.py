@@ -32,6 +32,7 @@ from kullback.models.gguf_in_transformers import (
     check_placed,
     check_readable,
     load_tokenizer,
+    loading_options,
     prepare,
     release_quantiser,
 )
@@ -183,7 +184,7 @@ def _load(
         form = stored_form(location, config)
         options: dict[str, Any] = {"dtype": dtype or "auto", "trust_remote_code": trust_remote_code}
         if location.gguf:
-            options["gguf_file"] = location.gguf.name
+            options |= loading_options(location.gguf.name)
         source: str | None = location.source
         file_bytes = None
         if form is not None and form.dequantises:

@@ -21,7 +21,8 @@ from kullback.models.gguf_tokenizer import tokenizer_of
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["check_placed", "check_readable", "load_tokenizer", "prepare", "release_quantiser"]
+__all__ = ["check_placed", "check_readable", "load_tokenizer", "loading_options", "prepare",
+           "release_quantiser"]  # fmt: skip
 
 
 def check_readable(file: GGUFFile) -> None:
@@ -64,6 +65,19 @@ def prepare(file: GGUFFile, config: PreTrainedConfig) -> None:
     """
     apply_header(file, config)
     check_placed(file, _without_place(file, config))
+
+
+def loading_options(file_name: str) -> dict[str, Any]:
+    """The options with which transformers dequantises all weights of the file of that name.
+
+    Where the package kernels is installed it would leave them packed, and multiply otherwise.
+    """
+    options: dict[str, Any] = {"gguf_file": file_name}
+    try:
+        from transformers import GgufConfig
+    except ImportError:  # earlier versions have none, and dequantise
+        return options
+    return options | {"quantization_config": GgufConfig(dequantize=True)}
 
 
 def release_quantiser(model: PreTrainedModel) -> None:

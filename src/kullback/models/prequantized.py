@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,7 +53,7 @@ PACKAGES = {
 COMPRESSED = ("dense", "float-quantized", "int-quantized", "naive-quantized", "pack-quantized")
 # The ends of names that no plain model has: one that is left over was not understood.
 QUANTISED = re.compile(
-    r"(_scale_inv|weight_scale|weight_packed|weight_zero_point|qweight|qzeros|\.absmax)$"
+    r"(_scale_inv|weight_scale|weight_packed|weight_zero_point|qweight|qzeros|\.absmax|_blocks)$"
 )
 
 
@@ -90,9 +90,8 @@ class StoredForm:
                 f"the weights of {self.name} are stored as {form} and dequantised in "
                 f"float32{rounded}; activations are not quantised"
             )
-        return (
-            f"the weights of {self.name} are stored as {form} and run in that form by transformers"
-        )
+        run = "dequantised" if self.settings.get("dequantize") else "run in that form"
+        return f"the weights of {self.name} are stored as {form} and {run} by transformers"
 
     def _described(self) -> str:
         block, bits = self.settings.get("weight_block_size"), self.settings.get("bits")
@@ -183,6 +182,10 @@ def stored_form(location: Location, config: PreTrainedConfig) -> StoredForm | No
     if not any(known.removesuffix("_4bit") == method for known in AUTO_QUANTIZER_MAPPING):
         raise form.unusable("this version of transformers does not know that form")
     form.check_installed()
+    if method == "metal":
+        # transformers would run it as it is where an Apple GPU and the package kernels are there.
+        form = replace(form, settings={**settings, "dequantize": True})
+        config.quantization_config = form.settings
     return form
 
 

@@ -1,7 +1,8 @@
 """The fast layers of a model of transformers, in use only while kullback reads with it.
 
 Inside `FastLayers.use` the layers of `kullback.runtime.fast_linear` and
-`kullback.runtime.fast_attention` replace torch's; afterwards the model is as its owner left it.
+`kullback.runtime.fast_attention` replace torch's, and torch's functions those of packages
+(`kullback.runtime.torch_functions`); afterwards the model is as its owner left it.
 Hooks keep working: they are called around `forward`, which alone is replaced.
 """
 
@@ -9,11 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 from kullback.runtime.fast_attention import IMPLEMENTATION, fast_attention_configs
 from kullback.runtime.fast_linear import fast_forwards
 from kullback.runtime.scopes import shared_scope
+from kullback.runtime.torch_functions import choose_torch, torch_functions
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -31,6 +34,7 @@ class FastLayers:
         self._model = model
         self._forwards = fast_forwards(model)
         self._configs = fast_attention_configs(model) if attention else []
+        self._functions = torch_functions(model)
 
     @property
     def has_attention(self) -> bool:
@@ -42,6 +46,9 @@ class FastLayers:
         """Let the model use the fast layers; several threads may be inside at a time."""
         with ExitStack() as scopes:
             scopes.enter_context(shared_scope((id(self._model), "linear"), self._replace_linear))
+            # They belong to all models of a kind.
+            for cell, closure in self._functions.items():
+                scopes.enter_context(shared_scope((cell, "torch"), partial(choose_torch, closure)))
             if self._configs:
                 key = (id(self._model), "attention")
                 scopes.enter_context(shared_scope(key, self._replace_attention))
