@@ -128,6 +128,7 @@ def test_a_recording_of_distributions_resumes(kind, number, code, folder):
     assert not list(folder.glob(".*.rec*"))
 
 
+@pytest.mark.slow
 def test_a_comparison_keeps_finished_candidates(folder):
     """And the windows of the one that was interrupted; the result is the same."""
     command = ["compare", "m", "--schemes", "int8,int4-g32", "--text", "a.txt", "--window", "32"]

@@ -110,6 +110,7 @@ def die_while_writing(run: Path, kind: str, number: int) -> None:
     start_or_resume(run, kind)
 
 
+@pytest.mark.slow
 def test_a_run_killed_while_writing_any_file_resumes(
     uninterrupted: dict[str, Path], tmp_path: Path
 ):
