@@ -36,17 +36,17 @@ def gguf_of(
     """
     writer = gguf.GGUFWriter(path, architecture, split_max_tensors=split_max_tensors)
     writer.add_name("tiny")
-    for key, value in (_of_config(model) | dict(entries or {})).items():
+    for key, value in (sizes_of(model) | dict(entries or {})).items():
         general = key.startswith(("general.", "tokenizer.", "quantize.", f"{architecture}."))
         add_entry(writer, key if general else f"{architecture}.{key}", value)
     add_byte_level(writer, tokenizer, model.config.vocab_size, {*(entries or ())})
-    for name, values in (_tensors(model, architecture) | dict(tensors or {})).items():
+    for name, values in (tensors_of(model, architecture) | dict(tensors or {})).items():
         if quantised and values.ndim > 1:
             kind = gguf.GGMLQuantizationType.Q8_0
             writer.add_tensor(name, gguf.quantize(values, kind), raw_dtype=kind)
         else:
             writer.add_tensor(name, values)
-    return _written(writer, path)
+    return write_file(writer, path)
 
 
 def gguf_vocabulary(
@@ -60,7 +60,7 @@ def gguf_vocabulary(
     writer.add_token_list(list(tokens))
     for key, value in entries.items():
         add_entry(writer, key, value)
-    return _written(writer, path)
+    return write_file(writer, path)
 
 
 def add_entry(writer: gguf.GGUFWriter, key: str, value: Value) -> None:
@@ -95,9 +95,11 @@ def add_byte_level(
             add_entry(writer, f"tokenizer.ggml.{key}", value)
 
 
-def _of_config(model: PreTrainedModel) -> dict[str, Value]:
+def sizes_of(model: PreTrainedModel) -> dict[str, Value]:
     """The entries that say the sizes of a model."""
     config = model.config
+    # Of Gemma 3 those of the layers that attend to everything.
+    rope = config.rope_parameters.get("full_attention", config.rope_parameters)
     entries: dict[str, Value] = {
         "context_length": config.max_position_embeddings,
         "embedding_length": config.hidden_size,
@@ -105,7 +107,7 @@ def _of_config(model: PreTrainedModel) -> dict[str, Value]:
         "feed_forward_length": config.intermediate_size,
         "attention.head_count": config.num_attention_heads,
         "attention.head_count_kv": config.num_key_value_heads,
-        "rope.freq_base": float(config.rope_parameters["rope_theta"]),
+        "rope.freq_base": float(rope["rope_theta"]),
         "vocab_size": config.vocab_size,
     }
     if hasattr(config, "rms_norm_eps"):
@@ -114,7 +116,7 @@ def _of_config(model: PreTrainedModel) -> dict[str, Value]:
     return entries | {"rope.dimension_count": head_dim}
 
 
-def _tensors(model: PreTrainedModel, architecture: str) -> dict[str, np.ndarray]:
+def tensors_of(model: PreTrainedModel, architecture: str) -> dict[str, np.ndarray]:
     """The weights by their names in the file."""
     kind = next(key for key, value in gguf.MODEL_ARCH_NAMES.items() if value == architecture)
     names = gguf.get_tensor_name_map(kind, model.config.num_hidden_layers)
@@ -145,7 +147,8 @@ def _permuted(values: np.ndarray, heads: int) -> np.ndarray:
     return np.ascontiguousarray(halves.swapaxes(1, 2).reshape(values.shape))
 
 
-def _written(writer: gguf.GGUFWriter, path: Path) -> Path:
+def write_file(writer: gguf.GGUFWriter, path: Path) -> Path:
+    """Write what was added, and return the path of the file or of its first part."""
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

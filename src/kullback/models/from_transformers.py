@@ -36,6 +36,7 @@ from kullback.models.gguf_in_transformers import (
     prepare,
     release_quantiser,
 )
+from kullback.models.gguf_token_types import REMEDY
 from kullback.models.huggingface import HuggingFaceModel
 from kullback.models.locate import Location
 from kullback.models.prequantized import StoredForm, stored_form, without_form
@@ -86,7 +87,10 @@ def load_from_transformers(
         model = model.to(device)
     gguf = location.gguf
     name = loaded.name or (gguf.name if gguf else location.name)
-    ready = wrapped(model, tokenizer, name, getattr(loaded.tokenizer, "model_max_length", None))
+    # At the first prediction it advises to install kernels, which would not be used.
+    with quiet_transformers():
+        longest = getattr(loaded.tokenizer, "model_max_length", None)
+        ready = wrapped(model, tokenizer, name, longest)
     return replace(
         ready,
         notes=(*ready.notes, *loaded.notes),
@@ -339,7 +343,10 @@ def _check_architecture(name: str, architecture: str) -> None:
     # llama.cpp's "qwen3moe" is "qwen3_moe" there.
     listed = {kind.replace("_", "") for kind in GGUF_SUPPORTED_ARCHITECTURES}
     if re.sub("[-_]", "", architecture) not in listed:
-        raise _unknown_kind(name, architecture) from None
+        raise InvalidValueError(
+            f"the model {name} is of a kind, {architecture}, that this version of transformers "
+            f"does not read from .gguf files: {REMEDY}"
+        ) from None
 
 
 def _unknown_kind(name: str, kind: str) -> InvalidValueError:

@@ -154,6 +154,7 @@ class _Header:
         self.fields = type(config)().to_dict()
         self.special: Mapping[str, Callable[[Any], bool]] = {
             "block_count": self._layers,
+            "feed_forward_length": self._inner_width,
             "attention.key_length": self._head_width,
             "attention.value_length": lambda value: value == self.head_width,
             "attention.scale": self._attention_scale,
@@ -189,6 +190,10 @@ class _Header:
             return False
         if key in self.special:
             return self.special[key](value)
+        return self._named(key, value)
+
+    def _named(self, key: str, value: Any) -> bool:
+        """Whether the configuration has a name for the entry, and now its value."""
         names = [name for name in NAMES.get(key, ()) if self._has(name)]
         if not names:
             return (
@@ -208,7 +213,8 @@ class _Header:
         if "attention.sliding_window" not in self.entries and self._has("sliding_window"):
             if architecture == "gemma3":
                 refused.append("attention.sliding_window")
-            elif architecture not in SLIDING:
+            # Qwen 2 MoE has 0 for none, and its code needs a number.
+            elif architecture not in SLIDING and self.config.sliding_window:
                 self.config.sliding_window = None
         padding = self.config.pad_token_id
         if isinstance(padding, int) and padding >= self.config.vocab_size:
@@ -272,9 +278,14 @@ class _Header:
             for layer, kind in enumerate(types)
         )
 
+    def _inner_width(self, value: Any) -> bool:
+        # Of Mamba it is 0, and `ssm.inner_size` is what transformers calls its inner width.
+        return self._is_of("mamba") or self._named("feed_forward_length", value)
+
     def _inner_size(self, value: Any) -> bool:
         if self._is_of("mamba"):
-            return bool(value == self.config.intermediate_size)
+            self.config.intermediate_size = value
+            return True
         heads = getattr(self.config, "linear_num_value_heads", 0)
         return bool(value == heads * getattr(self.config, "linear_value_head_dim", 0))
 
