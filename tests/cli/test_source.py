@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 from kullback.cli import main
 from kullback.sources.catalogue import open_source
+from kullback.sources.known_processes import known_process
 from tiny_runs import WEATHER
 
 
@@ -28,10 +30,48 @@ def document(capsys: pytest.CaptureFixture[str], *arguments: str):
 
 
 def test_list_names_the_sources(capsys):
-    """The list has the embedded source, in the table as in the JSON."""
+    """The list has the embedded sources, in the table as in the JSON."""
+    names = {"conjugation", "golden-mean", "even", "rrxor", "mess3"}
     assert main(["source", "list"]) == 0
-    assert "conjugation" in capsys.readouterr().out
-    assert set(document(capsys, "list")) == {"conjugation"}
+    listed = capsys.readouterr().out
+    assert all(name in listed for name in names)
+    assert set(document(capsys, "list")) == names
+
+
+def test_describe_shows_the_entropies_of_windows(capsys):
+    """A process has its rate with its error, and the entropies by the symbols that were seen."""
+    process = known_process("rrxor")
+    described = document(capsys, "describe", "rrxor", "--window", "6")
+    assert described["entropy_rate"] == {
+        "nats": process.entropy_rate.value,
+        "error": process.entropy_rate.error,
+    }
+    windows = [row["nats"] for row in described["conditional_entropies"]]
+    assert windows == [h.value for h in process.conditional_entropies(6)]
+    assert described["beliefs"] == 36
+    assert main(["source", "describe", "mess3", "--window", "6"]) == 0
+    text = capsys.readouterr().out
+    assert "0.7934575" in text
+    assert "± 3.0e-08" in text
+
+
+def test_sample_of_a_process(capsys):
+    """Each row is a window with the surprisal of all symbols but the first."""
+    rows = document(capsys, "sample", "even", "-n", "3", "--window", "5")
+    assert [len(row["text"].split()) for row in rows] == [5, 5, 5]
+    assert [row["tokens"] for row in rows] == [4, 4, 4]
+
+
+def test_describe_shows_the_ngrams_of_a_text(tmp_path, capsys):
+    """--order and --unit choose the n-gram model."""
+    path = tmp_path / "text.txt"
+    path.write_text("a b\na c\n", encoding="utf-8")
+    described = document(capsys, "describe", str(path), "--order", "2", "--unit", "words")
+    assert described["training"]["entropy_per_sentence"] == pytest.approx(math.log(2), abs=1e-14)
+    assert main(["source", "describe", "rrxor", "--order", "2"]) == 2
+    assert "order is 2" in capsys.readouterr().err
+    assert main(["source", "describe", str(path), "--window", "9"]) == 2
+    assert "--window" in capsys.readouterr().err
 
 
 def test_describe_shows_the_exact_entropies(weather, capsys):
@@ -96,7 +136,7 @@ def test_export_shows_the_folder_and_the_floor(weather, tmp_path, capsys):
     facts = document(
         capsys, "export", weather, "--tokens", "100", "-o", str(tmp_path / "other"), "--seed", "3"
     )
-    assert facts["tokens"] >= 100
+    assert facts["splits"]["train"]["tokens"] >= 100
     assert facts["seed"] == 3
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from kullback.cli.output import print_json, print_line, result_console
+from kullback.cli.output import print_json, print_line, result_console, terminal_progress
 from kullback.cli.parsing import add_command, number, output_name
-from kullback.runtime.ranges import EXPORTED_TOKENS, HOLDOUTS, SEEDS, SENTENCES
-from kullback.sources.help import EXPORT_HELP, GRAMMAR_HELP
+from kullback.runtime.ranges import EXPORTED_TOKENS, HOLDOUTS, LENGTHS, SEEDS, SENTENCES, Range
+from kullback.sources.help import EXPORT_HELP, FORMATS, GRAMMAR_HELP
 
 if TYPE_CHECKING:
     from kullback.cli.parsing import Commands
-    from kullback.sources.catalogue import Source
+    from kullback.sources.catalogue import AnySource
 
 __all__ = ["add"]
 
@@ -25,7 +25,9 @@ def add(commands: Commands) -> None:
     describe = add_command(
         actions, "describe", _source_describe, "show the exact entropies of a source",
         "kullback source describe conjugation --holdout 24",
+        "kullback source describe mess3 --window 16",
         "kullback source describe weather.toml",
+        "kullback source describe book.txt --order 2 --unit words",
         notes=GRAMMAR_HELP,
     )  # fmt: skip
     sample = add_command(
@@ -43,11 +45,21 @@ def add(commands: Commands) -> None:
     export = add_command(
         actions, "export", _source_export, "write training data for another training stack",
         "kullback source export conjugation --tokens 5000000 -o data",
+        "kullback source export mess3 --window 128 --format datasets,nanogpt -o data",
+        "kullback source export book.txt --order 3 --format all -o data",
         notes=EXPORT_HELP,
     )  # fmt: skip
     export.add_argument(
         "--tokens", type=number(EXPORTED_TOKENS), default=1_000_000, metavar="N",
         help="minimum number of tokens, in complete sentences (default: 1000000)",
+    )  # fmt: skip
+    export.add_argument(
+        "--validation", type=number(Range(0, EXPORTED_TOKENS.high)), metavar="N",
+        help="tokens of the validation split (default: a tenth, at most a million)",
+    )  # fmt: skip
+    export.add_argument(
+        "--format", type=_formats, default=("text", "npy"), metavar="NAMES",
+        help=f"{', '.join(FORMATS)}, between commas, or all (default: text,npy)",
     )  # fmt: skip
     export.add_argument(
         "-o", "--output", type=output_name, required=True, metavar="DIR", help="folder to write to"
@@ -57,7 +69,23 @@ def add(commands: Commands) -> None:
         (sample, "the held-out cells and of the sample"),
         (export, "the held-out cells and of the sample"),
     ):
-        action.add_argument("name", metavar="NAME", help="conjugation, or a grammar file (.toml)")
+        action.add_argument(
+            "name", metavar="NAME",
+            help="a name (kullback source list), a grammar or process file (.toml), or a text "
+            "(.txt), whose n-gram model is the source",
+        )  # fmt: skip
+        action.add_argument(
+            "--window", type=number(LENGTHS), metavar="N",
+            help="of a process: symbols of a window, the first of which is given (default: 64)",
+        )  # fmt: skip
+        action.add_argument(
+            "--order", type=number(LENGTHS), metavar="N",
+            help="of a text: n of the n-gram model (default: 3)",
+        )  # fmt: skip
+        action.add_argument(
+            "--unit", choices=("characters", "words"),
+            help="of a text: what a token is (default: characters)",
+        )  # fmt: skip
         action.add_argument(
             "--holdout", type=number(HOLDOUTS), default=0, metavar="CELLS",
             help="number of cells of the conjugation table to hold out (default: 0)",
@@ -68,10 +96,10 @@ def add(commands: Commands) -> None:
         )  # fmt: skip
 
 
-def _opened(options: argparse.Namespace) -> Source:
-    from kullback.sources.catalogue import open_source
+def _opened(options: argparse.Namespace) -> AnySource:
+    from kullback.sources.catalogue import open_any_source
 
-    return open_source(options.name, options.holdout, options.seed)
+    return open_any_source(options.name, options.holdout, options.seed, options.order, options.unit)
 
 
 def _source_list(options: argparse.Namespace) -> None:
@@ -82,24 +110,28 @@ def _source_list(options: argparse.Namespace) -> None:
         return
     for name, what in NAMES.items():
         print_line(f"{name:<14}{what}")
-    print_line("GRAMMAR.toml  a grammar file (kullback source describe --help shows the format)")
+    print_line("FILE.toml     a grammar, a Markov chain or a hidden Markov process")
+    print_line("              (kullback source describe --help shows the formats)")
+    print_line("FILE.txt      the n-gram model of a text (--order, --unit)")
 
 
 def _source_describe(options: argparse.Namespace) -> None:
     from kullback.report.terminal.source import source_tables
-    from kullback.sources.facts import source_facts
+    from kullback.sources.facts import source_facts, window_of
 
     source = _opened(options)
     if options.json:
-        print_json(source_facts(source))
+        print_json(source_facts(source, options.window))
         return
-    result_console().print(source_tables(source))
+    result_console().print(source_tables(source, window_of(source, options.window)))
 
 
 def _source_sample(options: argparse.Namespace) -> None:
     from kullback.sources.facts import sampled_sentences
 
-    rows = sampled_sentences(_opened(options), options.n, options.seed, options.held_out)
+    rows = sampled_sentences(
+        _opened(options), options.n, options.seed, options.held_out, options.window
+    )
     if options.json:
         print_json(rows)
         return
@@ -114,11 +146,28 @@ def _source_export(options: argparse.Namespace) -> None:
     check_outputs(Output("-o", options.output, "new folder"), inputs=[options.name])
     from kullback.sources.export import export_source
 
-    facts = export_source(_opened(options), options.tokens, options.output, options.seed)
+    with terminal_progress() as progress:
+        floor = export_source(
+            _opened(options),
+            options.tokens,
+            options.output,
+            options.seed,
+            options.validation,
+            options.format,
+            options.window,
+            progress,
+        )
     if options.json:
-        print_json(facts)
+        print_json(floor)
         return
-    print_line(
-        f"{options.output}: {facts['tokens']:,} tokens in {facts['sentences']:,} sentences, "
-        f"entropy floor {facts['entropy_per_token']:.9f} nats/token (see README.txt)"
-    )
+    for split, about in floor["splits"].items():
+        print_line(
+            f"{options.output}: {about['tokens']:,} tokens in {about['rows']:,} rows ({split})"
+        )
+    error = f" ± {floor['error']:.1e}" if floor["error"] else ""
+    print_line(f"entropy floor {floor['nats_per_token']:.9f}{error} nats/token (see README.txt)")
+
+
+def _formats(text: str) -> tuple[str, ...]:
+    """The names of formats between commas; "all" is all of them."""
+    return tuple(FORMATS) if text == "all" else tuple(text.split(","))

@@ -1,7 +1,8 @@
-"""Sources by name: the conjugation source, or a grammar file.
+"""Sources by name: an embedded one, a grammar or process file, or the n-gram model of a text.
 
-A source has a training language and, where cells are held out, a held-out one.  Its `spec` is what
-a run folder stores to build the same source again.
+A `Source` is made of sentences: it has a training language and, where cells are held out, a
+held-out one.  Its `spec` is what a run folder stores to build the same source again.  A `Process`
+is stationary: it has no sentences, only windows.
 """
 
 from __future__ import annotations
@@ -13,18 +14,26 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from scipy.sparse.linalg import MatrixRankWarning
 
 from kullback.errors import GrammarError, InvalidValueError
+from kullback.sources._checks import read_toml
 from kullback.sources.conjugation_source import Cell, ConjugationSource
 from kullback.sources.grammar import Grammar
+from kullback.sources.known_processes import KNOWN, known_process
 from kullback.sources.language import Language
+from kullback.sources.ngram_text import Unit, ngram_language
+from kullback.sources.process import Process
+from kullback.sources.process_file import is_process, parse_process
 
-__all__ = ["NAMES", "Source", "open_source", "source_from_spec"]
+__all__ = ["NAMES", "AnySource", "Source", "open_any_source", "open_source", "source_from_spec"]
 
-NAMES = {"conjugation": "English sentences with their Spanish translation; about 600 tokens"}
+NAMES = {
+    "conjugation": "English sentences with their Spanish translation; about 600 tokens",
+    **{name: what for name, (what, _) in KNOWN.items()},
+}
 """The embedded sources, with what each contains."""
 
 
@@ -56,28 +65,79 @@ class Source:
         return digest.hexdigest()
 
 
-def open_source(name: str, holdout: int = 0, seed: int = 0) -> Source:
-    """The source called `name`, or the grammar in the file `name`.
+AnySource: TypeAlias = Source | Process
 
-    `holdout` is the number of conjugation cells held out, drawn with `seed`; a grammar file has
-    none.  An unknown name raises `InvalidValueError`, which lists the known ones; a malformed
-    grammar file raises `GrammarError`.
+
+def open_any_source(
+    name: str,
+    holdout: int = 0,
+    seed: int = 0,
+    order: int | None = None,
+    unit: Unit | None = None,
+) -> AnySource:
+    """The source called `name`, or that of a file: a grammar, a process (.toml) or a text (.txt).
+
+    `holdout` is the number of conjugation cells held out, drawn with `seed`.  `order` (default: 3)
+    and `unit` (default: characters) are those of the n-gram model of a text.  Raises
+    `InvalidValueError` for an unknown name and for an option of another source, `GrammarError` for
+    a malformed file.
+    """
+    _check_options(name, holdout, order, unit)
+    if name == "conjugation":
+        return _conjugation(ConjugationSource().with_random_holdout(holdout, seed))
+    if name in KNOWN:
+        return known_process(name)
+    path = Path(name)
+    if name.endswith(".txt"):
+        order, unit = 3 if order is None else order, unit or "characters"
+        language = ngram_language(path, order, unit)
+        return Source(
+            language.name,
+            language,
+            spec={"text": str(path.resolve()), "order": order, "unit": unit},
+        )
+    data = read_toml(path, "grammar")
+    if is_process(data):
+        return parse_process(path, data)
+    return _grammar(path)
+
+
+def open_source(name: str, holdout: int = 0, seed: int = 0) -> Source:
+    """The source of sentences called `name`, or that of a grammar file or a text.
+
+    As `open_any_source`; a stationary process, which has no sentences, raises `InvalidValueError`.
 
     >>> round(open_source("conjugation").training.entropy_per_token, 6)
     0.694102
     """
-    if name == "conjugation":
-        return _conjugation(ConjugationSource().with_random_holdout(holdout, seed))
-    if not name.endswith(".toml"):
+    source = open_any_source(name, holdout, seed)
+    if isinstance(source, Process):
+        raise InvalidValueError(
+            f"{name} is a stationary process without sentences: export it (kullback source export "
+            f"{name}), train any model on the export, and evaluate that (kullback evaluate FOLDER)"
+        )
+    return source
+
+
+def _check_options(name: str, holdout: int, order: int | None, unit: Unit | None) -> None:
+    if name not in NAMES and not name.endswith((".toml", ".txt")):
         raise InvalidValueError(
             f"the source {name!r} is unknown; the sources are {', '.join(NAMES)}, "
-            "or the path of a grammar file ending in .toml"
+            "the path of a grammar or process file ending in .toml, or that of a text ending in "
+            ".txt, whose n-gram model is the source"
         )
-    if holdout:
+    if holdout and name != "conjugation":
         raise InvalidValueError(
             f"holdout is {holdout}: only the source conjugation has cells to hold out"
         )
-    path = Path(name)
+    if (order is not None or unit is not None) and not name.endswith(".txt"):
+        option = f"order is {order}" if order is not None else f"unit is {unit}"
+        raise InvalidValueError(
+            f"{option}, which is for the n-gram model of a text: {name} is none; leave it out"
+        )
+
+
+def _grammar(path: Path) -> Source:
     language = Grammar.read(path).compile().determinise()
     with warnings.catch_warnings():  # the sentence below says it
         warnings.simplefilter("ignore", MatrixRankWarning)
@@ -94,6 +154,9 @@ def source_from_spec(spec: Mapping[str, Any]) -> Source:
     """The source that `spec` (from a run folder) describes."""
     if "grammar" in spec:
         return open_source(spec["grammar"])
+    if "text" in spec:
+        language = ngram_language(Path(spec["text"]), spec["order"], spec["unit"])
+        return Source(language.name, language, spec=dict(spec))
     cells = tuple(Cell(*cell) for cell in spec["holdout"])
     return _conjugation(ConjugationSource(tuple(spec["verbs"]), cells))
 

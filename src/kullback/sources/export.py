@@ -1,101 +1,204 @@
-"""Export of a source as training data for another training stack, with true surprisals.
+"""Export of a source as training data for another training stack, with its exact entropies.
 
-The files contain the same sentences as text, as token ids and as surprisals, so that any trainer
-can be checked against the exact entropy: no model has an expected loss below it on fresh sentences.
+The files contain the same rows (sentences, or windows of a process) in the formats that trainers
+read.  ``floor.json`` has the exact entropies, so that any trainer can be checked against them: no
+model has an expected loss below the floor on fresh rows.
 """
 
 from __future__ import annotations
 
-import io
 import json
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from kullback.errors import InvalidValueError
 from kullback.runtime.files import draft_folder
-from kullback.runtime.limits import check_fits
 from kullback.runtime.locks import locked_output
 from kullback.runtime.outputs import Output, check_outputs
-from kullback.runtime.ranges import EXPORTED_TOKENS, SEEDS
-from kullback.sources.catalogue import Source
-from kullback.text.special_tokens import BOS_ID
+from kullback.runtime.progress import Progress
+from kullback.runtime.ranges import EXPORTED_TOKENS, SEEDS, Range
+from kullback.sources._export_writers import (
+    SPLITS,
+    SplitWriter,
+    dataset_card,
+    finish_datasets,
+    write_meta,
+)
+from kullback.sources._rows import Rows, process_rows, sentence_rows
+from kullback.sources.catalogue import AnySource
+from kullback.sources.facts import window_of
+from kullback.sources.floor import FLOOR, SOURCE, SOURCE_KEY, floor_of
+from kullback.sources.help import FORMATS
+from kullback.sources.process import Process
+from kullback.sources.stored import save_source
 from kullback.text.tokenizer_training import tokenizer_config, word_tokenizer
 
-__all__ = ["export_source"]
+__all__ = ["DEFAULT_FORMATS", "export_source"]
 
-# While it is made: ids and surprisals, joined and then as files, and the sentences.
-BYTES_PER_TOKEN = 25
+DEFAULT_FORMATS = ("text", "npy")
+# nanoGPT reads tokens of 16 bits.
+MOST_NANOGPT = 1 << 16
+# Of the validation split, unless a number is given: a tenth, and no more than this.
+MOST_VALIDATION = 1_000_000
 
-README = """{name}: a language whose entropy is known exactly.
+README = """{name}: a source whose entropy is known exactly.
 
-train.txt              one sentence per line
-train.tokens.npy       uint16: <s> w w w </s> <s> w ... (ids of tokenizer.json)
-train.surprisals.npy   float64: the true -log p of each token, nats; 0 for <s>, which is given
-tokenizer.json         a Hugging Face tokenizer
+{files}
+floor.json             the exact entropies: per token, per position, per slot; V, seed, fingerprints
+tokenizer.json         a Hugging Face tokenizer, which names the source: keep it with the model
+source.safetensors     the source itself, for kullback evaluate
 
-Score every token except <s>.  The entropy floor is {floor:.12f} nats/token: the expected loss of a
-perfect model on fresh sentences.  mean(loss - surprisal) over the same tokens estimates the KL
-divergence that remains.
+{rows}
+The entropy floor is {floor:.12f} nats/token{error}: the expected loss of a perfect model on fresh
+rows.  mean(loss - surprisal) over the same tokens estimates the KL divergence that remains.
+
+When the model is trained, save it as a Hugging Face folder with this tokenizer, then
+
+    kullback evaluate YOUR_FOLDER --source {folder}
+
+gives its exact distance from the floor.
+"""
+SENTENCES = """A row is a sentence: <s> w w w </s>.  Score every token except <s>.
+"""
+WINDOWS = """A row is a window of {window} symbols of one long stream, without <s> and </s>.
+Score every symbol except the first one.  For nanoGPT, whose windows begin anywhere in the stream,
+the floor is that of block_size = {block_size}.
 """
 
 
-def export_source(source: Source, tokens: int, folder: Path, seed: int) -> dict[str, Any]:
-    """Write at least `tokens` tokens of complete sentences of the training language into `folder`.
+def export_source(
+    source: AnySource,
+    tokens: int,
+    folder: Path,
+    seed: int,
+    validation: int | None = None,
+    formats: Sequence[str] = DEFAULT_FORMATS,
+    window: int | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Write at least `tokens` tokens of complete rows of the training language into `folder`.
 
-    Returns the content of ``source.json``: the source, the seed, the numbers of sentences and
-    tokens (without ``<s>``), and the entropy and the mean surprisal in nats/token.
+    The validation split has `validation` tokens (default: a tenth, at most a million; 0: none) and
+    is independent of the training split.  `formats` are names of `FORMATS`; `window` is the symbols
+    of a row of a process.  Returns the content of ``floor.json``.
 
     The files appear together, in a new or empty folder.  Raises `InvalidValueError` for fewer than
-    one token and for any other folder, `RunError` where it cannot be written.
+    one token, an unknown format and any other folder, `RunError` where it cannot be written.
     """
     SEEDS.check("seed", seed)
     EXPORTED_TOKENS.check("tokens", tokens)
-    check_fits(
-        tokens * BYTES_PER_TOKEN,
-        f"an export of {tokens:,} tokens",
-        "ask for fewer tokens (--tokens), or export several parts with other seeds",
-    )
+    if validation is None:
+        validation = min(MOST_VALIDATION, -(-tokens // 10))
+    Range(0, EXPORTED_TOKENS.high).check("validation", validation)
+    formats = _checked(formats, source)
+    window = window_of(source, window)
     check_outputs(Output("the folder (-o)", folder, "new folder"))
     with locked_output(folder), draft_folder(folder) as draft:
-        return _export(source, tokens, draft, seed)
+        wanted = {"train": tokens, "validation": validation}
+        return _export(source, wanted, draft, folder, seed, formats, window, progress or Progress())
 
 
-def _export(source: Source, tokens: int, folder: Path, seed: int) -> dict[str, Any]:
-    """The files of an export, in a folder of their own."""
-    language, rng = source.training, np.random.default_rng(seed)
-    lines: list[str] = []
-    ids, surprisals, done = [], [], 0
-    while done < tokens:
-        missing = int((tokens - done) / language.tokens_per_sentence) + 1
-        sample = language.sample(min(missing, 1 << 16), rng)
-        mask = np.concatenate([np.ones((len(sample), 1), bool), sample.mask], axis=1)
-        ids.append(np.insert(sample.tokens, 0, BOS_ID, axis=1)[mask].astype(np.uint16))
-        surprisals.append(np.insert(sample.surprisals, 0, 0.0, axis=1)[mask])
-        lines.extend(sample.texts())
-        done += int(sample.lengths.sum())
-    facts = {
-        "source": dict(source.spec),
-        "seed": seed,
-        "sentences": len(lines),
-        "tokens": done,
-        "entropy_per_token": language.entropy_per_token,
-        "mean_surprisal": float(np.concatenate(surprisals).sum()) / done,
-    }
-    (folder / "train.txt").write_bytes(("\n".join(lines) + "\n").encode())
-    (folder / "train.tokens.npy").write_bytes(_npy(np.concatenate(ids)))
-    (folder / "train.surprisals.npy").write_bytes(_npy(np.concatenate(surprisals)))
-    tokenizer = word_tokenizer(language.vocabulary).to_str(pretty=True)
-    (folder / "tokenizer.json").write_bytes(tokenizer.encode())
-    (folder / "tokenizer_config.json").write_bytes(tokenizer_config().encode())
-    readme = README.format(name=source.name, floor=language.entropy_per_token)
-    (folder / "README.txt").write_bytes(readme.encode())
-    source_json = json.dumps(facts, ensure_ascii=False, indent=2)
-    (folder / "source.json").write_bytes(source_json.encode())
-    return facts
+def _checked(formats: Sequence[str], source: AnySource) -> tuple[str, ...]:
+    """The formats, each once."""
+    for name in formats:
+        if name not in FORMATS:
+            raise InvalidValueError(
+                f"the format {name!r} is unknown; the formats are {', '.join(FORMATS)}"
+            )
+    if not formats:
+        raise InvalidValueError(f"there is no format: name some of {', '.join(FORMATS)}")
+    size = len(_vocabulary(source))
+    if "nanogpt" in formats and size > MOST_NANOGPT:
+        raise InvalidValueError(
+            f"{source.name} has {size:,} tokens, and the format nanogpt has {MOST_NANOGPT:,} ids: "
+            "choose another format, or a source with fewer tokens (--unit characters)"
+        )
+    return tuple(dict.fromkeys(formats))
 
 
-def _npy(array: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    np.save(buffer, array)
-    return buffer.getvalue()
+def _export(
+    source: AnySource,
+    wanted: dict[str, int],
+    draft: Path,
+    folder: Path,
+    seed: int,
+    formats: tuple[str, ...],
+    window: int,
+    progress: Progress,
+) -> dict[str, Any]:
+    """The files of an export, in a folder of their own; eight arguments, all of one export."""
+    vocabulary = _vocabulary(source)
+    progress.stage(f"the exact entropies of {source.name}")
+    floor: dict[str, Any] = floor_of(source, window, seed)
+    splits: dict[str, dict[str, float]] = {}
+    # The training split is drawn as it always was; the validation split has a generator of its own.
+    generators = (np.random.default_rng(seed), np.random.default_rng([seed, 1]))
+    for split, rng in zip(SPLITS, generators, strict=True):
+        if not wanted[split]:
+            continue
+        progress.stage(f"writing {split}, {wanted[split]:,} tokens")
+        if isinstance(source, Process):
+            rows = process_rows(source, wanted[split], window, rng)
+        else:
+            rows = sentence_rows(source.training, wanted[split], rng)
+        with SplitWriter(draft, split, formats, vocabulary) as writer:
+            splits[split] = _write(rows, writer.add, wanted[split], progress)
+    floor["formats"] = list(formats)
+    floor["splits"] = splits
+    _write_about(source, draft, folder, floor)
+    if "datasets" in formats:
+        finish_datasets(draft, list(splits), floor["fingerprint"])
+    if "parquet" in formats:
+        dataset_card(draft, list(splits), (draft / "README.txt").read_text(encoding="utf-8"))
+    if "nanogpt" in formats:
+        write_meta(draft, vocabulary)
+    return floor
+
+
+def _write(
+    rows: Iterator[Rows], add: Callable[[Rows], None], wanted: int, progress: Progress
+) -> dict[str, float]:
+    """Write all rows, and count them."""
+    number = scored = tokens = 0
+    nats = 0.0
+    for piece in rows:
+        add(piece)
+        number += len(piece.lengths_R)
+        scored += piece.scored
+        tokens += piece.scored if piece.given else len(piece.ids_A)
+        nats += float(piece.surprisals_A.sum())
+        progress.tokens(min(tokens, wanted), wanted)
+    return {"rows": number, "tokens": tokens, "scored": scored, "mean_surprisal": nats / scored}
+
+
+def _write_about(source: AnySource, draft: Path, folder: Path, floor: dict[str, Any]) -> None:
+    """Write the tokenizer, the source, the floor and what people read."""
+    vocabulary = _vocabulary(source)
+    is_process = isinstance(source, Process)
+    tokenizer = word_tokenizer(vocabulary, bos=not is_process).to_str(pretty=True)
+    (draft / "tokenizer.json").write_text(tokenizer, encoding="utf-8")
+    config = json.loads(tokenizer_config()) | {SOURCE_KEY: floor["fingerprint"]}
+    (draft / "tokenizer_config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
+    save_source(source, draft / SOURCE)
+    document = json.dumps(floor, ensure_ascii=False, indent=2, allow_nan=False)
+    (draft / FLOOR).write_text(document, encoding="utf-8")
+    window = floor.get("window", 0)
+    rows = WINDOWS.format(window=window, block_size=window - 1) if is_process else SENTENCES
+    files = "\n".join(f"{name:<23}{FORMATS[key]}" for key in floor["formats"] for name in [key])
+    error = f" ± {floor['error']:.1e}" if floor["error"] else ""
+    readme = README.format(
+        name=source.name,
+        files=files,
+        rows=rows,
+        floor=floor["nats_per_token"],
+        error=error,
+        folder=folder,
+    )
+    (draft / "README.txt").write_text(readme, encoding="utf-8")
+
+
+def _vocabulary(source: AnySource) -> tuple[str, ...]:
+    return source.vocabulary if isinstance(source, Process) else source.training.vocabulary

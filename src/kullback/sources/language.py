@@ -74,6 +74,8 @@ class Language:
     arc_slots: Int[np.ndarray, "arcs"]
     probabilities: Float[np.ndarray, "arcs"]
     targets: Int[np.ndarray, "arcs"]
+    known_visits: Float[np.ndarray, "states"] | None = None
+    """The expected visits of each state, where they are known without solving for them."""
 
     # --- the next token --------------------------------------------------------------------
 
@@ -184,6 +186,8 @@ class Language:
     @cached_property
     def expected_visits(self) -> Float[np.ndarray, "states"]:
         """The expected number of times that a sentence passes each state: v = e_start + v P."""
+        if self.known_visits is not None:
+            return self.known_visits
         if self.is_finite:
             visits = np.zeros(len(self.offsets) - 1)
             for t, reach in enumerate(self._reach()):

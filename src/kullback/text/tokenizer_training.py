@@ -18,8 +18,10 @@ from kullback.text.special_tokens import BOS, EOS
 __all__ = ["tokenizer_config", "train_tokenizer", "word_tokenizer"]
 
 
-def word_tokenizer(vocabulary: Sequence[str]) -> Tokenizer:
+def word_tokenizer(vocabulary: Sequence[str], bos: bool = True) -> Tokenizer:
     """The tokenizer of a source: words between whitespace, ids as in `vocabulary`, `BOS` prepended.
+
+    Without `bos` nothing is prepended: a window of a stationary process has no beginning.
 
     >>> word_tokenizer([BOS, EOS, "ayer", "comió"]).encode("ayer comió").ids
     [0, 2, 3]
@@ -27,7 +29,8 @@ def word_tokenizer(vocabulary: Sequence[str]) -> Tokenizer:
     ids = {word: i for i, word in enumerate(vocabulary)}
     tokenizer = Tokenizer(models.WordLevel(ids))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    _prepend_bos(tokenizer)
+    if bos:
+        _prepend_bos(tokenizer)
     return tokenizer
 
 

@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 import torch
@@ -53,9 +53,12 @@ _Seed = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 
 
 class _SourceSpec(msgspec.Struct):
-    """What `source_from_spec` takes: a grammar, or the verbs and held-out cells of conjugation."""
+    """What `source_from_spec` takes: a file, or the verbs and held-out cells of conjugation."""
 
     grammar: str | None = None
+    text: str | None = None
+    order: Annotated[int, msgspec.Meta(ge=1, le=64)] | None = None
+    unit: Literal["characters", "words"] | None = None
     verbs: list[str] | None = None
     holdout: list[tuple[str, str, str]] | None = None
 

@@ -14,13 +14,22 @@ from kullback.results.measurement import Measurement
 from kullback.results.source import PartEvaluation, SourceEvaluation
 from kullback.runtime.escaping import visible
 from kullback.sources.language import Language
+from kullback.sources.mixed_states import EntropyBounds
+from kullback.sources.process import Process
 
 if TYPE_CHECKING:
-    from kullback.sources.catalogue import Source
+    from kullback.sources.catalogue import AnySource
 
-__all__ = ["evaluation_table", "source_summary", "source_table", "source_tables"]
+__all__ = [
+    "evaluation_table",
+    "process_tables",
+    "source_summary",
+    "source_table",
+    "source_tables",
+]
 
 DECIMALS = 6  # of exact numbers
+EXACT = 1e-12  # nats: rounding
 MOST_SLOTS = 500  # of a table
 
 _ROWS: dict[str, Callable[[PartEvaluation], str]] = {
@@ -35,8 +44,13 @@ _ROWS: dict[str, Callable[[PartEvaluation], str]] = {
 }
 
 
-def source_tables(source: Source) -> Group:
-    """The exact entropies of the training language and, where there is one, the held-out one."""
+def source_tables(source: AnySource, window: int = 0) -> Group:
+    """The exact entropies of the training language and, where there is one, the held-out one.
+
+    Of a process: those of windows of `window` symbols.
+    """
+    if isinstance(source, Process):
+        return process_tables(source, window)
     if source.held_out is None:
         return source_table(source.name, source.training)
     return Group(
@@ -67,6 +81,36 @@ def source_table(name: str, language: Language) -> Group:
     if len(by_slot) > MOST_SLOTS:
         title += f", the first {MOST_SLOTS} of {count(len(by_slot))} (--json lists all)"
     return Group(titled(f"{name}: exact", facts), titled(title, slots))
+
+
+def process_tables(process: Process, window: int) -> Group:
+    """The exact entropies of a process, and of a symbol by how many are before it."""
+    facts = numbers_table("", "")
+    beliefs = process.predictor.beliefs
+    floor, rate = process.window_entropy(window), process.entropy_rate
+    for label, value in (
+        ("vocabulary", f"{count(len(process.vocabulary))} tokens"),
+        ("hidden states", count(len(process.states))),
+        ("beliefs of a reader", "thousands or more" if beliefs is None else count(beliefs)),
+        ("entropy rate", _bounded(rate)),
+        (f"floor of windows of {count(window)} symbols", _bounded(floor)),
+    ):
+        add_row(facts, [label, value])
+    facts.show_header = False
+    table = numbers_table("symbols before", "entropy (nats/token)", "of the block (nats)")
+    entropies, blocks = process.conditional_entropies(window), process.block_entropies(window)
+    for n, (entropy, block) in list(enumerate(zip(entropies, blocks, strict=True)))[:MOST_SLOTS]:
+        add_row(table, [count(n), _bounded(entropy, ""), nats(block.value, DECIMALS)])
+    return Group(
+        titled(f"{process.name}: exact", facts),
+        titled("Entropy of a symbol, by the symbols of its window before it", table),
+    )
+
+
+def _bounded(entropy: EntropyBounds, unit: str = " nats/token") -> str:
+    """An entropy with nine decimals, and its error where it is not exact."""
+    error = f" ± {entropy.error:.1e}" if entropy.error > EXACT else ""
+    return f"{nats(entropy.value, 9)}{error}{unit}"
 
 
 def source_summary(results: SourceEvaluation, verbose: bool = False) -> Group:
