@@ -188,7 +188,7 @@ def test_an_unknown_architecture_of_a_gguf_file_is_named(tmp_path: Path) -> None
     """What llama.cpp knows and transformers does not."""
     message = message_of(f"{gguf_header(tmp_path / 'model.gguf', 'zork')}@transformers")
     assert "zork" in message
-    assert "pip install --upgrade transformers" in message
+    assert "kullback[gguf]" in message
 
 
 @pytest.mark.parametrize("library", ["transformers", "gguf"])
