@@ -18,6 +18,12 @@ from typing import TYPE_CHECKING
 
 from tokenizers import Tokenizer
 
+from kullback.errors import InvalidValueError
+from kullback.models._sentence_piece_files import (
+    SENTENCE_PIECE_FILES,
+    check_file,
+    of_sentence_piece,
+)
 from kullback.models.locate import Location, read_json
 from kullback.text.tokenizer import TextTokenizer
 from kullback.text.tokenizer_file import HARD_STRINGS, read_tokenizer
@@ -25,7 +31,7 @@ from kullback.text.tokenizer_file import HARD_STRINGS, read_tokenizer
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["save_tokenizer", "text_tokenizer"]
+__all__ = ["check_files", "save_tokenizer", "text_tokenizer"]
 
 TOKENIZER_FILE = "tokenizer.json"
 # What a tokenizer is saved in: of its file, the settings of its class, and what it was made from.
@@ -34,6 +40,8 @@ FILES = (
     "chat_template.jinja", "chat_template.json", "vocab.json", "merges.txt", "vocab.txt",
     "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "tekken.json",
 )  # fmt: skip
+# Classes of transformers for any tokenizer, which split no text.
+NO_CLASS = ("TokenizersBackend", "PreTrainedTokenizerFast")
 SHOWN = 40  # characters of a text in a note
 
 
@@ -45,7 +53,7 @@ def text_tokenizer(location: Location, theirs: PreTrainedTokenizerBase) -> TextT
     made = TextTokenizer.from_transformers(theirs)
     path = _file_of(location, TOKENIZER_FILE)
     if path is None:
-        return made
+        return _of_other_files(location, made, theirs)
     stored = _with_added(read_tokenizer(path), path, theirs)
     ours = TextTokenizer(stored, theirs.bos_token, theirs.eos_token)
     if ours.fingerprint == made.fingerprint:
@@ -56,13 +64,44 @@ def text_tokenizer(location: Location, theirs: PreTrainedTokenizerBase) -> TextT
     )
 
 
+def check_files(location: Location) -> None:
+    """Raise where the model's only file of a tokenizer is one that cannot be read here."""
+    if _file_of(location, TOKENIZER_FILE) is None:
+        for name in SENTENCE_PIECE_FILES:
+            if (path := _file_of(location, name)) is not None:
+                check_file(location.name, path)
+
+
+def _of_other_files(
+    location: Location, made: TextTokenizer, theirs: PreTrainedTokenizerBase
+) -> TextTokenizer:
+    """The tokenizer of a model without a tokenizer.json; raises where the files do not say which.
+
+    Of vocab.json and merges.txt the class says how a text is split into words.
+    """
+    for name in SENTENCE_PIECE_FILES:
+        if (path := _file_of(location, name)) is not None:
+            return of_sentence_piece(location.name, path, made, theirs)
+    vocabulary = _file_of(location, "vocab.json")
+    if vocabulary is None:
+        return made
+    stored, read = read_json(vocabulary), theirs.get_vocab()
+    if type(theirs).__name__ in NO_CLASS or any(read.get(t) != i for t, i in stored.items()):
+        raise InvalidValueError(
+            f"the tokenizer of the model {location.name} is only in vocab.json and merges.txt, and "
+            f"its class ({type(theirs).__name__}) does not say how a text is split: copy the "
+            "tokenizer.json of the model that this one was made of into it"
+        )
+    return made
+
+
 def save_tokenizer(location: Location, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """Write the tokenizer of the model at `location` into a folder: its own files, byte for byte.
 
-    Without a tokenizer.json it is written as transformers made it.
+    Without files that are read it is written as transformers made it.
     """
     files = {name: path for name in FILES if (path := _file_of(location, name)) is not None}
-    if TOKENIZER_FILE not in files:
+    if files.keys().isdisjoint((TOKENIZER_FILE, "vocab.json", *SENTENCE_PIECE_FILES)):
         tokenizer.save_pretrained(folder)
         return
     for name, path in files.items():

@@ -19,7 +19,7 @@ from kullback.models._hub import check_reachable
 from kullback.models._implementations import pin_implementations
 from kullback.models._loading_errors import explained, first_sentence
 from kullback.models._quiet import no_steps, quiet_loggers, quiet_transformers
-from kullback.models._tokenizers import text_tokenizer
+from kullback.models._tokenizers import check_files, text_tokenizer
 from kullback.models._wrappers import (
     auto_class,
     model_class,
@@ -253,6 +253,7 @@ def _tokenizer(
     from transformers import AutoTokenizer
 
     try:
+        check_files(location)
         with explained(location, "tokenizer"):
             tokenizer: PreTrainedTokenizerBase = (
                 load_tokenizer(location.header)
