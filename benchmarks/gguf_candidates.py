@@ -40,7 +40,7 @@ def bare(name: str, document: Document) -> float:
 
     def read(index: int) -> None:
         window = tokenized.windows[index]
-        predictions = predictor.predictions(window, tokenized.rows_of(index))
+        predictions = predictor.predictions(tokenized.batch([index]))
         step = 512 if isinstance(predictions, FactoredPredictions) else 128
         for row in range(0, len(predictions), step):
             predictions.logits(slice(row, min(row + step, len(predictions))))

@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from kullback.comparison.models import Candidate, Task, compare_models
 from kullback.comparison.operands import ModelOperand, RecordingOperand
 from kullback.errors import InvalidValueError
+from kullback.evaluation.passes import Batch
 from kullback.evaluation.record import record_text
 from kullback.models.load import load_sized, load_text_model
 from kullback.models.quantization import Scheme
@@ -22,7 +23,6 @@ from kullback.predictions.base import Predictions
 from kullback.results.comparison import Comparison
 from kullback.text.documents import Document
 from kullback.text.protocol import Protocol
-from kullback.text.windows import Window
 from tiny_models import TEXT, tiny_llama
 
 DOCUMENTS = [Document(f"part {i}", TEXT[i : i + 200]) for i in range(4)]
@@ -198,9 +198,9 @@ def test_each_model_reads_the_text_once(folder, monkeypatch):
     passes: list[str] = []
     original = ModelOperand.predictions
 
-    def count(operand: ModelOperand, window: Window, rows: slice) -> Predictions:
+    def count(operand: ModelOperand, batch: Batch) -> Predictions:
         passes.append(operand.name)
-        return original(operand, window, rows)
+        return original(operand, batch)
 
     monkeypatch.setattr(ModelOperand, "predictions", count)
     load = partial(load_text_model, folder, torch.bfloat16)

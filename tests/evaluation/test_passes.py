@@ -79,12 +79,12 @@ def test_text_around_a_token(model):
 def test_going_on_gives_the_same_rows(model):
     """Beginning at a later window gives the rest of the rows, bit for bit."""
     tokenized = reading_of(model)
-    everything = list(token_rows(ModelPredictor(model), tokenized))
-    rest = list(token_rows(ModelPredictor(model), tokenized, first_window=3))
-    assert len(rest) == len(everything) - 3
-    np.testing.assert_array_equal(
-        concatenate_statistics(rest).nll, concatenate_statistics(everything[3:]).nll
-    )
+    everything = concatenate_statistics(list(token_rows(ModelPredictor(model), tokenized)))
+    for first in range(1, len(tokenized.windows)):
+        rest = list(token_rows(ModelPredictor(model), tokenized, first_window=first))
+        np.testing.assert_array_equal(
+            concatenate_statistics(rest).nll, everything.nll[tokenized.starts[first] :]
+        )
 
 
 def test_progress_counts_scored_tokens(model):
@@ -99,14 +99,17 @@ def test_progress_counts_scored_tokens(model):
 def test_top_words_only_where_they_are_asked_for(model):
     """Windows before `top_rows` have the most probable words, the others none."""
     tokenized = reading_of(model)
-    rows = list(token_rows(ModelPredictor(model), tokenized, top_k=3, top_rows=10))
-    assert [found.top_tokens.shape[1] for found in rows] == [3] + [0] * (len(rows) - 1)
-    np.testing.assert_array_equal(rows[0].top_tokens[:, 0], rows[0].top1)
+    first, *others = token_rows(ModelPredictor(model), tokenized, top_k=3, top_rows=10)
+    assert len(first) == int(tokenized.starts[1])
+    assert first.top_tokens.shape[1] == 3
+    assert others
+    assert not any(rows.top_tokens.shape[1] for rows in others)
+    np.testing.assert_array_equal(first.top_tokens[:, 0], first.top1)
 
 
 @pytest.mark.parametrize("first_window", [0, 1])
-def test_a_text_of_one_window_has_all_cores(model, first_window):
-    """Short windows do not count; and what remains does not, or a run that goes on would differ."""
+def test_a_text_of_one_batch_has_all_cores(model, first_window, monkeypatch):
+    """Batches count, not windows; and what remains does not, or a resumed run would differ."""
     asked = []
 
     class Watched(ProcessGroup):
@@ -114,14 +117,13 @@ def test_a_text_of_one_window_has_all_cores(model, first_window):
             asked.append(at_once)
             return super().map(measure, windows, at_once)
 
-    texts = [TEXT[:60], "No!", TEXT[:40]]
-    documents = [Document(text[:2], text) for text in texts]
-    tokenized = TokenizedText.of(documents, Protocol(), model.tokenizer, model.context)
-    rows = list(token_rows(ModelPredictor(model), tokenized, Watched(), first_window=first_window))
-    assert len(rows) == len(documents) - first_window
-    assert asked == [2]
-    one = TokenizedText.of(documents[:2], Protocol(), model.tokenizer, model.context)
-    assert (tokenized.full_windows, one.full_windows) == (2, 1)
+    for texts, at_once in (([TEXT[:60], "No!", TEXT[:40]], 2), ([TEXT[:60], "No!"], 1)):
+        documents = [Document(text[:2], text) for text in texts]
+        tokenized = TokenizedText.of(documents, Protocol(), model.tokenizer, model.context)
+        monkeypatch.setattr("kullback.evaluation.predictors.CPU_TOKENS", 64)
+        rows = token_rows(ModelPredictor(model), tokenized, Watched(), first_window=first_window)
+        assert sum(map(len, rows)) == len(tokenized) - int(tokenized.starts[first_window])
+        assert asked.pop() == at_once
 
 
 def test_words_are_those_of_the_part_that_is_scored(model):
@@ -141,10 +143,12 @@ def test_damaged_logits_are_placed_in_the_text(model):
         name = "damaged"
         device = torch.device("cpu")
 
-        def predictions(self, window, rows):
-            logits = torch.zeros(len(window), 256)
-            if rows.start >= tokenized.starts[-2]:
-                logits[1, 7] = torch.nan
+        def sharing(self, longest):
+            return "padded"
+
+        def predictions(self, batch):
+            logits = torch.zeros(len(batch.rows_M), 256)
+            logits[batch.rows_M == tokenized.starts[-2] + 1, 7] = torch.nan
             return DensePredictions(logits)
 
     with pytest.raises(InvalidValueError, match=r"second, tokens 1 to \d+: row 1 .* NaN"):

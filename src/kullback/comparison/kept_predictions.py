@@ -14,15 +14,22 @@ import os
 import shutil
 import tempfile
 import threading
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
 import torch
 
 from kullback.errors import RunError
-from kullback.evaluation.passes import Predictor, TokenizedText
-from kullback.predictions.base import DensePredictions, FactoredPredictions, Head, Predictions
-from kullback.text.windows import Window
+from kullback.evaluation.passes import Batch, Predictor, TokenizedText
+from kullback.models.interface import Sharing
+from kullback.predictions.base import (
+    DensePredictions,
+    FactoredPredictions,
+    Head,
+    Predictions,
+    joined,
+)
 
 __all__ = ["KeptPredictions"]
 
@@ -72,17 +79,34 @@ class KeptPredictions:
         """The predictor's."""
         return self.predictor.device
 
-    def predictions(self, window: Window, rows: slice) -> Predictions:
-        """Those of the first call for this window."""
-        index = self._windows.get(window.key)
-        if index is None:
-            return self.predictor.predictions(window, rows)
-        kept = self._kept(index)
+    def sharing(self, longest: int) -> Sharing:
+        """The predictor's."""
+        return self.predictor.sharing(longest)
+
+    def predictions(self, batch: Batch) -> Predictions:
+        """Those of the first call for these windows."""
+        numbers = [self._windows.get(window.key, -1) for window in batch.windows]
+        if -1 in numbers:
+            return self.predictor.predictions(batch)
+        kept = self._kept_of(numbers)
         if kept is not None:
             return kept
-        predictions = self.predictor.predictions(window, rows)
-        self._keep(index, predictions)
-        return self._kept(index) or predictions
+        predictions = self.predictor.predictions(batch)
+        if len(numbers) == 1:
+            self._keep(numbers[0], predictions)
+            return self._kept_of(numbers) or predictions
+        first = 0
+        for number, window in zip(numbers, batch.windows, strict=True):
+            rows_m = torch.arange(first, first + len(window), device=self.device)
+            self._keep(number, predictions.select(rows_m))
+            first += len(window)
+        return self._kept_of(numbers) or predictions
+
+    def _kept_of(self, numbers: Sequence[int]) -> Predictions | None:
+        """What is kept of these windows, where all of it is."""
+        parts = [self._kept(number) for number in numbers]
+        known = [part for part in parts if part is not None]
+        return joined(known) if len(known) == len(parts) else None
 
     def _rows(self, index: int) -> slice:
         starts = self._tokenized.starts

@@ -25,7 +25,7 @@ from kullback.comparison.operands import ModelOperand
 from kullback.comparison.row_pairs import unweighted_places
 from kullback.comparison.stored import origin, stored_comparison
 from kullback.evaluation.measures import Places, weighted_mean
-from kullback.evaluation.passes import ModelPredictor, is_exclusive
+from kullback.evaluation.passes import Batch, ModelPredictor, is_exclusive
 from kullback.predictions.base import DensePredictions
 from kullback.predictions.llama_cpp_logits import LlamaCppLogits
 from kullback.predictions.rounded import RoundedRows
@@ -131,7 +131,7 @@ def compare_logits_with_model(
 
     def open_piece(piece: slice) -> Callable[[slice], Block]:
         window = windows[piece.start // first.rows_per_chunk]
-        predictions = predictor.predictions(window, piece)
+        predictions = predictor.predictions(Batch((window,), (piece,)))
 
         def block(rows: slice) -> Block:
             own = slice(rows.start - piece.start, rows.stop - piece.start)

@@ -27,6 +27,7 @@ from kullback.comparison.token_agreement import bos_note, check_tokens
 from kullback.errors import InvalidValueError
 from kullback.evaluation.on_text import coverage_notes
 from kullback.evaluation.passes import (
+    BatchLimit,
     Predictor,
     TokenizedText,
     divergence_rows,
@@ -103,14 +104,14 @@ def compare_models(
     source: Predictor = reference
     if len(candidates) > 1 or task.noise or task.sensitivity is not None:
         source = _kept(reference, tokenized, progress)
-    compared, passes = [], KeptPasses()
+    compared, passes, limit = [], KeptPasses(), BatchLimit()
     of_reference = reference.fingerprint(documents, tokenized)
     for i, candidate in enumerate(candidates):
         operand = opened.pop(i) if i in opened else candidate.open()
         operand.check(documents, tokenized, reader)
         progress.stage(f"comparing {candidate.name}")
         identity = operand.fingerprint(documents, tokenized)
-        compute = partial(_pass, reference, source, operand, tokenized, progress)
+        compute = partial(_pass, reference, source, operand, tokenized, progress, limit)
         kinds = [type(model).__name__ for model in (reference, operand)]
         identities = [of_reference.full, identity.full, *kinds]
         divergences = passes.rows(identities, tokenized, compute)
@@ -141,7 +142,7 @@ def compare_models(
         documents=len(documents),
         bytes=tokenized.coverage.bytes,
         seconds=time.perf_counter() - began,
-        notes=(*_notes(reference, compared, tokenized), *beginnings),
+        notes=(*_notes(reference, compared, tokenized), *limit.notes, *beginnings),
         ranked=ranked,
         tolerance=task.tolerance,
         budget=task.budget,
@@ -235,11 +236,12 @@ def _pass(
     operand: Operand,
     tokenized: TokenizedText,
     progress: Progress,
+    limit: BatchLimit,
     first_window: int,
 ) -> Iterator[DivergenceStatistics]:
     vocabulary_size = min(reference.vocabulary_size, operand.vocabulary_size)
     return divergence_rows(
-        source, operand, tokenized, None, progress.tokens, vocabulary_size, first_window
+        source, operand, tokenized, None, progress.tokens, vocabulary_size, first_window, limit
     )
 
 

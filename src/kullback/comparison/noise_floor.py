@@ -9,25 +9,24 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
 from kullback.evaluation.measures import weighted_mean
 from kullback.evaluation.passes import (
+    Batch,
     ModelPredictor,
     Predictor,
     TokenizedText,
     divergence_rows,
     subsample,
 )
-from kullback.models.interface import TextModel
+from kullback.models.interface import Sharing, TextModel
 from kullback.models.llama_cpp import LlamaCppModel
-from kullback.predictions.base import Predictions
+from kullback.predictions.base import Predictions, joined
 from kullback.results.comparison import BATCH_SHAPE
 from kullback.results.measurement import Measurement
 from kullback.runtime.progress import Progress
 from kullback.scoring.divergence import concatenate_divergences
-from kullback.text.windows import Window
 
 __all__ = ["above_noise", "noise_floor", "noise_ratio"]
 
@@ -38,7 +37,10 @@ LLAMA_CPP_BATCH = 16
 
 @dataclass(frozen=True, eq=False)
 class _InABatch:
-    """The model itself, reading each window beside a copy: other shapes, other roundings."""
+    """The model itself in other shapes, so with other roundings.
+
+    Windows that share a batch are read one by one, and one that is alone beside a copy of itself.
+    """
 
     model: TextModel
 
@@ -50,10 +52,15 @@ class _InABatch:
     def device(self) -> torch.device:
         return self.model.device
 
-    def predictions(self, window: Window, rows: slice) -> Predictions:
-        inputs_T = torch.from_numpy(window.inputs.astype(np.int64)).to(self.model.device)
-        wanted_M = torch.arange(window.rows.start, window.rows.stop, device=self.model.device)
-        return self.model.predict(torch.stack([inputs_T, inputs_T])).select(wanted_M)
+    def sharing(self, longest: int) -> Sharing:
+        return ModelPredictor(self.model).sharing(longest)
+
+    def predictions(self, batch: Batch) -> Predictions:
+        if len(batch.windows) > 1:
+            return joined([ModelPredictor(self.model).predictions(one) for one in batch.alone()])
+        inputs_1T = torch.from_numpy(batch.inputs_NT).to(self.model.device)
+        wanted_M = torch.from_numpy(batch.positions_M).to(self.model.device)
+        return self.model.predict(inputs_1T.expand(2, -1).contiguous()).select(wanted_M)
 
 
 def noise_floor(

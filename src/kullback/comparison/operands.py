@@ -20,14 +20,13 @@ import torch
 from kullback.comparison.token_agreement import check_tokens
 from kullback.errors import InvalidValueError
 from kullback.evaluation.on_text import model_fingerprint
-from kullback.evaluation.passes import ModelPredictor, Predictor, TokenizedText
-from kullback.models.interface import TextModel
+from kullback.evaluation.passes import Batch, ModelPredictor, Predictor, TokenizedText
+from kullback.models.interface import Sharing, TextModel
 from kullback.models.quantized import SizedModel
-from kullback.predictions.base import Predictions
+from kullback.predictions.base import Predictions, joined
 from kullback.predictions.recording import Recording
 from kullback.text.documents import Document
 from kullback.text.fingerprint import Fingerprint, Part, check_same_text, text_fingerprint
-from kullback.text.windows import Window
 
 __all__ = ["ModelOperand", "Operand", "RecordingOperand", "check_is_text", "text_parts"]
 
@@ -102,9 +101,13 @@ class ModelOperand:
         """The model's."""
         return self.model.notes
 
-    def predictions(self, window: Window, rows: slice) -> Predictions:
+    def sharing(self, longest: int) -> Sharing:
+        """The model's."""
+        return ModelPredictor(self.model).sharing(longest)
+
+    def predictions(self, batch: Batch) -> Predictions:
         """What the model predicts now."""
-        return ModelPredictor(self.model).predictions(window, rows)
+        return ModelPredictor(self.model).predictions(batch)
 
     def fingerprint(self, documents: Sequence[Document], tokenized: TokenizedText) -> Fingerprint:
         """Of this text under this protocol."""
@@ -167,9 +170,13 @@ class RecordingOperand:
         metadata = cast("Mapping[str, Part]", self.recording.metadata)
         return Fingerprint({name: part for name, part in metadata.items() if name not in NO_PARTS})
 
-    def predictions(self, window: Window, rows: slice) -> Predictions:
+    def sharing(self, longest: int) -> Sharing:
+        """All of an exact recording: rows are read, not windows."""
+        return "padded" if self.recording.kind == "exact" else "alone"
+
+    def predictions(self, batch: Batch) -> Predictions:
         """What the model predicted."""
-        return self.recording.predictions(rows)
+        return joined([self.recording.predictions(rows) for rows in batch.rows])
 
     def fingerprint(self, documents: Sequence[Document], tokenized: TokenizedText) -> Fingerprint:
         """Of the text and protocol that were recorded."""

@@ -114,13 +114,8 @@ def pairs_of_text(
     """The rows of a text's windows, of which at least one operand is a model."""
 
     def piece(index: int) -> RowPair:
-        window = tokenized.windows[index]
-        rows = tokenized.rows_of(index)
-        return RowPair(
-            reference.predictions(window, rows),
-            candidate.predictions(window, rows),
-            window.targets,
-        )
+        batch = tokenized.batch([index])
+        return RowPair(reference.predictions(batch), candidate.predictions(batch), batch.targets_M)
 
     pieces = [partial(piece, index) for index in range(len(tokenized.windows))]
     return RowPairs(pieces, tokenized.places, progress)

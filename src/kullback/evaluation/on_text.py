@@ -18,7 +18,7 @@ import torch
 from kullback.evaluation.measures import TextMeasures, measure_text
 from kullback.evaluation.numeric_type import arithmetic_noise
 from kullback.evaluation.passages import text_passages
-from kullback.evaluation.passes import ModelPredictor, TokenizedText, subsample
+from kullback.evaluation.passes import Batch, BatchLimit, ModelPredictor, TokenizedText, subsample
 from kullback.evaluation.recorded_pass import RecordedPass, record_pass
 from kullback.evaluation.temperature import TemperatureFit, fit_temperature, tempered_nll
 from kullback.models.interface import TextModel
@@ -76,13 +76,14 @@ def evaluate_text(
     tokenized = TokenizedText.of(documents, protocol, model.tokenizer, model.context, progress)
     identity = model_fingerprint(model, documents, tokenized)
     progress.stage(f"{task.what} {model.name} on {model.device.type}")
+    limit = BatchLimit()
     recorded = record_pass(
-        model, tokenized, identity, task.records, processes, progress, task.passages
+        model, tokenized, identity, task.records, processes, progress, task.passages, limit
     )
     if recorded is None:
         return NonZeroRank(rank=processes.rank, world_size=processes.world_size)
     measured = measure_text(recorded)
-    notes = [*model.notes, *coverage_notes(tokenized)]
+    notes = [*model.notes, *coverage_notes(tokenized), *limit.notes]
     if task.exact is not None:
         progress.stage("measuring the noise of the arithmetic, against float32")
         notes.append(arithmetic_noise(model, task.exact(), tokenized))
@@ -204,8 +205,8 @@ def _fit_temperature(model: TextModel, tokenized: TokenizedText) -> tuple[Temper
     part, predictor = subsample(tokenized), ModelPredictor(model)
 
     def read(window: Window) -> tuple[Predictions, torch.Tensor]:
-        targets_M = torch.from_numpy(window.targets.astype(np.int64))
-        return predictor.predictions(window, slice(0, 0)), targets_M
+        batch = Batch((window,), (slice(0, 0),))
+        return predictor.predictions(batch), torch.from_numpy(batch.targets_M)
 
     with workers(cores()) as pool:
         windows = list(pool.map(read, part.windows))

@@ -1,46 +1,32 @@
 """Passes of one model or two over a text: windows in, one row a scored token out.
 
-:class:`TokenizedText` is what is read: documents, their tokens, the windows of a protocol, and
-where each scored token is.  `token_rows` and `divergence_rows` send the windows through one
-model or two; a window's logits are made and used up where its hidden states are, so memory does not
-grow with the text or the vocabulary.
+`token_rows` and `divergence_rows` send the windows of a :class:`TokenizedText` through one model or
+two, in batches (:mod:`kullback.evaluation.batches`); a batch's logits are made and used up where
+its hidden states are, so memory does not grow with the text or the vocabulary.
 
-Axes: T tokens that a model reads at once, M scored tokens.
+Axes: M scored tokens.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import Protocol as Interface
-from typing import TypeVar
+from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, Shaped
 
-from kullback.errors import InvalidValueError
-from kullback.evaluation.measures import Places
-from kullback.models.interface import TextModel
-from kullback.predictions.base import Predictions
-from kullback.runtime.columns import PART_ROWS, Column
-from kullback.runtime.progress import Progress
+from kullback.evaluation.batched_rows import BatchLimit, batched_rows
+from kullback.evaluation.batches import Batch
+from kullback.evaluation.predictors import ModelPredictor, Predictor, is_exclusive
+from kullback.evaluation.tokenized_text import TokenizedText, subsample
 from kullback.runtime.progress import Tokens as TokensDone
 from kullback.runtime.workers import ProcessGroup
 from kullback.scoring.divergence import DivergenceStatistics, divergence_statistics
 from kullback.scoring.token_statistics import TokenStatistics, token_statistics
-from kullback.text.documents import Document
-from kullback.text.encoded_documents import encode_documents
-from kullback.text.plan import plan
-from kullback.text.protocol import Protocol, count_words, prepare
-from kullback.text.special_spellings import count_strings
-from kullback.text.tokenizer import TextTokenizer
-from kullback.text.windows import Coverage, Tokens, Window, Windows, coverage
 
 __all__ = [
+    "Batch",
+    "BatchLimit",
     "ModelPredictor",
     "Predictor",
     "TokenizedText",
@@ -49,237 +35,6 @@ __all__ = [
     "subsample",
     "token_rows",
 ]
-
-# Windows of about this many tokens represent the text where every window is much alike.
-PART_TOKENS = 4096
-# Bytes whose tokenisation takes seconds, and is shown.
-LONG_TEXT = 4 << 20
-# Bytes of a column of all rows that is not memory-mapped.
-IN_MEMORY = 1 << 20
-
-
-@dataclass(frozen=True, eq=False)
-class TokenizedText:
-    """What is read and scored; everything but the models."""
-
-    documents: list[Document]
-    """As the protocol reads them: perhaps joined into one."""
-    encodings: Sequence[Tokens]
-    protocol: Protocol
-    """With nothing left open."""
-    windows: Windows
-    special_strings: tuple[str, ...] = ()
-    """How the tokenizer's special tokens are spelled."""
-
-    @classmethod
-    def of(
-        cls,
-        documents: Sequence[Document],
-        protocol: Protocol,
-        tokenizer: TextTokenizer,
-        context: int | None,
-        progress: Progress | None = None,
-    ) -> TokenizedText:
-        """The windows of `documents` for a model with this tokenizer and longest input.
-
-        Of a long text, `progress` is told of a stage and of its bytes.  Raises `InvalidValueError`
-        as `kullback.text.plan.plan` does, `RunError` where the disk is full.
-        """
-        resolved = protocol.resolve(context)
-        prepared = prepare(documents, resolved)
-        progress = progress or Progress()
-        if sum(document.n_bytes for document in prepared) >= LONG_TEXT:
-            progress.stage("tokenising the text")
-        special_tokens = resolved.special_tokens or "text"
-        encodings = encode_documents(tokenizer, prepared, progress.advance, special_tokens)
-        windows = plan(encodings, resolved, tokenizer, context)
-        return cls(prepared, encodings, resolved, windows, tokenizer.special_strings)
-
-    @cached_property
-    def coverage(self) -> Coverage:
-        """How many tokens and bytes there are, and how many are scored."""
-        return coverage(self.encodings, self.windows)
-
-    @cached_property
-    def spelled(self) -> Counter[str]:
-        """How often the documents spell each special token."""
-        counts: Counter[str] = Counter()
-        for document in self.documents:
-            counts += count_strings(self.special_strings, document.pieces())
-        return counts
-
-    @cached_property
-    def starts(self) -> Int[np.ndarray, "windows+1"]:
-        """The first row of each window, and the number of rows."""
-        return np.concatenate([[0], np.cumsum(self.windows.scored())])
-
-    def __len__(self) -> int:
-        """M."""
-        return int(self.starts[-1])
-
-    @cached_property
-    def full_windows(self) -> int:
-        """How many windows as long as the longest would be as much to read; at least one."""
-        n_inputs_W = self.windows.read()
-        return max(1, round(int(n_inputs_W.sum()) / int(n_inputs_W.max(initial=1))))
-
-    @cached_property
-    def targets(self) -> Int[np.ndarray, "M"]:
-        """The token that each row is about."""
-        return self._column(lambda windows: _targets(self.windows[windows]))
-
-    @cached_property
-    def byte_spans(self) -> Int[np.ndarray, "M 2"]:
-        """Where each token is in its document."""
-        spans = self._column(lambda windows: self.byte_spans_of(windows).reshape(-1))
-        return spans.reshape(-1, 2)
-
-    @cached_property
-    def places(self) -> Places:
-        """Document, position, bytes, words and weight of each row."""
-        columns: dict[str, Column] = {}
-        for windows in self.window_parts():
-            for name, values in vars(self.places_of(windows)).items():
-                columns.setdefault(name, Column(values.dtype, IN_MEMORY)).append(values)
-        return Places(**{name: column.mapped() for name, column in columns.items()})
-
-    def window_parts(self) -> Iterator[slice]:
-        """All windows in order, of about `PART_ROWS` rows each time; at least once."""
-        begin, count = 0, len(self.windows)
-        while True:
-            limit = int(self.starts[begin]) + PART_ROWS
-            end = int(np.searchsorted(self.starts, limit, side="right")) - 1
-            end = min(max(end, begin + 1), count)
-            yield slice(begin, end)
-            if end == count:
-                return
-            begin = end
-
-    def _column(self, values_of: Callable[[slice], Shaped[np.ndarray, "n"]]) -> np.ndarray:
-        """What `values_of` gives of all windows: read-only, memory-mapped where it is long."""
-        parts = self.window_parts()
-        column = Column.of(values_of(next(parts)), in_memory=IN_MEMORY)
-        for windows in parts:
-            column.append(values_of(windows))
-        return column.mapped()
-
-    def rows_of(self, window: int) -> slice:
-        """The rows of a window."""
-        return slice(int(self.starts[window]), int(self.starts[window + 1]))
-
-    def byte_spans_of(self, windows: slice) -> Int[np.ndarray, "M 2"]:
-        """Where each token of some windows is in its document."""
-        spans = [
-            window.byte_spans(self.encodings[window.document]) for window in self.windows[windows]
-        ]
-        return np.concatenate(spans) if spans else np.empty((0, 2), np.int64)
-
-    def places_of(self, windows: slice) -> Places:
-        """Document, position, bytes, words and weight of each row of some windows."""
-        part = self.windows[windows]
-        size_W = part.scored()
-        first_W = np.cumsum(size_W) - size_W
-        document_M = np.repeat(part.document_W.astype(np.int64), size_W)
-        # The scored predictions of a window are its last ones.
-        before_W = part.read() - size_W + 1 - first_W
-        return Places(
-            document_M=document_M,
-            position_M=np.arange(int(size_W.sum())) + np.repeat(before_W, size_W),
-            bytes_M=np.diff(self.byte_spans_of(windows), axis=1)[:, 0],
-            words_M=self._words_a_row[document_M],
-            weight_M=np.repeat(part.weight_W, size_W),
-        )
-
-    @cached_property
-    def _words_a_row(self) -> Float[np.ndarray, "G"]:
-        """The words of each document, or of the part of it that is scored, over its rows."""
-        document_W, size_W = self.windows.document_W, self.windows.scored()
-        words = np.array([count_words(document, self.protocol) for document in self.documents])
-        size = np.array([document.n_bytes for document in self.documents])
-        rows = np.bincount(document_W, size_W, len(words))
-        scored = self.coverage.scored_bytes_G.astype(np.float64)
-        # A document that is scored in part has that part of its words.
-        share: Float[np.ndarray, "G"] = np.divide(
-            words * scored, size * rows, out=np.zeros(len(words)), where=rows > 0
-        )
-        return share
-
-    def text_of(self, row: int) -> str:
-        """The text of a scored token; bytes that are part of a character are shown as ▒."""
-        document, begin, end = self._place(row)
-        return document.content(begin, end).decode(errors="replace").replace("\ufffd", "▒")
-
-    def text_around(self, row: int, n_bytes: int) -> tuple[str, str]:
-        """The text before and after a scored token, `n_bytes` each at most."""
-        document, begin, end = self._place(row)
-        before = document.content(max(0, begin - n_bytes), begin)
-        after = document.content(end, end + n_bytes)
-        return before.decode(errors="ignore"), after.decode(errors="ignore")
-
-    def _place(self, row: int) -> tuple[Document, int, int]:
-        """The document of a scored token, and its bytes there."""
-        index = int(np.searchsorted(self.starts, row, side="right")) - 1
-        window = self.windows[index]
-        spans_M2 = window.byte_spans(self.encodings[window.document])
-        begin, end = spans_M2[row - int(self.starts[index])].tolist()
-        return self.documents[window.document], begin, end
-
-
-def _targets(windows: Sequence[Window]) -> Int[np.ndarray, "m"]:
-    targets = [window.targets for window in windows]
-    return np.concatenate(targets) if targets else np.empty(0, np.int32)
-
-
-def subsample(tokenized: TokenizedText, tokens: int = PART_TOKENS) -> TokenizedText:
-    """Every k-th window, so that about `tokens` tokens, spread over the text, are scored."""
-    return replace(tokenized, windows=tokenized.windows[:: max(1, len(tokenized) // tokens)])
-
-
-class Predictor(Interface):
-    """Whatever predicts the scored tokens of a text: a model, or a recording of one."""
-
-    @property
-    def name(self) -> str:
-        """What people call it."""
-
-    @property
-    def device(self) -> torch.device:
-        """Where the predictions are made."""
-
-    def predictions(self, window: Window, rows: slice) -> Predictions:
-        """The predictions of the scored tokens of `window`, rows `rows` of the text."""
-
-
-def is_exclusive(predictor: object) -> bool:
-    """Whether it is, or reads, a model that computes on all cores itself, a window at a time."""
-    while predictor is not None:
-        if getattr(predictor, "exclusive", False):
-            return True
-        predictor = getattr(predictor, "model", None) or getattr(predictor, "predictor", None)
-    return False
-
-
-@dataclass(frozen=True, eq=False)
-class ModelPredictor:
-    """A model that reads the windows now."""
-
-    model: TextModel
-
-    @property
-    def name(self) -> str:
-        """The model's."""
-        return self.model.name
-
-    @property
-    def device(self) -> torch.device:
-        """The model's."""
-        return self.model.device
-
-    def predictions(self, window: Window, rows: slice) -> Predictions:
-        """Read the window's tokens, keep the scored positions."""
-        inputs_1T = torch.from_numpy(window.inputs.astype(np.int64))[None].to(self.model.device)
-        wanted_M = torch.arange(window.rows.start, window.rows.stop, device=self.model.device)
-        return self.model.predict(inputs_1T).select(wanted_M)
 
 
 def token_rows(
@@ -290,25 +45,29 @@ def token_rows(
     first_window: int = 0,
     top_k: int = 0,
     top_rows: int = 0,
+    limit: BatchLimit | None = None,
 ) -> Iterator[TokenStatistics]:
-    """The statistics of each window from `first_window` on, in order.
+    """The statistics of whole windows, one or several at a time, from `first_window` on, in order.
 
-    Windows that begin before row `top_rows` have the `top_k` most probable tokens, too.  Raises
-    `InvalidValueError` naming document and token where a model's logits are damaged.
+    Windows that begin before row `top_rows` have the `top_k` most probable tokens, too.  `limit` is
+    told where the memory is too small for the usual batches.  Raises `InvalidValueError` naming
+    document and token where a model's logits are damaged, `RunError` where the memory is too small
+    for a window.
     """
 
-    def measure(index: int) -> TokenStatistics:
-        window = tokenized.windows[index]
-        rows = tokenized.rows_of(index)
-        targets_M = torch.from_numpy(window.targets.astype(np.int64))
-        with _placed(tokenized, index):
-            k = top_k if rows.start < top_rows else 0
-            return token_statistics(predictor.predictions(window, rows), targets_M, k)
+    def measure(batch: Batch) -> TokenStatistics:
+        k = top_k if min(rows.start for rows in batch.rows) < top_rows else 0
+        return token_statistics(predictor.predictions(batch), torch.from_numpy(batch.targets_M), k)
 
-    at_once = _at_once(tokenized, predictor)
-    yield from _each_window(
-        measure, tokenized, processes or ProcessGroup(), at_once, progress, first_window
-    )
+    after_top = min(int(np.searchsorted(tokenized.starts, top_rows)), len(tokenized.windows))
+    with_top = int(tokenized.starts[after_top])
+    row = int(tokenized.starts[first_window])
+    for statistics in batched_rows(
+        measure, tokenized, (predictor,), processes, progress, first_window, limit
+    ):
+        # A batch may have windows on both sides of `top_rows`.
+        yield from _split(statistics, with_top - row)
+        row += len(statistics)
 
 
 def divergence_rows(
@@ -319,68 +78,36 @@ def divergence_rows(
     progress: TokensDone = lambda done, total: None,
     vocabulary_size: int | None = None,
     first_window: int = 0,
+    limit: BatchLimit | None = None,
 ) -> Iterator[DivergenceStatistics]:
-    """How two models differ at each scored token, window by window from `first_window` on.
+    """How two models differ at each scored token, whole windows at a time as in `token_rows`.
 
-    Raises `InvalidValueError` as `token_rows` does, and where the vocabularies do not fit.
+    Raises as `token_rows` does, and `InvalidValueError` where the vocabularies do not fit.
     """
 
-    def measure(index: int) -> DivergenceStatistics:
-        window = tokenized.windows[index]
-        rows = tokenized.rows_of(index)
-        targets_M = torch.from_numpy(window.targets.astype(np.int64))
-        with _placed(tokenized, index):
-            return divergence_statistics(
-                reference.predictions(window, rows),
-                candidate.predictions(window, rows),
-                targets_M,
-                vocabulary_size,
-            )
+    def measure(batch: Batch) -> DivergenceStatistics:
+        return divergence_statistics(
+            reference.predictions(batch),
+            candidate.predictions(batch),
+            torch.from_numpy(batch.targets_M),
+            vocabulary_size,
+        )
 
-    at_once = _at_once(tokenized, reference, candidate)
-    yield from _each_window(
-        measure, tokenized, processes or ProcessGroup(), at_once, progress, first_window
+    predictors = (reference, candidate)
+    return batched_rows(measure, tokenized, predictors, processes, progress, first_window, limit)
+
+
+def _split(statistics: TokenStatistics, with_top: int) -> Iterator[TokenStatistics]:
+    """The first `with_top` rows as they are, the others without their most probable tokens."""
+    if not statistics.top_tokens.shape[1] or with_top >= len(statistics):
+        yield statistics
+        return
+    if with_top > 0:
+        yield statistics.part(slice(with_top))
+    others = statistics.part(slice(max(with_top, 0), None))
+    top = (slice(None), slice(0))
+    yield replace(
+        others,
+        top_tokens=others.top_tokens[top],
+        top_log_probabilities=others.top_log_probabilities[top],
     )
-
-
-Rows = TypeVar("Rows", TokenStatistics, DivergenceStatistics)
-
-
-def _at_once(tokenized: TokenizedText, *predictors: Predictor) -> int:
-    """How many windows a machine works on at a time.
-
-    It depends on all windows, not on those left to do: where a run resumes, the same cores share a
-    window as in one that was never stopped.
-    """
-    if any(predictor.device.type != "cpu" for predictor in predictors):
-        return 1  # an accelerator is filled by one, and has its memory for one
-    if any(is_exclusive(predictor) for predictor in predictors):
-        return 1
-    return tokenized.full_windows
-
-
-def _each_window(
-    measure: Callable[[int], Rows],
-    tokenized: TokenizedText,
-    processes: ProcessGroup,
-    at_once: int,
-    progress: TokensDone,
-    first_window: int,
-) -> Iterator[Rows]:
-    done = int(tokenized.starts[first_window])
-    for rows in processes.map(measure, range(first_window, len(tokenized.windows)), at_once):
-        done += len(rows)
-        progress(done, len(tokenized))
-        yield rows
-
-
-@contextmanager
-def _placed(tokenized: TokenizedText, index: int) -> Iterator[None]:
-    """Say where in the text it was that a model's predictions could not be measured."""
-    try:
-        yield
-    except InvalidValueError as error:
-        window = tokenized.windows[index]
-        name = tokenized.documents[window.document].name
-        first, last = int(window.tokens[0]), int(window.tokens[-1])
-        raise InvalidValueError(f"{name}, tokens {first} to {last}: {error}") from None

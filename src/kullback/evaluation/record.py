@@ -154,7 +154,7 @@ def record_text(
         for index in range(min(first, len(tokenized.windows) - 1), len(tokenized.windows)):
             window, rows = tokenized.windows[index], tokenized.rows_of(index)
             places = tokenized.places_of(slice(index, index + 1))
-            predictions = predictor.predictions(window, rows)
+            predictions = predictor.predictions(tokenized.batch([index]))
             if index < first:  # all rows are there, but not yet the file
                 writer.take_head(predictions)
                 continue

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 from kullback.errors import InvalidValueError
-from kullback.evaluation.passes import ModelPredictor, TokenizedText
+from kullback.evaluation.passes import Batch, ModelPredictor, TokenizedText
 from kullback.models.interface import TextModel
 from kullback.predictions.checks import check_rows
 from kullback.predictions.llama_cpp_logits import file_bytes
@@ -68,7 +68,7 @@ def record_llama_cpp(
         rows_a_block = max(1, BLOCK_BYTES // (4 * V))
         for index, window in enumerate(windows):
             rows = tokenized.rows_of(index)
-            predictions = predictor.predictions(window, rows)
+            predictions = predictor.predictions(Batch((window,), (rows,)))
             for start in range(0, len(predictions), rows_a_block):
                 stop = min(start + rows_a_block, len(predictions))
                 logits_BV = predictions.logits(slice(start, stop)).cpu().float()

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import takewhile
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ from kullback.errors import InvalidValueError
 from kullback.evaluation.kept_rows import kept_rows
 from kullback.evaluation.measures import Places
 from kullback.evaluation.passages import SHOWN_TOKENS, TOP_K
-from kullback.evaluation.passes import ModelPredictor, TokenizedText, token_rows
+from kullback.evaluation.passes import BatchLimit, ModelPredictor, TokenizedText, token_rows
 from kullback.evaluation.record_columns import RecordColumns
 from kullback.evaluation.token_records import (
     Records,
@@ -71,12 +71,13 @@ def record_pass(
     processes: ProcessGroup,
     progress: Progress,
     with_beginning: bool,
+    limit: BatchLimit | None = None,
 ) -> RecordedPass | None:
     """Run `model` over the text; None for non-zero ranks.
 
     `path` names a Parquet file for one row a token; a killed run resumes after the rows on disk,
     and a file that is finished is read instead.  Without it, the rows of a run that Ctrl-C stopped
-    are kept for the next one.  Raises `InvalidValueError` as `token_rows` does, `RunError` where
+    are kept for the next one.  `limit` is as for `token_rows`.  Raises `InvalidValueError` as `token_rows` does, `RunError` where
     the file cannot be written.
     """
     began = time.perf_counter()
@@ -97,7 +98,7 @@ def record_pass(
         beginning: list[TokenStatistics] = []
         rows = token_rows(
             ModelPredictor(model), tokenized, processes, progress.tokens, first,
-            top_k=TOP_K, top_rows=SHOWN_TOKENS if with_beginning else 0,
+            top_k=TOP_K, top_rows=SHOWN_TOKENS if with_beginning else 0, limit=limit,
         )  # fmt: skip
         with _Kept(tokenized, records, writer, first) as kept:
             for statistics in rows:
@@ -187,7 +188,7 @@ class _Kept:
         self._append()
 
     def append(self, statistics: TokenStatistics) -> None:
-        """Add those of the next window."""
+        """Add those of the next windows."""
         self._waiting.append(statistics)
         self._rows += len(statistics)
         late = time.monotonic() - self._appended >= SECONDS_AT_ONCE
@@ -196,7 +197,8 @@ class _Kept:
 
     def _append(self) -> None:
         if self._waiting:
-            windows = slice(self._window, self._window + len(self._waiting))
+            last = int(self._tokenized.starts[self._window]) + self._rows
+            windows = slice(self._window, int(np.searchsorted(self._tokenized.starts, last)))
             rows = window_records(self._tokenized, windows, self._waiting)
             self._records.append(rows)
             if self._writer is not None:
@@ -245,6 +247,5 @@ def _statistics(records: Records) -> TokenStatistics:
 
 def _beginning_again(model: TextModel, tokenized: TokenizedText) -> list[TokenStatistics]:
     """The beginning of the text, for a run that resumed after it."""
-    count = int(np.searchsorted(tokenized.starts, SHOWN_TOKENS))
     rows = token_rows(ModelPredictor(model), tokenized, top_k=TOP_K, top_rows=SHOWN_TOKENS)
-    return list(islice(rows, count))
+    return list(takewhile(lambda statistics: statistics.top_tokens.shape[1], rows))

@@ -28,6 +28,8 @@ from torch import Tensor, nn
 
 from kullback.errors import InvalidValueError
 from kullback.models._context import configured_context, context_of
+from kullback.models.batch_probe import BatchProbe, scales_with_length
+from kullback.models.interface import Sharing
 from kullback.predictions.base import DensePredictions, FactoredPredictions, Head, at_least_float32
 from kullback.runtime.fast_layers import FastLayers
 from kullback.runtime.fast_linear import multiplies
@@ -68,6 +70,7 @@ class HuggingFaceModel:
     file_bytes: int | None = None
     """The size of the .gguf file that the weights were dequantised from, where they were."""
     _fingerprint: list[str] = field(default_factory=list, repr=False)
+    _batch_probes: list[BatchProbe] = field(default_factory=list, repr=False)
 
     @classmethod
     def wrap(
@@ -145,6 +148,31 @@ class HuggingFaceModel:
     def factored(self) -> bool:
         """Whether a head was found."""
         return self.head is not None
+
+    def sharing(self, longest: int) -> Sharing:
+        """As probes find it; each is made once."""
+        if not self._batch_probes:
+            config = self.model.config.get_text_config(decoder=True)
+            size = min(config.vocab_size, self.tokenizer.vocabulary_size)
+            tolerance = TOLERANCE[self.dtype]
+            self._batch_probes.append(
+                BatchProbe(
+                    _probe(size, config, self.device),
+                    lambda ours, theirs: _distance(ours, theirs) <= tolerance,
+                    scales_with_length(self.model.config),
+                )
+            )
+        return self._batch_probes[0].sharing(self.predict, longest)
+
+    @property
+    def bytes_a_token(self) -> int:
+        """About what the activations of a layer, or logits without a head, take of a position."""
+        if self.head is None:
+            return 8 * self.vocabulary_size
+        V, D = self.head.weight_VD.shape
+        widths = [weight.shape[0] for weight in self.model.parameters() if weight.ndim == 2]
+        widest = max((width for width in widths if width < V), default=D)
+        return self.dtype.itemsize * (4 * D + 3 * widest)
 
     def weights_fingerprint(self) -> str:
         """SHA-256 of the weights as they are in memory; computed once."""

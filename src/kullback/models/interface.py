@@ -7,7 +7,7 @@ Axes: N sequences, T positions, V vocabulary.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
 import torch
 from jaxtyping import Int
@@ -18,7 +18,11 @@ from kullback.predictions.base import Predictions
 if TYPE_CHECKING:
     from kullback.text.tokenizer import TextTokenizer
 
-__all__ = ["LanguageModel", "TextModel"]
+__all__ = ["LanguageModel", "Sharing", "TextModel"]
+
+#: How sequences may be read in one batch and get the predictions that each has by itself:
+#: padded on the right to the longest, only with others of their length, or not at all.
+Sharing: TypeAlias = Literal["padded", "equal lengths", "alone"]
 
 
 class LanguageModel(Protocol):
@@ -39,8 +43,7 @@ class LanguageModel(Protocol):
 class TextModel(LanguageModel, Protocol):
     """A language model with its tokenizer and the other properties that its numbers depend on.
 
-    The model is causal: the tokens after a position do not change the predictions there, so padding
-    on the right is harmless.
+    The model is causal: the tokens after a position do not change the predictions there.
     """
 
     @property
@@ -66,6 +69,9 @@ class TextModel(LanguageModel, Protocol):
     @property
     def notes(self) -> tuple[str, ...]:
         """Sentences that the user should read."""
+
+    def sharing(self, longest: int) -> Sharing:
+        """How sequences of at most `longest` tokens may be read in one batch."""
 
     def weights_fingerprint(self) -> str:
         """SHA-256 of all weights, in hexadecimal."""

@@ -33,6 +33,7 @@ from kullback.errors import InvalidValueError, RunError
 from kullback.models._llama_cpp_errors import no_context, no_model
 from kullback.models._llama_cpp_library import Batch, Library, collected_errors, load_library
 from kullback.models._llama_cpp_tokenizer import tokenizer_of
+from kullback.models.interface import Sharing
 from kullback.models.llama_cpp_options import CACHE_TYPES, FLASH_ATTENTION, LlamaCppOptions
 from kullback.predictions.base import ALL
 from kullback.runtime.threads import cores
@@ -135,6 +136,10 @@ class LlamaCppModel:
     def file_bytes(self) -> int:
         """The size of the file, or of all its parts."""
         return sum(path.stat().st_size for path in self.paths)
+
+    def sharing(self, longest: int) -> Sharing:
+        """Alone: llama.cpp has one window in its cache."""
+        return "alone"
 
     def weights_fingerprint(self) -> str:
         """SHA-256 of the bytes of the file, or of all its parts; computed once."""

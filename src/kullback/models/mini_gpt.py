@@ -14,6 +14,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from kullback.errors import InvalidValueError
+from kullback.models.interface import Sharing
 from kullback.predictions.base import FactoredPredictions, Head
 from kullback.runtime.weights import weights_fingerprint
 from kullback.text.tokenizer import TextTokenizer
@@ -91,6 +92,10 @@ class GPTTextModel(GPTModel):
     def device(self) -> torch.device:
         """The device of the weights."""
         return self.gpt.head_weight.device
+
+    def sharing(self, longest: int) -> Sharing:
+        """Padded: attention is causal, and rotations depend on the position alone."""
+        return "padded"
 
     def weights_fingerprint(self) -> str:
         """SHA-256 of the weights."""

@@ -15,7 +15,7 @@ block.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -32,6 +32,7 @@ __all__ = [
     "Head",
     "Predictions",
     "at_least_float32",
+    "joined",
 ]
 
 ALL = slice(None)
@@ -160,6 +161,22 @@ class ComputedPredictions:
     def select(self, rows_M: Int[Tensor, "M"]) -> ComputedPredictions:
         """Some of the indices."""
         return ComputedPredictions(self.rows_M[rows_M], self.vocabulary_size, self.compute)
+
+
+def joined(parts: Sequence[Predictions]) -> Predictions:
+    """The rows of predictions of one model, part after part.
+
+    All must have hidden states, or all logits in memory, where there are several.
+    """
+    if len(parts) == 1:
+        return parts[0]
+    factored = [part for part in parts if isinstance(part, FactoredPredictions)]
+    if len(factored) == len(parts):
+        hidden_MD = torch.cat([part.hidden_MD for part in factored])
+        return FactoredPredictions(hidden_MD, factored[0].head)
+    dense = [part for part in parts if isinstance(part, DensePredictions)]
+    assert len(dense) == len(parts), "other forms are read a window at a time"
+    return DensePredictions(torch.cat([part.logits_MV for part in dense]))
 
 
 def at_least_float32(values: Tensor) -> Tensor:

@@ -21,15 +21,41 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 
+import torch
+
 from kullback.runtime.scopes import shared_scope
 
-__all__ = ["kept_freed_memory"]
+__all__ = ["free_accelerator_memory", "is_out_of_memory", "kept_freed_memory"]
 
 # From malloc.h.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 KEEP = {M_MMAP_THRESHOLD: 1 << 30, M_TRIM_THRESHOLD: 2**31 - 1}
 # DEFAULT_MMAP_THRESHOLD_MAX of malloc.c on 64 bits, and twice it: where glibc's adjustment ends.
 GIVE_BACK = {M_MMAP_THRESHOLD: 32 << 20, M_TRIM_THRESHOLD: 64 << 20}
+
+
+# What torch says where the memory of a CPU, or of Apple's GPU, has no space for a tensor; it has a
+# class of errors for the memory of the other accelerators only.
+OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "bad_alloc")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a computation failed because the memory is too small.
+
+    >>> is_out_of_memory(MemoryError()), is_out_of_memory(RuntimeError("shapes differ"))
+    (True, False)
+    """
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(part in str(error) for part in OUT_OF_MEMORY)
+
+
+def free_accelerator_memory(device: torch.device) -> None:
+    """Give blocks that torch keeps for reuse back to an accelerator."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    elif device.type == "mps":
+        torch.mps.empty_cache()
 
 
 @contextmanager

@@ -66,6 +66,12 @@ class TokenStatistics:
             top_log_probabilities=np.empty((rows, top_k)),
         )
 
+    def part(self, rows: slice) -> TokenStatistics:
+        """Some of the rows."""
+        return TokenStatistics(
+            **{field.name: getattr(self, field.name)[rows] for field in fields(TokenStatistics)}
+        )
+
     def write(self, rows: slice, totals: RowTotals) -> None:
         """Set some rows to what their blocks sum to."""
         self.nll[rows] = totals.nll_B.cpu().numpy()

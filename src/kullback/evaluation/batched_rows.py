@@ -1,0 +1,225 @@
+"""Rows of a text, computed batch by batch and put back into the order of the text.
+
+Where the memory is too small for a batch it is halved, and so are those after it.
+
+Axes: N windows of a batch, M rows, K columns of a statistic that has several.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Generic, TypeVar
+
+import numpy as np
+from jaxtyping import Int
+
+from kullback.errors import InvalidValueError, RunError
+from kullback.evaluation.batches import Batch, PlannedBatch, cut, padded_tokens, plan_batches
+from kullback.evaluation.predictors import Predictor, is_exclusive, joint_sharing, token_budget
+from kullback.evaluation.tokenized_text import TokenizedText
+from kullback.runtime.memory import free_accelerator_memory, is_out_of_memory
+from kullback.runtime.progress import Tokens as TokensDone
+from kullback.runtime.workers import ProcessGroup
+from kullback.scoring.divergence import DivergenceStatistics
+from kullback.scoring.token_statistics import TokenStatistics
+
+__all__ = ["BatchLimit", "batched_rows"]
+
+Rows = TypeVar("Rows", TokenStatistics, DivergenceStatistics)
+AnyRows = TypeVar("AnyRows")
+
+
+@dataclass(eq=False)
+class BatchLimit:
+    """The tokens that the memory allowed in a batch; shared by the threads of a pass."""
+
+    tokens: int | None = None
+    """None where it allowed all that were planned."""
+
+    @property
+    def notes(self) -> list[str]:
+        """What the user should know of it."""
+        if self.tokens is None:
+            return []
+        return [
+            f"the memory was too small for the usual batches: {self.tokens:,} tokens were read at "
+            "a time, which takes longer and changes the numbers by rounding only"
+        ]
+
+    def lower(self, tokens: int) -> None:
+        """At most so many from now on."""
+        self.tokens = tokens if self.tokens is None else min(self.tokens, tokens)
+
+
+def batched_rows(
+    measure: Callable[[Batch], Rows],
+    tokenized: TokenizedText,
+    predictors: tuple[Predictor, ...],
+    processes: ProcessGroup | None = None,
+    progress: TokensDone = lambda done, total: None,
+    first_window: int = 0,
+    limit: BatchLimit | None = None,
+) -> Iterator[Rows]:
+    """`measure` of all batches: rows of one window or several, whole windows in the order of the
+    text, from `first_window` on.
+
+    Raises `InvalidValueError` naming document and token where `measure` raises it, `RunError` where
+    the memory is too small for a window by itself.
+    """
+    processes, limit = processes or ProcessGroup(), limit or BatchLimit()
+    n_inputs_W = tokenized.windows.read()
+    budget = token_budget(*predictors)
+    plan = plan_batches(n_inputs_W, budget, lambda longest: joint_sharing(longest, *predictors))
+    reader = _Reader(measure, tokenized, predictors, n_inputs_W, limit)
+    # It depends on all windows, not on those left to do: where a run resumes, the same cores share
+    # a batch as in one that was never stopped.  An accelerator is filled by one batch.
+    alone = any(map(is_exclusive, predictors)) or any(p.device.type != "cpu" for p in predictors)
+    at_once = 1 if alone else plan.full_batches
+    planned = plan.from_window(first_window)
+    done = int(tokenized.starts[first_window])
+    group: _Group[Rows] | None = None
+    scored_W = tokenized.windows.scored()
+    results = processes.map(reader.rows, planned, at_once)
+    # Non-zero ranks have no results.
+    for (rows, tokens), batch in zip(results, planned, strict=False):
+        if tokens is not None:
+            limit.lower(tokens)
+        if group is None or group.windows != batch.group:
+            group = _Group(tokenized, batch.group, first_window)
+        done += int(scored_W[batch.numbers_N[batch.numbers_N >= first_window]].sum())
+        ready = group.add(batch.numbers_N, rows)
+        progress(done, len(tokenized))
+        if ready is not None:
+            yield ready
+
+
+@dataclass(frozen=True, eq=False)
+class _Reader(Generic[Rows]):
+    """Computes batches, in smaller parts where the memory asks for it."""
+
+    measure: Callable[[Batch], Rows]
+    tokenized: TokenizedText
+    predictors: tuple[Predictor, ...]
+    n_inputs_W: Int[np.ndarray, "W"]
+    limit: BatchLimit
+
+    def rows(self, planned: PlannedBatch) -> tuple[Rows, int | None]:
+        """The rows of a batch, in its order of windows, and the limit if there is one."""
+        waiting = self._cut(planned.numbers_N)
+        parts: list[Rows] = []
+        while waiting:
+            numbers_N = waiting.pop(0)
+            rows = self._attempt(numbers_N)
+            if rows is not None:
+                parts.append(rows)
+                continue
+            for predictor in self.predictors:
+                free_accelerator_memory(predictor.device)
+            if len(numbers_N) == 1:
+                raise RunError(self._too_long(int(self.n_inputs_W[numbers_N[0]])))
+            self.limit.lower(padded_tokens(numbers_N, self.n_inputs_W) // 2)
+            waiting = [*self._cut(numbers_N), *waiting]
+        return parts[0] if len(parts) == 1 else _concatenated(parts), self.limit.tokens
+
+    def _cut(self, numbers_N: Int[np.ndarray, "N"]) -> list[Int[np.ndarray, "n"]]:
+        tokens = self.limit.tokens
+        if tokens is None or padded_tokens(numbers_N, self.n_inputs_W) <= tokens:
+            return [numbers_N]
+        return cut(numbers_N, self.n_inputs_W, tokens)
+
+    def _attempt(self, numbers_N: Int[np.ndarray, "N"]) -> Rows | None:
+        """The rows; None where the memory is too small."""
+        try:
+            return self._placed(numbers_N)
+        # torch has one class of errors for its accelerators, and none for its memory on a CPU.
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            return None
+
+    def _placed(self, numbers_N: Int[np.ndarray, "N"]) -> Rows:
+        """Say where in the text it was that predictions could not be measured."""
+        try:
+            return self.measure(self.tokenized.batch(numbers_N.tolist()))
+        except InvalidValueError as error:
+            if len(numbers_N) > 1:
+                for number in numbers_N:  # the window that is at fault raises
+                    self._placed(np.array([number]))
+            window = self.tokenized.windows[int(numbers_N[0])]
+            name = self.tokenized.documents[window.document].name
+            first, last = int(window.tokens[0]), int(window.tokens[-1])
+            raise InvalidValueError(f"{name}, tokens {first} to {last}: {error}") from None
+
+    def _too_long(self, tokens: int) -> str:
+        names = " and ".join(dict.fromkeys(predictor.name for predictor in self.predictors))
+        return (
+            f"the memory is too small to read a window of {tokens:,} tokens with {names}: use a "
+            "shorter --window, a narrower --dtype, or a device with more memory"
+        )
+
+
+class _Group(Generic[Rows]):
+    """The rows of a group of windows, until all before them are there."""
+
+    def __init__(self, tokenized: TokenizedText, windows: slice, first_window: int) -> None:
+        self.windows = windows
+        self._starts = tokenized.starts[windows.start : windows.stop + 1]
+        self._next = max(first_window - windows.start, 0)
+        self._is_there = np.zeros(windows.stop - windows.start + 1, bool)
+        self._rows: Rows | None = None
+
+    def add(self, numbers_N: Int[np.ndarray, "N"], rows: Rows) -> Rows | None:
+        """Add a batch; the rows of the windows that come next, where they are there."""
+        own_N = numbers_N - self.windows.start
+        self._is_there[own_N] = True
+        first = self._next
+        self._next += int(np.argmin(self._is_there[first:]))
+        starts = self._starts
+        if len(own_N) == 1 and own_N[0] == first and self._next == first + 1:
+            return rows
+        if self._rows is None:
+            self._rows = _like(rows, int(starts[-1] - starts[0]))
+        sizes_N = np.diff(starts)[own_N]
+        begins_N = starts[own_N] - starts[0]
+        shift_N = begins_N - (np.cumsum(sizes_N) - sizes_N)
+        _put(self._rows, np.arange(len(rows)) + np.repeat(shift_N, sizes_N), rows)
+        if self._next == first:
+            return None
+        ready = slice(int(starts[first] - starts[0]), int(starts[self._next] - starts[0]))
+        return _mapped(self._rows, lambda column_M: column_M[ready])
+
+
+def _mapped(rows: AnyRows, function: Callable[[np.ndarray], np.ndarray]) -> AnyRows:
+    """The statistics with `function` of each of their columns."""
+    assert is_dataclass(rows) and not isinstance(rows, type)
+    columns = {}
+    for field in fields(rows):
+        value = getattr(rows, field.name)
+        columns[field.name] = _mapped(value, function) if is_dataclass(value) else function(value)
+    return type(rows)(**columns)
+
+
+def _like(rows: AnyRows, size: int) -> AnyRows:
+    """Uninitialised statistics of `size` rows."""
+    return _mapped(rows, lambda column_M: np.empty((size, *column_M.shape[1:]), column_M.dtype))
+
+
+def _put(into: object, rows_m: Int[np.ndarray, "m"], part: object) -> None:
+    """Set some rows; columns that `part` has not are left."""
+    assert is_dataclass(part) and not isinstance(part, type)
+    for field in fields(part):
+        target, values = getattr(into, field.name), getattr(part, field.name)
+        if is_dataclass(values):
+            _put(target, rows_m, values)
+        elif target.shape[1:] == values.shape[1:]:
+            target[rows_m] = values
+
+
+def _concatenated(parts: list[Rows]) -> Rows:
+    whole = _like(parts[0], sum(map(len, parts)))
+    first = 0
+    for part in parts:
+        _put(whole, np.arange(first, first + len(part)), part)
+        first += len(part)
+    return whole

@@ -1,0 +1,127 @@
+"""Probes of whether sequences get the same predictions in a batch as alone.
+
+Causal attention does not see what follows, so that padding on the right needs no mask.  Whether a
+model is safe with it is not looked up by name but tried: a short sequence beside a longer one, two
+of one length, and a sequence padded to the longest length in use, where positions may depend on the
+length of the input (RoPE scaled by it, for example).
+
+Axes: N sequences, T positions, M rows, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeAlias
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from kullback.models.interface import Sharing
+from kullback.predictions.base import Predictions
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+__all__ = ["BatchProbe", "scales_with_length"]
+
+Predict: TypeAlias = "Callable[[Int[Tensor, 'N T']], Predictions]"
+
+
+@dataclass(eq=False)
+class BatchProbe:
+    """What was tried with one model, and what came out; each probe is made once."""
+
+    probe_1T: Int[Tensor, "1 T"]
+    """Tokens to try with."""
+    is_near: Callable[[Tensor, Tensor], bool]
+    """Whether logits are the same but for rounding."""
+    scales_with_length: bool = False
+    """Whether the configuration says that positions depend on the length of the input."""
+    _of_short: list[Sharing] = field(default_factory=list)
+    _safe_to: int = 0
+    _unsafe_from: int | None = None
+
+    def sharing(self, predict: Predict, longest: int) -> Sharing:
+        """How sequences of at most `longest` tokens may be read in one batch."""
+        if not self._of_short:
+            self._of_short.append(self._try_short(predict))
+            self._safe_to = self.probe_1T.shape[1]
+        if self._of_short[0] != "padded" or longest <= 1:
+            return self._of_short[0]
+        if self.scales_with_length:
+            return "equal lengths"
+        if longest > self._safe_to and not self._is_unsafe(longest):
+            if self._try_length(predict, longest):
+                self._safe_to = longest
+            else:
+                self._unsafe_from = longest
+        return "equal lengths" if self._is_unsafe(longest) else "padded"
+
+    def _is_unsafe(self, longest: int) -> bool:
+        return self._unsafe_from is not None and longest >= self._unsafe_from
+
+    def _try_short(self, predict: Predict) -> Sharing:
+        first_1T, second_1T = self.probe_1T, self.probe_1T.flip(1)
+        T = first_1T.shape[1]
+        half = T // 2
+        if half == 0:
+            return "alone"
+        padded_1T = _padded(second_1T[:, :half], T)
+        try:
+            first_TV, second_TV = _logits(predict, first_1T, T), _logits(predict, second_1T, T)
+            half_RV = _logits(predict, second_1T[:, :half], half)
+            padded_MV = _logits(predict, torch.cat([first_1T, padded_1T]), 2 * T)
+            equal_MV = _logits(predict, torch.cat([first_1T, second_1T]), 2 * T)
+        # Of any class: it is the model's own code that runs, perhaps made for one sequence.
+        except Exception:
+            return "alone"
+        if not (self.is_near(equal_MV[:T], first_TV) and self.is_near(equal_MV[T:], second_TV)):
+            return "alone"
+        beside = self.is_near(padded_MV[:T], first_TV)
+        padded = self.is_near(padded_MV[T : T + half], half_RV)
+        return "padded" if beside and padded else "equal lengths"
+
+    def _try_length(self, predict: Predict, longest: int) -> bool:
+        """Whether a short sequence that is padded to `longest` tokens predicts what it does alone.
+
+        Alone it is read last: some models keep the scale of the longest input that they have read.
+        """
+        T = self.probe_1T.shape[1]
+        try:
+            padded_TV = _logits(predict, _padded(self.probe_1T, longest), T)
+            alone_TV = _logits(predict, self.probe_1T, T)
+        # As above; also where the memory is too small, which the pass itself finds out.
+        except Exception:
+            return False
+        return self.is_near(padded_TV, alone_TV)
+
+
+def scales_with_length(config: PreTrainedConfig) -> bool:
+    """Whether the configuration has RoPE whose frequencies depend on the length of the input.
+
+    On short inputs these are the usual ones, so that a probe would have to know from which length
+    on they are not.
+    """
+    return any(
+        isinstance(value, str) and ("dynamic" in value or value == "longrope")
+        for value in _rope_types(config.to_dict())
+    )
+
+
+def _rope_types(settings: object) -> list[object]:
+    if not isinstance(settings, dict):
+        return []
+    own = [value for key, value in settings.items() if key in ("rope_type", "type")]
+    return own + [part for value in settings.values() for part in _rope_types(value)]
+
+
+def _padded(ids_1T: Int[Tensor, "1 T"], length: int) -> Int[Tensor, "1 length"]:
+    """Tokens, and the last of them again up to a length."""
+    return torch.cat([ids_1T, ids_1T[:, -1:].expand(-1, length - ids_1T.shape[1])], dim=1)
+
+
+def _logits(predict: Predict, inputs_NT: Int[Tensor, "N T"], rows: int) -> Float[Tensor, "M V"]:
+    """The logits of the first rows."""
+    return predict(inputs_NT).logits(slice(0, rows))
