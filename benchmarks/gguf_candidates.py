@@ -39,7 +39,6 @@ def bare(name: str, document: Document) -> float:
     began = time.perf_counter()
 
     def read(index: int) -> None:
-        window = tokenized.windows[index]
         predictions = predictor.predictions(tokenized.batch([index]))
         step = 512 if isinstance(predictions, FactoredPredictions) else 128
         for row in range(0, len(predictions), step):

@@ -147,8 +147,8 @@ def test_damaged_logits_are_placed_in_the_text(model):
             return "padded"
 
         def predictions(self, batch):
-            logits = torch.zeros(len(batch.rows_M), 256)
-            logits[batch.rows_M == tokenized.starts[-2] + 1, 7] = torch.nan
+            logits = torch.zeros(len(batch.row_numbers), 256)
+            logits[batch.row_numbers == tokenized.starts[-2] + 1, 7] = torch.nan
             return DensePredictions(logits)
 
     with pytest.raises(InvalidValueError, match=r"second, tokens 1 to \d+: row 1 .* NaN"):

@@ -58,8 +58,8 @@ class _InABatch:
     def predictions(self, batch: Batch) -> Predictions:
         if len(batch.windows) > 1:
             return joined([ModelPredictor(self.model).predictions(one) for one in batch.alone()])
-        inputs_1T = torch.from_numpy(batch.inputs_NT).to(self.model.device)
-        wanted_M = torch.from_numpy(batch.positions_M).to(self.model.device)
+        inputs_1T = torch.from_numpy(batch.inputs).to(self.model.device)
+        wanted_M = torch.from_numpy(batch.positions).to(self.model.device)
         return self.model.predict(inputs_1T.expand(2, -1).contiguous()).select(wanted_M)
 
 

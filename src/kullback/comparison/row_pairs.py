@@ -115,7 +115,7 @@ def pairs_of_text(
 
     def piece(index: int) -> RowPair:
         batch = tokenized.batch([index])
-        return RowPair(reference.predictions(batch), candidate.predictions(batch), batch.targets_M)
+        return RowPair(reference.predictions(batch), candidate.predictions(batch), batch.targets)
 
     pieces = [partial(piece, index) for index in range(len(tokenized.windows))]
     return RowPairs(pieces, tokenized.places, progress)

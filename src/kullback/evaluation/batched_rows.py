@@ -106,21 +106,21 @@ class _Reader(Generic[Rows]):
 
     def rows(self, planned: PlannedBatch) -> tuple[Rows, int | None]:
         """The rows of a batch, in its order of windows, and the limit if there is one."""
-        waiting = self._cut(planned.numbers_N)
-        parts: list[Rows] = []
-        while waiting:
-            numbers_N = waiting.pop(0)
-            rows = self._attempt(numbers_N)
+        parts = list(self._parts(planned.numbers_N))
+        return parts[0] if len(parts) == 1 else _concatenated(parts), self.limit.tokens
+
+    def _parts(self, numbers_N: Int[np.ndarray, "N"]) -> Iterator[Rows]:
+        for part_N in self._cut(numbers_N):
+            rows = self._attempt(part_N)
             if rows is not None:
-                parts.append(rows)
+                yield rows
                 continue
             for predictor in self.predictors:
                 free_accelerator_memory(predictor.device)
-            if len(numbers_N) == 1:
-                raise RunError(self._too_long(int(self.n_inputs_W[numbers_N[0]])))
-            self.limit.lower(padded_tokens(numbers_N, self.n_inputs_W) // 2)
-            waiting = [*self._cut(numbers_N), *waiting]
-        return parts[0] if len(parts) == 1 else _concatenated(parts), self.limit.tokens
+            if len(part_N) == 1:
+                raise RunError(self._too_long(int(self.n_inputs_W[part_N[0]])))
+            self.limit.lower(padded_tokens(part_N, self.n_inputs_W) // 2)
+            yield from self._parts(part_N)
 
     def _cut(self, numbers_N: Int[np.ndarray, "N"]) -> list[Int[np.ndarray, "n"]]:
         tokens = self.limit.tokens
@@ -192,7 +192,8 @@ class _Group(Generic[Rows]):
 
 def _mapped(rows: AnyRows, function: Callable[[np.ndarray], np.ndarray]) -> AnyRows:
     """The statistics with `function` of each of their columns."""
-    assert is_dataclass(rows) and not isinstance(rows, type)
+    assert is_dataclass(rows)
+    assert not isinstance(rows, type)
     columns = {}
     for field in fields(rows):
         value = getattr(rows, field.name)
@@ -207,7 +208,8 @@ def _like(rows: AnyRows, size: int) -> AnyRows:
 
 def _put(into: object, rows_m: Int[np.ndarray, "m"], part: object) -> None:
     """Set some rows; columns that `part` has not are left."""
-    assert is_dataclass(part) and not isinstance(part, type)
+    assert is_dataclass(part)
+    assert not isinstance(part, type)
     for field in fields(part):
         target, values = getattr(into, field.name), getattr(part, field.name)
         if is_dataclass(values):

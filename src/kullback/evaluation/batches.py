@@ -40,18 +40,19 @@ class Batch:
     """The rows of the text that are theirs."""
 
     @cached_property
-    def targets_M(self) -> Int[np.ndarray, "M"]:
+    def targets(self) -> Int[np.ndarray, "M"]:
         """The target tokens, window after window."""
-        targets = [window.targets for window in self.windows]
-        return np.concatenate(targets).astype(np.int64, copy=False)
+        targets = np.concatenate([window.targets for window in self.windows])
+        targets_M: Int[np.ndarray, "M"] = targets.astype(np.int64, copy=False)
+        return targets_M
 
     @cached_property
-    def rows_M(self) -> Int[np.ndarray, "M"]:
+    def row_numbers(self) -> Int[np.ndarray, "M"]:
         """The row of the text that each prediction is of."""
         return np.concatenate([np.arange(rows.start, rows.stop) for rows in self.rows])
 
     @cached_property
-    def inputs_NT(self) -> Int[np.ndarray, "N T"]:
+    def inputs(self) -> Int[np.ndarray, "N T"]:
         """The tokens to read; each window is padded on the right with its own last token."""
         inputs = [window.inputs for window in self.windows]
         longest = max(map(len, inputs))
@@ -61,7 +62,7 @@ class Batch:
         return padded_NT
 
     @property
-    def positions_M(self) -> Int[np.ndarray, "M"]:
+    def positions(self) -> Int[np.ndarray, "M"]:
         """Which of the N·T predictions are scored."""
         T = max(window.n_inputs for window in self.windows)
         scored = [(n * T, window.rows) for n, window in enumerate(self.windows)]

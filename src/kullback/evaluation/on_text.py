@@ -206,7 +206,7 @@ def _fit_temperature(model: TextModel, tokenized: TokenizedText) -> tuple[Temper
 
     def read(window: Window) -> tuple[Predictions, torch.Tensor]:
         batch = Batch((window,), (slice(0, 0),))
-        return predictor.predictions(batch), torch.from_numpy(batch.targets_M)
+        return predictor.predictions(batch), torch.from_numpy(batch.targets)
 
     with workers(cores()) as pool:
         windows = list(pool.map(read, part.windows))

@@ -57,7 +57,7 @@ def token_rows(
 
     def measure(batch: Batch) -> TokenStatistics:
         k = top_k if min(rows.start for rows in batch.rows) < top_rows else 0
-        return token_statistics(predictor.predictions(batch), torch.from_numpy(batch.targets_M), k)
+        return token_statistics(predictor.predictions(batch), torch.from_numpy(batch.targets), k)
 
     after_top = min(int(np.searchsorted(tokenized.starts, top_rows)), len(tokenized.windows))
     with_top = int(tokenized.starts[after_top])
@@ -89,7 +89,7 @@ def divergence_rows(
         return divergence_statistics(
             reference.predictions(batch),
             candidate.predictions(batch),
-            torch.from_numpy(batch.targets_M),
+            torch.from_numpy(batch.targets),
             vocabulary_size,
         )
 

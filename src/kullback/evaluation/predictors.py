@@ -65,8 +65,8 @@ class ModelPredictor:
     def predictions(self, batch: Batch) -> Predictions:
         """Read the windows' tokens, keep the scored positions."""
         device = self.model.device
-        inputs_NT = torch.from_numpy(batch.inputs_NT).to(device)
-        return self.model.predict(inputs_NT).select(torch.from_numpy(batch.positions_M).to(device))
+        inputs_NT = torch.from_numpy(batch.inputs).to(device)
+        return self.model.predict(inputs_NT).select(torch.from_numpy(batch.positions).to(device))
 
 
 def is_exclusive(predictor: object) -> bool:

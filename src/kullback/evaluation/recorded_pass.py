@@ -77,8 +77,8 @@ def record_pass(
 
     `path` names a Parquet file for one row a token; a killed run resumes after the rows on disk,
     and a file that is finished is read instead.  Without it, the rows of a run that Ctrl-C stopped
-    are kept for the next one.  `limit` is as for `token_rows`.  Raises `InvalidValueError` as `token_rows` does, `RunError` where
-    the file cannot be written.
+    are kept for the next one.  `limit` is as for `token_rows`.  Raises as `token_rows` does, and
+    `RunError` where the file cannot be written.
     """
     began = time.perf_counter()
     records = RecordColumns()
