@@ -7,6 +7,10 @@ import torch
 import transformers as hf
 
 import kullback
+from kullback.models.load import load_sized
+from kullback.models.quantization import Scheme
+from kullback.models.quantized_folder import save_quantised
+from kullback.models.weight_matrices import unquantised_weights, weight_matrices
 from kullback.text.documents import Document
 from tiny_folders import SIZES, VOCABULARY_SIZE, plain_nll, saved
 from tiny_models import TEXT
@@ -94,3 +98,35 @@ def test_a_llava_predicts_as_its_text_model_alone(tmp_path):
     alone.model.load_state_dict(model.model.language_model.state_dict())
     alone.lm_head.load_state_dict(model.lm_head.state_dict())
     assert plain_nll(alone) == pytest.approx(plain_nll(model), abs=1e-9)
+
+
+@pytest.mark.parametrize("name", ["Gemma3", "Mistral3", "Llava", "Qwen2VL", "Qwen2_5_VL"])
+def test_only_the_text_model_of_a_wrapper_is_quantised(name):
+    """All its layers, none of the part that reads images; the rest is listed with its share."""
+    model = wrapper(name)
+    quantised = {weight.parameter for weight in weight_matrices(model)}
+    text = model.model.language_model
+    expected = {
+        f"model.language_model.{layer}.weight"
+        for layer, module in text.named_modules()
+        if isinstance(module, torch.nn.Linear)
+    }
+    assert quantised == expected
+    left = unquantised_weights(model)
+    assert any("vis" in entry.name for entry in left)
+    numbers = sum(model.get_parameter(name).numel() for name in quantised)
+    whole = sum(parameter.numel() for parameter in model.parameters())
+    assert sum(entry.share for entry in left) == pytest.approx(1 - numbers / whole)
+
+
+def test_a_quantised_wrapper_is_saved_as_it_is_measured(tmp_path):
+    """``MODEL@SCHEME`` and the folder of `quantise` predict the same."""
+    folder = saved(wrapper("Llava"), tmp_path / "m")
+    made = save_quantised(folder, Scheme.parse("int8"), tmp_path / "q")
+    ids = torch.arange(1, 21)[None]
+    live, stored, original = (
+        load_sized(name).model.predict(ids).logits(slice(None))
+        for name in (f"{folder}@int8", made.folder, folder)
+    )
+    assert torch.equal(live, stored)
+    assert not torch.equal(live, original)

@@ -7,7 +7,8 @@ A scheme quantises the matrices of these layers, but not the head:
 - experts that are one parameter of three axes: (experts, out, in), or (experts, in, out), which is
   shown transposed.  Each expert is quantised by itself.
 
-A matrix that several layers share counts once, and one that is also the embedding is the
+Of a model that reads images, too, only those of its text model are quantised: nothing else reads
+the text.  A matrix that several layers share counts once, and one that is also the embedding is the
 embedding's.  Embeddings, the head, routers that are no ``nn.Linear``, convolutions (Mamba),
 normalisation weights and biases are left as they are; `unquantised_weights` lists them.
 """
@@ -51,7 +52,10 @@ def weight_matrices(model: nn.Module) -> list[WeightMatrix]:
     }
     matrices: list[WeightMatrix] = []
     seen = set(embeddings)
+    text = _text_model(model)
     for name, layer in model.named_modules():
+        if not f"{name}.".startswith(text):
+            continue
         for key, parameter in layer.named_parameters(recurse=False):
             matrix = _matrix(layer, key, parameter)
             if matrix is None or id(parameter) in seen:
@@ -61,6 +65,19 @@ def weight_matrices(model: nn.Module) -> list[WeightMatrix]:
             shown = full if parameter.ndim == 3 else name
             matrices.append(WeightMatrix(shown, full, matrix, isinstance(layer, nn.Linear)))
     return matrices
+
+
+def _text_model(model: nn.Module) -> str:
+    """The beginning of the names of the text model's layers; empty where that is all."""
+    config: Any = getattr(model, "config", None)
+    if not hasattr(config, "get_text_config") or config.get_text_config(decoder=True) is config:
+        return ""
+    text = config.get_text_config(decoder=True)
+    names = [
+        name for name, part in model.named_modules() if name and getattr(part, "config", 0) is text
+    ]
+    # Layers have the configuration, too; the outermost is first.
+    return f"{names[0]}." if names else ""
 
 
 def _matrix(layer: nn.Module, key: str, parameter: Tensor) -> Tensor | None:
