@@ -367,3 +367,36 @@ def test_an_interrupted_process_ends_once_it_has_said_what_is_kept(monkeypatch, 
     code = main(["derive"], interrupted=lambda code: said.append((code, capsys.readouterr().err)))
     assert said == [(130, "kullback: interrupted: nothing of this run is on disk\n")]
     assert code == 130
+
+
+@pytest.mark.parametrize(
+    ("kind", "said", "remedy"),
+    [
+        ("AcceleratorError", "CUDA error: unspecified launch failure\nCompile with", "nvidia-smi"),
+        ("OutOfMemoryError", "CUDA out of memory. Tried to allocate 2 GiB", "--window"),
+        ("RuntimeError", "CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling", "nvidia-smi"),
+    ],
+)
+def test_a_device_that_fails_is_one_sentence(
+    kind: str,
+    said: str,
+    remedy: str,
+    tiny_llama_folder: Path,
+    text_file: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What torch raises of a GPU that is lost or full ends with its first line, and a remedy."""
+    import torch
+
+    from kullback.models.huggingface import HuggingFaceModel
+
+    def fail(self: HuggingFaceModel, inputs_NT: torch.Tensor) -> None:
+        raise {"RuntimeError": RuntimeError}.get(kind, getattr(torch, kind, None))(said)
+
+    monkeypatch.setattr(HuggingFaceModel, "predict", fail)
+    assert main(["evaluate", str(tiny_llama_folder), "--text", str(text_file)]) == 2
+    error = the_error(capsys.readouterr().err)
+    assert said.partition("\n")[0].partition(".")[0] in error
+    assert remedy in error
+    assert "Compile with" not in error

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 
 from kullback.errors import InvalidValueError
-from kullback.models.devices import best_device, check_device
+from kullback.models.devices import best_device, check_device, check_dtype, own_device
 
 
 @pytest.mark.parametrize(
@@ -26,3 +28,58 @@ def test_an_unusable_device_is_named(device: str) -> None:
     with pytest.raises(InvalidValueError, match=f"device '{device}'.*use cpu"):
         check_device(device)
     check_device("cpu")
+
+
+def under_torchrun(monkeypatch: pytest.MonkeyPatch, rank: int, count: int, gpus: int) -> None:
+    """Set the environment of torchrun, and the number of GPUs."""
+    values = {"WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "LOCAL_RANK": rank}
+    for name, value in values.items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+
+
+def test_each_process_of_torchrun_has_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The third process takes the third GPU; one that is named by its number is taken as it is."""
+    under_torchrun(monkeypatch, 2, 4, 4)
+    assert best_device() == own_device("cuda") == torch.device("cuda:2")
+    assert own_device("cuda:0") == torch.device("cuda:0")
+    assert own_device("cpu") == torch.device("cpu")
+
+
+def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sentence says how many processes there may be."""
+    under_torchrun(monkeypatch, 0, 3, 2)
+    with pytest.raises(InvalidValueError, match=r"3 processes.*2 GPUs.*--nproc-per-node 2"):
+        best_device()
+
+
+def test_cuda_without_a_gpu_says_what_to_look_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A build with CUDA sends the user to nvidia-smi, one without it to another build."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for version, said in (("13.0", "nvidia-smi"), (None, "built without CUDA")):
+        monkeypatch.setattr(torch.version, "cuda", version)
+        with pytest.raises(InvalidValueError, match=rf"'cuda:7'.*use cpu.*{said}"):
+            check_device("cuda:7")
+
+
+def test_a_gpu_without_bfloat16_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An emulated bfloat16 does not count; float16 is no question there."""
+    asked: list[bool] = []
+
+    def supported(including_emulation: bool = True) -> bool:
+        asked.append(including_emulation)
+        return including_emulation
+
+    monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", supported)
+    with pytest.raises(InvalidValueError, match=r"'cuda:0'.*bfloat16.*--dtype float16"):
+        check_dtype(torch.bfloat16, "cuda:0")
+    assert asked == [False]
+    check_dtype(torch.float16, "cuda:0")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+def test_a_cpu_has_every_type(dtype: torch.dtype) -> None:
+    """No type that `--dtype` offers is refused on a CPU."""
+    check_dtype(dtype, "cpu")

@@ -13,9 +13,9 @@ import pytest
 import shared_evaluation
 from shared_evaluation import evaluate
 
-from kullback.errors import InvalidValueError
+from kullback.errors import InvalidValueError, RunError
 from kullback.runtime import workers as module
-from kullback.runtime.workers import ProcessGroup, process_group
+from kullback.runtime.workers import ProcessGroup, local_processes, process_group
 
 
 def test_two_processes_give_the_results_of_one(
@@ -82,3 +82,47 @@ def test_a_wrong_number_of_processes_is_named(value: str, monkeypatch: pytest.Mo
     monkeypatch.setenv("WORLD_SIZE", value)
     with pytest.raises(InvalidValueError, match=r"WORLD_SIZE is .*torchrun"), process_group():
         pass
+
+
+def test_local_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Alone (0, 1); under torchrun what it says of this machine, with nonsense refused."""
+    for name in ("WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    assert local_processes() == (0, 1)
+    for name, value in {"WORLD_SIZE": "8", "LOCAL_RANK": "3", "LOCAL_WORLD_SIZE": "4"}.items():
+        monkeypatch.setenv(name, value)
+    assert local_processes() == (3, 4)
+    monkeypatch.setenv("LOCAL_RANK", "-1")
+    with pytest.raises(InvalidValueError, match="LOCAL_RANK"):
+        local_processes()
+
+
+@pytest.mark.parametrize(
+    ("gpu", "backend"), [(False, "cpu:gloo"), (True, "cpu:gloo,cuda:nccl")], ids=["cpu", "gpu"]
+)
+def test_tensors_on_gpus_go_by_nccl(
+    gpu: bool, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """gloo carries what is in host memory, everywhere; nccl is added where there is a GPU."""
+    begun: list[str] = []
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(module.torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr(module.dist, "is_nccl_available", lambda: True)
+    monkeypatch.setattr(module.dist, "init_process_group", begun.append)
+    monkeypatch.setattr(module.dist, "get_rank", lambda: 1)
+    monkeypatch.setattr(module.dist, "destroy_process_group", lambda: None)
+    with process_group() as processes:
+        assert (processes.rank, processes.world_size) == (1, 2)
+    assert begun == [backend]
+
+
+def test_a_lost_process_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What gloo raises where another process has died is a `RunError` that names torchrun."""
+
+    def fail(values: list[object], src: int) -> None:
+        raise RuntimeError("Connection closed by peer [127.0.0.1]:29500\nsecond line")
+
+    monkeypatch.setattr(module.dist, "broadcast_object_list", fail)
+    with pytest.raises(RunError, match=r"process of torchrun.*Connection closed") as error:
+        ProcessGroup(0, 2, 2).broadcast(1)
+    assert "second line" not in str(error.value)

@@ -73,6 +73,12 @@ def _run(argv: Sequence[str] | None, interrupted: Callable[[int], object]) -> in
             f"there is not enough memory ({error}): choose smaller sizes, or a larger machine"
         )
         return 2
+    except RuntimeError as error:
+        sentence = _of_device(error)
+        if sentence is None:
+            raise
+        print_error(sentence)
+        return 2
     except OSError as error:
         if isinstance(error, BrokenPipeError) or error.errno is None:
             raise
@@ -82,6 +88,24 @@ def _run(argv: Sequence[str] | None, interrupted: Callable[[int], object]) -> in
             f"the system says {error.strerror!r}{place}: {remedy}, then run the command again"
         )
         return 2
+
+
+def _of_device(error: RuntimeError) -> str | None:
+    """What an error of torch says about an accelerator; None for others."""
+    torch = sys.modules.get("torch")
+    first = str(error).partition("\n")[0].rstrip(". ")
+    if isinstance(error, getattr(torch, "OutOfMemoryError", ())):
+        return (
+            f"the device has not enough memory ({first}): give a smaller --window, --dtype "
+            "bfloat16, --device-map auto or --device cpu"
+        )
+    failed = isinstance(error, getattr(torch, "AcceleratorError", ()))
+    if failed or first.startswith(("CUDA error", "NCCL error")):
+        return (
+            f"the device failed ({first}): see whether nvidia-smi lists it, then run the command "
+            "again, which resumes, or give --device cpu"
+        )
+    return None
 
 
 def _check_encoding(arguments: Sequence[str]) -> None:

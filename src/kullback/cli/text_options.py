@@ -12,10 +12,10 @@ from kullback.text.protocol import WINDOWS
 
 __all__ = ["add_text_options", "text_options"]
 
-DTYPES = ("float32", "float64", "bfloat16", "float16")
+DTYPES = ("auto", "float32", "float64", "bfloat16", "float16")
 NAMES = (
     "protocol", "window", "stride", "bos", "joined", "special_tokens", "field", "dtype",
-    "device", "trust_remote_code", "backend",
+    "device", "device_map", "trust_remote_code", "backend",
 )  # fmt: skip
 
 
@@ -59,12 +59,17 @@ def add_text_options(command: argparse.ArgumentParser) -> None:
         **absent,
     )  # fmt: skip
     text.add_argument(
-        "--dtype", choices=DTYPES, help="of the model's arithmetic (default: float32 on a CPU)",
+        "--dtype", choices=DTYPES,
+        help="of the model's arithmetic (default: auto, float32 on a CPU, elsewhere as stored)",
         **absent,
     )  # fmt: skip
     text.add_argument(
         "--device", help="auto (default: cuda, then mps, then cpu) or the name of one", **absent
     )
+    text.add_argument(
+        "--device-map", choices=("auto",),
+        help="auto: spread the model over all GPUs and the host's memory, by accelerate", **absent,
+    )  # fmt: skip
     text.add_argument(
         "--backend", choices=BACKENDS,
         help="what runs .gguf files (default: llama.cpp, where kullback[gguf] is installed)",

@@ -46,6 +46,7 @@ from kullback.models.interface import TextModel
 from kullback.models.llama_cpp import LlamaCppModel
 from kullback.models.llama_cpp_options import Backend, split_gguf
 from kullback.models.load import load_sized, tokenizer_alone
+from kullback.models.placement import DeviceMap
 from kullback.models.quantization import Scheme
 from kullback.models.quantized import SizedModel, check_scheme_fits, split_scheme
 from kullback.results.comparison import Comparison
@@ -106,6 +107,7 @@ def compare(
     field: str | None = None,
     dtype: str | torch.dtype | None = None,
     device: str | torch.device | None = None,
+    device_map: DeviceMap | None = None,
     trust_remote_code: bool | None = None,
     backend: Backend | None = None,
     passages: bool = True,
@@ -139,7 +141,7 @@ def compare(
         passages=passages,
         options=PassOptions(
             field=field, protocol=protocol, window=window, stride=stride, bos=bos, joined=joined,
-            special_tokens=special_tokens, dtype=dtype, device=device,
+            special_tokens=special_tokens, dtype=dtype, device=device, device_map=device_map,
             trust_remote_code=trust_remote_code or None, backend=backend,
         ),
         progress=progress or Progress(),
@@ -163,6 +165,7 @@ def _check_values(request: _Request) -> None:
     for name in named_paths(*request.operands):
         split_scheme(str(name))
     request.options.check_backend(*request.operands)
+    request.options.check_spread(*request.operands, schemes=request.schemes)
 
 
 def _as_tuple(candidates: Model | Sequence[Model]) -> tuple[Model, ...]:
@@ -247,15 +250,12 @@ def _by_bytes(request: _Request, kinds: list[Kind]) -> Comparison:
         raise InvalidValueError("--by-bytes (by_bytes) needs two models that read the text now")
     if request.text is None:
         raise InvalidValueError(NO_TEXT)
-    cut, documents = (
-        request.options.to_protocol(),
-        request.options.documents(request.text, request.progress),
-    )
+    options = request.options
+    cut, documents = options.to_protocol(), options.documents(request.text, request.progress)
     models = []
     for operand in request.operands:
         request.progress.stage(f"loading {model_name(operand)}")
-        sized = request.options.load(operand, progress=request.progress.advance)
-        models.append(sized.model)
+        models.append(options.load(operand, progress=request.progress.advance).model)
     return compare_by_bytes(models[0], models[1], documents, cut, request.progress)
 
 

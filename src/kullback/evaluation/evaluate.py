@@ -11,6 +11,7 @@ from kullback.evaluation.on_text import TextTask, evaluate_text
 from kullback.evaluation.options import Model, PassOptions, model_name, named_paths
 from kullback.evaluation.token_records_writer import check_groups
 from kullback.models.llama_cpp_options import Backend
+from kullback.models.placement import DeviceMap
 from kullback.results.evaluation import Evaluation, NonZeroRank
 from kullback.runtime.outputs import Output, check_outputs
 from kullback.runtime.progress import Progress
@@ -35,6 +36,7 @@ def evaluate(
     field: str | None = None,
     dtype: str | torch.dtype | None = None,
     device: str | torch.device | None = None,
+    device_map: DeviceMap | None = None,
     trust_remote_code: bool = False,
     backend: Backend | None = None,
     records: str | Path | None = None,
@@ -51,10 +53,11 @@ def evaluate(
     a `Document`, or several of these.  `protocol`, `window`, `stride` and `bos` say how the text is
     cut, `joined` whether documents are read as one, `special_tokens` ("text" or "tokens") how the
     spelling of a special token is read; `dtype` and `device` ("auto": cuda, mps, cpu) what it is
-    computed in, `backend` whether llama.cpp (the default, where it is installed) or transformers
-    runs a .gguf file.  `records` names a Parquet file for one row a token, after which a killed run
-    resumes; `force` lets it replace a file that is no records.  `temperature` finds the temperature
-    that minimises the nll; `passages` keeps the beginning of the text for a report.
+    computed in, `device_map` ("auto") spreads it over all devices, `backend` says whether llama.cpp
+    (the default, where it is installed) or transformers runs a .gguf file.  `records` names a
+    Parquet file for one row a token, after which a killed run resumes; `force` lets it replace a
+    file that is no records.  `temperature` finds the temperature that minimises the nll; `passages`
+    keeps the beginning of the text for a report.
     Every measure has a 95 % interval that allows for the correlation of tokens.  Under torchrun the
     processes share the windows, and non-zero ranks get a `NonZeroRank`.  (As many options as the
     protocol and the arithmetic have parts.)
@@ -68,10 +71,11 @@ def evaluate(
     check_parquet("records", path)
     options = PassOptions(
         field=field, protocol=protocol, window=window, stride=stride, bos=bos, joined=joined,
-        special_tokens=special_tokens, dtype=dtype, device=device,
+        special_tokens=special_tokens, dtype=dtype, device=device, device_map=device_map,
         trust_remote_code=trust_remote_code, backend=backend,
     )  # fmt: skip
     options.check_backend(model)
+    options.check_spread(model)
     progress = progress or Progress()
     cut, documents = options.to_protocol(), options.documents(text, progress)
     with process_group() as processes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
@@ -13,6 +13,7 @@ from kullback.errors import InvalidValueError
 from kullback.models.interface import TextModel
 from kullback.models.llama_cpp_options import BACKENDS, Backend, split_gguf
 from kullback.models.load import load_sized, model_name
+from kullback.models.placement import DeviceMap
 from kullback.models.quantized import SizedModel, split_scheme
 from kullback.runtime.progress import Progress, Steps
 from kullback.text.documents import STANDARD_INPUT, Document
@@ -65,6 +66,7 @@ class PassOptions:
     special_tokens: Spelled | None = None
     dtype: str | torch.dtype | None = None
     device: str | torch.device | None = None
+    device_map: DeviceMap | None = None
     trust_remote_code: bool | None = None
     backend: Backend | None = None
     """What runs .gguf files: "llama.cpp" or "transformers"."""
@@ -111,7 +113,22 @@ class PassOptions:
             bool(self.trust_remote_code),
             progress,
             self.backend,
+            self.device_map,
         )
+
+    def check_spread(self, *models: Model, schemes: Sequence[str] = ()) -> None:
+        """Raise `InvalidValueError` where models are to be spread that are quantised or loaded."""
+        if self.device_map is None:
+            return
+        names = [str(name) for name in named_paths(*models)]
+        quantised = [name for name in names if split_scheme(name)[1] is not None]
+        if quantised or schemes:
+            raise InvalidValueError(
+                "device_map (--device-map) spreads weights as they are stored, and "
+                f"{[*quantised, *schemes][0]} quantises them: leave out one of the two"
+            )
+        if len(names) < len(models):
+            raise InvalidValueError("device_map is for models by their names: leave it out")
 
     def check_backend(self, *models: Model) -> None:
         """Raise `InvalidValueError` for an unknown backend, and for one without a .gguf file."""

@@ -18,6 +18,7 @@ from kullback.evaluation.record_llama_cpp import as_llama_cpp, record_llama_cpp
 from kullback.evaluation.token_records_writer import check_groups
 from kullback.models.interface import TextModel
 from kullback.models.llama_cpp_options import Backend
+from kullback.models.placement import DeviceMap
 from kullback.predictions.base import FactoredPredictions
 from kullback.predictions.recording import Kind
 from kullback.predictions.recording_writer import RecordingWriter
@@ -57,6 +58,7 @@ def record(
     field: str | None = None,
     dtype: str | torch.dtype | None = None,
     device: str | torch.device | None = None,
+    device_map: DeviceMap | None = None,
     trust_remote_code: bool = False,
     backend: Backend | None = None,
     force: bool = False,
@@ -82,10 +84,11 @@ def record(
     _check(path, distributions, format, k)
     options = PassOptions(
         field=field, protocol=protocol, window=window, stride=stride, bos=bos, joined=joined,
-        special_tokens=special_tokens, dtype=dtype, device=device,
+        special_tokens=special_tokens, dtype=dtype, device=device, device_map=device_map,
         trust_remote_code=trust_remote_code, backend=backend,
     )  # fmt: skip
     options.check_backend(model)
+    options.check_spread(model)
     progress = progress or Progress()
     cut = options.to_protocol()
     if format is not None:

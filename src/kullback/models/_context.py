@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from kullback.models.placement import computing_device
+
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
@@ -55,7 +57,9 @@ def _positions(model: PreTrainedModel, config: PreTrainedConfig) -> list[int]:
     """How many positions each embedding of positions has."""
     # Some do not count padding as a position.
     token = 1 if getattr(config, "pad_token_id", None) == 0 else 0
-    inputs_1T = torch.full((1, PROBE_TOKENS), token, device=model.device)
+    matrix = model.get_output_embeddings()  # type: ignore[no-untyped-call] # theirs
+    device = computing_device(model, matrix)
+    inputs_1T = torch.full((1, PROBE_TOKENS), token, device=device)
     with torch.inference_mode(), _Lookups() as lookups:
         model(input_ids=inputs_1T, use_cache=False)
     own = model.get_input_embeddings()

@@ -17,8 +17,9 @@ from kullback.runtime.progress import Steps
 __all__ = ["no_steps", "quiet_loggers", "quiet_transformers"]
 
 # At import, torchao warns that its CUDA libraries do not load on a CPU, and torch that torchao
-# registers its enums in a deprecated way; huggingface_hub logs each attempt to reach the hub.
-LOGGERS = ("torchao", "torch.utils._pytree", "huggingface_hub")
+# registers its enums in a deprecated way; huggingface_hub logs each attempt to reach the hub, and
+# accelerate which weights are in host memory or on the disk.
+LOGGERS = ("torchao", "torch.utils._pytree", "huggingface_hub", "accelerate.big_modeling")
 
 
 def no_steps(done: int, total: int) -> None:

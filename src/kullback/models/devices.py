@@ -1,21 +1,47 @@
-"""Devices that tensors can be put on: the best one here, and the check of a name."""
+"""Devices that tensors can be put on: the best one here, and checks of names and types."""
 
 from __future__ import annotations
 
 import torch
 
 from kullback.errors import InvalidValueError
+from kullback.runtime.workers import local_processes
 
-__all__ = ["best_device", "check_device"]
+__all__ = ["best_device", "check_device", "check_dtype", "own_device"]
 
 
 def best_device() -> torch.device:
-    """CUDA where torch finds a GPU, then MPS, then the CPU."""
+    """CUDA where torch finds a GPU, then MPS, then the CPU; under torchrun this process's GPU.
+
+    Raises `InvalidValueError` as `own_device` does.
+    """
     if torch.cuda.is_available():
-        return torch.device("cuda")
+        return own_device("cuda")
     if torch.backends.mps.is_available():
         return torch.device("mps")
     return torch.device("cpu")
+
+
+def own_device(device: torch.device | str) -> torch.device:
+    """`device`; of "cuda" under torchrun, the GPU that is this process's own.
+
+    Raises `InvalidValueError` for a name of no device, and where torchrun starts more processes on
+    this machine than it has GPUs: two models on one GPU take twice the memory and the same time.
+    """
+    try:
+        named = torch.device(device)
+    except RuntimeError:
+        raise _unusable(device) from None
+    rank, count = local_processes()
+    if named.type != "cuda" or named.index is not None or count == 1:
+        return named
+    gpus = torch.cuda.device_count()
+    if gpus and count > gpus:
+        raise InvalidValueError(
+            f"torchrun starts {count} processes on this machine, and torch finds {gpus} GPU"
+            f"{'' if gpus == 1 else 's'}: give --nproc-per-node {gpus}, or --device cpu"
+        )
+    return torch.device("cuda", rank)
 
 
 def check_device(device: torch.device | str) -> None:
@@ -28,14 +54,58 @@ def check_device(device: torch.device | str) -> None:
     try:
         # A number comes back only from a device that computes; "meta" has none.
         torch.zeros(1, device=device).item()
+    except torch.OutOfMemoryError:
+        raise InvalidValueError(
+            f"the device {str(device)!r} has no free memory: end what else runs on it, or choose "
+            "another device"
+        ) from None
     # torch raises AssertionError, NotImplementedError or RuntimeError, with long messages.
     except Exception:
-        known = ["cpu"]
-        if torch.cuda.is_available():
-            known += [f"cuda:{i}" for i in range(torch.cuda.device_count())]
-        if torch.backends.mps.is_available():
-            known.append("mps")
+        raise _unusable(device) from None
+
+
+def check_dtype(dtype: torch.dtype, device: torch.device | str) -> None:
+    """Raise `InvalidValueError` where `device` has no arithmetic of that type.
+
+    >>> check_dtype(torch.bfloat16, "cpu")
+    """
+    device = torch.device(device)
+    if device.type == "cuda":
+        if dtype != torch.bfloat16:
+            return
+        with torch.cuda.device(device):
+            # The emulation of older GPUs widens every product.
+            able = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        try:
+            matrix = torch.ones(2, 2, dtype=dtype, device=device)
+            able = (matrix @ matrix).sum().isfinite().item()
+        # torch raises TypeError, NotImplementedError or RuntimeError for a type that is not there.
+        except (TypeError, NotImplementedError, RuntimeError):
+            able = False
+    if not able:
+        name = str(dtype).removeprefix("torch.")
+        others = "float16 or --dtype float32" if dtype == torch.bfloat16 else "float32"
         raise InvalidValueError(
-            f"the device {str(device)!r} cannot be used here: use {' or '.join(known)} "
-            "(any other device needs a build of torch that supports it)"
-        ) from None
+            f"the device {str(device)!r} has no arithmetic in {name}: add --dtype {others}, or "
+            "--device cpu"
+        )
+
+
+def _unusable(device: torch.device | str) -> InvalidValueError:
+    known = ["cpu"]
+    if torch.cuda.is_available():
+        known += [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+    if torch.backends.mps.is_available():
+        known.append("mps")
+    needs = "any other device needs a build of torch that supports it"
+    if str(device).partition(":")[0] == "cuda" and torch.version.cuda is not None:
+        needs = (
+            "torch was built for CUDA and finds no other GPU: see nvidia-smi and "
+            "CUDA_VISIBLE_DEVICES"
+        )
+    elif str(device).partition(":")[0] == "cuda":
+        needs = "this torch was built without CUDA: install one that was built with it"
+    return InvalidValueError(
+        f"the device {str(device)!r} cannot be used here: use {' or '.join(known)} ({needs})"
+    )

@@ -18,6 +18,7 @@ from kullback.errors import InvalidValueError, MissingExtraError
 from kullback.models._hub import check_reachable
 from kullback.models._implementations import pin_implementations
 from kullback.models._loading_errors import explained, first_sentence
+from kullback.models._loading_report import check_complete, unused_weights
 from kullback.models._quiet import no_steps, quiet_loggers, quiet_transformers
 from kullback.models._tokenizers import check_files, text_tokenizer
 from kullback.models._wrappers import (
@@ -28,6 +29,7 @@ from kullback.models._wrappers import (
     wrapped,
 )
 from kullback.models.adapters import NO_ADAPTER, Adapter, apply_adapter, find_adapter
+from kullback.models.devices import check_dtype
 from kullback.models.gguf_in_transformers import (
     check_placed,
     check_readable,
@@ -39,6 +41,7 @@ from kullback.models.gguf_in_transformers import (
 from kullback.models.gguf_token_types import REMEDY
 from kullback.models.huggingface import HuggingFaceModel
 from kullback.models.locate import Location
+from kullback.models.placement import ON_CPU, Place, is_spread, placement_note
 from kullback.models.prequantized import StoredForm, stored_form, without_form
 from kullback.runtime.progress import Steps
 
@@ -71,20 +74,22 @@ class Pretrained:
 def load_from_transformers(
     location: Location,
     dtype: torch.dtype | None,
-    device: torch.device | str,
+    place: Place,
     trust_remote_code: bool,
     progress: Steps = no_steps,
 ) -> HuggingFaceModel:
     """The model at `location`, ready to be measured; raises as `load_pretrained` does."""
-    if dtype is None and torch.device(device).type == "cpu":
+    if dtype is None and place.device.type == "cpu":
         dtype = torch.float32
-    loaded = load_pretrained(location, dtype, trust_remote_code, progress)
+    loaded = load_pretrained(location, dtype, trust_remote_code, progress, place)
     with explained(location, "tokenizer"):
         tokenizer = text_tokenizer(loaded.tokenizer_of or location, loaded.tokenizer)
     # The type that transformers declares for `to` is not that of torch.
     model: Any = loaded.model
-    with explained(location, "weights"):
-        model = model.to(device)
+    check_dtype(model.dtype, place.device)
+    if not is_spread(model):
+        with explained(location, "weights"):
+            model = model.to(place.device)
     gguf = location.gguf
     name = loaded.name or (gguf.name if gguf else location.name)
     # At the first prediction it advises to install kernels, which would not be used.
@@ -93,7 +98,7 @@ def load_from_transformers(
         ready = wrapped(model, tokenizer, name, longest)
     return replace(
         ready,
-        notes=(*ready.notes, *loaded.notes),
+        notes=(*ready.notes, *loaded.notes, *placement_note(name, model)),
         file_bytes=location.header.file_bytes if location.header else loaded.file_bytes,
     )
 
@@ -103,10 +108,13 @@ def load_pretrained(
     dtype: torch.dtype | None,
     trust_remote_code: bool,
     progress: Steps = no_steps,
+    place: Place = ON_CPU,
 ) -> Pretrained:
-    """Model and tokenizer as transformers loads them, on the CPU; `dtype` None is that stored.
+    """Model and tokenizer as transformers loads them; `dtype` None is that stored.
 
-    An adapter is merged into the weights (`kullback.models.adapters`).
+    Weights in torch's own types are read straight to `place`; what is computed of the files first
+    (GGUF, quantised forms, adapters, which are merged into the weights: `kullback.models.adapters`)
+    is on the CPU.
 
     Raises `InvalidValueError` where the model is missing, damaged, of an unknown kind, out of reach
     or needs code of its own to be run; `MissingExtraError` where a library is not installed.
@@ -118,8 +126,11 @@ def load_pretrained(
         check_reachable(location)
         with explained(location, "configuration"):
             adapter = find_adapter(location)
+    if adapter is not None or location.gguf is not None:
+        what = "has an adapter" if adapter is not None else "is a .gguf file"
+        place.check_stored(location.name, what)
     if adapter is None:
-        return _load(location, dtype, trust_remote_code, progress)
+        return _load(location, dtype, trust_remote_code, progress, place)
     # The sum of weight and adapter is computed in float32 and then rounded.
     wide = dtype if dtype in (None, torch.float64) else torch.float32
     loaded = (
@@ -173,7 +184,11 @@ def _load_base(
 
 
 def _load(
-    location: Location, dtype: torch.dtype | None, trust_remote_code: bool, progress: Steps
+    location: Location,
+    dtype: torch.dtype | None,
+    trust_remote_code: bool,
+    progress: Steps,
+    place: Place = ON_CPU,
 ) -> Pretrained:
     """The model at `location` without an adapter."""
     name = location.name
@@ -187,8 +202,15 @@ def _load(
                 prepare(location.header, config)
         form = stored_form(location, config)
         options: dict[str, Any] = {"dtype": dtype or "auto", "trust_remote_code": trust_remote_code}
+        stored = dtype or config.dtype
+        if isinstance(stored, torch.dtype):
+            check_dtype(stored, place.device)
         if location.gguf:
             options |= loading_options(location.gguf.name)
+        elif form is None:
+            options |= place.options
+        else:
+            place.check_stored(name, "is quantised")
         source: str | None = location.source
         file_bytes = None
         if form is not None and form.dequantises:
@@ -196,14 +218,14 @@ def _load(
             options["state_dict"], file_bytes = form.weights(location, options["dtype"])
             without_form(config)
         model, report = _from_pretrained(location, source, config, form, options)
-        _check_complete(name, report)
+        check_complete(name, report)
         if location.header is not None:
             check_placed(location.header, sorted(report.get("unexpected_keys") or ()))
             release_quantiser(model)
     notes = [
         *pinned,
         *of_text_alone(name, model),
-        *_unused(name, report),
+        *unused_weights(name, report),
         *([form.note(model.dtype)] if form else []),
     ]
     return Pretrained(model, tokenizer, tuple(notes), file_bytes=file_bytes)
@@ -367,31 +389,3 @@ def _tokenizer_has_code(location: Location) -> bool:
     except Exception:
         return False
     return bool(stored.get("auto_map"))
-
-
-def _check_complete(name: str, report: Mapping[str, Any]) -> None:
-    """Raise where weights are missing or misshapen: transformers fills them with random numbers."""
-    misshapen, missing = report.get("mismatched_keys"), report.get("missing_keys")
-    if misshapen:
-        weight, stored, expected = min(misshapen)
-        raise InvalidValueError(
-            f"the model {name} has weights of other shapes than its config.json asks for: "
-            f"{len(misshapen)}, the first is {weight}, {tuple(stored)} instead of "
-            f"{tuple(expected)}; that file belongs to another model"
-        )
-    if missing:
-        raise InvalidValueError(
-            f"the model {name} lacks {len(missing)} of its weights, the first is {min(missing)}: "
-            "it is damaged, or its config.json belongs to another model"
-        )
-
-
-def _unused(name: str, report: Mapping[str, Any]) -> list[str]:
-    """A note where the files hold weights that the configuration has no place for."""
-    unused = report.get("unexpected_keys")
-    if not unused:
-        return []
-    return [
-        f"the configuration of {name} has no place for {len(unused)} of the weights in its files, "
-        f"the first is {min(unused)}: the model runs without them"
-    ]

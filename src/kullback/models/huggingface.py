@@ -20,6 +20,7 @@ Axes: N sequences, T positions, M rows (positions of all sequences), D width, V 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -30,6 +31,7 @@ from kullback.errors import InvalidValueError
 from kullback.models._context import configured_context, context_of
 from kullback.models.batch_probe import BatchProbe, scales_with_length
 from kullback.models.interface import Sharing
+from kullback.models.placement import computing_device, is_spread, read_weight, tied_names
 from kullback.predictions.base import DensePredictions, FactoredPredictions, Head, at_least_float32
 from kullback.runtime.fast_layers import FastLayers
 from kullback.runtime.fast_linear import multiplies
@@ -97,7 +99,8 @@ class HuggingFaceModel:
         _use_exact_experts(model)
         layers = FastLayers(model)
         config = model.config.get_text_config(decoder=True)
-        probe_1T = _probe(min(config.vocab_size, tokenizer.vocabulary_size), config, model.device)
+        device = computing_device(model, _output_matrix(model))
+        probe_1T = _probe(min(config.vocab_size, tokenizer.vocabulary_size), config, device)
         with torch.inference_mode(), layers.use():
             logits_TV = _own_logits(model, probe_1T)
         attending = FastLayers(model, attention=True)
@@ -113,7 +116,7 @@ class HuggingFaceModel:
             _check_causal(model, probe_1T, logits_TV, name)
             head, reason = find_head(model, probe_1T)
         notes = list(tokenizer.notes)
-        if model.device.type == "cpu" and not multiplies(model.dtype):
+        if device.type == "cpu" and not multiplies(model.dtype):
             notes.append(
                 f"this processor cannot multiply numbers of {str(model.dtype).split('.')[1]}: they "
                 "are widened to float32 and the results rounded, which is as exact but no faster "
@@ -140,9 +143,13 @@ class HuggingFaceModel:
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
-        device: torch.device = self.model.device
-        return device
+        """Where the model takes its inputs and gives its predictions."""
+        return computing_device(self.model, _output_matrix(self.model))
+
+    @property
+    def exclusive(self) -> bool:
+        """Whether it reads one window at a time: weights may move while a layer computes."""
+        return is_spread(self.model)
 
     @property
     def factored(self) -> bool:
@@ -177,7 +184,9 @@ class HuggingFaceModel:
     def weights_fingerprint(self) -> str:
         """SHA-256 of the weights as they are in memory; computed once."""
         if not self._fingerprint:
-            self._fingerprint.append(weights_fingerprint(self.model.state_dict()))
+            read = partial(read_weight, self.model)
+            weights, tied = self.model.state_dict(), tied_names(self.model)
+            self._fingerprint.append(weights_fingerprint(weights, read, tied))
         return self._fingerprint[0]
 
     @torch.inference_mode()
@@ -194,7 +203,7 @@ class HuggingFaceModel:
         with self.layers.use():
             if self.head is None:
                 return DensePredictions(_own_logits(self.model, inputs_NT))
-            hidden_MD = _hidden(self.model, inputs_NT)
+            hidden_MD = _hidden(self.model, inputs_NT).to(self.head.weight_VD.device)
         return FactoredPredictions(at_least_float32(hidden_MD), self.head)
 
 
@@ -209,15 +218,19 @@ def find_head(model: PreTrainedModel, probe_1T: Int[Tensor, "1 T"]) -> tuple[Hea
     if matrix is None or model.base_model is model:
         return None, "its body and its output matrix are not known"
     weight_VD, bias_V = getattr(matrix, "weight", None), getattr(matrix, "bias", None)
-    hidden_TD = _hidden(model, probe_1T)
+    hidden_TD = _hidden(model, probe_1T).to(probe_1T.device)
     if not isinstance(weight_VD, Tensor) or weight_VD.shape[1:] != hidden_TD.shape[1:]:
         return None, "its output matrix does not fit its hidden states"
     own_TV = _own_logits(model, probe_1T)
     # Some models cut off the rows that pad the vocabulary.
     V = own_TV.shape[1]
+
+    def of_head(name: str, weight: Tensor) -> Tensor:
+        return _placed(model, matrix, name, weight, probe_1T.device)[:V].detach()
+
     unscaled = Head(
-        weight_VD[:V].detach(),
-        None if bias_V is None else bias_V[:V].detach(),
+        of_head("weight", weight_VD),
+        None if bias_V is None else of_head("bias", bias_V),
         product_dtype=hidden_TD.dtype if hidden_TD.dtype.itemsize == 2 else None,
     )
     hidden_TD = at_least_float32(hidden_TD)
@@ -256,6 +269,14 @@ def _scales_and_caps(config: PreTrainedConfig) -> tuple[list[float], list[float 
 def _output_matrix(model: PreTrainedModel) -> nn.Module | None:
     matrix: nn.Module | None = model.get_output_embeddings()  # type: ignore[no-untyped-call] # theirs
     return matrix
+
+
+def _placed(
+    model: PreTrainedModel, matrix: nn.Module, name: str, weight: Tensor, device: torch.device
+) -> Tensor:
+    """A weight of the output matrix on `device`, read where it is on none."""
+    prefix = next(prefix for prefix, module in model.named_modules() if module is matrix)
+    return read_weight(model, f"{prefix}.{name}", weight).to(device)
 
 
 def _hidden(model: PreTrainedModel, inputs_NT: Int[Tensor, "N T"]) -> Float[Tensor, "M D"]:
@@ -315,7 +336,7 @@ def _check_repeatable(
     """
     again_TV = _own_logits(model, probe_1T)
     change = _distance(again_TV, logits_TV)
-    if change > (0.0 if model.device.type == "cpu" else TOLERANCE[model.dtype]):
+    if change > (0.0 if probe_1T.device.type == "cpu" else TOLERANCE[model.dtype]):
         raise InvalidValueError(
             f"the model {name} is random: the same input gives other predictions a second time (by "
             f"{change:.1e} of the largest logit); turn off what makes it so (dropout, noise of a "

@@ -16,7 +16,7 @@ import torch
 from kullback.errors import InvalidValueError
 from kullback.models._llama_cpp_library import is_installed
 from kullback.models._quiet import no_steps
-from kullback.models.devices import best_device, check_device
+from kullback.models.devices import best_device, check_device, own_device
 from kullback.models.from_transformers import load_from_transformers
 from kullback.models.gguf import dequantised, load_llama_cpp
 from kullback.models.gguf_asserts import check_asserts
@@ -25,9 +25,11 @@ from kullback.models.llama_cpp import read_tokenizer
 from kullback.models.llama_cpp_options import Backend, split_gguf
 from kullback.models.locate import Location, locate
 from kullback.models.mini_gpt import GPTTextModel
+from kullback.models.placement import DeviceMap, Place, check_device_map
 from kullback.models.quantized import SizedModel, apply_scheme, sized, split_scheme
 from kullback.runtime.progress import Steps
 from kullback.runtime.wording import with_article
+from kullback.runtime.workers import local_processes
 from kullback.text.tokenizer import TextTokenizer
 
 if TYPE_CHECKING:
@@ -47,16 +49,18 @@ def load_sized(
     trust_remote_code: bool = False,
     progress: Steps = no_steps,
     backend: Backend | None = None,
+    device_map: DeviceMap | None = None,
 ) -> SizedModel:
     """The model that `model` names or is, and the size of its weights.
 
     `model` is a name (a run folder, a Hugging Face folder or hub name, a ``.gguf`` file; a scheme
     may follow, as in ``MODEL@int4-g32``), a pair of a `transformers` model and its tokenizer, a
     `TextModel`, or what this function returned.  A name is loaded in `dtype` (``"bfloat16"`` or
-    `torch.bfloat16`; None is float32 on a CPU and the type of the stored weights elsewhere) on
-    `device` (``"auto"`` is `best_device()`).  A loaded model is used as it is: `dtype` and `device`
-    must be its own or left out; `HuggingFaceModel.wrap` puts it in evaluation mode and freezes its
-    weights.
+    `torch.bfloat16`; None or ``"auto"`` is float32 on a CPU and the type of the stored weights
+    elsewhere) on `device` (``"auto"`` is `best_device()`), or spread by `device_map` (``"auto"``,
+    or accelerate's mapping of modules to devices).  A loaded model is used as it is: `dtype` and
+    `device` must be its own or left out; `HuggingFaceModel.wrap` puts it in evaluation mode and
+    freezes its weights.
 
     `progress` is told how many of the weights are loaded, then how many layers are quantised.
     `backend` is what runs a ``.gguf`` file whose name does not say it (`load_text_model`).
@@ -69,7 +73,10 @@ def load_sized(
         name, scheme = split_scheme(str(model))
         if scheme is not None:  # only weights that are here are quantised further
             backend = "transformers"
-        named = load_text_model(name, dtype, device, trust_remote_code, progress, backend)
+            Place(torch.device("cpu"), device_map).check_stored(str(model), "quantises them")
+        named = load_text_model(
+            name, dtype, device, trust_remote_code, progress, backend, device_map
+        )
         return apply_scheme(named, scheme, progress)
     model_name(model)
     if isinstance(model, tuple):
@@ -80,6 +87,10 @@ def load_sized(
         raise InvalidValueError(
             f"dtype is {dtype}: {loaded.name} is loaded already, in {loaded.dtype}; leave dtype "
             "out, or convert the model first (model.to(dtype))"
+        )
+    if device_map is not None:
+        raise InvalidValueError(
+            f"device_map is {device_map}: {loaded.name} is loaded already; leave it out"
         )
     if device != "auto":
         check_device(device)
@@ -121,6 +132,7 @@ def load_text_model(
     trust_remote_code: bool = False,
     progress: Steps = no_steps,
     backend: Backend | None = None,
+    device_map: DeviceMap | None = None,
 ) -> TextModel:
     """The model called `name`, with its tokenizer.
 
@@ -130,15 +142,19 @@ def load_text_model(
     A ``.gguf`` file runs in llama.cpp where that is installed, or where its name or `backend` says
     so, else its weights are dequantised and run in transformers, with a note.
 
+    A `device_map` spreads the model of transformers; `device` is then "auto".
+
     Raises `InvalidValueError` (or `RunError` for a run folder) saying in one sentence what is
     missing, damaged, unknown, out of reach, or does not fit; `MissingExtraError` without
     transformers.
     """
     location = locate(name)
     backend = _backend(location, backend)
+    if device_map is not None:
+        _check_spread(name, device, backend, device_map)
     if backend == "llama.cpp":
         return load_llama_cpp(location, dtype, device)
-    device = best_device() if device == "auto" else device
+    device = best_device() if device == "auto" else own_device(device)
     check_device(device)
     # The mini-GPT rotates by complex numbers, which have no 16-bit type; a run folder is a Hugging
     # Face folder, too.
@@ -146,10 +162,12 @@ def load_text_model(
         location.path
         and location.is_run
         and not location.has_adapter
+        and device_map is None
         and dtype in (None, torch.float32, torch.float64)
     ):
         return GPTTextModel.load(location.path, dtype, device)
-    loaded = load_from_transformers(location, dtype, device, trust_remote_code, progress)
+    place = Place(device, device_map)
+    loaded = load_from_transformers(location, dtype, place, trust_remote_code, progress)
     return loaded if location.gguf is None else dequantised(loaded, location)
 
 
@@ -172,6 +190,28 @@ def tokenizer_alone(
     return partial(read_tokenizer, location.header.parts)
 
 
+def _check_spread(
+    name: str, device: torch.device | str, backend: Backend, device_map: DeviceMap
+) -> None:
+    """Raise where the model called `name` cannot be spread as `device_map` says."""
+    check_device_map(device_map, name)
+    if device != "auto":
+        raise InvalidValueError(
+            f"device (--device) is {device}, and device_map (--device-map) chooses devices: leave "
+            "out one of the two"
+        )
+    if backend == "llama.cpp":
+        raise InvalidValueError(
+            f"device_map (--device-map) spreads models of transformers, and {name} runs in "
+            "llama.cpp, which spreads it itself (FILE.gguf@ngl=N): leave it out"
+        )
+    if local_processes()[1] > 1:
+        raise InvalidValueError(
+            "device_map (--device-map) gives one process all devices, and torchrun starts several: "
+            "start the program without torchrun, or leave it out"
+        )
+
+
 def _backend(location: Location, wanted: Backend | None) -> Backend:
     """What runs the model; raises `InvalidValueError` where a name and an option differ."""
     if location.gguf is None:
@@ -186,11 +226,11 @@ def _backend(location: Location, wanted: Backend | None) -> Backend:
 
 def _torch_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
     """The floating-point type of torch that `dtype` names or is."""
-    if dtype is None:
+    if dtype is None or dtype == "auto":
         return None
     result = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
     if not isinstance(result, torch.dtype) or result not in DTYPES:
-        names = ", ".join(str(known).removeprefix("torch.") for known in DTYPES)
+        names = ", ".join(["auto", *(str(known).removeprefix("torch.") for known in DTYPES)])
         raise InvalidValueError(f"dtype is {dtype!r}: it must be one of {names}")
     return result
 

@@ -31,6 +31,7 @@ from torch import Tensor, nn
 
 from kullback.errors import InvalidValueError, MissingExtraError
 from kullback.models._quiet import no_steps, quiet_loggers
+from kullback.models.placement import own_parameters
 from kullback.models.weight_matrices import weight_matrices
 from kullback.runtime.progress import Steps
 from kullback.runtime.wording import suggestion
@@ -170,12 +171,12 @@ class Rounding:
 
 def size_in_bytes(model: nn.Module) -> int:
     """The size of a model's parameters as they are in memory, each shared one once."""
-    return sum(_tensor_bytes(weight, packed=False) for weight in model.parameters())
+    return sum(_tensor_bytes(weight, packed=False) for weight in own_parameters(model))
 
 
 def packed_size_in_bytes(model: nn.Module) -> int:
     """`size_in_bytes`, with the integers of torchao's tensors packed to their bits."""
-    return sum(_tensor_bytes(weight, packed=True) for weight in model.parameters())
+    return sum(_tensor_bytes(weight, packed=True) for weight in own_parameters(model))
 
 
 def saved_size_in_bytes(model: nn.Module, scheme: Scheme) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -22,25 +22,31 @@ def tensor_bytes(values: Tensor) -> memoryview:
     return flat.numpy().data
 
 
-def weights_fingerprint(weights: Mapping[str, Tensor]) -> str:
+def weights_fingerprint(
+    weights: Mapping[str, Tensor],
+    read: Callable[[str, Tensor], Tensor] = lambda name, weight: weight,
+    tied: Mapping[str, str] | None = None,
+) -> str:
     """SHA-256 over the name, type, shape and bytes of every tensor, in the order of the names.
 
     Tied weights are hashed once: a later name refers to the first one.  A quantised tensor counts
-    as the tensors that it is made of.
+    as the tensors that it is made of.  `read` gives the numbers of a "meta" tensor, one at a time,
+    and `tied` names which of these are others.
 
     >>> weights_fingerprint({"a": torch.zeros(2)}) == weights_fingerprint({"a": torch.zeros(1, 2)})
     False
     """
     digest = hashlib.sha256()
-    first_names: dict[tuple[int, tuple[int, ...], tuple[int, ...], torch.dtype], str] = {}
+    first_names: dict[tuple[object, ...], str] = {}
     for name, weight in sorted(_inner_tensors(weights).items()):
-        memory = (weight.data_ptr(), weight.shape, weight.stride(), weight.dtype)
+        place = (tied or {}).get(name, name) if weight.is_meta else weight.data_ptr()
+        memory = (place, weight.shape, weight.stride(), weight.dtype)
         first_name = first_names.setdefault(memory, name)
         digest.update(f"{name} {weight.dtype} {tuple(weight.shape)} ".encode())
         if first_name != name and weight.numel():
             digest.update(f"is {first_name}".encode())
             continue
-        digest.update(tensor_bytes(weight))
+        digest.update(tensor_bytes(read(name, weight)))
     return digest.hexdigest()
 
 

@@ -2,7 +2,8 @@
 
 Under ``torchrun --nproc-per-node N -m kullback ...`` the N processes share the windows; rank 0
 collects their results in the order of the text, and does everything else.  Every window is computed
-with the same arithmetic on the same number of cores, so the numbers do not depend on N.
+with the same arithmetic on the same number of cores, so the numbers do not depend on N.  Results
+are arrays in host memory, which gloo carries; tensors on a GPU would go by nccl.
 """
 
 from __future__ import annotations
@@ -14,13 +15,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
+import torch
 import torch.distributed as dist
 
-from kullback.errors import InvalidValueError
+from kullback.errors import InvalidValueError, RunError
 from kullback.runtime.memory import kept_freed_memory
 from kullback.runtime.threads import cores, map_ahead, workers
 
-__all__ = ["ProcessGroup", "process_group"]
+__all__ = ["ProcessGroup", "local_processes", "process_group"]
 
 # Windows that each thread of each process computes before rank 0 collects the results, or ahead of
 # what it has taken where it is alone.
@@ -50,7 +52,8 @@ class ProcessGroup:
         if self.world_size == 1:
             return value
         values = [value]
-        dist.broadcast_object_list(values, src=0)
+        with _lost_processes():
+            dist.broadcast_object_list(values, src=0)
         return values[0]
 
     def map(
@@ -75,7 +78,8 @@ class ProcessGroup:
                 part = windows[start : start + per_round]
                 own = list(pool.map(measure, part[self.rank :: self.world_size]))
                 gathered: list[list[Result]] = [[] for _ in range(self.world_size)]
-                dist.gather_object(own, gathered if self.is_rank_zero else None, dst=0)
+                with _lost_processes():
+                    dist.gather_object(own, gathered if self.is_rank_zero else None, dst=0)
                 if self.is_rank_zero:
                     for i in range(len(part)):
                         yield gathered[i % self.world_size][i // self.world_size]
@@ -88,18 +92,44 @@ def process_group() -> Iterator[ProcessGroup]:
     if world_size == 1:
         yield ProcessGroup()
         return
-    dist.init_process_group("gloo")
+    backend = "cpu:gloo"
+    if torch.cuda.is_available() and dist.is_nccl_available():
+        backend += ",cuda:nccl"
+    dist.init_process_group(backend)
     try:
-        local_world_size = _count("LOCAL_WORLD_SIZE", world_size)
-        yield ProcessGroup(dist.get_rank(), world_size, local_world_size)
+        yield ProcessGroup(dist.get_rank(), world_size, local_processes()[1])
     finally:
         dist.destroy_process_group()
 
 
-def _count(name: str, default: int) -> int:
+def local_processes() -> tuple[int, int]:
+    """This process's number among those of torchrun on this machine, and how many they are.
+
+    (0, 1) without torchrun.  Raises `InvalidValueError` for what torchrun never sets.
+    """
+    world_size = _count("WORLD_SIZE", 1)
+    if world_size == 1:
+        return 0, 1
+    return _count("LOCAL_RANK", 0, least=0), _count("LOCAL_WORLD_SIZE", world_size)
+
+
+@contextmanager
+def _lost_processes() -> Iterator[None]:
+    """Say in a sentence that another process has ended, for which torch raises its own errors."""
+    try:
+        yield
+    except RuntimeError as error:
+        first = str(error).partition("\n")[0]
+        raise RunError(
+            f"another process of torchrun has ended, or cannot be reached ({first}): see what it "
+            "said, then run the command again"
+        ) from error
+
+
+def _count(name: str, default: int, least: int = 1) -> int:
     """A number of processes in the environment, as torchrun sets it."""
     value = os.environ.get(name, str(default))
-    if not (value.isascii() and value.isdecimal() and int(value) >= 1):
+    if not (value.isascii() and value.isdecimal() and int(value) >= least):
         raise InvalidValueError(
             f"the environment variable {name} is {value!r}: it must be a number of processes, as "
             "torchrun sets it; unset it, or start the program with torchrun"
