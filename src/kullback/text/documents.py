@@ -40,7 +40,7 @@ from kullback.runtime.temporary import TemporaryBytes
 from kullback.text.formats import FOLDER_SUFFIXES, format_of, is_read_of_folder, opened
 from kullback.text.rows import check_utf8, rows_of, utf8
 
-__all__ = ["IN_MEMORY", "STANDARD_INPUT", "Document", "read_documents", "read_texts"]
+__all__ = ["IN_MEMORY", "STANDARD_INPUT", "Document", "files_of", "read_documents", "read_texts"]
 
 STANDARD_INPUT = "-"
 
@@ -187,11 +187,20 @@ def _read(
     if str(source) == STANDARD_INPUT:
         yield _store(_standard_input(), "standard input", "standard input", stored)
         return
+    for path, name in files_of(source, note):
+        yield from _read_file(path, name, field, stored)
+
+
+def files_of(source: str | Path, note: Callable[[str], None]) -> list[tuple[Path, str]]:
+    """The file, or the files of the folder that are read, each with its name in that folder.
+
+    `note` is called with a sentence where a folder has files which are not read.  Raises
+    `InvalidValueError` for a pipe or device, and for a folder without a file that is read.
+    """
     path = Path(source).expanduser()
     check_regular(path, "the text")
     if not path.is_dir():
-        yield from _read_file(path, _shown(path.name), field, stored)
-        return
+        return [(path, _shown(path.name))]
     # With pipes and links that lead nowhere, which are refused when they are opened.
     files = sorted(file for file in path.rglob("*") if not file.is_dir())
     read = [file for file in files if is_read_of_folder(file)]
@@ -210,8 +219,7 @@ def _read(
             f"of the folder {path} only {', '.join(FOLDER_SUFFIXES)} files are read, not "
             f"{_listed(skipped)}: give the names of other files that are to be read"
         )
-    for file in read:
-        yield from _read_file(file, _shown(file.relative_to(path).as_posix()), field, stored)
+    return [(file, _shown(file.relative_to(path).as_posix())) for file in read]
 
 
 def _standard_input() -> BinaryIO:

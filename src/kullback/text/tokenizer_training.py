@@ -1,21 +1,22 @@
 """Tokenizers that kullback makes: trained on a text, or made of the vocabulary of a source.
 
 A source's vocabulary becomes a word-level tokenizer with the source's ids; a text gets a byte-level
-BPE trained on it (Sennrich et al. 2016), which can encode any text.  Both are Hugging Face
-`tokenizers`, saved as ``tokenizer.json``, which other tools read.
+BPE trained on it (Sennrich et al. 2016), which can encode any text, or one of its characters.  All
+are Hugging Face `tokenizers`, saved as ``tokenizer.json``, which other tools read.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from kullback.runtime.ranges import TRAINED_VOCABULARIES
+from kullback.text.piece_encoders import CHARACTERS
 from kullback.text.special_tokens import BOS, EOS
 
-__all__ = ["tokenizer_config", "train_tokenizer", "word_tokenizer"]
+__all__ = ["character_tokenizer", "tokenizer_config", "train_tokenizer", "word_tokenizer"]
 
 
 def word_tokenizer(vocabulary: Sequence[str], bos: bool = True) -> Tokenizer:
@@ -34,7 +35,7 @@ def word_tokenizer(vocabulary: Sequence[str], bos: bool = True) -> Tokenizer:
     return tokenizer
 
 
-def train_tokenizer(texts: Sequence[str], vocabulary_size: int) -> Tokenizer:
+def train_tokenizer(texts: Iterable[str], vocabulary_size: int) -> Tokenizer:
     """A byte-level BPE of `vocabulary_size` entries trained on `texts`, with `BOS` and `EOS`.
 
     Raises `InvalidValueError` for a size outside `TRAINED_VOCABULARIES`.
@@ -54,14 +55,28 @@ def train_tokenizer(texts: Sequence[str], vocabulary_size: int) -> Tokenizer:
     return tokenizer
 
 
-def tokenizer_config() -> str:
+def character_tokenizer(characters: Iterable[str]) -> Tokenizer:
+    """A tokenizer whose tokens are these characters, after `BOS` and `EOS`, in order of their codes.
+
+    >>> character_tokenizer("ba ñ").encode("a b").ids
+    [0, 3, 2, 4]
+    """
+    ids = {token: i for i, token in enumerate([BOS, EOS, *sorted(set(characters))])}
+    tokenizer = Tokenizer(models.WordLevel(ids))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(CHARACTERS), "isolated")
+    tokenizer.decoder = decoders.Fuse()
+    tokenizer.add_special_tokens([BOS, EOS])
+    _prepend_bos(tokenizer)
+    return tokenizer
+
+
+def tokenizer_config(bos: str | None = BOS, eos: str | None = EOS) -> str:
     """The ``tokenizer_config.json`` that names the special tokens for transformers."""
+    special = {"bos_token": bos, "eos_token": eos, "pad_token": eos}
     return json.dumps(
         {
             "tokenizer_class": "PreTrainedTokenizerFast",
-            "bos_token": BOS,
-            "eos_token": EOS,
-            "pad_token": EOS,
+            **{name: token for name, token in special.items() if token is not None},
             "clean_up_tokenization_spaces": False,
         },
         indent=2,
