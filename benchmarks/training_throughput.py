@@ -142,7 +142,7 @@ def ours(setting: str) -> float:
     else:
         tokens, V = tokens_of(setting)
         alphabet = Tokenizer(models.WordLevel({str(i): i for i in range(V)}))
-        batches = TextBatches(tokens, alphabet, (), T, windows)
+        batches = TextBatches.of_tokens(tokens, alphabet, (), T, windows)
     # SwiGLU has three matrices where GELU has two: 8/3 × width, here the next multiple of 32, gives
     # about the parameters of 4 × width (the lab's 96 %, the README's 102 % of a block's).
     mlp_width = 32 * round(8 / 3 * width / 32)

@@ -39,10 +39,9 @@ def test_a_text_is_counted_up_to_the_validation_split(tmp_path: Path) -> None:
     """The models of a text are those of the first nine tenths of its tokens."""
     batches = text(tmp_path)
     models, fitted, total = fit_baselines(batches, STEPS, orders=[2])
-    split = len(batches.tokens) * 9 // 10
-    assert fitted == total == split
+    assert fitted == total == len(batches.training)
     expected = NgramModel.fit(
-        [batches.tokens[:split]], order=2, vocabulary_size=batches.vocabulary_size, bos=None
+        [batches.training[:]], order=2, vocabulary_size=batches.vocabulary_size, bos=None
     )
     contexts = np.arange(-1, batches.vocabulary_size)[:, None]
     np.testing.assert_array_equal(models[0].log_probs(contexts), expected.log_probs(contexts))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import pyarrow as pa
@@ -59,7 +60,7 @@ def test_pieces_end_before_whitespace(tmp_path: Path, monkeypatch: pytest.Monkey
     pieces = [piece.text for piece in Corpus.of([tmp_path / "a.txt"]).pieces()]
     assert "".join(pieces) == text
     assert len(pieces) > 3
-    for before, after in zip(pieces, pieces[1:], strict=False):
+    for before, after in pairwise(pieces):
         assert not before[-1].isspace()
         assert after[0] in " \n"
 

@@ -79,7 +79,7 @@ def test_other_tokenizers_give_bytes_too(tmp_path: Path) -> None:
 
 
 def test_characters(tmp_path: Path) -> None:
-    """Each character is a token, the library reads and decodes the same, an unknown one is named."""
+    """Each character is a token, as the library reads it; an unknown one is named."""
     tokenizer = character_tokenizer(HARD)
     assert isinstance(piece_encoder(tokenizer, "uint16"), CharacterEncoder)
     reader = TextTokenizer(tokenizer, BOS, EOS)

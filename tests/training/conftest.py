@@ -48,5 +48,7 @@ def run(finished: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def half(stopped: Path, tmp_path: Path) -> Path:
-    """Copy the stopped run."""
-    return Path(shutil.copytree(stopped, tmp_path / "half"))
+    """Copy the stopped run, with its last checkpoint only."""
+    copied = Path(shutil.copytree(stopped, tmp_path / "half"))
+    (copied / "checkpoint.before.safetensors").unlink()
+    return copied

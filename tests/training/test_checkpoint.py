@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from interrupted_runs import complaint, start
+from interrupted_runs import assert_same_run, complaint, start
+from kullback.runtime.progress import Progress
 from kullback.training.gpt import GPT
 from kullback.training.interruption import Interrupted
 from kullback.training.loop import resume
@@ -119,3 +121,35 @@ def test_counters_are_possible(counters: dict[str, Any], half: Path):
     """Steps beyond the run, negative numbers and other types are refused."""
     changed(half / "checkpoint.safetensors", lambda _, stored: stored.update(counters))
     assert "is not a checkpoint of kullback (" in complaint(resume, half)
+
+
+class Notes(Progress):
+    """Keeps the notes."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        """Keep it."""
+        self.notes.append(text)
+
+
+@pytest.mark.parametrize("damage", ["cut", "bit", "missing"])
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(
+    damage: str, stopped: Path, uninterrupted: dict[str, Path], tmp_path: Path
+):
+    """Cut, with one bit changed, or gone: the run resumes from the one before, bit for bit."""
+    copied = Path(shutil.copytree(stopped, tmp_path / "run"))
+    path = copied / "checkpoint.safetensors"
+    content = bytearray(path.read_bytes())
+    if damage == "missing":
+        path.unlink()
+    else:
+        content[-5] ^= 1
+        path.write_bytes(content[:-100] if damage == "cut" else content)
+    notes = Notes()
+    resume(copied, progress=notes)
+    (note,) = notes.notes
+    assert "step 4" in note
+    assert str(path) in note
+    assert_same_run(copied, uninterrupted["source"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,24 +17,24 @@ from tiny_runs import text
 def test_the_last_tenth_of_a_text_never_trains(tmp_path: Path):
     """Training windows lie in the first nine tenths, validation windows tile the last one."""
     batches = text(tmp_path)
-    place = TextBatches(
-        np.arange(len(batches.tokens)), batches.tokenizer, (), batches.context, 400, 0
-    )
-    split = len(batches.tokens) * 9 // 10
+    total = len(batches.training) + len(batches.held_out)
+    place = TextBatches.of_tokens(np.arange(total), batches.tokenizer, (), batches.context, 400, 0)
+    place = replace(place, held_out_bytes=np.zeros(total, int))
+    split = total * 9 // 10
     drawn = [shard for step in range(40) for shard in place.shards(step, 1)]
     seen = {i for s in drawn for i in (*s.inputs_M.tolist(), *s.targets_M.tolist())}
     assert max(seen) == split - 1
     assert len(seen) > 0.99 * split
     held = [i for shard in place.validation() for i in shard.targets_M.tolist()]
-    assert held == list(range(split + 1, split + 1 + len(held)))
-    assert len(batches.tokens) - len(held) - split <= batches.context + 1
+    assert held == list(range(split + 1, total))
 
 
 def test_the_bytes_of_tokens_are_those_of_the_text(tmp_path: Path):
     """The tokens of a text have as many bytes as its file; the special tokens have none."""
     batches = text(tmp_path)
     sizes = batches.token_bytes
-    assert sizes[batches.tokens].sum() == (tmp_path / "weather.txt").stat().st_size
+    tokens = np.concatenate([batches.training[:], batches.held_out[:]])
+    assert sizes[tokens].sum() == (tmp_path / "weather.txt").stat().st_size
     assert sizes[:2].tolist() == [0, 0]
 
 
@@ -50,7 +51,7 @@ def test_text_shards_know_no_surprisal(tmp_path: Path):
         ({"context": 0}, "context is 0: it must be a whole number of at least 1"),
         ({"windows": -2}, "windows is -2: it must be a whole number of at least 1"),
         ({"seed": -1}, "seed is -1: it must be a whole number of at least 0"),
-        ({"context": 5000}, "with a context of 5000 it needs at least 50010; give more text"),
+        ({"context": 5000}, "with a context of 5000 each needs at least 5001; give more text"),
         (
             {"vocabulary_size": 20},
             "vocabulary_size is 20: it must be a whole number of at least 258",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kullback.cli.output import print_error, print_result, progress_console
 from kullback.cli.parsing import add_command, given, input_name, number, output_name
@@ -38,8 +38,10 @@ OPTIONS = (
     ("--threads", "threads", RANGES["shards"], "2", "threads, one shard of the batch each"),
     ("--seed", "seed", SEEDS, "0", "seed of weights and data"),
 )  # fmt: skip
+#: Options of texts whose values are names.
+TEXTS = ("validation", "field", "tokenizer")
 ONLY_FOR_SOURCES = ("holdout",)
-ONLY_FOR_TEXTS = ("vocabulary_size", "context")
+ONLY_FOR_TEXTS = ("vocabulary_size", "context", "tokenizer", "validation", "field")
 
 
 def add(commands: Commands) -> None:
@@ -63,12 +65,25 @@ def add(commands: Commands) -> None:
         nargs="+",
         action="extend",
         metavar="FILE",
-        help="UTF-8 text files, or folders of .txt files",
+        help="files (.txt, .jsonl, .parquet, .csv; .gz and .zst, too), folders, or patterns",
     )
     data.add_argument("--resume", type=input_name, metavar="RUN", help="resume an interrupted run")
     train.add_argument(
         "-o", "--output", type=output_name, metavar="RUN", default=argparse.SUPPRESS,
         help="folder to train into",
+    )  # fmt: skip
+    absent: dict[str, Any] = {"default": argparse.SUPPRESS}
+    train.add_argument(
+        "--validation", type=input_name, nargs="+", action="extend", metavar="FILE",
+        help="texts that are held out (default: a tenth of the documents, or of a text)", **absent,
+    )  # fmt: skip
+    train.add_argument(
+        "--field", help="of .jsonl, .json, .csv, .tsv and .parquet files (default: text)", **absent
+    )
+    train.add_argument(
+        "--tokenizer", metavar="TOKENIZER",
+        help="characters, a tokenizer.json or its folder (default: a byte-level BPE of the text)",
+        **absent,
     )  # fmt: skip
     for flag, keyword, limits, default, help_text in OPTIONS:
         train.add_argument(
@@ -79,7 +94,7 @@ def add(commands: Commands) -> None:
 
 
 def _train(options: argparse.Namespace) -> int:
-    keywords = given(options, *(keyword for _, keyword, *_ in OPTIONS))
+    keywords = given(options, *(keyword for _, keyword, *_ in OPTIONS), *TEXTS)
     _check(options, keywords)
     from kullback.models.train import resume_training, train_model
     from kullback.report.terminal.training import TrainingDisplay
@@ -107,6 +122,7 @@ def _check(options: argparse.Namespace, keywords: dict[str, object]) -> None:
     Before torch is imported, which takes seconds.
     """
     flags = {keyword: flag for flag, keyword, *_ in OPTIONS}
+    flags |= {keyword: f"--{keyword}" for keyword in TEXTS}
     if options.resume is not None:
         names = ["-o"] if hasattr(options, "output") else []
         names += [flags[keyword] for keyword in keywords]
@@ -124,5 +140,6 @@ def _check(options: argparse.Namespace, keywords: dict[str, object]) -> None:
             raise InvalidValueError(f"{flags[keyword]} does not apply to {data}; remove it")
     if options.resume is None:
         read = options.text if options.text is not None else [options.source]
+        read = [*read, *getattr(options, "validation", [])]
         check_outputs(Output("the run folder (-o)", options.output, "folder"), inputs=read)
         check_no_run(options.output)

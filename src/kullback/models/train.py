@@ -4,36 +4,28 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
-import numpy as np
-from jaxtyping import Float64, Int64
-
-from kullback.errors import InvalidValueError, RunError
-from kullback.models.ngram_baseline import fit_baselines, ngram_losses
-from kullback.results.measurement import Measurement
-from kullback.results.training import NgramBaseline, TrainingRun, TrainingSeconds
+from kullback.errors import InvalidValueError
+from kullback.models._training_result import training_result
+from kullback.results.training import TrainingRun
 from kullback.runtime.outputs import Output, check_outputs
 from kullback.runtime.ranges import TRAINED_VOCABULARIES
-from kullback.runtime.threads import workers
 from kullback.runtime.wording import with_article
 from kullback.sources.catalogue import Source, open_source
 from kullback.text.documents import STANDARD_INPUT, Document
 from kullback.training.batches import Batches
 from kullback.training.config import RANGES, SIZES, TrainingConfig
 from kullback.training.description import batches_of_run, read_description
-from kullback.training.gpt import GPT, GPTConfig
-from kullback.training.loop import resume, train
-from kullback.training.loss import token_losses
-from kullback.training.metrics import read_metrics
+from kullback.training.gpt import GPTConfig
+from kullback.training.loop import Plan, resume, train_prepared
 from kullback.training.new_run import check_no_run
+from kullback.training.prepare_text import TextOptions, check_text, prepare_text
 from kullback.training.progress import TrainingProgress
 from kullback.training.run_folder import load_tokenizer
 from kullback.training.sentence_batches import SentenceBatches
-from kullback.training.text_batches import TextBatches
-from kullback.uncertainty.intervals import mean_with_interval
 
 __all__ = ["resume_training", "train_model"]
 
@@ -44,6 +36,9 @@ def train_model(
     text: str | Path | Sequence[str | Path] | None = None,
     source: str | Source | None = None,
     holdout: int | None = None,
+    validation: str | Path | Sequence[str | Path] | None = None,
+    field: str | None = None,
+    tokenizer: str | Path | None = None,
     vocabulary_size: int | None = None,
     context: int | None = None,
     batch: int | None = None,
@@ -60,8 +55,10 @@ def train_model(
 ) -> TrainingRun:
     """Train a mini-GPT on the files `text` or on a `source`, into the folder `output`.
 
-    `text` is a file, a folder, of which the .txt files are read, or several of these; a resumed run
-    reads the files again.
+    `text` is a file, a folder, a pattern (``*.jsonl``), or several of these, read as
+    `kullback.text.documents` says, with the column `field` of files with rows; `validation` are the
+    same of the text that is held out.  `tokenizer` is "characters", a ``tokenizer.json`` or its
+    folder; None trains a byte-level BPE.
     The keywords are the options of ``kullback train``, with its defaults; None is 1,024 entries for
     `vocabulary_size` and 64 tokens for `context`, both of a text, no cells for `holdout` of a
     source, 48 windows or 256 sentences for `batch`, and 2.5 × `width` for `mlp_width`.
@@ -84,31 +81,65 @@ def train_model(
     config = TrainingConfig(
         steps=steps, muon_lr=muon_lr, adamw_lr=adamw_lr, shards=threads, seed=seed
     )
-    batches: Batches
+    run = Path(output)
     if text is not None:
         _refuse("text", holdout=holdout)
-        progress.stage("reading the text and training its tokenizer")
-        batches = TextBatches.read(
-            _text_files(given_text),
-            _given(vocabulary_size, 1024),
-            _given(context, 64),
-            _given(batch, 48),
-            seed,
+        options = TextOptions(
+            given_text,
+            _given_text(validation),
+            "text" if field is None else field,
+            tokenizer,
+            vocabulary_size,
+            context=_given(context, 64),
+            windows=_given(batch, 48),
+            seed=seed,
         )
+        check_text(options)
+        make: Callable[[], Batches] = partial(prepare_text, run, options, progress)
     else:
         assert source is not None
-        _refuse("source", vocabulary_size=vocabulary_size, context=context)
+        _refuse("source", vocabulary_size=vocabulary_size, context=context, tokenizer=tokenizer,
+                validation=validation, field=field)  # fmt: skip
         if isinstance(source, Source):
             _refuse("source that is open already", holdout=holdout)
         else:
             source = open_source(source, holdout or 0, seed)
-        batches = SentenceBatches(source, _given(batch, 256), seed)
-    gpt = GPTConfig(batches.vocabulary_size, batches.context, *shape)
-    progress.begin(steps, batches.floor)
-    start = time.perf_counter()
-    model = train(Path(output), batches, gpt, config, progress.step)
-    seconds = time.perf_counter() - start
-    return _result(Path(output), batches, model, config, seconds, progress)
+        opened = SentenceBatches(source, _given(batch, 256), seed)
+        GPTConfig(opened.vocabulary_size, opened.context, *shape).check_memory(
+            opened.tokens_per_batch
+        )
+        make = lambda: opened  # noqa: E731 - as `partial` is
+    prepared = _Prepared(make, shape, config, progress)
+    model = train_prepared(run, prepared, progress.step)
+    return training_result(run, prepared.batches, model, config, prepared.seconds, progress)
+
+
+class _Prepared:
+    """Makes the data of a run, its sizes and its hyperparameters, and keeps them."""
+
+    batches: Batches
+
+    def __init__(
+        self,
+        make: Callable[[], Batches],
+        shape: tuple[int, int, int, int],
+        config: TrainingConfig,
+        progress: TrainingProgress,
+    ) -> None:
+        self._make, self._shape, self._config, self._progress = make, shape, config, progress
+        self._start = 0.0
+
+    def __call__(self) -> Plan:
+        self.batches = self._make()
+        gpt = GPTConfig(self.batches.vocabulary_size, self.batches.context, *self._shape)
+        self._progress.begin(self._config.steps, self.batches.floor)
+        self._start = time.perf_counter()
+        return self.batches, gpt, self._config
+
+    @property
+    def seconds(self) -> float:
+        """Since the data was made."""
+        return time.perf_counter() - self._start
 
 
 def resume_training(run: str | Path, *, progress: TrainingProgress | None = None) -> TrainingRun:
@@ -125,10 +156,13 @@ def resume_training(run: str | Path, *, progress: TrainingProgress | None = None
     else:
         progress.begin(description.config.steps, description.floor)
     start = time.perf_counter()
-    model = resume(run, progress.step)
+    model = resume(run, progress.step, progress=progress)
     seconds = time.perf_counter() - start
-    batches = batches_of_run(description, load_tokenizer(run / "tokenizer.json"))
-    return _result(run, batches, model, description.config, seconds, progress)
+    # Checked just now, so that nothing is left to be noted.
+    batches = batches_of_run(
+        description, load_tokenizer(run / "tokenizer.json"), TrainingProgress()
+    )
+    return training_result(run, batches, model, description.config, seconds, progress)
 
 
 def _check_sizes(
@@ -176,122 +210,12 @@ def _given_text(text: object) -> list[str | Path]:
     return names
 
 
-def _text_files(given: Sequence[str | Path]) -> list[Path]:
-    """The files among them, and the .txt files of the folders, in the order of their paths."""
-    files: list[Path] = []
-    for path in map(Path, given):
-        texts = sorted(path.rglob("*.txt")) if path.is_dir() else [path]
-        if not texts:
-            raise InvalidValueError(
-                f"the folder {path} has no .txt file: give the names of the files to train on"
-            )
-        files += texts
-    return files
-
-
 def _given(value: int | None, default: int) -> int:
     return default if value is None else value
 
 
-def _refuse(data: str, **options: int | None) -> None:
+def _refuse(data: str, **options: object) -> None:
     """Raise `InvalidValueError` for an option that is given and does not apply to the data."""
     for name, value in options.items():
         if value is not None:
             raise InvalidValueError(f"{name} is {value}: it does not apply to a {data}; remove it")
-
-
-def _result(
-    run: Path,
-    batches: Batches,
-    model: GPT,
-    config: TrainingConfig,
-    training_seconds: float,
-    progress: TrainingProgress,
-) -> TrainingRun:
-    """Measure the finished model and its baselines on the validation data."""
-    progress.stage("scoring the validation data")
-    start = time.perf_counter()
-    validation = _Validation.of(batches, model, config.shards)
-    progress.stage("fitting n-gram baselines")
-    start_of_baseline = time.perf_counter()
-    ngrams, fitted_tokens, split_tokens = fit_baselines(batches, config.steps)
-    losses = [ngram_losses(ngram, batches.validation()) for ngram in ngrams]
-    seconds = TrainingSeconds(
-        training=training_seconds,
-        validation=start_of_baseline - start,
-        baseline=time.perf_counter() - start_of_baseline,
-    )
-    lowest = min(losses, key=lambda nll_M: float(nll_M.mean()))
-    lines = read_metrics(run / "metrics.jsonl")
-    if not lines:
-        raise RunError(f"{run / 'metrics.jsonl'} is missing or empty; restore it")
-    step_before = lines[-2]["step"] if len(lines) > 1 else 0
-    return TrainingRun(
-        folder=str(run),
-        steps=config.steps,
-        tokens=lines[-1]["tokens"],
-        training_cross_entropy=lines[-1]["cross_entropy"],
-        training_steps=(step_before + 1, lines[-1]["step"]),
-        cross_entropy=validation.nats(validation.nll_M),
-        bits_per_byte=validation.bits_per_byte(validation.nll_M),
-        floor=batches.floor,
-        kl=validation.kl,
-        baselines=tuple(
-            NgramBaseline(
-                order=ngram.order,
-                cross_entropy=validation.nats(nll_M),
-                bits_per_byte=validation.bits_per_byte(nll_M),
-            )
-            for ngram, nll_M in zip(ngrams, losses, strict=True)
-        ),
-        baseline_tokens=fitted_tokens,
-        training_split_tokens=split_tokens,
-        difference=validation.nats(validation.nll_M - lowest),
-        seconds=seconds,
-    )
-
-
-@dataclass(frozen=True)
-class _Validation:
-    """The validation tokens of a run: losses of the model, and what belongs to each token.
-
-    Axis: M target tokens.
-    """
-
-    nll_M: Float64[np.ndarray, "M"]
-    surprisal_M: Float64[np.ndarray, "M"] | None
-    sentence_M: Int64[np.ndarray, "M"] | None
-    """Independent sentences of a source; None for one text."""
-    bytes_M: Int64[np.ndarray, "M"] | None
-
-    @classmethod
-    def of(cls, batches: Batches, model: GPT, threads: int) -> _Validation:
-        """Score the validation data of `batches`, a shard per thread."""
-        shards = batches.validation()
-        with workers(threads) as pool:
-            losses = list(pool.map(lambda shard: token_losses(model, shard), shards))
-        surprisals = [s.surprisals_M.numpy() for s in shards if s.surprisals_M is not None]
-        lengths_N = np.concatenate([shard.lengths_N for shard in shards])
-        sizes = batches.token_bytes
-        targets_M = np.concatenate([shard.targets_M.numpy() for shard in shards])
-        return cls(
-            np.concatenate(losses),
-            np.concatenate(surprisals) if surprisals else None,
-            np.repeat(np.arange(len(lengths_N)), lengths_N) if surprisals else None,
-            None if sizes is None else sizes[targets_M],
-        )
-
-    @property
-    def kl(self) -> Measurement | None:
-        """The mean of nll − true surprisal; None on a text."""
-        return None if self.surprisal_M is None else self.nats(self.nll_M - self.surprisal_M)
-
-    def nats(self, values_M: Float64[np.ndarray, "M"]) -> Measurement:
-        """The mean in nats/token."""
-        return mean_with_interval(values_M, self.sentence_M, "nats/token")
-
-    def bits_per_byte(self, nll_M: Float64[np.ndarray, "M"]) -> Measurement | None:
-        """The sum in bits over the bytes of the tokens; None on a source."""
-        if self.bytes_M is None:
-            return None
-        return mean_with_interval(nll_M / math.log(2), None, "bits/byte", self.bytes_M)

@@ -29,7 +29,7 @@ LONGEST_WORD = 1 << 24
 BLOCK = 1 << 20
 _PATTERN = re.compile(r"[*?\[]")
 _BOUNDARY = re.compile(r"(?<=\S)[ \t\n\r]")
-# Characters at the end of a piece in which a boundary is looked for, and by how much more each time.
+# Characters at the end of a piece in which a boundary is looked for first.
 _TAIL = 256
 # Of the size of text in a compressed file: gzip and zstd reach 3 to 4 on English.
 _EXPANSION = 4

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
-from typing import BinaryIO, TypeAlias
+from typing import BinaryIO, TypeAlias, cast
 
 import msgspec
 import numpy as np
@@ -159,7 +159,7 @@ def _send(process: subprocess.Popen[bytes], value: object) -> None:
 
 
 def _stream(stream: object) -> BinaryIO:
-    return stream  # type: ignore[return-value] - of a process that was started with pipes
+    return cast("BinaryIO", stream)  # of a process that was started with pipes
 
 
 def _ended(process: subprocess.Popen[bytes]) -> RunError:

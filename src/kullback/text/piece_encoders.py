@@ -69,7 +69,8 @@ class WordEncoder:
         parts = [_PART.findall(text) for text in texts]
         new = [*set().union(*parts).difference(self._kept)]
         encodings = self._tokenizer.encode_batch_fast(new, add_special_tokens=False)
-        self._kept.others = others = {}
+        others: dict[str, bytes] = {}
+        self._kept.others = others
         for part, encoding in zip(new, encodings, strict=True):
             keep = len(part) <= _LONGEST and len(self._kept) < _KEPT
             (self._kept if keep else others)[part] = np.array(encoding.ids, self._dtype).tobytes()

@@ -56,7 +56,7 @@ def train_tokenizer(texts: Iterable[str], vocabulary_size: int) -> Tokenizer:
 
 
 def character_tokenizer(characters: Iterable[str]) -> Tokenizer:
-    """A tokenizer whose tokens are these characters, after `BOS` and `EOS`, in order of their codes.
+    """A tokenizer of these characters, in order of their codes, after `BOS` and `EOS`.
 
     >>> character_tokenizer("ba ñ").encode("a b").ids
     [0, 3, 2, 4]

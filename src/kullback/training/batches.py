@@ -35,6 +35,10 @@ class Shard:
     """The true -log p of each target in nats; None on a text."""
     layout: PackedLayout
     lengths_N: Int[np.ndarray, "N"]
+    bytes_M: Int[np.ndarray, "M"] | None = None
+    """The bytes of text that each target covers; only of the validation split of a text."""
+    document_M: Int[np.ndarray, "M"] | None = None
+    """The document of each target; None where they are of one text, or of a source."""
 
 
 @dataclass(frozen=True)
@@ -74,18 +78,21 @@ class Batches(Protocol):
         """The tokenizer of the data."""
 
     @property
+    def special_tokens(self) -> tuple[str | None, str | None]:
+        """BOS and EOS as the tokenizer spells them; None where it has none."""
+
+    @property
     def spec(self) -> Mapping[str, Any]:
         """What `kullback.training.description.batches_of_run` builds the same batches from."""
 
     def shards(self, step: int, count: int) -> list[Shard]:
         """The batch of `step`, in at most `count` shards."""
 
-    def validation(self) -> list[Shard]:
-        """A fixed validation sample, independent of the training batches."""
+    def validation(self, limit: int | None = None) -> list[Shard]:
+        """A fixed validation sample, independent of the training batches.
+
+        Of a text with more than `limit` tokens about as many, evenly spread over all of it.
+        """
 
     def training_rows(self, steps: int, limit: int) -> TokenRows:
         """About `limit` tokens of the training split of a text, or of the batches of `steps`."""
-
-    @property
-    def token_bytes(self) -> Int[np.ndarray, "V"] | None:
-        """The bytes of text of each vocabulary entry; None on a source."""

@@ -1,14 +1,17 @@
-"""Checkpoints: ``checkpoint.safetensors``, the complete state of a run after a step.
+"""Checkpoints: the complete state of a run after a step.
 
-It contains the weights, Muon's momenta, AdamW's moments and counts as tensors named
-``kind/parameter``, and in its metadata the step, the number of tokens and the sums since the last
-line of metrics.  Batches are a function of the step and there is no dropout, so no state of a
-random generator belongs to it.
+The last one is ``checkpoint.safetensors``, the one before ``checkpoint.before.safetensors``, which
+serves where the last one is damaged.  A checkpoint contains the weights, Muon's momenta, AdamW's
+moments and counts as tensors named ``kind/parameter``, and in its metadata the step, the number of
+tokens, the sums since the last line of metrics, and the CRC-32 of the tensors.  Batches are a
+function of the step and there is no dropout, so no state of a random generator belongs to it.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import zlib
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -19,11 +22,14 @@ from torch import Tensor
 
 from kullback.errors import RunError
 from kullback.runtime.decoding import Count, decode_json
+from kullback.runtime.progress import Progress
 from kullback.training.metrics import Sums
 from kullback.training.run_folder import load_tensors, load_weights, save_tensors
 from kullback.training.state import TrainingState
 
-__all__ = ["load_checkpoint", "save_checkpoint"]
+__all__ = ["has_checkpoint", "load_checkpoint", "load_last_checkpoint", "save_checkpoint"]
+
+LAST, BEFORE = "checkpoint.safetensors", "checkpoint.before.safetensors"
 
 # What each optimiser keeps of a weight.
 MUON = ("momentum_buffer",)
@@ -36,10 +42,17 @@ class _Counters(msgspec.Struct):
     step: Count
     tokens: Count
     recent: Sums
+    crc32: str | None = None
+    """Of the tensors; None in files of version 0.1."""
 
 
-def save_checkpoint(state: TrainingState, path: Path) -> None:
-    """Write the state atomically."""
+def has_checkpoint(run: Path) -> bool:
+    """Whether a run has a checkpoint."""
+    return (run / LAST).exists() or (run / BEFORE).exists()
+
+
+def save_checkpoint(state: TrainingState, run: Path) -> None:
+    """Write the state into the folder of a run, atomically; the last checkpoint stays beside it."""
     tensors = {f"weight/{n}": w for n, w in zip(state.names, state.weights, strict=True)}
     for name, weight in zip(state.names, state.weights, strict=True):
         for optimiser in (state.muon, state.adamw):
@@ -47,7 +60,27 @@ def save_checkpoint(state: TrainingState, path: Path) -> None:
                 tensors[f"{kind}/{name}"] = value
     # JSON writes floats so that they read back the same to the last bit.
     counters = {"step": state.step, "tokens": state.tokens, "recent": asdict(state.recent)}
-    save_tensors(path, tensors, {"state": json.dumps(counters)})
+    # One entry: the library does not keep the order of several.
+    described = json.dumps({**counters, "crc32": _crc32(tensors)})
+    save_tensors(run / LAST, tensors, {"state": described}, lambda: _keep(run / LAST, run / BEFORE))
+    state.checkpoint_step = state.step
+
+
+def load_last_checkpoint(state: TrainingState, run: Path, progress: Progress) -> None:
+    """Read the last checkpoint of a run into `state`, or the one before where it is damaged.
+
+    `progress` is told of the latter.  Raises `RunError` where neither can be read.
+    """
+    try:
+        load_checkpoint(state, run / LAST)
+    except RunError as error:
+        if not (run / BEFORE).exists():
+            raise
+        load_checkpoint(state, run / BEFORE)
+        progress.note(
+            f"the run is resumed from step {state.step}, its checkpoint before the last, since "
+            f"{error}"
+        )
 
 
 def load_checkpoint(state: TrainingState, path: Path) -> None:
@@ -68,6 +101,8 @@ def load_checkpoint(state: TrainingState, path: Path) -> None:
         if not 1 <= counters.step <= state.config.steps:
             raise ValueError(f"it is of step {counters.step} of {state.config.steps}")
         _check_optimisers(state, tensors, counters.step)
+        if counters.crc32 not in (None, _crc32(tensors)):
+            raise ValueError("its checksum is another")
     except ValueError as error:
         raise RunError(
             f"{path} is not a checkpoint of kullback ({error}); restore it, or train a new run"
@@ -77,6 +112,30 @@ def load_checkpoint(state: TrainingState, path: Path) -> None:
             for kind in kinds:
                 optimiser.state[weight][kind] = tensors[f"{kind}/{name}"]
     state.step, state.tokens, state.recent = counters.step, counters.tokens, counters.recent
+    state.checkpoint_step = state.step
+
+
+def _keep(path: Path, before: Path) -> None:
+    """Give the checkpoint `path` the name `before`, too."""
+    if not path.exists():
+        return
+    temporary = before.with_name(f".{before.name}.00000000.part")
+    try:
+        temporary.unlink(missing_ok=True)
+        os.link(path, temporary)
+        os.replace(temporary, before)
+    except OSError:
+        # A file system without links: until the new one is written, only `before` is there.
+        os.replace(path, before)
+
+
+def _crc32(tensors: Mapping[str, Tensor]) -> str:
+    """CRC-32 of names and values in hexadecimal."""
+    crc = 0
+    for name in sorted(tensors):
+        crc = zlib.crc32(name.encode(), crc)
+        crc = zlib.crc32(tensors[name].detach().contiguous().numpy().data, crc)
+    return f"{crc:08x}"
 
 
 def _optimisers(

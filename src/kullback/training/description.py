@@ -20,6 +20,7 @@ from tokenizers import Tokenizer
 from kullback.errors import RunError
 from kullback.runtime.decoding import Hash
 from kullback.runtime.files import write_atomically
+from kullback.runtime.progress import Progress
 from kullback.sources.catalogue import source_from_spec
 from kullback.training.batches import Batches
 from kullback.training.config import TrainingConfig
@@ -28,10 +29,12 @@ from kullback.training.new_run import check_no_run
 from kullback.training.run_folder import read_json
 from kullback.training.sentence_batches import SentenceBatches
 from kullback.training.text_batches import TextBatches
+from kullback.training.text_data import TextData, batches_of_shards, check_unchanged
 
 __all__ = [
     "RunDescription",
     "batches_of_run",
+    "check_is_new",
     "read_description",
     "write_description",
 ]
@@ -42,6 +45,7 @@ T = TypeVar("T", TrainingConfig, GPTConfig)
 RUN_FILES = (
     "training.json",
     "checkpoint.safetensors",
+    "checkpoint.before.safetensors",
     "config.json",
     "model.safetensors",
     "metrics.jsonl",
@@ -73,7 +77,7 @@ class _SourceData(msgspec.Struct):
 
 
 class _TextData(msgspec.Struct):
-    """The data of a run on texts."""
+    """The data of a run of version 0.1 on texts, which are read again."""
 
     text: Annotated[list[str], msgspec.Meta(min_length=1)]
     context: _Size
@@ -98,7 +102,13 @@ class _Description(msgspec.Struct):
 
     def __post_init__(self) -> None:
         msgspec.convert(self.config, _Steps)
-        msgspec.convert(self.data, _SourceData if "source" in self.data else _TextData)
+        msgspec.convert(self.data, _kind_of(self.data))
+
+
+def _kind_of(data: Mapping[str, Any]) -> type[msgspec.Struct]:
+    if "source" in data:
+        return _SourceData
+    return TextData if "shards" in data else _TextData
 
 
 @dataclass(frozen=True)
@@ -118,7 +128,7 @@ def write_description(run: Path, batches: Batches, gpt: GPTConfig, config: Train
     From then on it can be resumed.  Raises `RunError` where the folder contains a run or a model.
     """
     tokenizer = batches.tokenizer.to_str(pretty=True).encode()
-    _check_is_new(run, tokenizer)
+    check_is_new(run, tokenizer)
     description = {
         "data": dict(batches.spec),
         "floor": batches.floor,
@@ -131,13 +141,16 @@ def write_description(run: Path, batches: Batches, gpt: GPTConfig, config: Train
     write_atomically(run / "training.json", content)
 
 
-def _check_is_new(run: Path, tokenizer: bytes) -> None:
-    """Raise `RunError` where training into `run` would overwrite something."""
+def check_is_new(run: Path, tokenizer: bytes | None = None) -> None:
+    """Raise `RunError` where training into `run` would overwrite something.
+
+    `tokenizer` is what ``tokenizer.json`` will contain, where that is known.
+    """
     check_no_run(run)
     existing = [name for name in RUN_FILES if (run / name).exists()]
     # A run that was killed before its training.json was written leaves an equal tokenizer.json.
     path = run / "tokenizer.json"
-    if path.exists() and path.read_bytes() != tokenizer:
+    if path.exists() and tokenizer is not None and path.read_bytes() != tokenizer:
         existing.append("tokenizer.json")
     if existing:
         raise RunError(
@@ -173,10 +186,19 @@ def _built(kind: type[T], values: dict[str, Any]) -> T:
     return msgspec.convert(values, kind)
 
 
-def batches_of_run(description: RunDescription, tokenizer: Tokenizer) -> Batches:
-    """The batches of a run; `RunError` where its data has changed since it began."""
-    spec = description.data
+def batches_of_run(
+    description: RunDescription, tokenizer: Tokenizer, progress: Progress | None = None
+) -> Batches:
+    """The batches of a run; `RunError` where its data has changed since it began.
+
+    A text that is no longer there, and whose tokens are, is noted to `progress`.
+    """
+    spec, run = description.data, description.path.parent
     batches: Batches
+    if "shards" in spec:
+        data = msgspec.convert(spec, TextData)
+        check_unchanged(run, data, progress or Progress())
+        return batches_of_shards(run, data, tokenizer)
     try:
         if "source" in spec:
             source = source_from_spec(spec["source"])

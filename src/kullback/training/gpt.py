@@ -82,7 +82,7 @@ class GPTConfig:
             "choose a smaller batch, context, width or number of layers",
         )
 
-    def to_huggingface(self, bos_token_id: int, eos_token_id: int) -> dict[str, Any]:
+    def to_huggingface(self, bos_token_id: int | None, eos_token_id: int | None) -> dict[str, Any]:
         """The `config.json` of a Llama with these sizes."""
         return {
             "architectures": ["LlamaForCausalLM"],

@@ -20,17 +20,28 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeAlias
 
 import torch
 
 from kullback.errors import InvalidValueError
 from kullback.results.training import StepMetrics
+from kullback.runtime.progress import Progress
 from kullback.runtime.threads import workers
 from kullback.text.tokenizer_training import tokenizer_config
 from kullback.training.batches import Batches, Shard
-from kullback.training.checkpoint import load_checkpoint, save_checkpoint
+from kullback.training.checkpoint import (
+    has_checkpoint,
+    load_last_checkpoint,
+    save_checkpoint,
+)
 from kullback.training.config import TrainingConfig
-from kullback.training.description import batches_of_run, read_description, write_description
+from kullback.training.description import (
+    batches_of_run,
+    check_is_new,
+    read_description,
+    write_description,
+)
 from kullback.training.gpt import GPT, GPTConfig
 from kullback.training.interruption import Interrupted, stop_on_signal
 from kullback.training.lock import locked
@@ -39,9 +50,14 @@ from kullback.training.metrics import MetricsFile, Sums
 from kullback.training.run_folder import load_tokenizer, save_model
 from kullback.training.state import TrainingState
 
-__all__ = ["resume", "train"]
+__all__ = ["Plan", "resume", "train", "train_prepared", "validation_tokens"]
 
 OnMetrics = Callable[[StepMetrics], None]
+#: Data, sizes and hyperparameters of a run.
+Plan: TypeAlias = tuple[Batches, GPTConfig, TrainingConfig]
+
+# Tokens of the validation split of a text that are scored at least, where it has as many.
+FEWEST_VALIDATED = 65_536
 
 
 def train(
@@ -59,35 +75,61 @@ def train(
     Raises `RunError` when `run` already contains a run or a model, is locked by another process,
     cannot be written, or training diverges; `InvalidValueError` when model and data do not fit.
     """
+    _check(batches, gpt)
+    return train_prepared(run, lambda: (batches, gpt, config), on_metrics, stop_at)
+
+
+def train_prepared(
+    run: Path,
+    prepare: Callable[[], Plan],
+    on_metrics: OnMetrics = lambda metrics: None,
+    stop_at: int | None = None,
+) -> GPT:
+    """As `train`, with data that `prepare` makes while the folder is locked, perhaps in it.
+
+    Where it fails or is interrupted, no run has begun.
+    """
+    with locked(run):
+        check_is_new(run)
+        batches, gpt, config = prepare()
+        _check(batches, gpt)
+        state = TrainingState(GPT(gpt, seed=config.seed), config)
+        with stop_on_signal() as stop_requested:
+            write_description(run, batches, gpt, config)
+            return _Loop(run, batches, state, on_metrics, stop_requested, stop_at).run_to_end()
+
+
+def _check(batches: Batches, gpt: GPTConfig) -> None:
+    """Raise `InvalidValueError` where model and data do not fit each other, or the memory."""
     if batches.vocabulary_size != gpt.vocabulary_size or batches.context > gpt.context:
         raise InvalidValueError(
             f"the model has a vocabulary of {gpt.vocabulary_size} and a context of {gpt.context}: "
             f"the data needs {batches.vocabulary_size} and at least {batches.context}"
         )
     gpt.check_memory(batches.tokens_per_batch)
-    model = GPT(gpt, seed=config.seed)
-    with locked(run), stop_on_signal() as stop_requested:
-        write_description(run, batches, gpt, config)
-        state = TrainingState(model, config)
-        return _Loop(run, batches, state, on_metrics, stop_requested, stop_at).run_to_end()
 
 
 def resume(
-    run: Path, on_metrics: OnMetrics = lambda metrics: None, stop_at: int | None = None
+    run: Path,
+    on_metrics: OnMetrics = lambda metrics: None,
+    stop_at: int | None = None,
+    progress: Progress | None = None,
 ) -> GPT:
     """Resume the run in the folder `run`, bit for bit; a finished run is returned unchanged.
 
-    Raises `RunError` when the folder is not a run, is damaged or locked, or its data has changed.
+    `progress` is told where the last checkpoint is damaged, or a text is no longer there.  Raises
+    `RunError` when the folder is not a run, is damaged or locked, or its data has changed.
     """
+    progress = progress or Progress()
     read_description(run)  # before locking, which would create the folder
     with locked(run), stop_on_signal() as stop_requested:
         description = read_description(run)
-        batches = batches_of_run(description, load_tokenizer(run / "tokenizer.json"))
+        batches = batches_of_run(description, load_tokenizer(run / "tokenizer.json"), progress)
         config = description.config
         description.model.check_memory(batches.tokens_per_batch)
         state = TrainingState(GPT(description.model, seed=config.seed), config)
-        if (run / "checkpoint.safetensors").exists():
-            load_checkpoint(state, run / "checkpoint.safetensors")
+        if has_checkpoint(run):
+            load_last_checkpoint(state, run, progress)
         return _Loop(run, batches, state, on_metrics, stop_requested, stop_at).run_to_end()
 
 
@@ -107,7 +149,9 @@ class _Loop:
         self.on_metrics, self.stop_requested, self.stop_at = on_metrics, stop_requested, stop_at
         self.metrics = MetricsFile(run / "metrics.jsonl", state.step)
         self.clock = _Clock(state)
-        self.validation = batches.validation()
+        self.validation = batches.validation(
+            validation_tokens(state.config.evaluate_every, batches)
+        )
 
     def run_to_end(self) -> GPT:
         """Train to the last step and save the model; `Interrupted` where a stop is requested."""
@@ -123,11 +167,10 @@ class _Loop:
                     # Metrics first: resuming drops lines beyond the checkpoint, but cannot
                     # recover lines that were never written.
                     self.metrics.flush()
-                    save_checkpoint(state, self.run / "checkpoint.safetensors")
+                    save_checkpoint(state, self.run)
                 if stop and not last:
                     raise Interrupted(self.run, state.step)
-            tokenizer = self.batches.tokenizer.to_str(pretty=True)
-            save_model(self.run, state.model, tokenizer, tokenizer_config())
+            _save(self.run, state.model, self.batches)
         return state.model
 
     def _report(self, pool: ThreadPoolExecutor) -> None:
@@ -136,11 +179,32 @@ class _Loop:
         validating = state.step % config.evaluate_every == 0 or state.step == config.steps
         if not (validating or state.step % config.log_every == 0 or state.step == 1):
             return
+        if state.step == config.steps:
+            # What the result is of; the split may have more tokens than the steps since.
+            self.validation = self.batches.validation(validation_tokens(config.steps, self.batches))
         validation = _validate(state, self.validation, pool) if validating else None
         metrics = _metrics(state, self.clock, validation)
         self.metrics.append(metrics)
         self.on_metrics(metrics)
         state.recent = Sums()
+
+
+def _save(run: Path, model: GPT, batches: Batches) -> None:
+    """Write the finished model with the tokenizer of its data."""
+    bos, eos = batches.special_tokens
+    tokenizer = batches.tokenizer
+    special_ids = tuple(
+        None if name is None else tokenizer.token_to_id(name) for name in (bos, eos)
+    )
+    save_model(
+        run, model, tokenizer.to_str(pretty=True), tokenizer_config(bos, eos),
+        (special_ids[0], special_ids[1]),
+    )  # fmt: skip
+
+
+def validation_tokens(steps: int, batches: Batches) -> int:
+    """How many tokens of a text are scored after `steps` steps: a tenth of those that trained."""
+    return max(FEWEST_VALIDATED, steps * batches.tokens_per_batch // 10)
 
 
 def _step(state: TrainingState, shards: list[Shard], pool: ThreadPoolExecutor) -> None:

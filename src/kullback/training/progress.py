@@ -14,6 +14,9 @@ class TrainingProgress(Progress):
     The terminal's is `kullback.report.terminal.training.TrainingDisplay`.
     """
 
+    def tell(self, text: str) -> None:
+        """A fact about the run that begins: its data, its size, its time."""
+
     def begin(self, steps: int, floor: float | None) -> None:
         """Training begins or resumes; `floor` is the exact entropy in nats/token, if known."""
 

@@ -6,6 +6,8 @@
     training.json            data, hyperparameters and sizes   (kullback.training.description)
     metrics.jsonl            one line every few steps          (kullback.training.metrics)
     checkpoint.safetensors   the complete state after a step   (kullback.training.checkpoint)
+    checkpoint.before.safetensors   the same, of the checkpoint before
+    tokens/                  the tokens of a text              (kullback.training.text_shards)
     .lock, .lock.pid         the process that writes           (kullback.training.lock)
 
 Every file is written under a temporary name and renamed, so that no reader, crash or full disk
@@ -15,7 +17,7 @@ leaves a partial file.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +29,9 @@ from torch import Tensor
 
 from kullback.errors import InvalidValueError, RunError
 from kullback.runtime.decoding import decode_json, read_bounded
-from kullback.runtime.files import write_atomically
+from kullback.runtime.files import replaced, write_atomically
 from kullback.runtime.inputs import open_regular
+from kullback.text.special_tokens import BOS_ID, EOS_ID
 from kullback.text.tokenizer_file import read_tokenizer
 from kullback.training.gpt import GPT, GPTConfig
 from kullback.training.interruption import resume_command
@@ -78,10 +81,18 @@ def load_tokenizer(path: Path) -> Tokenizer:
         ) from None
 
 
-def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write a safetensors file atomically."""
+def save_tensors(
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    metadata: Mapping[str, str],
+    before_publishing: Callable[[], None] = lambda: None,
+) -> None:
+    """Write a safetensors file atomically; the function is called when it is on the disk."""
     contiguous = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
-    write_atomically(path, save(contiguous, metadata=dict(metadata)))
+    with replaced(path) as file:
+        file.write(save(contiguous, metadata=dict(metadata)))
+        file.flush()
+        before_publishing()
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -99,9 +110,18 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         ) from None
 
 
-def save_model(folder: Path, model: GPT, tokenizer_json: str, tokenizer_config: str) -> None:
-    """Write `model` as a Hugging Face folder; the weights last, so that they imply the rest."""
-    config = model.config.to_huggingface(bos_token_id=0, eos_token_id=1)
+def save_model(
+    folder: Path,
+    model: GPT,
+    tokenizer_json: str,
+    tokenizer_config: str,
+    special_ids: tuple[int | None, int | None] = (BOS_ID, EOS_ID),
+) -> None:
+    """Write `model` as a Hugging Face folder; the weights last, so that they imply the rest.
+
+    `special_ids` are those of BOS and EOS, None where the tokenizer has none.
+    """
+    config = model.config.to_huggingface(*special_ids)
     write_atomically(folder / "config.json", _pretty(config))
     write_atomically(folder / "tokenizer.json", tokenizer_json.encode())
     write_atomically(folder / "tokenizer_config.json", tokenizer_config.encode())

@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 from kullback.runtime.ranges import SEEDS
 from kullback.sources.catalogue import Source
 from kullback.sources.language import Sentences
-from kullback.text.special_tokens import BOS_ID
+from kullback.text.special_tokens import BOS, BOS_ID, EOS
 from kullback.text.tokenizer_training import word_tokenizer
 from kullback.training.batches import Shard, TokenRows
 from kullback.training.config import SIZES
@@ -89,8 +89,8 @@ class SentenceBatches:
         """Sentences sampled with the generator of (seed, step)."""
         return _shards(self._sample(step), count, self.context)
 
-    def validation(self) -> list[Shard]:
-        """`VALIDATION_SENTENCES` sentences drawn once."""
+    def validation(self, limit: int | None = None) -> list[Shard]:
+        """`VALIDATION_SENTENCES` sentences drawn once, whatever the limit."""
         rng = np.random.default_rng([self.seed, VALIDATION_STEP])
         sample = self.source.training.sample(VALIDATION_SENTENCES, rng)
         return _shards(sample, 4, self.context)
@@ -115,7 +115,7 @@ class SentenceBatches:
         total = round(tokens * steps / len(rows))
         return TokenRows(np.concatenate(padded), np.concatenate(lengths), BOS_ID, total)
 
-    token_bytes = None
+    special_tokens = (BOS, EOS)
 
     def _sample(self, step: int) -> Sentences:
         rng = np.random.default_rng([self.seed, step])

@@ -35,6 +35,8 @@ class TrainingState:
     """Target tokens of all steps so far."""
     recent: Sums = field(default_factory=Sums)
     """Sums over the steps since the last line of metrics."""
+    checkpoint_step: int | None = None
+    """The step of the last checkpoint on disk."""
     muon: Muon = field(init=False)
     adamw: torch.optim.AdamW = field(init=False)
 
@@ -72,7 +74,12 @@ class TrainingState:
             )
 
     def _diverged(self, reason: str) -> RunError:
+        kept = "no checkpoint was written yet"
+        if self.checkpoint_step is not None:
+            kept = f"the checkpoint of step {self.checkpoint_step} is kept"
         return RunError(
-            f"training diverged: {reason} at step {self.step}; train a new run with lower learning "
-            f"rates (muon_lr is {self.config.muon_lr:g}, adamw_lr is {self.config.adamw_lr:g})"
+            f"training diverged: {reason} at step {self.step}; {kept}, but resumed the run would "
+            "diverge again: train a new run with lower learning rates (muon_lr is "
+            f"{self.config.muon_lr:g}, adamw_lr is {self.config.adamw_lr:g}) or a longer warm-up "
+            f"(warmup_steps is {self.config.warmup_steps})"
         )

@@ -36,7 +36,7 @@ class TrainingDisplay(TrainingProgress):
 
     def __init__(self, console: Console) -> None:
         self.console = console
-        self._steps = 0
+        self._steps, self._stage = 0, ""
         self._floor: float | None = None
         self._bars = _Bars(console) if console.is_terminal else None
         self._printed_at = 0.0
@@ -57,14 +57,24 @@ class TrainingDisplay(TrainingProgress):
 
     def stage(self, what: str) -> None:
         """Show what begins, where the time that it takes is unknown."""
+        self._stage = visible(what)
         if self._bars is not None:
-            self._bars.show(visible(what), 0, None, "")
+            self._bars.show(self._stage, 0, None, "")
         else:
             self._print(f"{visible(what)} ...")
 
     def note(self, text: str) -> None:
         """Print a remark."""
         self._print(visible(text))
+
+    def tell(self, text: str) -> None:
+        """Print a fact about the run."""
+        self._print(visible(text))
+
+    def advance(self, done: int, total: int) -> None:
+        """Show how much of the stage is done."""
+        if self._bars is not None:
+            self._bars.show(self._stage, done, total, f"{done / max(total, 1):.0%}")
 
     def begin(self, steps: int, floor: float | None) -> None:
         """Training begins: show the number of steps, and the floor where it is known."""

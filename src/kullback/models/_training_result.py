@@ -1,0 +1,127 @@
+"""What a finished training run reached on its validation data, beside its n-gram baselines."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float64, Int64
+
+from kullback.errors import RunError
+from kullback.models.ngram_baseline import fit_baselines, ngram_losses
+from kullback.results.measurement import Measurement
+from kullback.results.training import NgramBaseline, TrainingRun, TrainingSeconds
+from kullback.runtime.threads import workers
+from kullback.training.batches import Batches, Shard
+from kullback.training.config import TrainingConfig
+from kullback.training.gpt import GPT
+from kullback.training.loop import validation_tokens
+from kullback.training.loss import token_losses
+from kullback.training.metrics import read_metrics
+from kullback.training.progress import TrainingProgress
+from kullback.uncertainty.intervals import mean_with_interval
+
+__all__ = ["training_result"]
+
+
+def training_result(
+    run: Path,
+    batches: Batches,
+    model: GPT,
+    config: TrainingConfig,
+    training_seconds: float,
+    progress: TrainingProgress,
+) -> TrainingRun:
+    """Measure the finished model and its baselines on the validation data."""
+    progress.stage("scoring the validation data")
+    start = time.perf_counter()
+    shards = batches.validation(validation_tokens(config.steps, batches))
+    validation = _Validation.of(shards, model, config.shards)
+    progress.stage("fitting n-gram baselines")
+    start_of_baseline = time.perf_counter()
+    ngrams, fitted_tokens, split_tokens = fit_baselines(batches, config.steps)
+    losses = [ngram_losses(ngram, shards) for ngram in ngrams]
+    seconds = TrainingSeconds(
+        training=training_seconds,
+        validation=start_of_baseline - start,
+        baseline=time.perf_counter() - start_of_baseline,
+    )
+    lowest = min(losses, key=lambda nll_M: float(nll_M.mean()))
+    lines = read_metrics(run / "metrics.jsonl")
+    if not lines:
+        raise RunError(f"{run / 'metrics.jsonl'} is missing or empty; restore it")
+    step_before = lines[-2]["step"] if len(lines) > 1 else 0
+    return TrainingRun(
+        folder=str(run),
+        steps=config.steps,
+        tokens=lines[-1]["tokens"],
+        training_cross_entropy=lines[-1]["cross_entropy"],
+        training_steps=(step_before + 1, lines[-1]["step"]),
+        cross_entropy=validation.nats(validation.nll_M),
+        bits_per_byte=validation.bits_per_byte(validation.nll_M),
+        floor=batches.floor,
+        kl=validation.kl,
+        baselines=tuple(
+            NgramBaseline(
+                order=ngram.order,
+                cross_entropy=validation.nats(nll_M),
+                bits_per_byte=validation.bits_per_byte(nll_M),
+            )
+            for ngram, nll_M in zip(ngrams, losses, strict=True)
+        ),
+        baseline_tokens=fitted_tokens,
+        training_split_tokens=split_tokens,
+        difference=validation.nats(validation.nll_M - lowest),
+        seconds=seconds,
+    )
+
+
+@dataclass(frozen=True)
+class _Validation:
+    """The validation tokens of a run: losses of the model, and what belongs to each token.
+
+    Axis: M target tokens.
+    """
+
+    nll_M: Float64[np.ndarray, "M"]
+    surprisal_M: Float64[np.ndarray, "M"] | None
+    document_M: Int64[np.ndarray, "M"] | None
+    """Documents of a text, or sentences of a source; None for one text."""
+    bytes_M: Int64[np.ndarray, "M"] | None
+
+    @classmethod
+    def of(cls, shards: list[Shard], model: GPT, threads: int) -> _Validation:
+        """Score the validation data of `batches`, a shard per thread."""
+        with workers(threads) as pool:
+            losses = list(pool.map(lambda shard: token_losses(model, shard), shards))
+        surprisals = [s.surprisals_M.numpy() for s in shards if s.surprisals_M is not None]
+        lengths_N = np.concatenate([shard.lengths_N for shard in shards])
+        sizes = [shard.bytes_M for shard in shards if shard.bytes_M is not None]
+        documents = [shard.document_M for shard in shards if shard.document_M is not None]
+        document_M = np.concatenate(documents) if documents else None
+        if surprisals:
+            document_M = np.repeat(np.arange(len(lengths_N)), lengths_N)
+        return cls(
+            np.concatenate(losses),
+            np.concatenate(surprisals) if surprisals else None,
+            document_M,
+            np.concatenate(sizes) if sizes else None,
+        )
+
+    @property
+    def kl(self) -> Measurement | None:
+        """The mean of nll − true surprisal; None on a text."""
+        return None if self.surprisal_M is None else self.nats(self.nll_M - self.surprisal_M)
+
+    def nats(self, values_M: Float64[np.ndarray, "M"]) -> Measurement:
+        """The mean in nats/token."""
+        return mean_with_interval(values_M, self.document_M, "nats/token")
+
+    def bits_per_byte(self, nll_M: Float64[np.ndarray, "M"]) -> Measurement | None:
+        """The sum in bits over the bytes of the tokens; None on a source."""
+        if self.bytes_M is None:
+            return None
+        return mean_with_interval(nll_M / math.log(2), self.document_M, "bits/byte", self.bytes_M)
