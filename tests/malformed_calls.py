@@ -182,7 +182,7 @@ CALLS: dict[str, tuple[str, ...]] = {
     "source describe nowhere.toml": ("nowhere.toml",),
     "source describe conjugatoin": ("conjugatoin", "conjugation"),
     "source describe pipe.toml": ("pipe.toml",),
-    "source sample text.txt": ("text.txt", ".toml"),
+    "source sample text.md": ("text.md", ".toml"),
     "evaluate '' --text text.txt": ("empty", "model"),
     "evaluate model --text ''": ("text is ''",),
     "evaluate http://localhost:1/v1 --text text.txt": ("http://localhost:1/v1",),

@@ -85,7 +85,7 @@ def test_the_command_that_completes_makes_its_folder_first(capsys):
             ["--report and --records are both"],
         ),
         ("compare {tmp} {tmp}", ["--text"]),
-        ("evaluate {tmp} --window 5", ["--window", "--text"]),
+        ("evaluate {tmp} --stride 5", ["--stride", "--text"]),
         ("evaluate {tmp} --text {tmp}/t --sentences 5", ["--sentences", "--text"]),
         ("compare a --schemes int9 --text {tmp}/x", ["int9", "int4-g32"]),
         ("quantise {tmp}/none --scheme int4-g -o {tmp}/e", ["int4-g", "int8"]),
@@ -345,7 +345,7 @@ def test_a_long_error_ends_with_its_remedy(capsys):
     assert main(["source", "describe", "x" * 100_000]) == 2
     error = capsys.readouterr().err
     assert len(error) < 7000
-    assert the_error(error).endswith("ending in .toml")
+    assert the_error(error).endswith("n-gram model is the source")
 
 
 def test_arguments_that_are_not_utf8_are_one_sentence(capsys):

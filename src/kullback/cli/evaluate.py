@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 __all__ = ["add"]
 
 SOURCE_ONLY = ("source", "sentences", "seed")
+# Of a text, and of the windows of a process.
+OF_BOTH = ("window",)
 
 
 def add(commands: Commands) -> None:
@@ -26,15 +28,18 @@ def add(commands: Commands) -> None:
     evaluate = add_command(
         commands, "evaluate", _evaluate, "cross-entropy, perplexity and calibration of a model",
         "kullback evaluate runs/mine",
-        "kullback evaluate FOLDER --source conjugation --json",
+        "kullback evaluate FOLDER",
+        "kullback evaluate FOLDER --source data/floor.json --json",
         "kullback evaluate HuggingFaceTB/SmolLM2-135M --text book.txt --report book.html",
         "kullback evaluate model.gguf --text texts/ --records tokens.parquet",
         "kullback evaluate FOLDER --text wiki.jsonl --field text --protocol lm-eval",
         "torchrun --nproc-per-node 2 -m kullback evaluate FOLDER --text book.txt",
         notes=(
             "\nWith --text every byte is scored once, with as much context as the window holds.\n"
-            "Without it a run folder is measured on the source that it was trained on, and any\n"
-            "model of that vocabulary on --source: cross-entropy = entropy + KL, exact, by slot.\n"
+            "Without it a run folder is measured on the source that it was trained on, and\n"
+            "another folder on the export (kullback source export) whose tokenizer it has, in\n"
+            "or beside the folder or in the current one: cross-entropy = entropy + KL, exact,\n"
+            "by slot and position.  --source names another one.\n"
         ),
     )  # fmt: skip
     evaluate.add_argument(
@@ -62,12 +67,15 @@ def add(commands: Commands) -> None:
     )
     known = evaluate.add_argument_group("on a source")
     known.add_argument(
-        "--source", metavar="NAME", help="default: what the run was trained on",
+        "--source", metavar="NAME",
+        help="a name, a .toml or .txt file, or the folder or floor.json of an export (default: "
+        "what the model was trained on)",
         default=argparse.SUPPRESS,
     )  # fmt: skip
     known.add_argument(
         "--sentences", type=number(SENTENCES), default=argparse.SUPPRESS, metavar="N",
-        help="measure on a sample of N sentences (default: all prefixes if feasible)",
+        help="measure on a sample of N sentences, or windows of --window symbols (default: all "
+        "prefixes if feasible)",
     )  # fmt: skip
     known.add_argument(
         "--seed", type=number(SEEDS), help="of the sample (default: 0)", default=argparse.SUPPRESS
@@ -84,7 +92,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         _on_text(options)
         return
     on_text = {
-        **text_options(options),
+        **{name: value for name, value in text_options(options).items() if name not in OF_BOTH},
         **given(options, "force"),
         **{name: True for name in ("records", "report", "temperature") if getattr(options, name)},
     }
@@ -132,6 +140,6 @@ def _on_source(options: argparse.Namespace) -> None:
 
     with terminal_progress() as progress:
         result = evaluate_source(
-            options.model, progress=progress, **given(options, "source", "sentences", "seed")
+            options.model, progress=progress, **given(options, *SOURCE_ONLY, *OF_BOTH)
         )
     print_result(result, options.json, verbose=options.verbose)

@@ -5,15 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 from kullback.errors import InvalidValueError
-from kullback.evaluation.on_source import evaluate_parts
+from kullback.evaluation.on_source import evaluate_on_process, evaluate_parts
 from kullback.evaluation.options import Model, PassOptions, model_name
 from kullback.models.interface import LanguageModel
 from kullback.models.mini_gpt import GPTModel
 from kullback.models.quantized import split_scheme
 from kullback.results.source import SourceEvaluation
 from kullback.runtime.progress import Progress
-from kullback.runtime.ranges import SEEDS, SENTENCES
-from kullback.sources.catalogue import Source, open_source, source_from_spec
+from kullback.runtime.ranges import LENGTHS, SEEDS, SENTENCES
+from kullback.sources.catalogue import AnySource, Source, source_from_spec
+from kullback.sources.facts import window_of
+from kullback.sources.finding import find_source, open_named
+from kullback.sources.process import Process
 from kullback.training.description import read_description
 
 __all__ = ["evaluate_source"]
@@ -21,17 +24,21 @@ __all__ = ["evaluate_source"]
 
 def evaluate_source(
     model: Model,
-    source: str | Source | None = None,
+    source: str | Source | Process | None = None,
     sentences: int | None = None,
     seed: int = 0,
     progress: Progress | None = None,
+    window: int | None = None,
 ) -> SourceEvaluation:
-    """Cross-entropy = entropy + KL(truth‖model) of `model` on a source, by slot of its sentences.
+    """Cross-entropy = entropy + KL(truth‖model) of `model` on a source, by slot and by position.
 
     `model` is a run folder, or any model whose vocabulary is the source's, such as one that was
-    trained on what `kullback source export` writes.  `source` is a name, a grammar file or a
-    `Source`; by default what a run was trained on.  The sums are over all prefixes where that is
-    feasible, else, or where a number of `sentences` is given, over a sample drawn with `seed`.
+    trained on what `kullback source export` writes.  `source` is a name, a grammar, process or text
+    file, the folder or ``floor.json`` of an export, or an opened source; by default what a run was
+    trained on, and for other folders the source whose tokenizer they have.  The sums are over all
+    prefixes where that is feasible, else, or where a number of `sentences` is given, over a sample
+    drawn with `seed`.  Of a process, sentences are windows of `window` symbols (default: those of
+    the export, or 64), the first of which is given.
 
     Raises `InvalidValueError` where the source is unknown or has another vocabulary, `RunError` for
     a damaged run folder.
@@ -40,29 +47,46 @@ def evaluate_source(
     SEEDS.check("seed", seed)
     if sentences is not None:
         SENTENCES.check("sentences", sentences)
-    opened = _source(model, source)
+    if window is not None:
+        LENGTHS.check("window", window)
+    opened, exported = _source(model, source)
     if isinstance(model, str) and split_scheme(model)[1] is not None:
         raise InvalidValueError(
             f"{model}: on a source no scheme is applied; save the quantised model first (kullback "
             "quantise), or give a text (--text FILE)"
         )
+    window = window_of(opened, exported if window is None else window)
     progress.stage(f"loading {model_name(model)}")
     loaded = _load(model)
+    if isinstance(opened, Process):
+        context = getattr(loaded, "context", None)
+        if context is not None and context < window - 1:
+            progress.note(
+                f"{loaded.name} reads {context} tokens: windows have {context + 1} symbols, "
+                f"not {window}"
+            )
+            window = context + 1
+        return evaluate_on_process(loaded, opened, window, sentences, seed, progress)
     return evaluate_parts(loaded, opened, sentences, seed, progress)
 
 
-def _source(model: Model, source: str | Source | None) -> Source:
-    if isinstance(source, Source):
-        return source
+def _source(model: Model, source: str | Source | Process | None) -> tuple[AnySource, int | None]:
+    """The source, and the symbols of the windows of its export."""
+    if isinstance(source, Source | Process):
+        return source, None
     if source is not None:
-        return open_source(source)
+        return open_named(source)
     folder = Path(model) if isinstance(model, str | Path) else None
     if folder is None or not (folder / "training.json").exists():
         is_model = folder is None or (folder / "config.json").exists() or folder.suffix == ".gguf"
+        known = None if folder is None else find_source(folder)
+        if known is not None:
+            return known
         if is_model:
             raise InvalidValueError(
-                f"{model_name(model)} was not trained by kullback on a source: name a text "
-                "(--text FILE) or a source (--source NAME) to evaluate it on"
+                f"{model_name(model)} was not trained by kullback on a source, and its tokenizer "
+                "is that of no export near it: name a text (--text FILE), a source or the folder "
+                "of an export (--source NAME) to evaluate it on"
             )
     assert folder is not None
     data = read_description(folder).data
@@ -71,7 +95,7 @@ def _source(model: Model, source: str | Source | None) -> Source:
             f"{folder} was trained on a text, whose entropy is unknown: name a source "
             "(--source) or a text (--text)"
         )
-    return source_from_spec(data["source"])
+    return source_from_spec(data["source"]), None
 
 
 def _load(model: Model) -> LanguageModel:

@@ -13,7 +13,7 @@ from kullback.results.base import Data, Result
 from kullback.results.evaluation import ReliabilityBin
 from kullback.results.measurement import Measurement
 
-__all__ = ["LanguagePart", "PartEvaluation", "SlotLoss", "SourceEvaluation"]
+__all__ = ["LanguagePart", "PartEvaluation", "PositionLoss", "SlotLoss", "SourceEvaluation"]
 
 #: The language that the model is trained on, or that of the cells held out from it.
 LanguagePart: TypeAlias = Literal["training", "held out"]
@@ -29,6 +29,18 @@ class SlotLoss(Data, frozen=True, kw_only=True):
     kl: float
     kl_from_reference: float | None = None
     """KL(reference‖model) at the prefixes where this slot comes next."""
+
+
+class PositionLoss(Data, frozen=True, kw_only=True):
+    """The three terms of the identity at the tokens of one position."""
+
+    tokens_before: int
+    """Of the sentence, ``<s>`` not counted; of a window: how many symbols the model was given."""
+    share: float
+    """Of all tokens."""
+    cross_entropy: float
+    entropy: float
+    kl: float
 
 
 class PartEvaluation(Data, frozen=True, kw_only=True):
@@ -54,6 +66,14 @@ class PartEvaluation(Data, frozen=True, kw_only=True):
     ece: float
     reliability: tuple[ReliabilityBin, ...]
     by_slot: tuple[SlotLoss, ...]
+    by_position: tuple[PositionLoss, ...] = ()
+    """The first positions: nats per token there."""
+    floor: float | None = None
+    """The exact entropy per token of the whole language; `entropy` is that of the prefixes read."""
+    floor_error: float = 0.0
+    """The most by which it is off, where its last digits are not known."""
+    window: int | None = None
+    """Symbols of a window of a process, whose first one is given."""
     kl_from_reference: Measurement | None = None
     """KL(reference‖model), where the model was compared with another one."""
     top1_agreement: float | None = None

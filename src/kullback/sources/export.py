@@ -8,6 +8,7 @@ model has an expected loss below the floor on fresh rows.
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,15 @@ from kullback.text.tokenizer_training import tokenizer_config, word_tokenizer
 __all__ = ["DEFAULT_FORMATS", "export_source"]
 
 DEFAULT_FORMATS = ("text", "npy")
+# Bytes of a token in each format, and how often its word is written.
+BYTES = {
+    "text": (0, 1),
+    "npy": (10, 0),
+    "jsonl": (1, 1),
+    "datasets": (12, 1),
+    "parquet": (10, 0),
+    "nanogpt": (2, 0),
+}
 # nanoGPT reads tokens of 16 bits.
 MOST_NANOGPT = 1 << 16
 # Of the validation split, unless a number is given: a tenth, and no more than this.
@@ -96,6 +106,7 @@ def export_source(
     formats = _checked(formats, source)
     window = window_of(source, window)
     check_outputs(Output("the folder (-o)", folder, "new folder"))
+    _check_disk(folder, tokens + validation, formats, _vocabulary(source))
     with locked_output(folder), draft_folder(folder) as draft:
         wanted = {"train": tokens, "validation": validation}
         return _export(source, wanted, draft, folder, seed, formats, window, progress or Progress())
@@ -117,6 +128,26 @@ def _checked(formats: Sequence[str], source: AnySource) -> tuple[str, ...]:
             "choose another format, or a source with fewer tokens (--unit characters)"
         )
     return tuple(dict.fromkeys(formats))
+
+
+def _check_disk(
+    folder: Path, tokens: int, formats: Sequence[str], vocabulary: Sequence[str]
+) -> None:
+    """Raise `InvalidValueError` where the files are larger than what is free on the disk."""
+    word = sum(len(word.encode()) for word in vocabulary) / len(vocabulary)
+    size = tokens * sum(
+        fixed + words * (word + 1) for fixed, words in (BYTES[name] for name in formats)
+    )
+    place = folder.resolve()
+    while not place.is_dir():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    if size > free:
+        raise InvalidValueError(
+            f"an export of {tokens:,} tokens would take about {size / 1e9:,.1f} GB, and "
+            f"{free / 1e9:,.1f} GB are free in {place}: ask for fewer tokens (--tokens), or for "
+            "fewer formats (--format)"
+        )
 
 
 def _export(

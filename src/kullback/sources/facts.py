@@ -54,7 +54,8 @@ def window_of(source: AnySource, window: int | None) -> int:
         return window
     if window is not None:
         raise InvalidValueError(
-            f"--window is {window}: {source.name} is made of sentences; it is for a process"
+            f"--window is {window}: {source.name} is made of sentences; it is for a process, or "
+            "for a text (--text FILE)"
         )
     return 0
 

@@ -229,6 +229,19 @@ class Process:
         """The exact distribution of the symbol after each prefix of a window."""
         return Predictor(self.transitions, self.stationary)
 
+    def probabilities(self, symbols: Int[np.ndarray, "N T"]) -> Float[np.ndarray, "N T"]:
+        """P(the first t + 1 symbols) of each window, at [n, t]; 0 where they are impossible."""
+        weights = np.tile(self.stationary, (len(symbols), 1))
+        p_NT = np.empty(symbols.shape)
+        for t, column in enumerate(symbols.T):
+            moved = np.empty_like(weights)
+            for symbol, table in enumerate(self.transitions):
+                rows = np.flatnonzero(column == symbol)
+                moved[rows] = weights[rows] @ table
+            weights = moved
+            p_NT[:, t] = weights.sum(axis=1)
+        return p_NT
+
     def stream(self, rng: np.random.Generator) -> StreamSampler:
         """One endless sample of the process, that is read piece by piece."""
         return StreamSampler(self.transitions, self.stationary, rng)

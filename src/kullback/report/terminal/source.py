@@ -31,6 +31,7 @@ __all__ = [
 DECIMALS = 6  # of exact numbers
 EXACT = 1e-12  # nats: rounding
 MOST_SLOTS = 500  # of a table
+MOST_POSITIONS = 32  # of a table
 
 _ROWS: dict[str, Callable[[PartEvaluation], str]] = {
     "Cross-entropy": lambda part: _nats(part.cross_entropy),
@@ -123,10 +124,16 @@ def source_summary(results: SourceEvaluation, verbose: bool = False) -> Group:
         terms = {"cross-entropy": part.cross_entropy, "entropy": part.entropy, "KL": part.kl}
         lines = [f"{visible(results.model)} on {visible(results.source)}, {part.language}:"]
         lines += [f"  {name:<14}{_nats(term)} {term.unit}" for name, term in terms.items()]
+        if part.floor is not None:
+            lines.append(f"  {'exact floor':<14}{_floor(part)}")
         lines.append(f"  {'identity':<14}CE − (H + KL) = {write_number(part.identity_residual, 2)}")
         methods = dict.fromkeys(visible(term.how) for term in terms.values())
         parts += [Text("\n" + "\n".join(lines)), Text(f"  ({'; '.join(methods)})", style="dim")]
-    return Group(*parts, evaluation_table(results.parts), slot_table(results.parts[0]))
+    first = results.parts[0]
+    tables = [evaluation_table(results.parts), slot_table(first)]
+    if first.by_position:
+        tables.append(position_table(first))
+    return Group(*parts, *tables)
 
 
 def evaluation_table(evaluations: Sequence[PartEvaluation]) -> Group:
@@ -147,6 +154,28 @@ def slot_table(evaluation: PartEvaluation) -> Group:
         losses = nats(slot.cross_entropy, DECIMALS), entropy, nats(slot.kl, DECIMALS)
         add_row(table, [slot.slot, nats(slot.tokens_per_sentence), *losses])
     return titled(f"By slot, {evaluation.language} (nats per token of the slot)", table)
+
+
+def position_table(evaluation: PartEvaluation) -> Group:
+    """The three terms by position."""
+    table = numbers_table("tokens before", "share", "cross-entropy", "= entropy", "+ KL")
+    shown = evaluation.by_position[:MOST_POSITIONS]
+    for position in shown:
+        losses = (position.cross_entropy, max(position.entropy, 0.0), position.kl)
+        cells = [count(position.tokens_before), percent(position.share)]
+        add_row(table, cells + [nats(loss, DECIMALS) for loss in losses])
+    title = "By position"
+    if len(shown) < len(evaluation.by_position):
+        title += f", the first {len(shown)} of {len(evaluation.by_position)} (--json has all)"
+    return titled(f"{title} (nats/token)", table)
+
+
+def _floor(part: PartEvaluation) -> str:
+    """The exact entropy per token of the language, or of windows."""
+    assert part.floor is not None
+    error = f" ± {part.floor_error:.1e}" if part.floor_error > EXACT else ""
+    what = "" if part.window is None else f" (windows of {count(part.window)} symbols)"
+    return f"{nats(part.floor, 9)}{error} nats/token{what}"
 
 
 def _nats(measurement: Measurement) -> str:
