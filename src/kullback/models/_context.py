@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
@@ -19,7 +20,7 @@ from kullback.models.placement import computing_device
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
-__all__ = ["configured_context", "context_of"]
+__all__ = ["configured_context", "context_of", "context_probe"]
 
 NAMES = (
     "max_position_embeddings", "n_positions", "max_seq_len", "context_length",
@@ -49,17 +50,22 @@ def context_of(model: PreTrainedModel, of_tokenizer: float | None = None) -> int
     context = configured_context(config)
     if context is None and of_tokenizer is not None and 0 < of_tokenizer <= LONGEST:
         context = int(of_tokenizer)
-    limits = [limit for limit in (context, *_positions(model, config)) if limit is not None]
+    limits = [limit for limit in (context, *_positions(model)) if limit is not None]
     return min(limits, default=None)
 
 
-def _positions(model: PreTrainedModel, config: PreTrainedConfig) -> list[int]:
-    """How many positions each embedding of positions has."""
+def context_probe(model: PreTrainedModel, device: torch.device) -> Int[Tensor, "1 T"]:
+    """The input with which `context_of` tries a model."""
+    config = model.config.get_text_config(decoder=True)
     # Some do not count padding as a position.
     token = 1 if getattr(config, "pad_token_id", None) == 0 else 0
+    return torch.full((1, PROBE_TOKENS), token, device=device)
+
+
+def _positions(model: PreTrainedModel) -> list[int]:
+    """How many positions each embedding of positions has."""
     matrix = model.get_output_embeddings()  # type: ignore[no-untyped-call] # theirs
-    device = computing_device(model, matrix)
-    inputs_1T = torch.full((1, PROBE_TOKENS), token, device=device)
+    inputs_1T = context_probe(model, computing_device(model, matrix))
     with torch.inference_mode(), _Lookups() as lookups:
         model(input_ids=inputs_1T, use_cache=False)
     own = model.get_input_embeddings()

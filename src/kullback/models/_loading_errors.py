@@ -20,7 +20,7 @@ import torch
 from kullback.errors import InvalidValueError, KullbackError, MissingExtraError
 from kullback.models.locate import Location
 
-__all__ = ["explained", "is_unreachable"]
+__all__ = ["explained", "is_unreachable", "not_streamed"]
 
 UNREACHABLE = (
     "is neither a folder nor in the cache of the Hugging Face hub, and the hub cannot be reached: "
@@ -54,6 +54,13 @@ def explained(location: Location, part: str) -> Iterator[None]:
         reasons = (_reason(cause, location) for cause in _chain(error))
         reason = next(filter(None, reasons), None) or _unreadable(location, part, error)
         raise InvalidValueError(f"the model {location.name} {reason}") from error
+
+
+def not_streamed(name: str, reason: str) -> InvalidValueError:
+    """The error for a model that cannot be read layer by layer, with the reason."""
+    return InvalidValueError(
+        f"the model {name} cannot be read layer by layer: {reason}; leave out --stream"
+    )
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

@@ -17,7 +17,7 @@ import torch
 from kullback.errors import InvalidValueError, MissingExtraError
 from kullback.models._hub import check_reachable
 from kullback.models._implementations import pin_implementations
-from kullback.models._loading_errors import explained, first_sentence
+from kullback.models._loading_errors import explained, first_sentence, not_streamed
 from kullback.models._loading_report import check_complete, unused_weights
 from kullback.models._quiet import no_steps, quiet_loggers, quiet_transformers
 from kullback.models._tokenizers import check_files, text_tokenizer
@@ -43,6 +43,7 @@ from kullback.models.huggingface import HuggingFaceModel
 from kullback.models.locate import Location
 from kullback.models.placement import ON_CPU, Place, is_spread, placement_note
 from kullback.models.prequantized import StoredForm, stored_form, without_form
+from kullback.models.streamed_weights import Loader
 from kullback.runtime.progress import Steps
 
 if TYPE_CHECKING:
@@ -109,12 +110,14 @@ def load_pretrained(
     trust_remote_code: bool,
     progress: Steps = no_steps,
     place: Place = ON_CPU,
+    loader: Loader | None = None,
 ) -> Pretrained:
     """Model and tokenizer as transformers loads them; `dtype` None is that stored.
 
     Weights in torch's own types are read straight to `place`; what is computed of the files first
     (GGUF, quantised forms, adapters, which are merged into the weights: `kullback.models.adapters`)
-    is on the CPU.
+    is on the CPU.  `loader` gives the class that loads a model layer by layer, which none of these
+    forms allows.
 
     Raises `InvalidValueError` where the model is missing, damaged, of an unknown kind, out of reach
     or needs code of its own to be run; `MissingExtraError` where a library is not installed.
@@ -130,7 +133,9 @@ def load_pretrained(
         what = "has an adapter" if adapter is not None else "is a .gguf file"
         place.check_stored(location.name, what)
     if adapter is None:
-        return _load(location, dtype, trust_remote_code, progress, place)
+        return _load(location, dtype, trust_remote_code, progress, place, loader)
+    if loader is not None:
+        raise not_streamed(location.name, "an adapter is merged into its weights")
     # The sum of weight and adapter is computed in float32 and then rounded.
     wide = dtype if dtype in (None, torch.float64) else torch.float32
     loaded = (
@@ -189,6 +194,7 @@ def _load(
     trust_remote_code: bool,
     progress: Steps,
     place: Place = ON_CPU,
+    loader: Loader | None = None,
 ) -> Pretrained:
     """The model at `location` without an adapter."""
     name = location.name
@@ -201,6 +207,8 @@ def _load(
             with explained(location, "configuration"):
                 prepare(location.header, config)
         form = stored_form(location, config)
+        if loader is not None and form is not None:
+            raise not_streamed(name, "its weights are quantised")
         options: dict[str, Any] = {"dtype": dtype or "auto", "trust_remote_code": trust_remote_code}
         stored = dtype or config.dtype
         if isinstance(stored, torch.dtype):
@@ -217,7 +225,7 @@ def _load(
             source, options["dtype"] = None, dtype or config.dtype or torch.float32
             options["state_dict"], file_bytes = form.weights(location, options["dtype"])
             without_form(config)
-        model, report = _from_pretrained(location, source, config, form, options)
+        model, report = _from_pretrained(location, source, config, form, options, loader)
         check_complete(name, report)
         if location.header is not None:
             check_placed(location.header, sorted(report.get("unexpected_keys") or ()))
@@ -237,9 +245,10 @@ def _from_pretrained(
     config: PreTrainedConfig,
     form: StoredForm | None,
     options: dict[str, Any],
+    streaming: Loader | None,
 ) -> tuple[PreTrainedModel, Mapping[str, Any]]:
     """The model with the weights of `source`, or of the options, and what is missing or unused."""
-    loader = auto_class(config)
+    loader = (streaming or auto_class)(config)
     if source is None:
         # It looks for files even where there is no name.
         loader = model_class(config)

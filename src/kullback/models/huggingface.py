@@ -28,7 +28,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from kullback.errors import InvalidValueError
-from kullback.models._context import configured_context, context_of
+from kullback.models._context import context_of
+from kullback.models._probes import changed, probe_of, probes_of
 from kullback.models.batch_probe import BatchProbe, scales_with_length
 from kullback.models.interface import Sharing
 from kullback.models.placement import computing_device, is_spread, read_weight, tied_names
@@ -42,10 +43,17 @@ if TYPE_CHECKING:
 
     from kullback.text.tokenizer import TextTokenizer
 
-__all__ = ["HuggingFaceModel", "find_head"]
+__all__ = [
+    "TOLERANCE",
+    "HuggingFaceModel",
+    "check_repeatable",
+    "distance",
+    "find_head",
+    "output_matrix",
+    "use_exact_experts",
+    "with_known_rows",
+]
 
-PROBE_TOKENS = 12
-RESERVED = 4
 # How far the factored logits may be from the model's own, over the largest of these: float32
 # differs by the order of a sum (1e-6), 16-bit logits by their rounding (bfloat16: 2^-8).
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 2e-5, torch.float16: 4e-3, torch.bfloat16: 2e-2}
@@ -96,23 +104,22 @@ class HuggingFaceModel:
                 f"the tokenizer of {name} has no tokens: give the model's own tokenizer"
             )
         model.train(False).requires_grad_(False)
-        _use_exact_experts(model)
+        use_exact_experts(model)
         layers = FastLayers(model)
-        config = model.config.get_text_config(decoder=True)
-        device = computing_device(model, _output_matrix(model))
-        probe_1T = _probe(min(config.vocab_size, tokenizer.vocabulary_size), config, device)
+        device = computing_device(model, output_matrix(model))
+        probe_1T = probes_of(model, tokenizer, device)[0]
         with torch.inference_mode(), layers.use():
             logits_TV = _own_logits(model, probe_1T)
         attending = FastLayers(model, attention=True)
         if attending.has_attention:
             with torch.inference_mode(), attending.use():
                 faster_TV = _own_logits(model, probe_1T)
-            if _distance(faster_TV, logits_TV) <= TOLERANCE[model.dtype]:
+            if distance(faster_TV, logits_TV) <= TOLERANCE[model.dtype]:
                 layers, logits_TV = attending, faster_TV
         with torch.inference_mode(), layers.use():
             V = logits_TV.shape[1]
-            tokenizer = _with_known_rows(model, tokenizer, V, name)
-            _check_repeatable(model, probe_1T, logits_TV, name)
+            tokenizer = with_known_rows(model, tokenizer, V, name)
+            check_repeatable(_own_logits(model, probe_1T), logits_TV, model.dtype, name)
             _check_causal(model, probe_1T, logits_TV, name)
             head, reason = find_head(model, probe_1T)
         notes = list(tokenizer.notes)
@@ -144,7 +151,7 @@ class HuggingFaceModel:
     @property
     def device(self) -> torch.device:
         """Where the model takes its inputs and gives its predictions."""
-        return computing_device(self.model, _output_matrix(self.model))
+        return computing_device(self.model, output_matrix(self.model))
 
     @property
     def exclusive(self) -> bool:
@@ -164,8 +171,8 @@ class HuggingFaceModel:
             tolerance = TOLERANCE[self.dtype]
             self._batch_probes.append(
                 BatchProbe(
-                    _probe(size, config, self.device),
-                    lambda ours, theirs: _distance(ours, theirs) <= tolerance,
+                    probe_of(size, config, self.device),
+                    lambda ours, theirs: distance(ours, theirs) <= tolerance,
                     scales_with_length(self.model.config),
                 )
             )
@@ -214,7 +221,7 @@ def find_head(model: PreTrainedModel, probe_1T: Int[Tensor, "1 T"]) -> tuple[Hea
     configuration names; one is accepted when the largest difference on the probe, over the largest
     logit, is below `TOLERANCE`: with the hidden states as they are, and stretched to logits of 100.
     """
-    matrix = _output_matrix(model)
+    matrix = output_matrix(model)
     if matrix is None or model.base_model is model:
         return None, "its body and its output matrix are not known"
     weight_VD, bias_V = getattr(matrix, "weight", None), getattr(matrix, "bias", None)
@@ -237,15 +244,15 @@ def find_head(model: PreTrainedModel, probe_1T: Int[Tensor, "1 T"]) -> tuple[Hea
     stretch = STRETCHED_LOGIT / _largest(unscaled.logits(hidden_TD))
     stretched_TV = _own_logits(model, probe_1T, stretch)
 
-    def distance(head: Head) -> float:
+    def off_by(head: Head) -> float:
         return max(
-            _distance(head.logits(hidden_TD), own_TV),
-            _distance(head.logits(hidden_TD * stretch), stretched_TV),
+            distance(head.logits(hidden_TD), own_TV),
+            distance(head.logits(hidden_TD * stretch), stretched_TV),
         )
 
     scales, caps = _scales_and_caps(model.config.get_text_config(decoder=True))
     heads = [replace(unscaled, scale=scale, softcap=cap) for cap in caps for scale in scales]
-    distances = [distance(head) for head in heads]
+    distances = [off_by(head) for head in heads]
     least = min(distances)
     if not least <= TOLERANCE[model.dtype]:
         return None, f"the logits of the nearest head are off by {least:.1e} of the largest logit"
@@ -266,7 +273,8 @@ def _scales_and_caps(config: PreTrainedConfig) -> tuple[list[float], list[float 
     return list(dict.fromkeys(scales)), list(dict.fromkeys(caps))
 
 
-def _output_matrix(model: PreTrainedModel) -> nn.Module | None:
+def output_matrix(model: PreTrainedModel) -> nn.Module | None:
+    """The layer that makes logits; None where transformers does not know it."""
     matrix: nn.Module | None = model.get_output_embeddings()  # type: ignore[no-untyped-call] # theirs
     return matrix
 
@@ -289,7 +297,7 @@ def _own_logits(
 ) -> Float[Tensor, "M V"]:
     """The model's own logits, with the input of its output matrix multiplied by `stretch`."""
     hooks = []
-    matrix = _output_matrix(model)
+    matrix = output_matrix(model)
     if stretch != 1.0 and matrix is not None:
         hooks.append(matrix.register_forward_pre_hook(lambda _, inputs: (inputs[0] * stretch,)))
     try:
@@ -300,13 +308,13 @@ def _own_logits(
     return at_least_float32(logits_NTV.flatten(0, 1))
 
 
-def _use_exact_experts(model: PreTrainedModel) -> None:
+def use_exact_experts(model: PreTrainedModel) -> None:
     """Compute experts one by one in float64, for which torch has no grouped product."""
     if model.dtype == torch.float64 and hasattr(model, "set_experts_implementation"):
         model.set_experts_implementation("eager")
 
 
-def _with_known_rows(
+def with_known_rows(
     model: PreTrainedModel, tokenizer: TextTokenizer, V: int, name: str
 ) -> TextTokenizer:
     """The tokenizer, with a note where it has ids that the model has no row for."""
@@ -327,16 +335,13 @@ def _with_known_rows(
     )
 
 
-def _check_repeatable(
-    model: PreTrainedModel, probe_1T: Int[Tensor, "1 T"], logits_TV: Float[Tensor, "T V"], name: str
-) -> None:
+def check_repeatable(again: Tensor, first: Tensor, dtype: torch.dtype, name: str) -> None:
     """Raise `InvalidValueError` where the same input gives other predictions a second time.
 
     On an accelerator sums may be in another order, so only differences above rounding count.
     """
-    again_TV = _own_logits(model, probe_1T)
-    change = _distance(again_TV, logits_TV)
-    if change > (0.0 if probe_1T.device.type == "cpu" else TOLERANCE[model.dtype]):
+    change = distance(again, first)
+    if change > (0.0 if first.device.type == "cpu" else TOLERANCE[dtype]):
         raise InvalidValueError(
             f"the model {name} is random: the same input gives other predictions a second time (by "
             f"{change:.1e} of the largest logit); turn off what makes it so (dropout, noise of a "
@@ -350,11 +355,11 @@ def _check_causal(
     half = probe_1T.shape[1] // 2
     if half == 0:
         return
-    changed_1T = torch.cat([probe_1T[:, :half], probe_1T[:, half:].flip(1).roll(1, 1)], dim=1)
+    changed_1T = changed(probe_1T)
     before_TV, after_TV = logits_TV[:half], _own_logits(model, changed_1T)[:half]
     # NaN says nothing about causality: it spreads through attention even where the weight is 0.
     known_TV = ~(before_TV.isnan() | after_TV.isnan())
-    change = _distance(after_TV.where(known_TV, 0.0), before_TV.where(known_TV, 0.0))
+    change = distance(after_TV.where(known_TV, 0.0), before_TV.where(known_TV, 0.0))
     if change > TOLERANCE[model.dtype]:
         raise InvalidValueError(
             f"{name} is not a causal language model: other tokens after a position change its "
@@ -363,15 +368,7 @@ def _check_causal(
         )
 
 
-def _probe(vocabulary_size: int, config: PreTrainedConfig, device: torch.device) -> Tensor:
-    """Distinct ids from all over the vocabulary, as far as it and the context go."""
-    # Of a short context some positions may be none (`kullback.models._context`).
-    context = max(1, (configured_context(config) or 2 * PROBE_TOKENS) - RESERVED)
-    T = min(PROBE_TOKENS, vocabulary_size, context)
-    return (torch.arange(T, device=device) * (vocabulary_size // T))[None]
-
-
-def _distance(ours: Tensor, theirs: Tensor) -> float:
+def distance(ours: Tensor, theirs: Tensor) -> float:
     """The largest difference over the largest finite value; inf where only one is finite or NaN.
 
     Equal infinities are at no distance, and neither are NaN and NaN.

@@ -1,0 +1,273 @@
+"""Weights that are read from safetensors files a part of the model at a time.
+
+transformers itself makes the model, without numbers (on torch's meta device), and converts what is
+read (renamed keys, experts merged into one matrix, types that a model keeps wider): only which
+tensors are read when is decided here.  Files are read with `pread`, not memory-mapped, so that what
+was read and freed is no longer counted as this process's memory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from kullback.models._loading_errors import not_streamed
+from kullback.models._quiet import quiet_transformers
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+__all__ = ["Loader", "Part", "StreamedWeights", "streaming_class"]
+
+#: From a configuration to the class whose `from_pretrained` reads only what it must.
+Loader: TypeAlias = "Callable[[PreTrainedConfig], Any]"
+META = torch.device("meta")
+# Bytes of a sample of a file, and how many samples there are: 16 MB of a file at most.
+SAMPLE, SAMPLES = 1 << 14, 1 << 10
+BYTES = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2, "I64": 8, "I32": 4}
+"""Of a number, by the types of safetensors that a model which is not quantised has."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Weights of a model that are loaded and freed together."""
+
+    name: str
+    weights: tuple[str, ...]
+    """By their names in the model."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Stored:
+    """A tensor in a file; `x[...]`, which is how transformers reads a tensor, reads it."""
+
+    key: str
+    file: Any
+    read: list[str]
+    """The keys that were read, in order."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.file.get_slice(self.key).get_shape())
+
+    @property
+    def size_bytes(self) -> int:
+        stored = self.file.get_slice(self.key)
+        return BYTES.get(stored.get_dtype(), 1) * int(torch.Size(stored.get_shape()).numel())
+
+    def __getitem__(self, part: object) -> Tensor:
+        self.read.append(self.key)
+        tensor: Tensor = self.file.get_tensor(self.key)
+        return tensor
+
+
+class StreamedWeights:
+    """The tensors of a model's files, by the parts of the model that they belong to.
+
+    `load` puts the weights of a part on the device, `free` removes them.
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, files: Sequence[str], settings: Any, device: torch.device
+    ) -> None:
+        """`settings` are transformers' own of this loading; only headers are read."""
+        self._model = model
+        self._settings = replace(settings, device_map={"": device})
+        self.read: list[str] = []
+        """The keys of all tensors that were read, in order."""
+        self._files = list(files)
+        opened = [_opened(file) for file in files]
+        self._stored = {
+            key: _Stored(key, file, self.read)
+            for file in opened
+            for key in file.keys()  # noqa: SIM118 - it is no mapping
+        }
+        self.report = _convert(model, {}, self._settings)
+        """transformers' account of what is missing, misshapen and not used."""
+        self._targets = self._find_targets()
+        self._ahead: dict[str, Future[dict[str, Tensor]]] = {}
+        self._reader = ThreadPoolExecutor(1)
+
+    def _find_targets(self) -> dict[str, str]:
+        """The first weight of the model that each stored tensor becomes, by its key."""
+        from transformers.core_model_loading import (
+            WeightConverter,
+            WeightRenaming,
+            rename_source_key,
+        )
+
+        mapping = self._settings.weight_mapping or []
+        renamings = [entry for entry in mapping if isinstance(entry, WeightRenaming)]
+        converters = [entry for entry in mapping if isinstance(entry, WeightConverter)]
+        by_pattern = {pattern: entry for entry in converters for pattern in entry.source_patterns}
+        expected = self._model.state_dict()
+        prefix, targets = self._model.base_model_prefix, {}
+        for key, stored in self._stored.items():
+            name, pattern = rename_source_key(key, renamings, converters, prefix, expected)
+            if name not in expected and key in expected:
+                name, pattern = key, None
+            if name not in expected:
+                self.report.unexpected_keys.add(name)
+                continue
+            targets[key] = name
+            self.report.missing_keys.discard(name)
+            if pattern is None:
+                if stored.shape != tuple(expected[name].shape):
+                    shapes = (name, torch.Size(stored.shape), expected[name].shape)
+                    self.report.mismatched_keys.add(shapes)
+                continue
+            first, *others = by_pattern[pattern].target_patterns
+            for other in others:
+                self.report.missing_keys.discard(name.replace(first, other))
+        return targets
+
+    def keys_of(self, part: Part) -> list[str]:
+        """The stored tensors of a part; of a weight that is not stored, those it is tied to."""
+        weights = set(part.weights)
+        keys = [key for key, target in self._targets.items() if target in weights]
+        stored = {self._targets[key] for key in keys}
+        tied = {
+            key: None for name in part.weights if name not in stored for key in self._tied(name)
+        }
+        return [*keys, *(key for key in tied if key not in keys)]
+
+    def _tied(self, name: str) -> list[str]:
+        """The stored tensors that a weight is tied to, where it is tied to any."""
+        ties: Mapping[str, str] = getattr(self._model, "all_tied_weights_keys", None) or {}
+        source = ties.get(name, name)
+        same = {source, *(target for target, other in ties.items() if other == source)}
+        return [key for key, target in self._targets.items() if target in same - {name}]
+
+    def stored_bytes(self, part: Part) -> int:
+        """What is read of the files for a part."""
+        return sum(self._stored[key].size_bytes for key in self.keys_of(part))
+
+    def loaded_bytes(self, part: Part) -> int:
+        """What the weights of a part take when they are loaded."""
+        weights = {id(weight): weight for weight in map(self._weight, part.weights)}
+        return sum(weight.numel() * weight.dtype.itemsize for weight in weights.values())
+
+    def read_ahead(self, part: Part) -> None:
+        """Begin to read what `load` will need for a part, in the background."""
+        stored = {key: self._stored[key] for key in self.keys_of(part)}
+        self._ahead[part.name] = self._reader.submit(
+            lambda: {key: tensor[...] for key, tensor in stored.items()}
+        )
+
+    def load(self, part: Part) -> None:
+        """Put the weights of a part on the device, converted as transformers does it.
+
+        Raises `ValueError` where tensors that the files should hold are missing or misshapen, and
+        what safetensors raises for a damaged file.
+        """
+        ahead = self._ahead.pop(part.name, None)
+        tensors: Mapping[str, Any] = (
+            {key: self._stored[key] for key in self.keys_of(part)}
+            if ahead is None
+            else ahead.result()
+        )
+        with torch.inference_mode(False), quiet_transformers():
+            _convert(self._model, tensors, self._settings)
+        del tensors
+        for name in part.weights:
+            if self._weight(name).is_meta:
+                self._tie(part, name)
+            weight = self._weight(name)
+            if weight.is_meta:
+                raise ValueError(f"{name} cannot be made of the tensors in the files")
+            weight.requires_grad_(False)
+
+    def _tie(self, part: Part, name: str) -> None:
+        """Give a weight the numbers that were loaded under the name of another one."""
+        for key in self._tied(name):
+            other = self._targets[key]
+            loaded = self._weight(other)
+            if loaded.is_meta:
+                continue
+            self._set(name, loaded)
+            if other not in part.weights:
+                self._set(other, _without_numbers(loaded))
+
+    def free(self, part: Part) -> None:
+        """Remove the weights of a part from memory."""
+        for name in part.weights:
+            self._set(name, _without_numbers(self._weight(name)))
+
+    def _weight(self, name: str) -> Tensor:
+        weight: Tensor = self._model.get_parameter_or_buffer(name)
+        return weight
+
+    def _set(self, name: str, weight: Tensor) -> None:
+        owner, _, attribute = name.rpartition(".")
+        setattr(self._model.get_submodule(owner), attribute, weight)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over the size, time and samples of every file, header included."""
+        digest = hashlib.sha256()
+        for path in self._files:
+            with open(path, "rb") as file:
+                about = os.fstat(file.fileno())
+                digest.update(f"{about.st_size} {about.st_mtime_ns} ".encode())
+                for begin in range(0, about.st_size, max(SAMPLE, about.st_size // SAMPLES)):
+                    file.seek(begin)
+                    digest.update(file.read(SAMPLE))
+        return digest.hexdigest()
+
+
+def streaming_class(
+    model_class: type[PreTrainedModel],
+    name: str,
+    device: torch.device,
+    opened: list[StreamedWeights],
+) -> type[PreTrainedModel]:
+    """`model_class`, whose `from_pretrained` reads headers alone and puts the weights in `opened`.
+
+    Its `device` is that which the weights will be on; `name` is the model's, for errors.
+    """
+
+    def load(
+        model: PreTrainedModel, _state: object, files: Sequence[str] | None, settings: Any, *_: Any
+    ) -> tuple[Any, None]:
+        if not files or not all(file.endswith(".safetensors") for file in files):
+            raise not_streamed(name, "its weights are in no .safetensors files")
+        opened.append(StreamedWeights(model, files, settings, device))
+        return opened[-1].report, None
+
+    members = {
+        "_load_pretrained_model": staticmethod(load),
+        "device": property(lambda model: device),
+        "__module__": model_class.__module__,
+        "__doc__": model_class.__doc__,
+    }
+    made: type[PreTrainedModel] = type(model_class.__name__, (model_class,), members)
+    return made
+
+
+def _opened(file: str) -> Any:
+    try:
+        return safe_open(file, framework="pt", backend="pread")
+    except TypeError:  # before safetensors 0.8
+        return safe_open(file, framework="pt")
+
+
+def _convert(model: PreTrainedModel, tensors: Mapping[str, Any], settings: Any) -> Any:
+    """Let transformers put `tensors` into the model; returns its report."""
+    from transformers.core_model_loading import convert_and_load_state_dict_in_model
+
+    report, _ = convert_and_load_state_dict_in_model(model, dict(tensors), settings)
+    return report
+
+
+def _without_numbers(weight: Tensor) -> Tensor:
+    empty = torch.empty_like(weight, device=META)
+    return nn.Parameter(empty, requires_grad=False) if isinstance(weight, nn.Parameter) else empty

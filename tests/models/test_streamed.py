@@ -1,0 +1,177 @@
+"""Models that are read layer by layer, against the same models as a whole."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from kullback.errors import InvalidValueError
+from kullback.models import stream_plan
+from kullback.models.load import load_text_model
+from kullback.models.load_streamed import load_streamed
+from kullback.models.streamed import StreamedModel
+from kullback.runtime.progress import Progress
+from tiny_architectures import saved_model
+
+LENGTHS = (20, 33, 12)
+ALL = slice(None)
+
+
+class Ids:
+    """Random tokens."""
+
+    def __init__(self, lengths: Sequence[int] = LENGTHS) -> None:
+        draw = torch.Generator().manual_seed(1)
+        self._ids = [torch.randint(0, 256, (1, length), generator=draw) for length in lengths]
+        self.shapes = [(1, length) for length in lengths]
+
+    def ids(self, i: int) -> Tensor:
+        """Input `i`."""
+        return self._ids[i]
+
+
+class Notes(Progress):
+    """Keeps the notes."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        """Keep it."""
+        self.notes.append(text)
+
+
+def streamed(folder: Path, dtype: torch.dtype = torch.float32) -> StreamedModel:
+    """A model that has read the random tokens."""
+    model = load_streamed(str(folder), dtype)
+    model.stream(Ids(), 2, Notes())
+    return model
+
+
+FAST = {("llama", torch.float32), ("gpt2", torch.bfloat16), ("mixtral", torch.float32)}
+CASES = [
+    pytest.param(kind, dtype, marks=() if (kind, dtype) in FAST else pytest.mark.slow)
+    for kind in ("llama", "gpt2", "gemma2", "mixtral", "bloom", "opt", "phi")
+    for dtype in (torch.float32, torch.bfloat16)
+]
+
+
+@pytest.mark.parametrize(("kind", "dtype"), CASES)
+def test_the_same_bits_as_the_whole_model(kind: str, dtype: torch.dtype, tmp_path: Path) -> None:
+    """Logits, notes, context and size are those of the model loaded as a whole."""
+    folder = saved_model(kind, tmp_path)
+    whole, parts = load_text_model(str(folder), dtype), streamed(folder, dtype)
+    torch.set_num_threads(1)
+    for i in range(len(LENGTHS)):
+        expected = whole.predict(Ids().ids(i))
+        assert torch.equal(parts.predictions(i).logits(ALL), expected.logits(ALL))
+    assert (parts.notes, parts.context) == (whole.notes, whole.context)
+    assert parts.vocabulary_size == whole.vocabulary_size
+    assert parts.dtype == whole.dtype
+
+
+def sharded(folder: Path) -> Path:
+    """The model with a file for each tensor of its layers, and one for the rest."""
+    weights = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    files = {key: f"{i}.safetensors" for i, key in enumerate(weights) if ".layers." in key}
+    index = {key: files.get(key, "rest.safetensors") for key in weights}
+    for name in sorted(set(index.values())):
+        part = {key: value for key, value in weights.items() if index[key] == name}
+        save_file(part, folder / name, {"format": "pt"})
+    text = json.dumps({"metadata": {}, "weight_map": index})
+    (folder / "model.safetensors.index.json").write_text(text)
+    return folder
+
+
+def test_every_tensor_is_read_once(tmp_path: Path) -> None:
+    """Also where the model is in many files, and layers are read ahead."""
+    parts = streamed(sharded(saved_model("llama", tmp_path)))
+    parts.predictions(0)
+    counts = Counter(parts.read)
+    assert set(counts.values()) == {1}
+    assert len(counts) == 2 * 9 + 3
+
+
+def test_only_a_tied_embedding_is_read_twice(tmp_path: Path) -> None:
+    """Before the layers, and after them as the head."""
+    parts = streamed(saved_model("gpt2", tmp_path))
+    parts.predictions(0)
+    twice = [key for key, count in Counter(parts.read).items() if count > 1]
+    assert twice == ["transformer.wte.weight"]
+
+
+def test_layers_are_in_memory_one_at_a_time(tmp_path: Path) -> None:
+    """While a layer runs no other one has numbers, and in the end none has."""
+    folder = saved_model("llama", tmp_path)
+    model = load_streamed(str(folder))
+    layers = model._model.base_model.layers
+    loaded: list[list[bool]] = []
+    for layer in layers:
+        own = layer.mlp.forward
+
+        def noted(x: Tensor, own=own) -> Tensor:  # type: ignore[no-untyped-def]
+            loaded.append([not any(w.is_meta for w in one.parameters()) for one in layers])
+            return own(x)
+
+        layer.mlp.forward = noted
+    model.stream(Ids(), 2, Notes())
+    assert {tuple(row) for row in loaded} == {(True, False), (False, True)}
+    assert all(weight.is_meta for weight in layers.parameters())
+
+
+def test_hidden_states_on_disk_give_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where memory is short they are in a file, which is announced; nothing is read ahead."""
+    folder = saved_model("llama", tmp_path)
+    in_memory = streamed(folder).predictions(1).logits(ALL)
+    monkeypatch.setattr(stream_plan, "available_memory", lambda: 1000)
+    model, notes = load_streamed(str(folder)), Notes()
+    model.stream(Ids(), 2, notes)
+    assert torch.equal(model.predictions(1).logits(ALL), in_memory)
+    assert "temporary file" in notes.notes[0]
+
+
+def test_a_layer_of_nan_is_named(tmp_path: Path) -> None:
+    """Stand-ins return NaN, so a layer that reads one is noticed; so is a damaged one."""
+    folder = saved_model("llama", tmp_path)
+    weights = load_file(folder / "model.safetensors")
+    weights["model.layers.1.mlp.down_proj.weight"].fill_(float("nan"))
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(InvalidValueError, match=r"layer 1 of .*leave out --stream"):
+        streamed(folder)
+
+
+def test_the_fingerprint_follows_the_files(tmp_path: Path) -> None:
+    """Another weight is another fingerprint."""
+    folder = saved_model("llama", tmp_path)
+    before = load_streamed(str(folder)).weights_fingerprint()
+    weights = load_file(folder / "model.safetensors")
+    weights["model.norm.weight"][0] += 1
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    assert load_streamed(str(folder)).weights_fingerprint() != before
+
+
+def test_single_inputs_are_refused(tmp_path: Path) -> None:
+    """The text is read as a whole."""
+    model = load_streamed(str(saved_model("llama", tmp_path)))
+    with pytest.raises(InvalidValueError, match="--stream"):
+        model.predict(torch.zeros(1, 3, dtype=torch.long))
+
+
+def test_a_random_model_is_refused(tmp_path: Path) -> None:
+    """The same short input passes through the layers twice."""
+    model = load_streamed(str(saved_model("llama", tmp_path)))
+    mlp = model._model.base_model.layers[1].mlp
+    own = mlp.forward
+    mlp.forward = lambda x: own(x) + torch.rand(1)
+    with pytest.raises(InvalidValueError, match="random"):
+        model.stream(Ids(), 2, Notes())
