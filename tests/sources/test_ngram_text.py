@@ -90,6 +90,7 @@ def test_the_spec_builds_it_again(text: Path):
         (b"\n \n", 2, "words", "no line"),
         (b"a <s> b", 2, "words", "<s>"),
         (b"a", 0, "words", "order is 0"),
+        (b"a b " * 400, 2, "words", "lines"),
         (b"a", 2, "bytes", "unit is 'bytes'"),
     ],
 )

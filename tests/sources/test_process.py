@@ -69,6 +69,7 @@ def test_window_entropies_are_those_of_all_words(process: Process):
     assert entropies[-1].upper >= process.entropy_rate.lower - 1e-11
 
 
+@patch("kullback.sources.mixed_states.MOST_TABLE", 100)
 @settings(max_examples=15, deadline=None)
 @given(processes())
 def test_the_predictor_gives_the_probabilities_of_words(process: Process):

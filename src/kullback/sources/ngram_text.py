@@ -35,6 +35,8 @@ UNITS: tuple[Unit, ...] = ("characters", "words")
 ORDERS = Range(1, 64)
 MOST_BYTES = 256 << 20  # of a text: its counts are in memory
 SPACE = "▁"
+# Tokens of a line on average: sampled sentences are longer, and have at most 10,000.
+MOST_MEAN = 500
 
 
 def ngram_language(path: Path, order: int, unit: Unit) -> Language:
@@ -58,6 +60,11 @@ def ngram_language(path: Path, order: int, unit: Unit) -> Language:
         )
     tokens = [number[word] for line in lines for word in (*line, EOS)]
     lengths = np.array([len(line) + 1 for line in lines])
+    if lengths.mean() > MOST_MEAN:
+        raise InvalidValueError(
+            f"the lines of {path} have {lengths.mean():,.0f} {unit} on average, and each is a "
+            f"sentence: break them into lines of at most {MOST_MEAN}"
+        )
     return _language(path.stem, vocabulary, np.array(tokens), lengths, order, unit)
 
 

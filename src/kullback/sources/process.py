@@ -21,7 +21,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import NamedTuple, Self
 
 import numpy as np
@@ -179,12 +179,7 @@ class Process:
         The sum over the symbols is h of that many symbols.
         """
         LENGTHS.check("n", n)
-        known = symbol_entropies(self.transitions, self.stationary, min(n, MOST_POSITIONS))
-        # Later ones lie between their limit and the last that was computed.
-        later = n - len(known)
-        lower = np.concatenate([known, np.tile(self._limit[0], (later, 1))]) if later else known
-        upper = np.concatenate([known, np.tile(known[-1], (later, 1))]) if later else known
-        return np.minimum(lower, upper), upper
+        return _symbol_entropies(self, n)
 
     def conditional_entropies(self, n: int) -> list[EntropyBounds]:
         """h(0), ..., h(n - 1): the entropy of a symbol given that many symbols before it."""
@@ -249,6 +244,23 @@ class Process:
     def sample(self, n: int, window: int, rng: np.random.Generator) -> Int[np.ndarray, "N T"]:
         """`n` independent windows of that many symbols, as numbers of symbols."""
         return self.stream(rng).windows(n, window)
+
+
+# Tables of floor.json and of the terminal ask for the same numbers, half a second each for Mess3.
+@lru_cache(maxsize=16)
+def _symbol_entropies(
+    process: Process, n: int
+) -> tuple[Float[np.ndarray, "T V"], Float[np.ndarray, "T V"]]:
+    limit = process._limit
+    known = symbol_entropies(process.transitions, process.stationary, min(n, MOST_POSITIONS))
+    # Later ones lie between their limit and the last that was computed.
+    later = n - len(known)
+    lower = np.concatenate([known, np.tile(limit[0], (later, 1))]) if later else known
+    upper = np.concatenate([known, np.tile(known[-1], (later, 1))]) if later else known
+    lower = np.minimum(lower, upper)
+    for bound in (lower, upper):
+        bound.flags.writeable = False
+    return lower, upper
 
 
 def check_window(window: int) -> None:
