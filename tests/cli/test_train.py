@@ -37,7 +37,7 @@ def refusal(arguments: str, capsys: pytest.CaptureFixture[str]) -> str:
 def test_the_options_are_the_keywords_of_train_model() -> None:
     """Every option is a keyword of `train_model`, and the help shows its default."""
     parameters = inspect.signature(train_model).parameters
-    others = {"output", "text", "source", "progress", *TEXTS}
+    others = {"output", "text", "source", "progress", "size", *TEXTS}
     assert {keyword for _, keyword, *_ in OPTIONS} == set(parameters) - others
     for _, keyword, _, shown, _ in OPTIONS:
         default = parameters[keyword].default
@@ -147,3 +147,45 @@ def test_a_finished_run_is_not_trained_over(
     line = refusal(f"train --source {grammar} --steps 2 -o {weather_run}", capsys)
     assert f"--resume {weather_run}" in line
     assert contents(weather_run) == before
+
+
+def test_a_configuration_file_gives_options(
+    grammar: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Fields of a TOML file are options; those of the command line come first."""
+    config = tmp_path / "c.toml"
+    config.write_text("steps = 30\nwidth = 8\nlayers = 1\nmlp_width = 16\nbatch = 8\nthreads = 1\n")
+    run = tmp_path / "run"
+    command = f"train --source {grammar} --config {config} --steps 4 -o {run} --json"
+    assert main(command.split()) == 0
+    assert json.loads(capsys.readouterr().out)["steps"] == 4
+    assert json.loads((run / "training.json").read_text())["model"]["width"] == 8
+    line = refusal(f"train --resume {run} --config {config}", capsys)
+    assert "--config" in line
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("widht = 8", ["c.toml", "widht", "did you mean width"]),
+        ("width = 'x'", ["width", "'x'", "number"]),
+        ("width = [8]", ["width", "number"]),
+        ("tokenizer = 3", ["tokenizer", "text"]),
+        ("width = 63", ["width", "63"]),
+        ("width =", ["c.toml", "TOML"]),
+        ("[model]\nwidth = 8", ["model"]),
+    ],
+)
+def test_bad_configuration_files(
+    content: str,
+    words: list[str],
+    grammar: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """An unknown field, a wrong type or a damaged file is one sentence; nothing is written."""
+    config = tmp_path / "c.toml"
+    config.write_text(content)
+    line = refusal(f"train --source {grammar} --config {config} -o {tmp_path / 'run'}", capsys)
+    assert all(word in line for word in words), line
+    assert not (tmp_path / "run").exists()

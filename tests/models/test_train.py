@@ -11,6 +11,7 @@ from kullback.errors import InvalidValueError
 from kullback.models.train import resume_training, train_model
 from kullback.results.training import StepMetrics, TrainingRun
 from kullback.text.documents import Document
+from kullback.training.description import read_description
 from kullback.training.interruption import Interrupted
 from kullback.training.metrics import read_metrics
 from kullback.training.progress import TrainingProgress
@@ -238,3 +239,63 @@ def test_numbers_out_of_range_are_refused_first(
     with pytest.raises(InvalidValueError, match=words):
         train_model(tmp_path / "run", text=tmp_path / "none.txt", **options)  # type: ignore[arg-type]
     assert not list(tmp_path.iterdir())
+
+
+class Facts(Stop):
+    """Keeps the facts that are told before the first step."""
+
+    def tell(self, text: str) -> None:
+        """Keep it."""
+        self.told.append(text)
+
+
+def test_a_named_size_trains_twenty_tokens_a_parameter(tmp_path: Path) -> None:
+    """The steps follow from the parameters; what is given replaces the fields of the name."""
+    text(tmp_path)
+    sizes = {**SIZES, "vocabulary_size": 270, "context": 8, "batch": 300}
+    progress = Facts()
+    result = train_model(
+        tmp_path / "run", text=tmp_path / "weather.txt", size="micro", progress=progress, **sizes
+    )  # type: ignore[call-overload]
+    parameters = 270 * 8 + 4 * 8**2 + 3 * 8 * 16 + 3 * 8
+    assert result.steps == -(-20 * parameters // 2400)
+    said = " ".join(str(told) for told in progress.told)
+    assert f"{parameters:,} parameters" in said
+    assert f"{result.steps * 2400:,} tokens" in said
+    assert "MB of memory" in said
+
+
+def test_minutes_decide_the_steps_once(tmp_path: Path) -> None:
+    """A probe gives the steps, which the description keeps, so that a resumed run ends there."""
+    text(tmp_path)
+    sizes = {**TEXT, "steps": None, "batch": 100}
+    with pytest.raises(Interrupted):
+        train_model(
+            tmp_path / "run",
+            text=tmp_path / "weather.txt",
+            minutes=0.002,
+            progress=Stop(1),
+            **sizes,
+        )  # type: ignore[arg-type]
+    config = read_description(tmp_path / "run").config
+    assert config.steps > 1
+    assert resume_training(tmp_path / "run").steps == config.steps
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"minutes": 1.0, "steps": 5}, "steps is 5 and minutes is 1.0"),
+        ({"minutes": 0}, "minutes is 0"),
+        ({"size": "mega"}, "size is 'mega'"),
+        ({"tokenizer": "none"}, "tokenizer none is not there"),
+        ({"tokenizer": "characters", "vocabulary_size": 300}, "vocabulary_size is 300"),
+        ({"validation": "none.txt"}, "none.txt"),
+    ],
+)
+def test_settings_that_cannot_be(options: dict[str, object], words: str, tmp_path: Path) -> None:
+    """Settings that exclude each other or do not exist are refused before a folder is made."""
+    text(tmp_path)
+    with pytest.raises(InvalidValueError, match=words):
+        train_model(tmp_path / "run", text=tmp_path / "weather.txt", **options)  # type: ignore[arg-type]
+    assert not (tmp_path / "run").exists()

@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from kullback.cli.output import print_error, print_result, progress_console
 from kullback.cli.parsing import add_command, given, input_name, number, output_name
+from kullback.cli.training_config import read_config
 from kullback.errors import InvalidValueError
 from kullback.runtime.interruption import exit_code
 from kullback.runtime.outputs import Output, check_outputs
 from kullback.runtime.ranges import HOLDOUTS, SEEDS, TRAINED_VOCABULARIES
 from kullback.training.config import RANGES, SIZES
 from kullback.training.new_run import check_no_run
+from kullback.training.sizes import MINUTES, NAMED_SIZES
 
 if TYPE_CHECKING:
     from kullback.cli.parsing import Commands
@@ -22,9 +24,14 @@ __all__ = ["OPTIONS", "add"]
 #: Flag, keyword of `kullback.models.train.train_model`, range, default as the help shows it, help.
 #: The defaults are those of `train_model`: an option that is not given is not passed on.
 OPTIONS = (
-    ("--steps", "steps", RANGES["steps"], "800", "training steps"),
+    ("--steps", "steps", RANGES["steps"], "800; with --size 20 tokens a parameter",
+     "training steps"),
+    ("--minutes", "minutes", MINUTES, "--steps", "time after which the run ends"),
     ("--holdout", "holdout", HOLDOUTS, "0", "cells of the conjugation table to hold out"),
     ("--batch", "batch", SIZES["batch"], "256 and 48", "sentences or windows of text per step"),
+    ("--rope-theta", "rope_theta", SIZES["rope_theta"], "10000.0", "base of the rotary angles"),
+    ("--norm-eps", "norm_eps", SIZES["norm_eps"], "1e-06", "added in the normalisations"),
+
     ("--width", "width", SIZES["width"], "64", "width of the model"),
     ("--layers", "layers", SIZES["layers"], "2", "blocks"),
     ("--heads", "heads", SIZES["heads"], "2", "attention heads"),
@@ -35,6 +42,16 @@ OPTIONS = (
     ("--muon-lr", "muon_lr", RANGES["muon_lr"], "0.02", "learning rate of the blocks' matrices"),
     ("--adamw-lr", "adamw_lr", RANGES["adamw_lr"], "0.003",
      "learning rate of all other parameters"),
+    ("--warmup-steps", "warmup_steps", RANGES["warmup_steps"], "20",
+     "steps over which the learning rates rise"),
+    ("--decay-fraction", "decay_fraction", RANGES["decay_fraction"], "0.7",
+     "fraction of the steps, at the end, over which they fall to zero"),
+    ("--clip-norm", "clip_norm", RANGES["clip_norm"], "1.0", "largest norm of a gradient"),
+    ("--log-every", "log_every", RANGES["log_every"], "10", "steps between lines of metrics"),
+    ("--evaluate-every", "evaluate_every", RANGES["evaluate_every"], "100",
+     "steps between validations"),
+    ("--checkpoint-every", "checkpoint_every", RANGES["checkpoint_every"], "100",
+     "steps between checkpoints"),
     ("--threads", "threads", RANGES["shards"], "2", "threads, one shard of the batch each"),
     ("--seed", "seed", SEEDS, "0", "seed of weights and data"),
 )  # fmt: skip
@@ -50,6 +67,7 @@ def add(commands: Commands) -> None:
         commands, "train", _train, "train a mini-GPT on a source or a text",
         "kullback train --source conjugation --steps 800 -o runs/mine",
         "kullback train --text book.txt --steps 2000 -o runs/book",
+        "kullback train --text 'corpus/*.jsonl.gz' --size micro --minutes 60 -o runs/corpus",
         "kullback train --resume runs/mine",
         notes=(
             "\nAt the end: training and validation cross-entropy, beside the best of a few n-gram\n"
@@ -85,6 +103,13 @@ def add(commands: Commands) -> None:
         help="characters, a tokenizer.json or its folder (default: a byte-level BPE of the text)",
         **absent,
     )  # fmt: skip
+    train.add_argument(
+        "--size", choices=tuple(NAMED_SIZES), help="sizes by name (default: nano)", **absent
+    )
+    train.add_argument(
+        "--config", type=input_name, metavar="FILE", **absent,
+        help="a TOML file with any of these options: muon_lr = 0.01",
+    )  # fmt: skip
     for flag, keyword, limits, default, help_text in OPTIONS:
         train.add_argument(
             flag, dest=keyword, type=number(limits), default=argparse.SUPPRESS,
@@ -94,7 +119,11 @@ def add(commands: Commands) -> None:
 
 
 def _train(options: argparse.Namespace) -> int:
-    keywords = given(options, *(keyword for _, keyword, *_ in OPTIONS), *TEXTS)
+    keywords = given(options, *(keyword for _, keyword, *_ in OPTIONS), *TEXTS, "size")
+    if hasattr(options, "config") and options.resume is None:
+        names = {*TEXTS, "size"}
+        known = {keyword for _, keyword, *_ in OPTIONS} | names
+        keywords = read_config(options.config, known, names) | keywords
     _check(options, keywords)
     from kullback.models.train import resume_training, train_model
     from kullback.report.terminal.training import TrainingDisplay
@@ -122,9 +151,10 @@ def _check(options: argparse.Namespace, keywords: dict[str, object]) -> None:
     Before torch is imported, which takes seconds.
     """
     flags = {keyword: flag for flag, keyword, *_ in OPTIONS}
-    flags |= {keyword: f"--{keyword}" for keyword in TEXTS}
+    flags |= {keyword: f"--{keyword}" for keyword in (*TEXTS, "size")}
     if options.resume is not None:
         names = ["-o"] if hasattr(options, "output") else []
+        names += ["--config"] if hasattr(options, "config") else []
         names += [flags[keyword] for keyword in keywords]
         if names:
             raise InvalidValueError(

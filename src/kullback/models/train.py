@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
 from kullback.errors import InvalidValueError
+from kullback.models._training_plan import PreparedRun, Settings
 from kullback.models._training_result import training_result
 from kullback.results.training import TrainingRun
 from kullback.runtime.outputs import Output, check_outputs
-from kullback.runtime.ranges import TRAINED_VOCABULARIES
 from kullback.runtime.wording import with_article
 from kullback.sources.catalogue import Source, open_source
 from kullback.text.documents import STANDARD_INPUT, Document
 from kullback.training.batches import Batches
-from kullback.training.config import RANGES, SIZES, TrainingConfig
+from kullback.training.config import RANGES, TrainingConfig
 from kullback.training.description import batches_of_run, read_description
 from kullback.training.gpt import GPTConfig
-from kullback.training.loop import Plan, resume, train_prepared
+from kullback.training.loop import resume, train_prepared
 from kullback.training.new_run import check_no_run
 from kullback.training.prepare_text import TextOptions, check_text, prepare_text
 from kullback.training.progress import TrainingProgress
 from kullback.training.run_folder import load_tokenizer
 from kullback.training.sentence_batches import SentenceBatches
+from kullback.training.sizes import named
 
 __all__ = ["resume_training", "train_model"]
 
@@ -42,13 +42,23 @@ def train_model(
     vocabulary_size: int | None = None,
     context: int | None = None,
     batch: int | None = None,
-    steps: int = TrainingConfig.steps,
-    width: int = GPTConfig.width,
-    layers: int = GPTConfig.layers,
-    heads: int = GPTConfig.heads,
+    size: str | None = None,
+    steps: int | None = None,
+    minutes: float | None = None,
+    width: int | None = None,
+    layers: int | None = None,
+    heads: int | None = None,
     mlp_width: int | None = None,
+    rope_theta: float = GPTConfig.rope_theta,
+    norm_eps: float = GPTConfig.norm_eps,
     muon_lr: float = TrainingConfig.muon_lr,
     adamw_lr: float = TrainingConfig.adamw_lr,
+    warmup_steps: int = TrainingConfig.warmup_steps,
+    decay_fraction: float = TrainingConfig.decay_fraction,
+    clip_norm: float = TrainingConfig.clip_norm,
+    log_every: int = TrainingConfig.log_every,
+    evaluate_every: int = TrainingConfig.evaluate_every,
+    checkpoint_every: int = TrainingConfig.checkpoint_every,
     threads: int = TrainingConfig.shards,
     seed: int = TrainingConfig.seed,
     progress: TrainingProgress | None = None,
@@ -59,9 +69,11 @@ def train_model(
     `kullback.text.documents` says, with the column `field` of files with rows; `validation` are the
     same of the text that is held out.  `tokenizer` is "characters", a ``tokenizer.json`` or its
     folder; None trains a byte-level BPE.
-    The keywords are the options of ``kullback train``, with its defaults; None is 1,024 entries for
-    `vocabulary_size` and 64 tokens for `context`, both of a text, no cells for `holdout` of a
-    source, 48 windows or 256 sentences for `batch`, and 2.5 × `width` for `mlp_width`.
+    `size` is a name in `kullback.training.sizes.NAMED_SIZES`, nano by default; what else is given
+    replaces its fields.  A run has `steps`, or as many as a probe says fit into `minutes`, or with
+    `size` as many as give 20 tokens a parameter, else 800.  The other keywords are the options of
+    ``kullback train``, with its defaults; None is no cells for `holdout` of a source, 256 sentences
+    for its `batch`, and 2.5 × `width` for `mlp_width`.
 
     Ctrl-C writes a checkpoint and raises `kullback.training.interruption.Interrupted`.  Raises
     `InvalidValueError` for values out of range and keywords that do not apply, and `RunError` where
@@ -74,13 +86,16 @@ def train_model(
     read = [*given_text, *([source] if isinstance(source, str) else [])]
     check_outputs(Output("the run folder (-o)", output, "folder"), inputs=read)
     check_no_run(Path(output))
-    SIZES["width"].check("width", width)
     RANGES["shards"].check("threads", threads)
-    shape = (width, layers, heads, _given(mlp_width, 32 * math.ceil(2.5 * width / 32)))
-    _check_sizes(shape, text is not None, vocabulary_size, context, batch)
+    settings = Settings(
+        size, steps, minutes, width, layers, heads, mlp_width, rope_theta, norm_eps, context,
+        batch, vocabulary_size,
+    )  # fmt: skip
+    settings.check(text is not None)
     config = TrainingConfig(
-        steps=steps, muon_lr=muon_lr, adamw_lr=adamw_lr, shards=threads, seed=seed
-    )
+        TrainingConfig.steps if steps is None else steps, muon_lr, adamw_lr, warmup_steps,
+        decay_fraction, clip_norm, threads, seed, log_every, evaluate_every, checkpoint_every,
+    )  # fmt: skip
     run = Path(output)
     if text is not None:
         _refuse("text", holdout=holdout)
@@ -90,9 +105,10 @@ def train_model(
             "text" if field is None else field,
             tokenizer,
             vocabulary_size,
-            context=_given(context, 64),
-            windows=_given(batch, 48),
-            seed=seed,
+            named(size).vocabulary_size,
+            settings.context_of_text,
+            settings.windows,
+            seed,
         )
         check_text(options)
         make: Callable[[], Batches] = partial(prepare_text, run, options, progress)
@@ -104,42 +120,14 @@ def train_model(
             _refuse("source that is open already", holdout=holdout)
         else:
             source = open_source(source, holdout or 0, seed)
-        opened = SentenceBatches(source, _given(batch, 256), seed)
-        GPTConfig(opened.vocabulary_size, opened.context, *shape).check_memory(
-            opened.tokens_per_batch
-        )
+        opened = SentenceBatches(source, settings.sentences, seed)
+        settings.model(opened.vocabulary_size, opened.context).check_memory(opened.tokens_per_batch)
         make = lambda: opened  # noqa: E731 - as `partial` is
-    prepared = _Prepared(make, shape, config, progress)
+    prepared = PreparedRun(make, settings, config, progress)
     model = train_prepared(run, prepared, progress.step)
-    return training_result(run, prepared.batches, model, config, prepared.seconds, progress)
-
-
-class _Prepared:
-    """Makes the data of a run, its sizes and its hyperparameters, and keeps them."""
-
-    batches: Batches
-
-    def __init__(
-        self,
-        make: Callable[[], Batches],
-        shape: tuple[int, int, int, int],
-        config: TrainingConfig,
-        progress: TrainingProgress,
-    ) -> None:
-        self._make, self._shape, self._config, self._progress = make, shape, config, progress
-        self._start = 0.0
-
-    def __call__(self) -> Plan:
-        self.batches = self._make()
-        gpt = GPTConfig(self.batches.vocabulary_size, self.batches.context, *self._shape)
-        self._progress.begin(self._config.steps, self.batches.floor)
-        self._start = time.perf_counter()
-        return self.batches, gpt, self._config
-
-    @property
-    def seconds(self) -> float:
-        """Since the data was made."""
-        return time.perf_counter() - self._start
+    return training_result(
+        run, prepared.batches, model, prepared.config, prepared.seconds, progress
+    )
 
 
 def resume_training(run: str | Path, *, progress: TrainingProgress | None = None) -> TrainingRun:
@@ -165,27 +153,6 @@ def resume_training(run: str | Path, *, progress: TrainingProgress | None = None
     return training_result(run, batches, model, description.config, seconds, progress)
 
 
-def _check_sizes(
-    shape: tuple[int, int, int, int],
-    on_text: bool,
-    vocabulary_size: int | None,
-    context: int | None,
-    batch: int | None,
-) -> None:
-    """Raise `InvalidValueError` for sizes out of range or above the memory, before data is read.
-
-    `shape` is the width, the layers, the heads and the width of the MLP.
-    """
-    for name, value in (("batch", batch), ("context", context)):
-        if value is not None:
-            SIZES[name].check(name, value)
-    if vocabulary_size is not None:
-        TRAINED_VOCABULARIES.check("vocabulary_size", vocabulary_size)
-    # A text that is short has fewer entries, and a sentence of a source at least one token.
-    tokens = _given(batch, 48) * _given(context, 64) if on_text else _given(batch, 256)
-    GPTConfig(1, _given(context, 1), *shape).check_memory(tokens)
-
-
 def _given_text(text: object) -> list[str | Path]:
     """The files and folders that `text` is; `InvalidValueError` where it is something else."""
     names: list[str | Path] = []
@@ -208,10 +175,6 @@ def _given_text(text: object) -> list[str | Path]:
             )
         names.append(item)
     return names
-
-
-def _given(value: int | None, default: int) -> int:
-    return default if value is None else value
 
 
 def _refuse(data: str, **options: object) -> None:

@@ -65,19 +65,26 @@ class GPTConfig:
         block = 4 * self.width**2 + 3 * self.width * self.mlp_width + 2 * self.width
         return self.vocabulary_size * self.width + self.layers * block + self.width
 
+    def training_bytes(self, trained_tokens: int) -> int:
+        """The memory of training on batches of so many tokens, about.
+
+        Of a weight: itself, its gradient and two moments, in float32; of a token: what each block
+        keeps for the backward pass.
+        """
+        kept = trained_tokens * self.layers * (8 * self.width + 3 * self.mlp_width)
+        return 4 * (4 * self.parameters + kept)
+
     def check_memory(self, trained_tokens: int | None = None) -> None:
         """Raise `InvalidValueError` for a model larger than the memory of this machine.
 
-        With `trained_tokens`, the tokens of a batch, also for its training: gradients and two
-        moments for each weight, and what each block keeps of every token for the backward pass.
+        With `trained_tokens`, the tokens of a batch, also for its training (`training_bytes`).
         """
         what, size = f"a model of {self.parameters:,} parameters", 4 * self.parameters
         check_fits(size, what, "choose a smaller width, fewer layers or a smaller vocabulary")
         if trained_tokens is None:
             return
-        kept = 4 * trained_tokens * self.layers * (8 * self.width + 3 * self.mlp_width)
         check_fits(
-            4 * size + kept,
+            self.training_bytes(trained_tokens),
             f"training {what} on batches of {trained_tokens:,} tokens",
             "choose a smaller batch, context, width or number of layers",
         )

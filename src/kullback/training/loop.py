@@ -45,12 +45,12 @@ from kullback.training.description import (
 from kullback.training.gpt import GPT, GPTConfig
 from kullback.training.interruption import Interrupted, stop_on_signal
 from kullback.training.lock import locked
-from kullback.training.loss import gradients
+from kullback.training.loss import gradients, shard_sums
 from kullback.training.metrics import MetricsFile, Sums
 from kullback.training.run_folder import load_tokenizer, save_model
 from kullback.training.state import TrainingState
 
-__all__ = ["Plan", "resume", "train", "train_prepared", "validation_tokens"]
+__all__ = ["Plan", "resume", "train", "train_prepared", "train_step", "validation_tokens"]
 
 OnMetrics = Callable[[StepMetrics], None]
 #: Data, sizes and hyperparameters of a run.
@@ -159,7 +159,7 @@ class _Loop:
         with workers(config.shards) as pool:
             state.muon.pool, state.muon.parts = pool, config.shards
             while state.step < config.steps:
-                _step(state, self.batches.shards(state.step, config.shards), pool)
+                train_step(state, self.batches.shards(state.step, config.shards), pool)
                 self._report(pool)
                 stop = self.stop_requested() or state.step == self.stop_at
                 last = state.step == config.steps
@@ -207,7 +207,7 @@ def validation_tokens(steps: int, batches: Batches) -> int:
     return max(FEWEST_VALIDATED, steps * batches.tokens_per_batch // 10)
 
 
-def _step(state: TrainingState, shards: list[Shard], pool: ThreadPoolExecutor) -> None:
+def train_step(state: TrainingState, shards: list[Shard], pool: ThreadPoolExecutor) -> None:
     """One batch: gradients of its shards in parallel, then one update."""
     total = sum(len(shard.targets_M) for shard in shards)
     results = list(pool.map(lambda shard: gradients(state, shard, total), shards))
@@ -221,7 +221,7 @@ def _step(state: TrainingState, shards: list[Shard], pool: ThreadPoolExecutor) -
 
 
 def _validate(state: TrainingState, shards: list[Shard], pool: ThreadPoolExecutor) -> Sums:
-    sums = sum(pool.map(lambda shard: gradients(state, shard, 1)[1], shards), Sums())
+    sums = sum(pool.map(lambda shard: shard_sums(state.model, shard), shards), Sums())
     state.check_loss(sums.cross_entropy)
     return sums
 

@@ -17,7 +17,7 @@ from kullback.training.linear_cross_entropy import linear_cross_entropy
 from kullback.training.metrics import Sums
 from kullback.training.state import TrainingState
 
-__all__ = ["gradients", "token_losses"]
+__all__ = ["gradients", "shard_sums", "token_losses"]
 
 
 def gradients(
@@ -26,6 +26,12 @@ def gradients(
     """One shard's share of the gradient of the batch's mean nll, and the shard's sums."""
     loss, nll_M = _losses(state.model, shard, 1.0 / tokens_of_batch)
     return autograd.grad(loss, state.weights), Sums.of(nll_M, shard)
+
+
+@torch.no_grad()
+def shard_sums(model: GPT, shard: Shard) -> Sums:
+    """The sums of a shard, without a gradient."""
+    return Sums.of(_losses(model, shard, 1.0)[1], shard)
 
 
 @torch.no_grad()

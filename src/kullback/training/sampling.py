@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +12,10 @@ import torch
 from kullback.errors import InvalidValueError
 from kullback.runtime.limits import check_fits
 from kullback.runtime.ranges import SEEDS, SENTENCES, TEMPERATURES
+from kullback.text.piece_encoders import is_of_characters
 from kullback.text.special_tokens import BOS_ID, EOS_ID
 from kullback.training.gpt import GPT, GPTConfig
-from kullback.training.run_folder import load_model, load_tokenizer
+from kullback.training.run_folder import load_model, load_tokenizer, read_json
 
 __all__ = ["generate", "sample_texts"]
 
@@ -34,15 +35,21 @@ def sample_texts(
     gpt = load_model(run)
     tokenizer = load_tokenizer(run / "tokenizer.json")
     vocabulary = tokenizer.get_vocab()
-    word_level = json.loads(tokenizer.to_str())["model"]["type"] == "WordLevel"
-    for word in prompt.split() if word_level else ():
+    description = json.loads(tokenizer.to_str())
+    words: Iterable[str] = ()
+    if description["model"]["type"] == "WordLevel":
+        words = prompt if is_of_characters(description) else prompt.split()
+    for word in words:
         if word not in vocabulary:
             raise InvalidValueError(
                 f"the prompt's word {word!r} is not in the vocabulary of {run} "
                 f"({len(vocabulary)} tokens)"
             )
     token_ids = tokenizer.encode(prompt, add_special_tokens=False).ids
-    sentences = generate(gpt, token_ids, n, np.random.default_rng(seed), temperature)
+    config = read_json(run / "config.json")
+    special = tuple(config.get(f"{name}_token_id") for name in ("bos", "eos"))
+    rng = np.random.default_rng(seed)
+    sentences = generate(gpt, token_ids, n, rng, temperature, (special[0], special[1]))
     return [tokenizer.decode(sentence) for sentence in sentences]
 
 
@@ -53,8 +60,12 @@ def generate(
     n: int,
     rng: np.random.Generator,
     temperature: float = 1.0,
+    special_ids: tuple[int | None, int | None] = (BOS_ID, EOS_ID),
 ) -> list[list[int]]:
     """`n` sentences that begin with `prompt` (token ids, without BOS), as token ids.
+
+    `special_ids` are those of BOS and EOS, None where the tokenizer has none; without BOS a
+    sentence begins after EOS, without either with the prompt.
 
     Tokens are sampled from softmax(logits / temperature); temperature 0 takes the most probable
     token.  A sentence ends before its end-of-sentence token, or at the end of the model's context.
@@ -69,20 +80,28 @@ def generate(
                 f"prompt[{position}] is {token}: the model's ids are 0 to "
                 f"{gpt.config.vocabulary_size - 1}; use the tokenizer of its own folder"
             )
+    bos, eos = special_ids
+    first = eos if bos is None else bos
+    if first is None and not prompt:
+        raise InvalidValueError(
+            "the prompt is empty, and the model's tokenizer has neither BOS nor EOS to begin with: "
+            "give a prompt"
+        )
     if len(prompt) + 1 >= gpt.config.context:
         raise InvalidValueError(
             f"the prompt has {len(prompt)} tokens: the model's context is {gpt.config.context}, "
             "and one position must be left for a new token; shorten the prompt"
         )
     _check_memory(gpt.config, n, len(prompt) + 1)
-    tokens_NT = torch.tensor([[BOS_ID, *prompt]] * n)
+    tokens_NT = torch.tensor([[*([] if first is None else [first]), *prompt]] * n)
     sentences: list[list[int]] = [list(prompt) for _ in range(n)]
     alive = np.arange(n)
     while len(alive) and tokens_NT.shape[1] < gpt.config.context:
         _check_memory(gpt.config, *tokens_NT.shape)
         hidden_ND = gpt.hidden(tokens_NT)[:, -1]
         logits_NV = (hidden_ND @ gpt.head_weight.T).double()
-        logits_NV[:, BOS_ID] = -torch.inf  # BOS only begins a sequence
+        if bos is not None and bos != eos:
+            logits_NV[:, bos] = -torch.inf  # BOS only begins a sequence
         if temperature == 0:
             chosen_N = logits_NV.argmax(dim=1).numpy()
         else:
@@ -91,7 +110,7 @@ def generate(
             logits_NV -= logits_NV.amax(dim=1, keepdim=True)
             noise = rng.gumbel(size=logits_NV.shape)
             chosen_N = (logits_NV / temperature + torch.from_numpy(noise)).argmax(dim=1).numpy()
-        continuing = chosen_N != EOS_ID
+        continuing = chosen_N != (-1 if eos is None else eos)
         for row, token in zip(alive[continuing], chosen_N[continuing], strict=True):
             sentences[row].append(int(token))
         alive = alive[continuing]

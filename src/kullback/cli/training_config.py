@@ -1,0 +1,44 @@
+"""The TOML file of `kullback train --config`: fields named as the keywords of `kullback.train`."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from kullback.errors import InvalidValueError
+from kullback.runtime.decoding import read_bounded
+from kullback.runtime.wording import suggestion
+
+__all__ = ["read_config"]
+
+MOST_BYTES = 1 << 20
+
+
+def read_config(path: Path, known: Collection[str], texts: Collection[str]) -> dict[str, Any]:
+    """The fields of the file, of which `known` are numbers or names and `texts` names only.
+
+    Raises `InvalidValueError` where it cannot be read, is no TOML, or has an unknown field or one
+    of another type; numbers are checked where they are used.
+    """
+    try:
+        data = tomllib.loads(read_bounded(path, MOST_BYTES).decode("utf-8"))
+    except OSError as error:
+        raise InvalidValueError(
+            f"the configuration {path} cannot be read: {error.strerror}; check its name"
+        ) from None
+    except (ValueError, RecursionError) as error:
+        raise InvalidValueError(f"the configuration {path} is not a TOML file: {error}") from None
+    for name, value in data.items():
+        if name not in known:
+            meant = suggestion(name, known) or f": it may have {', '.join(sorted(known))}"
+            raise InvalidValueError(f"the configuration {path} has the unknown field {name}{meant}")
+        items = value if isinstance(value, list) and name == "validation" else [value]
+        kinds = (str,) if name in texts else (int, float)
+        if not items or not all(isinstance(item, kinds) for item in items):
+            raise InvalidValueError(
+                f"{name} in the configuration {path} is {value!r:.60}: it must be a "
+                f"{'text' if name in texts else 'number'}"
+            )
+    return data

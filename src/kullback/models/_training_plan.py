@@ -1,0 +1,170 @@
+"""The settings of a training run as they are given, and the plan that they and the data give."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from kullback.errors import InvalidValueError
+from kullback.runtime.ranges import TRAINED_VOCABULARIES
+from kullback.training.batches import Batches
+from kullback.training.config import SIZES, TrainingConfig
+from kullback.training.gpt import GPTConfig
+from kullback.training.loop import Plan
+from kullback.training.probe import seconds_per_step, steps_in
+from kullback.training.progress import TrainingProgress
+from kullback.training.sizes import MINUTES, chinchilla_steps, named
+
+__all__ = ["PreparedRun", "Settings"]
+
+SENTENCES = 256
+# Steps of the probe where it decides how many there are.
+PROBE_STEPS = 20
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The keywords of `train_model` that size a run; None where they are not given."""
+
+    size: str | None = None
+    steps: int | None = None
+    minutes: float | None = None
+    width: int | None = None
+    layers: int | None = None
+    heads: int | None = None
+    mlp_width: int | None = None
+    rope_theta: float = GPTConfig.rope_theta
+    norm_eps: float = GPTConfig.norm_eps
+    context: int | None = None
+    batch: int | None = None
+    vocabulary_size: int | None = None
+
+    def check(self, on_text: bool) -> None:
+        """Raise `InvalidValueError` for sizes out of range or above the memory."""
+        named(self.size)
+        if self.minutes is not None:
+            MINUTES.check("minutes", self.minutes)
+            if self.steps is not None:
+                raise InvalidValueError(
+                    f"steps is {self.steps} and minutes is {self.minutes}: give one of them, since "
+                    "each says when the run ends"
+                )
+        for name in ("batch", "context", "width", "layers", "heads", "mlp_width"):
+            value = getattr(self, name)
+            if value is not None:
+                SIZES[name].check(name, value)
+        if self.vocabulary_size is not None:
+            TRAINED_VOCABULARIES.check("vocabulary_size", self.vocabulary_size)
+        # A text that is short has fewer entries, and a sentence of a source at least one token.
+        tokens = self.windows * self.context_of_text if on_text else self.sentences
+        self.model(1, self.context_of_text if on_text else 1).check_memory(tokens)
+
+    @property
+    def windows(self) -> int:
+        """Of a batch of a text."""
+        return named(self.size).windows if self.batch is None else self.batch
+
+    @property
+    def sentences(self) -> int:
+        """Of a batch of a source."""
+        return SENTENCES if self.batch is None else self.batch
+
+    @property
+    def context_of_text(self) -> int:
+        """Tokens of a window."""
+        return named(self.size).context if self.context is None else self.context
+
+    def model(self, vocabulary_size: int, context: int) -> GPTConfig:
+        """The sizes of the model."""
+        default = named(self.size)
+        width = default.width if self.width is None else self.width
+        mlp_width = 32 * math.ceil(2.5 * width / 32) if self.mlp_width is None else self.mlp_width
+        return GPTConfig(
+            vocabulary_size,
+            context,
+            width,
+            default.layers if self.layers is None else self.layers,
+            default.heads if self.heads is None else self.heads,
+            mlp_width,
+            self.rope_theta,
+            self.norm_eps,
+        )
+
+
+class PreparedRun:
+    """Makes the data of a run and plans it, when called; keeps what it made.
+
+    The plan is told to `progress` before the first step: parameters, tokens, memory, and the time
+    that a probe of a few steps gives.
+    """
+
+    batches: Batches
+    config: TrainingConfig
+
+    def __init__(
+        self,
+        make: Callable[[], Batches],
+        settings: Settings,
+        config: TrainingConfig,
+        progress: TrainingProgress,
+    ) -> None:
+        self._make, self._settings, self._progress = make, settings, progress
+        self.config = config
+        self._start = 0.0
+
+    def __call__(self) -> Plan:
+        """Data, sizes and hyperparameters."""
+        self.batches = batches = self._make()
+        gpt = self._settings.model(batches.vocabulary_size, batches.context)
+        gpt.check_memory(batches.tokens_per_batch)
+        self._progress.stage("timing a few steps")
+        timed = self._settings.minutes is not None
+        probe = seconds_per_step(batches, gpt, self.config, *([PROBE_STEPS] if timed else []))
+        steps = self._steps(gpt.parameters, probe)
+        self.config = replace(self.config, steps=steps)
+        tokens = steps * batches.tokens_per_batch
+        memory = _shown_bytes(gpt.training_bytes(batches.tokens_per_batch))
+        self._progress.tell(
+            f"{gpt.parameters:,} parameters ({gpt.layers} layers of width {gpt.width}, {gpt.heads} "
+            f"heads, vocabulary {gpt.vocabulary_size:,}, context {gpt.context})"
+        )
+        self._progress.tell(
+            f"{steps:,} steps of {batches.tokens_per_batch:,} tokens: {tokens:,} tokens, "
+            f"{tokens / gpt.parameters:.1f} a parameter; about {memory} of memory and "
+            f"{shown_time(steps * probe)}"
+        )
+        self._progress.begin(steps, batches.floor)
+        self._start = time.perf_counter()
+        return batches, gpt, self.config
+
+    @property
+    def seconds(self) -> float:
+        """Since the first step began."""
+        return time.perf_counter() - self._start
+
+    def _steps(self, parameters: int, step_seconds: float) -> int:
+        settings = self._settings
+        if settings.minutes is not None:
+            return steps_in(settings.minutes, step_seconds)
+        if settings.steps is None and settings.size is not None:
+            return chinchilla_steps(parameters, self.batches.tokens_per_batch)
+        return self.config.steps
+
+
+def shown_time(seconds: float) -> str:
+    """A time in the unit that suits it.
+
+    >>> shown_time(40), shown_time(4000), shown_time(400_000)
+    ('40 s', '67 min', '4.6 days')
+    """
+    if seconds < 100:
+        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
+    if seconds < 6000:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} hours" if seconds < 100_000 else f"{seconds / 86_400:.1f} days"
+
+
+def _shown_bytes(size: float) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"

@@ -1,0 +1,38 @@
+"""Sizes by name."""
+
+from __future__ import annotations
+
+import pytest
+
+from kullback.errors import InvalidValueError
+from kullback.training.gpt import GPTConfig
+from kullback.training.sizes import NAMED_SIZES, chinchilla_steps, named
+
+
+def test_names_are_in_the_order_of_their_parameters() -> None:
+    """Every name is a model that can be made, each with more parameters than the one before."""
+    counts = [
+        GPTConfig(
+            size.vocabulary_size, size.context, size.width, size.layers, size.heads
+        ).parameters
+        for size in NAMED_SIZES.values()
+    ]
+    assert counts == sorted(set(counts))
+    default = GPTConfig(1, 1)
+    nano = named(None)
+    assert (nano.width, nano.layers, nano.heads) == (default.width, default.layers, default.heads)
+
+
+def test_unknown_names() -> None:
+    """A name that is none is refused with the one that was meant, or with all."""
+    with pytest.raises(InvalidValueError, match="did you mean small"):
+        named("smal")
+    with pytest.raises(InvalidValueError, match="nano, micro, mini, small, base"):
+        named("x")
+
+
+def test_chinchilla_steps() -> None:
+    """The steps see at least twenty tokens a parameter, and no batch more."""
+    for parameters in (999, 1000, 1001):
+        steps = chinchilla_steps(parameters, 7)
+        assert (steps - 1) * 7 < 20 * parameters <= steps * 7
