@@ -18,7 +18,7 @@ __all__ = ["ModelPredictor", "Predictor", "is_exclusive", "joint_sharing", "toke
 # core reads a batch; an accelerator has to be filled.
 CPU_TOKENS, DEVICE_TOKENS = 1024, 16_384
 # What the activations of a batch may take on an accelerator, beside 512 MB of logits.
-ACTIVATION_BYTES = 640 << 20
+ACTIVATION_BYTES = 768 << 20
 # From the most to the least that may share a batch.
 SHARINGS: Sequence[Sharing] = ("padded", "equal lengths", "alone")
 

@@ -63,7 +63,7 @@ class BatchProbe:
         return self._unsafe_from is not None and longest >= self._unsafe_from
 
     def _try_short(self, predict: Predict) -> Sharing:
-        first_1T, second_1T = self.probe_1T, self.probe_1T.flip(1)
+        first_1T, second_1T = self.probe_1T, self.probe_1T.flip(1) // 2
         T = first_1T.shape[1]
         half = T // 2
         if half == 0:
