@@ -10,7 +10,7 @@ import torch
 
 from kullback.errors import RunError
 from kullback.evaluation import predictors
-from kullback.evaluation.batched_rows import BatchLimit, batched_rows
+from kullback.evaluation.batched_rows import BatchLimit, batched_rows, window_predictions
 from kullback.evaluation.passes import ModelPredictor, TokenizedText, divergence_rows, token_rows
 from kullback.models.load import load_text_model
 from kullback.scoring.divergence import concatenate_divergences
@@ -129,6 +129,20 @@ def test_other_errors_are_not_taken_for_small_memory(model):
     small = small_memory(8, RuntimeError("shapes cannot be multiplied"))(model)
     with pytest.raises(RuntimeError, match="shapes"):
         list(token_rows(small, reading_of(model)))
+
+
+def test_a_recording_reads_the_batches_of_a_pass(model):
+    """Window by window, from any on, with the numbers that the pass has."""
+    tokenized, predictor = reading_of(model), ModelPredictor(model)
+    whole = concatenate_statistics(list(token_rows(predictor, tokenized))).nll
+    for first in (0, 17):
+        numbers = []
+        for number, predictions in window_predictions(predictor, tokenized, first):
+            numbers.append(number)
+            targets = torch.from_numpy(tokenized.windows[number].targets)
+            nll = token_statistics(predictions, targets).nll
+            np.testing.assert_allclose(nll, whole[tokenized.rows_of(number)], rtol=0, atol=1e-5)
+        assert numbers == list(range(first, len(tokenized.windows)))
 
 
 def test_each_rows_are_of_whole_windows_in_order(model):

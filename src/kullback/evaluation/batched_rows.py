@@ -12,19 +12,28 @@ from dataclasses import dataclass, fields, is_dataclass
 from typing import Generic, TypeVar
 
 import numpy as np
+import torch
 from jaxtyping import Int
 
 from kullback.errors import InvalidValueError, RunError
 from kullback.evaluation.batches import Batch, PlannedBatch, cut, padded_tokens, plan_batches
-from kullback.evaluation.predictors import Predictor, is_exclusive, joint_sharing, token_budget
+from kullback.evaluation.predictors import (
+    ModelPredictor,
+    Predictor,
+    is_exclusive,
+    joint_sharing,
+    token_budget,
+)
 from kullback.evaluation.tokenized_text import TokenizedText
+from kullback.models.interface import Sharing
+from kullback.predictions.base import Predictions
 from kullback.runtime.memory import free_accelerator_memory, is_out_of_memory
 from kullback.runtime.progress import Tokens as TokensDone
 from kullback.runtime.workers import ProcessGroup
 from kullback.scoring.divergence import DivergenceStatistics
 from kullback.scoring.token_statistics import TokenStatistics
 
-__all__ = ["BatchLimit", "batched_rows"]
+__all__ = ["BatchLimit", "batched_rows", "window_predictions"]
 
 Rows = TypeVar("Rows", TokenStatistics, DivergenceStatistics)
 AnyRows = TypeVar("AnyRows")
@@ -92,6 +101,33 @@ def batched_rows(
         progress(done, len(tokenized))
         if ready is not None:
             yield ready
+
+
+def window_predictions(
+    predictor: ModelPredictor, tokenized: TokenizedText, first_window: int = 0
+) -> Iterator[tuple[int, Predictions]]:
+    """The number and the predictions of each window, in order, from `first_window` on.
+
+    Windows share the batches of `batched_rows`, if the model has a head: else they are read one by
+    one, since others wait for their turn and each takes V numbers a row.
+    """
+
+    def sharing(longest: int) -> Sharing:
+        return joint_sharing(longest, predictor) if predictor.model.factored else "alone"
+
+    plan = plan_batches(tokenized.windows.read(), token_budget(predictor), sharing)
+    waiting: dict[int, Predictions] = {}
+    for planned in plan.from_window(first_window):
+        numbers = planned.numbers_N.tolist()
+        batch = tokenized.batch(numbers)
+        predictions, row = predictor.predictions(batch), 0
+        for number, window in zip(numbers, batch.windows, strict=True):
+            rows_m = torch.arange(row, row + len(window), device=predictor.device)
+            waiting[number] = predictions if len(numbers) == 1 else predictions.select(rows_m)
+            row += len(window)
+        while first_window in waiting:
+            yield first_window, waiting.pop(first_window)
+            first_window += 1
 
 
 @dataclass(frozen=True, eq=False)

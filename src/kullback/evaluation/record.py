@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from kullback.errors import InvalidValueError, RunError
+from kullback.evaluation.batched_rows import window_predictions
 from kullback.evaluation.on_text import TextTask, coverage_notes, evaluate_text, model_fingerprint
 from kullback.evaluation.options import Model, PassOptions, model_name, named_paths
 from kullback.evaluation.passes import ModelPredictor, TokenizedText
@@ -154,10 +155,10 @@ def record_text(
     writer = RecordingWriter(path, kind, metadata, model.vocabulary_size, k)
     with kept_freed_memory(), _kept(writer, len(tokenized)), writer:
         first = int(np.searchsorted(tokenized.starts, writer.rows))
-        for index in range(min(first, len(tokenized.windows) - 1), len(tokenized.windows)):
+        begin = min(first, len(tokenized.windows) - 1)
+        for index, predictions in window_predictions(predictor, tokenized, begin):
             window, rows = tokenized.windows[index], tokenized.rows_of(index)
             places = tokenized.places_of(slice(index, index + 1))
-            predictions = predictor.predictions(tokenized.batch([index]))
             if index < first:  # all rows are there, but not yet the file
                 writer.take_head(predictions)
                 continue
