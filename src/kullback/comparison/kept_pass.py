@@ -20,6 +20,7 @@ from kullback.evaluation.passes import TokenizedText
 from kullback.runtime.interrupted import (
     forget,
     interrupted_path,
+    is_anything_kept,
     read_interrupted,
     write_interrupted,
 )
@@ -42,20 +43,18 @@ class KeptPasses:
 
     def rows(
         self,
-        identities: Sequence[str],
+        identities: Callable[[], Sequence[str]],
         tokenized: TokenizedText,
         compute: Callable[[int], Iterator[DivergenceStatistics]],
     ) -> DivergenceStatistics:
         """All rows of a pass; `compute` gives those of the windows from a number on.
 
         `identities` are the fingerprints of both models and their text, and whatever else the rows
-        depend on.
+        depend on; they are asked for where rows are kept, or are to be.
         """
-        path = interrupted_path(hashlib.sha256("\0".join(identities).encode()).hexdigest())
         columns, first = DivergenceColumns(), 0
-        if path is not None:
-            self._paths.append(path)
-            first = _read(path, tokenized, columns)
+        if is_anything_kept():
+            first = _read(self._path(identities()), tokenized, columns)
         if first == len(tokenized.windows):
             return columns.statistics()
         began = time.monotonic()
@@ -63,14 +62,20 @@ class KeptPasses:
             for rows in compute(first):
                 columns.append(rows)
         except KeyboardInterrupt as interruption:
-            if path is not None and len(columns) and _write(path, columns):
+            if len(columns) and _write(self._path(identities()), columns):
                 interruption.add_note(
                     f"{len(columns):,} of {len(tokenized):,} tokens of this candidate are kept"
                 )
             raise
-        if path is not None and time.monotonic() - began >= SECONDS_WORTH_KEEPING:
-            _write(path, columns)
+        if time.monotonic() - began >= SECONDS_WORTH_KEEPING:
+            _write(self._path(identities()), columns)
         return columns.statistics()
+
+    def _path(self, identities: Sequence[str]) -> Path | None:
+        path = interrupted_path(hashlib.sha256("\0".join(identities).encode()).hexdigest())
+        if path is not None and path not in self._paths:
+            self._paths.append(path)
+        return path
 
     def forget(self) -> None:
         """Remove all that was kept: the comparison is done."""
@@ -78,8 +83,8 @@ class KeptPasses:
             forget(path)
 
 
-def _write(path: Path, columns: DivergenceColumns) -> bool:
-    return write_interrupted(path, _pieces(columns))
+def _write(path: Path | None, columns: DivergenceColumns) -> bool:
+    return path is not None and write_interrupted(path, _pieces(columns))
 
 
 def _pieces(columns: DivergenceColumns) -> Iterator[bytes | memoryview]:
@@ -95,12 +100,12 @@ def _arrow(values: Shaped[np.ndarray, "m ..."]) -> pa.Array:
     return flat if values.ndim == 1 else pa.FixedSizeListArray.from_arrays(flat, values.shape[1])
 
 
-def _read(path: Path, tokenized: TokenizedText, columns: DivergenceColumns) -> int:
+def _read(path: Path | None, tokenized: TokenizedText, columns: DivergenceColumns) -> int:
     """Add the rows of the first windows that were kept, and return how many windows there are.
 
     0 where none were kept, or they are of another version.
     """
-    content = read_interrupted(path)
+    content = None if path is None else read_interrupted(path)
     if content is None:
         return 0
     try:

@@ -113,8 +113,9 @@ def compare_models(
         identity = operand.fingerprint(documents, tokenized)
         compute = partial(_pass, reference, source, operand, tokenized, progress, limit)
         kinds = [type(model).__name__ for model in (reference, operand)]
-        identities = [of_reference.full, identity.full, *kinds]
+        identities = partial(_identities, of_reference, identity, *kinds)
         divergences = passes.rows(identities, tokenized, compute)
+        of_reference.wait()  # its layers may be quantised, for their sensitivity
         compared.append(
             _Compared.of(candidate.name, operand, identity, divergences, tokenized, reader, task)
         )
@@ -189,6 +190,10 @@ class _Compared:
             operand.notes,
             _padding(divergences),
         )
+
+
+def _identities(reference: Fingerprint, candidate: Fingerprint, *kinds: str) -> list[str]:
+    return [reference.full, candidate.full, *kinds]
 
 
 def _kept(reference: Operand, tokenized: TokenizedText, progress: Progress) -> KeptPredictions:

@@ -11,7 +11,7 @@ from kullback.evaluation.record_columns import RecordColumns
 from kullback.evaluation.token_records import RecordsMetadata
 from kullback.evaluation.token_records_writer import RecordsWriter
 from kullback.runtime.columns import PART_ROWS
-from kullback.runtime.interrupted import interrupted_path, is_safe
+from kullback.runtime.interrupted import interrupted_path, is_anything_kept, is_safe
 
 __all__ = ["kept_rows"]
 
@@ -25,17 +25,18 @@ def kept_rows(
     With `path` it writes that file.  Without, there is a writer only where an earlier run of the
     same fingerprint was interrupted; where this one is, `records` are kept for the next.
     """
-    kept = None if path is not None else interrupted_path(metadata.fingerprint.full)
     try:
         if path is not None:
             with RecordsWriter(path, metadata) as writer:
                 yield writer
             return
+        # The fingerprint of the weights may still be computed: it is asked for where it matters.
+        kept = interrupted_path(metadata.fingerprint.full) if is_anything_kept() else None
         with _earlier(kept, metadata) as earlier:
             yield earlier
     except KeyboardInterrupt as interruption:
         place = "" if path is None else f" beside {path}"
-        if len(records) and (path is not None or _keep(kept, metadata, records)):
+        if len(records) and (path is not None or _keep(metadata, records)):
             interruption.add_note(f"{len(records):,} of {total:,} tokens are kept{place}")
         raise
 
@@ -59,8 +60,9 @@ def _earlier(kept: Path | None, metadata: RecordsMetadata) -> Iterator[RecordsWr
         yield writer
 
 
-def _keep(kept: Path | None, metadata: RecordsMetadata, records: RecordColumns) -> bool:
+def _keep(metadata: RecordsMetadata, records: RecordColumns) -> bool:
     """Write rows that no writer has; False where that fails."""
+    kept = interrupted_path(metadata.fingerprint.full)
     if kept is None or not is_safe(kept.parent):
         return False
     try:

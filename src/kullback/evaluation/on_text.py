@@ -26,6 +26,7 @@ from kullback.predictions.base import Predictions
 from kullback.results.build import curve
 from kullback.results.evaluation import Evaluation, NonZeroRank, ReliabilityBin
 from kullback.results.table import Table
+from kullback.runtime.background import in_background
 from kullback.runtime.progress import Progress
 from kullback.runtime.threads import cores, workers
 from kullback.runtime.workers import ProcessGroup
@@ -73,8 +74,11 @@ def evaluate_text(
     """
     task, progress = task or TextTask(), progress or Progress()
     processes = processes or ProcessGroup()
+    # Other processes need no fingerprint.
+    rank_zero = processes.is_rank_zero
+    weights = in_background(model.weights_fingerprint) if rank_zero else model.weights_fingerprint
     tokenized = TokenizedText.of(documents, protocol, model.tokenizer, model.context, progress)
-    identity = model_fingerprint(model, documents, tokenized)
+    identity = model_fingerprint(model, documents, tokenized, weights)
     progress.stage(f"{task.what} {model.name} on {model.device.type}")
     limit = BatchLimit()
     recorded = record_pass(
@@ -167,14 +171,21 @@ def _reliability(calibration: Calibration) -> tuple[ReliabilityBin, ...]:
 
 
 def model_fingerprint(
-    model: TextModel, documents: Sequence[Document], tokenized: TokenizedText
+    model: TextModel,
+    documents: Sequence[Document],
+    tokenized: TokenizedText,
+    weights: Callable[[], str] | None = None,
 ) -> Fingerprint:
-    """The fingerprint of what `model` predicts of `documents` under the text's protocol."""
+    """The fingerprint of what `model` predicts of `documents` under the text's protocol.
+
+    That of the weights is waited for when it is needed: `weights` gives it, by default a thread
+    that is started here.
+    """
     backend = getattr(model, "backend", None)
     return fingerprint(
         documents,
         model.tokenizer.fingerprint,
-        model.weights_fingerprint(),
+        weights or in_background(model.weights_fingerprint),
         tokenized.protocol,
         # llama.cpp computes in a type for each tensor.
         "stored types" if backend else str(model.dtype).removeprefix("torch."),

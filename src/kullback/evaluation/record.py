@@ -25,6 +25,7 @@ from kullback.predictions.recording import Kind
 from kullback.predictions.recording_writer import RecordingWriter
 from kullback.results.evaluation import NonZeroRank
 from kullback.results.recording import RecordingResult
+from kullback.runtime.background import in_background
 from kullback.runtime.contents import FileKind
 from kullback.runtime.locks import locked_output
 from kullback.runtime.memory import kept_freed_memory
@@ -143,13 +144,14 @@ def record_text(
     file cannot be written.
     """
     progress = progress or Progress()
+    weights = in_background(model.weights_fingerprint)
     tokenized = TokenizedText.of(documents, protocol, model.tokenizer, model.context, progress)
     progress.stage(f"recording {model.name} on {model.device.type}")
     metadata = {
         "model": model.name,
         "size_bytes": size_bytes,
         "begins_with": model.tokenizer.bos_id if model.tokenizer.adds_bos else None,
-        **model_fingerprint(model, documents, tokenized).parts,
+        **model_fingerprint(model, documents, tokenized, weights).parts,
     }
     predictor = ModelPredictor(model)
     writer = RecordingWriter(path, kind, metadata, model.vocabulary_size, k)

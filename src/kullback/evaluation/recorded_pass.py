@@ -83,7 +83,8 @@ def record_pass(
     began = time.perf_counter()
     records = RecordColumns()
     metadata = RecordsMetadata.of(model.name, identity, tokenized.documents)
-    if processes.broadcast(path is not None and _is_finished(path, metadata)):
+    is_finished = processes.is_rank_zero and path is not None and _is_finished(path, metadata)
+    if processes.broadcast(is_finished):
         return _finished(path, model, tokenized, processes, progress, with_beginning)
     with ExitStack() as stack:
         writer = None

@@ -26,6 +26,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 
@@ -117,7 +118,7 @@ class RecordsWriter:
         self._groups = 0
         self._waiting: list[pa.Table] = []
         self._saved = 0.0
-        self._schema = schema_of(metadata)
+        self._is_described = False
         self._open = ExitStack()
 
     def __enter__(self) -> RecordsWriter:
@@ -186,9 +187,10 @@ class RecordsWriter:
     def _go_on(self) -> None:
         """Take over the rows of an earlier run with the same metadata."""
         about = self.folder / "metadata.json"
-        ours = json.dumps([self.rows_per_group, self.metadata.to_json()]).encode()
         theirs = about.read_bytes() if about.is_file() else None
-        if theirs != ours:
+        # The fingerprint may still be computed: without earlier rows nobody waits for it here.
+        self._is_described = theirs is not None and theirs == self._description()
+        if not self._is_described:
             if theirs is not None and any(map(_has_rows, self.folder.glob("*.parquet"))):
                 raise RunError(self._refusal(theirs))
             # Groups without a description are of no use, and those of another fingerprint
@@ -196,7 +198,7 @@ class RecordsWriter:
             for pattern in ("*.parquet", "*.begun"):
                 for file in self.folder.glob(pattern):
                     file.unlink()
-            write_atomically(about, ours)
+            about.unlink(missing_ok=True)
         while _has_rows(self._group(self._groups)):
             self._groups += 1
         if self._begun().is_file():  # the library loads pandas before it looks
@@ -258,7 +260,17 @@ class RecordsWriter:
         self._begun().unlink(missing_ok=True)
         self._groups += 1
 
+    def _description(self) -> bytes:
+        return json.dumps([self.rows_per_group, self.metadata.to_json()]).encode()
+
+    @cached_property
+    def _schema(self) -> pa.Schema:
+        return schema_of(self.metadata)
+
     def _write(self, path: Path, table: pa.Table) -> None:
+        if not self._is_described:
+            write_atomically(self.folder / "metadata.json", self._description())
+            self._is_described = True
         sink = pa.BufferOutputStream()
         pq.write_table(
             table, sink, row_group_size=self.rows_per_group, compression="zstd",

@@ -7,7 +7,7 @@ model, one that is not a causal language model.
 
 from __future__ import annotations
 
-import re
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ import torch
 from kullback.errors import InvalidValueError, MissingExtraError
 from kullback.models._hub import check_reachable
 from kullback.models._implementations import pin_implementations
+from kullback.models._known_kinds import check_architecture, unknown_kind
 from kullback.models._loading_errors import explained, first_sentence, not_streamed
 from kullback.models._loading_report import check_complete, unused_weights
 from kullback.models._quiet import no_steps, quiet_loggers, quiet_transformers
@@ -38,12 +39,12 @@ from kullback.models.gguf_in_transformers import (
     prepare,
     release_quantiser,
 )
-from kullback.models.gguf_token_types import REMEDY
 from kullback.models.huggingface import HuggingFaceModel
 from kullback.models.locate import Location
 from kullback.models.placement import ON_CPU, Place, is_spread, placement_note
 from kullback.models.prequantized import StoredForm, stored_form, without_form
 from kullback.models.streamed_weights import Loader
+from kullback.models.weights_identity import stored_key
 from kullback.runtime.progress import Steps
 
 if TYPE_CHECKING:
@@ -82,6 +83,7 @@ def load_from_transformers(
     """The model at `location`, ready to be measured; raises as `load_pretrained` does."""
     if dtype is None and place.device.type == "cpu":
         dtype = torch.float32
+    read_at = time.time()
     loaded = load_pretrained(location, dtype, trust_remote_code, progress, place)
     with explained(location, "tokenizer"):
         tokenizer = text_tokenizer(loaded.tokenizer_of or location, loaded.tokenizer)
@@ -97,8 +99,12 @@ def load_from_transformers(
     with quiet_transformers():
         longest = getattr(loaded.tokenizer, "model_max_length", None)
         ready = wrapped(model, tokenizer, name, longest)
+    # Code of the model's own, and an adapter, make other weights of the same files.
+    known = not (loaded.name or trust_remote_code)
+    key = stored_key(location, model, read_at) if known else None
     return replace(
         ready,
+        _identity=ready._identity.stored_as(key),
         notes=(*ready.notes, *loaded.notes, *placement_note(name, model)),
         file_bytes=location.header.file_bytes if location.header else loaded.file_bytes,
     )
@@ -332,7 +338,7 @@ def _configuration(location: Location, trust_remote_code: bool) -> PreTrainedCon
             )
     except InvalidValueError:
         if location.header is not None:
-            _check_architecture(name, location.header.architecture)
+            check_architecture(name, location.header.architecture)
         raise
     if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING or reads_images(config):
         return config
@@ -362,30 +368,7 @@ def _check_configuration(
             f"the model {name} has no config.json that names a model_type: choose a model in the "
             "form that transformers loads"
         )
-    raise _unknown_kind(name, str(model_type))
-
-
-def _check_architecture(name: str, architecture: str) -> None:
-    """Raise `InvalidValueError` where transformers does not list `architecture` for GGUF files.
-
-    Only after a failure: it loads some that are not in its list.
-    """
-    from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURES
-
-    # llama.cpp's "qwen3moe" is "qwen3_moe" there.
-    listed = {kind.replace("_", "") for kind in GGUF_SUPPORTED_ARCHITECTURES}
-    if re.sub("[-_]", "", architecture) not in listed:
-        raise InvalidValueError(
-            f"the model {name} is of a kind, {architecture}, that this version of transformers "
-            f"does not read from .gguf files: {REMEDY}"
-        ) from None
-
-
-def _unknown_kind(name: str, kind: str) -> InvalidValueError:
-    return InvalidValueError(
-        f"the model {name} is of a kind, {kind}, that this version of transformers does not know: "
-        "pip install --upgrade transformers"
-    )
+    raise unknown_kind(name, str(model_type))
 
 
 def _tokenizer_has_code(location: Location) -> bool:

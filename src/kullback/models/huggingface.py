@@ -20,7 +20,6 @@ Axes: N sequences, T positions, M rows (positions of all sequences), D width, V 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -32,11 +31,11 @@ from kullback.models._context import context_of
 from kullback.models._probes import changed, probe_of, probes_of
 from kullback.models.batch_probe import BatchProbe, scales_with_length
 from kullback.models.interface import Sharing
-from kullback.models.placement import computing_device, is_spread, read_weight, tied_names
+from kullback.models.placement import computing_device, is_spread, read_weight
+from kullback.models.weights_identity import WeightsIdentity
 from kullback.predictions.base import DensePredictions, FactoredPredictions, Head, at_least_float32
 from kullback.runtime.fast_layers import FastLayers
 from kullback.runtime.fast_linear import multiplies
-from kullback.runtime.weights import weights_fingerprint
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -79,7 +78,7 @@ class HuggingFaceModel:
     notes: tuple[str, ...] = ()
     file_bytes: int | None = None
     """The size of the .gguf file that the weights were dequantised from, where they were."""
-    _fingerprint: list[str] = field(default_factory=list, repr=False)
+    _identity: WeightsIdentity = field(default_factory=WeightsIdentity, repr=False)
     _batch_probes: list[BatchProbe] = field(default_factory=list, repr=False)
 
     @classmethod
@@ -140,7 +139,10 @@ class HuggingFaceModel:
                 f"kept in memory, {4 * V:,} bytes a token"
             )
         context = context_of(model, longest)
-        return cls(model, tokenizer, name, head, V, layers, context, tuple(notes))
+        identity = WeightsIdentity.of(model)
+        return cls(
+            model, tokenizer, name, head, V, layers, context, tuple(notes), _identity=identity
+        )
 
     @property
     def dtype(self) -> torch.dtype:
@@ -190,11 +192,7 @@ class HuggingFaceModel:
 
     def weights_fingerprint(self) -> str:
         """SHA-256 of the weights as they are in memory; computed once."""
-        if not self._fingerprint:
-            read = partial(read_weight, self.model)
-            weights, tied = self.model.state_dict(), tied_names(self.model)
-            self._fingerprint.append(weights_fingerprint(weights, read, tied))
-        return self._fingerprint[0]
+        return self._identity.fingerprint(self.model)
 
     @torch.inference_mode()
     def predict(self, inputs_NT: Int[Tensor, "N T"]) -> FactoredPredictions | DensePredictions:

@@ -32,6 +32,7 @@ from kullback.models.quantization import (
     size_in_bytes,
 )
 from kullback.models.weight_matrices import unquantised_weights
+from kullback.models.weights_identity import WeightsIdentity
 from kullback.results.quantised import list_unquantised
 from kullback.runtime.progress import Steps
 
@@ -167,7 +168,7 @@ def apply_scheme(model: TextModel, scheme: Scheme | None, progress: Steps = no_s
     notes = (*model.notes, *_notes(name, module, scheme, rounding.changed))
     if isinstance(model, GPTTextModel):
         return SizedModel(replace(model, name=name, notes=notes), rounding.size_bytes, saved)
-    quantised = replace(model, name=name, notes=notes, file_bytes=None, _fingerprint=[])
+    quantised = replace(model, name=name, notes=notes, file_bytes=None, _identity=WeightsIdentity())
     return SizedModel(quantised, rounding.size_bytes, saved)
 
 

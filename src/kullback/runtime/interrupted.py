@@ -19,18 +19,40 @@ from pathlib import Path
 from kullback.errors import RunError
 from kullback.runtime.files import replaced
 
-__all__ = ["forget", "interrupted_path", "is_safe", "read_interrupted", "write_interrupted"]
+__all__ = [
+    "forget",
+    "interrupted_path",
+    "is_anything_kept",
+    "is_safe",
+    "read_interrupted",
+    "state_folder",
+    "write_interrupted",
+]
 
 DAYS = 30.0  # work that was interrupted before is removed
 _DIGEST = hashlib.blake2b().digest_size
 
 
-def interrupted_path(fingerprint: str) -> Path | None:
-    """Where work of this fingerprint is kept; None where there is no absolute home."""
+def state_folder(name: str) -> Path | None:
+    """The folder of that name in kullback's state; None where there is no absolute home."""
     state = Path(os.environ.get("XDG_STATE_HOME", ""))
     if not state.is_absolute():  # the specification says to ignore a relative one
         state = Path(os.path.expanduser("~")) / ".local/state"
-    return state / "kullback/interrupted" / fingerprint[:32] if state.is_absolute() else None
+    return state / "kullback" / name if state.is_absolute() else None
+
+
+def interrupted_path(fingerprint: str) -> Path | None:
+    """Where work of this fingerprint is kept; None where there is no absolute home."""
+    folder = state_folder("interrupted")
+    return None if folder is None else folder / fingerprint[:32]
+
+
+def is_anything_kept() -> bool:
+    """Whether some work is kept: else a fingerprint, which may take long, need not be known."""
+    folder = state_folder("interrupted")
+    with suppress(OSError):
+        return folder is not None and any(folder.iterdir())
+    return False
 
 
 def is_safe(folder: Path) -> bool:

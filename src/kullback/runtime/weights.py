@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from torch import Tensor
 
 __all__ = ["tensor_bytes", "weights_fingerprint"]
+
+# Of a tensor on a GPU that are in host memory at a time.
+BYTES_AT_ONCE = 64 << 20
 
 
 def tensor_bytes(values: Tensor) -> memoryview:
@@ -46,8 +49,23 @@ def weights_fingerprint(
         if first_name != name and weight.numel():
             digest.update(f"is {first_name}".encode())
             continue
-        digest.update(tensor_bytes(read(name, weight)))
+        for piece in _pieces(read(name, weight)):
+            digest.update(piece)
     return digest.hexdigest()
+
+
+def _pieces(weight: Tensor) -> Iterator[memoryview]:
+    """The bytes of a tensor; from a GPU a part at a time, beside what that computes."""
+    if weight.device.type != "cuda" or not weight.is_contiguous():
+        yield tensor_bytes(weight)
+        return
+    stream = torch.cuda.Stream(weight.device)  # type: ignore[no-untyped-call] # theirs
+    stream.wait_stream(torch.cuda.current_stream(weight.device))
+    flat = weight.detach().view(-1).view(torch.uint8)
+    for start in range(0, len(flat), BYTES_AT_ONCE):
+        with torch.cuda.stream(stream):
+            part = flat[start : start + BYTES_AT_ONCE].cpu()
+        yield part.numpy().data
 
 
 def _inner_tensors(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 
@@ -61,6 +61,10 @@ class Fingerprint:
         )
         return hashlib.sha256(canonical.encode()).hexdigest()
 
+    def wait(self) -> None:
+        """Let the parts that a thread computes be known."""
+        dict(self.parts)
+
     def __str__(self) -> str:
         return self.full[:SHORT]
 
@@ -77,7 +81,7 @@ class Fingerprint:
 def fingerprint(
     documents: Sequence[Document],
     tokenizer: str,
-    weights: str,
+    weights: str | Callable[[], str],
     protocol: Protocol,
     dtype: str,
     device: str,
@@ -85,22 +89,42 @@ def fingerprint(
 ) -> Fingerprint:
     """The fingerprint of an evaluation.
 
-    `tokenizer` and `weights` are fingerprints in hexadecimal, `protocol` is resolved (see
+    `tokenizer` and `weights` are fingerprints in hexadecimal (`weights` may be a function, which is
+    called when the part is asked for), `protocol` is resolved (see
     `Protocol.resolve`), `dtype` is as torch names it without "torch.", `device` a type such as
     "cpu" or the name of the accelerator, `backend` what computes where that is not torch.
     """
     return Fingerprint(
-        {
-            **({} if backend is None else {"backend": backend}),
-            "text": text_fingerprint(documents),
-            "tokenizer": tokenizer,
-            "weights": weights,
-            "protocol": asdict(protocol),
-            "dtype": dtype,
-            "device": device,
-            "versions": {package: _version(package) for package in PACKAGES},
-        }
+        _Parts(
+            {
+                **({} if backend is None else {"backend": backend}),
+                "text": text_fingerprint(documents),
+                "tokenizer": tokenizer,
+                "weights": weights,
+                "protocol": asdict(protocol),
+                "dtype": dtype,
+                "device": device,
+                "versions": {package: _version(package) for package in PACKAGES},
+            }
+        )
     )
+
+
+class _Parts(Mapping[str, Part]):
+    """Parts of which functions give some, when they are asked for."""
+
+    def __init__(self, parts: Mapping[str, Part | Callable[[], Part]]) -> None:
+        self._parts = parts
+
+    def __getitem__(self, name: str) -> Part:
+        part = self._parts[name]
+        return part() if callable(part) else part
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._parts)
+
+    def __len__(self) -> int:
+        return len(self._parts)
 
 
 def text_fingerprint(documents: Sequence[Document]) -> str:
