@@ -32,7 +32,7 @@ def test_every_number_has_a_range() -> None:
     """No option takes any integer or float, and the numeric ones are all here."""
     kinds = dict(options(make_parser()))
     assert not [name for name, kind in kinds.items() if kind in (int, float, complex)]
-    assert len(NUMERIC) == 37
+    assert len(NUMERIC) == 53
     for name in ("lab --steps", "train --threads", "sample -n", "record -k", "compare --window"):
         assert name in NUMERIC
 
@@ -47,7 +47,8 @@ def test_the_ends_of_each_range(name: str) -> None:
     assert [parse(str(end)) for end in ends] == list(ends)
     assert type(parse(str(limits.high))) is (int if limits.whole else float)
     step = 1 if limits.whole else 1e-6
-    beyond = [limits.low - step, limits.high + step] + [limits.low] * limits.above
+    above = limits.high + step if limits.whole else limits.high * (1 + 1e-9) + step
+    beyond = [limits.low - step, above] + [limits.low] * limits.above
     for text in (*map(str, beyond), "nan", "inf", "-inf", "1e999", "", "x", "9" * 5000):
         with pytest.raises(argparse.ArgumentTypeError, match="and must be a "):
             parse(text)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from kullback.errors import InvalidValueError
+from kullback.models import _training_plan
 from kullback.models.train import resume_training, train_model
 from kullback.results.training import StepMetrics, TrainingRun
 from kullback.text.documents import Document
@@ -76,6 +77,30 @@ def test_a_source_has_its_floor_and_the_kl_above_it(source_run: TrainingRun) -> 
     assert all(baseline.bits_per_byte is None for baseline in source_run.baselines)
 
 
+def test_a_text_has_simple_baselines(text_run: TrainingRun, source_run: TrainingRun) -> None:
+    """Uniform is log V, unigrams are between it and the best n-gram; a source has neither."""
+    assert text_run.uniform is not None
+    assert text_run.unigram is not None
+    assert text_run.uniform.cross_entropy.value == pytest.approx(math.log(270), rel=1e-12)
+    best = text_run.best_baseline.cross_entropy.value
+    assert best < text_run.unigram.cross_entropy.value < text_run.uniform.cross_entropy.value
+    assert (source_run.uniform, source_run.unigram) == (None, None)
+
+
+def test_metrics_of_a_text_have_bits_per_byte_and_the_baselines(text_run: TrainingRun) -> None:
+    """The last line has the value, its interval and the baselines of the result."""
+    last = read_metrics(Path(text_run.folder) / "metrics.jsonl")[-1]
+    assert text_run.bits_per_byte is not None
+    summary = last["summary"]
+    assert summary["bits_per_byte"] == text_run.bits_per_byte.value
+    assert last["validation_bits_per_byte"] == pytest.approx(summary["bits_per_byte"], rel=1e-6)
+    assert summary["bits_per_byte_interval"] == list(text_run.bits_per_byte.interval)
+    best = text_run.best_baseline
+    assert set(summary["baselines"]) == {"uniform", "unigram", f"kneser_ney_{best.order}"}
+    of_best = summary["baselines"][f"kneser_ney_{best.order}"]
+    assert of_best["cross_entropy"] == best.cross_entropy.value
+
+
 def test_a_text_has_no_floor(text_run: TrainingRun) -> None:
     """The entropy of a text is unknown."""
     assert (text_run.floor, text_run.kl) == (None, None)
@@ -91,7 +116,8 @@ def test_the_difference_to_the_best_baseline_is_paired(
         assert result.difference.value == pytest.approx(result.cross_entropy.value - best)
         low, high = result.difference.interval
         assert low < result.difference.value < high
-        assert [b.order for b in result.baselines] == [3, 5, 7]
+        orders = [3, 5, 7] if result is source_run else [2, 3, 4, 5, 6, 7]
+        assert [b.order for b in result.baselines] == orders
         assert result.difference.n == result.cross_entropy.n
 
 
@@ -265,10 +291,11 @@ def test_a_named_size_trains_twenty_tokens_a_parameter(tmp_path: Path) -> None:
     assert "MB of memory" in said
 
 
-def test_minutes_decide_the_steps_once(tmp_path: Path) -> None:
+def test_minutes_decide_the_steps_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A probe gives the steps, which the description keeps, so that a resumed run ends there."""
     text(tmp_path)
-    sizes = {**TEXT, "steps": None, "batch": 100}
+    sizes = {**TEXT, "steps": None}
+    monkeypatch.setattr(_training_plan, "seconds_per_step", lambda *_: 0.01)
     with pytest.raises(Interrupted):
         train_model(
             tmp_path / "run",
@@ -278,7 +305,7 @@ def test_minutes_decide_the_steps_once(tmp_path: Path) -> None:
             **sizes,
         )  # type: ignore[arg-type]
     config = read_description(tmp_path / "run").config
-    assert config.steps > 1
+    assert config.steps == 12
     assert resume_training(tmp_path / "run").steps == config.steps
 
 

@@ -20,11 +20,14 @@ from kullback.training.config import TrainingConfig
 from kullback.training.gpt import GPT
 from kullback.training.loop import validation_tokens
 from kullback.training.loss import token_losses
-from kullback.training.metrics import read_metrics
+from kullback.training.metrics import read_metrics, write_metrics
 from kullback.training.progress import TrainingProgress
 from kullback.uncertainty.intervals import mean_with_interval
 
 __all__ = ["training_result"]
+
+# In the last line of the metrics of a text.
+SUMMARY = "summary"
 
 
 def training_result(
@@ -49,12 +52,24 @@ def training_result(
         validation=start_of_baseline - start,
         baseline=time.perf_counter() - start_of_baseline,
     )
-    lowest = min(losses, key=lambda nll_M: float(nll_M.mean()))
+    on_text = batches.floor is None
+
+    def baseline(order: int, nll_M: Float64[np.ndarray, "M"]) -> NgramBaseline:
+        return NgramBaseline(
+            order=order,
+            cross_entropy=validation.nats(nll_M),
+            bits_per_byte=validation.bits_per_byte(nll_M),
+        )
+
+    uniform_M = np.full(len(validation.nll_M), math.log(batches.vocabulary_size))
+    by_order = {ngram.order: nll_M for ngram, nll_M in zip(ngrams, losses, strict=True)}
+    unigram_M = by_order.pop(1, None)
+    lowest = min(by_order.values(), key=lambda nll_M: float(nll_M.mean()))
     lines = read_metrics(run / "metrics.jsonl")
     if not lines:
         raise RunError(f"{run / 'metrics.jsonl'} is missing or empty; restore it")
     step_before = lines[-2]["step"] if len(lines) > 1 else 0
-    return TrainingRun(
+    result = TrainingRun(
         folder=str(run),
         steps=config.steps,
         tokens=lines[-1]["tokens"],
@@ -64,19 +79,47 @@ def training_result(
         bits_per_byte=validation.bits_per_byte(validation.nll_M),
         floor=batches.floor,
         kl=validation.kl,
-        baselines=tuple(
-            NgramBaseline(
-                order=ngram.order,
-                cross_entropy=validation.nats(nll_M),
-                bits_per_byte=validation.bits_per_byte(nll_M),
-            )
-            for ngram, nll_M in zip(ngrams, losses, strict=True)
-        ),
+        baselines=tuple(baseline(order, nll_M) for order, nll_M in by_order.items()),
         baseline_tokens=fitted_tokens,
         training_split_tokens=split_tokens,
         difference=validation.nats(validation.nll_M - lowest),
         seconds=seconds,
+        uniform=baseline(0, uniform_M) if on_text else None,
+        unigram=None if unigram_M is None else baseline(1, unigram_M),
     )
+    if "shards" in batches.spec and SUMMARY not in lines[-1]:
+        write_metrics(run / "metrics.jsonl", [*lines[:-1], lines[-1] | {SUMMARY: _summary(result)}])
+    return result
+
+
+def _ends(mean: Measurement) -> list[float] | None:
+    """The ends of an interval; None where a text is too short to have one."""
+    return list(mean.interval) if all(map(math.isfinite, mean.interval)) else None
+
+
+def _summary(result: TrainingRun) -> dict[str, object]:
+    """What the last line of ``metrics.jsonl`` says of the whole run on a text."""
+    assert result.bits_per_byte is not None
+    named = {
+        "uniform": result.uniform,
+        "unigram": result.unigram,
+        f"kneser_ney_{result.best_baseline.order}": result.best_baseline,
+    }
+    return {
+        "training_cross_entropy": result.training_cross_entropy,
+        "validation_cross_entropy": result.cross_entropy.value,
+        "validation_cross_entropy_interval": _ends(result.cross_entropy),
+        "bits_per_byte": result.bits_per_byte.value,
+        "bits_per_byte_interval": _ends(result.bits_per_byte),
+        "baselines": {
+            name: {
+                "cross_entropy": baseline.cross_entropy.value,
+                "bits_per_byte": baseline.bits_per_byte and baseline.bits_per_byte.value,
+            }
+            for name, baseline in named.items()
+            if baseline is not None
+        },
+    }
 
 
 @dataclass(frozen=True)

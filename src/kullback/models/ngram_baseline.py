@@ -16,19 +16,26 @@ from jaxtyping import Float64
 from kullback.models.kneser_ney import NgramModel
 from kullback.training.batches import Batches, Shard
 
-__all__ = ["BASELINE_ORDERS", "BASELINE_TOKENS", "fit_baselines", "ngram_losses"]
+__all__ = ["BASELINE_ORDERS", "BASELINE_TOKENS", "TEXT_ORDERS", "fit_baselines", "ngram_losses"]
 
-# On byte-pair tokens order 3 or 4 is best for a megabyte of text and 5 for more; order 7 is for
-# characters and for the sentences of a source.
+# Of a source, whose sentences are short.
 BASELINE_ORDERS = (3, 5, 7)
+#: Of a text: unigrams, then what is best for byte-pair tokens of a megabyte of text (3 or 4) or
+#: more (5), and for characters (7).
+TEXT_ORDERS = (1, 2, 3, 4, 5, 6, 7)
 # Counting and scoring this many tokens takes seconds.
 BASELINE_TOKENS = 2_000_000
 
 
 def fit_baselines(
-    batches: Batches, steps: int, orders: Sequence[int] = BASELINE_ORDERS
+    batches: Batches, steps: int, orders: Sequence[int] | None = None
 ) -> tuple[list[NgramModel], int, int]:
-    """Models of each order, the tokens that they are fitted to, and those of the training data."""
+    """Models of each order, the tokens that they are fitted to, and those of the training data.
+
+    By default the orders are `TEXT_ORDERS`, or `BASELINE_ORDERS` of a source.
+    """
+    if orders is None:
+        orders = TEXT_ORDERS if batches.floor is None else BASELINE_ORDERS
     rows = batches.training_rows(steps, BASELINE_TOKENS)
     models = NgramModel.fit_orders(
         rows.tokens_NT,

@@ -79,13 +79,10 @@ def train_model(
     `InvalidValueError` for values out of range and keywords that do not apply, and `RunError` where
     the folder contains a run or cannot be written, or training diverges.
     """
-    if (text is None) == (source is None):
-        raise InvalidValueError("text and source: give either files of text, or a source")
     progress = progress or TrainingProgress()
-    given_text = _given_text(text)
-    read = [*given_text, *([source] if isinstance(source, str) else [])]
-    check_outputs(Output("the run folder (-o)", output, "folder"), inputs=read)
-    check_no_run(Path(output))
+    run = Path(output)
+    given_text, held_out = _given_text(text), _given_text(validation)
+    _check_data(run, text, source, [*given_text, *held_out])
     RANGES["shards"].check("threads", threads)
     settings = Settings(
         size, steps, minutes, width, layers, heads, mlp_width, rope_theta, norm_eps, context,
@@ -96,38 +93,48 @@ def train_model(
         TrainingConfig.steps if steps is None else steps, muon_lr, adamw_lr, warmup_steps,
         decay_fraction, clip_norm, threads, seed, log_every, evaluate_every, checkpoint_every,
     )  # fmt: skip
-    run = Path(output)
+    make: Callable[[], Batches]
     if text is not None:
         _refuse("text", holdout=holdout)
         options = TextOptions(
-            given_text,
-            _given_text(validation),
-            "text" if field is None else field,
-            tokenizer,
-            vocabulary_size,
-            named(size).vocabulary_size,
-            settings.context_of_text,
-            settings.windows,
-            seed,
-        )
+            given_text, held_out, "text" if field is None else field, tokenizer,
+            vocabulary_size, named(size).vocabulary_size, settings.context_of_text,
+            settings.windows, seed,
+        )  # fmt: skip
         check_text(options)
-        make: Callable[[], Batches] = partial(prepare_text, run, options, progress)
+        make = partial(prepare_text, run, options, progress)
     else:
         assert source is not None
         _refuse("source", vocabulary_size=vocabulary_size, context=context, tokenizer=tokenizer,
                 validation=validation, field=field)  # fmt: skip
-        if isinstance(source, Source):
-            _refuse("source that is open already", holdout=holdout)
-        else:
-            source = open_source(source, holdout or 0, seed)
-        opened = SentenceBatches(source, settings.sentences, seed)
-        settings.model(opened.vocabulary_size, opened.context).check_memory(opened.tokens_per_batch)
-        make = lambda: opened  # noqa: E731 - as `partial` is
+        make = _sentences(source, holdout, settings, seed)
     prepared = PreparedRun(make, settings, config, progress)
     model = train_prepared(run, prepared, progress.step)
     return training_result(
         run, prepared.batches, model, prepared.config, prepared.seconds, progress
     )
+
+
+def _check_data(run: Path, text: object, source: object, files: Sequence[str | Path]) -> None:
+    """Raise `InvalidValueError` or `RunError` unless there is one kind of data, and a new run."""
+    if (text is None) == (source is None):
+        raise InvalidValueError("text and source: give either files of text, or a source")
+    read = [*files, *([source] if isinstance(source, str) else [])]
+    check_outputs(Output("the run folder (-o)", run, "folder"), inputs=read)
+    check_no_run(run)
+
+
+def _sentences(
+    source: str | Source, holdout: int | None, settings: Settings, seed: int
+) -> Callable[[], Batches]:
+    """Batches of a source, for which the memory is enough."""
+    if isinstance(source, Source):
+        _refuse("source that is open already", holdout=holdout)
+    else:
+        source = open_source(source, holdout or 0, seed)
+    batches = SentenceBatches(source, settings.sentences, seed)
+    settings.model(batches.vocabulary_size, batches.context).check_memory(batches.tokens_per_batch)
+    return lambda: batches
 
 
 def resume_training(run: str | Path, *, progress: TrainingProgress | None = None) -> TrainingRun:

@@ -20,6 +20,7 @@ class NgramBaseline(Data, frozen=True, kw_only=True):
     """An interpolated modified Kneser-Ney model fitted to the training data."""
 
     order: int
+    """Tokens of an n-gram; 1 is the unigram model, 0 the uniform distribution."""
     cross_entropy: Measurement
     bits_per_byte: Measurement | None
     """None on a source."""
@@ -53,6 +54,8 @@ class StepMetrics:
     learning_rate: float
     validation_cross_entropy: float | None = None
     validation_kl: float | None = None
+    validation_bits_per_byte: float | None = None
+    """None on a source."""
 
 
 class TrainingRun(Result, frozen=True, kw_only=True, tag="kullback.training/1"):
@@ -77,7 +80,7 @@ class TrainingRun(Result, frozen=True, kw_only=True, tag="kullback.training/1"):
     kl: Measurement | None
     """KL(source‖model), estimated by the mean of nll − true surprisal; None on a text."""
     baselines: tuple[NgramBaseline, ...]
-    """By increasing order."""
+    """By increasing order, from 2."""
     baseline_tokens: int
     """Tokens that the n-gram models are fitted to."""
     training_split_tokens: int
@@ -85,6 +88,10 @@ class TrainingRun(Result, frozen=True, kw_only=True, tag="kullback.training/1"):
     difference: Measurement
     """Cross-entropy of the model minus that of `best_baseline`, paired token by token."""
     seconds: TrainingSeconds
+    uniform: NgramBaseline | None = None
+    """Of a text: every entry of the vocabulary equally probable."""
+    unigram: NgramBaseline | None = None
+    """Of a text: the frequencies of its tokens."""
 
     @property
     def best_baseline(self) -> NgramBaseline:

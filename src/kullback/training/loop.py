@@ -16,6 +16,7 @@ an uninterrupted one.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -183,10 +184,16 @@ class _Loop:
             # What the result is of; the split may have more tokens than the steps since.
             self.validation = self.batches.validation(validation_tokens(config.steps, self.batches))
         validation = _validate(state, self.validation, pool) if validating else None
-        metrics = _metrics(state, self.clock, validation)
+        metrics = _metrics(state, self.clock, validation, self.validation)
         self.metrics.append(metrics)
         self.on_metrics(metrics)
         state.recent = Sums()
+
+
+def _bits_per_byte(sums: Sums, shards: list[Shard]) -> float | None:
+    """The nll of the shards in bits, over the bytes of their text; None on a source."""
+    sizes = [int(shard.bytes_M.sum()) for shard in shards if shard.bytes_M is not None]
+    return sums.nll / math.log(2) / sum(sizes) if sizes else None
 
 
 def _save(run: Path, model: GPT, batches: Batches) -> None:
@@ -240,7 +247,10 @@ class _Clock:
         return (state.tokens - self.tokens) / seconds, left * step_seconds
 
 
-def _metrics(state: TrainingState, clock: _Clock, validation: Sums | None) -> StepMetrics:
+def _metrics(
+    state: TrainingState, clock: _Clock, validation: Sums | None, shards: list[Shard]
+) -> StepMetrics:
+    """A line of metrics; `validation` are the sums over `shards`, where they were scored."""
     tokens_per_second, seconds_left = clock.speed(state)
     return StepMetrics(
         step=state.step,
@@ -254,4 +264,5 @@ def _metrics(state: TrainingState, clock: _Clock, validation: Sums | None) -> St
         learning_rate=state.config.muon_lr * state.config.learning_rate_factor(state.step - 1),
         validation_cross_entropy=None if validation is None else validation.cross_entropy,
         validation_kl=None if validation is None else validation.kl,
+        validation_bits_per_byte=None if validation is None else _bits_per_byte(validation, shards),
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +27,7 @@ from kullback.runtime.files import write_atomically
 if TYPE_CHECKING:
     from kullback.training.batches import Shard
 
-__all__ = ["MetricsFile", "Sums", "read_metrics"]
+__all__ = ["MetricsFile", "Sums", "read_metrics", "write_metrics"]
 
 
 @dataclass
@@ -117,6 +117,7 @@ class _Line(msgspec.Struct):
     learning_rate: float | None = None
     validation_cross_entropy: float | None = None
     validation_kl: float | None = None
+    validation_bits_per_byte: float | None = None
 
 
 class MetricsFile:
@@ -130,12 +131,20 @@ class MetricsFile:
 
     def append(self, metrics: StepMetrics) -> None:
         """Add a line, in memory."""
-        self.lines.append(asdict(metrics))
+        line = asdict(metrics)
+        if line["validation_bits_per_byte"] is None:
+            del line["validation_bits_per_byte"]
+        self.lines.append(line)
 
     def flush(self) -> None:
         """Write all lines; atomic."""
-        text = "".join(json.dumps(line) + "\n" for line in self.lines)
-        write_atomically(self.path, text.encode())
+        write_metrics(self.path, self.lines)
+
+
+def write_metrics(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
+    """Write the lines of a ``metrics.jsonl``; atomic."""
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    write_atomically(path, text.encode())
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -37,6 +37,7 @@ class TrainingDisplay(TrainingProgress):
     def __init__(self, console: Console) -> None:
         self.console = console
         self._steps, self._stage = 0, ""
+        self._validation: float | None = None  # the last one
         self._floor: float | None = None
         self._bars = _Bars(console) if console.is_terminal else None
         self._printed_at = 0.0
@@ -85,10 +86,12 @@ class TrainingDisplay(TrainingProgress):
 
     def step(self, metrics: StepMetrics) -> None:
         """Show the metrics now (terminal), or every five seconds and at the end (elsewhere)."""
+        if metrics.validation_cross_entropy is not None:
+            self._validation = metrics.validation_cross_entropy
         speed = f"{count(metrics.tokens_per_second)} tokens/s"
         left = f"{_clock(metrics.seconds_left)} left"
         if self._bars is not None:
-            self._bars.losses = losses_text(metrics, self._floor)
+            self._bars.losses = losses_text(metrics, self._floor, self._validation)
             done = f"step {count(metrics.step)} of {count(self._steps)}"
             self._bars.show(done, metrics.step, self._steps, f"{speed}  {left}")
         elif time.monotonic() - self._printed_at >= SECONDS_BETWEEN_LINES or metrics.step in (
@@ -99,6 +102,8 @@ class TrainingDisplay(TrainingProgress):
             parts = [f"step {metrics.step}/{self._steps}", f"loss {metrics.cross_entropy:.4f}"]
             if metrics.kl is not None:
                 parts.append(f"KL {metrics.kl:.5f} ± {metrics.kl_standard_error:.5f}")
+            elif self._validation is not None:
+                parts.append(f"validation {self._validation:.4f}")
             with_speed = ", ".join([*parts, speed, left])
             self._print(with_speed if len(with_speed) <= WIDTH else ", ".join([*parts, left]))
 
@@ -106,13 +111,18 @@ class TrainingDisplay(TrainingProgress):
         self.console.print(line, soft_wrap=True, markup=False, highlight=False)
 
 
-def losses_text(metrics: StepMetrics, floor: float | None) -> Text:
-    """The loss of the last steps, and on a source the floor and the KL, in one line."""
+def losses_text(metrics: StepMetrics, floor: float | None, validation: float | None = None) -> Text:
+    """The loss of the last steps in one line, with the floor and the KL of a source.
+
+    On a text with the last cross-entropy of its validation split.
+    """
     text = Text(no_wrap=True)
     text.append(f"CE {metrics.cross_entropy:.4f}", style="bold")
     if floor is not None and metrics.kl is not None:
         text.append(f", floor {floor:.4f}, ")
         text.append(f"KL {metrics.kl:.5f} ± {metrics.kl_standard_error:.5f}", style="bold green")
+    elif validation is not None:
+        text.append(f", validation {validation:.4f}", style="bold green")
     return text.append(" nats/token")
 
 
@@ -169,6 +179,9 @@ def training_summary(result: TrainingRun, verbose: bool = False) -> RenderableTy
     add_row(table, ["validation", *_cells(result.cross_entropy, result.bits_per_byte)])
     name = f"{baseline.order}-gram Kneser-Ney, same tokens"
     add_row(table, [name, *_cells(baseline.cross_entropy, baseline.bits_per_byte)])
+    for other, called in ((result.unigram, "unigram"), (result.uniform, "uniform")):
+        if other is not None:
+            add_row(table, [called, *_cells(other.cross_entropy, other.bits_per_byte)])
     if result.floor is not None:
         add_row(table, ["floor (exact entropy)", f"{result.floor:.6f}"])
     if result.kl is not None:
