@@ -10,7 +10,7 @@ from rich.console import Console
 
 from kullback.report.terminal.source import source_summary, source_table
 from kullback.results.measurement import Measurement
-from kullback.results.source import SourceEvaluation
+from kullback.results.source import PositionLoss, SourceEvaluation
 from tiny_runs import weather
 
 
@@ -29,6 +29,25 @@ def test_a_source_shows_its_exact_entropies(tmp_path):
     assert f"{language.entropy_per_token:.9f} nats/token" in text
     assert f"{language.number_of_sentences:,}" in text
     assert all(slot in text for slot in language.entropy_by_slot())
+
+
+def test_a_sampled_evaluation_shows_the_floor_and_the_positions():
+    """The exact floor with its error, the floor plus KL with KL's interval, rows of positions."""
+    kl = Measurement(0.0125, "nats/token", 0.0001, 900, 30, "windows")
+    positions = tuple(
+        PositionLoss(tokens_before=n, share=0.02, cross_entropy=0.9, entropy=0.88, kl=0.02)
+        for n in range(1, 51)
+    )
+    part = replace(
+        evaluation("m", "training", 0.0125, "A"),
+        exact=False, kl=kl, floor=0.79, floor_error=3e-8, window=51, by_position=positions,
+    )  # fmt: skip
+    text = shown(source_summary(SourceEvaluation(model="m", source="mess3", parts=(part,))))
+    for words in (
+        "0.790000000 ± 3.0e-08 nats/token (windows of 51 symbols)", "0.80250 ± 0.00020",
+        "tokens/window", "the first 32 of 50",
+    ):  # fmt: skip
+        assert words in text, text
 
 
 def test_an_evaluation_shows_each_part_and_the_slots_of_the_first():

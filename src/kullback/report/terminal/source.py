@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
 from rich.console import Group, RenderableType
 from rich.text import Text
 
@@ -126,6 +127,8 @@ def source_summary(results: SourceEvaluation, verbose: bool = False) -> Group:
         lines += [f"  {name:<14}{_nats(term)} {term.unit}" for name, term in terms.items()]
         if part.floor is not None:
             lines.append(f"  {'exact floor':<14}{_floor(part)}")
+            if not part.exact:  # the noise of the sampled entropy is left out
+                lines.append(f"  {'floor + KL':<14}{_nats(above_floor(part))} {part.kl.unit}")
         lines.append(f"  {'identity':<14}CE − (H + KL) = {write_number(part.identity_residual, 2)}")
         methods = dict.fromkeys(visible(term.how) for term in terms.values())
         parts += [Text("\n" + "\n".join(lines)), Text(f"  ({'; '.join(methods)})", style="dim")]
@@ -148,7 +151,8 @@ def evaluation_table(evaluations: Sequence[PartEvaluation]) -> Group:
 
 def slot_table(evaluation: PartEvaluation) -> Group:
     """The three terms by slot."""
-    table = numbers_table("slot", "tokens/sentence", "cross-entropy", "= entropy", "+ KL")
+    of = "sentence" if evaluation.window is None else "window"
+    table = numbers_table("slot", f"tokens/{of}", "cross-entropy", "= entropy", "+ KL")
     for slot in evaluation.by_slot:
         entropy = nats(max(slot.entropy, 0.0), DECIMALS)
         losses = nats(slot.cross_entropy, DECIMALS), entropy, nats(slot.kl, DECIMALS)
@@ -168,6 +172,14 @@ def position_table(evaluation: PartEvaluation) -> Group:
     if len(shown) < len(evaluation.by_position):
         title += f", the first {len(shown)} of {len(evaluation.by_position)} (--json has all)"
     return titled(f"{title} (nats/token)", table)
+
+
+def above_floor(part: PartEvaluation) -> Measurement:
+    """The exact floor plus KL: the cross-entropy without the noise of the sampled entropy."""
+    assert part.floor is not None
+    floor, bounds = part.floor, part.kl.bounds
+    shifted = None if bounds is None else (bounds[0] + floor, bounds[1] + floor)
+    return replace(part.kl, value=floor + part.kl.value, bounds=shifted)
 
 
 def _floor(part: PartEvaluation) -> str:
