@@ -36,6 +36,7 @@ MOST_JOINED = 50_000
 DECIMALS = 12
 # Symbols after which the bounds of the rate are no longer improved, and when they are close enough.
 MOST_SYMBOLS, CLOSE = 2_000, 1e-14
+ROUNDING = 1e-15
 # Of a table of beliefs.
 MOST_TABLE = 4096
 
@@ -111,9 +112,23 @@ def _entropies(
         for symbol in range(len(transitions)):
             rows = np.flatnonzero(symbols == symbol)
             moved[rows] = beliefs[read[rows]] @ transitions[symbol]
-        weights = weights[read] * moved.sum(axis=1)
-        beliefs = moved / moved.sum(axis=1, keepdims=True)
-        beliefs, weights = _joined(beliefs, weights)
+        moved_weights = weights[read] * moved.sum(axis=1)
+        moved /= moved.sum(axis=1, keepdims=True)
+        earlier = beliefs, weights
+        beliefs, weights = _joined(moved, moved_weights)
+        if _same(earlier, (beliefs, weights)):
+            # What follows from equal beliefs is equal, for ever.
+            row = weights @ entr(beliefs @ outputs)
+            while True:
+                yield row
+
+
+def _same(first: tuple[np.ndarray, np.ndarray], second: tuple[np.ndarray, np.ndarray]) -> bool:
+    """Whether two distributions over beliefs are equal to rounding."""
+    return all(
+        a.shape == b.shape and np.allclose(a, b, rtol=0, atol=ROUNDING)
+        for a, b in zip(first, second, strict=True)
+    )
 
 
 def _joined(
