@@ -168,3 +168,23 @@ def test_a_missing_file_is_named_before_the_reference_is_loaded(
     for end in ("", "@int8", "@ctk=q8_0", "@transformers@int8"):
         with pytest.raises(InvalidValueError, match=r"no file .*typo\.gguf"):
             compare(folder, [f"{folder}/typo.gguf{end}"], DOCUMENT)
+
+
+def test_a_missing_folder_is_named_before_the_reference_is_loaded(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also as the candidate of records, and with a scheme."""
+    monkeypatch.setattr("kullback.comparison.compare._open", lambda *_: pytest.fail("loaded"))
+    for end in ("", "@int8"):
+        with pytest.raises(InvalidValueError, match=r"no model at .*typo"):
+            compare(folder, [folder / "tiny.gguf", f"{folder}/typo{end}"], DOCUMENT)
+
+
+@pytest.mark.skipif(not (find_spec("xllamacpp") or find_spec("llama_cpp")), reason="no llama.cpp")
+def test_records_of_a_folder_and_of_its_file_are_compared(folder: Path, tmp_path: Path) -> None:
+    """Both tokenizers give the same ids, whatever they are called."""
+    files = [tmp_path / "folder.parquet", tmp_path / "file.parquet"]
+    for name, file in zip((folder, one_thread(folder / "tiny.gguf")), files, strict=True):
+        evaluate(name, DOCUMENT, window=128, records=file)
+    result = compare(files[0], files[1])
+    assert abs(result.measures["delta_cross_entropy"].value) < 1e-2

@@ -86,6 +86,7 @@ def test_compressed_text_is_one_document(tmp_path, compression):
         ("a.csv", b"id,text\n1,a,b\n", ["row 0", "3 columns"]),
         ("a.csv", b"id,text\n1,\xff\n", ["not UTF-8", "0xff"]),
         ("a.csv", b"", ["no column 'text'"]),
+        ("a.csv", b"wordy" * 99 + b",2\n", ["no column 'text'", "wordy…", "--field"]),
         ("a.csv", b"text,text\na,b\n", ["more than one column"]),
         ("a.jsonl.gz", b"not compressed", ["damaged or not a .gz"]),
         (

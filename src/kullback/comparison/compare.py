@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -39,6 +38,7 @@ from kullback.comparison.logits_tokens import check_cut
 from kullback.comparison.models import Candidate, Task, compare_models
 from kullback.comparison.operands import ModelOperand, RecordingOperand, check_is_text
 from kullback.comparison.recordings import compare_recorded
+from kullback.comparison.request import Request, as_tuple, check_values
 from kullback.comparison.token_records import TokenRows, compare_records
 from kullback.errors import InvalidValueError
 from kullback.evaluation.options import Model, PassOptions, model_name, named_paths
@@ -48,11 +48,10 @@ from kullback.models.llama_cpp_options import Backend, split_gguf
 from kullback.models.load import load_sized, tokenizer_alone
 from kullback.models.placement import DeviceMap
 from kullback.models.quantization import Scheme
-from kullback.models.quantized import SizedModel, check_scheme_fits, split_scheme
+from kullback.models.quantized import check_scheme_fits, split_scheme
 from kullback.results.comparison import Comparison
 from kullback.runtime.byte_sizes import parse_byte_size
 from kullback.runtime.progress import Progress
-from kullback.runtime.ranges import TOLERANCES
 from kullback.text.documents import Document
 from kullback.text.inputs import Text
 from kullback.text.protocol import Bos, Preset, Protocol
@@ -63,28 +62,6 @@ __all__ = ["compare"]
 TOLERANCE = 0.01
 NO_TEXT = "text is missing (--text FILE): name the text on which the models are compared"
 NO_CANDIDATE = "there is no candidate: name a model or a file, or schemes (--schemes)"
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Request:
-    """What was asked for; None is what was not given."""
-
-    reference: Model
-    candidates: tuple[Model, ...]
-    text: Text | None
-    schemes: tuple[str, ...]
-    noise_floor: bool
-    sensitivity: bool
-    by_bytes: bool
-    tolerance: float | None
-    budget: int | None
-    passages: bool
-    options: PassOptions
-    progress: Progress
-
-    @property
-    def operands(self) -> tuple[Model, ...]:
-        return (self.reference, *self.candidates)
 
 
 def compare(
@@ -128,9 +105,9 @@ def compare(
     Raises `InvalidValueError` where the operands cannot be compared, an option cannot apply, or
     text, tokenizer or protocol differ, before any model is loaded where that can be known.
     """
-    request = _Request(
+    request = Request(
         reference=reference,
-        candidates=_as_tuple(candidates),
+        candidates=as_tuple(candidates),
         text=text,
         schemes=(schemes,) if isinstance(schemes, str) else tuple(schemes),
         noise_floor=noise_floor,
@@ -146,38 +123,12 @@ def compare(
         ),
         progress=progress or Progress(),
     )  # fmt: skip
-    _check_values(request)
+    check_values(request)
     result = _dispatch(request, kinds_of(request.operands))
     return replace(result, command=command)
 
 
-def _check_values(request: _Request) -> None:
-    """Raise `InvalidValueError` for a tolerance that is none, and for an unknown scheme."""
-    tolerance = request.tolerance
-    if tolerance is not None:
-        TOLERANCES.check("tolerance (--tolerance)", tolerance, " nats/token")
-        if request.budget is not None:
-            raise InvalidValueError(
-                "tolerance (--tolerance) and budget (--budget) choose by different rules: give one"
-            )
-    for scheme in request.schemes:
-        Scheme.parse(scheme)
-    for name in named_paths(*request.operands):
-        split_scheme(str(name))
-    request.options.check_backend(*request.operands)
-    request.options.check_spread(*request.operands, schemes=request.schemes)
-
-
-def _as_tuple(candidates: Model | Sequence[Model]) -> tuple[Model, ...]:
-    """The candidates; a pair of a model and its tokenizer is one of them."""
-    if isinstance(candidates, str | Path | SizedModel) or hasattr(candidates, "predict"):
-        return (candidates,)  # type: ignore[return-value]  # a name or a loaded model
-    if isinstance(candidates, tuple) and len(candidates) == 2 and hasattr(candidates[0], "forward"):
-        return (candidates,)  # type: ignore[return-value]  # a transformers model and tokenizer
-    return tuple(candidates)
-
-
-def _dispatch(request: _Request, kinds: list[Kind]) -> Comparison:
+def _dispatch(request: Request, kinds: list[Kind]) -> Comparison:
     """The comparison that the kinds of operands allow."""
     models_wanted = bool(request.schemes or request.sensitivity or request.noise_floor)
     stored = bool({"records", "logits", "top-k"} & set(kinds)) or (
@@ -212,7 +163,7 @@ def _dispatch(request: _Request, kinds: list[Kind]) -> Comparison:
     return compare_recorded(reference, candidate, documents, cut, request.progress, (first, second))
 
 
-def _check_nothing_is_read(request: _Request, text: bool) -> None:
+def _check_nothing_is_read(request: Request, text: bool) -> None:
     """Raise `InvalidValueError` for an option that says how to read, or to compute."""
     given = [flag for flag in request.options.given if flag != "--field" or request.text is None]
     if text and request.text is not None:
@@ -224,7 +175,7 @@ def _check_nothing_is_read(request: _Request, text: bool) -> None:
         )
 
 
-def _checked_text(request: _Request, kinds: list[Kind]) -> tuple[Protocol, list[Document]]:
+def _checked_text(request: Request, kinds: list[Kind]) -> tuple[Protocol, list[Document]]:
     """Protocol and documents, checked against what the files say before any model is loaded."""
     cut = protocol_of_files(request.operands, kinds, request.options)
     if request.text is None:
@@ -237,7 +188,7 @@ def _checked_text(request: _Request, kinds: list[Kind]) -> tuple[Protocol, list[
     return cut, documents
 
 
-def _open(operand: Model, request: _Request) -> ModelOperand | RecordingOperand:
+def _open(operand: Model, request: Request) -> ModelOperand | RecordingOperand:
     """The recording or the model."""
     if isinstance(operand, str | Path) and is_recorded(Path(operand)):
         return RecordingOperand.open(Path(operand))
@@ -245,7 +196,7 @@ def _open(operand: Model, request: _Request) -> ModelOperand | RecordingOperand:
     return ModelOperand(request.options.load(operand, progress=request.progress.advance))
 
 
-def _by_bytes(request: _Request, kinds: list[Kind]) -> Comparison:
+def _by_bytes(request: Request, kinds: list[Kind]) -> Comparison:
     if set(kinds) != {"model"}:
         raise InvalidValueError("--by-bytes (by_bytes) needs two models that read the text now")
     if request.text is None:
@@ -259,7 +210,7 @@ def _by_bytes(request: _Request, kinds: list[Kind]) -> Comparison:
     return compare_by_bytes(models[0], models[1], documents, cut, request.progress)
 
 
-def _logits(request: _Request, kinds: list[Kind]) -> Comparison:
+def _logits(request: Request, kinds: list[Kind]) -> Comparison:
     """A logits file of llama.cpp, and another or a model."""
     base, candidate = Path(str(request.reference)), request.candidates[0]
     if kinds[1] == "logits":
@@ -275,7 +226,7 @@ def _logits(request: _Request, kinds: list[Kind]) -> Comparison:
 
 
 def _records(
-    request: _Request, kinds: list[Kind], documents: list[Document], cut: Protocol
+    request: Request, kinds: list[Kind], documents: list[Document], cut: Protocol
 ) -> Comparison:
     # A file first: what is wrong with it, or with the text, is found before a model reads.
     order = (1, 0) if kinds[0] == "model" else (0, 1)
@@ -295,7 +246,7 @@ def _records(
     return compare_records(rows[0], rows[1], documents)
 
 
-def _models(request: _Request, kinds: list[Kind]) -> Comparison:
+def _models(request: Request, kinds: list[Kind]) -> Comparison:
     """Models and exact recordings."""
     if request.text is None:
         raise InvalidValueError(NO_TEXT)
@@ -303,6 +254,11 @@ def _models(request: _Request, kinds: list[Kind]) -> Comparison:
     cut, documents = _checked_text(request, kinds)
     request.progress.plan(_stages(request, candidates, kinds))
     labels = labels_of([request.reference, *candidates], kinds)
+    backend = request.options.backend
+    opened = [
+        Candidate(label, partial(_open, operand, request), tokenizer_alone(operand, backend))
+        for label, operand in zip(labels[1:], candidates, strict=True)
+    ]
     reference = _open(request.reference, request)
     _check_schemes_fit(request.reference, reference.model, candidates)
     task = Task(
@@ -314,15 +270,10 @@ def _models(request: _Request, kinds: list[Kind]) -> Comparison:
         budget=request.budget,
         passages=request.passages,
     )
-    backend = request.options.backend
-    opened = [
-        Candidate(label, partial(_open, operand, request), tokenizer_alone(operand, backend))
-        for label, operand in zip(labels[1:], candidates, strict=True)
-    ]
     return compare_models(reference, opened, documents, cut, task, request.progress)
 
 
-def _with_schemes(request: _Request) -> tuple[list[Model], Scheme | None]:
+def _with_schemes(request: Request) -> tuple[list[Model], Scheme | None]:
     """All candidates, and the scheme to try on single layers where that was asked for.
 
     Raises `InvalidValueError` where schemes or sensitivity do not fit the reference, and where a
@@ -379,7 +330,7 @@ def _check_schemes_fit(
             check_scheme_fits(model, scheme)
 
 
-def _in_bfloat16(request: _Request, model: TextModel | None) -> Callable[[], TextModel] | None:
+def _in_bfloat16(request: Request, model: TextModel | None) -> Callable[[], TextModel] | None:
     """Loads the reference in bfloat16; None where its noise in another type is not defined."""
     operand = request.reference
     # llama.cpp computes in the types of the file, whatever the type of its logits.
@@ -393,7 +344,7 @@ def _in_bfloat16(request: _Request, model: TextModel | None) -> Callable[[], Tex
     return lambda: request.options.load(operand, torch.bfloat16).model
 
 
-def _stages(request: _Request, candidates: Sequence[Model], kinds: Sequence[Kind]) -> int:
+def _stages(request: Request, candidates: Sequence[Model], kinds: Sequence[Kind]) -> int:
     """How many stages there will be: loading and comparing each, then what was asked for beside."""
     loaded = sum(kind == "model" for kind in kinds) + len(request.schemes)
     noise = 2 if request.noise_floor else 0

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, TypeAlias
 
 from kullback.errors import InvalidValueError
 from kullback.evaluation.options import Model, PassOptions, model_name
 from kullback.evaluation.token_records import is_records, read_metadata
+from kullback.models._hub import check_reachable
 from kullback.models.llama_cpp_options import split_gguf
+from kullback.models.locate import locate
 from kullback.models.quantized import split_scheme
 from kullback.predictions.llama_cpp_logits import is_llama_cpp_logits
 from kullback.predictions.recording import read_header
@@ -36,8 +39,8 @@ FILE_SUFFIXES = (".gguf", ".kld", ".parquet", ".rec")
 def kinds_of(operands: Sequence[Model]) -> list[Kind]:
     """The kind of each operand, by the file that its name is.
 
-    Raises `InvalidValueError` where a file is missing or damaged, and where a logits file of
-    llama.cpp is beside another recorded file, or is the candidate of a model.
+    Raises `InvalidValueError` where a file or a folder is missing or damaged, and where a logits
+    file of llama.cpp is beside another recorded file, or is the candidate of a model.
     """
     paths = [Path(name) for name in operands if isinstance(name, str | Path)]
     for path in paths:
@@ -51,6 +54,12 @@ def kinds_of(operands: Sequence[Model]) -> list[Kind]:
     kinds = [_kind(operand) for operand in operands]
     if "logits" in kinds:
         _check_logits(operands, kinds)
+    for operand, kind in zip(operands, kinds, strict=True):
+        if kind == "model" and isinstance(operand, str | Path) and ".gguf" not in str(operand):
+            # Not those whose headers take seconds.
+            location = locate(split_scheme(str(operand))[0])
+            if find_spec("huggingface_hub"):
+                check_reachable(location)
     return kinds
 
 

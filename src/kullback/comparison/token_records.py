@@ -41,6 +41,10 @@ NO_KL = (
     "a KL cannot be computed from token records, which hold no distributions: kullback record "
     "with --distributions exact (or top-k, for bounds) keeps them"
 )
+OTHER_TOKENIZER = (
+    "two tokenizers, or two implementations of one, read the text as the same tokens; records do "
+    "not say whether they begin it with the same BOS"
+)
 SIGN = "above 0 the candidate predicts worse"
 
 
@@ -91,7 +95,8 @@ class TokenRows:
         identity = model_fingerprint(model, documents, tokenized)
         if against is not None:
             names = (against.name, f"the reading of {model.name}")
-            check_same_text(against.identity.parts, identity.parts, names)
+            same = np.array_equal(against.target_M, tokenized.targets)
+            _check_same_text(against.identity, identity, names, same)
         rows = token_rows(
             ModelPredictor(model), tokenized, progress=(progress or Progress()).tokens
         )
@@ -144,16 +149,17 @@ def compare_records(
     text, tokenizer or protocol are not the same, and where nothing was scored.
     """
     names = (reference.name, candidate.name)
-    check_same_text(reference.identity.parts, candidate.identity.parts, names)
+    rows = ("document_M", "position_M", "target_M")
+    same = all(np.array_equal(getattr(reference, n), getattr(candidate, n)) for n in rows)
+    other_tokenizer = _check_same_text(reference.identity, candidate.identity, names, same)
     if documents:
         check_is_text(reference.name, reference.identity.parts, documents)
-    for name in ("document_M", "position_M", "target_M"):
-        if not np.array_equal(getattr(reference, name), getattr(candidate, name)):
-            raise InvalidValueError(
-                f"{reference.name} has {len(reference):,} rows and {candidate.name} "
-                f"{len(candidate):,}, and they are not about the same tokens, though the text is "
-                "the same: one is damaged; record both again"
-            )
+    if not same:
+        raise InvalidValueError(
+            f"{reference.name} has {len(reference):,} rows and {candidate.name} "
+            f"{len(candidate):,}, and they are not about the same tokens, though the text is "
+            "the same: one is damaged; record both again"
+        )
     if not len(reference):
         raise InvalidValueError(
             f"no token was scored in {reference.name}: there is nothing to compare"
@@ -173,6 +179,26 @@ def compare_records(
         ),
         measures,
         len(reference),
-        notes=[SIGN, NO_KL, *dict.fromkeys([*reference.notes, *candidate.notes])],
+        notes=[
+            SIGN,
+            NO_KL,
+            *([OTHER_TOKENIZER] if other_tokenizer else []),
+            *dict.fromkeys([*reference.notes, *candidate.notes]),
+        ],
         documents=documents,
     )
+
+
+def _check_same_text(
+    first: Fingerprint, second: Fingerprint, names: tuple[str, str], same_tokens: bool
+) -> bool:
+    """Raise as `check_same_text` does, but not for another tokenizer that gives the same tokens.
+
+    Returns whether it is another: of a folder and a .gguf file of one model, for example.
+    """
+    parts = dict(second.parts)
+    other = parts.get("tokenizer") != first.parts.get("tokenizer")
+    if other and same_tokens and "tokenizer" in parts and "tokenizer" in first.parts:
+        parts["tokenizer"] = first.parts["tokenizer"]
+    check_same_text(first.parts, parts, names)
+    return other

@@ -12,6 +12,7 @@ __all__ = ["no_context", "no_model"]
 UNKNOWN_ARCHITECTURE = re.compile(r"unknown model architecture: '([^']*)'")
 INCOMPLETE = re.compile(r"not within the file bounds|failed to read|corrupted|incomplete|truncated")
 MEMORY = re.compile(r"failed to allocate|unable to allocate|out of memory|alloc_buffer", re.I)
+PART = re.compile(r"-\d{5}-of-\d{5}\.gguf$")
 # "llama_model_load: error loading model: ..." and the like: the names of functions say nothing.
 PREFIX = re.compile(r"^(\w+: )+(error loading model: )?")
 
@@ -35,9 +36,10 @@ def no_model(name: str, errors: Sequence[str], library: str) -> InvalidValueErro
         return InvalidValueError(
             f"the model {name} is damaged or incomplete ({why}): download it again"
         )
+    part = ", or give all parts of one model" if PART.search(name) else ""
     return InvalidValueError(
         f"{library} does not load the model {name} ({why}): download it again, or convert it with "
-        "that version of llama.cpp"
+        f"that version of llama.cpp{part}"
     )
 
 

@@ -23,6 +23,7 @@ __all__ = ["check_utf8", "rows_of", "utf8"]
 #: The name and the UTF-8 of each row.
 Named: TypeAlias = Iterator[tuple[str, bytes]]
 
+SHOWN = 40  # characters of a name in a message
 PARQUET_ROWS = 1024  # that are read at a time
 # A line of JSON, a file with a JSON array, and a row of a table fit into memory.
 MOST_BYTES = 1 << 30
@@ -234,4 +235,8 @@ def _is_json(content: bytes) -> bool:
 
 
 def _names(names: Sequence[str]) -> str:
-    return ", ".join(map(repr, names[:8])) or "nothing"
+    # Without a header the first line of a table is a row of long texts.
+    return (
+        ", ".join(repr(name if len(name) <= SHOWN else f"{name[:SHOWN]}…") for name in names[:8])
+        or "nothing"
+    )
