@@ -53,6 +53,7 @@ def test_measures_are_the_means_of_their_definitions():
     expected = {
         "kl": (p * (log_p - log_q)).sum(1).mean(),
         "reverse_kl": (q * (log_q - log_p)).sum(1).mean(),
+        "total_variation": np.abs(p - q).sum(1).mean() / 2,
         "delta_cross_entropy": (log_p - log_q)[rows, target].mean(),
         "reference_cross_entropy": -log_p[rows, target].mean(),
         "candidate_cross_entropy": -log_q[rows, target].mean(),
@@ -71,7 +72,10 @@ def test_a_model_against_itself_is_exactly_zero():
     """Equal logits give exactly 0 in every distance, and exactly 1 in every agreement."""
     found, *_ = compared(0.0)
     measured = compare_tokens(found, places())
-    zero = ("kl", "reverse_kl", "jensen_shannon", "delta_cross_entropy", "delta_p_mean")
+    zero = (
+        "kl", "reverse_kl", "jensen_shannon", "total_variation", "delta_cross_entropy",
+        "delta_p_mean",
+    )  # fmt: skip
     assert [measured[name].value for name in zero] == [0.0] * len(zero)
     assert measured["delta_p_rms"].value == 0.0
     assert measured["top1_agreement"].value == measured["top5_overlap"].value == 1.0

@@ -66,7 +66,10 @@ def test_divergences_are_those_of_torch(V: int, distance: float) -> None:
         with block_sums_by(name):
             pair = DensePredictions(p_logits), DensePredictions(q_logits)
             by[name] = divergence_statistics(*pair, targets)
-    for name in ("kl", "reverse_kl", "jensen_shannon", "candidate_at_reference_top1"):
+    names = (
+        "kl", "reverse_kl", "jensen_shannon", "total_variation", "candidate_at_reference_top1",
+    )  # fmt: skip
+    for name in names:
         ours, theirs = (getattr(by[way], name) for way in ("compiled", "torch"))
         np.testing.assert_allclose(ours, theirs, 1e-5, 1e-9, err_msg=name)
     np.testing.assert_array_equal(by["compiled"].top5_overlap, by["torch"].top5_overlap)

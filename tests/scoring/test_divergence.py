@@ -10,6 +10,8 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from block_arithmetic import block_sums_by
@@ -31,8 +33,11 @@ def arithmetic(request: pytest.FixtureRequest) -> Iterator[None]:
         yield
 
 
-def brute_force(p_logits: Tensor, q_logits: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """KL(p‖q), KL(q‖p) and Jensen-Shannon from softmaxes in float64 of whole rows."""
+NAMES = ("kl", "reverse_kl", "jensen_shannon", "total_variation")
+
+
+def brute_force(p_logits: Tensor, q_logits: Tensor) -> tuple[np.ndarray, ...]:
+    """KL(p‖q), KL(q‖p), Jensen-Shannon and total variation from whole softmaxes in float64."""
     log_p, log_q = (torch.log_softmax(x.double(), dim=1) for x in (p_logits, q_logits))
     p, q = log_p.exp(), log_q.exp()
     log_m = torch.logaddexp(log_p, log_q) - math.log(2)
@@ -41,7 +46,8 @@ def brute_force(p_logits: Tensor, q_logits: Tensor) -> tuple[np.ndarray, np.ndar
         return torch.where(log_p == -torch.inf, 0, p * (log_p - log_q)).sum(dim=1)
 
     js = (kl(p, log_p, log_m) + kl(q, log_q, log_m)) / 2
-    return kl(p, log_p, log_q).numpy(), kl(q, log_q, log_p).numpy(), js.numpy()
+    variation = (p - q).abs().sum(dim=1) / 2
+    return kl(p, log_p, log_q).numpy(), kl(q, log_q, log_p).numpy(), js.numpy(), variation.numpy()
 
 
 def noise(rows: int, V: int, seed: int) -> Tensor:
@@ -61,13 +67,11 @@ def compare(
 @pytest.mark.parametrize("scale", [1.5e-3, 1e-2, 0.1, 0.3, 1.0, 3.0, 10.0])
 @pytest.mark.parametrize(("V", "tolerance"), [(2, 3e-5), (50, 1e-5), (512, 1e-5), (5000, 1e-5)])
 def test_divergences_of_any_size_keep_five_digits(scale: float, V: int, tolerance: float) -> None:
-    """For KL >= 1e-6 all three are within 1e-5 of float64's, or 3e-5 where one token is all."""
+    """For KL >= 1e-6 all four are within 1e-5 of float64's, or 3e-5 where one token is all."""
     p_logits = 3 * noise(300, V, 1)
     q_logits = p_logits + scale * noise(300, V, 2)
     statistics = compare(p_logits, q_logits)
-    for name, expected in zip(
-        ("kl", "reverse_kl", "jensen_shannon"), brute_force(p_logits, q_logits), strict=True
-    ):
+    for name, expected in zip(NAMES, brute_force(p_logits, q_logits), strict=True):
         rows = expected >= (2.5e-7 if name == "jensen_shannon" else 1e-6)
         np.testing.assert_allclose(
             getattr(statistics, name)[rows], expected[rows], tolerance, err_msg=name
@@ -86,6 +90,35 @@ def test_nearly_equal_models_have_a_tiny_kl_and_not_a_negative_one() -> None:
     np.testing.assert_allclose(statistics.kl.mean(), expected.mean(), 1e-3)
 
 
+@pytest.mark.parametrize("late", [0.0, 10.0])
+def test_total_variation_of_nearly_equal_models(late: float) -> None:
+    """Where the KL is 1e-8, each row is within 2e-5 of float64's and the mean within 1e-6."""
+    p_logits = 3 * noise(100, 6000, 33)
+    p_logits[:, 5500] += late
+    q_logits = p_logits + 1.4e-4 * noise(100, 6000, 34) + 20
+    statistics = compare(p_logits, q_logits)
+    expected = brute_force(p_logits.double(), q_logits.double())
+    assert 3e-9 < expected[0].mean() < 3e-8
+    np.testing.assert_allclose(statistics.total_variation, expected[3], 2e-5)
+    np.testing.assert_allclose(statistics.total_variation.mean(), expected[3].mean(), 1e-6)
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    st.floats(0, 12), st.floats(0, 6), st.integers(0, 1000),
+    st.sampled_from([1, 2, 30, 1100, 2300]),
+)  # fmt: skip
+def test_pinskers_inequality(spread: float, distance: float, seed: int, V: int) -> None:
+    """In every row 0 <= TV <= 1 and TV² <= KL / 2, up to rounding."""
+    p_logits = spread * noise(20, V, seed)
+    statistics = compare(p_logits, p_logits + distance * noise(20, V, seed + 1))
+    variation = statistics.total_variation
+    assert variation.min() >= 0
+    assert variation.max() <= 1
+    for kl in (statistics.kl, statistics.reverse_kl):
+        assert np.all(variation**2 <= kl / 2 * (1 + 1e-4) + 1e-12)
+
+
 def test_a_constant_added_to_the_logits_is_no_difference() -> None:
     """Logits that differ by 10 in every token give a KL of rounding squared."""
     p_logits = 3 * noise(50, 2000, 5)
@@ -102,8 +135,8 @@ def test_equal_logits_have_exactly_no_divergence(V: int) -> None:
     logits = 5 * noise(20, V, 7)
     logits[:, 1::3] = -torch.inf
     statistics = compare(logits, logits.clone())
-    for values in (statistics.kl, statistics.reverse_kl, statistics.jensen_shannon):
-        assert np.array_equal(values, np.zeros(20))
+    for name in NAMES:
+        assert np.array_equal(getattr(statistics, name), np.zeros(20)), name
     assert statistics.top1_agreement.all()
     assert np.all(statistics.top5_overlap == min(5, math.ceil(V / 3) if V < 3 else 5))
     assert np.array_equal(statistics.candidate.nll, statistics.reference.nll)
@@ -120,6 +153,7 @@ def test_equal_factored_models_have_exactly_no_divergence() -> None:
     )
     assert np.array_equal(statistics.kl, np.zeros(300))
     assert np.array_equal(statistics.jensen_shannon, np.zeros(300))
+    assert np.array_equal(statistics.total_variation, np.zeros(300))
 
 
 @pytest.mark.parametrize(
@@ -176,7 +210,7 @@ def test_tokens_that_one_model_excludes() -> None:
     expected = brute_force(p_logits, q_logits)
     assert statistics.kl.tolist()[1::2] == [math.inf] * 2
     assert statistics.reverse_kl.tolist()[2:] == [math.inf] * 2
-    for name, values in zip(("kl", "reverse_kl", "jensen_shannon"), expected, strict=True):
+    for name, values in zip(NAMES, expected, strict=True):
         np.testing.assert_allclose(getattr(statistics, name), values, 1e-5, err_msg=name)
     assert statistics.jensen_shannon[3] == pytest.approx(math.log(2), rel=1e-6)
 
@@ -197,9 +231,7 @@ def test_huge_logits(size: float) -> None:
     p_logits[:, ::2] += size
     q_logits[:5, ::3] += size
     statistics = compare(p_logits, q_logits)
-    for name, expected in zip(
-        ("kl", "reverse_kl", "jensen_shannon"), brute_force(p_logits, q_logits), strict=True
-    ):
+    for name, expected in zip(NAMES, brute_force(p_logits, q_logits), strict=True):
         np.testing.assert_allclose(getattr(statistics, name), expected, 1e-5, err_msg=name)
 
 
@@ -246,6 +278,7 @@ def test_rows_apart_and_threads_change_nothing() -> None:
     part = divergence_statistics(first.select(some), second.select(some), targets[some])
     np.testing.assert_allclose(part.kl, whole.kl[250:350], 1e-5)
     np.testing.assert_allclose(part.jensen_shannon, whole.jensen_shannon[250:350], 1e-5)
+    np.testing.assert_allclose(part.total_variation, whole.total_variation[250:350], 1e-5)
     with ThreadPoolExecutor(2) as pool:
         both = list(pool.map(lambda _: divergence_statistics(first, second, targets), range(2)))
     for statistics in both:
@@ -263,9 +296,7 @@ def test_tokens_that_come_late_and_change_the_normalisers(late: float, far: floa
     p_logits[40:, 3000:] += late
     q_logits[40:, 3900:] += late
     statistics = compare(p_logits, q_logits)
-    for name, expected in zip(
-        ("kl", "reverse_kl", "jensen_shannon"), brute_force(p_logits, q_logits), strict=True
-    ):
+    for name, expected in zip(NAMES, brute_force(p_logits, q_logits), strict=True):
         np.testing.assert_allclose(getattr(statistics, name), expected, 1e-5, err_msg=name)
 
 

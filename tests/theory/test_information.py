@@ -22,6 +22,7 @@ from kullback.theory.information import (
     log_softmax,
     normalise,
     perplexity,
+    total_variation,
 )
 
 MEASURES: dict[str, Callable[..., np.ndarray]] = {
@@ -29,6 +30,7 @@ MEASURES: dict[str, Callable[..., np.ndarray]] = {
     "cross_entropy": cross_entropy,
     "kl_divergence": kl_divergence,
     "jensen_shannon": jensen_shannon,
+    "total_variation": total_variation,
 }
 
 
@@ -43,6 +45,8 @@ def exact(measure: str, log_p: list[mpmath.mpf], log_q: list[mpmath.mpf]) -> mpm
             total -= p * b if p else 0
         elif measure == "kl_divergence":
             total += (p * (a - b) if p else 0) - p + q
+        elif measure == "total_variation":
+            total += abs(p - q) / 2
         else:
             m = mpmath.log((p + q) / 2) if p + q else 0
             total += ((p * (a - m) if p else 0) + (q * (b - m) if q else 0)) / 2
@@ -196,6 +200,7 @@ def test_zero_probabilities() -> None:
     assert kl_divergence([0.5, 0.5], [1.0, 0.0]) == cross_entropy([0.5, 0.5], [1.0, 0.0]) == np.inf
     assert kl_divergence([1, 5e-324], [1.0, -0.0]) == np.inf
     assert jensen_shannon([0.5, 0.5, 0], [0, 0, 1]) == pytest.approx(np.log(2), rel=1e-15)
+    assert total_variation([0.5, 0.5, 0], [0, 0, 1]) == 1
     assert perplexity([0.5, 0.5], [1.0, 0.0]) == np.inf
 
 
@@ -208,7 +213,8 @@ def test_impossible_outcomes_in_logarithms(form: Given) -> None:
     assert kl_divergence(a, b, given=form) == pytest.approx(np.log(2), rel=1e-15)
     assert kl_divergence(b, a, given=form) == cross_entropy(b, a, given=form) == np.inf
     assert kl_divergence(a, a, given=form) == cross_entropy(a, a, given=form) == 0
-    assert jensen_shannon(a, a, given=form) == 0
+    assert jensen_shannon(a, a, given=form) == total_variation(a, a, given=form) == 0
+    assert total_variation(a, b, given=form) == pytest.approx(0.5, rel=1e-15)
     far = np.array([-2000.0, 0.0])
     assert cross_entropy([0.0, -np.inf], far, given=form) == 2000
     assert kl_divergence([0.0, -np.inf], far, given=form) == 2000

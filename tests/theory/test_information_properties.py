@@ -14,6 +14,7 @@ from kullback.theory.information import (
     jensen_shannon,
     kl_divergence,
     normalise,
+    total_variation,
 )
 
 
@@ -49,6 +50,17 @@ def test_gibbs_inequality(pair: tuple[np.ndarray, np.ndarray]) -> None:
     assert kl_divergence(p, p) == jensen_shannon(p, p) == 0
     assert 0 <= jensen_shannon(p, q) <= np.log(2) * (1 + 1e-15)
     assert jensen_shannon(p, q) == pytest.approx(jensen_shannon(q, p), rel=1e-15, abs=1e-300)
+
+
+@given(PAIRS)
+def test_pinskers_inequality(pair: tuple[np.ndarray, np.ndarray]) -> None:
+    """The total variation is at most sqrt(KL / 2) and 1, and symmetric; 1 - TV is Σ min(p, q)."""
+    p, q = pair
+    tv = total_variation(p, q)
+    assert 0 <= tv <= 1 + 1e-15
+    assert tv <= np.sqrt(kl_divergence(p, q) / 2) * (1 + 1e-12)
+    assert tv == total_variation(q, p)
+    assert 1 - tv == pytest.approx(np.minimum(p, q).sum(), abs=1e-12)
 
 
 @given(PAIRS, st.randoms(use_true_random=False))

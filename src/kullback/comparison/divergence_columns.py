@@ -28,6 +28,7 @@ COLUMNS: dict[str, type[np.generic]] = {
     "kl": np.float64,
     "reverse_kl": np.float64,
     "jensen_shannon": np.float64,
+    "total_variation": np.float64,
     "top5_overlap": np.int32,
     "reference_padding": np.float64,
     "candidate_padding": np.float64,
@@ -39,7 +40,7 @@ COLUMNS: dict[str, type[np.generic]] = {
 """What a comparison reads of `DivergenceStatistics`, with the type that it is kept in."""
 WIDTHS = {name: TOP_K if ".top_" in name else 1 for name in COLUMNS}
 """The numbers of a row."""
-# Bytes of each column, 16 of them; and rows that are appended together, since windows may be short.
+# Bytes of each column, 17 of them; and rows that are appended together, since windows may be short.
 IN_MEMORY = 1 << 20
 ROWS_AT_ONCE = 8192
 

@@ -232,7 +232,8 @@ def _measures(
         kl = measures["kl"].value
         left = max(float(upper_M.mean()) - kl, kl - float(lower_M.mean()))
         note = (
-            f"nothing was clipped: the KL is exact to what rounding leaves, {left:.1g} nats/token"
+            f"nothing was clipped: the KL is exact to what rounding leaves, {left:.1g} nats/token; "
+            "the total variation is that of the rounded probabilities"
         )
         return measures, kl_quantiles(divergences.kl), [note]
     bounds = {
@@ -241,7 +242,7 @@ def _measures(
     }
     notes = [
         "a logits file clips log-probabilities 16 nats below the largest and rounds the others to "
-        "65,536 steps: the KL is bounded by what that leaves"
+        "65,536 steps: the KL is bounded by what that leaves, and the total variation is left out"
     ]
     if np.isinf(upper_M).any():
         notes.append("no upper bound: the candidate's clipped probabilities may be 0")

@@ -45,6 +45,7 @@ def compare_tokens(divergences: DivergenceStatistics, places: Places) -> dict[st
         "kl": weighted_mean(divergences.kl, places),
         "reverse_kl": weighted_mean(divergences.reverse_kl, places),
         "jensen_shannon": weighted_mean(divergences.jensen_shannon, places),
+        "total_variation": weighted_mean(divergences.total_variation, places, ""),
         **paired_measures(
             divergences.reference.nll,
             divergences.candidate.nll,

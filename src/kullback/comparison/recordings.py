@@ -45,6 +45,11 @@ NO_WEIGHTS = (
 )
 
 
+NO_TOTAL_VARIATION = (
+    "the total variation is left out: a top-k recording does not keep all probabilities"
+)
+
+
 @dataclass(frozen=True, eq=False)
 class _Bounded:
     """What is known of some rows where one operand is a top-k recording."""
@@ -157,7 +162,8 @@ def _bounds(rows: RowPairs) -> tuple[dict[str, Measurement], list[str]]:
         ),
     }
     # The longest says what the others say, too.
-    return measures, sorted({part.kl.note for part in parts if part.kl.note}, key=len)[-1:]
+    notes = sorted({part.kl.note for part in parts if part.kl.note}, key=len)[-1:]
+    return measures, [*notes, NO_TOTAL_VARIATION]
 
 
 def _preset(identity: Fingerprint) -> object:

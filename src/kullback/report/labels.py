@@ -94,6 +94,12 @@ MEASURES = {
         "Mean KL of both models from their average: symmetric, at most log 2.",
         rounded=True,
     ),
+    "total_variation": Measure(
+        "Total variation (1 − acceptance rate)",
+        "½ Σ|p − q|, at most 1: one minus it is the rate at which speculative decoding accepts "
+        "the candidate's draft tokens.",
+        rounded=True,
+    ),
     "delta_cross_entropy": Measure(
         "ΔCE",
         "Cross-entropy of the candidate minus that of the reference: above 0 is worse.",

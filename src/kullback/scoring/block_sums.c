@@ -19,6 +19,8 @@ enum { LANES = 16 };
 enum { LANES = 8 };
 #endif
 enum { MOST_COLUMNS = 1024, SUMS = 5, MOMENTS = 9, FAR = 10, EXCLUDED = 4 };
+/* As in variation_sums.py. */
+enum { BINS = 256, LISTED = 256 };
 
 /* As in divergence_terms.py and log_ratio_sums.py. */
 static const float NEAR = 0.5f, FARTHEST = 80.0f;
@@ -27,6 +29,7 @@ static const float BITS_PER_NAT = 1.44269504088896340736f, LOG_2 = 0.69314718055
 typedef float vf __attribute__((vector_size(4 * LANES)));
 typedef int32_t vi __attribute__((vector_size(4 * LANES)));
 typedef double vd __attribute__((vector_size(8 * LANES)));
+typedef float v4 __attribute__((vector_size(16)));
 
 static inline vf load(const float *x) {
   vf v;
@@ -261,17 +264,139 @@ static void far_sums(const float *p, const float *q, const float *d, int width, 
   for (int k = 0; k < FAR; k++) out[k * stride] = (float)sum(m[k]);
 }
 
+/* What the sums of a row for total variation begin with: p' = e^(x - x_origin),
+   q' = e^(y - y_origin), d' = log p' - log q', and 1 / the mean |d'| of the first block, 0 before
+   it; the number of listed tokens, and their least share of Σ p' or Σ q' so far; 1 where a number of
+   this scale overflows. */
+typedef struct {
+  double x_origin, y_origin, per_width, listed, share, overflows;
+} frame;
+
+static const double LEAST_SHARE = 1.0 / 8192;
+
+/* Bins of d': BINS / 2 on either side of 0, 32 to an octave of 1 + 2 |d'| / width. */
+static inline vi bin_of(vf d, float per_width) {
+  vf u = d * (2 * per_width);
+  u = select(u < 0.0f, -u, u) + 1.0f;
+  u = select(u < 1e30f, u, all(1e30f)); /* NaN too */
+  vi i = ((vi)u - 0x3F800000) >> 18;
+  i = (i & (i < BINS / 2)) | ((BINS / 2 - 1) & ~(i < BINS / 2));
+  return BINS / 2 + (i ^ (d < 0.0f)); /* ~i = -1 - i */
+}
+
+static inline void add_to_bin(float *bins, int bin, v4 sums) {
+  v4 total;
+  memcpy(&total, bins + 4 * bin, sizeof total);
+  total += sums;
+  memcpy(bins + 4 * bin, &total, sizeof total);
+}
+
+/* Move the least probable of LISTED tokens to their bins, to make room. */
+static void shorten(frame *f, const double *z, float *bins, float *list) {
+  while (f->listed == LISTED) {
+    const double least_p = f->share * z[0], least_q = f->share * z[1];
+    int kept = 0;
+    for (int i = 0; i < LISTED; i++) {
+      const float d = list[4 * i], p = list[4 * i + 1], q = list[4 * i + 2], r = list[4 * i + 3];
+      if (p >= least_p || q >= least_q) {
+        memmove(list + 4 * kept++, list + 4 * i, 4 * sizeof(float));
+      } else {
+        const v4 sums = {p, q, r, p > 0 ? r * (r / p) : 0};
+        add_to_bin(bins, bin_of(all(d), (float)f->per_width)[0], sums);
+      }
+    }
+    f->listed = kept;
+    f->share *= 2;
+  }
+}
+
+static void begin(frame *f, const float *d, int columns, double x_origin, double y_origin) {
+  double size = 0;
+  for (int i = 0; i < columns; i++) size += fmin(fabs(d[i]), FARTHEST);
+  f->x_origin = x_origin;
+  f->y_origin = y_origin;
+  f->per_width = 1 / fmax(size / columns, 1e-8);
+  f->share = LEAST_SHARE;
+}
+
+/* List the tokens of LANES that are at least as probable as least, and set their sums to 0. */
+static void list_tokens(frame *f, const double *z, float *bins, float *list, vf d, vf *sums) {
+  for (int j = 0; j < LANES; j++) {
+    const float token[4] = {d[j], sums[0][j], sums[1][j], sums[2][j]};
+    if (!(token[1] >= f->share * z[0] || token[2] >= f->share * z[1])) continue;
+    if (f->listed == LISTED) shorten(f, z, bins, list);
+    memcpy(list + 4 * (int)f->listed, token, sizeof token);
+    f->listed += 1;
+    for (int i = 0; i < 4; i++) sums[i][j] = 0;
+  }
+}
+
+/* The sums p', q', r = p' - q' and r²/p' of tokens by their d', and d', p', q' and r of the most
+   probable ones: bins is BINS × 4, list LISTED × 4.  z are Σ p' and Σ q' so far. */
+static void variation_sums(const float *p, const float *q, const float *d, int width,
+                           const double *scale, double shift, const double *z, frame *f,
+                           float *bins, float *list) {
+  if (scale[0] > 1e20 || scale[1] > 1e20) {
+    f->overflows = 1;
+    return;
+  }
+  const float p_scale = (float)scale[0], q_scale = (float)scale[1];
+  float least_p = (float)(f->share * z[0]), least_q = (float)(f->share * z[1]);
+  /* Of a block alone, then added to those of the row: long float32 sums lose digits. */
+  float own[4 * BINS];
+  memset(own, 0, sizeof own);
+  for (int i = 0; i < width; i += LANES) {
+    const vf d_v = load(d + i) + (float)shift;
+    vf sums[4] = {load(p + i) * p_scale, load(q + i) * q_scale};
+    /* 1 - e^-d by its series up to d^8, whose error is 6e-9 of it; |d| <= 1/2 */
+    const vi is_near = (d_v >= -NEAR) & (d_v <= NEAR);
+    const vf n = keep(is_near, d_v);
+    vf g = all(-1.0f / 40320);
+    g = g * n + 1.0f / 5040;
+    g = g * n - 1.0f / 720;
+    g = g * n + 1.0f / 120;
+    g = g * n - 1.0f / 24;
+    g = g * n + 1.0f / 6;
+    g = g * n - 0.5f;
+    g = (g * n + 1.0f) * n;
+    sums[2] = sums[0] * g;
+    if (any(~is_near)) {
+      sums[2] = select(is_near, sums[2], sums[0] - sums[1]);
+      g = select(is_near, g, sums[2] / sums[0]);
+      sums[3] = keep(sums[0] > 0.0f, sums[2] * g);
+    } else {
+      sums[3] = sums[2] * g;
+    }
+    if (any((sums[0] >= least_p) | (sums[1] >= least_q))) {
+      list_tokens(f, z, own, list, d_v, sums);
+      least_p = (float)(f->share * z[0]), least_q = (float)(f->share * z[1]);
+    }
+    const vi bin = bin_of(d_v, (float)f->per_width);
+    int32_t at[LANES];
+    float columns[4][LANES];
+    memcpy(at, &bin, sizeof at);
+    memcpy(columns, sums, sizeof columns);
+    for (int j = 0; j < LANES; j++) {
+      const v4 token = {columns[0][j], columns[1][j], columns[2][j], columns[3][j]};
+      add_to_bin(own, at[j], token);
+    }
+  }
+  for (int i = 0; i < 4 * BINS; i++) bins[i] += own[i];
+}
+
 /* Two models.  state is 4 × B: m and Z of the columns so far of either model, which are updated;
    x_sums and y_sums are SUMS × B; top logits and top tokens are B × k; offsets is B, the estimate
    of log Zx - log Zy that was subtracted, each Z relative to its m; moments, far and excluded are
-   MOMENTS, FAR and EXCLUDED × B, the latter two zero where a row has no such tokens.  Returns 1
+   MOMENTS, FAR and EXCLUDED × B, the latter two zero where a row has no such tokens; frames are
+   B × 6, bins B × BINS × 4 and lists B × LISTED × 4, all zero before the first block.  Returns 1
    where any row has far tokens, plus 2 where any has excluded ones. */
 int kullback_pair_sums(const float *x_logits, int64_t x_stride, const float *y_logits,
                        int64_t y_stride, int64_t rows, int columns, int64_t first_column,
                        const float *x_targets, const float *y_targets, double *state,
                        double *x_sums, double *y_sums, float *x_top_logits, int64_t *x_top_tokens,
                        float *y_top_logits, int64_t *y_top_tokens, int k, double *offsets,
-                       float *moments, float *far, float *excluded) {
+                       float *moments, float *far, float *excluded, double *frames, float *bins,
+                       float *lists) {
   float copies[2][MOST_COLUMNS + LANES];
   float p[MOST_COLUMNS + LANES], q[MOST_COLUMNS + LANES], d[MOST_COLUMNS + LANES];
   const int width = padded_width(columns);
@@ -307,6 +432,15 @@ int kullback_pair_sums(const float *x_logits, int64_t x_stride, const float *y_l
       flags |= 2 * (excluded[b + 2 * rows] != 0 || excluded[b + 3 * rows] != 0);
     } else {
       for (int i = 0; i < EXCLUDED; i++) excluded[b + i * rows] = 0;
+    }
+    frame *f = (frame *)(frames + 6 * b);
+    if (f->per_width == 0 && *zx > 0 && *zy > 0) begin(f, d, columns, *mx, *my - offset);
+    if (f->per_width > 0) {
+      const double scale[2] = {exp(of_x[0] - f->x_origin), exp(of_y[0] - f->y_origin)};
+      const double z[2] = {*zx * exp(*mx - f->x_origin), *zy * exp(*my - f->y_origin)};
+      const double shift = (*mx - f->x_origin) - (*my - f->y_origin) + offset;
+      variation_sums(p, q, d, width, scale, shift, z, f, bins + 4 * BINS * b,
+                     lists + 4 * LISTED * b);
     }
     if (near_sums(p, d, width, moments + b, rows)) {
       far_sums(p, q, d, width, far + b, rows);

@@ -23,6 +23,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from kullback.runtime.compiled_library import load_compiled
+from kullback.scoring.variation_sums import VariationBuffers
 
 __all__ = ["MOST_COLUMNS", "BlockLibrary", "RatioBuffers", "block_library"]
 
@@ -93,6 +94,7 @@ class BlockLibrary:
         sums: tuple[Float[Tensor, "5 B"], Float[Tensor, "5 B"]],
         offset_B: Float[Tensor, "B"],
         ratios: RatioBuffers,
+        variation: VariationBuffers,
     ) -> tuple[bool, bool]:
         """Write the sums of the blocks x and y of two models, and of their log-ratios.
 
@@ -101,6 +103,7 @@ class BlockLibrary:
         Z.  It and the most probable tokens of `tops`, equally many of both models, are updated.
         `sums` are written as by the method `sums`, and `offset_B` is the estimate of
         log Z_p - log Z_q that was subtracted, both Z relative to the m of the state, in float64.
+        The sums of `variation` are added to.
         """
         x_BW, y_BW = blocks
         B, W = x_BW.shape
@@ -108,7 +111,8 @@ class BlockLibrary:
         flags = self.library.kullback_pair_sums(
             x_BW.data_ptr(), x_BW.stride(0), y_BW.data_ptr(), y_BW.stride(0), B, W, first_column,
             *(x.data_ptr() for x in (*targets, state_4B, *sums, *tops[0], *tops[1])),
-            tops[0][0].shape[1], offset_B.data_ptr(), *(buffer.data_ptr() for buffer in ratios),
+            tops[0][0].shape[1], offset_B.data_ptr(),
+            *(buffer.data_ptr() for buffer in (*ratios, *variation)),
         )  # fmt: skip
         return bool(flags & HAS_FAR), bool(flags & HAS_EXCLUDED)
 
@@ -127,7 +131,7 @@ def block_library() -> BlockLibrary | None:
     ]  # fmt: skip
     library.kullback_block_sums.restype = None
     library.kullback_pair_sums.argtypes = [
-        POINTER, LONG, POINTER, LONG, LONG, INT, LONG, *[POINTER] * 9, INT, *[POINTER] * 4,
+        POINTER, LONG, POINTER, LONG, LONG, INT, LONG, *[POINTER] * 9, INT, *[POINTER] * 7,
     ]  # fmt: skip
     library.kullback_pair_sums.restype = INT
     return BlockLibrary(library)

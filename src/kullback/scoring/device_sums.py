@@ -67,6 +67,15 @@ class PairSum(NamedTuple):
     excluded_by_q_B: Float[Tensor, "B"]
     """The number of tokens that only the candidate excludes."""
     excluded_by_p_B: Float[Tensor, "B"]
+    near_more_B: Float[Tensor, "B"]
+    """Σ p (1 - e^(-l)) over near tokens with l > 0, which is Σ (p - q)."""
+    near_less_B: Float[Tensor, "B"]
+    """Σ p (e^(-l) - 1) over those with l < 0."""
+    near_p_more_B: Float[Tensor, "B"]
+    """Σ p over near tokens with l > 0."""
+    p_more_B: Float[Tensor, "B"]
+    """Σ p over far tokens with l > 0, and over those that only the candidate excludes."""
+    q_more_B: Float[Tensor, "B"]
 
 
 @cache
@@ -253,8 +262,8 @@ class _RowSums:
 
 def _divergences(
     sums_NSM: Float[Tensor, "N S M"], reference: RowTotals, candidate: RowTotals
-) -> tuple[Float[Tensor, "M"], Float[Tensor, "M"], Float[Tensor, "M"]]:
-    """KL both ways and JS, in float64 and nats."""
+) -> tuple[Float[Tensor, "M"], ...]:
+    """KL both ways, JS (in nats) and TV, in float64."""
     sums = PairSum(*sums_NSM.double().sum(dim=0))
     z_p, z_q = reference.log_z_B.exp(), candidate.log_z_B.exp()
     surplus_M = sums.q_B / z_q - sums.p_B / z_p
@@ -266,4 +275,17 @@ def _divergences(
         kl_M.clamp_min(0).masked_fill(sums.excluded_by_q_B > 0, torch.inf),
         reverse_kl_M.clamp_min(0).masked_fill(sums.excluded_by_p_B > 0, torch.inf),
         js_M.clamp(0, math.log(2)),
+        _total_variation(sums, z_p, z_q),
     )
+
+
+def _total_variation(
+    sums: PairSum, z_p: Float[Tensor, "M"], z_q: Float[Tensor, "M"]
+) -> Float[Tensor, "M"]:
+    """TV, which both Σ (p - q)⁺ and Σ (q - p)⁺ are, in the mean of `total_of_parts`."""
+    more_M = sums.near_more_B / z_p + sums.p_more_B / z_p - sums.q_more_B / z_q
+    p_less_M, q_less_M = sums.p_B - sums.p_more_B, sums.q_B - sums.q_more_B
+    less_M = sums.near_less_B / z_p + q_less_M / z_q - p_less_M / z_p
+    # Near tokens count with p for q.
+    q_more_M = (sums.near_p_more_B / z_p + sums.q_more_B / z_q).clamp(0, 1)
+    return (more_M * (1 - q_more_M) + less_M * q_more_M).clamp(0, 1)

@@ -47,6 +47,8 @@ class DivergenceStatistics:
     """KL(candidate‖reference)."""
     jensen_shannon: Float[np.ndarray, "M"]
     """At most log 2."""
+    total_variation: Float[np.ndarray, "M"]
+    """½ Σ |p - q|, at most 1."""
     top5_overlap: Int[np.ndarray, "M"]
     """The number of the reference's five most probable tokens that are among the candidate's."""
     candidate_at_reference_top1: Float[np.ndarray, "M"]
@@ -67,6 +69,7 @@ class DivergenceStatistics:
             kl=np.empty(rows),
             reverse_kl=np.empty(rows),
             jensen_shannon=np.empty(rows),
+            total_variation=np.empty(rows),
             top5_overlap=np.empty(rows, dtype=np.int64),
             candidate_at_reference_top1=np.empty(rows),
             reference_padding=np.empty(rows),
@@ -80,6 +83,7 @@ class DivergenceStatistics:
         self.kl[rows] = totals.kl_B.cpu().numpy()
         self.reverse_kl[rows] = totals.reverse_kl_B.cpu().numpy()
         self.jensen_shannon[rows] = totals.jensen_shannon_B.cpu().numpy()
+        self.total_variation[rows] = totals.total_variation_B.cpu().numpy()
         self.top5_overlap[rows] = totals.top5_overlap_B.cpu().numpy()
         self.candidate_at_reference_top1[rows] = totals.at_top1_B.cpu().numpy()
         self.reference_padding[rows] = totals.reference_padding_B.cpu().numpy()
@@ -115,8 +119,8 @@ def divergence_statistics(
     >>> from kullback.predictions.base import DensePredictions
     >>> p, q = torch.tensor([[0.5, 0.5]]).log(), torch.tensor([[0.9, 0.1]]).log()
     >>> d = divergence_statistics(DensePredictions(p), DensePredictions(q), torch.tensor([0]))
-    >>> [round(float(x[0]), 3) for x in (d.kl, d.reverse_kl, d.jensen_shannon)]
-    [0.511, 0.368, 0.102]
+    >>> [round(float(x[0]), 3) for x in (d.kl, d.reverse_kl, d.jensen_shannon, d.total_variation)]
+    [0.511, 0.368, 0.102, 0.4]
     """
     M, V = len(reference), min(reference.vocabulary_size, candidate.vocabulary_size)
     if len(candidate) != M:

@@ -177,6 +177,21 @@ class LogRatioSums:
         return Divergences(kl_B, reverse_kl_B, js_NB, ~(remainder_NB <= allowed_NB))
 
 
+    def excluded_probabilities(
+        self, log_p_NB: Float[Tensor, "N B"], log_q_NB: Float[Tensor, "N B"]
+    ) -> tuple[Float[Tensor, "B"], Float[Tensor, "B"]]:
+        """The reference's probability of tokens that only the candidate excludes, and vice versa.
+
+        The arguments are those of `divergences`.
+        """
+        blocks = self.with_excluded
+        only_p_NB, only_q_NB = wide(self.excluded_NSB[blocks, :2]).unbind(1)
+        return (
+            (only_p_NB * log_p_NB[blocks].exp()).sum(dim=0),
+            (only_q_NB * log_q_NB[blocks].exp()).sum(dim=0),
+        )
+
+
 def _moments(
     p_BW: Float[Tensor, "B W"], d_BW: Float[Tensor, "B W"], scratch: list[Tensor]
 ) -> Float[Tensor, "K B"]:

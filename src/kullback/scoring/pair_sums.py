@@ -22,6 +22,7 @@ from kullback.scoring.compiled import BlockLibrary, block_library
 from kullback.scoring.divergence_terms import block_jensen_shannon
 from kullback.scoring.log_ratio_sums import LogRatioSums
 from kullback.scoring.logit_blocks import Chunk, wide
+from kullback.scoring.variation_sums import VariationSums, block_variation, total_of_parts
 
 __all__ = ["TOP_K", "PairSums", "PairTotals"]
 
@@ -38,6 +39,7 @@ class PairTotals(NamedTuple):
     kl_B: Float[Tensor, "B"]
     reverse_kl_B: Float[Tensor, "B"]
     jensen_shannon_B: Float[Tensor, "B"]
+    total_variation_B: Float[Tensor, "B"]
     top5_overlap_B: Int[Tensor, "B"]
     at_top1_B: Float[Tensor, "B"]
     """The candidate's probability of the reference's most probable token."""
@@ -86,6 +88,8 @@ class PairSums:
         self.sums = [BlockSums(like_B, count, TOP_K) for like_B in likes]
         self.normalisers = [_Normaliser.of_nothing(like_B) for like_B in likes]
         self.ratios = LogRatioSums(likes[0].to(self.dtype), count)
+        self.variation = VariationSums(likes[0])
+        self.by_library = True
         # For each block an origin of either model's logits, and the estimate of log Z_p - log Z_q
         # that was subtracted, both Z relative to the origins.
         self.estimates_N3B = wide(likes[0]).new_empty(count, 3, len(likes[0]))
@@ -102,6 +106,7 @@ class PairSums:
             if library is not None and library.takes(x_BW, y_BW):
                 self._add_by_library(library, columns, x_BW, y_BW)
             else:
+                self.by_library = False
                 self._add_by_torch(columns, x_BW, y_BW)
 
     def totals(self, first_row: int) -> PairTotals:
@@ -141,6 +146,7 @@ class PairSums:
             (first.top.buffers, second.top.buffers),
             self.state_4B,
             (first.next_slot(), second.next_slot()), estimate_3B[2], self.ratios.next_slot(),
+            self.variation.buffers,
         )  # fmt: skip
         estimate_3B[:2] = self.state_4B[::2]
         self.ratios.commit(has_far, has_excluded)
@@ -190,8 +196,8 @@ class PairSums:
         first_B, second_B = wide(first.largest_B) - origins[0], wide(second.largest_B) - origins[1]
         return first_B - second_B + first.z_B.log() - second.z_B.log()
 
-    def _divergences(self) -> tuple[Float[Tensor, "B"], Float[Tensor, "B"], Float[Tensor, "B"]]:
-        """KL both ways and JS from the sums; JS from the logits where the sums are too coarse."""
+    def _divergences(self) -> tuple[Float[Tensor, "B"], ...]:
+        """KL both ways, JS and TV; the last two from the logits where the sums are too coarse."""
         log_scales = [
             wide(sums.blocks.largest_B) - wide(normaliser.largest_B) - normaliser.z_B.log()
             for sums, normaliser in zip(self.sums, self.normalisers, strict=True)
@@ -211,7 +217,25 @@ class PairSums:
                 )
             )
         js_B = js_NB.sum(dim=0).clamp_(0, math.log(2))
-        return divergences.kl_B, divergences.reverse_kl_B, js_B
+        return divergences.kl_B, divergences.reverse_kl_B, js_B, self._total_variation(log_scales)
+
+    def _total_variation(self, log_scales: list[Float[Tensor, "N B"]]) -> Float[Tensor, "B"]:
+        """TV: the library's; where that is too coarse, and without the library, from the logits."""
+        variation_B, is_coarse_B = self.variation.total_variation(
+            *self.ratios.excluded_probabilities(*log_scales)
+        )
+        rows_R = (is_coarse_B | (not self.by_library)).nonzero()[:, 0]
+        if len(rows_R):
+            parts = []
+            for start in range(0, self.vocabulary_size, self.width):
+                columns = slice(start, min(start + self.width, self.vocabulary_size))
+                log_p_RW, log_q_RW = (
+                    normaliser.log_probabilities(chunk.block_of(rows_R, columns), rows_R)
+                    for normaliser, chunk in zip(self.normalisers, self.chunks, strict=True)
+                )
+                parts.append(block_variation(log_p_RW, log_q_RW))
+            variation_B[rows_R] = total_of_parts(parts)
+        return variation_B.clamp_(0, 1)
 
     def _padding(self, model: int) -> Float[Tensor, "B"]:
         """The probability of the columns from V on, which are not compared."""

@@ -121,11 +121,12 @@ def _log_ratio(x, y, both, first, second):
 
 @triton.jit
 def _near_terms(ratio):
-    """f(l), e^(-l) f(-l) and j(l), divided by l², by their series."""
+    """f(l), e^(-l) f(-l) and j(l), divided by l², and (1 - e^(-l)) / l, by their series."""
     kl = _series(ratio, 1 / 2, -1 / 6, 1 / 24, -1 / 120, 1 / 720, -1 / 5040, 1 / 40320)
     reverse = _series(ratio, 1 / 2, -1 / 3, 1 / 8, -1 / 30, 1 / 144, -1 / 840, 1 / 5760)
     js = _series(ratio, 1 / 8, -1 / 16, 1 / 64, -1 / 384, 1 / 2304, -1 / 11520, 1 / 92160)
-    return kl, reverse, js
+    g = 1 - ratio * kl
+    return kl, reverse, js, g
 
 
 @triton.jit
@@ -160,7 +161,7 @@ def pair_sums_kernel(
     """Write the sums of `kullback.scoring.device_sums.PairSum` over one block of one row.
 
     `x_sums_ptr` and `y_sums_ptr` have what `row_sums_kernel` wrote for N blocks; `sums_ptr` is
-    blocks × 11 × M.  The logit of y at the first largest of x is written to `at_top1_ptr`.  A block
+    blocks × 16 × M.  The logit of y at the first largest of x is written to `at_top1_ptr`.  A block
     is read T columns at a time, and its sums are reduced once.
     """
     row, block = tl.program_id(0), tl.program_id(1)
@@ -179,6 +180,7 @@ def pair_sums_kernel(
     near_kl, near_reverse, near_js = zero, zero, zero
     far_p, far_q, far_p_l, far_q_l, far_p_s, far_q_s = zero, zero, zero, zero, zero, zero
     only_p, only_q = zero, zero
+    near_more, near_less, near_p_more, far_p_more, far_q_more = zero, zero, zero, zero, zero
     for start in range(0, W, T):
         columns = block * W + start + tl.arange(0, T)
         x = tl.load(x_row_ptr + columns, mask=columns < V, other=-float("inf"))
@@ -192,22 +194,29 @@ def pair_sums_kernel(
         # Near tokens: the series of f(l), e^(-l) f(-l) and j(l) over l².
         near_l = tl.where(near, ratio, 0.0)
         p_l2 = tl.where(near, p, 0.0) * near_l * near_l
-        kl, reverse, js = _near_terms(near_l)
+        kl, reverse, js, g = _near_terms(near_l)
         near_kl += p_l2 * kl
         near_reverse += p_l2 * reverse
         near_js += p_l2 * js
+        p_g = tl.where(near, p, 0.0) * near_l * g
+        near_more += tl.maximum(p_g, 0.0)
+        near_less += tl.maximum(-p_g, 0.0)
+        near_p_more += tl.where(near & (ratio > 0), p, 0.0)
         # Far tokens, and those that a model excludes: their log-ratio is infinite, s its limit.
         p, q = tl.where(far & has_p, p, 0.0), tl.where(far & has_q, q, 0.0)
         far_p += p
         far_q += q
         far_p_l += p * ratio
         far_q_l += q * ratio
+        is_more = tl.where(both, ratio > 0, has_p)
+        far_p_more += tl.where(is_more, p, 0.0)
+        far_q_more += tl.where(is_more, q, 0.0)
         p_s, q_s = _far_terms(ratio, both, has_p)
         far_p_s += p * p_s
         far_q_s += q * q_s
         only_p += (has_p & (has_q == 0)).to(tl.float32)
         only_q += (has_q & (has_p == 0)).to(tl.float32)
-    out = sums_ptr + block.to(tl.int64) * 11 * M + row
+    out = sums_ptr + block.to(tl.int64) * 16 * M + row
     tl.store(out, tl.sum(near_kl, axis=0))
     tl.store(out + M, tl.sum(near_reverse, axis=0))
     tl.store(out + 2 * M, tl.sum(near_js, axis=0))
@@ -219,3 +228,8 @@ def pair_sums_kernel(
     tl.store(out + 8 * M, tl.sum(far_q_s, axis=0))
     tl.store(out + 9 * M, tl.sum(only_p, axis=0))
     tl.store(out + 10 * M, tl.sum(only_q, axis=0))
+    tl.store(out + 11 * M, tl.sum(near_more, axis=0))
+    tl.store(out + 12 * M, tl.sum(near_less, axis=0))
+    tl.store(out + 13 * M, tl.sum(near_p_more, axis=0))
+    tl.store(out + 14 * M, tl.sum(far_p_more, axis=0))
+    tl.store(out + 15 * M, tl.sum(far_q_more, axis=0))

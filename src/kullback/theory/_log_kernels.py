@@ -15,7 +15,7 @@ from kullback.theory._types import FloatArray
 
 __all__ = [
     "cross_entropy_log_rows", "jensen_shannon_log_rows", "kl_log_rows", "log_softmax_rows",
-    "logit_difference",
+    "logit_difference", "total_variation_log_rows",
 ]  # fmt: skip
 
 
@@ -42,6 +42,27 @@ def jensen_shannon_log_rows(
     """½ KL(p‖m) + ½ KL(q‖m), m = (p + q)/2, of each row."""
     s = np.where(np.isnan(delta), 0.0, np.tanh(delta / 2))
     jensen_shannon_terms(np.exp(lp), np.exp(lq), s).sum(axis=-1, out=out)
+
+
+def total_variation_log_rows(
+    out: FloatArray, lp: FloatArray, lq: FloatArray, delta: FloatArray
+) -> None:
+    """½ Σ |p - q| of each row, with q - p = p (exp δ - 1) where |δ| ≤ 1.
+
+    Σ (q - p)⁺ and Σ (p - q)⁺ are equal; weighted by the mass of the other's outcomes, a rounding
+    error of the probabilities, which is that of the largest, has no effect of first order.  What
+    rounds to no change is with those of the smaller sum.
+    """
+    p, q = np.exp(lp), np.exp(lq)
+    near = p * np.expm1(np.clip(delta, -1, 1))
+    change = np.where(np.abs(delta) <= 1, near, q - p)
+    grown, shrunk = np.maximum(change, 0).sum(axis=-1), np.maximum(-change, 0).sum(axis=-1)
+    of_grown = np.where(change > 0, q, 0).sum(axis=-1)
+    of_shrunk = np.where(change < 0, q, 0).sum(axis=-1)
+    of_others = np.where(change == 0, q, 0).sum(axis=-1)
+    of_grown += np.where(grown < shrunk, of_others, 0)
+    of_shrunk += np.where(grown < shrunk, 0, of_others)
+    np.divide(grown * of_shrunk + shrunk * of_grown, of_grown + of_shrunk, out=out)
 
 
 def log_softmax_rows(logits: FloatArray) -> FloatArray:

@@ -12,7 +12,10 @@ import numpy as np
 
 from kullback.theory._types import FloatArray
 
-__all__ = ["TINY", "cross_entropy_rows", "jensen_shannon_rows", "jensen_shannon_terms", "kl_rows"]
+__all__ = [
+    "TINY", "cross_entropy_rows", "jensen_shannon_rows", "jensen_shannon_terms", "kl_rows",
+    "total_variation_rows",
+]  # fmt: skip
 
 TINY = 5e-324  # the smallest positive float64
 
@@ -42,6 +45,11 @@ def jensen_shannon_rows(out: FloatArray, p: FloatArray, q: FloatArray) -> None:
     p, q = _scaled(p), _scaled(q)
     s = (q - p) / np.maximum(q + p, TINY)
     np.divide(jensen_shannon_terms(p, q, s).sum(axis=-1), _SCALE, out=out)
+
+
+def total_variation_rows(out: FloatArray, p: FloatArray, q: FloatArray) -> None:
+    """½ Σ |p - q| of each row."""
+    np.multiply(np.abs(p - q).sum(axis=-1), 0.5, out=out)
 
 
 def _scaled(p: FloatArray) -> FloatArray:
