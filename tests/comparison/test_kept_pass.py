@@ -7,11 +7,12 @@ from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from divergence_samples import random_rows
 from kullback.comparison import divergence_columns, kept_pass
-from kullback.comparison.divergence_columns import COLUMNS
+from kullback.comparison.divergence_columns import COLUMNS, DivergenceColumns
 from kullback.comparison.kept_pass import KeptPasses
 from kullback.evaluation.passes import TokenizedText
 from kullback.scoring.divergence import DivergenceStatistics, concatenate_divergences
@@ -54,3 +55,33 @@ def test_an_interrupted_pass_is_resumed_bit_for_bit(limit, tmp_path, monkeypatch
     assert begun == [0, 7]
     passes.forget()
     assert not [kept for kept in Path(tmp_path).rglob("*") if kept.is_file()]
+
+
+def test_rows_kept_by_another_version_are_computed_anew(tmp_path, monkeypatch):
+    """A file without the total variation, as before it was measured, is ignored."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    monkeypatch.setattr(kept_pass, "SECONDS_WORTH_KEEPING", 0.0)
+    documents = [Document("text", TEXT[:200])]
+    tokenized = TokenizedText.of(documents, Protocol(window=32), byte_tokenizer(), 32)
+    windows = [random_rows(int(count), 1) for count in np.diff(tokenized.starts)]
+    begun: list[int] = []
+
+    def compute(first: int) -> Iterator[DivergenceStatistics]:
+        begun.append(first)
+        yield from windows[first:]
+
+    older = kept_pass._SCHEMA.remove(kept_pass._SCHEMA.get_field_index("total_variation"))
+    pieces = kept_pass._pieces
+
+    def older_pieces(columns: DivergenceColumns) -> Iterator[bytes | memoryview]:
+        yield memoryview(older.serialize())
+        for part in columns.parts():
+            arrays = {name: kept_pass._arrow(part[name]) for name in older.names}
+            yield memoryview(pa.record_batch(list(arrays.values()), schema=older).serialize())
+
+    monkeypatch.setattr(kept_pass, "_pieces", older_pieces)
+    KeptPasses().rows(["a"], tokenized, compute)
+    monkeypatch.setattr(kept_pass, "_pieces", pieces)
+    for _ in range(2):
+        KeptPasses().rows(["a"], tokenized, compute)
+    assert begun == [0, 0]

@@ -87,7 +87,14 @@ def test_measures_equal_whole_softmaxes(folder, tmp_path):
 def test_a_model_against_itself_is_exactly_zero(folder):
     """The same model, loaded twice, is 0 away in every measure, and not above the noise."""
     found = compare(folder, folder, task=Task(noise=True))
-    for name in ("kl", "reverse_kl", "jensen_shannon", "delta_cross_entropy", "delta_p_rms"):
+    for name in (
+        "kl",
+        "reverse_kl",
+        "jensen_shannon",
+        "total_variation",
+        "delta_cross_entropy",
+        "delta_p_rms",
+    ):
         assert found.measures[name].value == 0.0, name
     assert found.measures["top1_agreement"].value == 1.0
     assert found.candidates[0].kl_quantiles["maximum"] == 0.0

@@ -176,7 +176,6 @@ class LogRatioSums:
         reverse_kl_B.clamp_min_(0)
         return Divergences(kl_B, reverse_kl_B, js_NB, ~(remainder_NB <= allowed_NB))
 
-
     def excluded_probabilities(
         self, log_p_NB: Float[Tensor, "N B"], log_q_NB: Float[Tensor, "N B"]
     ) -> tuple[Float[Tensor, "B"], Float[Tensor, "B"]]:

@@ -38,8 +38,9 @@ TOLERANCE = 1e-4
 ROUNDING = 1e-6
 # In mean |d'| of the first block.
 WIDE = 3.0
-# Where the scale of the first block is farther from the final one, in nats.
-FARTHEST = 15.0
+# Where the scale of the first block is farther from the final one, in nats, float32 sums of r have
+# lost too many digits.
+FARTHEST = 2.0
 
 
 class VariationBuffers(NamedTuple):
@@ -75,7 +76,8 @@ class VariationSums:
         frames_B6, bins_BK4, lists_BL4 = self.buffers
         P_BK, Q_BK, R_BK, S_BK = bins_BK4.double().unbind(2)
         is_listed_BL = torch.arange(LISTED) < frames_B6[:, 3:4]
-        d_BL, *listed = lists_BL4.double().masked_fill(~is_listed_BL[:, :, None], 0).unbind(2)
+        lists_BL4 = lists_BL4.double().masked_fill(~is_listed_BL[:, :, None], 0)
+        listed = lists_BL4[:, :, 1:].unbind(2)
         P_B, Q_B, R_B = (
             bins_BX.sum(dim=1) + list_BL.sum(dim=1)
             for bins_BX, list_BL in zip((P_BK, Q_BK, R_BK), listed, strict=True)
@@ -154,8 +156,8 @@ def block_variation(
 def total_of_parts(parts: Iterable[Float[Tensor, "4 R"]]) -> Float[Tensor, "R"]:
     """TV from `block_variation` of all blocks.
 
-    Both Σ (p - q)⁺ and Σ (q - p)⁺ are TV; in the mean with these weights an error of the normalisers
-    enters as its square.
+    Both Σ (p - q)⁺ and Σ (q - p)⁺ are TV; in the mean with these weights an error of the
+    normalisers enters as its square.
 
     >>> logs = torch.tensor([[0.5, 0.5], [0.9, 0.1]], dtype=torch.float64).log()
     >>> round(float(total_of_parts([block_variation(logs[:1], logs[1:])])[0]), 4)
