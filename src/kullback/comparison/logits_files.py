@@ -232,8 +232,8 @@ def _measures(
         kl = measures["kl"].value
         left = max(float(upper_M.mean()) - kl, kl - float(lower_M.mean()))
         note = (
-            "nothing was clipped: the total variation is that of the rounded probabilities, and the "
-            f"KL is exact to what rounding leaves, {left:.1g} nats/token"
+            "nothing was clipped: the total variation is that of the rounded probabilities, and "
+            f"the KL is exact to what rounding leaves, {left:.1g} nats/token"
         )
         return measures, kl_quantiles(divergences.kl), [note]
     bounds = {
