@@ -124,10 +124,14 @@ class PairSums:
         first_B5, second_B5 = reference.top_tokens_BK, candidate.top_tokens_BK
         is_shared = (first_B5[:, :, None] == second_B5[:, None, :]) & (first_B5 >= 0)[:, :, None]
         at_top1_B1 = self.normalisers[1].log_probabilities(self.at_top1_B[:, None])
+        kl_B, reverse_kl_B, jensen_shannon_B, total_variation_B = self._divergences()
         return PairTotals(
             reference,
             candidate,
-            *self._divergences(),
+            kl_B,
+            reverse_kl_B,
+            jensen_shannon_B,
+            total_variation_B,
             top5_overlap_B=is_shared.any(dim=2).sum(dim=1),
             at_top1_B=at_top1_B1[:, 0].exp(),
             reference_padding_B=self._padding(0),

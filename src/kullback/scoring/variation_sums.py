@@ -92,10 +92,9 @@ class VariationSums:
         own = _surplus(P_BK, Q_BK, R_BK, epsilon_B1)
         of_list = _surplus(P_BL, Q_BL, R_BL, epsilon_B1)
         inside_B1 = bin_of(epsilon_B1, frames_B6[:, 2:3])
-        sum_B, error_B = _inside(
-            *(column.gather(1, inside_B1)[:, 0] for column in (P_BK, R_BK, S_BK)),
-            epsilon_B1[:, 0],
-        )
+        P_B1, R_B1, S_B1 = (column_BK.gather(1, inside_B1) for column_BK in (P_BK, R_BK, S_BK))
+        sum_B1, error_B1 = _inside(P_B1, R_B1, S_B1, epsilon_B1)
+        sum_B, error_B = sum_B1[:, 0], error_B1[:, 0]
         outside_BK = own.abs().scatter(1, inside_B1, 0.0)
         # In units of p'.
         total_B = outside_BK.sum(dim=1) + of_list.abs().sum(dim=1) + sum_B
@@ -120,20 +119,20 @@ def _surplus(P: Tensor, Q: Tensor, R: Tensor, epsilon: Tensor) -> Tensor:
 
 
 def _inside(
-    P_B: Tensor, R_B: Tensor, S_B: Tensor, epsilon_B: Tensor
-) -> tuple[Float[Tensor, "B"], Float[Tensor, "B"]]:
+    P_B1: Tensor, R_B1: Tensor, S_B1: Tensor, epsilon_B1: Tensor
+) -> tuple[Float[Tensor, "B 1"], Float[Tensor, "B 1"]]:
     """Σ |p' - e^ε q'| over the bin of ε, and the largest error of it."""
-    has_any = P_B > 0
-    mean_B = torch.where(has_any, R_B / P_B, 0)
-    variance_B = torch.where(has_any, S_B / P_B - mean_B.square(), 0).clamp_min(0)
-    distance_B = (mean_B + torch.expm1(-epsilon_B)).abs()
-    half_B = (3 * variance_B).sqrt()
-    uniform_B = (distance_B.square() + half_B.square()) / (2 * half_B)
-    mean_distance_B = torch.where(distance_B >= half_B, distance_B, uniform_B)
-    most_B = (variance_B + distance_B.square()).sqrt()
-    scale_B = P_B * epsilon_B.exp()
-    error_B = torch.maximum(most_B - mean_distance_B, mean_distance_B - distance_B)
-    return scale_B * mean_distance_B, scale_B * error_B
+    has_any = P_B1 > 0
+    mean_B1 = torch.where(has_any, R_B1 / P_B1, 0)
+    variance_B1 = torch.where(has_any, S_B1 / P_B1 - mean_B1.square(), 0).clamp_min(0)
+    distance_B1 = (mean_B1 + torch.expm1(-epsilon_B1)).abs()
+    half_B1 = (3 * variance_B1).sqrt()
+    uniform_B1 = (distance_B1.square() + half_B1.square()) / (2 * half_B1)
+    mean_distance_B1 = torch.where(distance_B1 >= half_B1, distance_B1, uniform_B1)
+    most_B1 = (variance_B1 + distance_B1.square()).sqrt()
+    scale_B1 = P_B1 * epsilon_B1.exp()
+    error_B1 = torch.maximum(most_B1 - mean_distance_B1, mean_distance_B1 - distance_B1)
+    return scale_B1 * mean_distance_B1, scale_B1 * error_B1
 
 
 def block_variation(
@@ -163,5 +162,6 @@ def total_of_parts(parts: Iterable[Float[Tensor, "4 R"]]) -> Float[Tensor, "R"]:
     >>> round(float(total_of_parts([block_variation(logs[:1], logs[1:])])[0]), 4)
     0.4
     """
-    more_R, less_R, q_more_R, q_less_R = sum(parts, torch.zeros(()))
-    return (more_R * q_less_R + less_R * q_more_R).clamp(0, 1)
+    more_R, less_R, q_more_R, q_less_R = torch.stack(list(parts)).sum(dim=0).unbind(0)
+    variation_R: Tensor = (more_R * q_less_R + less_R * q_more_R).clamp(0, 1)
+    return variation_R
