@@ -186,7 +186,7 @@ def test_a_folder_finds_its_export(trained_elsewhere: Path):
     (part,) = result.parts
     assert part.window == WINDOW
     assert part.exact
-    named = evaluate_source(str(trained_elsewhere), str(trained_elsewhere.parent / "golden-mean"))
+    named = evaluate_source(str(trained_elsewhere), trained_elsewhere.parent / "golden-mean")
     assert named.parts == result.parts
     other = evaluate_source(str(trained_elsewhere), "even", window=4)
     assert (other.source, other.parts[0].window) == ("even", 4)

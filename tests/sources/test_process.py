@@ -164,10 +164,14 @@ def test_a_stream_has_the_frequencies_of_the_process(name: str):
 
 
 def test_a_stream_never_breaks_a_rule_at_a_joint():
-    """In a long even process, each run of 1s between two 0s is even, whatever the segments."""
+    """Runs of 1s of the even process are even; every third bit of RRXOR is that of two others."""
     stream = known_process("even").stream(np.random.default_rng(0)).read(100_000)
     zeros = np.flatnonzero(stream == 0)
     assert not (np.diff(zeros) % 2 == 0).any()
+    sampler = known_process("rrxor").stream(np.random.default_rng(0))
+    bits = np.concatenate([sampler.read(n) for n in (30_001, 1, 50_000, 7)])
+    is_xor = bits[2:] == (bits[:-2] ^ bits[1:-1])
+    assert sum(bool(is_xor[phase::3].all()) for phase in range(3)) == 1
 
 
 @pytest.mark.parametrize(

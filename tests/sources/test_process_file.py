@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from kullback.errors import GrammarError, InvalidValueError
+from kullback.sources import open_process
 from kullback.sources.catalogue import open_any_source, open_source
 from kullback.sources.known_processes import known_process
 from kullback.sources.process import Process
@@ -94,3 +95,6 @@ def test_a_process_has_no_sentences():
     """Where sentences are needed a process is refused, with what to do."""
     with pytest.raises(InvalidValueError, match="kullback source export even"):
         open_source("even")
+    assert open_process("even").name == "even"
+    with pytest.raises(InvalidValueError, match="open_source"):
+        open_process("conjugation")

@@ -24,7 +24,7 @@ __all__ = ["evaluate_source"]
 
 def evaluate_source(
     model: Model,
-    source: str | Source | Process | None = None,
+    source: str | Path | Source | Process | None = None,
     sentences: int | None = None,
     seed: int = 0,
     progress: Progress | None = None,
@@ -70,12 +70,14 @@ def evaluate_source(
     return evaluate_parts(loaded, opened, sentences, seed, progress)
 
 
-def _source(model: Model, source: str | Source | Process | None) -> tuple[AnySource, int | None]:
+def _source(
+    model: Model, source: str | Path | Source | Process | None
+) -> tuple[AnySource, int | None]:
     """The source, and the symbols of the windows of its export."""
     if isinstance(source, Source | Process):
         return source, None
     if source is not None:
-        return open_named(source)
+        return open_named(str(source))
     folder = Path(model) if isinstance(model, str | Path) else None
     if folder is None or not (folder / "training.json").exists():
         is_model = folder is None or (folder / "config.json").exists() or folder.suffix == ".gguf"

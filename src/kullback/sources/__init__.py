@@ -1,6 +1,7 @@
 """Sources: languages whose entropy is known exactly.
 
-`conjugation` is the embedded source; `open_source` opens a source by its name or grammar file.
+`conjugation` is the embedded source of sentences; `open_source` opens one by its name, grammar file
+or text, and `open_process` a stationary process.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from kullback.sources.catalogue import Source
+    from kullback.sources.process import Process
 
-__all__ = ["conjugation", "open_source"]
+__all__ = ["conjugation", "open_process", "open_source"]
 
 
 def conjugation(holdout: int = 0, seed: int = 0) -> Source:
@@ -35,3 +37,21 @@ def open_source(name: str | Path, holdout: int = 0, seed: int = 0) -> Source:
     from kullback.sources import catalogue
 
     return catalogue.open_source(str(name), holdout, seed)
+
+
+def open_process(name: str | Path) -> Process:
+    """The stationary process called `name`, or that of a file with ``[chain]`` or ``[states]``.
+
+    Raises `InvalidValueError` for an unknown name and for a source of sentences, `GrammarError` for
+    a malformed file.
+
+    >>> [round(h.value, 6) for h in open_process("golden-mean").conditional_entropies(3)]  # nats
+    [0.636514, 0.462098, 0.462098]
+    """
+    from kullback.errors import InvalidValueError
+    from kullback.sources import catalogue, process
+
+    source = catalogue.open_any_source(str(name))
+    if not isinstance(source, process.Process):
+        raise InvalidValueError(f"{name} is made of sentences: open it with open_source")
+    return source
