@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from kullback.errors import InvalidValueError
 from kullback.models import stream_plan
+from kullback.models.interface import TextModel
 from kullback.models.load import load_text_model
 from kullback.models.load_streamed import load_streamed
 from kullback.models.streamed import StreamedModel
@@ -24,17 +25,10 @@ LENGTHS = (20, 33, 12)
 ALL = slice(None)
 
 
-class Ids:
+def ids() -> list[np.ndarray]:
     """Random tokens."""
-
-    def __init__(self, lengths: Sequence[int] = LENGTHS) -> None:
-        draw = torch.Generator().manual_seed(1)
-        self._ids = [torch.randint(0, 256, (1, length), generator=draw) for length in lengths]
-        self.shapes = [(1, length) for length in lengths]
-
-    def ids(self, i: int) -> Tensor:
-        """Input `i`."""
-        return self._ids[i]
+    draw = np.random.default_rng(1)
+    return [draw.integers(0, 256, (1, length)) for length in LENGTHS]
 
 
 class Notes(Progress):
@@ -51,8 +45,14 @@ class Notes(Progress):
 def streamed(folder: Path, dtype: torch.dtype = torch.float32) -> StreamedModel:
     """A model that has read the random tokens."""
     model = load_streamed(str(folder), dtype)
-    model.stream(Ids(), 2, Notes())
+    model.progress = Notes()
+    model.prepare(ids(), 2)
     return model
+
+
+def logits(model: StreamedModel | TextModel, i: int) -> Tensor:
+    """All logits of an input."""
+    return model.predict(torch.from_numpy(ids()[i])).logits(ALL)
 
 
 FAST = {("llama", torch.float32), ("gpt2", torch.bfloat16), ("mixtral", torch.float32)}
@@ -70,8 +70,7 @@ def test_the_same_bits_as_the_whole_model(kind: str, dtype: torch.dtype, tmp_pat
     whole, parts = load_text_model(str(folder), dtype), streamed(folder, dtype)
     torch.set_num_threads(1)
     for i in range(len(LENGTHS)):
-        expected = whole.predict(Ids().ids(i))
-        assert torch.equal(parts.predictions(i).logits(ALL), expected.logits(ALL))
+        assert torch.equal(logits(parts, i), logits(whole, i))
     assert (parts.notes, parts.context) == (whole.notes, whole.context)
     assert parts.vocabulary_size == whole.vocabulary_size
     assert parts.dtype == whole.dtype
@@ -94,7 +93,7 @@ def sharded(folder: Path) -> Path:
 def test_every_tensor_is_read_once(tmp_path: Path) -> None:
     """Also where the model is in many files, and layers are read ahead."""
     parts = streamed(sharded(saved_model("llama", tmp_path)))
-    parts.predictions(0)
+    logits(parts, 0)
     counts = Counter(parts.read)
     assert set(counts.values()) == {1}
     assert len(counts) == 2 * 9 + 3
@@ -103,7 +102,7 @@ def test_every_tensor_is_read_once(tmp_path: Path) -> None:
 def test_only_a_tied_embedding_is_read_twice(tmp_path: Path) -> None:
     """Before the layers, and after them as the head."""
     parts = streamed(saved_model("gpt2", tmp_path))
-    parts.predictions(0)
+    logits(parts, 0)
     twice = [key for key, count in Counter(parts.read).items() if count > 1]
     assert twice == ["transformer.wte.weight"]
 
@@ -122,7 +121,8 @@ def test_layers_are_in_memory_one_at_a_time(tmp_path: Path) -> None:
             return own(x)
 
         layer.mlp.forward = noted
-    model.stream(Ids(), 2, Notes())
+    model.progress = Notes()
+    model.prepare(ids(), 2)
     assert {tuple(row) for row in loaded} == {(True, False), (False, True)}
     assert all(weight.is_meta for weight in layers.parameters())
 
@@ -132,12 +132,12 @@ def test_hidden_states_on_disk_give_the_same(
 ) -> None:
     """Where memory is short they are in a file, which is announced; nothing is read ahead."""
     folder = saved_model("llama", tmp_path)
-    in_memory = streamed(folder).predictions(1).logits(ALL)
+    in_memory = logits(streamed(folder), 1)
     monkeypatch.setattr(stream_plan, "available_memory", lambda: 1000)
-    model, notes = load_streamed(str(folder)), Notes()
-    model.stream(Ids(), 2, notes)
-    assert torch.equal(model.predictions(1).logits(ALL), in_memory)
-    assert "temporary file" in notes.notes[0]
+    model = streamed(folder)
+    assert torch.equal(logits(model, 1), in_memory)
+    assert isinstance(model.progress, Notes)
+    assert "temporary file" in model.progress.notes[0]
 
 
 def test_a_layer_of_nan_is_named(tmp_path: Path) -> None:
@@ -173,5 +173,19 @@ def test_a_random_model_is_refused(tmp_path: Path) -> None:
     mlp = model._model.base_model.layers[1].mlp
     own = mlp.forward
     mlp.forward = lambda x: own(x) + torch.rand(1)
+    model.progress = Notes()
     with pytest.raises(InvalidValueError, match="random"):
-        model.stream(Ids(), 2, Notes())
+        model.prepare(ids(), 2)
+
+
+def test_what_was_read_is_not_read_again(tmp_path: Path) -> None:
+    """Inputs that are there are kept; equal ones are read once; others replace them."""
+    model = streamed(saved_model("llama", tmp_path))
+    count = len(model.read)
+    model.prepare(ids()[:1], 2)
+    assert len(model.read) == count
+    model.prepare([ids()[0][:, :5]] * 3, 2)
+    assert len(model.read) > count
+    assert model.text.first_probe == 1
+    with pytest.raises(InvalidValueError, match="--stream"):
+        logits(model, 0)

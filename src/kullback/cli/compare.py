@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from kullback.cli.output import print_result, reserved, terminal_progress
 from kullback.cli.parsing import add_command, add_force, given, number, output_name
-from kullback.cli.text_options import add_text_options, text_options
+from kullback.cli.text_options import add_stream, add_text_options, text_options
 from kullback.errors import InvalidValueError
 from kullback.runtime.outputs import Output
 from kullback.runtime.ranges import TOLERANCES
@@ -28,6 +28,7 @@ def add(commands: Commands) -> None:
         "kullback compare FOLDER OTHER --text texts/ --report compared.html",
         "kullback compare FOLDER --schemes int8,int4-g32,int2-g32 --text book.txt --json",
         "kullback compare FOLDER Q8_0.gguf Q5_K_M.gguf Q4_K_M.gguf --text book.txt --budget 110MB",
+        "kullback compare LARGE OTHER --text book.txt --stream       # both larger than memory",
         "kullback compare reference.rec FOLDER FOLDER@int8 --text book.txt",
         "kullback compare reference.parquet FOLDER@int8 --text book.txt      # ΔCE, no KL",
         "kullback compare base.kld MODEL",
@@ -74,6 +75,7 @@ def add(commands: Commands) -> None:
         help="quantise one layer group at a time by the first scheme, and rank them by KL",
     )  # fmt: skip
     add_text_options(compare)
+    add_stream(compare)
     compare.add_argument(
         "--report", type=output_name, metavar="FILE.html", help="write an HTML report"
     )

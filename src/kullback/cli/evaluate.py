@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from kullback.cli.output import print_line, print_result, reserved, terminal_progress
 from kullback.cli.parsing import add_command, add_force, given, number, output_name
-from kullback.cli.text_options import add_text_options, text_options
+from kullback.cli.text_options import add_stream, add_text_options, text_options
 from kullback.errors import InvalidValueError
 from kullback.runtime.outputs import Output
 from kullback.runtime.ranges import SEEDS, SENTENCES
@@ -33,6 +33,7 @@ def add(commands: Commands) -> None:
         "kullback evaluate HuggingFaceTB/SmolLM2-135M --text book.txt --report book.html",
         "kullback evaluate model.gguf --text texts/ --records tokens.parquet",
         "kullback evaluate FOLDER --text wiki.jsonl --field text --protocol lm-eval",
+        "kullback evaluate LARGE --text book.txt --stream --dtype bfloat16   # larger than memory",
         "torchrun --nproc-per-node 2 -m kullback evaluate FOLDER --text book.txt",
         notes=(
             "\nWith --text every byte is scored once, with as much context as the window holds.\n"
@@ -48,6 +49,7 @@ def add(commands: Commands) -> None:
         "(FILE.gguf@ctk=q8_0,fa=on sets llama.cpp's options, FILE.gguf@transformers dequantises)",
     )  # fmt: skip
     add_text_options(evaluate)
+    add_stream(evaluate)
     evaluate.add_argument(
         "--records",
         type=output_name,

@@ -10,12 +10,12 @@ from kullback.models.llama_cpp_options import BACKENDS
 from kullback.runtime.ranges import LENGTHS
 from kullback.text.protocol import WINDOWS
 
-__all__ = ["add_text_options", "text_options"]
+__all__ = ["add_stream", "add_text_options", "text_options"]
 
 DTYPES = ("auto", "float32", "float64", "bfloat16", "float16")
 NAMES = (
     "protocol", "window", "stride", "bos", "joined", "special_tokens", "field", "dtype",
-    "device", "device_map", "trust_remote_code", "backend",
+    "device", "device_map", "trust_remote_code", "backend", "stream",
 )  # fmt: skip
 
 
@@ -78,6 +78,14 @@ def add_text_options(command: argparse.ArgumentParser) -> None:
     text.add_argument(
         "--trust-remote-code", action="store_true", help="run code that comes with the model",
         **absent,
+    )  # fmt: skip
+
+
+def add_stream(command: argparse.ArgumentParser) -> None:
+    """Declare --stream."""
+    command.add_argument(
+        "--stream", action="store_true", default=argparse.SUPPRESS,
+        help="read models layer by layer, which may be larger than memory",
     )  # fmt: skip
 
 

@@ -87,6 +87,7 @@ def compare(
     device_map: DeviceMap | None = None,
     trust_remote_code: bool | None = None,
     backend: Backend | None = None,
+    stream: bool = False,
     passages: bool = True,
     progress: Progress | None = None,
     command: str = "",
@@ -120,6 +121,7 @@ def compare(
             field=field, protocol=protocol, window=window, stride=stride, bos=bos, joined=joined,
             special_tokens=special_tokens, dtype=dtype, device=device, device_map=device_map,
             trust_remote_code=trust_remote_code or None, backend=backend,
+            stream=stream or None,
         ),
         progress=progress or Progress(),
     )  # fmt: skip
@@ -193,7 +195,7 @@ def _open(operand: Model, request: Request) -> ModelOperand | RecordingOperand:
     if isinstance(operand, str | Path) and is_recorded(Path(operand)):
         return RecordingOperand.open(Path(operand))
     request.progress.stage(f"loading {model_name(operand)}")
-    return ModelOperand(request.options.load(operand, progress=request.progress.advance))
+    return ModelOperand(request.options.load(operand, progress=request.progress))
 
 
 def _by_bytes(request: Request, kinds: list[Kind]) -> Comparison:
@@ -206,7 +208,7 @@ def _by_bytes(request: Request, kinds: list[Kind]) -> Comparison:
     models = []
     for operand in request.operands:
         request.progress.stage(f"loading {model_name(operand)}")
-        models.append(options.load(operand, progress=request.progress.advance).model)
+        models.append(options.load(operand, progress=request.progress).model)
     return compare_by_bytes(models[0], models[1], documents, cut, request.progress)
 
 
@@ -217,6 +219,8 @@ def _logits(request: Request, kinds: list[Kind]) -> Comparison:
         return compare_logits_files(base, Path(str(candidate)), request.progress)
     options = request.options
     check_cut(options)
+    if options.stream:
+        raise InvalidValueError("stream (--stream) does not go with a logits file: leave it out")
     documents = [] if request.text is None else options.documents(request.text, request.progress)
     operand = _open(candidate, request)
     assert isinstance(operand, ModelOperand)
@@ -347,5 +351,6 @@ def _in_bfloat16(request: Request, model: TextModel | None) -> Callable[[], Text
 def _stages(request: Request, candidates: Sequence[Model], kinds: Sequence[Kind]) -> int:
     """How many stages there will be: loading and comparing each, then what was asked for beside."""
     loaded = sum(kind == "model" for kind in kinds) + len(request.schemes)
+    loaded *= 2 if request.options.stream else 1  # and then passed through
     noise = 2 if request.noise_floor else 0
     return loaded + len(candidates) + noise + request.sensitivity

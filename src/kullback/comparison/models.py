@@ -35,6 +35,7 @@ from kullback.evaluation.passes import (
 )
 from kullback.models.interface import TextModel
 from kullback.models.quantization import Scheme
+from kullback.models.streamed import StreamedModel
 from kullback.results import comparison as results
 from kullback.results.measurement import Measurement
 from kullback.runtime.progress import Progress
@@ -102,7 +103,9 @@ def compare_models(
     beginnings = _check_tokenizers(candidates, reader, tokenized)
     began = time.perf_counter()
     source: Predictor = reference
-    if len(candidates) > 1 or task.noise or task.sensitivity is not None:
+    # A streamed model keeps its hidden states itself.
+    several = len(candidates) > 1 and not isinstance(reference.model, StreamedModel)
+    if several or task.noise or task.sensitivity is not None:
         source = _kept(reference, tokenized, progress)
     compared, passes, limit = [], KeptPasses(), BatchLimit()
     of_reference = reference.fingerprint(documents, tokenized)

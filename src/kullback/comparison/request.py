@@ -55,6 +55,8 @@ def check_values(request: Request) -> None:
         split_scheme(str(name))
     request.options.check_backend(*request.operands)
     request.options.check_spread(*request.operands, schemes=request.schemes)
+    whole = ["--noise-floor"] * request.noise_floor + ["--sensitivity"] * request.sensitivity
+    request.options.check_stream(*request.operands, schemes=(*whole, *request.schemes))
 
 
 def as_tuple(candidates: Model | Sequence[Model]) -> tuple[Model, ...]:

@@ -7,9 +7,9 @@ Axes: N windows of a batch, M rows, K columns of a statistic that has several.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from kullback.evaluation.predictors import (
     Predictor,
     is_exclusive,
     joint_sharing,
+    prepare,
     token_budget,
 )
 from kullback.evaluation.tokenized_text import TokenizedText
@@ -86,6 +87,8 @@ def batched_rows(
     alone = any(map(is_exclusive, predictors)) or any(p.device.type != "cpu" for p in predictors)
     at_once = 1 if alone else plan.full_batches
     planned = plan.from_window(first_window)
+    for predictor in predictors:
+        prepare(predictor, _Inputs(tokenized, planned), at_once)
     done = int(tokenized.starts[first_window])
     group: _Group[Rows] | None = None
     scored_W = tokenized.windows.scored()
@@ -128,6 +131,19 @@ def window_predictions(
         while first_window in waiting:
             yield first_window, waiting.pop(first_window)
             first_window += 1
+
+
+class _Inputs(Sequence[Int[np.ndarray, "N T"]]):
+    """The tokens that are read in each of some batches."""
+
+    def __init__(self, tokenized: TokenizedText, planned: Sequence[PlannedBatch]) -> None:
+        self._tokenized, self._planned = tokenized, planned
+
+    def __len__(self) -> int:
+        return len(self._planned)
+
+    def __getitem__(self, i: Any) -> Any:
+        return self._tokenized.batch(self._planned[i].numbers_N.tolist()).inputs
 
 
 @dataclass(frozen=True, eq=False)

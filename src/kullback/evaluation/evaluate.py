@@ -39,6 +39,7 @@ def evaluate(
     device_map: DeviceMap | None = None,
     trust_remote_code: bool = False,
     backend: Backend | None = None,
+    stream: bool = False,
     records: str | Path | None = None,
     force: bool = False,
     temperature: bool = False,
@@ -54,7 +55,8 @@ def evaluate(
     cut, `joined` whether documents are read as one, `special_tokens` ("text" or "tokens") how the
     spelling of a special token is read; `dtype` and `device` ("auto": cuda, mps, cpu) what it is
     computed in, `device_map` ("auto") spreads it over all devices, `backend` says whether llama.cpp
-    (the default, where it is installed) or transformers runs a .gguf file.  `records` names a
+    (the default, where it is installed) or transformers runs a .gguf file.  `stream` reads the
+    model layer by layer, which may then be larger than memory.  `records` names a
     Parquet file for one row a token, after which a killed run resumes; `force` lets it replace a
     file that is no records.  `temperature` finds the temperature that minimises the nll; `passages`
     keeps the beginning of the text for a report.
@@ -72,15 +74,22 @@ def evaluate(
     options = PassOptions(
         field=field, protocol=protocol, window=window, stride=stride, bos=bos, joined=joined,
         special_tokens=special_tokens, dtype=dtype, device=device, device_map=device_map,
-        trust_remote_code=trust_remote_code, backend=backend,
+        trust_remote_code=trust_remote_code or None, backend=backend,
+        stream=stream or None,
     )  # fmt: skip
     options.check_backend(model)
     options.check_spread(model)
+    options.check_stream(model)
     progress = progress or Progress()
     cut, documents = options.to_protocol(), options.documents(text, progress)
     with process_group() as processes:
         progress.stage(f"loading {model_name(model)}")
-        loaded = options.load(model, progress=progress.advance).model
+        if stream and processes.world_size > 1:
+            raise InvalidValueError(
+                "stream (--stream) reads the model once, and each process of torchrun would read "
+                "it: start one process"
+            )
+        loaded = options.load(model, progress=progress).model
         task = TextTask(
             records=path, passages=passages, temperature=temperature,
             exact=options.in_float32(model), command=command,

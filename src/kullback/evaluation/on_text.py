@@ -19,6 +19,7 @@ from kullback.evaluation.measures import TextMeasures, measure_text
 from kullback.evaluation.numeric_type import arithmetic_noise
 from kullback.evaluation.passages import text_passages
 from kullback.evaluation.passes import Batch, BatchLimit, ModelPredictor, TokenizedText, subsample
+from kullback.evaluation.predictors import prepare
 from kullback.evaluation.recorded_pass import RecordedPass, record_pass
 from kullback.evaluation.temperature import TemperatureFit, fit_temperature, tempered_nll
 from kullback.models.interface import TextModel
@@ -219,6 +220,8 @@ def _fit_temperature(model: TextModel, tokenized: TokenizedText) -> tuple[Temper
         batch = Batch((window,), (slice(0, 0),))
         return predictor.predictions(batch), torch.from_numpy(batch.targets)
 
+    inputs = [Batch((window,), (slice(0, 0),)).inputs for window in part.windows]
+    prepare(predictor, inputs, cores())
     with workers(cores()) as pool:
         windows = list(pool.map(read, part.windows))
 

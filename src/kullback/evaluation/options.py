@@ -13,9 +13,10 @@ from kullback.errors import InvalidValueError
 from kullback.models.interface import TextModel
 from kullback.models.llama_cpp_options import BACKENDS, Backend, split_gguf
 from kullback.models.load import load_sized, model_name
+from kullback.models.load_streamed import check_streamable, load_streamed
 from kullback.models.placement import DeviceMap
 from kullback.models.quantized import SizedModel, split_scheme
-from kullback.runtime.progress import Progress, Steps
+from kullback.runtime.progress import Progress
 from kullback.text.documents import STANDARD_INPUT, Document
 from kullback.text.formats import ROWS, has_fields
 from kullback.text.inputs import Text, documents_of, paths_of, size_of
@@ -70,6 +71,8 @@ class PassOptions:
     trust_remote_code: bool | None = None
     backend: Backend | None = None
     """What runs .gguf files: "llama.cpp" or "transformers"."""
+    stream: bool | None = None
+    """Whether models are read layer by layer, which may then be larger than memory."""
 
     @property
     def given(self) -> list[str]:
@@ -103,15 +106,26 @@ class PassOptions:
         self,
         model: Model,
         dtype: torch.dtype | None = None,
-        progress: Steps = lambda done, total: None,
+        progress: Progress | None = None,
     ) -> SizedModel:
         """The model, in `dtype` where that is given and else as the options say."""
+        progress = progress or Progress()
+        if self.stream:
+            streamed = load_streamed(model, dtype or self.dtype, self.device or "auto")
+            streamed.progress = progress
+            if self._is_narrow:
+                name = str(streamed.dtype).removeprefix("torch.")
+                streamed.add_note(
+                    f"what {name} changes against float32 was not measured: the model would be "
+                    "read a second time"
+                )
+            return SizedModel(streamed, streamed.size_bytes, streamed.size_bytes)
         return load_sized(
             model,
             dtype or self.dtype,
             "auto" if self.device is None else self.device,
             bool(self.trust_remote_code),
-            progress,
+            progress.advance,
             self.backend,
             self.device_map,
         )
@@ -129,6 +143,25 @@ class PassOptions:
             )
         if len(names) < len(models):
             raise InvalidValueError("device_map is for models by their names: leave it out")
+
+    def check_stream(self, *models: Model, schemes: Sequence[str] = ()) -> None:
+        """Raise `InvalidValueError` where models are to be read layer by layer and cannot be.
+
+        That is seen in their names, and in options that need whole models.
+        """
+        if not self.stream:
+            return
+        others = [
+            option for option in self.given
+            if option in ("--device-map", "--backend", "--trust-remote-code")
+        ]  # fmt: skip
+        if others or schemes:
+            raise InvalidValueError(
+                f"stream (--stream) reads models layer by layer, which {[*others, *schemes][0]} "
+                "does not allow: leave out one of the two"
+            )
+        for model in models:
+            check_streamable(model)
 
     def check_backend(self, *models: Model) -> None:
         """Raise `InvalidValueError` for an unknown backend, and for one without a .gguf file."""
@@ -151,9 +184,14 @@ class PassOptions:
                 "is done in transformers: leave out the scheme, or the backend"
             )
 
+    @property
+    def _is_narrow(self) -> bool:
+        """Whether 16 bits were asked for."""
+        return str(self.dtype).removeprefix("torch.") in ("bfloat16", "float16")
+
     def in_float32(self, model: Model) -> Callable[[], TextModel] | None:
         """Loads the model in float32 where the options ask for 16 bits; None elsewhere."""
-        narrow = str(self.dtype).removeprefix("torch.") in ("bfloat16", "float16")
-        if not narrow or not isinstance(model, str | Path):
+        # A streamed model would be read a second time as a whole.
+        if not self._is_narrow or not isinstance(model, str | Path) or self.stream:
             return None
         return lambda: self.load(model, torch.float32).model

@@ -6,13 +6,23 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol as Interface
 
+import numpy as np
 import torch
+from jaxtyping import Int
 
 from kullback.evaluation.batches import Batch
 from kullback.models.interface import Sharing, TextModel
+from kullback.models.streamed import StreamedModel
 from kullback.predictions.base import Predictions
 
-__all__ = ["ModelPredictor", "Predictor", "is_exclusive", "joint_sharing", "token_budget"]
+__all__ = [
+    "ModelPredictor",
+    "Predictor",
+    "is_exclusive",
+    "joint_sharing",
+    "prepare",
+    "token_budget",
+]
 
 # Tokens of a batch, padding included.  A CPU is at its best with a few hundred, and one thread a
 # core reads a batch; an accelerator has to be filled.
@@ -67,6 +77,13 @@ class ModelPredictor:
         device = self.model.device
         inputs_NT = torch.from_numpy(batch.inputs).to(device)
         return self.model.predict(inputs_NT).select(torch.from_numpy(batch.positions).to(device))
+
+
+def prepare(predictor: Predictor, inputs: Sequence[Int[np.ndarray, "N T"]], at_once: int) -> None:
+    """Let a model that reads its whole text layer by layer read these batches; else nothing."""
+    for part in _chain(predictor):
+        if isinstance(part, StreamedModel):
+            part.prepare(inputs, at_once)
 
 
 def is_exclusive(predictor: object) -> bool:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LayerStream"]
 
-EMBEDDING, END = -1, -2
+EMBEDDING = -1
 
 
 @dataclass(eq=False)
@@ -39,7 +39,7 @@ class _Call:
     """What a thread is computing."""
 
     at: int
-    """The layer that runs; `EMBEDDING` before all, `END` after the last one."""
+    """The layer that runs; `EMBEDDING` before all."""
     hidden_NTD: Tensor | None = None
     """What it is given; of `EMBEDDING` and of a layer, what it has returned."""
 
@@ -65,27 +65,22 @@ class LayerStream:
         for module, forward in zip(modules, forwards, strict=True):
             vars(module)["forward"] = forward
 
-    @contextmanager
     def known(
         self, hidden_of: Callable[[Int[Tensor, "N T"]], Float[Tensor, "N T D"] | None]
-    ) -> Iterator[None]:
-        """Inside, all calls of the model continue from what `hidden_of` gives for their ids.
+    ) -> None:
+        """From now on calls of the model continue from what `hidden_of` gives for their ids.
 
         None stands for what the embedding's stand-in returned.
         """
         self._hidden_of = hidden_of
-        try:
-            yield
-        finally:
-            self._hidden_of = None
 
     @contextmanager
     def without_layers(self, head: nn.Module) -> Iterator[None]:
         """Inside, calls of the model compute neither embedding nor layers nor head."""
         vars(head)["forward"] = lambda hidden: hidden
+        self.known(lambda ids_NT: None)
         try:
-            with self.known(lambda ids_NT: None):
-                yield
+            yield
         finally:
             vars(head).pop("forward")
 
@@ -98,15 +93,6 @@ class LayerStream:
     ) -> Float[Tensor, "N T D"]:
         """The hidden states after layer `i`; needs its weights."""
         return self._run(_Call(i, hidden_NTD), ids_NT)
-
-    @contextmanager
-    def after_layers(self, hidden_NTD: Float[Tensor, "N T D"]) -> Iterator[None]:
-        """Inside, this thread's calls of the model continue from the last layer's hidden states."""
-        self._local.call = _Call(END, hidden_NTD)
-        try:
-            yield
-        finally:
-            self._local.call = None
 
     def _run(self, call: _Call, ids_NT: Tensor) -> Tensor:
         self._local.call = call
@@ -141,10 +127,9 @@ class LayerStream:
         def run(*arguments: Any, **named: Any) -> Any:
             call: _Call | None = getattr(self._local, "call", None)
             given = arguments[0] if arguments else named["hidden_states"]
-            if call is None or call.at == END:
-                given_last = self._local.known if call is None else call.hidden_NTD
-                if i == last and given_last is not None:
-                    given = given_last
+            if call is None:
+                if i == last and self._local.known is not None:
+                    given = self._local.known
             elif call.at == EMBEDDING and i == 0:
                 call.hidden_NTD = given
             elif call.at == i:

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from kullback.models.huggingface import HuggingFaceModel
 
-__all__ = ["load_sized", "load_text_model", "model_name", "tokenizer_alone"]
+__all__ = ["load_sized", "load_text_model", "model_name", "tokenizer_alone", "torch_dtype"]
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
@@ -68,7 +68,7 @@ def load_sized(
     Raises `InvalidValueError` where `model` is none of these, where `dtype` or `device` is unknown
     or not that of a loaded model, and as `load_text_model` and `apply_scheme` do.
     """
-    dtype = _torch_dtype(dtype)
+    dtype = torch_dtype(dtype)
     if isinstance(model, str | Path):
         name, scheme = split_scheme(str(model))
         if scheme is not None:  # only weights that are here are quantised further
@@ -224,7 +224,7 @@ def _backend(location: Location, wanted: Backend | None) -> Backend:
     return location.backend or wanted or ("llama.cpp" if is_installed() else "transformers")
 
 
-def _torch_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
+def torch_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
     """The floating-point type of torch that `dtype` names or is."""
     if dtype is None or dtype == "auto":
         return None

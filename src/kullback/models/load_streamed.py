@@ -14,6 +14,7 @@ from kullback.models.devices import best_device, check_device, own_device
 from kullback.models.from_transformers import load_pretrained
 from kullback.models.layer_probe import Unstreamable, find_layers
 from kullback.models.llama_cpp_options import split_gguf
+from kullback.models.load import torch_dtype
 from kullback.models.locate import locate
 from kullback.models.placement import Place
 from kullback.models.quantized import split_scheme
@@ -46,15 +47,16 @@ def check_streamable(name: object) -> None:
 
 
 def load_streamed(
-    name: str, dtype: torch.dtype | None = None, device: torch.device | str = "auto"
+    model: object, dtype: str | torch.dtype | None = None, device: torch.device | str = "auto"
 ) -> StreamedModel:
-    """The model called `name`, of which only the weights outside of its layers are read so far.
+    """The model that `model` names, with only the weights outside of its layers read so far.
 
     `dtype` and `device` are as for `kullback.models.load.load_sized`, which raises as this does.
     `InvalidValueError`, too, where its layers cannot run one at a time, and where it has an
     adapter, code of its own, or weights that are quantised or in no .safetensors files.
     """
-    check_streamable(name)
+    check_streamable(model)
+    name, dtype = str(model), torch_dtype(dtype)
     location = locate(name)
     device = best_device() if device == "auto" else own_device(device)
     check_device(device)

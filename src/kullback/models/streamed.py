@@ -14,16 +14,18 @@ Axes: N sequences, T positions, D width, V vocabulary.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from kullback.errors import InvalidValueError
+from kullback.errors import InvalidValueError, RunError
 from kullback.models._context import context_of, context_probe
 from kullback.models._loading_errors import explained
 from kullback.models._probes import probes_of
@@ -37,13 +39,16 @@ from kullback.models.huggingface import (
     use_exact_experts,
     with_known_rows,
 )
+from kullback.models.interface import Sharing
 from kullback.models.layer_probe import Layers
 from kullback.models.layer_stream import LayerStream
 from kullback.models.locate import Location
 from kullback.models.stream_plan import Plan, Sizes, estimated_seconds
+from kullback.models.streamed_text import Text
 from kullback.models.streamed_weights import Part, StreamedWeights
 from kullback.predictions.base import Predictions
 from kullback.runtime.fast_layers import FastLayers
+from kullback.runtime.memory import is_out_of_memory
 from kullback.runtime.progress import Progress
 from kullback.runtime.workers import ProcessGroup
 
@@ -52,22 +57,11 @@ if TYPE_CHECKING:
 
     from kullback.text.tokenizer import TextTokenizer
 
-__all__ = ["Inputs", "StreamedModel"]
-
-
-class Inputs(Protocol):
-    """Token ids that are read together, by their number."""
-
-    @property
-    def shapes(self) -> Sequence[tuple[int, int]]:
-        """N and T of each."""
-
-    def ids(self, i: int) -> Int[Tensor, "N T"]:
-        """Input `i`."""
+__all__ = ["StreamedModel"]
 
 
 class StreamedModel:
-    """A model whose layers are in memory one at a time: `stream` first, then `predictions`."""
+    """A model whose layers are in memory one at a time: `prepare` first, then `predict`."""
 
     factored = True
 
@@ -87,6 +81,8 @@ class StreamedModel:
         """
         self.name, self.dtype, self.device = location.name, model.dtype, model.device
         self.vocabulary_size = layers.vocabulary_size
+        self.progress = Progress()
+        """What is told of the plan and of each layer."""
         self._location, self._model, self._weights = location, model, weights
         self._longest, self._loading_notes = longest, tuple(notes)
         self._own_tokenizer = tokenizer
@@ -103,8 +99,9 @@ class StreamedModel:
         self.tokenizer = with_known_rows(model, tokenizer, self.vocabulary_size, self.name)
         self._stream.install()
         self._matrix: Any = output_matrix(model)
-        self._text: _Text | None = None
+        self._text: Text | None = None
         self._wrapped: HuggingFaceModel | None = None
+        self._lock = threading.Lock()
 
     @cached_property
     def context(self) -> int | None:
@@ -114,9 +111,13 @@ class StreamedModel:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Those of loading, and once there are predictions those of the whole model."""
+        """Those of loading, and once there are predictions those of the whole model, too."""
         own = self.tokenizer.notes if self._wrapped is None else self._wrapped.notes
         return (*own, *self._loading_notes)
+
+    def add_note(self, note: str) -> None:
+        """Something else that the user should read."""
+        self._loading_notes += (note,)
 
     @property
     def size_bytes(self) -> int:
@@ -135,58 +136,81 @@ class StreamedModel:
         """SHA-256 of the files' headers, times and samples: all of them are not read twice."""
         return self._weights.fingerprint
 
-    def predict(self, inputs_NT: Int[Tensor, "N T"]) -> Predictions:
-        """Not possible: raises `InvalidValueError`."""
-        raise InvalidValueError(
-            f"{self.name} is read layer by layer, and reads its text as a whole: leave out --stream"
-        )
+    def sharing(self, longest: int) -> Sharing:
+        """Each window by itself: what may share a batch is known once all layers have run."""
+        return "alone"
 
-    def predictions(self, i: int) -> Predictions:
-        """Those at all N·T positions of input `i` of the last `stream`, row by row.
+    @torch.inference_mode()
+    def predict(self, inputs_NT: Int[Tensor, "N T"]) -> Predictions:
+        """Those at all N·T positions of one of the inputs that were prepared, row by row.
 
         The first call loads the head, and checks the model as `HuggingFaceModel.wrap` does.
+        Raises `InvalidValueError` for other inputs.
         """
-        wrapped = self._wrapped or self._wrap()
-        with self._stream.after_layers(self.text.hidden[i]):
-            return wrapped.predict(self.text.ids(i).to(self.device))
+        if self._text is None or self._text.find(inputs_NT) is None:
+            raise InvalidValueError(
+                f"{self.name} is read layer by layer, and reads its text as a whole: leave out "
+                "--stream"
+            )
+        with self._lock:
+            wrapped = self._wrapped = self._wrapped or self._wrap()
+        return wrapped.predict(inputs_NT)
 
     @property
-    def text(self) -> _Text:
-        """What it reads."""
+    def text(self) -> Text:
+        """What it has read."""
         assert self._text is not None, "a text passes through the layers first"
         return self._text
 
-    def stream(self, inputs: Inputs, at_once: int, progress: Progress) -> None:
+    def prepare(self, inputs: Sequence[Int[np.ndarray, "N T"]], at_once: int) -> None:
         """Let all inputs pass through all layers, `at_once` of them at a time.
 
-        Raises `InvalidValueError` where weights are damaged, or a layer reads more than the layer
-        before returns; `RunError` where there is no space for the hidden states.
+        Nothing where all of them did already; else earlier ones are forgotten.  Raises
+        `InvalidValueError` where weights are damaged, or a layer reads more than the layer before
+        returns; `RunError` where there is no space for the hidden states, or for a layer.
         """
+        if self._text is not None and self._text.has(inputs):
+            return
+        try:
+            self._read(inputs, at_once)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise RunError(
+                f"the memory is too small for a layer of {self.name} and a window of "
+                f"{self.text.longest:,} tokens: use a shorter --window, a narrower --dtype, or a "
+                "device with more memory"
+            ) from None
+
+    def _read(self, inputs: Sequence[Int[np.ndarray, "N T"]], at_once: int) -> None:
         probes = probes_of(self._model, self._own_tokenizer, self.device)
         # The first one twice: what is random differs.
         probes += [context_probe(self._model, self.device), probes[0]]
-        self._text = text = _Text(inputs, probes)
+        self._wrapped, self._text = None, None
+        self._weights.free(self._head)
+        self._text = text = Text(inputs, probes)
+        layers, count, progress = self._layers, len(text.shapes), self.progress
+        progress.stage(f"passing the text through {len(layers)} layers of {self.name}")
         began = time.perf_counter()
         self._load(self._embedding)
         reading = time.perf_counter() - began
-        first_NTD = self._stream.embed(text.probes[0])
-        plan = self._plan(first_NTD, reading, progress)
+        first_NTD = self._stream.embed(probes[0])
+        plan = self._plan(first_NTD, reading)
         text.hidden = HiddenStates(
             text.shapes, first_NTD.shape[2:], first_NTD.dtype, self.device, plan.place
         )
         self._map(self._stream.embed, at_once, lambda done: None)
         self._weights.free(self._embedding)
         fast = self._fast
-        for i, part in enumerate(self._layers):
+        for i, part in enumerate(layers):
             self._load(part)
-            if plan.ahead and i + 1 < len(self._layers):
-                self._weights.read_ahead(self._layers[i + 1])
+            if plan.ahead and i + 1 < len(layers):
+                self._weights.read_ahead(layers[i + 1])
             if i == 0:
                 fast = self._fastest()
-            count = len(text.shapes)
 
-            def advance(done: int, layer: int = i, count: int = count) -> None:
-                progress.advance(layer * count + done, len(self._layers) * count)
+            def advance(done: int, before: int = i * count) -> None:
+                progress.advance(before + done, len(layers) * count)
 
             def run(ids_NT: Tensor, hidden_NTD: Tensor, layer: int = i) -> Tensor:
                 return self._stream.layer(layer, ids_NT, hidden_NTD)
@@ -198,8 +222,8 @@ class StreamedModel:
         first, again = (text.hidden[text.first_probe + i] for i in (0, len(probes) - 1))
         check_repeatable(again, first, self.dtype, self.name)
 
-    def _plan(self, first_NTD: Tensor, reading: float, progress: Progress) -> Plan:
-        """Where everything goes; `progress` is told before it starts."""
+    def _plan(self, first_NTD: Tensor, reading: float) -> Plan:
+        """Where everything goes; the user is told before it starts."""
         weights, tokens = self._weights, self.text.tokens
         ends = [self._embedding, self._head]
         sizes = Sizes(
@@ -216,7 +240,7 @@ class StreamedModel:
             self.size_bytes // self.dtype.itemsize, tokens, sizes.read, speed, self.dtype,
             self.device,
         )  # fmt: skip
-        progress.note(plan.announcement(self.name, len(self._layers), tokens, seconds))
+        self.progress.note(plan.announcement(self.name, len(self._layers), tokens, seconds))
         return plan
 
     def _map(
@@ -261,44 +285,18 @@ class StreamedModel:
     def _wrap(self) -> HuggingFaceModel:
         """The model after its layers, with its head."""
         self._load(self._head)
-        with self._stream.known(self._hidden_of_probe):
-            self._wrapped = HuggingFaceModel.wrap(
-                self._model, self._own_tokenizer, self.name, self._longest
-            )
-        return self._wrapped
+        self._stream.known(self._known)
+        return HuggingFaceModel.wrap(self._model, self._own_tokenizer, self.name, self._longest)
 
-    def _hidden_of_probe(self, ids_NT: Int[Tensor, "N T"]) -> Float[Tensor, "N T D"]:
-        """The last layer's hidden states of a short input that passed through all of them."""
-        text = self.text
-        known = [i for i, probe_NT in enumerate(text.probes) if torch.equal(probe_NT, ids_NT)]
-        assert known, "only probes are read"
-        return text.hidden[text.first_probe + known[0]]
+    def _known(self, ids_NT: Int[Tensor, "N T"]) -> Float[Tensor, "N T D"]:
+        """The last layer's hidden states of an input that passed through all of them."""
+        i = self.text.find(ids_NT)
+        assert i is not None, "only what was prepared is read, and probes"
+        return self.text.hidden[i]
 
     def _load(self, part: Part) -> None:
         with explained(self._location, "weights"):
             self._weights.load(part)
-
-
-class _Text:
-    """The inputs of a text, then short ones to check the model with; and their hidden states."""
-
-    hidden: HiddenStates
-
-    def __init__(self, inputs: Inputs, probes: Sequence[Int[Tensor, "1 T"]]) -> None:
-        self.probes = probes
-        self.shapes = [*inputs.shapes, *((len(ids_NT), ids_NT.shape[1]) for ids_NT in probes)]
-        self._own = inputs
-        self.first_probe = len(inputs.shapes)
-
-    @property
-    def tokens(self) -> int:
-        """All of them."""
-        return sum(n * t for n, t in self.shapes)
-
-    def ids(self, i: int) -> Int[Tensor, "N T"]:
-        """Input `i`."""
-        first = self.first_probe
-        return self._own.ids(i) if i < first else self.probes[i - first]
 
 
 def _parts(model: PreTrainedModel, layers: Layers) -> tuple[Part, list[Part], Part, Part]:
