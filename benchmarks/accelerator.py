@@ -2,7 +2,7 @@
 
 Random Llamas in bfloat16 read windows of random tokens, in alternating rounds:
 
-* bare: the body and the head's matmul in batches, no softmax;
+* bare: the body and the head's matmul in the same batches, no softmax;
 * guide: the loop of the Transformers guide on perplexity, `model(input_ids, labels=...)`, a window
   at a time;
 * evaluate: `token_rows`, the pass of ``kullback evaluate``, with all statistics of every position;
@@ -37,6 +37,7 @@ from tokenizers.models import WordLevel
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from kullback.evaluation.passes import ModelPredictor, TokenizedText, divergence_rows, token_rows
+from kullback.evaluation.predictors import token_budget
 from kullback.models.huggingface import HuggingFaceModel
 from kullback.models.quantization import Scheme
 from kullback.models.quantized import apply_scheme
@@ -61,16 +62,14 @@ class Shape:
     V: int
     windows: int
     window: int
-    batch: int
-    """Windows of a bare forward pass, as many as kullback reads at once."""
     documents: int
     """Of 27 tokens that are scored."""
 
 
 SHAPES = {
-    "small": Shape(64, 128, 2, 4, 2, 6000, windows=8, window=128, batch=8, documents=100),
-    "1b": Shape(2048, 8192, 16, 32, 8, 128256, windows=16, window=2048, batch=8, documents=3000),
-    "8b": Shape(4096, 14336, 32, 32, 8, 128256, windows=8, window=2048, batch=8, documents=1000),
+    "small": Shape(64, 128, 2, 4, 2, 6000, windows=8, window=128, documents=100),
+    "1b": Shape(2048, 8192, 16, 32, 8, 128256, windows=16, window=2048, documents=3000),
+    "8b": Shape(4096, 14336, 32, 32, 8, 128256, windows=8, window=2048, documents=1000),
 }
 # The candidate is the reference with noise of this share of each matrix's standard deviation.
 NOISE = 0.02
@@ -139,7 +138,8 @@ class Jobs:
             torch.from_numpy(window.inputs[None]).to(reference.device)
             for window in self.text.windows
         ]
-        self.batches = torch.cat(self.inputs).split(shape.batch)
+        at_once = max(1, token_budget(self.reference) // shape.window)
+        self.batches = torch.cat(self.inputs).split(at_once)
 
     @torch.inference_mode()
     def bare(self, predictor: ModelPredictor | None = None) -> None:
@@ -245,7 +245,8 @@ def measure(name: str, device: str, rounds: int) -> None:
     perturb(candidate.model)
     jobs = Jobs(reference, candidate, shape)
     parameters = sum(weight.numel() for weight in reference.model.parameters())
-    print(f"{name}: {parameters / 1e9:.2f} B parameters, {shape.windows} windows of {shape.window}")
+    print(f"{name}: {parameters / 1e9:.2f} B parameters, {shape.windows} windows of "
+          f"{shape.window}, {len(jobs.batches[0])} at once")  # fmt: skip
     print("\n".join(jobs.check()), flush=True)
     timed = {
         "bare": jobs.bare,
