@@ -4,8 +4,8 @@ The reference is a folder in float32, the candidates are files of it in Q8_0, Q6
 Q3_K_M and Q2_K (``llama-quantize`` writes them).  Two jobs read the same 40 kB of text:
 
 * bare: the seven forward passes, with all logits that are scored and nothing computed from them;
-* ours: ``kullback compare FOLDER FILES...``: the reference's hidden states are kept and its logits
-  computed anew for each candidate; KL both ways, ranking with joint intervals, and the verdict.
+* ours: ``kullback compare FOLDER FILES...``: the logits of the reference are kept in a temporary
+  file and read for each candidate; KL both ways, ranking with joint intervals, and the verdict.
 
 Goal (SmolLM2-135M, two cores): ours <= 1.15 of bare.
 

@@ -1,9 +1,29 @@
-"""Hidden states that are kept in a temporary file."""
+"""Hidden states and logits that are kept in a temporary file."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+
+from kullback.comparison import kept_predictions
+from kullback.comparison.kept_predictions import KeptPredictions, is_wide
+from kullback.evaluation.passes import Batch, TokenizedText, divergence_rows, token_rows
+from kullback.models.interface import Sharing
+from kullback.predictions.base import FactoredPredictions, Head, Predictions
+from kullback.scoring.divergence import concatenate_divergences
+from kullback.scoring.token_statistics import concatenate_statistics
+from kullback.text.documents import Document
+from kullback.text.plan import plan
+from kullback.text.protocol import Protocol
+from kullback.text.tokenizer import Encoding, TextTokenizer
+from tiny_tokenizers import trained
+
+V, WIDTH = 700, 256
 
 
 def test_a_disk_without_room_for_the_hidden_states_is_one_sentence() -> None:
@@ -23,3 +43,82 @@ def test_a_disk_without_room_for_the_hidden_states_is_one_sentence() -> None:
     )
     assert "40,000 bytes" in done.stdout
     assert "TMPDIR" in done.stdout
+
+
+@dataclass(eq=False)
+class Counted:
+    """A predictor with a wide head, which counts the windows that it reads."""
+
+    head: Head
+    windows: int = 0
+    name: str = "counted"
+    device: torch.device = torch.device("cpu")
+
+    def sharing(self, longest: int) -> Sharing:
+        """Rows do not depend on each other."""
+        return "padded"
+
+    def predictions(self, batch: Batch) -> Predictions:
+        """Hidden states that depend on the row of the text alone."""
+        self.windows += len(batch.windows)
+        row_M1 = torch.from_numpy(batch.row_numbers).float()[:, None]
+        return FactoredPredictions(torch.sin(row_M1 * torch.arange(1, WIDTH + 1)), self.head)
+
+
+def head(dtype: torch.dtype = torch.float32) -> Head:
+    """A head of random weights."""
+    generator = torch.Generator().manual_seed(1)
+    return Head((torch.randn(V, WIDTH, generator=generator) / 4).to(dtype))
+
+
+@pytest.fixture(scope="module")
+def text() -> TokenizedText:
+    """Documents of 3 to 40 tokens, many of which share a batch."""
+    rng = np.random.default_rng(2)
+    lengths = rng.integers(3, 41, 60).tolist()
+    encodings = [
+        Encoding(rng.integers(0, V, n), np.stack([np.arange(n), np.arange(n) + 1], axis=1))
+        for n in lengths
+    ]
+    tokenizer = TextTokenizer(trained())
+    protocol = Protocol(window=32, bos="never").resolve(None)
+    documents = [Document(str(i), "x" * n) for i, n in enumerate(lengths)]
+    windows = plan(encodings, protocol, tokenizer, None)
+    return TokenizedText(documents, encodings, protocol, windows)
+
+
+@pytest.mark.parametrize("on_disk", [None, V])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_is_kept_gives_the_same_bits(
+    text: TokenizedText, on_disk: int | None, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the first pass and later ones, as hidden states and as logits; each window is read once."""
+    monkeypatch.setattr(kept_predictions, "IN_MEMORY", 0)
+    expected = concatenate_statistics(list(token_rows(Counted(head(dtype)), text)))
+    counted = Counted(head(dtype))
+    kept = KeptPredictions(counted, text, on_disk=on_disk)
+    assert kept.disk_bytes == (4 * V * len(text) if on_disk else 0)
+    for _ in range(2):
+        actual = concatenate_statistics(list(token_rows(kept, text)))
+        for name in ("nll", "entropy", "rank", "top1", "sum_of_squares"):
+            assert np.array_equal(getattr(actual, name), getattr(expected, name)), name
+    assert counted.windows == len(text.windows)
+    itself = concatenate_divergences(list(divergence_rows(kept, Counted(head(dtype)), text)))
+    assert not itself.kl.any()
+
+
+def test_logits_are_kept_of_wide_heads_on_a_cpu() -> None:
+    """Narrow heads multiply faster than a file is read; float64 logits do not fit float32."""
+    assert is_wide(head())
+    assert not is_wide(Head(torch.zeros(V, 64)))
+    assert not is_wide(head(torch.float64))
+    assert not is_wide(Head(torch.zeros(V, WIDTH, device="meta")))
+    assert not is_wide(None)
+
+
+def test_logits_that_do_not_fit_are_not_kept(
+    text: TokenizedText, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half of the memory that is available may be taken."""
+    monkeypatch.setattr(kept_predictions, "available_memory", lambda: 8 * V * len(text) - 1)
+    assert KeptPredictions(Counted(head()), text, on_disk=V).disk_bytes == 0

@@ -2,8 +2,9 @@
 
 A reference is compared with every candidate and with its own noise.  Of a model with a head its
 hidden states are kept, D numbers a token and not V: in memory where they are few, else in a
-temporary file.  The logits of a model that llama.cpp runs are kept in such a file where there is
-space.
+temporary file.  Where reading V logits is faster than computing them from the hidden states, and
+there is space, the logits themselves are kept in such a file: those of a model that llama.cpp runs,
+and those of a wide head on a CPU.
 
 Axes: M scored tokens, D width, V vocabulary.
 """
@@ -18,7 +19,9 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 import torch
+from jaxtyping import Int
 
 from kullback.errors import RunError
 from kullback.evaluation.passes import Batch, Predictor, TokenizedText
@@ -28,24 +31,36 @@ from kullback.predictions.base import (
     FactoredPredictions,
     Head,
     Predictions,
+    at_least_float32,
     joined,
 )
+from kullback.runtime.free_memory import available_memory
+from kullback.scoring.logit_blocks import Chunk, row_chunks
 
-__all__ = ["KeptPredictions"]
+__all__ = ["KeptPredictions", "is_wide"]
 
 # Hidden states of at most so many bytes are kept in memory, larger ones in a temporary file.
 IN_MEMORY = 64 << 20
 # Logits that are written to a temporary file rather than computed again for each candidate.
 MOST_ON_DISK = 8 << 30
-BLOCK = 64
+# From this D on a core reads a logit faster than it computes one.
+WIDE = 256
+
+
+def is_wide(head: Head | None) -> bool:
+    """Whether float32 logits of this head on a CPU are read faster than they are computed."""
+    if head is None or head.weight_VD.device.type != "cpu":
+        return False
+    return head.weight_VD.shape[1] >= WIDE and head.weight_VD.dtype != torch.float64
 
 
 class KeptPredictions:
     """A predictor that computes each window of a text once, where the model has a head.
 
     Predictions without hidden states (dense ones) are computed anew each time, unless `dense` asks
-    to keep them, which takes V numbers a token, or `on_disk` says how many there are a token and
-    there is space for them in the folder of temporary files.
+    to keep them, which takes V numbers a token.  `on_disk` says how many logits there are a token,
+    where these are to be kept if there is space for them: in the folder of temporary files, half of
+    which is left free, and in half of the memory, by which a file is read again.
     """
 
     def __init__(
@@ -60,14 +75,15 @@ class KeptPredictions:
         self._tokenized = tokenized
         self._dense: dict[int, Predictions] | None = {} if dense else None
         self._hidden_MD: torch.Tensor | None = None
-        self._heads: dict[int, tuple[Head, torch.device]] = {}
+        self._head: tuple[Head, torch.device] | None = None
         self._lock = threading.Lock()
         size = 4 * len(tokenized) * (on_disk or 0)
         free = shutil.disk_usage(tempfile.gettempdir()).free
-        self.disk_bytes = size if size <= min(MOST_ON_DISK, free // 2) else 0
+        space = min(MOST_ON_DISK, free // 2, available_memory() // 2)
+        self.disk_bytes = size if size <= space else 0
         """What the logits take on disk; 0 where they are not kept."""
         self._logits_MV: torch.Tensor | None = None
-        self._stored: set[int] = set()
+        self._kept: set[int] = set()
 
     @property
     def name(self) -> str:
@@ -88,66 +104,74 @@ class KeptPredictions:
         numbers = [self._windows.get(window.key, -1) for window in batch.windows]
         if -1 in numbers:
             return self.predictor.predictions(batch)
-        kept = self._kept_of(numbers)
-        if kept is not None:
-            return kept
-        predictions = self.predictor.predictions(batch)
-        if len(numbers) == 1:
-            self._keep(numbers[0], predictions)
-            return self._kept_of(numbers) or predictions
-        first = 0
-        for number, window in zip(numbers, batch.windows, strict=True):
-            rows_m = torch.arange(first, first + len(window), device=self.device)
-            self._keep(number, predictions.select(rows_m))
-            first += len(window)
-        return self._kept_of(numbers) or predictions
+        if not self._kept.issuperset(numbers):
+            predictions = self.predictor.predictions(batch)
+            if not self._keep(numbers, predictions, batch):
+                return predictions
+            self._kept.update(numbers)
+        return self._read(numbers)
 
-    def _kept_of(self, numbers: Sequence[int]) -> Predictions | None:
-        """What is kept of these windows, where all of it is."""
-        parts = [self._kept(number) for number in numbers]
-        known = [part for part in parts if part is not None]
-        return joined(known) if len(known) == len(parts) else None
+    def _rows(self, numbers: Sequence[int]) -> Int[torch.Tensor, "m"] | slice:
+        """The rows of some windows."""
+        rows = [self._tokenized.rows_of(number) for number in numbers]
+        if len(rows) == 1:
+            return rows[0]
+        return torch.from_numpy(np.concatenate([np.arange(r.start, r.stop) for r in rows]))
 
-    def _rows(self, index: int) -> slice:
-        starts = self._tokenized.starts
-        return slice(int(starts[index]), int(starts[index + 1]))
+    def _read(self, numbers: Sequence[int]) -> Predictions:
+        if self._dense is not None and numbers[0] in self._dense:
+            return joined([self._dense[number] for number in numbers])
+        if self._logits_MV is not None:
+            return DensePredictions(self._logits_MV[self._rows(numbers)])
+        assert self._hidden_MD is not None
+        assert self._head is not None
+        head, device = self._head
+        hidden_MD = self._hidden_MD[self._rows(numbers)].to(device)
+        return FactoredPredictions(at_least_float32(hidden_MD), head)
 
-    def _kept(self, index: int) -> Predictions | None:
-        if self._dense is not None and index in self._dense:
-            return self._dense[index]
-        if index in self._stored and self._logits_MV is not None:
-            return DensePredictions(self._logits_MV[self._rows(index)])
-        if index not in self._heads or self._hidden_MD is None:
-            return None
-        head, device = self._heads[index]
-        return FactoredPredictions(self._hidden_MD[self._rows(index)].to(device), head)
+    def _keep(self, numbers: Sequence[int], predictions: Predictions, batch: Batch) -> bool:
+        """Keep what these windows need later; False where nothing can be kept."""
+        if self.disk_bytes:
+            self._keep_logits(numbers, predictions, torch.from_numpy(batch.targets))
+        elif isinstance(predictions, FactoredPredictions):
+            self._keep_hidden(numbers, predictions)
+        elif self._dense is not None:
+            first = 0
+            for number, window in zip(numbers, batch.windows, strict=True):
+                rows_m = torch.arange(first, first + len(window), device=self.device)
+                self._dense[number] = predictions.select(rows_m)
+                first += len(window)
+        else:
+            return False
+        return True
 
-    def _keep(self, index: int, predictions: Predictions) -> None:
-        if not isinstance(predictions, FactoredPredictions):
-            if self._dense is not None:
-                self._dense[index] = predictions
-            elif self.disk_bytes:
-                self._store(index, predictions)
-            return
-        hidden_MD = predictions.hidden_MD
+    def _keep_hidden(self, numbers: Sequence[int], predictions: FactoredPredictions) -> None:
+        head, hidden_MD = predictions.head, predictions.hidden_MD
+        # What was widened from 16 bits is kept in them.
+        kept_MD = hidden_MD.detach().to("cpu", head.product_dtype or hidden_MD.dtype)
         with self._lock:
             if self._hidden_MD is None:
-                shape = (len(self._tokenized), hidden_MD.shape[1])
-                self._hidden_MD = _buffer(shape, hidden_MD.dtype)
-        self._hidden_MD[self._rows(index)] = hidden_MD.detach().to("cpu")
-        self._heads[index] = predictions.head, hidden_MD.device
+                shape = (len(self._tokenized), kept_MD.shape[1])
+                self._hidden_MD, self._head = _buffer(shape, kept_MD.dtype), (head, self.device)
+        self._hidden_MD[self._rows(numbers)] = kept_MD
 
-    def _store(self, index: int, predictions: Predictions) -> None:
-        """Write all logits of a window, in order, a block of rows at a time."""
+    def _keep_logits(
+        self, numbers: Sequence[int], predictions: Predictions, targets_m: Int[torch.Tensor, "m"]
+    ) -> None:
+        """Write all logits of some windows, in the blocks that a pass computes."""
+        V = predictions.vocabulary_size
         with self._lock:
             if self._logits_MV is None:
-                shape = (len(self._tokenized), predictions.vocabulary_size)
-                self._logits_MV = _buffer(shape, torch.float32)
-        logits_MV = self._logits_MV[self._rows(index)]
-        for first in range(0, len(predictions), BLOCK):
-            rows = slice(first, min(first + BLOCK, len(predictions)))
-            logits_MV[rows] = predictions.logits(rows)
-        self._stored.add(index)
+                self._logits_MV = _buffer((len(self._tokenized), V), torch.float32)
+        own = self._rows(numbers)
+        for rows in row_chunks(predictions, torch.device("cpu"), len(predictions)):
+            chunk = Chunk.of(predictions, rows, targets_m[rows])
+            into_BV = self._logits_MV[own][rows] if isinstance(own, slice) else None
+            for columns, block_BW in chunk.blocks(0, V):
+                if into_BV is not None:
+                    into_BV[:, columns] = block_BW
+                else:
+                    self._logits_MV[own[rows], columns] = block_BW
 
 
 def _buffer(shape: tuple[int, int], dtype: torch.dtype) -> torch.Tensor:

