@@ -52,7 +52,11 @@ class Counted:
     head: Head
     windows: int = 0
     name: str = "counted"
-    device: torch.device = torch.device("cpu")
+
+    @property
+    def device(self) -> torch.device:
+        """Where its predictions are."""
+        return self.head.weight_VD.device
 
     def sharing(self, longest: int) -> Sharing:
         """Rows do not depend on each other."""
@@ -92,7 +96,7 @@ def text() -> TokenizedText:
 def test_what_is_kept_gives_the_same_bits(
     text: TokenizedText, on_disk: int | None, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In the first pass and later ones, as hidden states and as logits; each window is read once."""
+    """In the first pass and in later ones, as hidden states and as logits; windows are read once."""
     monkeypatch.setattr(kept_predictions, "IN_MEMORY", 0)
     expected = concatenate_statistics(list(token_rows(Counted(head(dtype)), text)))
     counted = Counted(head(dtype))
