@@ -96,7 +96,7 @@ def text() -> TokenizedText:
 def test_what_is_kept_gives_the_same_bits(
     text: TokenizedText, on_disk: int | None, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In the first pass and in later ones, as hidden states and as logits; windows are read once."""
+    """In the first pass and later ones, as hidden states or logits; windows are read once."""
     monkeypatch.setattr(kept_predictions, "IN_MEMORY", 0)
     expected = concatenate_statistics(list(token_rows(Counted(head(dtype)), text)))
     counted = Counted(head(dtype))
