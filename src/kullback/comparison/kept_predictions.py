@@ -166,10 +166,9 @@ class KeptPredictions:
         own = self._rows(numbers)
         for rows in row_chunks(predictions, torch.device("cpu"), len(predictions)):
             chunk = Chunk.of(predictions, rows, targets_m[rows])
-            into_BV = self._logits_MV[own][rows] if isinstance(own, slice) else None
             for columns, block_BW in chunk.blocks(0, V):
-                if into_BV is not None:
-                    into_BV[:, columns] = block_BW
+                if isinstance(own, slice):
+                    self._logits_MV[own][rows, columns] = block_BW
                 else:
                     self._logits_MV[own[rows], columns] = block_BW
 

@@ -102,15 +102,12 @@ def _product_of_16_bits(
     hidden_BD: Float[Tensor, "B D"], weight_WD: Float[Tensor, "W D"]
 ) -> Float[Tensor, "B W"]:
     """hidden @ weight.T in float32, summed over parts of `SUMMED_AT_ONCE` first."""
-    parts = zip(
-        hidden_BD.split(SUMMED_AT_ONCE, dim=1),
-        weight_WD.split(SUMMED_AT_ONCE, dim=1),
-        strict=True,
-    )
-    hidden_Bd, weight_Wd = next(parts)
-    logits_BW = torch.mm(hidden_Bd, weight_Wd.T, out_dtype=torch.float32)
-    for hidden_Bd, weight_Wd in parts:
-        torch.addmm(logits_BW, hidden_Bd, weight_Wd.T, out_dtype=torch.float32, out=logits_BW)
+    D = hidden_BD.shape[1]
+    parts = [slice(first, first + SUMMED_AT_ONCE) for first in range(0, D, SUMMED_AT_ONCE)]
+    first, *others = ((hidden_BD[:, part], weight_WD[:, part].T) for part in parts)
+    logits_BW = torch.mm(*first, out_dtype=torch.float32)
+    for hidden_Bd, weight_dW in others:
+        torch.addmm(logits_BW, hidden_Bd, weight_dW, out_dtype=torch.float32, out=logits_BW)
     return logits_BW
 
 
