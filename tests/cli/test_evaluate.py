@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
+
+import pytest
 
 from kullback.cli import main
 
@@ -21,3 +24,22 @@ def test_a_folder_of_json_lines_is_read_and_other_files_are_noted(
     assert json.loads(streams.out)["text"] == "sub/a.jsonl (2 documents)"
     assert "note: " in streams.err
     assert "notes.md" in streams.err
+
+
+@pytest.mark.parametrize("command", ["evaluate", "compare", "record"])
+def test_verbose_prints_the_seconds_of_stages(
+    command: str,
+    tiny_llama_folder: Path,
+    text_file: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """On standard error, from the start of the program to the pass; without it none."""
+    folder = str(tiny_llama_folder)
+    more = {"compare": [folder], "record": ["-o", str(tmp_path / "out.parquet")]}.get(command, [])
+    arguments = [command, folder, *more, "--text", str(text_file), "--json"]
+    for options, timed in ((["--verbose"], True), ([], False)):
+        assert main([*arguments, *options]) == 0
+        lines = re.findall(r"^ *\d+\.\d\d s  (\w+)", capsys.readouterr().err, re.MULTILINE)
+        assert ({"starting", "loading", "cutting"} <= set(lines)) == timed
+        assert bool(lines) == timed

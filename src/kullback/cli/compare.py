@@ -81,7 +81,9 @@ def add(commands: Commands) -> None:
     )
     add_force(compare, "a report")
     compare.add_argument(
-        "--verbose", action="store_true", help="also design effects and effective sample sizes"
+        "--verbose",
+        action="store_true",
+        help="also design effects, effective sample sizes, and the seconds of each stage",
     )
 
 
@@ -98,7 +100,7 @@ def _compare(options: argparse.Namespace) -> None:
 def _compared(options: argparse.Namespace) -> Comparison:
     from kullback.comparison.compare import compare
 
-    with terminal_progress() as progress:
+    with terminal_progress(options.verbose) as progress:
         return compare(
             options.reference,
             options.candidate,

@@ -65,7 +65,9 @@ def add(commands: Commands) -> None:
     )
     add_force(evaluate, "a report or records")
     evaluate.add_argument(
-        "--verbose", action="store_true", help="also design effects and effective sample sizes"
+        "--verbose",
+        action="store_true",
+        help="also design effects, effective sample sizes, and the seconds of each stage",
     )
     known = evaluate.add_argument_group("on a source")
     known.add_argument(
@@ -123,7 +125,7 @@ def _on_text(options: argparse.Namespace) -> None:
 def _evaluated(options: argparse.Namespace) -> Evaluation | NonZeroRank:
     from kullback.evaluation.evaluate import evaluate
 
-    with terminal_progress() as progress:
+    with terminal_progress(options.verbose) as progress:
         return evaluate(
             options.model,
             options.text,

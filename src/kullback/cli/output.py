@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -43,6 +44,7 @@ __all__ = [
     "visible_warnings",
 ]
 
+BEGAN = time.monotonic()
 # At each end of an error; a path has at most 4,096.
 MOST_CHARACTERS = 3_000
 
@@ -104,11 +106,15 @@ def progress_console() -> VisibleConsole:
     return VisibleConsole(stderr=True)
 
 
-def terminal_progress() -> TerminalProgress:
-    """Progress on standard error; none for the non-zero ranks of torchrun."""
+def terminal_progress(timed: bool = False) -> TerminalProgress:
+    """Progress on standard error, `timed` with the seconds of all stages since the program began.
+
+    None for the non-zero ranks of torchrun.
+    """
     from kullback.report.terminal.progress import TerminalProgress
 
-    return TerminalProgress(progress_console() if is_rank_zero() else None)
+    console = progress_console() if is_rank_zero() else None
+    return TerminalProgress(console, BEGAN if timed else None)
 
 
 def result_console() -> VisibleConsole:

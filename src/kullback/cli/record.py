@@ -54,6 +54,7 @@ def add(commands: Commands) -> None:
     )  # fmt: skip
     add_force(record, "a recording or records")
     add_text_options(record)
+    record.add_argument("--verbose", action="store_true", help="print the seconds of each stage")
 
 
 def _record(options: argparse.Namespace) -> None:
@@ -71,7 +72,7 @@ def _record(options: argparse.Namespace) -> None:
     from kullback.evaluation.record import record
     from kullback.results.recording import RecordingResult
 
-    with terminal_progress() as progress:
+    with terminal_progress(options.verbose) as progress:
         result = record(
             options.model,
             options.text,

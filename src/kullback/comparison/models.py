@@ -98,6 +98,7 @@ def compare_models(
     task, progress = task or Task(), progress or Progress()
     _check_task(reference, task)
     reader, opened = _reader(reference, candidates)
+    progress.part("cutting the text into tokens")
     tokenized = TokenizedText.of(documents, protocol, reader.tokenizer, reader.context, progress)
     reference.check(documents, tokenized, reader)
     beginnings = _check_tokenizers(candidates, reader, tokenized)
@@ -119,6 +120,7 @@ def compare_models(
         identities = partial(_identities, of_reference, identity, *kinds)
         divergences = passes.rows(identities, tokenized, compute)
         of_reference.wait()  # its layers may be quantised, for their sensitivity
+        progress.part("measures and intervals")
         compared.append(
             _Compared.of(candidate.name, operand, identity, divergences, tokenized, reader, task)
         )

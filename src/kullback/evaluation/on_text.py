@@ -78,6 +78,7 @@ def evaluate_text(
     # Other processes need no fingerprint.
     rank_zero = processes.is_rank_zero
     weights = in_background(model.weights_fingerprint) if rank_zero else model.weights_fingerprint
+    progress.part("cutting the text into tokens")
     tokenized = TokenizedText.of(documents, protocol, model.tokenizer, model.context, progress)
     identity = model_fingerprint(model, documents, tokenized, weights)
     progress.stage(f"{task.what} {model.name} on {model.device.type}")
@@ -87,6 +88,7 @@ def evaluate_text(
     )
     if recorded is None:
         return NonZeroRank(rank=processes.rank, world_size=processes.world_size)
+    progress.part("measures and intervals")
     measured = measure_text(recorded)
     notes = [*model.notes, *coverage_notes(tokenized), *limit.notes]
     if task.exact is not None:
@@ -97,6 +99,7 @@ def evaluate_text(
         fit, tokens = _fit_temperature(model, tokenized)
         measured.measures["temperature_saves"] = fit.saved
         notes.append(_temperature_note(fit, tokens))
+    progress.part("the result, and the fingerprint of the weights")
     return _result(model, documents, tokenized, identity, recorded, measured, task, tuple(notes))
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from importlib.util import find_spec
 from typing import Any
@@ -44,16 +44,16 @@ def quiet_loggers() -> Iterator[None]:
 
 
 @contextmanager
-def quiet_transformers(progress: Steps = no_steps) -> Iterator[None]:
+def quiet_transformers(progress: Steps = no_steps, gguf: bool = False) -> Iterator[None]:
     """No warnings and progress bars of transformers; `progress` is told of its loops instead.
 
-    Where transformers is not installed nothing is done.
+    `gguf` is for weights of .gguf files, whose loader takes a second to import.  Where transformers
+    is not installed nothing is done.
     """
     if not find_spec("transformers"):
         yield
         return
     from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars
-    from transformers import modeling_gguf_pytorch_utils as gguf_loader
     from transformers.utils import logging as transformers_logging
 
     def counted(create: Callable[..., Any], arguments: tuple[Any, ...], settings: Any) -> Any:
@@ -62,9 +62,6 @@ def quiet_transformers(progress: Steps = no_steps) -> Iterator[None]:
         iterable, *rest = arguments
         return create(_counted(iterable, progress), *rest, **settings)
 
-    # The loader of GGUF files draws a bar that follows no setting.
-    gguf_bar = gguf_loader.tqdm  # type: ignore[attr-defined] # theirs
-    gguf_loader.tqdm = partial(gguf_bar, disable=True)  # type: ignore[attr-defined] # theirs
     level, bars = (
         transformers_logging.get_verbosity(),
         transformers_logging.is_progress_bar_enabled(),
@@ -75,16 +72,29 @@ def quiet_transformers(progress: Steps = no_steps) -> Iterator[None]:
         transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call] # theirs
     hook = transformers_logging.set_tqdm_hook(counted)
     try:
-        yield
+        with _quiet_gguf() if gguf else nullcontext():
+            yield
     finally:
         transformers_logging.set_tqdm_hook(hook)
-        gguf_loader.tqdm = gguf_bar  # type: ignore[attr-defined] # theirs
         transformers_logging.set_verbosity(level)
         if bars:
             # This enables the bars of huggingface_hub, too.
             transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call] # theirs
         if bars and not hub_bars:
             disable_progress_bars()
+
+
+@contextmanager
+def _quiet_gguf() -> Iterator[None]:
+    """The loader of GGUF files draws a bar that follows no setting: not here."""
+    from transformers import modeling_gguf_pytorch_utils as loader
+
+    bar = loader.tqdm  # type: ignore[attr-defined] # theirs
+    loader.tqdm = partial(bar, disable=True)  # type: ignore[attr-defined] # theirs
+    try:
+        yield
+    finally:
+        loader.tqdm = bar  # type: ignore[attr-defined] # theirs
 
 
 def _counted(iterable: Iterable[Any], progress: Steps) -> Iterable[Any]:

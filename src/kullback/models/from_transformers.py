@@ -204,7 +204,7 @@ def _load(
 ) -> Pretrained:
     """The model at `location` without an adapter."""
     name = location.name
-    with quiet_loggers(), quiet_transformers(progress):
+    with quiet_loggers(), quiet_transformers(progress, gguf=location.gguf is not None):
         config = _configuration(location, trust_remote_code)
         pinned = pin_implementations(name, config)
         # Before the weights: it is small, and fails at once where the weights take minutes.

@@ -30,6 +30,9 @@ class Progress:
     def stage(self, what: str) -> None:
         """A stage begins; nothing is known of how long it takes."""
 
+    def part(self, what: str) -> None:
+        """A part of the work begins that takes less than a stage; shown with seconds alone."""
+
     def note(self, text: str) -> None:
         """Something that the user should know and that is in no result; here a warning."""
         warnings.warn(text, Note, stacklevel=3)

@@ -8,6 +8,7 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
+from kullback.report.terminal import progress as module
 from kullback.report.terminal.progress import TerminalProgress
 
 LONG = "loading /home/somebody/models/a-company/a-very-long-name-of-a-model-135M@int4-g32"
@@ -37,6 +38,29 @@ def test_a_pipe_gets_a_line_for_each_stage():
         "stage 2 of 2: comparing b",
         "one more",
     ]
+
+
+def test_the_seconds_of_stages_and_parts(monkeypatch: pytest.MonkeyPatch):
+    """Each ends with its seconds: what came before the first, parts between stages, the last."""
+    clock = iter([float(second) for second in range(100, 1000)])
+    monkeypatch.setattr(module.time, "monotonic", lambda: next(clock))
+    began = 90.0
+    console = piped()
+    with TerminalProgress(console, began) as progress:
+        progress.stage("loading a")
+        progress.part("tokens")
+        progress.stage("evaluating a")
+    progress.part("nothing more is timed")
+    lines = output(console).splitlines()
+    timed = [line.split(" s  ") for line in lines if " s  " in line]
+    assert [what for _, what in timed] == ["starting", "loading a", "tokens", "evaluating a"]
+    seconds = [float(number) for number, _ in timed]
+    assert seconds[0] > 10.0
+    assert all(number > 0.0 for number in seconds)
+    assert began + sum(seconds) < next(clock)
+    with TerminalProgress(console) as progress:
+        progress.part("tokens")
+    assert output(console).splitlines() == lines
 
 
 def test_notes_are_lines_of_their_own():

@@ -1,7 +1,8 @@
 """Progress of long work: the stage, tokens done, tokens per second, and the time left.
 
 In a terminal it is one line that stays in place, never wider than the terminal.  In a file or a
-pipe it is one line at each stage and one every five seconds.
+pipe it is one line at each stage and one every five seconds.  On request each stage leaves a line
+with its seconds.
 """
 
 from __future__ import annotations
@@ -34,11 +35,13 @@ class TerminalProgress(Progress):
     """Shows stages and tokens on `console`; a console of None shows nothing.  A context manager.
 
     The time left is that of the remaining tokens at the mean speed of the stage so far, its first
-    report, which includes warming up, left out.
+    report, which includes warming up, left out.  With `began`, by `time.monotonic`, the seconds of
+    all stages since then are printed, and those of the parts between them.
     """
 
-    def __init__(self, console: Console | None) -> None:
+    def __init__(self, console: Console | None, began: float | None = None) -> None:
         self.console = console
+        self._timed: tuple[str, float] | None = None if began is None else ("starting", began)
         self._stages = 0
         self._stage = 0
         self._what = ""
@@ -68,6 +71,8 @@ class TerminalProgress(Progress):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self.part("")
+        self._timed = None
         if self._bars is not None:
             self._bars.stop()
 
@@ -77,6 +82,7 @@ class TerminalProgress(Progress):
 
     def stage(self, what: str) -> None:
         """A stage begins: show what it is."""
+        self.part(what)
         self._stage += 1
         # Where there are more stages than were planned, their number would be wrong.
         known = self._stage <= self._stages
@@ -88,6 +94,14 @@ class TerminalProgress(Progress):
             )
         elif self.console is not None:
             self._print(shorten(self._what, self._width))
+
+    def part(self, what: str) -> None:
+        """Print the seconds of the part that ends, where seconds are wanted."""
+        if self._timed is None or self.console is None:
+            return
+        (ended, began), now = self._timed, time.monotonic()
+        self._timed = what, now
+        self._print(f"{now - began:8.2f} s  {visible(ended)}")
 
     def note(self, text: str) -> None:
         """Print a note, in a terminal above the line of the stage."""
