@@ -127,7 +127,8 @@ def source_summary(results: SourceEvaluation, verbose: bool = False) -> Group:
         lines += [f"  {name:<14}{_nats(term)} {term.unit}" for name, term in terms.items()]
         if part.floor is not None:
             lines.append(f"  {'exact floor':<14}{_floor(part)}")
-            if not part.exact:  # the noise of the sampled entropy is left out
+            # Near the floor it has less noise than the cross-entropy, far from it more.
+            if part.kl.standard_error < part.cross_entropy.standard_error:
                 lines.append(f"  {'floor + KL':<14}{_nats(above_floor(part))} {part.kl.unit}")
         lines.append(f"  {'identity':<14}CE − (H + KL) = {write_number(part.identity_residual, 2)}")
         methods = dict.fromkeys(visible(term.how) for term in terms.values())
