@@ -40,7 +40,8 @@ def test_a_sampled_evaluation_shows_the_floor_and_the_positions():
     )
     part = replace(
         evaluation("m", "training", 0.0125, "A"),
-        exact=False, kl=kl, cross_entropy=replace(kl, value=0.8, standard_error=0.001), floor=0.79, floor_error=3e-8, window=51, by_position=positions,
+        exact=False, kl=kl, cross_entropy=replace(kl, value=0.8, standard_error=0.001),
+        floor=0.79, floor_error=3e-8, window=51, by_position=positions,
     )  # fmt: skip
     text = shown(source_summary(SourceEvaluation(model="m", source="mess3", parts=(part,))))
     for words in (
