@@ -108,6 +108,7 @@ CALLS: dict[str, tuple[str, ...]] = {
     "source export weather.toml --tokens 99999999999 -o out": ("GB", "--tokens"),
     "source export weather.toml --tokens 0 -o out": ("--tokens", "'0'"),
     "source export even --window 1 -o out": ("window is 1", "at least 2"),
+    "source describe mess3 --window 999999999": ("window is 999999999", "65,536"),
     "source export weather.toml --window 9 -o out": ("--window is 9", "process"),
     "source export weather.toml --format csv -o out": ("'csv'", "jsonl"),
     "source export weather.toml --order 2 -o out": ("order is 2", "n-gram"),

@@ -29,8 +29,9 @@ from jaxtyping import Float, Int
 from scipy.sparse.csgraph import connected_components
 from scipy.special import entr
 
-from kullback.errors import GrammarError, InvalidValueError
-from kullback.runtime.ranges import LENGTHS
+from kullback.errors import GrammarError
+from kullback.runtime.limits import check_fits
+from kullback.runtime.ranges import LENGTHS, Range
 from kullback.sources._checks import check_sum
 from kullback.sources._stream import StreamSampler
 from kullback.sources.mixed_states import (
@@ -45,6 +46,9 @@ __all__ = ["FIRST_SYMBOL", "Process", "Step", "check_window"]
 
 # Entries of the table of transitions: a larger one is no longer a small process.
 MOST_ENTRIES = 4_000_000
+#: Symbols of a window, the first of which is given.
+WINDOWS = Range(2, 1 << 16)
+BYTES_PER_ENTRY = 64  # two bounds, and what they are made of
 # Symbols of a window after which the entropies are bounded and no longer computed.
 MOST_POSITIONS = 10_000
 FIRST_SYMBOL = 2
@@ -179,6 +183,11 @@ class Process:
         The sum over the symbols is h of that many symbols.
         """
         LENGTHS.check("n", n)
+        check_fits(
+            n * len(self.symbols) * BYTES_PER_ENTRY,
+            f"the entropies of {n:,} positions of {self.name}",
+            "ask for fewer positions",
+        )
         return _symbol_entropies(self, n)
 
     def conditional_entropies(self, n: int) -> list[EntropyBounds]:
@@ -265,11 +274,7 @@ def _symbol_entropies(
 
 def check_window(window: int) -> None:
     """Raise `InvalidValueError` for a window without a token to predict."""
-    LENGTHS.check("window", window)
-    if window < 2:
-        raise InvalidValueError(
-            f"window is {window}: the first symbol of a window is given, so it must be at least 2"
-        )
+    WINDOWS.check("window", window, ", since the first symbol of a window is given")
 
 
 def _check_size(name: str, symbols: int, states: int) -> None:
