@@ -65,15 +65,13 @@ def train_model(
 ) -> TrainingRun:
     """Train a mini-GPT on the files `text` or on a `source`, into the folder `output`.
 
-    `text` is a file, a folder, a pattern (``*.jsonl``), or several of these, read as
-    `kullback.text.documents` says, with the column `field` of files with rows; `validation` are the
-    same of the text that is held out.  `tokenizer` is "characters", a ``tokenizer.json`` or its
-    folder; None trains a byte-level BPE.
-    `size` is a name in `kullback.training.sizes.NAMED_SIZES`, nano by default; what else is given
-    replaces its fields.  A run has `steps`, or as many as a probe says fit into `minutes`, or with
-    `size` as many as give 20 tokens a parameter, else 800.  The other keywords are the options of
-    ``kullback train``, with its defaults; None is no cells for `holdout` of a source, 256 sentences
-    for its `batch`, and 2.5 × `width` for `mlp_width`.
+    `text` are files, folders and patterns (``*.jsonl``), with the column `field` where they have
+    rows; `validation` are those that are held out.  `tokenizer` is "characters", a
+    ``tokenizer.json`` or its folder; None trains a byte-level BPE.  `size` is a name in
+    `kullback.training.sizes.NAMED_SIZES`, nano by default; what else is given replaces its fields.
+    A run has `steps`, or as many as a probe says fit into `minutes`, or with `size` as many as give
+    20 tokens a parameter, else 800.  The other keywords are the options of ``kullback train``, with
+    its defaults.
 
     Ctrl-C writes a checkpoint and raises `kullback.training.interruption.Interrupted`.  Raises
     `InvalidValueError` for values out of range and keywords that do not apply, and `RunError` where

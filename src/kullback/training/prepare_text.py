@@ -55,7 +55,7 @@ __all__ = ["CHARACTERS", "TextOptions", "check_text", "prepare_text"]
 
 CHARACTERS = "characters"
 # Bytes of text that a BPE is trained on: about a second each on a core.
-SAMPLE_BYTES = 16_000_000
+SAMPLE_BYTES = 8_000_000
 # Of a vocabulary that is stored in 16 bits.
 SHORT_VOCABULARY = 1 << 16
 
