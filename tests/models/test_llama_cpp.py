@@ -272,3 +272,11 @@ def test_an_installed_package_is_upgraded_or_removed(
     monkeypatch.setattr(_llama_cpp_library, "_of_llama_cpp_python", broken)
     with pytest.raises(InvalidValueError, match=r"no such symbol.*uninstall llama-cpp-python"):
         _llama_cpp_library.load_library.__wrapped__()
+
+
+def test_an_unknown_pre_tokenizer_names_what_may_know_it(folder: Path, tmp_path: Path) -> None:
+    """A newer llama.cpp, not the same one again."""
+    path = tmp_path / "zork.gguf"
+    path.write_bytes((folder / "tiny.gguf").read_bytes().replace(b"gpt-2", b"zorks"))
+    with pytest.raises(InvalidValueError, match=r"'zorks'.*upgrade"):
+        LlamaCppModel.load((path,), "zork")

@@ -6,13 +6,14 @@ import json
 from pathlib import Path
 
 import pytest
-from tokenizers import AddedToken, Tokenizer, processors
+from tokenizers import AddedToken, Tokenizer, normalizers, processors
 from transformers import AutoTokenizer, GPT2Config, LlamaConfig, Qwen2Config
 
 from kullback.models._quiet import no_steps, quiet_transformers
-from kullback.models._tokenizers import save_tokenizer, text_tokenizer
+from kullback.models._tokenizers import save_tokenizer, text_tokenizer, tokenizer_of_pair
 from kullback.models.locate import Location
 from kullback.text.tokenizer import TextTokenizer
+from tiny_models import tiny_llama
 from tiny_tokenizers import trained
 
 HARD = "In 1990, 650841823 people;   37    1369 rows.\n\n\nI'm naïve."
@@ -131,3 +132,13 @@ def test_the_files_of_a_tokenizer_are_copied_byte_for_byte(tmp_path):
     save_tokenizer(location, AutoTokenizer.from_pretrained(location.source), tmp_path / "copy")
     for name in ("tokenizer.json", "tokenizer_config.json"):
         assert (tmp_path / "copy" / name).read_bytes() == (tmp_path / "m" / name).read_bytes()
+
+
+def test_the_tokenizer_of_a_pair_is_used_with_a_note(tmp_path):
+    """Where it reads other tokens than the tokenizer.json that it was loaded from."""
+    folder = tiny_llama(tmp_path / "m")
+    theirs = AutoTokenizer.from_pretrained(folder)
+    assert tokenizer_of_pair(theirs).notes == ()
+    theirs.backend_tokenizer.normalizer = normalizers.Lowercase()
+    (note,) = tokenizer_of_pair(theirs).notes
+    assert "tokenizer.json" in note

@@ -10,6 +10,7 @@ from kullback.errors import InvalidValueError, RunError
 __all__ = ["no_context", "no_model"]
 
 UNKNOWN_ARCHITECTURE = re.compile(r"unknown model architecture: '([^']*)'")
+UNKNOWN_SPLIT = re.compile(r"unknown pre-tokenizer type: '([^']*)'")
 INCOMPLETE = re.compile(r"not within the file bounds|failed to read|corrupted|incomplete|truncated")
 MEMORY = re.compile(r"failed to allocate|unable to allocate|out of memory|alloc_buffer", re.I)
 PART = re.compile(r"-\d{5}-of-\d{5}\.gguf$")
@@ -25,6 +26,12 @@ def no_model(name: str, errors: Sequence[str], library: str) -> InvalidValueErro
         return InvalidValueError(
             f"the model {name} is of an architecture, {unknown[1]!r}, that {library} does not "
             "know: upgrade the package that brings llama.cpp"
+        )
+    split = UNKNOWN_SPLIT.search(said)
+    if split:
+        return InvalidValueError(
+            f"the model {name} names a pre-tokenizer, {split[1]!r}, that {library} does not know: "
+            "upgrade the package that brings llama.cpp, or convert the model again with that one"
         )
     if MEMORY.search(said):
         return RunError(

@@ -31,7 +31,7 @@ from kullback.text.tokenizer_file import HARD_STRINGS, read_tokenizer
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["check_files", "save_tokenizer", "text_tokenizer"]
+__all__ = ["check_files", "save_tokenizer", "text_tokenizer", "tokenizer_of_pair"]
 
 TOKENIZER_FILE = "tokenizer.json"
 # What a tokenizer is saved in: of its file, the settings of its class, and what it was made from.
@@ -62,6 +62,28 @@ def text_tokenizer(location: Location, theirs: PreTrainedTokenizerBase) -> TextT
         *_difference(location.name, type(theirs).__name__, ours, made),
         *_other_start(location, type(theirs).__name__, ours, made),
     )
+
+
+def tokenizer_of_pair(theirs: PreTrainedTokenizerBase) -> TextTokenizer:
+    """The tokenizer that a user loaded, with a note where the file it was loaded from differs."""
+    made = TextTokenizer.from_transformers(theirs)
+    path = Path(str(getattr(theirs, "name_or_path", ""))) / TOKENIZER_FILE
+    if not path.is_file():
+        return made
+    try:
+        stored = _with_added(read_tokenizer(path), path, theirs)
+    except (OSError, ValueError):  # what was loaded is used as it is
+        return made
+    ours = TextTokenizer(stored, theirs.bos_token, theirs.eos_token)
+    if ours.fingerprint == made.fingerprint:
+        return made
+    for text in HARD_STRINGS:
+        if _ids(ours, text) != _ids(made, text):
+            return made.with_notes(
+                f"the tokenizer that was given ({type(theirs).__name__}) reads other tokens than "
+                f"{path} says ({text[:SHOWN]!r}): give the model's folder to follow that file"
+            )
+    return made
 
 
 def check_files(location: Location) -> None:

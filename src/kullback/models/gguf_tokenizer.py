@@ -73,7 +73,8 @@ def tokenizer_of(file: GGUFFile) -> GGUFTokenizer:
         if pre_tokenizer is None:
             raise InvalidValueError(
                 f"the model {file.name} names a pre-tokenizer (tokenizer.ggml.pre) that kullback "
-                f"does not know, {name!r}: {REMEDY}"
+                f"does not know, {name!r}: {REMEDY}, whose newest version may know it; or convert "
+                "the model again with today's llama.cpp"
             )
         tokenizer = _byte_pairs(file, tokens, pre_tokenizer)
     else:

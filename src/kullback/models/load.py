@@ -241,8 +241,9 @@ def _same_device(wanted: torch.device, actual: torch.device) -> bool:
 
 def _wrap_pair(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> HuggingFaceModel:
     """A model and a tokenizer that transformers loaded, ready to be measured."""
+    from kullback.models._tokenizers import tokenizer_of_pair
     from kullback.models.huggingface import HuggingFaceModel
 
     name = str(getattr(model.config, "_name_or_path", "")) or type(model).__name__
     longest = getattr(tokenizer, "model_max_length", None)
-    return HuggingFaceModel.wrap(model, TextTokenizer.from_transformers(tokenizer), name, longest)
+    return HuggingFaceModel.wrap(model, tokenizer_of_pair(tokenizer), name, longest)

@@ -26,6 +26,7 @@ __all__ = [
 
 _SETTINGS = {"preset": 0, "window": 1, "stride": 2, "bos": 3, "joined": 4, "special_tokens": 5}
 # What differs between the methods of measures that are otherwise the same.
+NO_INTERVAL = "no interval"
 _DEGREES = re.compile(r", Student t with [\d.]+ degrees of freedom|(?<=the )\d+ (?=lowest freq)")
 
 
@@ -110,7 +111,13 @@ def quantiles_line(quantiles: Mapping[str, float]) -> Sentence:
 
 def notes_of(measures: Mapping[str, Measurement], notes: Sequence[str]) -> Iterator[RenderableType]:
     """How the intervals are computed, and the notes of the result."""
-    methods = {_DEGREES.sub("", measured.method): None for measured in measures.values()}
+    methods = {
+        # The note says why there is none, and what to give.
+        measured.note
+        if measured.method == NO_INTERVAL and measured.note
+        else _DEGREES.sub("", measured.method): None
+        for measured in measures.values()
+    }
     for text in (*methods, *notes):
         if text:
             yield Sentence(f"• {text}", "dim", indent="  ")
