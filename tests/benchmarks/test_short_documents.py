@@ -8,6 +8,23 @@ from pathlib import Path
 import pytest
 
 import short_documents
+from job_process import measured
+
+
+class InThisProcess:
+    """Stands for a `JobProcess`."""
+
+    def __init__(self, prepare, *arguments) -> None:
+        self.jobs = prepare(*arguments)
+        self.names = list(self.jobs)
+
+    def measured(self, name: str) -> tuple[float, float]:
+        """Wall and processor seconds of that job."""
+        return measured(self.jobs[name])
+
+    def close(self) -> None:
+        """Forget the jobs."""
+        self.jobs.clear()
 
 
 @pytest.mark.slow
@@ -19,6 +36,7 @@ def test_the_small_form_runs(
     assert all(10 <= len(text.split()) <= 40 for text in documents)
     model = short_documents.tiny_model(tmp_path / "tiny", documents)
     options = ["--model", str(model), "--documents", "40", "--many", "60", "--rounds", "1"]
+    monkeypatch.setattr(short_documents, "JobProcess", InThisProcess)
     monkeypatch.setattr(sys, "argv", ["short_documents.py", *options])
     short_documents.main()
     lines = capsys.readouterr().out.splitlines()

@@ -221,7 +221,7 @@ def window_records(
         document=places.document_M,
         byte_start=spans_M2[:, 0],
         byte_length=places.bytes_M,
-        token_id=np.concatenate([window.targets for window in tokenized.windows[windows]]),
+        token_id=tokenized.targets_of(windows),
         position=places.position_M,
         weight=places.weight_M,
         nll=column("nll"),

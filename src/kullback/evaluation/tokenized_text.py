@@ -18,12 +18,12 @@ from kullback.evaluation.measures import Places
 from kullback.runtime.columns import PART_ROWS, Column
 from kullback.runtime.progress import Progress
 from kullback.text.documents import Document
-from kullback.text.encoded_documents import encode_documents
+from kullback.text.encoded_documents import StoredEncodings, encode_documents
 from kullback.text.plan import plan
 from kullback.text.protocol import Protocol, count_words, prepare
 from kullback.text.special_spellings import count_strings
 from kullback.text.tokenizer import TextTokenizer
-from kullback.text.windows import Coverage, Tokens, Window, Windows, coverage
+from kullback.text.windows import Coverage, Windows, coverage
 
 __all__ = ["TokenizedText", "subsample"]
 
@@ -41,7 +41,7 @@ class TokenizedText:
 
     documents: list[Document]
     """As the protocol reads them: perhaps joined into one."""
-    encodings: Sequence[Tokens]
+    encodings: StoredEncodings
     protocol: Protocol
     """With nothing left open."""
     windows: Windows
@@ -97,7 +97,7 @@ class TokenizedText:
     @cached_property
     def targets(self) -> Int[np.ndarray, "M"]:
         """The token that each row is about."""
-        return self._column(lambda windows: _targets(self.windows[windows]))
+        return self._column(self.targets_of)
 
     @cached_property
     def byte_spans(self) -> Int[np.ndarray, "M 2"]:
@@ -146,12 +146,17 @@ class TokenizedText:
             tuple(self.rows_of(number) for number in numbers),
         )
 
+    def targets_of(self, windows: slice) -> Int[np.ndarray, "M"]:
+        """The target tokens of some windows."""
+        part = self.windows[windows]
+        ids_M = self.encodings.ids_of(part.targets())
+        if (ids_M < 0).any():  # a preset that scores BOS
+            return np.concatenate([window.targets for window in part])
+        return ids_M
+
     def byte_spans_of(self, windows: slice) -> Int[np.ndarray, "M 2"]:
         """Where each token of some windows is in its document."""
-        spans = [
-            window.byte_spans(self.encodings[window.document]) for window in self.windows[windows]
-        ]
-        return np.concatenate(spans) if spans else np.empty((0, 2), np.int64)
+        return self.encodings.spans_of(self.windows[windows].targets())
 
     def places_of(self, windows: slice) -> Places:
         """Document, position, bytes, words and weight of each row of some windows."""
@@ -202,11 +207,6 @@ class TokenizedText:
         spans_M2 = window.byte_spans(self.encodings[window.document])
         begin, end = spans_M2[row - int(self.starts[index])].tolist()
         return self.documents[window.document], begin, end
-
-
-def _targets(windows: Sequence[Window]) -> Int[np.ndarray, "m"]:
-    targets = [window.targets for window in windows]
-    return np.concatenate(targets) if targets else np.empty(0, np.int32)
 
 
 def subsample(tokenized: TokenizedText, tokens: int = PART_TOKENS) -> TokenizedText:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeAlias
+from typing import TypeAlias, overload
 
 import numpy as np
 from jaxtyping import Int
@@ -27,8 +27,10 @@ from kullback.text.special_spellings import Spelled
 from kullback.text.tokenizer import Encoding, TextTokenizer
 from kullback.text.windows import Tokens
 
-__all__ = ["StoredEncoding", "encode_documents", "equal_tokens"]
+__all__ = ["StoredEncoding", "StoredEncodings", "encode_documents", "equal_tokens"]
 
+#: Of W ranges of tokens the document, the first, and one after the last.
+TokenRanges: TypeAlias = tuple[Int[np.ndarray, "W"], Int[np.ndarray, "W"], Int[np.ndarray, "W"]]
 #: `TextTokenizer.encode` with the reading of special tokens set.
 Encode: TypeAlias = Callable[..., Encoding]
 
@@ -97,12 +99,59 @@ class StoredEncoding:
         return ends
 
 
+class StoredEncodings(Sequence[StoredEncoding]):
+    """The tokens of G documents; those of many windows are read at once."""
+
+    def __init__(self, tokens: _Tokens, sizes: Sequence[int]) -> None:
+        self._tokens = tokens
+        self._size_G = np.array(sizes, np.int64)
+        self._begin_G = np.cumsum(self._size_G) - self._size_G
+
+    def __len__(self) -> int:
+        return len(self._size_G)
+
+    @overload
+    def __getitem__(self, index: int) -> StoredEncoding: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[StoredEncoding]: ...
+
+    def __getitem__(self, index: int | slice) -> StoredEncoding | list[StoredEncoding]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        return StoredEncoding(self._tokens, int(self._begin_G[index]), int(self._size_G[index]))
+
+    def spans_of(self, parts: TokenRanges) -> Int[np.ndarray, "M 2"]:
+        """The bytes of the tokens of some ranges, in the order of the text; none for token -1."""
+        begin_M, token_M = self._places(parts)
+        ends_M2 = np.zeros((len(token_M), 2), np.int64)
+        for column, shift in ((0, 1), (1, 0)):
+            before_M = token_M - shift
+            ends_M = self._tokens.ends.take(begin_M + np.maximum(before_M, 0))
+            ends_M2[:, column] = np.where(before_M < 0, 0, ends_M)
+        return ends_M2
+
+    def ids_of(self, parts: TokenRanges) -> Int[np.ndarray, "M"]:
+        """The ids of the tokens of some ranges, in the order of the text; -1 for token -1."""
+        begin_M, token_M = self._places(parts)
+        ids_M = self._tokens.ids.take(begin_M + np.maximum(token_M, 0))
+        return np.where(token_M < 0, -1, ids_M).astype(np.int64)
+
+    def _places(self, parts: TokenRanges) -> tuple[Int[np.ndarray, "M"], Int[np.ndarray, "M"]]:
+        """The place of each token's document in the columns, and its number there."""
+        document_W, first_W, last_W = parts
+        size_W = last_W - first_W
+        shift_W = first_W - (np.cumsum(size_W) - size_W)
+        token_M = np.arange(int(size_W.sum())) + np.repeat(shift_W, size_W)
+        return np.repeat(self._begin_G[document_W], size_W), token_M
+
+
 def encode_documents(
     tokenizer: TextTokenizer,
     documents: Sequence[Document],
     progress: Callable[[int, int], None] = lambda done, total: None,
     special_tokens: Spelled = "text",
-) -> list[StoredEncoding]:
+) -> StoredEncodings:
     """The tokens of each document; `progress` is told of bytes done and in all.
 
     `special_tokens` says how the spelling of a special token is read.
@@ -113,7 +162,7 @@ def encode_documents(
     encode = partial(tokenizer.encode, special_tokens=special_tokens)
     tokens = _Tokens(Column(np.int32), Column(np.int64))
     total, done = sum(document.n_bytes for document in documents), 0
-    encodings = []
+    sizes = []
     with workers(cores()) as pool:
         pieces = (piece for document in documents for piece in _pieces(document))
         encoded = map_ahead(pool, lambda piece: piece.encode(encode), pieces, 2 * cores())
@@ -125,8 +174,8 @@ def encode_documents(
                 if len(ends):
                     progress(done + int(ends[-1]), total)
             done += document.n_bytes
-            encodings.append(StoredEncoding(tokens, begin, len(tokens.ids) - begin))
-    return encodings
+            sizes.append(len(tokens.ids) - begin)
+    return StoredEncodings(tokens, sizes)
 
 
 def equal_tokens(first: Tokens, second: Tokens) -> bool:

@@ -197,6 +197,15 @@ class Windows(Sequence[Window]):
         lengths: Int[np.ndarray, "W"] = self.last_W - 1 - self._columns["begin"] + leading_W
         return lengths
 
+    def targets(self) -> tuple[Int[np.ndarray, "W"], Int[np.ndarray, "W"], Int[np.ndarray, "W"]]:
+        """Of each window the document, the first token that is scored, and one after the last.
+
+        Token -1 is a BOS that a preset scores.
+        """
+        documents: list[int] = self.document_W.tolist()
+        leading_W = np.array([self.n_leading(document) for document in documents], np.int64)
+        return self.document_W, self.first_W - leading_W, self.last_W - leading_W
+
     def n_leading(self, document: int) -> int:
         """How many tokens of this document's stream are not the document's."""
         return self._streams[document].n_leading
