@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from placement_checks import check
 from safetensors.torch import load_file, save_file
 
 from kullback.cli import main
@@ -142,3 +143,13 @@ def test_weights_are_read_straight_to_an_accelerator() -> None:
     device = torch.device("cuda:1")
     assert Place(device).options == {"device_map": {"": device}}
     assert Place(torch.device("cpu")).options == {}
+
+
+def test_the_checks_of_a_gpu_run_on_a_cpu(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Numbers and fingerprints are those of the whole model, wherever weights are."""
+    monkeypatch.setenv("XDG_STATE_HOME", "")  # put back afterwards
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    check("cpu", 32)
+    assert "all pass" in capsys.readouterr().out
