@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import pytest
 import torch
 
+from kullback.errors import RunError
 from kullback.training.config import TrainingConfig
 from kullback.training.gpt import GPT
 from kullback.training.state import TrainingState
-from tiny_runs import sizes, weather
+from tiny_runs import fingerprint, sizes, weather
 
 
 def test_one_step_is_clipped_muon_and_adamw(tmp_path: Path):
@@ -46,3 +48,18 @@ def test_one_step_is_clipped_muon_and_adamw(tmp_path: Path):
         moved = (named[name] - begin[name]).norm()
         assert moved > 0.01, name
         assert (weight - named[name]).norm() < bound * moved, name
+
+
+def test_a_gradient_that_is_not_finite_names_what_is_left(tmp_path: Path):
+    """NaN in a gradient is one sentence: the step, the last checkpoint, and what to change."""
+    batches = weather(tmp_path)
+    state = TrainingState(GPT(sizes(batches)), TrainingConfig(steps=9))
+    state.step, state.checkpoint_step = 7, 4
+    gradients = [torch.zeros_like(weight) for weight in state.weights]
+    gradients[0][0, 0] = torch.nan
+    before = fingerprint(state.model)
+    with pytest.raises(
+        RunError, match=r"nan at step 7; the checkpoint of step 4 .*muon_lr is 0.02"
+    ):
+        state.update(gradients)
+    assert fingerprint(state.model) == before
