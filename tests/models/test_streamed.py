@@ -12,9 +12,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from kullback.errors import InvalidValueError
+from kullback.errors import InvalidValueError, RunError
 from kullback.models import stream_plan
 from kullback.models.interface import TextModel
+from kullback.models.layer_stream import LayerStream
 from kullback.models.load import load_text_model
 from kullback.models.load_streamed import load_streamed
 from kullback.models.streamed import StreamedModel
@@ -189,3 +190,39 @@ def test_what_was_read_is_not_read_again(tmp_path: Path) -> None:
     assert model.text.first_probe == 1
     with pytest.raises(InvalidValueError, match="--stream"):
         logits(model, 0)
+
+
+def test_an_interrupted_text_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What has passed through some layers only is not taken for read."""
+    model = load_streamed(str(saved_model("llama", tmp_path)))
+    model.progress = Notes()
+    own = LayerStream.layer
+
+    def interrupted(self: LayerStream, i: int, *arguments: Tensor) -> Tensor:
+        if i == 1:
+            raise KeyboardInterrupt
+        return own(self, i, *arguments)
+
+    monkeypatch.setattr(LayerStream, "layer", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        model.prepare(ids(), 2)
+    with pytest.raises(InvalidValueError, match="--stream"):
+        logits(model, 0)
+    monkeypatch.setattr(LayerStream, "layer", own)
+    model.prepare(ids(), 2)
+    assert torch.equal(logits(model, 0), logits(streamed(tmp_path), 0))
+
+
+def test_memory_that_is_too_small_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It names the window and what to do."""
+    model = load_streamed(str(saved_model("llama", tmp_path)))
+    model.progress = Notes()
+
+    def too_large(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(LayerStream, "layer", too_large)
+    with pytest.raises(RunError, match=r"33 tokens.*--window"):
+        model.prepare(ids(), 2)

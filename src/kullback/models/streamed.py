@@ -171,30 +171,33 @@ class StreamedModel:
         """
         if self._text is not None and self._text.has(inputs):
             return
+        probes = probes_of(self._model, self._own_tokenizer, self.device)
+        # The first one twice: what is random differs.
+        probes += [context_probe(self._model, self.device), probes[0]]
+        text = Text(inputs, probes)
         try:
-            self._read(inputs, at_once)
-        except (RuntimeError, MemoryError) as error:
+            self._read(text, at_once)
+        except BaseException as error:  # Ctrl-C, too: a half-read text is none
+            self._text = None
+            self._weights.stop_reading()
             if not is_out_of_memory(error):
                 raise
             raise RunError(
                 f"the memory is too small for a layer of {self.name} and a window of "
-                f"{self.text.longest:,} tokens: use a shorter --window, a narrower --dtype, or a "
-                "device with more memory"
+                f"{text.longest:,} tokens: use a shorter --window, a narrower --dtype, or a device "
+                "with more memory"
             ) from None
 
-    def _read(self, inputs: Sequence[Int[np.ndarray, "N T"]], at_once: int) -> None:
-        probes = probes_of(self._model, self._own_tokenizer, self.device)
-        # The first one twice: what is random differs.
-        probes += [context_probe(self._model, self.device), probes[0]]
+    def _read(self, text: Text, at_once: int) -> None:
         self._wrapped, self._text = None, None
         self._weights.free(self._head)
-        self._text = text = Text(inputs, probes)
+        self._text = text
         layers, count, progress = self._layers, len(text.shapes), self.progress
         progress.stage(f"passing the text through {len(layers)} layers of {self.name}")
         began = time.perf_counter()
         self._load(self._embedding)
         reading = time.perf_counter() - began
-        first_NTD = self._stream.embed(probes[0])
+        first_NTD = self._stream.embed(text.ids(text.first_probe))
         plan = self._plan(first_NTD, reading)
         text.hidden = HiddenStates(
             text.shapes, first_NTD.shape[2:], first_NTD.dtype, self.device, plan.place
@@ -219,7 +222,7 @@ class StreamedModel:
                 self._map(run, at_once, advance, with_hidden=True)
             self._weights.free(part)
             self._check_numbers(i)
-        first, again = (text.hidden[text.first_probe + i] for i in (0, len(probes) - 1))
+        first, again = text.hidden[text.first_probe], text.hidden[count - 1]
         check_repeatable(again, first, self.dtype, self.name)
 
     def _plan(self, first_NTD: Tensor, reading: float) -> Plan:

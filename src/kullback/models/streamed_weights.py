@@ -96,6 +96,7 @@ class StreamedWeights:
         self._targets = self._find_targets()
         self._ahead: dict[str, Future[dict[str, Tensor]]] = {}
         self._reader = ThreadPoolExecutor(1)
+        self._stopped = False
 
     def _find_targets(self) -> dict[str, str]:
         """The first weight of the model that each stored tensor becomes, by its key."""
@@ -159,9 +160,15 @@ class StreamedWeights:
     def read_ahead(self, part: Part) -> None:
         """Begin to read what `load` will need for a part, in the background."""
         stored = {key: self._stored[key] for key in self.keys_of(part)}
+        self._stopped = False
         self._ahead[part.name] = self._reader.submit(
-            lambda: {key: tensor[...] for key, tensor in stored.items()}
+            lambda: {key: tensor[...] for key, tensor in stored.items() if not self._stopped}
         )
+
+    def stop_reading(self) -> None:
+        """Forget what is read ahead; what is not read yet is not read."""
+        self._stopped = True
+        self._ahead.clear()
 
     def load(self, part: Part) -> None:
         """Put the weights of a part on the device, converted as transformers does it.
