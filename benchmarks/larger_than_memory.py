@@ -169,6 +169,8 @@ def main() -> None:
         print(f"{name:10} {run.seconds:8.1f} s   largest resident {run.resident / GB:.2f} GB")
     print(f"time: {streamed.seconds / whole.seconds:.2f} of the whole model's (at most 1.2)")
     print(f"measures that differ: {', '.join(other) or 'none, all are the same bits'}")
+    for name in other:
+        print(f"  {name}: {[run.result['measures'].get(name) for run in (streamed, whole)]}")  # type: ignore[attr-defined]
 
 
 if __name__ == "__main__":
