@@ -10,8 +10,8 @@ Random Llamas in bfloat16 read windows of random tokens, in alternating rounds:
 * short: `token_rows` of documents of 27 tokens.
 
 Checks, of the same hidden states in float64: nll within 2e-6 on average and 1e-5 at worst, entropy
-within 1e-5, KL within 1e-5 of its size; a model against itself has a KL of exactly 0.  Candidates
-in int8, int4-g32 and fp8 are compared once.
+within 1e-5, KL and TV within 1e-5 of their size; a model against itself has a KL of exactly 0.
+Candidates in int8, int4-g32 and fp8 are compared once.
 
 Goals on an H100: evaluate >= 0.87 of bare's tokens/s and 1.0 of the guide's; compare >= 0.83 of two
 bare forwards; short >= 50,000 tokens/s; at most 1 GB above the models.
@@ -189,6 +189,7 @@ class Jobs:
         nll = -log_p.gather(1, targets[:, None])[:, 0].cpu()
         entropy = -(log_p.exp() * log_p).sum(dim=1).cpu()
         kl = (log_p.exp() * (log_p - log_q)).sum(dim=1).cpu()
+        tv = (log_p.exp() - log_q.exp()).abs().sum(dim=1).cpu() / 2
         errors = {
             "nll, mean": (abs((torch.from_numpy(ours.reference.nll) - nll).mean()), 2e-6),
             "nll, worst": ((torch.from_numpy(ours.reference.nll) - nll).abs().max(), 1e-5),
@@ -196,6 +197,9 @@ class Jobs:
                 (torch.from_numpy(ours.reference.entropy) - entropy).abs().max(), 1e-5,
             ),
             "KL, worst, relative": (((torch.from_numpy(ours.kl) - kl) / kl).abs().max(), 1e-5),
+            "TV, worst, relative": (
+                ((torch.from_numpy(ours.total_variation) - tv) / tv).abs().max(), 1e-5,
+            ),
             "KL of a model to itself": (torch.from_numpy(same.kl).abs().max(), 0.0),
         }  # fmt: skip
         return [

@@ -17,7 +17,7 @@ def test_the_small_form_runs_on_a_cpu(
     monkeypatch.setattr(sys, "argv", ["accelerator.py", "--device", "cpu", "--rounds", "1"])
     accelerator.main()
     lines = capsys.readouterr().out.splitlines()
-    assert len([line for line in lines if line.startswith("  ok ")]) == 5
+    assert len([line for line in lines if line.startswith("  ok ")]) == 6
     assert not [line for line in lines if "MISS" in line]
     rates = {line.split()[0] for line in lines if "tokens/s, " in line}
     assert rates == {"bare", "guide", "evaluate", "two", "compare", "short"}
