@@ -14,7 +14,11 @@ from kullback.evaluation.batched_rows import BatchLimit, batched_rows, window_pr
 from kullback.evaluation.passes import ModelPredictor, TokenizedText, divergence_rows, token_rows
 from kullback.models.load import load_text_model
 from kullback.scoring.divergence import concatenate_divergences
-from kullback.scoring.token_statistics import concatenate_statistics, token_statistics
+from kullback.scoring.token_statistics import (
+    concatenate_statistics,
+    start_statistics,
+    token_statistics,
+)
 from kullback.text.documents import Document
 from kullback.text.protocol import Protocol
 from tiny_models import TEXT
@@ -151,7 +155,7 @@ def test_each_rows_are_of_whole_windows_in_order(model):
     whole = concatenate_statistics(list(token_rows(predictor, tokenized))).nll
     row = 0
     for rows in batched_rows(
-        lambda batch: token_statistics(
+        lambda batch: start_statistics(
             predictor.predictions(batch), torch.from_numpy(batch.targets)
         ),
         tokenized,
@@ -161,3 +165,25 @@ def test_each_rows_are_of_whole_windows_in_order(model):
         np.testing.assert_array_equal(rows.nll, whole[row : row + len(rows)])
         row += len(rows)
     assert row == len(tokenized)
+
+
+def test_the_next_batch_is_started_before_one_is_waited_for(model, monkeypatch):
+    """Of an accelerator: the host waits for a batch while the next is computed."""
+    tokenized, predictor = reading_of(model), ModelPredictor(model)
+    expected = concatenate_statistics(list(token_rows(predictor, tokenized))).nll
+    events = []
+
+    def start(batch):
+        events.append("start")
+        finish = start_statistics(predictor.predictions(batch), torch.from_numpy(batch.targets))
+        return lambda: events.append("wait") or finish()
+
+    class OnDevice(ModelPredictor):
+        device = torch.device("meta")
+
+    monkeypatch.setattr("kullback.evaluation.batched_rows.token_budget", lambda *_: 128)
+    rows = list(batched_rows(start, tokenized, (OnDevice(model),)))
+    np.testing.assert_allclose(concatenate_statistics(rows).nll, expected, atol=1e-5)
+    assert events[:4] == ["start", "start", "wait", "start"]
+    assert events[-2:] == ["wait", "wait"]
+    assert events.count("start") == events.count("wait") > 3

@@ -38,6 +38,7 @@ __all__ = ["BatchLimit", "batched_rows", "window_predictions"]
 
 Rows = TypeVar("Rows", TokenStatistics, DivergenceStatistics)
 AnyRows = TypeVar("AnyRows")
+Value = TypeVar("Value")
 
 
 @dataclass(eq=False)
@@ -63,7 +64,7 @@ class BatchLimit:
 
 
 def batched_rows(
-    measure: Callable[[Batch], Rows],
+    start: Callable[[Batch], Callable[[], Rows]],
     tokenized: TokenizedText,
     predictors: tuple[Predictor, ...],
     processes: ProcessGroup | None = None,
@@ -71,17 +72,19 @@ def batched_rows(
     first_window: int = 0,
     limit: BatchLimit | None = None,
 ) -> Iterator[Rows]:
-    """`measure` of all batches: rows of one window or several, whole windows in the order of the
-    text, from `first_window` on.
+    """The rows of all batches, of one window or several at a time: whole windows in the order of
+    the text, from `first_window` on.
 
-    Raises `InvalidValueError` naming document and token where `measure` raises it, `RunError` where
-    the memory is too small for a window by itself.
+    `start` begins to compute the rows of a batch and returns what waits for them.  An accelerator
+    is given a batch before the host waits for the one before it.
+    Raises `InvalidValueError` naming document and token where these raise it, `RunError` where the
+    memory is too small for a window by itself.
     """
     processes, limit = processes or ProcessGroup(), limit or BatchLimit()
     n_inputs_W = tokenized.windows.read()
     budget = token_budget(*predictors)
     plan = plan_batches(n_inputs_W, budget, lambda longest: joint_sharing(longest, *predictors))
-    reader = _Reader(measure, tokenized, predictors, n_inputs_W, limit)
+    reader = _Reader(start, tokenized, predictors, n_inputs_W, limit)
     # It depends on all windows, not on those left to do: where a run resumes, the same cores share
     # a batch as in one that was never stopped.  An accelerator is filled by one batch.
     on_accelerator = any(predictor.device.type != "cpu" for predictor in predictors)
@@ -93,7 +96,13 @@ def batched_rows(
     done = int(tokenized.starts[first_window])
     group: _Group[Rows] | None = None
     scored_W = tokenized.windows.scored()
-    results = processes.map(reader.rows, planned, at_once, in_caller=on_accelerator)
+    # In a thread of its own an accelerator's libraries would start anew: 126 ms on an H100.
+    in_caller = on_accelerator and processes.world_size == 1
+    results = (
+        _one_ahead(reader.start, planned)
+        if in_caller
+        else processes.map(reader.rows, planned, at_once)
+    )
     # Non-zero ranks have no results.
     for (rows, tokens), batch in zip(results, planned, strict=False):
         if tokens is not None:
@@ -134,6 +143,20 @@ def window_predictions(
             first_window += 1
 
 
+def _one_ahead(
+    start: Callable[[PlannedBatch], Callable[[], Value]], planned: Sequence[PlannedBatch]
+) -> Iterator[Value]:
+    """The results of all batches, each waited for when the next has been started."""
+    waiting: Callable[[], Value] | None = None
+    for batch in planned:
+        started = start(batch)
+        if waiting is not None:
+            yield waiting()
+        waiting = started
+    if waiting is not None:
+        yield waiting()
+
+
 class _Inputs(Sequence[Int[np.ndarray, "N T"]]):
     """The tokens that are read in each of some batches."""
 
@@ -151,7 +174,7 @@ class _Inputs(Sequence[Int[np.ndarray, "N T"]]):
 class _Reader(Generic[Rows]):
     """Computes batches, in smaller parts where the memory asks for it."""
 
-    measure: Callable[[Batch], Rows]
+    start_batch: Callable[[Batch], Callable[[], Rows]]
     tokenized: TokenizedText
     predictors: tuple[Predictor, ...]
     n_inputs_W: Int[np.ndarray, "W"]
@@ -159,14 +182,23 @@ class _Reader(Generic[Rows]):
 
     def rows(self, planned: PlannedBatch) -> tuple[Rows, int | None]:
         """The rows of a batch, in its order of windows, and the limit if there is one."""
-        parts = list(self._parts(planned.numbers_N))
-        return parts[0] if len(parts) == 1 else _concatenated(parts), self.limit.tokens
+        return self.start(planned)()
 
-    def _parts(self, numbers_N: Int[np.ndarray, "N"]) -> Iterator[Rows]:
+    def start(self, planned: PlannedBatch) -> Callable[[], tuple[Rows, int | None]]:
+        """Start a batch; what is returned waits for `rows`."""
+        parts = list(self._parts(planned.numbers_N))
+
+        def finish() -> tuple[Rows, int | None]:
+            rows = [part() for part in parts]
+            return rows[0] if len(rows) == 1 else _concatenated(rows), self.limit.tokens
+
+        return finish
+
+    def _parts(self, numbers_N: Int[np.ndarray, "N"]) -> Iterator[Callable[[], Rows]]:
         for part_N in self._cut(numbers_N):
-            rows = self._attempt(part_N)
-            if rows is not None:
-                yield rows
+            started = self._attempt(part_N)
+            if started is not None:
+                yield started
                 continue
             for predictor in self.predictors:
                 free_accelerator_memory(predictor.device)
@@ -181,24 +213,29 @@ class _Reader(Generic[Rows]):
             return [numbers_N]
         return cut(numbers_N, self.n_inputs_W, tokens)
 
-    def _attempt(self, numbers_N: Int[np.ndarray, "N"]) -> Rows | None:
-        """The rows; None where the memory is too small."""
+    def _attempt(self, numbers_N: Int[np.ndarray, "N"]) -> Callable[[], Rows] | None:
+        """What waits for the rows; None where the memory is too small."""
         try:
-            return self._placed(numbers_N)
+            return self._started(numbers_N)
         # torch has one class of errors for its accelerators, and none for its memory on a CPU.
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
             return None
 
-    def _placed(self, numbers_N: Int[np.ndarray, "N"]) -> Rows:
+    def _started(self, numbers_N: Int[np.ndarray, "N"]) -> Callable[[], Rows]:
+        batch = self.tokenized.batch(numbers_N.tolist())
+        finish = self._placed(numbers_N, lambda: self.start_batch(batch))
+        return lambda: self._placed(numbers_N, finish)
+
+    def _placed(self, numbers_N: Int[np.ndarray, "N"], compute: Callable[[], Value]) -> Value:
         """Say where in the text it was that predictions could not be measured."""
         try:
-            return self.measure(self.tokenized.batch(numbers_N.tolist()))
+            return compute()
         except InvalidValueError as error:
             if len(numbers_N) > 1:
                 for number in numbers_N:  # the window that is at fault raises
-                    self._placed(np.array([number]))
+                    self._started(np.array([number]))()
             window = self.tokenized.windows[int(numbers_N[0])]
             name = self.tokenized.documents[window.document].name
             first, last = int(window.tokens[0]), int(window.tokens[-1])

@@ -9,7 +9,7 @@ Axes: M scored tokens.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -21,8 +21,8 @@ from kullback.evaluation.predictors import ModelPredictor, Predictor, is_exclusi
 from kullback.evaluation.tokenized_text import TokenizedText, subsample
 from kullback.runtime.progress import Tokens as TokensDone
 from kullback.runtime.workers import ProcessGroup
-from kullback.scoring.divergence import DivergenceStatistics, divergence_statistics
-from kullback.scoring.token_statistics import TokenStatistics, token_statistics
+from kullback.scoring.divergence import DivergenceStatistics, start_divergences
+from kullback.scoring.token_statistics import TokenStatistics, start_statistics
 
 __all__ = [
     "Batch",
@@ -55,15 +55,15 @@ def token_rows(
     for a window.
     """
 
-    def measure(batch: Batch) -> TokenStatistics:
+    def start(batch: Batch) -> Callable[[], TokenStatistics]:
         k = top_k if min(rows.start for rows in batch.rows) < top_rows else 0
-        return token_statistics(predictor.predictions(batch), torch.from_numpy(batch.targets), k)
+        return start_statistics(predictor.predictions(batch), torch.from_numpy(batch.targets), k)
 
     after_top = min(int(np.searchsorted(tokenized.starts, top_rows)), len(tokenized.windows))
     with_top = int(tokenized.starts[after_top])
     row = int(tokenized.starts[first_window])
     for statistics in batched_rows(
-        measure, tokenized, (predictor,), processes, progress, first_window, limit
+        start, tokenized, (predictor,), processes, progress, first_window, limit
     ):
         # A batch may have windows on both sides of `top_rows`.
         yield from _split(statistics, with_top - row)
@@ -85,8 +85,8 @@ def divergence_rows(
     Raises as `token_rows` does, and `InvalidValueError` where the vocabularies do not fit.
     """
 
-    def measure(batch: Batch) -> DivergenceStatistics:
-        return divergence_statistics(
+    def start(batch: Batch) -> Callable[[], DivergenceStatistics]:
+        return start_divergences(
             reference.predictions(batch),
             candidate.predictions(batch),
             torch.from_numpy(batch.targets),
@@ -94,7 +94,7 @@ def divergence_rows(
         )
 
     predictors = (reference, candidate)
-    return batched_rows(measure, tokenized, predictors, processes, progress, first_window, limit)
+    return batched_rows(start, tokenized, predictors, processes, progress, first_window, limit)
 
 
 def _split(statistics: TokenStatistics, with_top: int) -> Iterator[TokenStatistics]:

@@ -14,6 +14,7 @@ from kullback.evaluation.batches import Batch
 from kullback.models.interface import Sharing, TextModel
 from kullback.models.streamed import StreamedModel
 from kullback.predictions.base import Predictions
+from kullback.runtime.transfers import to_device
 
 __all__ = [
     "ModelPredictor",
@@ -27,7 +28,8 @@ __all__ = [
 # Tokens of a batch, padding included.  A CPU is at its best with a few hundred, and one thread a
 # core reads a batch; an accelerator has to be filled.
 CPU_TOKENS, DEVICE_TOKENS = 1024, 16_384
-# What the activations of a batch may take on an accelerator, beside 512 MB of logits.
+# What the activations of a batch may take on an accelerator, beside the logits of some rows: the
+# model that reads first leaves its hidden states to the other.
 ACTIVATION_BYTES = 768 << 20
 # From the most to the least that may share a batch.
 SHARINGS: Sequence[Sharing] = ("padded", "equal lengths", "alone")
@@ -75,8 +77,9 @@ class ModelPredictor:
     def predictions(self, batch: Batch) -> Predictions:
         """Read the windows' tokens, keep the scored positions."""
         device = self.model.device
-        inputs_NT = torch.from_numpy(batch.inputs).to(device)
-        return self.model.predict(inputs_NT).select(torch.from_numpy(batch.positions).to(device))
+        inputs_NT = to_device(torch.from_numpy(batch.inputs), device)
+        positions_M = to_device(torch.from_numpy(batch.positions), device)
+        return self.model.predict(inputs_NT).select(positions_M)
 
 
 def prepare(predictor: Predictor, inputs: Sequence[Int[np.ndarray, "N T"]], at_once: int) -> None:
@@ -105,9 +108,10 @@ def token_budget(*predictors: Predictor) -> int:
     if all(predictor.device.type == "cpu" for predictor in predictors):
         return CPU_TOKENS
     widths = [
-        getattr(part, "bytes_a_token", 0) for predictor in predictors for part in _chain(predictor)
+        max(getattr(part, "bytes_a_token", 0) for part in _chain(predictor))
+        for predictor in predictors
     ]
-    return max(1, min(DEVICE_TOKENS, ACTIVATION_BYTES // max(1, *widths)))
+    return max(1, min(DEVICE_TOKENS, ACTIVATION_BYTES // max(1, sum(widths))))
 
 
 def _chain(predictor: object) -> Iterator[object]:

@@ -61,19 +61,12 @@ class ProcessGroup:
         measure: Callable[[Window], Result],
         windows: Sequence[Window],
         at_once: int | None = None,
-        in_caller: bool = False,
     ) -> Iterator[Result]:
         """`measure` of each window, in order, on rank 0; non-zero ranks compute and yield nothing.
 
         This machine computes at most `at_once` windows at a time, by default one per core; they
-        share its cores evenly.  With `in_caller` the caller's thread computes one after the other:
-        an accelerator's libraries start anew in each thread (126 ms on an H100).  Freed memory is
-        kept until the last window is done.
+        share its cores evenly.  Freed memory is kept until the last window is done.
         """
-        if in_caller and self.world_size == 1:
-            with kept_freed_memory():
-                yield from map(measure, windows)
-            return
         at_once = max(1, min(at_once or cores(), cores()))
         threads = math.ceil(at_once / self.local_world_size)
         with kept_freed_memory(), workers(threads, cores_each=cores() // at_once) as pool:

@@ -2,9 +2,10 @@
 
 On a CPU logits are made in small blocks, which stay in the caches.  An accelerator is filled by
 large kernels, and starting one costs the host 5 to 10 microseconds.  So here the logits of some
-hundred rows are in memory at once (512 MB), two kernels (:mod:`kullback.scoring.triton_kernels`)
-sum them, the sums of all rows are combined in float64 together, and the results come to the host in
-one transfer.
+hundred rows are in memory at once (768 MB at most), two kernels
+(:mod:`kullback.scoring.triton_kernels`) sum them, the sums of all rows are combined in float64
+together, and the results come to the host in one transfer.  Nothing waits for the accelerator until
+the results are asked for, so that it can be given the next batch before.
 
 With p the reference, q the candidate and l = log p - log q, the divergences are those of
 :mod:`kullback.scoring.log_ratio_sums`: near tokens (|l| <= 1/2) are summed as polynomials, far ones
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from subprocess import SubprocessError
@@ -30,14 +32,15 @@ from torch import Tensor
 
 from kullback.predictions.base import DensePredictions, FactoredPredictions, Predictions
 from kullback.predictions.checks import check_rows
+from kullback.runtime.transfers import start_to_host
 from kullback.scoring.block_sums import BlockSums, RowTotals
 from kullback.scoring.logit_blocks import Chunk, row_chunks
 from kullback.scoring.pair_sums import TOP_K, PairTotals
 
-__all__ = ["device_kernels", "device_pair_totals", "device_token_totals"]
+__all__ = ["device_kernels", "start_pair_totals", "start_token_totals"]
 
 # The logits that are in memory at once, of one model or two.
-DEVICE_BYTES = 512 << 20
+DEVICE_BYTES = 768 << 20
 # W of one model: 16 logits a thread, of 8 warps of 32 threads.  W of two, read T at a time.
 COLUMNS, WARPS = 4096, 8
 PAIR_COLUMNS, PAIR_PART = 16384, 1024
@@ -100,34 +103,39 @@ def device_kernels(device_type: str) -> ModuleType | None:
 def _start(kernels: ModuleType, device: torch.device) -> None:
     """Sum a row of two logits, to see whether the kernels are compiled and started."""
     predictions = DensePredictions(torch.zeros((1, 2), device=device))
-    device_token_totals(kernels, predictions, torch.zeros(1, dtype=torch.int64, device=device), 0)
+    start_token_totals(kernels, predictions, torch.zeros(1, dtype=torch.int64, device=device), 0)()
 
 
-def device_token_totals(
+def start_token_totals(
     kernels: ModuleType, predictions: Predictions, targets_M: Int[Tensor, "M"], top_k: int
-) -> RowTotals:
-    """The statistics of all rows of one model, on the host.
+) -> Callable[[], RowTotals]:
+    """Start the statistics of all rows of one model; what is returned waits for them.
 
-    Raises `InvalidValueError` naming the row that is no distribution.
+    It raises `InvalidValueError` naming the row that is no distribution.
     """
     V = predictions.vocabulary_size
     sums = _RowSums(kernels, predictions, targets_M, slice(0, V), top_k)
     for rows in row_chunks(predictions, targets_M.device, DEVICE_BYTES // (4 * V)):
         sums.add(rows)
-    totals = RowTotals(*_on_host(sums.totals()))
-    check_rows(totals.largest_B, 0)
-    return totals
+    wait = _start_to_host(sums.totals())
+
+    def finish() -> RowTotals:
+        totals = RowTotals(*wait())
+        check_rows(totals.largest_B, 0)
+        return totals
+
+    return finish
 
 
-def device_pair_totals(
+def start_pair_totals(
     kernels: ModuleType,
     predictions: tuple[Predictions, Predictions],
     targets_M: Int[Tensor, "M"],
     vocabulary_size: int,
-) -> PairTotals:
-    """The statistics of all rows of two models over the first V columns, on the host.
+) -> Callable[[], PairTotals]:
+    """Start the statistics of two models over the first V columns; what is returned waits for them.
 
-    Raises `InvalidValueError` naming the model and its row that is no distribution.
+    It raises `InvalidValueError` naming the model and its row that is no distribution.
     """
     V, M = vocabulary_size, len(targets_M)
     first, second = (
@@ -154,8 +162,10 @@ def device_pair_totals(
     reference, candidate = first.totals(), second.totals()
     first_M5, second_M5 = reference.top_tokens_BK, candidate.top_tokens_BK
     is_shared = (first_M5[:, :, None] == second_M5[:, None, :]) & (first_M5 >= 0)[:, :, None]
-    others = _on_host(
+    wait = _start_to_host(
         (
+            *reference,
+            *candidate,
             *_divergences(sums_NSM, reference, candidate),
             is_shared.any(dim=2).sum(dim=1),
             (at_top1_M.double() - candidate.largest_B - candidate.log_z_B).exp(),
@@ -163,20 +173,36 @@ def device_pair_totals(
             paddings[1].share(candidate),
         )
     )
-    reference, candidate = RowTotals(*_on_host(reference)), RowTotals(*_on_host(candidate))
-    check_rows(reference.largest_B, 0, "the reference")
-    check_rows(candidate.largest_B, 0, "the candidate")
-    return PairTotals(reference, candidate, *others)
+
+    def finish() -> PairTotals:
+        columns, of_one = wait(), len(RowTotals._fields)
+        reference = RowTotals(*columns[:of_one])
+        candidate = RowTotals(*columns[of_one : 2 * of_one])
+        check_rows(reference.largest_B, 0, "the reference")
+        check_rows(candidate.largest_B, 0, "the candidate")
+        return PairTotals(reference, candidate, *columns[2 * of_one :])
+
+    return finish
 
 
-def _on_host(columns: tuple[Tensor, ...]) -> list[Tensor]:
-    """The columns on the CPU, in one transfer: all are numbers below 2^53."""
-    widths = [column.shape[1] if column.dim() == 2 else 1 for column in columns]
+def _start_to_host(columns: tuple[Tensor, ...]) -> Callable[[], list[Tensor]]:
+    """Start one transfer of the columns; what is returned waits for it.
+
+    All are numbers below 2^53.
+    """
+    shapes = [(column.shape, column.dtype) for column in columns]
+    widths = [math.prod(shape[1:]) for shape, _ in shapes]
     together = torch.cat([column.double().reshape(len(column), -1) for column in columns], dim=1)
-    return [
-        result.reshape(column.shape).to(column.dtype)
-        for column, result in zip(columns, torch.split(together.cpu(), widths, dim=1), strict=True)
-    ]
+    wait = start_to_host(together)
+
+    def finish() -> list[Tensor]:
+        parts = torch.split(wait(), widths, dim=1)
+        return [
+            part.reshape(shape).to(dtype)
+            for part, (shape, dtype) in zip(parts, shapes, strict=True)
+        ]
+
+    return finish
 
 
 @dataclass(eq=False)

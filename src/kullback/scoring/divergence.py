@@ -10,7 +10,7 @@ Axes: M rows, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -21,7 +21,8 @@ from torch import Tensor
 from kullback.errors import InvalidValueError
 from kullback.predictions.base import Predictions
 from kullback.predictions.checks import check_targets
-from kullback.scoring.device_sums import device_kernels, device_pair_totals
+from kullback.runtime.transfers import to_device
+from kullback.scoring.device_sums import device_kernels, start_pair_totals
 from kullback.scoring.logit_blocks import Chunk, has_float32_logits, row_chunks
 from kullback.scoring.one_device import common_device, on_device
 from kullback.scoring.pair_sums import TOP_K, PairSums, PairTotals
@@ -32,6 +33,7 @@ __all__ = [
     "concatenate_divergences",
     "divergence_statistics",
     "nll_differences",
+    "start_divergences",
 ]
 
 
@@ -96,7 +98,6 @@ class DivergenceStatistics:
         return agreement
 
 
-@torch.inference_mode()
 def divergence_statistics(
     reference: Predictions,
     candidate: Predictions,
@@ -122,6 +123,20 @@ def divergence_statistics(
     >>> [round(float(x[0]), 3) for x in (d.kl, d.reverse_kl, d.jensen_shannon, d.total_variation)]
     [0.511, 0.368, 0.102, 0.4]
     """
+    return start_divergences(reference, candidate, targets_M, vocabulary_size)()
+
+
+@torch.inference_mode()
+def start_divergences(
+    reference: Predictions,
+    candidate: Predictions,
+    targets_M: Int[Tensor, "M"],
+    vocabulary_size: int | None = None,
+) -> Callable[[], DivergenceStatistics]:
+    """`divergence_statistics`, in two parts: an accelerator is given its work now.
+
+    What is returned waits for the results; it raises where rows are no distributions.
+    """
     M, V = len(reference), min(reference.vocabulary_size, candidate.vocabulary_size)
     if len(candidate) != M:
         raise InvalidValueError(
@@ -138,21 +153,25 @@ def divergence_statistics(
     check_targets(targets_M, M, V)
     statistics = DivergenceStatistics.empty(M)
     if M == 0:
-        return statistics
+        return lambda: statistics
     device = common_device(reference, candidate)
     reference, candidate = on_device(reference, device), on_device(candidate, device)
-    targets_M = targets_M.to(device)
+    targets_M = to_device(targets_M, device)
     kernels = device_kernels(device.type)
     if kernels and has_float32_logits(reference) and has_float32_logits(candidate):
-        totals = device_pair_totals(kernels, (reference, candidate), targets_M, V)
-        statistics.write(slice(M), totals)
-        return statistics
+        wait = start_pair_totals(kernels, (reference, candidate), targets_M, V)
+
+        def finish() -> DivergenceStatistics:
+            statistics.write(slice(M), wait())
+            return statistics
+
+        return finish
     for rows in row_chunks(reference, device, most=M):
         chunks = [Chunk.of(model, rows, targets_M[rows]) for model in (reference, candidate)]
         sums = PairSums(chunks, V)
         sums.add_blocks()
         statistics.write(rows, sums.totals(rows.start))
-    return statistics
+    return lambda: statistics
 
 
 def concatenate_divergences(parts: Sequence[DivergenceStatistics]) -> DivergenceStatistics:

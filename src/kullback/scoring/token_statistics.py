@@ -9,7 +9,7 @@ Axes: M rows, W columns of a block, V vocabulary, K most probable tokens.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -20,11 +20,12 @@ from torch import Tensor
 from kullback.errors import InvalidValueError
 from kullback.predictions.base import Predictions
 from kullback.predictions.checks import check_targets
+from kullback.runtime.transfers import to_device
 from kullback.scoring.block_sums import BlockSums, RowTotals
-from kullback.scoring.device_sums import device_kernels, device_token_totals
+from kullback.scoring.device_sums import device_kernels, start_token_totals
 from kullback.scoring.logit_blocks import Chunk, device_of, has_float32_logits, row_chunks
 
-__all__ = ["TokenStatistics", "concatenate_statistics", "token_statistics"]
+__all__ = ["TokenStatistics", "concatenate_statistics", "start_statistics", "token_statistics"]
 
 # Enough for top-10 lists; the rank gives the accuracy at any k.
 LARGEST_TOP_K = 10
@@ -94,7 +95,6 @@ def concatenate_statistics(parts: Sequence[TokenStatistics]) -> TokenStatistics:
     )
 
 
-@torch.inference_mode()
 def token_statistics(
     predictions: Predictions, targets_M: Int[Tensor, "M"], top_k: int = 0
 ) -> TokenStatistics:
@@ -113,23 +113,39 @@ def token_statistics(
     >>> statistics.nll.round(4).tolist(), statistics.rank.tolist(), statistics.top1.tolist()
     ([1.3863, 1.4076], [1, 2], [0, 2])
     """
+    return start_statistics(predictions, targets_M, top_k)()
+
+
+@torch.inference_mode()
+def start_statistics(
+    predictions: Predictions, targets_M: Int[Tensor, "M"], top_k: int = 0
+) -> Callable[[], TokenStatistics]:
+    """`token_statistics`, in two parts: an accelerator is given its work now.
+
+    What is returned waits for the results; it raises where a row is no distribution.
+    """
     M, V = len(predictions), predictions.vocabulary_size
     check_targets(targets_M, M, V)
     if not 0 <= top_k <= LARGEST_TOP_K:
         raise InvalidValueError(f"top_k is {top_k}: it must be in [0, {LARGEST_TOP_K}]")
     statistics = TokenStatistics.empty(M, top_k)
     if M == 0:
-        return statistics
+        return lambda: statistics
     device = device_of(predictions)
-    targets_M = targets_M.to(device)
+    targets_M = to_device(targets_M, device)
     kernels = device_kernels(device.type)
     if kernels and has_float32_logits(predictions):
-        statistics.write(slice(M), device_token_totals(kernels, predictions, targets_M, top_k))
-        return statistics
+        wait = start_token_totals(kernels, predictions, targets_M, top_k)
+
+        def finish() -> TokenStatistics:
+            statistics.write(slice(M), wait())
+            return statistics
+
+        return finish
     for rows in row_chunks(predictions, device, most=M):
         chunk = Chunk.of(predictions, rows, targets_M[rows])
         sums = BlockSums(chunk.target_logits_B, chunk.count(0, V), top_k)
         for columns, block_BW in chunk.blocks(0, V):
             sums.add(columns.start, block_BW)
         statistics.write(rows, sums.totals(rows.start))
-    return statistics
+    return lambda: statistics
