@@ -103,11 +103,7 @@ def compare_models(
     reference.check(documents, tokenized, reader)
     beginnings = _check_tokenizers(candidates, reader, tokenized)
     began = time.perf_counter()
-    source: Predictor = reference
-    # A streamed model keeps its hidden states itself.
-    several = len(candidates) > 1 and not isinstance(reference.model, StreamedModel)
-    if several or task.noise or task.sensitivity is not None:
-        source = _kept(reference, tokenized, progress)
+    source = _source(reference, len(candidates), task, tokenized, progress)
     compared, passes, limit = [], KeptPasses(), BatchLimit()
     of_reference = reference.fingerprint(documents, tokenized)
     for i, candidate in enumerate(candidates):
@@ -199,6 +195,17 @@ class _Compared:
 
 def _identities(reference: Fingerprint, candidate: Fingerprint, *kinds: str) -> list[str]:
     return [reference.full, candidate.full, *kinds]
+
+
+def _source(
+    reference: Operand, candidates: int, task: Task, tokenized: TokenizedText, progress: Progress
+) -> Predictor:
+    """The reference, kept where it is read more than once."""
+    # A streamed model keeps its hidden states itself.
+    several = candidates > 1 and not isinstance(reference.model, StreamedModel)
+    if several or task.noise or task.sensitivity is not None:
+        return _kept(reference, tokenized, progress)
+    return reference
 
 
 def _kept(reference: Operand, tokenized: TokenizedText, progress: Progress) -> KeptPredictions:

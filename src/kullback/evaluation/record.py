@@ -104,25 +104,24 @@ def record(
             result = evaluate_text(sized.model, documents, cut, task, processes, progress)
             if isinstance(result, NonZeroRank):
                 return result
-            written = (result.scored_tokens, result.notes)
-        elif not processes.is_rank_zero:
+            return _result(path, "token records", result.scored_tokens, result.notes)
+        if not processes.is_rank_zero:
             return NonZeroRank(rank=processes.rank, world_size=processes.world_size)
-        elif distributions is None:
+        if distributions is None:
             tokenized = record_llama_cpp(sized.model, documents, cut, path, progress)
         else:
             tokenized = record_text(
                 sized.model, documents, cut, path, distributions,
                 DEFAULT_K if k is None else k, progress, sized.size_bytes,
             )  # fmt: skip
-        if kind != "records":
-            written = (len(tokenized), (*sized.model.notes, *coverage_notes(tokenized)))
-    size = path.stat().st_size
+        notes = (*sized.model.notes, *coverage_notes(tokenized))
+        return _result(path, distributions or "llama.cpp", len(tokenized), notes)
+
+
+def _result(path: Path, kind: str, tokens: int, notes: tuple[str, ...]) -> RecordingResult:
+    """What the file that was written contains."""
     return RecordingResult(
-        file=str(path),
-        kind=distributions or ("llama.cpp" if format else "token records"),
-        tokens=written[0],
-        bytes=size,
-        notes=written[1],
+        file=str(path), kind=kind, tokens=tokens, bytes=path.stat().st_size, notes=notes
     )
 
 

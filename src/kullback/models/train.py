@@ -91,18 +91,15 @@ def train_model(
         TrainingConfig.steps if steps is None else steps, muon_lr, adamw_lr, warmup_steps,
         decay_fraction, clip_norm, threads, seed, log_every, evaluate_every, checkpoint_every,
     )  # fmt: skip
-    make: Callable[[], Batches]
-    if text is not None:
+    if source is None:
         _refuse("text", holdout=holdout)
         options = TextOptions(
             given_text, held_out, "text" if field is None else field, tokenizer,
             vocabulary_size, named(size).vocabulary_size, settings.context_of_text,
             settings.windows, seed,
         )  # fmt: skip
-        check_text(options)
-        make = partial(prepare_text, run, options, progress)
+        make = _windows(run, options, progress)
     else:
-        assert source is not None
         _refuse("source", vocabulary_size=vocabulary_size, context=context, tokenizer=tokenizer,
                 validation=validation, field=field)  # fmt: skip
         make = _sentences(source, holdout, settings, seed)
@@ -120,6 +117,12 @@ def _check_data(run: Path, text: object, source: object, files: Sequence[str | P
     read = [*files, *([source] if isinstance(source, str) else [])]
     check_outputs(Output("the run folder (-o)", run, "folder"), inputs=read)
     check_no_run(run)
+
+
+def _windows(run: Path, options: TextOptions, progress: TrainingProgress) -> Callable[[], Batches]:
+    """Batches of a text whose files exist; it is read when they are made."""
+    check_text(options)
+    return partial(prepare_text, run, options, progress)
 
 
 def _sentences(

@@ -104,6 +104,14 @@ def _series(x, c0, c1, c2, c3, c4, c5, c6):
 
 
 @triton.jit
+def _offset(largest_x, log_z_x, largest_y, log_z_y):
+    """log Σ e^x - log Σ e^y as two float32 numbers, so that l is as exact as its logits."""
+    offset = (largest_x.to(tl.float64) - largest_y.to(tl.float64)) + (log_z_x - log_z_y)
+    first = offset.to(tl.float32)
+    return first, (offset - first.to(tl.float64)).to(tl.float32)
+
+
+@triton.jit
 def _log_ratio(x, y, both, first, second):
     """l = x - y - offset with the rounding errors of both subtractions (Knuth's TwoSum).
 
@@ -140,6 +148,15 @@ def _far_terms(ratio, both, has_p):
 
 
 @triton.jit
+def _store_four(at_ptr, M, first, second, third, fourth):
+    """Write the sums of four vectors, M numbers apart."""
+    tl.store(at_ptr, tl.sum(first, axis=0))
+    tl.store(at_ptr + M, tl.sum(second, axis=0))
+    tl.store(at_ptr + 2 * M, tl.sum(third, axis=0))
+    tl.store(at_ptr + 3 * M, tl.sum(fourth, axis=0))
+
+
+@triton.jit
 def pair_sums_kernel(
     x_ptr,
     x_stride,
@@ -169,10 +186,7 @@ def pair_sums_kernel(
     y_row_ptr = y_ptr + row.to(tl.int64) * y_stride
     largest_x, log_z_x, top_block = _log_sum(x_sums_ptr, M, row, N, N_AT_LEAST)
     largest_y, log_z_y, _ = _log_sum(y_sums_ptr, M, row, N, N_AT_LEAST)
-    # log Σ e^x - log Σ e^y as two float32 numbers, so that l is as exact as its logits.
-    offset = (largest_x.to(tl.float64) - largest_y.to(tl.float64)) + (log_z_x - log_z_y)
-    first = offset.to(tl.float32)
-    second = (offset - first.to(tl.float64)).to(tl.float32)
+    first, second = _offset(largest_x, log_z_x, largest_y, log_z_y)
     if block == 0:
         top1 = tl.load(x_top_columns_ptr + (row * N + top_block) * K)
         tl.store(at_top1_ptr + row, tl.load(y_row_ptr + top1))
@@ -217,19 +231,7 @@ def pair_sums_kernel(
         only_p += (has_p & (has_q == 0)).to(tl.float32)
         only_q += (has_q & (has_p == 0)).to(tl.float32)
     out = sums_ptr + block.to(tl.int64) * 16 * M + row
-    tl.store(out, tl.sum(near_kl, axis=0))
-    tl.store(out + M, tl.sum(near_reverse, axis=0))
-    tl.store(out + 2 * M, tl.sum(near_js, axis=0))
-    tl.store(out + 3 * M, tl.sum(far_p, axis=0))
-    tl.store(out + 4 * M, tl.sum(far_q, axis=0))
-    tl.store(out + 5 * M, tl.sum(far_p_l, axis=0))
-    tl.store(out + 6 * M, tl.sum(far_q_l, axis=0))
-    tl.store(out + 7 * M, tl.sum(far_p_s, axis=0))
-    tl.store(out + 8 * M, tl.sum(far_q_s, axis=0))
-    tl.store(out + 9 * M, tl.sum(only_p, axis=0))
-    tl.store(out + 10 * M, tl.sum(only_q, axis=0))
-    tl.store(out + 11 * M, tl.sum(near_more, axis=0))
-    tl.store(out + 12 * M, tl.sum(near_less, axis=0))
-    tl.store(out + 13 * M, tl.sum(near_p_more, axis=0))
-    tl.store(out + 14 * M, tl.sum(far_p_more, axis=0))
-    tl.store(out + 15 * M, tl.sum(far_q_more, axis=0))
+    _store_four(out, M, near_kl, near_reverse, near_js, far_p)
+    _store_four(out + 4 * M, M, far_q, far_p_l, far_q_l, far_p_s)
+    _store_four(out + 8 * M, M, far_q_s, only_p, only_q, near_more)
+    _store_four(out + 12 * M, M, near_less, near_p_more, far_p_more, far_q_more)
