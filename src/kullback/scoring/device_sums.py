@@ -159,6 +159,7 @@ def start_pair_totals(
         )  # fmt: skip
         for padding in paddings:
             padding.add(rows)
+        del x_BV, y_BV  # their memory is that of the next rows
     reference, candidate = first.totals(), second.totals()
     first_M5, second_M5 = reference.top_tokens_BK, candidate.top_tokens_BK
     is_shared = (first_M5[:, :, None] == second_M5[:, None, :]) & (first_M5 >= 0)[:, :, None]
