@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 # core, and tensors of these sizes are slower on two threads that wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # What interrupted tests keep is not kept in the home of who runs them.
-os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="kullback-tests-")
+STATE = tempfile.TemporaryDirectory(prefix="kullback-tests-", ignore_cleanup_errors=True)
+os.environ["XDG_STATE_HOME"] = STATE.name
 
 
 @pytest.fixture(autouse=True)
