@@ -35,6 +35,7 @@ from kullback.predictions.base import (
     joined,
 )
 from kullback.runtime.free_memory import available_memory
+from kullback.runtime.temporary import temporary_folder
 from kullback.scoring.logit_blocks import Chunk, row_chunks
 
 __all__ = ["KeptPredictions", "is_wide"]
@@ -78,7 +79,7 @@ class KeptPredictions:
         self._head: tuple[Head, torch.device] | None = None
         self._lock = threading.Lock()
         size = 4 * len(tokenized) * (on_disk or 0)
-        free = shutil.disk_usage(tempfile.gettempdir()).free
+        free = shutil.disk_usage(temporary_folder()).free
         space = min(MOST_ON_DISK, free // 2, available_memory() // 2)
         self.disk_bytes = size if size <= space else 0
         """What the logits take on disk; 0 where they are not kept."""
@@ -179,9 +180,9 @@ def _buffer(shape: tuple[int, int], dtype: torch.dtype) -> torch.Tensor:
     size = count * dtype.itemsize
     if size <= IN_MEMORY:
         return torch.empty(shape, dtype=dtype)
-    path = None
+    path, folder = None, temporary_folder()
     try:
-        with tempfile.NamedTemporaryFile(prefix="kullback-", delete=False) as file:
+        with tempfile.NamedTemporaryFile(prefix="kullback-", dir=folder, delete=False) as file:
             path = Path(file.name)
             # Written to through the mapping, where a disk that fills up would end the process.
             if hasattr(os, "posix_fallocate"):
@@ -191,9 +192,9 @@ def _buffer(shape: tuple[int, int], dtype: torch.dtype) -> torch.Tensor:
         return torch.from_file(str(path), shared=True, size=count, dtype=dtype).view(shape)
     except (OSError, RuntimeError) as error:
         raise RunError(
-            f"the predictions of the reference take {size:,} bytes, and {tempfile.gettempdir()} "
-            f"cannot hold them ({error}): set TMPDIR to a folder with more space, or compare one "
-            "candidate at a time"
+            f"the predictions of the reference take {size:,} bytes, and {folder} "
+            f"cannot hold them ({error}): set TMPDIR to a folder with more space, or compare with "
+            "one candidate alone"
         ) from error
     finally:
         if path is not None:

@@ -6,7 +6,6 @@ once (:mod:`kullback.comparison.kept_predictions`), each candidate is loaded whe
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -39,6 +38,7 @@ from kullback.models.streamed import StreamedModel
 from kullback.results import comparison as results
 from kullback.results.measurement import Measurement
 from kullback.runtime.progress import Progress
+from kullback.runtime.temporary import temporary_folder
 from kullback.scoring.divergence import DivergenceStatistics
 from kullback.text.documents import Document
 from kullback.text.fingerprint import Fingerprint
@@ -215,7 +215,7 @@ def _kept(reference: Operand, tokenized: TokenizedText, progress: Progress) -> K
     kept = KeptPredictions(reference, tokenized, on_disk=on_disk)
     if kept.disk_bytes:
         progress.note(
-            f"the logits of {reference.name} are kept in {tempfile.gettempdir()} until the end, "
+            f"the logits of {reference.name} are kept in {temporary_folder()} until the end, "
             f"{kept.disk_bytes / 1e6:,.0f} MB: they are computed once"
         )
     return kept
