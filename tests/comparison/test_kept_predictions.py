@@ -12,6 +12,7 @@ import torch
 
 from kullback.comparison import kept_predictions
 from kullback.comparison.kept_predictions import KeptPredictions, is_wide
+from kullback.errors import RunError
 from kullback.evaluation.passes import Batch, TokenizedText, divergence_rows, token_rows
 from kullback.models.interface import Sharing
 from kullback.predictions.base import FactoredPredictions, Head, Predictions
@@ -125,4 +126,11 @@ def test_logits_that_do_not_fit_are_not_kept(
 ) -> None:
     """Half of the memory that is available may be taken."""
     monkeypatch.setattr(kept_predictions, "available_memory", lambda: 8 * V * len(text) - 1)
+    assert KeptPredictions(Counted(head()), text, on_disk=V).disk_bytes == 0
+
+    def refuse(shape: tuple[int, int], dtype: torch.dtype) -> torch.Tensor:
+        raise RunError("a quota")
+
+    monkeypatch.undo()
+    monkeypatch.setattr(kept_predictions, "_buffer", refuse)
     assert KeptPredictions(Counted(head()), text, on_disk=V).disk_bytes == 0

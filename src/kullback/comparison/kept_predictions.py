@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 from kullback.errors import RunError
 from kullback.evaluation.passes import Batch, Predictor, TokenizedText
@@ -78,12 +78,9 @@ class KeptPredictions:
         self._hidden_MD: torch.Tensor | None = None
         self._head: tuple[Head, torch.device] | None = None
         self._lock = threading.Lock()
-        size = 4 * len(tokenized) * (on_disk or 0)
-        free = shutil.disk_usage(temporary_folder()).free
-        space = min(MOST_ON_DISK, free // 2, available_memory() // 2)
-        self.disk_bytes = size if size <= space else 0
+        self._logits_MV = _logits_buffer(len(tokenized), on_disk) if on_disk else None
+        self.disk_bytes = 0 if self._logits_MV is None else 4 * self._logits_MV.numel()
         """What the logits take on disk; 0 where they are not kept."""
-        self._logits_MV: torch.Tensor | None = None
         self._kept: set[int] = set()
 
     @property
@@ -132,8 +129,8 @@ class KeptPredictions:
 
     def _keep(self, numbers: Sequence[int], predictions: Predictions, batch: Batch) -> bool:
         """Keep what these windows need later; False where nothing can be kept."""
-        if self.disk_bytes:
-            self._keep_logits(numbers, predictions, torch.from_numpy(batch.targets))
+        if self._logits_MV is not None:
+            self._keep_logits(numbers, predictions, self._logits_MV, batch)
         elif isinstance(predictions, FactoredPredictions):
             self._keep_hidden(numbers, predictions)
         elif self._dense is not None:
@@ -157,21 +154,32 @@ class KeptPredictions:
         self._hidden_MD[self._rows(numbers)] = kept_MD
 
     def _keep_logits(
-        self, numbers: Sequence[int], predictions: Predictions, targets_m: Int[torch.Tensor, "m"]
+        self,
+        numbers: Sequence[int],
+        predictions: Predictions,
+        logits_MV: Float[torch.Tensor, "M V"],
+        batch: Batch,
     ) -> None:
         """Write all logits of some windows, in the blocks that a pass computes."""
-        V = predictions.vocabulary_size
-        with self._lock:
-            if self._logits_MV is None:
-                self._logits_MV = _buffer((len(self._tokenized), V), torch.float32)
-        own = self._rows(numbers)
+        own, targets_m = self._rows(numbers), torch.from_numpy(batch.targets)
         for rows in row_chunks(predictions, torch.device("cpu"), len(predictions)):
             chunk = Chunk.of(predictions, rows, targets_m[rows])
-            for columns, block_BW in chunk.blocks(0, V):
+            for columns, block_BW in chunk.blocks(0, predictions.vocabulary_size):
                 if isinstance(own, slice):
-                    self._logits_MV[own][rows, columns] = block_BW
+                    logits_MV[own][rows, columns] = block_BW
                 else:
-                    self._logits_MV[own[rows], columns] = block_BW
+                    logits_MV[own[rows], columns] = block_BW
+
+
+def _logits_buffer(M: int, V: int) -> Float[torch.Tensor, "M V"] | None:
+    """Space for all logits; None where there is too little."""
+    free = shutil.disk_usage(temporary_folder()).free
+    if 4 * M * V > min(MOST_ON_DISK, free // 2, available_memory() // 2):
+        return None
+    try:
+        return _buffer((M, V), torch.float32)
+    except RunError:  # a quota or a limit of the process; hidden states take less
+        return None
 
 
 def _buffer(shape: tuple[int, int], dtype: torch.dtype) -> torch.Tensor:
