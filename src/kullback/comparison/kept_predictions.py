@@ -173,8 +173,8 @@ class KeptPredictions:
 
 def _logits_buffer(M: int, V: int) -> Float[torch.Tensor, "M V"] | None:
     """Space for all logits; None where there is too little."""
-    free = shutil.disk_usage(temporary_folder()).free
-    if 4 * M * V > min(MOST_ON_DISK, free // 2, available_memory() // 2):
+    size, free = 4 * M * V, shutil.disk_usage(temporary_folder()).free
+    if size > min(MOST_ON_DISK, free // 2, available_memory() // 2):
         return None
     try:
         return _buffer((M, V), torch.float32)
