@@ -43,11 +43,11 @@ def test_an_interrupted_pass_is_resumed_bit_for_bit(limit, tmp_path, monkeypatch
 
     passes = KeptPasses()
     with pytest.raises(KeyboardInterrupt) as interruption:
-        passes.rows(["a"], tokenized, lambda first: compute(first, 7))
+        passes.rows(lambda: ["a"], tokenized, lambda first: compute(first, 7))
     assert f"{sum(sizes[:7]):,} of {sum(sizes):,} tokens" in interruption.value.__notes__[0]
     expected = concatenate_divergences(windows)
     for _ in range(2):
-        resumed = passes.rows(["a"], tokenized, compute)
+        resumed = passes.rows(lambda: ["a"], tokenized, compute)
         for name in COLUMNS:
             np.testing.assert_array_equal(
                 attrgetter(name)(resumed), attrgetter(name)(expected), err_msg=name
@@ -80,8 +80,8 @@ def test_rows_kept_by_another_version_are_computed_anew(tmp_path, monkeypatch):
             yield memoryview(pa.record_batch(list(arrays.values()), schema=older).serialize())
 
     monkeypatch.setattr(kept_pass, "_pieces", older_pieces)
-    KeptPasses().rows(["a"], tokenized, compute)
+    KeptPasses().rows(lambda: ["a"], tokenized, compute)
     monkeypatch.setattr(kept_pass, "_pieces", pieces)
     for _ in range(2):
-        KeptPasses().rows(["a"], tokenized, compute)
+        KeptPasses().rows(lambda: ["a"], tokenized, compute)
     assert begun == [0, 0]
