@@ -9,6 +9,7 @@ import pytest
 
 from kullback.comparison.ranking import (
     CandidateRows,
+    Ties,
     choose,
     dominating,
     group_candidates,
@@ -17,6 +18,7 @@ from kullback.comparison.ranking import (
 )
 from kullback.evaluation.measures import Places
 from kullback.results.measurement import Measurement
+from kullback.uncertainty.intervals import simultaneous_means
 
 
 def test_a_candidate_is_dominated_exactly_where_another_is_as_good_in_both_and_better_in_one():
@@ -70,17 +72,24 @@ def kl_rows(mean: float, seed: int, spread: float = 0.01) -> np.ndarray:
     return mean + spread * np.random.default_rng(seed).normal(size=400)
 
 
+def grouped(kls: list[np.ndarray], where: Places | None = None, best: int = 0) -> Ties:
+    """The groups of candidates, with the joint intervals of their means."""
+    where = where or places()
+    joint = simultaneous_means(np.stack(kls), where.document_M, "nats/token")
+    return group_candidates(kls, joint, where, best)
+
+
 def test_candidates_are_tied_by_their_paired_difference():
     """Equal noise cancels: marginal intervals overlap, and the text still tells them apart."""
     noise = np.random.default_rng(0).normal(size=400)
     alike = [0.5 + noise, 0.501 + noise + 1e-4 * np.random.default_rng(1).normal(size=400)]
-    ties = group_candidates(alike, places())
+    ties = grouped(alike)
     assert ties.group == (1, 2)
     assert ties.with_best == (True, False)
     assert ties.farther[0] is None
     assert ties.farther[1].value == pytest.approx(0.001, rel=0.01)
     unlike = [0.5 + noise, 0.501 + np.random.default_rng(1).normal(size=400)]
-    ties = group_candidates(unlike, places())
+    ties = grouped(unlike)
     assert ties.group == (1, 1)
     assert ties.with_best == (True, True)
 
@@ -90,7 +99,7 @@ def test_small_steps_that_add_up_are_told_from_the_best():
     noise = np.random.default_rng(0).normal(0.0, 0.01, (7, 400))
     noise -= noise.mean(axis=1, keepdims=True)
     steps = [0.1 + 0.0008 * i + noise_M for i, noise_M in enumerate(noise)]
-    ties = group_candidates(steps, places())
+    ties = grouped(steps)
     for difference in ties.farther[1:]:
         low, high = difference.interval
         assert low < 0 < high
@@ -102,8 +111,8 @@ def test_small_steps_that_add_up_are_told_from_the_best():
 def test_the_intervals_of_neighbours_hold_at_once():
     """With many candidates they are wider than that of one pair alone."""
     kls = [kl_rows(0.1 + 0.01 * i, i) for i in range(8)]
-    alone = group_candidates(kls[:2], places()).farther[1]
-    among = group_candidates(kls, places()).farther[1]
+    alone = grouped(kls[:2]).farther[1]
+    among = grouped(kls).farther[1]
     assert among.value == alone.value
     low, high = alone.interval
     assert among.interval[0] < low < high < among.interval[1]
@@ -112,9 +121,32 @@ def test_the_intervals_of_neighbours_hold_at_once():
 def test_infinite_and_equal_kls_have_groups():
     """Equal ones are tied, an infinite one is only with an equal one."""
     kl, infinite = kl_rows(0.1, 0), np.full(400, np.inf)
-    ties = group_candidates([kl, kl, infinite, infinite], places())
+    ties = grouped([kl, kl, infinite, infinite])
     assert ties.group == (1, 1, 2, 2)
     assert ties.farther[2] is None
+
+
+def one_text(size: int = 800) -> Places:
+    """The tokens of one document."""
+    ones = np.ones(size)
+    return Places(np.zeros(size, np.int64), np.arange(size), ones.astype(np.int64), ones, ones)
+
+
+def test_nothing_is_said_of_a_difference_without_an_interval():
+    """Not tied; told apart only where the joint intervals of the two KLs are disjoint."""
+    noise = np.random.default_rng(0).normal(size=800)
+    drift = np.where(np.arange(800) < 400, 0.05, -0.05)  # one long regime: two pieces
+    near = [1 + noise, 1.01 + noise + drift]
+    ties = grouped(near, one_text())
+    assert not ties.farther[1].has_interval
+    assert (ties.group, ties.undecided, ties.with_best) == ((1, 2), (False, True), (True, None))
+    far = [1 + noise, 3 + noise + drift]
+    ties = grouped(far, one_text())
+    assert not ties.farther[1].has_interval
+    assert (ties.group, ties.undecided, ties.with_best) == ((1, 2), (False, False), (True, False))
+    short = grouped([near[0][:20], near[1][:20]], one_text(20))
+    assert short.undecided == (False, True)
+    assert grouped([noise[:20], noise[:20]], one_text(20)).with_best == (True, True)
 
 
 def test_a_budget_chooses_the_smallest_of_the_nearest_that_fit():

@@ -18,6 +18,7 @@ from text_samples import (
     with_candidate,
 )
 
+from kullback.report.candidates import candidate_table
 from kullback.report.verdict import INDISTINGUISHABLE, comparison_verdict, evaluation_verdict
 from kullback.results.comparison import Comparison
 
@@ -143,6 +144,27 @@ def test_no_candidate_may_be_within_the_tolerance():
     shown = text_of(replace(tied, choice=None, ranked=ranked))
     assert "cannot be told apart on this text (int8, int4)" in shown
     assert "of these int4 is the smallest" in shown
+
+
+def test_what_a_short_text_leaves_undecided_is_not_tied():
+    """The nearest is so by its value, and the table says from what it is not told."""
+    bad = compared(0.5, 0.01)
+    result = replace(pair(bad, bad), choice=None)
+    first, second = result.ranked
+    ranked = (
+        replace(first, group=1, tied_with_best=True, fits_budget=True),
+        replace(second, group=2, undecided=True, tied_with_best=None, fits_budget=True),
+    )
+    undecided = replace(result, ranked=ranked)
+    for budget in (None, 300_000_000):
+        shown = text_of(replace(undecided, budget=budget))
+        assert "too few independent pieces of text to tell it from int4" in shown
+        assert "cannot" not in shown
+    table = candidate_table(undecided)
+    assert [row.remark for row in table.candidates] == ["", "not told from int8"]
+    assert any("too few" in meaning for meaning in table.meanings)
+    assert not any("tied" in meaning for meaning in table.meanings)
+    assert Comparison.from_json(undecided.to_json()) == undecided
 
 
 def within_budget(

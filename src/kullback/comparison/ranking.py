@@ -87,7 +87,9 @@ def rank_candidates(
     order = np.argsort([kl.value for kl in kls], kind="stable").tolist()
     fits = [_fits(candidates[i].size_bytes, budget) for i in order]
     best = fits.index(True) if True in fits else 0
-    ties = group_candidates([candidates[i].kl_M for i in order], places, best)
+    ties = group_candidates(
+        [candidates[i].kl_M for i in order], [kls[i] for i in order], places, best
+    )
     return tuple(
         RankedCandidate(
             name=candidates[i].name,
@@ -105,6 +107,7 @@ def rank_candidates(
             fits_budget=fits[rank],
             farther=ties.farther[rank],
             group=ties.group[rank],
+            undecided=ties.undecided[rank],
             tied_with_best=ties.with_best[rank],
         )
         for rank, i in enumerate(order)
@@ -147,15 +150,26 @@ class Ties:
     """From 1 on."""
     farther: tuple[Measurement | None, ...]
     """The KL less that of the candidate before."""
-    with_best: tuple[bool, ...]
+    undecided: tuple[bool, ...]
+    """Whether nothing can be said of a candidate and the group before it."""
+    with_best: tuple[bool | None, ...]
+    """None where nothing can be said."""
 
 
-def group_candidates(kls: Sequence[Float[np.ndarray, "M"]], places: Places, best: int = 0) -> Ties:
+def group_candidates(
+    kls: Sequence[Float[np.ndarray, "M"]],
+    joint: Sequence[Measurement],
+    places: Places,
+    best: int = 0,
+) -> Ties:
     """Which of the candidates, the nearest first, cannot be told apart.
 
-    A candidate begins a group where its KL less that of the one before it, token by token, has an
-    interval above 0.  In the group of the `best` it must not be told from the best, either, since
-    many small steps may add up.  The intervals of all these differences hold at once.
+    Two candidates are tied where the difference of their KL, token by token, has an interval that
+    contains 0.  A candidate that is not tied with the one before it begins a group.  In the group
+    of the `best` it must be tied with the best, too, since many small steps may add up.  The
+    intervals of all these differences hold at once.  Where a text has too few independent pieces
+    for an interval of the difference, candidates are told apart by the `joint` intervals of their
+    means, if these are disjoint; otherwise nothing can be said.
     """
     finite = [bool(np.isfinite(kl_M).all()) for kl_M in kls]
     pairs = [(i - 1, i) for i in range(1, len(kls))]
@@ -165,21 +179,36 @@ def group_candidates(kls: Sequence[Float[np.ndarray, "M"]], places: Places, best
     measured = _family(differences, places) if known else []
     difference = dict(zip(known, measured, strict=True))
 
-    def apart(a: int, b: int) -> bool:
+    def tied(a: int, b: int) -> bool | None:
         if (a, b) not in difference:
-            return not np.array_equal(kls[a], kls[b])
-        low, high = difference[a, b].interval
-        return not low <= 0 <= high
+            return np.array_equal(kls[a], kls[b])
+        if difference[a, b].has_interval:
+            low, high = difference[a, b].interval
+            return low <= 0 <= high
+        if np.array_equal(kls[a], kls[b]):
+            return True
+        return False if _are_disjoint(joint[a], joint[b]) else None
 
-    group, with_best = [1], [best == 0]
+    group, undecided = [1], [False]
+    with_best: list[bool | None] = [best == 0]
     for i in range(1, len(kls)):
-        tied = group[-1] if not apart(i - 1, i) else group[-1] + 1
-        if i > best and tied == group[best] and apart(best, i):
-            tied += 1
-        group.append(tied)
-        with_best.append(i == best or (i > best and tied == group[best]))
+        with_before = tied(i - 1, i)
+        number = group[-1] if with_before else group[-1] + 1
+        to_best = tied(best, i) if i >= best else False
+        is_in_best = i > best and number == group[best]
+        undecided.append(with_before is None or (is_in_best and to_best is None))
+        if is_in_best and not to_best:
+            number += 1
+        group.append(number)
+        with_best.append(to_best if i <= best or to_best is None else number == group[best])
     farther = (None, *(difference.get((i - 1, i)) for i in range(1, len(kls))))
-    return Ties(tuple(group), farther, tuple(with_best))
+    return Ties(tuple(group), farther, tuple(undecided), tuple(with_best))
+
+
+def _are_disjoint(a: Measurement, b: Measurement) -> bool:
+    """Whether both have an interval, and these have no number in common."""
+    (a_low, a_high), (b_low, b_high) = a.interval, b.interval
+    return a.has_interval and b.has_interval and (a_high < b_low or b_high < a_low)
 
 
 def relative_change(delta_cross_entropy: Measurement) -> Measurement:

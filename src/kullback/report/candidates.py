@@ -22,6 +22,7 @@ SIZES = "sizes: of the weights, their integers packed to their bits"
 FILE_SIZES = "sizes: of the .gguf files"
 BOTH_SIZES = f"{SIZES}; of a .gguf file, the file"
 TIED = "tied: the joint 95 % interval of their paired difference in KL contains 0"
+UNDECIDED = "not told from: too few independent pieces for an interval of the difference in KL"
 
 
 @dataclass(frozen=True)
@@ -58,10 +59,8 @@ class CandidateTable:
     """``joint 95 %`` or ``95 %``; empty where there are no intervals."""
     other_type: str
     """Of the noise that KL is related to; empty where that was not measured."""
-    sizes: str
-    """What the sizes are; empty where none is known."""
-    tied: str
-    """What "tied" means; empty where none are."""
+    meanings: tuple[str, ...]
+    """What the sizes are of, and what the remarks on ties mean; each where there are any."""
 
     @property
     def rows(self) -> tuple[CandidateRow, ...]:
@@ -85,8 +84,11 @@ def candidate_table(result: Comparison) -> CandidateTable:
         candidates=tuple(_row(candidate, result) for candidate in ranked),
         interval=interval if any(candidate.kl.has_interval for candidate in ranked) else "",
         other_type=noise_type(result) if has_ratio else "",
-        sizes=_sizes(result) if any(size is not None for size in sizes) else "",
-        tied=TIED if any(a.group == b.group > 0 for a, b in pairwise(ranked)) else "",
+        meanings=(
+            *([_sizes(result)] if any(size is not None for size in sizes) else ()),
+            *([TIED] if any(a.group == b.group > 0 for a, b in pairwise(ranked)) else ()),
+            *([UNDECIDED] if any(candidate.undecided for candidate in ranked) else ()),
+        ),
     )
 
 
@@ -137,4 +139,9 @@ def _remark(candidate: RankedCandidate, result: Comparison) -> str:
     ]
     if tied:
         remarks.append(f"tied with {', '.join(tied)}")
+    remarks += [
+        f"not told from {names[before.name]}"
+        for before, after in pairwise(result.ranked)
+        if after.name == candidate.name and after.undecided
+    ]
     return "; ".join(remarks)

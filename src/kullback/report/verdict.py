@@ -288,7 +288,8 @@ def _within_budget(result: Comparison, names: Mapping[str, str], budget: int) ->
     elif len(fitting) == 1:
         text = f"Best candidate within {size}: {name}, the only one that fits."
     else:
-        text = f"Best candidate within {size}: {name}, the nearest to the reference that fits."
+        text = f"Best candidate within {size}: {name}, the nearest to the reference that fits"
+        text += _undecided(fitting, names) + "."
     return text + _unknown_sizes(ranked, names)
 
 
@@ -297,7 +298,7 @@ def _nearest(ranked: Sequence[RankedCandidate], names: Mapping[str, str]) -> str
     tied = [candidate for candidate in ranked if candidate.tied_with_best]
     nearest = names[ranked[0].name]
     if len(tied) < 2:
-        return f"the nearest is {nearest}"
+        return f"the nearest is {nearest}{_undecided(ranked, names)}"
     listed = ", ".join(names[candidate.name] for candidate in tied)
     text = f"the nearest cannot be told apart on this text ({listed})"
     known = [candidate for candidate in tied if candidate.size_bytes is not None]
@@ -305,6 +306,14 @@ def _nearest(ranked: Sequence[RankedCandidate], names: Mapping[str, str]) -> str
         return text
     smallest = min(known, key=lambda candidate: (candidate.size_bytes or 0, candidate.kl.value))
     return f"{text}, and of these {names[smallest.name]} is the smallest"
+
+
+def _undecided(candidates: Sequence[RankedCandidate], names: Mapping[str, str]) -> str:
+    """What the text has too few independent pieces to tell from the nearest."""
+    listed = [names[other.name] for other in candidates if other.tied_with_best is None]
+    if not listed:
+        return ""
+    return f" by its value: too few independent pieces of text to tell it from {', '.join(listed)}"
 
 
 def _unknown_sizes(candidates: Sequence[RankedCandidate], names: Mapping[str, str]) -> str:

@@ -139,9 +139,18 @@ class RankedCandidate(Data, frozen=True, kw_only=True):
     """Its KL less that of the candidate before it, token by token; None for the first, and where
     one of the two is infinite."""
     group: int = 0
-    """Candidates of one group, from 1 on, cannot be told apart on this text; 0 is unknown."""
-    tied_with_best: bool = False
-    """Whether the text cannot tell it from the nearest, of those that fit the budget."""
+    """Candidates of one group, from 1 on, cannot be told apart on this text; 0 is unknown.
+
+    One that is `undecided` begins a group, too.
+    """
+    undecided: bool = False
+    """Whether the text has too few independent pieces to say if it is farther than the group before
+    it, or tied with it."""
+    tied_with_best: bool | None = False
+    """Whether the text cannot tell it from the nearest, of those that fit the budget.
+
+    None where the text has too few independent pieces to say it.
+    """
 
 
 class LayerSensitivity(Data, frozen=True, kw_only=True):
@@ -217,7 +226,8 @@ class Comparison(Result, frozen=True, kw_only=True, tag="kullback.comparison/1")
             columns[name] = [measurement.value for measurement in measured]
             columns[f"{name}_low"] = [measurement.interval[0] for measurement in measured]
             columns[f"{name}_high"] = [measurement.interval[1] for measurement in measured]
-        for name in ("on_pareto_front", "dominated_by", "above_noise", "within_tolerance", "group"):
+        decided = ("on_pareto_front", "dominated_by", "above_noise", "within_tolerance")
+        for name in (*decided, "group", "undecided"):
             columns[name] = [getattr(row, name) for row in self.ranked]
         return Table(columns)
 

@@ -63,7 +63,7 @@ def _candidates(result: Comparison) -> str:
         )
         for row in table.rows
     ]
-    return _table(rows, head) + _paragraph(table.sizes) + _paragraph(table.tied)
+    return _table(rows, head) + "".join(map(_paragraph, table.meanings))
 
 
 def _both(written: Written | None) -> str:

@@ -141,7 +141,7 @@ def _candidates(result: Comparison) -> Iterator[RenderableType]:
             del cells[ratio]
         shown.add(cells, "dim" if row is table.reference else "")
     yield shown
-    for meaning in filter(None, (table.sizes, table.tied)):
+    for meaning in table.meanings:
         yield Sentence(meaning, "dim")
     if any(row.mark for row in table.rows):
         yield Sentence(f"{NOT_ABOVE} {NOT_ABOVE_MEANS}", "dim")
