@@ -17,7 +17,8 @@ from kullback.evaluation.evaluate import evaluate
 from kullback.evaluation.record import record
 from kullback.results.comparison import Comparison
 from kullback.results.evaluation import Evaluation
-from kullback.runtime.progress import Note
+from kullback.runtime.progress import Note, Progress
+from kullback.scoring import logit_blocks
 from kullback.text.documents import Document
 from tiny_models import TEXT, llama_and_gguf
 
@@ -62,6 +63,27 @@ def test_a_folder_against_its_files(folder: Path) -> None:
     assert kl_of(result) < 1e-5 < kl_of(result, 1) < 0.1
     assert "ctk=q8_0" in str(result.candidates[1].operand.protocol["backend"])
     assert any("runs in llama.cpp" in note for note in result.notes)
+
+
+def test_progress_is_reported_within_a_window(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows are reported as llama.cpp computes them, not only where a window ends."""
+    monkeypatch.setattr(logit_blocks, "WHOLE_ROWS_BYTES", 4 * 512 * 16)
+    counts: list[int] = []
+
+    class Counted(Progress):
+        def tokens(self, done: int, total: int) -> None:
+            counts.append(done)
+
+    result = compare(
+        folder, one_thread(folder / "tiny.gguf"), DOCUMENT, window=128, stride=64, passages=False,
+        progress=Counted(),
+    )  # fmt: skip
+    assert counts == sorted(counts)
+    # Of 127 tokens of the first window, a fifth at a time.
+    assert len({done for done in counts if 16 <= done < 127}) == 4
+    assert counts[-1] == result.scored_tokens
 
 
 def test_any_mix_of_operands(folder: Path, tmp_path: Path) -> None:

@@ -4,21 +4,24 @@
 two, in batches (:mod:`kullback.evaluation.batches`); a batch's logits are made and used up where
 its hidden states are, so memory does not grow with the text or the vocabulary.
 
-Axes: M scored tokens.
+Axes: M scored tokens, B of their rows, W columns of the vocabulary.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from jaxtyping import Float, Int
+from torch import Tensor
 
 from kullback.evaluation.batched_rows import BatchLimit, batched_rows
 from kullback.evaluation.batches import Batch
 from kullback.evaluation.predictors import ModelPredictor, Predictor, is_exclusive
 from kullback.evaluation.tokenized_text import TokenizedText, subsample
+from kullback.predictions.base import ALL, Predictions
 from kullback.runtime.progress import Tokens as TokensDone
 from kullback.runtime.workers import ProcessGroup
 from kullback.scoring.divergence import DivergenceStatistics, start_divergences
@@ -57,7 +60,8 @@ def token_rows(
 
     def start(batch: Batch) -> Callable[[], TokenStatistics]:
         k = top_k if min(rows.start for rows in batch.rows) < top_rows else 0
-        return start_statistics(predictor.predictions(batch), torch.from_numpy(batch.targets), k)
+        predictions = _reported(predictor, batch, len(tokenized), progress, processes)
+        return start_statistics(predictions, torch.from_numpy(batch.targets), k)
 
     after_top = min(int(np.searchsorted(tokenized.starts, top_rows)), len(tokenized.windows))
     with_top = int(tokenized.starts[after_top])
@@ -88,13 +92,61 @@ def divergence_rows(
     def start(batch: Batch) -> Callable[[], DivergenceStatistics]:
         return start_divergences(
             reference.predictions(batch),
-            candidate.predictions(batch),
+            _reported(candidate, batch, len(tokenized), progress, processes),
             torch.from_numpy(batch.targets),
             vocabulary_size,
         )
 
     predictors = (reference, candidate)
     return batched_rows(start, tokenized, predictors, processes, progress, first_window, limit)
+
+
+def _reported(
+    predictor: Predictor,
+    batch: Batch,
+    total: int,
+    progress: TokensDone,
+    processes: ProcessGroup | None,
+) -> Predictions:
+    """Predictions of a batch; where each window is read by itself, `progress` is told of its rows.
+
+    A window of llama.cpp on a CPU takes up to half a minute.
+    """
+    predictions = predictor.predictions(batch)
+    is_alone = processes is None or processes.world_size == 1
+    if not is_exclusive(predictor) or len(batch.windows) > 1 or not is_alone:
+        return predictions
+    return _Reported(predictions, batch.rows[0].start, total, progress)
+
+
+@dataclass(frozen=True, eq=False)
+class _Reported:
+    """Predictions whose rows are computed when they are asked for, and then reported."""
+
+    predictions: Predictions
+    first: int
+    """The row of the text that row 0 is."""
+    total: int
+    progress: TokensDone
+
+    def __len__(self) -> int:
+        return len(self.predictions)
+
+    @property
+    def vocabulary_size(self) -> int:
+        """V."""
+        return self.predictions.vocabulary_size
+
+    def logits(self, rows: slice, columns: slice = ALL) -> Float[Tensor, "B W"]:
+        """The logits of some rows and columns."""
+        logits_BW = self.predictions.logits(rows, columns)
+        if logits_BW.shape[1] > 1:  # else a look at their device and type
+            self.progress(self.first + rows.indices(len(self))[1], self.total)
+        return logits_BW
+
+    def select(self, rows_M: Int[Tensor, "M"]) -> Predictions:
+        """The predictions at some of the positions."""
+        return self.predictions.select(rows_M)
 
 
 def _split(statistics: TokenStatistics, with_top: int) -> Iterator[TokenStatistics]:

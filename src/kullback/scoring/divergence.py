@@ -166,7 +166,9 @@ def start_divergences(
             return statistics
 
         return finish
-    for rows in row_chunks(reference, device, most=M):
+    # Either may be one whose rows are only computed for the whole vocabulary.
+    finest = max((row_chunks(model, device, M) for model in (reference, candidate)), key=len)
+    for rows in finest:
         chunks = [Chunk.of(model, rows, targets_M[rows]) for model in (reference, candidate)]
         sums = PairSums(chunks, V)
         sums.add_blocks()
