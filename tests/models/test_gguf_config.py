@@ -221,6 +221,10 @@ def test_other_entries_reach_the_model(
         ({"rope.scaling.type": "zork"}, "rope.scaling.type = 'zork'"),
         ({"rope.scaling.type": "yarn", "rope.scaling.factor": "4"}, "rope.scaling.factor"),
         ({"rope.scaling.type": "longrope"}, "rope.scaling.type"),
+        (
+            {"rope.scaling.type": "yarn", "rope.scaling.yarn_log_multiplier": 0.1},
+            "rope.scaling.yarn_log_multiplier = 0.1",
+        ),
         ({"rope.zork": 1}, "rope.zork"),
         ({"rope.freq_base_swa": 1.0}, "rope.freq_base_swa"),
         ({"zork": 1.0}, "llama.zork = 1.0"),

@@ -107,7 +107,9 @@ def _set_scaling(
                if tensor.name in FACTOR_TENSORS}  # fmt: skip
     if None in factors.values():
         return ["rope.scaling.type"]
-    for key, neutral in (("yarn_ext_factor", 1.0), ("yarn_attn_factor", 1.0)):
+    # llama.cpp reads the multiplier for some architectures, and ignores it for others.
+    neutrals = {"yarn_ext_factor": 1.0, "yarn_attn_factor": 1.0, "yarn_log_multiplier": 0.0}
+    for key, neutral in neutrals.items():
         if kind == "yarn" and _number(rotary, f"rope.scaling.{key}", neutral) != neutral:
             return [f"rope.scaling.{key}"]
     if kind == "yarn":
@@ -117,7 +119,7 @@ def _set_scaling(
             "rope_type": "yarn",
             "factor": factor,
             "original_max_position_embeddings": context,
-            "attention_factor": attention * _yarn_attention(rotary, factor),
+            "attention_factor": attention * _yarn_attention(factor),
             "beta_fast": _number(rotary, "rope.scaling.yarn_beta_fast", BETA_FAST),
             "beta_slow": _number(rotary, "rope.scaling.yarn_beta_slow", BETA_SLOW),
         }
@@ -147,13 +149,9 @@ def _set_scaling(
     return []
 
 
-def _yarn_attention(rotary: Mapping[str, Value], factor: float) -> float:
+def _yarn_attention(factor: float) -> float:
     """What YaRN multiplies cosine and sine by."""
-
-    def scale(multiplier: float) -> float:
-        return 1.0 if factor <= 1 else 0.1 * multiplier * math.log(factor) + 1.0
-
-    return scale(1.0) / scale(_number(rotary, "rope.scaling.yarn_log_multiplier", 0.0))
+    return 1.0 if factor <= 1 else 0.1 * math.log(factor) + 1.0
 
 
 def _number(rotary: Mapping[str, Value], key: str, default: float) -> float:
