@@ -41,7 +41,7 @@ def assert_same_run(run: Path, uninterrupted: Path) -> None:
     assert fingerprint(load_model(run)) == fingerprint(load_model(uninterrupted))
     assert metrics_but_times(run) == metrics_but_times(uninterrupted)
     ours, theirs = contents(run), contents(uninterrupted)
-    assert set(ours) == set(theirs)
+    assert sorted(ours) == sorted(theirs)
     assert ours["model.safetensors"] == theirs["model.safetensors"]
     assert ours["checkpoint.safetensors"] == theirs["checkpoint.safetensors"]
 

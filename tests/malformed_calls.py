@@ -263,7 +263,7 @@ CALLS: dict[str, tuple[str, ...]] = {
     "derive --p '\udcff'": ("UTF-8",),
     "train --text - -o out": ("standard input", "write it to a file"),
     "train --text empty.txt -o out": ("empty.txt", "nothing to read"),
-    "train --text spaces.txt -o out": ("spaces.txt", "nothing to read"),
+    "train --text spaces.txt -o out": ("give more text", "context of 64"),
     "train --text binary.txt -o out": ("binary.txt", "UTF-8"),
     "train --text latin.txt -o out": ("latin.txt", "UTF-8"),
     "train --source text.toml -o out": ("text.toml", "TOML"),

@@ -373,7 +373,7 @@ def test_an_interrupted_process_ends_once_it_has_said_what_is_kept(monkeypatch, 
     ("kind", "said", "remedy"),
     [
         ("AcceleratorError", "CUDA error: unspecified launch failure\nCompile with", "nvidia-smi"),
-        ("OutOfMemoryError", "CUDA out of memory. Tried to allocate 2 GiB", "--window"),
+        ("OutOfMemoryError", "the memory is too small", "--window"),
         ("RuntimeError", "CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling", "nvidia-smi"),
     ],
 )

@@ -80,7 +80,7 @@ def test_a_field_needs_a_file_with_fields(tiny_llama_folder: Path, tmp_path: Pat
 
 def test_schemes_are_refused_before_the_first_comparison(tiny_llama_folder: Path) -> None:
     """A group that does not divide the widths is found before an earlier candidate is loaded."""
-    names = ["none/a/b", f"{tiny_llama_folder}@int4-g7"]
+    names = [f"{tiny_llama_folder}@int8", f"{tiny_llama_folder}@int4-g7"]
     with pytest.raises(InvalidValueError, match=r"int4-g7 does not fit .* columns"):
         kullback.compare(tiny_llama_folder, names, TEXT)
 

@@ -27,6 +27,7 @@ from kullback.comparison.by_bytes import compare_by_bytes
 from kullback.comparison.kinds import (
     Kind,
     check_distinct,
+    check_models_exist,
     is_recorded,
     kinds_of,
     labels_of,
@@ -126,7 +127,10 @@ def compare(
         progress=progress or Progress(),
     )  # fmt: skip
     check_values(request)
-    result = _dispatch(request, kinds_of(request.operands))
+    kinds = kinds_of(request.operands)
+    if request.text is not None:  # that it is missing is said first
+        check_models_exist(request.operands, kinds)
+    result = _dispatch(request, kinds)
     return replace(result, command=command)
 
 

@@ -23,6 +23,7 @@ from kullback.text.protocol import Protocol
 __all__ = [
     "Kind",
     "check_distinct",
+    "check_models_exist",
     "is_recorded",
     "kinds_of",
     "labels_of",
@@ -54,13 +55,19 @@ def kinds_of(operands: Sequence[Model]) -> list[Kind]:
     kinds = [_kind(operand) for operand in operands]
     if "logits" in kinds:
         _check_logits(operands, kinds)
+    return kinds
+
+
+def check_models_exist(operands: Sequence[Model], kinds: Sequence[Kind]) -> None:
+    """Raise `InvalidValueError` where a folder, or a model of the hub, is not there.
+
+    Before any is loaded; not of .gguf files, whose headers take seconds.
+    """
     for operand, kind in zip(operands, kinds, strict=True):
         if kind == "model" and isinstance(operand, str | Path) and ".gguf" not in str(operand):
-            # Not those whose headers take seconds.
             location = locate(split_scheme(str(operand))[0])
             if find_spec("huggingface_hub"):
                 check_reachable(location)
-    return kinds
 
 
 def _check_logits(operands: Sequence[Model], kinds: Sequence[Kind]) -> None:

@@ -69,9 +69,9 @@ class TextBatches:
         trained, held = len(self.training), len(self.held_out)
         if min(trained, held) < self.context + 1:
             raise InvalidValueError(
-                f"the text has {trained:,} tokens to train on and {held:,} for validation: with a "
-                f"context of {self.context} each needs at least {self.context + 1}; give more text "
-                "or a smaller context"
+                f"the text is too short, {trained:,} tokens to train on and {held:,} for "
+                f"validation: with a context of {self.context} each needs at least "
+                f"{self.context + 1}; give more text or a smaller context"
             )
 
     @classmethod
