@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -153,3 +154,17 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(
     assert "step 4" in note
     assert str(path) in note
     assert_same_run(copied, uninterrupted["source"])
+
+
+def test_a_save_that_was_killed_half_way_leaves_no_other_file(tmp_path: Path):
+    """Both names are of one file where a run was killed before the new one had its name."""
+    run = tmp_path / "run"
+    with pytest.raises(Interrupted):
+        start(run, "source", stop_at=5)
+    (run / "checkpoint.before.safetensors").unlink(missing_ok=True)
+    os.link(run / "checkpoint.safetensors", run / "checkpoint.before.safetensors")
+    with pytest.raises(Interrupted):
+        resume(run, stop_at=6)
+    assert {path.name for path in run.glob("*checkpoint*")} | {
+        path.name for path in run.glob(".*checkpoint*")
+    } == {"checkpoint.safetensors", "checkpoint.before.safetensors"}

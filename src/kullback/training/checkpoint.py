@@ -124,6 +124,8 @@ def _keep(path: Path, before: Path) -> None:
         temporary.unlink(missing_ok=True)
         os.link(path, temporary)
         os.replace(temporary, before)
+        # Where both names are of one file, as after a run was killed here, nothing was renamed.
+        temporary.unlink(missing_ok=True)
     except OSError:
         # A file system without links: until the new one is written, only `before` is there.
         os.replace(path, before)
