@@ -19,11 +19,12 @@ from kullback.cli import main
 from tiny_runs import WEATHER, metrics_but_times
 
 TINY = "--width 32 --layers 1 --heads 1"
+SAVED = f"--checkpoint-every 5 {TINY}"
 KILLS = 20
 #: A command, which may be run again and again; `{out}` is a folder of its own.
 COMMANDS = {
-    "train on a source": f"train --source w.toml --steps 40 --batch 16 {TINY} -o {{out}}/run",
-    "train on a text": f"train --text a.txt --steps 40 --batch 8 {TINY} -o {{out}}/run",
+    "train on a source": f"train --source w.toml --steps 40 --batch 16 {SAVED} -o {{out}}/run",
+    "train on a text": f"train --text a.txt --steps 40 --batch 8 {SAVED} -o {{out}}/run",
     "evaluate": "evaluate m --text b.txt --window 16 --records {out}/r.parquet",
     "record": "record m --text b.txt --window 16 -o {out}/r.parquet",
     "record exact": "record m --text b.txt --window 16 --distributions exact -o {out}/r.rec",
@@ -33,15 +34,11 @@ COMMANDS = {
 }
 #: What is kept after seconds is kept at once, so that a kill finds it in every state.
 OFTEN = """
-import functools
 import kullback.comparison.kept_pass, kullback.evaluation.token_records_writer
 import kullback.predictions.kept_columns
 kullback.comparison.kept_pass.SECONDS_WORTH_KEEPING = 0.0
 kullback.evaluation.token_records_writer.SECONDS_PER_SAVE = 0.05
 kullback.predictions.kept_columns.SECONDS_PER_SAVE = 0.05
-kullback.models.train.TrainingConfig = functools.partial(
-    kullback.models.train.TrainingConfig, checkpoint_every=5
-)
 """
 
 
@@ -101,6 +98,10 @@ class Case:
         }
         if "run/metrics.jsonl" in files:
             files["run/metrics.jsonl"] = metrics_but_times(self.out / "run")
+            described = json.loads((self.out / "run/training.json").read_text())
+            for shard in described["data"].get("shards", ()):
+                del shard["modified"]
+            files["run/training.json"] = described
         if "--json" in self.command:
             printed = json.loads(self.printed.read_text())
             files |= {name: printed[name] for name in ("ranked", "candidates")}

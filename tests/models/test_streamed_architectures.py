@@ -25,6 +25,10 @@ REFUSED = {
     "zamba2": "layer 1 reads",
     "zaya": "layer 1 reads",
 }
+# Their residuals are float32 in a model of 16 bits.
+REFUSED_IN_16_BITS = ("mamba", "falcon_mamba", "mamba2")
+# The two may choose another attention kernel there: whole, by the logits, in parts by a layer.
+BOUNDS = {torch.float32: 1e-6, torch.bfloat16: 3e-2}
 
 
 class Silent(Progress):
@@ -49,6 +53,10 @@ def test_the_numbers_are_those_of_the_whole_model(
             load_streamed(str(tmp_path), dtype, "cpu")
         return
     whole = load_text_model(str(tmp_path), dtype)
+    if dtype == torch.bfloat16 and architecture in REFUSED_IN_16_BITS:
+        with pytest.raises(InvalidValueError, match="another type"):
+            load_streamed(str(tmp_path), dtype, "cpu")
+        return
     parts = load_streamed(str(tmp_path), dtype, "cpu")
     parts.progress = Silent()
     ids_NT = np.random.default_rng(2).integers(0, 256, (1, 20))
@@ -56,6 +64,5 @@ def test_the_numbers_are_those_of_the_whole_model(
     expected, actual = (
         model.predict(torch.from_numpy(ids_NT)).logits(slice(None)) for model in (whole, parts)
     )
-    bound = 1e-6 if dtype == torch.float32 else 1e-2
-    assert float((expected - actual).abs().max()) <= bound * float(expected.abs().max())
+    assert float((expected - actual).abs().max()) <= BOUNDS[dtype] * float(expected.abs().max())
     assert parts.notes == whole.notes

@@ -67,3 +67,12 @@ def test_old_work_is_removed(path):
     os.utime(path, (month, month))
     write_interrupted(path.with_name("def"), [b"rows"])
     assert [kept.name for kept in path.parent.iterdir()] == ["def"]
+
+
+def test_forgetting_removes_what_a_killed_run_left_half_written(tmp_path: Path) -> None:
+    """Beside the file itself, and no other's."""
+    path = tmp_path / "rows"
+    for name in ("rows", ".rows.0123abcd.part", ".others.0123abcd.part"):
+        (tmp_path / name).write_bytes(b"x")
+    forget(path)
+    assert [file.name for file in tmp_path.iterdir()] == [".others.0123abcd.part"]

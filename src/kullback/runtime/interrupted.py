@@ -102,9 +102,10 @@ def read_interrupted(path: Path) -> memoryview | None:
 
 
 def forget(path: Path) -> None:
-    """Remove what was kept, once the work is done."""
+    """Remove what was kept, once the work is done, and what a killed run left half written."""
     with suppress(OSError):
-        path.unlink(missing_ok=True)
+        for part in (path, *path.parent.glob(f".{path.name}.*.part")):
+            part.unlink(missing_ok=True)
 
 
 def _remove_old(folder: Path) -> None:
