@@ -188,7 +188,7 @@ class RecordsWriter:
         """Take over the rows of an earlier run with the same metadata."""
         about = self.folder / "metadata.json"
         theirs = about.read_bytes() if about.is_file() else None
-        # The fingerprint may still be computed: without earlier rows nobody waits for it here.
+        # The fingerprint may still be computed: it is waited for only where there are earlier rows.
         self._is_described = theirs is not None and theirs == self._description()
         if not self._is_described:
             if theirs is not None and any(map(_has_rows, self.folder.glob("*.parquet"))):
