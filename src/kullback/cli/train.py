@@ -13,6 +13,7 @@ from kullback.runtime.interruption import exit_code
 from kullback.runtime.outputs import Output, check_outputs
 from kullback.runtime.ranges import HOLDOUTS, SEEDS, TRAINED_VOCABULARIES
 from kullback.training.config import RANGES, SIZES
+from kullback.training.loggers import LOGGERS, check_loggers
 from kullback.training.new_run import check_no_run
 from kullback.training.sizes import MINUTES, NAMED_SIZES
 
@@ -110,6 +111,10 @@ def add(commands: Commands) -> None:
         "--config", type=input_name, metavar="FILE", **absent,
         help="a TOML file with any of these options: muon_lr = 0.01",
     )  # fmt: skip
+    train.add_argument(
+        "--log", action="append", choices=LOGGERS, **absent,
+        help="send the metrics there, too; may be repeated (extras of the same names)",
+    )  # fmt: skip
     for flag, keyword, limits, default, help_text in OPTIONS:
         train.add_argument(
             flag, dest=keyword, type=number(limits), default=argparse.SUPPRESS,
@@ -125,6 +130,8 @@ def _train(options: argparse.Namespace) -> int:
         known = {keyword for _, keyword, *_ in OPTIONS} | names
         keywords = read_config(options.config, known, names) | keywords
     _check(options, keywords)
+    log = getattr(options, "log", [])
+    check_loggers(log)
     from kullback.models.train import resume_training, train_model
     from kullback.report.terminal.training import TrainingDisplay
     from kullback.training.interruption import Interrupted
@@ -132,11 +139,11 @@ def _train(options: argparse.Namespace) -> int:
     try:
         with TrainingDisplay(progress_console()) as progress:
             if options.resume is not None:
-                result = resume_training(options.resume, progress=progress)
+                result = resume_training(options.resume, log=log, progress=progress)
             else:
                 result = train_model(
-                    options.output, text=options.text, source=options.source, progress=progress,
-                    **keywords,
+                    options.output, text=options.text, source=options.source, log=log,
+                    progress=progress, **keywords,
                 )  # fmt: skip
     except Interrupted as stop:
         print_error(str(stop))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from kullback.training.batches import Batches
 from kullback.training.config import RANGES, TrainingConfig
 from kullback.training.description import batches_of_run, read_description
 from kullback.training.gpt import GPTConfig
+from kullback.training.loggers import LoggedProgress, check_loggers
 from kullback.training.loop import resume, train_prepared
 from kullback.training.new_run import check_no_run
 from kullback.training.prepare_text import TextOptions, check_text, prepare_text
@@ -61,6 +63,7 @@ def train_model(
     checkpoint_every: int = TrainingConfig.checkpoint_every,
     threads: int = TrainingConfig.shards,
     seed: int = TrainingConfig.seed,
+    log: Sequence[str] = (),
     progress: TrainingProgress | None = None,
 ) -> TrainingRun:
     """Train a mini-GPT on the files `text` or on a `source`, into the folder `output`.
@@ -70,8 +73,9 @@ def train_model(
     ``tokenizer.json`` or its folder; None trains a byte-level BPE.  `size` is a name in
     `kullback.training.sizes.NAMED_SIZES`, nano by default; what else is given replaces its fields.
     A run has `steps`, or as many as a probe says fit into `minutes`, or with `size` as many as give
-    20 tokens a parameter, else 800.  The other keywords are the options of ``kullback train``, with
-    its defaults.
+    20 tokens a parameter, else 800.  `log` are names of `kullback.training.loggers.LOGGERS`, which
+    get the metrics beside ``metrics.jsonl``.  The other keywords are the options of ``kullback
+    train``, with its defaults.
 
     Ctrl-C writes a checkpoint and raises `kullback.training.interruption.Interrupted`.  Raises
     `InvalidValueError` for values out of range and keywords that do not apply, and `RunError` where
@@ -80,6 +84,7 @@ def train_model(
     progress = progress or TrainingProgress()
     run = Path(output)
     given_text, held_out = _given_text(text), _given_text(validation)
+    check_loggers(log)
     _check_data(run, text, source, [*given_text, *held_out])
     RANGES["shards"].check("threads", threads)
     settings = Settings(
@@ -103,8 +108,9 @@ def train_model(
         _refuse("source", vocabulary_size=vocabulary_size, context=context, tokenizer=tokenizer,
                 validation=validation, field=field)  # fmt: skip
         make = _sentences(source, holdout, settings, seed)
-    prepared = PreparedRun(make, settings, config, progress)
-    model = train_prepared(run, prepared, progress.step)
+    with LoggedProgress(progress, log, run, asdict(settings) | asdict(config)) as logged:
+        prepared = PreparedRun(make, settings, config, logged)
+        model = train_prepared(run, prepared, logged.step)
     return training_result(
         run, prepared.batches, model, prepared.config, prepared.seconds, progress
     )
@@ -138,21 +144,27 @@ def _sentences(
     return lambda: batches
 
 
-def resume_training(run: str | Path, *, progress: TrainingProgress | None = None) -> TrainingRun:
+def resume_training(
+    run: str | Path, *, log: Sequence[str] = (), progress: TrainingProgress | None = None
+) -> TrainingRun:
     """Train the run in a folder to its last step; a finished run is measured and left unchanged.
 
     Raises `RunError` when the folder is not a run, is damaged or in use, or its data has changed.
     """
     run, progress = Path(run), progress or TrainingProgress()
+    check_loggers(log)
     description = read_description(run)
+    settings = asdict(description.model) | asdict(description.config)
     if (run / "model.safetensors").exists():
         progress.note(
             f"{run} has finished its {description.config.steps} steps: it is measured, not trained"
         )
-    else:
-        progress.begin(description.config.steps, description.floor)
+        log = ()
     start = time.perf_counter()
-    model = resume(run, progress.step, progress=progress)
+    with LoggedProgress(progress, log, run, settings, resumed=True) as logged:
+        if not (run / "model.safetensors").exists():
+            logged.begin(description.config.steps, description.floor)
+        model = resume(run, logged.step, progress=progress)
     seconds = time.perf_counter() - start
     # Checked just now, so that nothing is left to be noted.
     batches = batches_of_run(

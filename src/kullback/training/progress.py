@@ -5,7 +5,7 @@ from __future__ import annotations
 from kullback.results.training import StepMetrics
 from kullback.runtime.progress import Progress
 
-__all__ = ["TrainingProgress"]
+__all__ = ["ForwardedProgress", "TrainingProgress"]
 
 
 class TrainingProgress(Progress):
@@ -22,3 +22,46 @@ class TrainingProgress(Progress):
 
     def step(self, metrics: StepMetrics) -> None:
         """A line of metrics: after the first step, and then after every `log_every` steps."""
+
+
+class ForwardedProgress(TrainingProgress):
+    """Passes everything on to `receiver`; what derives from it does something more."""
+
+    def __init__(self, receiver: TrainingProgress) -> None:
+        self.receiver = receiver
+
+    def plan(self, stages: int) -> None:
+        """Passed on."""
+        self.receiver.plan(stages)
+
+    def stage(self, what: str) -> None:
+        """Passed on."""
+        self.receiver.stage(what)
+
+    def part(self, what: str) -> None:
+        """Passed on."""
+        self.receiver.part(what)
+
+    def note(self, text: str) -> None:
+        """Passed on."""
+        self.receiver.note(text)
+
+    def tokens(self, done: int, total: int) -> None:
+        """Passed on."""
+        self.receiver.tokens(done, total)
+
+    def advance(self, done: int, total: int) -> None:
+        """Passed on."""
+        self.receiver.advance(done, total)
+
+    def tell(self, text: str) -> None:
+        """Passed on."""
+        self.receiver.tell(text)
+
+    def begin(self, steps: int, floor: float | None) -> None:
+        """Passed on."""
+        self.receiver.begin(steps, floor)
+
+    def step(self, metrics: StepMetrics) -> None:
+        """Passed on."""
+        self.receiver.step(metrics)
