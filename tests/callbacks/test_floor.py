@@ -1,0 +1,217 @@
+"""`FloorCallback` in transformers' `Trainer`, and through the hooks that Lightning calls."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
+
+from kullback.callbacks import FloorCallback
+from kullback.callbacks.fixed_rows import open_rows
+from kullback.callbacks.pace import LEAST, MOST, WARM_UP, Pace
+from kullback.errors import InvalidValueError
+from kullback.evaluation.on_source import evaluate_on_source
+from kullback.evaluation.source_corpora import Corpus
+from kullback.predictions.base import DensePredictions
+from kullback.sources.export import export_source
+from kullback.sources.known_processes import known_process
+from kullback.sources.validation_rows import validation_rows
+from tiny_runs import weather
+
+NAMES = {"cross_entropy", "floor", "kl", "kl_standard_error", "bits_per_byte"}
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with an export of the weather."""
+    folder = tmp_path_factory.mktemp("callback")
+    export_source(weather(folder).source, 600, folder / "data", 3, 200, ("text", "npy"))
+    return folder / "data"
+
+
+def tiny(vocabulary: int) -> LlamaForCausalLM:
+    """Return a Llama with dropout, so that a wrong mode is seen."""
+    torch.manual_seed(0)
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=vocabulary, hidden_size=16, intermediate_size=16, num_hidden_layers=1,
+            num_attention_heads=2, max_position_embeddings=32, attention_dropout=0.5,
+            bos_token_id=0, eos_token_id=1,
+        )
+    )  # fmt: skip
+
+
+class Wrapped:
+    """A model of transformers as kullback's own evaluation reads one."""
+
+    name = "wrapped"
+
+    def __init__(self, model: LlamaForCausalLM) -> None:
+        self.model = model.eval()
+        self.vocabulary_size = model.config.vocab_size
+
+    def predict(self, inputs_NT: torch.Tensor) -> DensePredictions:
+        """Its logits."""
+        return DensePredictions(self.model(input_ids=inputs_NT).logits.flatten(0, 1))
+
+
+def test_a_trainer_logs_what_kullback_measures(exported: Path, tmp_path: Path):
+    """The last numbers in the log history are those of kullback's evaluation of the same rows, and
+    the model goes on in the mode that it was in.
+    """
+    callback = FloorCallback(exported, every=2, rows=20)
+    source = weather(tmp_path).source
+    model = tiny(len(source.training.vocabulary))
+    ids = torch.tensor([[0, 2, 3, 4]] * 8)
+    rows = [{"input_ids": row, "labels": row} for row in ids]
+    arguments = TrainingArguments(
+        str(tmp_path), max_steps=5, per_device_train_batch_size=2, logging_steps=3,
+        report_to=[], disable_tqdm=True, use_cpu=True, save_strategy="no",
+    )  # fmt: skip
+    trainer = Trainer(model, arguments, train_dataset=rows, callbacks=[callback])
+    trainer.train()
+    records = [row for row in trainer.state.log_history if "kullback/kl" in row]
+    assert [row["step"] for row in records] == [2, 4, 5]
+    assert all("loss" in row for row in records)
+    assert [row["step"] for row in callback.history] == [2, 4, 5]
+    assert set(callback.history[0]) == NAMES | {"step"}
+
+    kept = validation_rows(exported, source, 20, 0)
+    corpus = Corpus(kept, kept.mask.astype(np.float64), exact=False)
+    assert model.training
+    part = evaluate_on_source(Wrapped(model), corpus)
+    last = callback.history[-1]
+    assert last["kl"] == pytest.approx(part.kl.value, abs=1e-6)
+    assert last["kl_standard_error"] == pytest.approx(part.kl.standard_error, abs=1e-6)
+    assert last["cross_entropy"] == pytest.approx(part.cross_entropy.value, abs=1e-6)
+    assert last["floor"] == source.training.entropy_per_token
+    text = (exported / "validation.txt").read_text(encoding="utf-8").splitlines(keepends=True)[:20]
+    bits = part.cross_entropy.value * int(kept.mask.sum()) / math.log(2)
+    assert last["bits_per_byte"] == pytest.approx(bits / len("".join(text).encode()), abs=1e-6)
+    model.train()
+
+
+def test_attached_it_is_called_before_the_reporters(exported: Path, tmp_path: Path):
+    """A reporter that the trainer was made with gets the numbers of an attached callback."""
+    from transformers import TrainerCallback
+
+    seen: list[dict[str, float]] = []
+
+    class Reporter(TrainerCallback):
+        """Keeps what is logged."""
+
+        def on_log(self, args, state, control, logs=None, **kwargs):
+            """Keep it."""
+            seen.append(dict(logs))
+
+    rows = [{"input_ids": torch.tensor([0, 2, 3]), "labels": torch.tensor([0, 2, 3])}]
+    arguments = TrainingArguments(
+        str(tmp_path), max_steps=1, report_to=[], disable_tqdm=True, use_cpu=True,
+        save_strategy="no",
+    )  # fmt: skip
+    model = tiny(len(weather(tmp_path).source.training.vocabulary))
+    trainer = Trainer(model, arguments, train_dataset=rows, callbacks=[Reporter()])
+    FloorCallback(exported, every=1, rows=2).attach(trainer).train()
+    assert "kullback/floor" in seen[0]
+
+
+def test_the_rows_are_those_of_the_validation_split(exported: Path):
+    """From ids and from text the same sentences are read, and a folder without both is sampled."""
+    both = open_rows(exported, 12, None, 0)
+    (exported / "validation.tokens.npy").rename(exported / "away.npy")
+    try:
+        from_text = open_rows(exported, 12, None, 0)
+    finally:
+        (exported / "away.npy").rename(exported / "validation.tokens.npy")
+    one, other = both._corpus.sentences, from_text._corpus.sentences
+    assert np.array_equal(one.arcs, other.arcs)
+    text = (exported / "validation.txt").read_text(encoding="utf-8").splitlines()
+    assert list(one.texts()) == text[:12]
+    assert open_rows("golden-mean", 5, 9, 0).tokens == 5 * 8
+
+
+def test_windows_of_a_process(tmp_path: Path):
+    """The true distributions of a process, as logits, have no KL and the entropy as CE."""
+    process = known_process("golden-mean")
+    export_source(process, 400, tmp_path / "data", 0, 200, ("npy",), 8)
+    callback = FloorCallback(tmp_path / "data", every=1, rows=10, logits=lambda m, ids: truth(ids))
+
+    def truth(ids: torch.Tensor) -> torch.Tensor:
+        p = process.predictor.distributions(ids.numpy() - 2)
+        logits = np.full((*p.shape[:2], 4), -np.inf)
+        with np.errstate(divide="ignore"):
+            logits[:, :, 2:] = np.log(p)
+        return torch.from_numpy(logits)
+
+    trainer, module, logger = lightning(step=1)
+    callback.on_train_batch_end(trainer, module, None, None, 0)
+    assert logger.rows[0][0] == 1
+    assert logger.rows[0][1]["kullback/kl"] == pytest.approx(0.0, abs=1e-12)
+    assert callback.history[0]["floor"] == process.window_entropy(8).value
+
+
+def lightning(step: int):
+    """Return stand-ins for Lightning's trainer, module and logger."""
+    logger = SimpleNamespace(rows=[])
+    logger.log_metrics = lambda values, step: logger.rows.append((step, values))
+    module = torch.nn.Linear(1, 1)
+    module.logged = []
+    module.log_dict = lambda values, **settings: module.logged.append(values)
+    trainer = SimpleNamespace(global_step=step, loggers=[logger], log_every_n_steps=5)
+    return trainer, module, logger
+
+
+def test_the_hooks_of_lightning(exported: Path, tmp_path: Path):
+    """A step is measured once although it has several batches, the model at the end once more, and
+    hooks without work exist.
+    """
+    vocabulary = len(weather(tmp_path).source.training.vocabulary)
+    callback = FloorCallback(
+        exported, every=2, rows=4, logits=lambda m, ids: torch.zeros(*ids.shape, vocabulary)
+    )
+    trainer, module, logger = lightning(step=0)
+    for step in (0, 1, 2, 2, 3):
+        trainer.global_step = step
+        callback.on_train_batch_end(trainer, module, None, None, 0)
+    callback.on_fit_end(trainer, module)
+    assert [step for step, _ in logger.rows] == [2, 3]
+    assert module.logged[0]["kullback/cross_entropy"] == pytest.approx(math.log(vocabulary))
+    callback.setup(trainer, module, stage="fit")
+    callback.on_exception(trainer, module, None)
+    assert callback.state_dict() == {}
+    with pytest.raises(AttributeError, match="no_hook"):
+        _ = callback.no_hook
+
+
+def test_a_model_with_fewer_ids_is_refused(exported: Path):
+    """The message has both numbers and the remedy; an unknown source and a bad number, too."""
+    callback = FloorCallback(
+        exported, every=1, rows=2, logits=lambda model, ids: torch.zeros(*ids.shape, 3)
+    )
+    trainer, module, _ = lightning(step=1)
+    with pytest.raises(InvalidValueError, match=r"3\).*ids.*tokenizer of the export"):
+        callback.on_train_batch_end(trainer, module, None, None, 0)
+    with pytest.raises(InvalidValueError, match="budget"):
+        FloorCallback(exported, budget=0.0)
+    with pytest.raises(InvalidValueError, match="unknown"):
+        FloorCallback("golden-meen")
+
+
+@pytest.mark.parametrize(("step_seconds", "least_seconds"), [(1.0, 0.01), (0.01, 0.02), (5, 1e-6)])
+def test_the_pace_keeps_the_budget(step_seconds: float, least_seconds: float):
+    """Whatever a step and a row cost, the planned share is at most the budget."""
+    pace = Pace(None, None, 0.02)
+    for step in range(WARM_UP):
+        assert not pace.step(step * step_seconds)
+    assert pace.step(WARM_UP * step_seconds)
+    pace.plan(least_seconds, 50)
+    assert LEAST <= pace.rows <= MOST
+    cost = least_seconds * pace.rows / LEAST
+    assert cost / (pace.every * step_seconds) <= 0.02
+    pace.took(3 * cost)
+    assert 3 * cost / (pace.every * step_seconds) <= 0.02
