@@ -132,12 +132,14 @@ def _train(options: argparse.Namespace) -> int:
     _check(options, keywords)
     log = getattr(options, "log", [])
     check_loggers(log)
+    from kullback.cli.live_page import LivePage
     from kullback.models.train import resume_training, train_model
     from kullback.report.terminal.training import TrainingDisplay
     from kullback.training.interruption import Interrupted
 
+    run = options.output if options.resume is None else options.resume
     try:
-        with TrainingDisplay(progress_console()) as progress:
+        with TrainingDisplay(progress_console()) as display, LivePage(display, run) as progress:
             if options.resume is not None:
                 result = resume_training(options.resume, log=log, progress=progress)
             else:
@@ -145,6 +147,7 @@ def _train(options: argparse.Namespace) -> int:
                     options.output, text=options.text, source=options.source, log=log,
                     progress=progress, **keywords,
                 )  # fmt: skip
+            progress.finish(result)
     except Interrupted as stop:
         print_error(str(stop))
         return exit_code()
