@@ -63,7 +63,7 @@ def panel(title: str, series: Sequence[Series], steps: int) -> str:
         parts.append(_line([(x(step), y(value)) for step, value in s.points], s.colour, 1.6, s))
         if len(kept) > 1:
             parts.append(_text(place, 13, s.name, s.colour, "end"))
-            place -= 6.6 * len(s.name) + 16
+            place -= 7.4 * len(s.name) + 16
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
         f'aria-label="{escape(title, quote=True)}">{"".join(parts)}</svg>'
@@ -112,6 +112,6 @@ def _text(
     x: float, y: float, words: str, colour: str, anchor: str = "start", weight: str = "400"
 ) -> str:
     return (
-        f'<text x="{x:.1f}" y="{y:.1f}" font-size="11" font-weight="{weight}" '
+        f'<text x="{x:.1f}" y="{y:.1f}" font-size="13" font-weight="{weight}" '
         f'text-anchor="{anchor}" fill="{LIGHT[colour]}">{escape(words)}</text>'
     )

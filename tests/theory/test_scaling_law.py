@@ -1,0 +1,97 @@
+"""The fit of L(x) = E + A·x^(−α), and the interval of E."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import optimize
+
+from kullback.errors import InvalidValueError
+from kullback.theory.scaling_law import fit_scaling_law, fit_scaling_laws
+
+X = 1e4 * 2.0 ** np.arange(6)
+NOISE = np.array([0.3, -1.1, 0.9, 0.2, -0.7, 0.5])
+
+
+def law(floor: float, scale: float, exponent: float, noise: float = 0.0) -> np.ndarray:
+    """Return losses, with noise in proportion to the excess."""
+    return floor + scale * X**-exponent * (1 + noise * NOISE)
+
+
+@pytest.mark.parametrize(("floor", "scale", "exponent"), [(0.7, 40.0, 0.4), (1.69, 400.0, 0.34)])
+def test_a_law_without_noise_is_recovered(floor: float, scale: float, exponent: float) -> None:
+    """E, A and α come out, whatever the unit of x; the interval is next to nothing."""
+    for unit in (1.0, 1e6):
+        fitted = fit_scaling_law(X * unit, law(floor, scale, exponent), replicates=50)
+        assert fitted.floor == pytest.approx(floor, rel=1e-5)
+        assert fitted.exponent == pytest.approx(exponent, rel=1e-4)
+        assert fitted.scale == pytest.approx(scale * unit**exponent, rel=1e-3)
+        assert fitted.loss(2 * X[-1] * unit) == pytest.approx(
+            floor + scale * (2 * X[-1]) ** -exponent, rel=1e-5
+        )
+        low, high = fitted.floor_interval
+        assert high - low < 1e-4
+        assert fitted.identified
+
+
+def test_the_fit_is_that_of_scipy() -> None:
+    """The minimum of Huber's function of the residuals of log L, found by another program."""
+    losses, errors = law(0.7, 40.0, 0.4, 0.05), 0.02 * law(0.0, 40.0, 0.4)
+    losses[2] += 0.2  # an outlier, to which Huber's function is linear
+
+    def residuals(theta: np.ndarray) -> np.ndarray:
+        fitted = np.exp(theta[0]) + np.exp(theta[1]) * (X / X[0]) ** -theta[2]
+        return np.log(fitted / losses) * losses / errors
+
+    best = min(
+        (
+            optimize.least_squares(
+                residuals, (np.log(0.6), 0.0, start), loss="huber", f_scale=1.345, xtol=1e-14,
+                ftol=1e-14, gtol=1e-14,
+            )
+            for start in (0.2, 0.5, 1.0)
+        ),
+        key=lambda result: float(result.cost),
+    )  # fmt: skip
+    floor, scale, exponent = fit_scaling_laws(X, losses[None], errors)[0]
+    assert floor == pytest.approx(np.exp(best.x[0]), rel=1e-4)
+    assert exponent == pytest.approx(best.x[2], rel=1e-3)
+    assert scale * X[0] ** -exponent == pytest.approx(np.exp(best.x[1]), rel=1e-3)
+
+
+def test_the_interval_contains_the_floor_and_grows_with_the_noise() -> None:
+    """More noise of training, or of the validation sample, gives a wider interval."""
+    widths = []
+    for noise in (0.01, 0.03):
+        low, high = fit_scaling_law(X, law(0.7, 40.0, 0.4, noise), replicates=300).floor_interval
+        assert low < 0.7 < high
+        widths.append(high - low)
+    assert widths[1] > 2 * widths[0]
+    losses = law(0.7, 40.0, 0.4, 0.01)
+    samples = losses + np.random.default_rng(0).normal(0, 0.2, (200, 1))
+    low, high = fit_scaling_law(X, losses, samples, replicates=300).floor_interval
+    assert high - low > 2 * widths[0]
+
+
+def test_a_floor_that_the_ladder_does_not_show_is_said() -> None:
+    """Next to a line in log x, the interval is wider than the losses' own range."""
+    assert not fit_scaling_law(X, law(0.7, 3.0, 0.05, 0.03), replicates=300).identified
+
+
+@pytest.mark.parametrize(
+    ("x", "loss", "words"),
+    [
+        ([1, 2, 3], [3, 2, 1], ["3 different rungs", "4"]),
+        ([1, 2, 3, 3], [3, 2, 1, 1], ["3 different rungs"]),
+        ([1, 2, 3, 4], [3, 2, 1], ["shape"]),
+        ([1, 2, 3, 4], [3, 2, np.nan, 1], ["loss[2]", "nan"]),
+        ([0, 2, 3, 4], [3, 2, 1, 1], ["x[0]", "0.0"]),
+    ],
+)
+def test_ladders_that_say_nothing_are_refused(
+    x: list[float], loss: list[float], words: list[str]
+) -> None:
+    """Too few rungs, and numbers that are no losses."""
+    with pytest.raises(InvalidValueError) as refused:
+        fit_scaling_law(np.array(x), np.array(loss))
+    assert all(word in str(refused.value) for word in words)
