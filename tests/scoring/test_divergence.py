@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 
 import numpy as np
@@ -22,7 +25,12 @@ from kullback.predictions.base import (
     FactoredPredictions,
     Head,
 )
-from kullback.scoring.divergence import DivergenceStatistics, divergence_statistics
+from kullback.scoring.divergence import (
+    DivergenceStatistics,
+    divergence_statistics,
+    start_divergences,
+)
+from kullback.scoring.pair_sums import PairSums
 from kullback.scoring.token_statistics import token_statistics
 
 
@@ -283,6 +291,40 @@ def test_rows_apart_and_threads_change_nothing() -> None:
         both = list(pool.map(lambda _: divergence_statistics(first, second, targets), range(2)))
     for statistics in both:
         np.testing.assert_array_equal(statistics.kl, whole.kl)
+
+
+def test_rows_of_a_chunk_are_shared_by_threads() -> None:
+    """As many threads as are asked for give the rows of one, to the bit, and name a damaged row."""
+    p_logits, q_logits, targets = noise(1030, 700, 31), noise(1030, 700, 32), torch.arange(1030) % 9
+    model, other = DensePredictions(p_logits), ComputedPredictions(
+        torch.arange(1030), 700, lambda rows_B: q_logits[rows_B]
+    )  # fmt: skip
+    alone = start_divergences(model, other, targets)()
+    threads = set()
+    with monitored(threads):
+        shared = start_divergences(model, other, targets, threads=3)()
+    assert len(threads) == 3
+    for name in NAMES:
+        np.testing.assert_array_equal(getattr(shared, name), getattr(alone, name))
+    np.testing.assert_array_equal(shared.candidate.nll, alone.candidate.nll)
+    q_logits[1013, 650] = torch.nan
+    with pytest.raises(InvalidValueError, match=r"row 1013 of the candidate.*NaN"):
+        start_divergences(model, other, targets, threads=3)
+
+
+@contextmanager
+def monitored(threads: set[int]) -> Iterator[None]:
+    """The threads in which blocks of a pair are added."""
+    usual = PairSums.add_blocks
+
+    def add_blocks(sums: PairSums) -> None:
+        threads.add(threading.get_ident())
+        usual(sums)
+        time.sleep(0.01)  # so that a thread that has nothing to do takes the next part
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PairSums, "add_blocks", add_blocks)
+        yield
 
 
 @pytest.mark.parametrize("late", [0.0, 0.1, 1.0, 8.0, 60.0, 300.0])

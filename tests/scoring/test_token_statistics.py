@@ -20,7 +20,7 @@ from kullback.predictions.base import (
     Head,
     Predictions,
 )
-from kullback.scoring.token_statistics import TokenStatistics, token_statistics
+from kullback.scoring.token_statistics import TokenStatistics, start_statistics, token_statistics
 
 
 @pytest.fixture(autouse=True, params=["compiled", "torch"])
@@ -304,3 +304,16 @@ def test_threads_do_not_disturb_one_another() -> None:
     for name in ("nll", "entropy", "rank", "top1", "sum_of_squares"):
         together = np.concatenate([getattr(part, name) for part in parts])
         np.testing.assert_array_equal(together, getattr(alone, name))
+
+
+def test_rows_of_a_chunk_are_shared_by_threads() -> None:
+    """As many threads as are asked for give the rows of one, to the bit, and name a damaged row."""
+    logits = random_logits(530, 900)
+    targets = random_targets(530, 900)
+    alone = start_statistics(computed(logits), targets, 3)()
+    shared = start_statistics(computed(logits), targets, 3, threads=4)()
+    for name in ("nll", "entropy", "rank", "top1", "sum_of_squares", "top_tokens"):
+        np.testing.assert_array_equal(getattr(shared, name), getattr(alone, name))
+    logits[527, 3] = torch.nan
+    with pytest.raises(InvalidValueError, match="row 527"):
+        start_statistics(computed(logits), targets, threads=4)

@@ -23,6 +23,7 @@ from kullback.evaluation.predictors import ModelPredictor, Predictor, is_exclusi
 from kullback.evaluation.tokenized_text import TokenizedText, subsample
 from kullback.predictions.base import ALL, Predictions
 from kullback.runtime.progress import Tokens as TokensDone
+from kullback.runtime.threads import cores
 from kullback.runtime.workers import ProcessGroup
 from kullback.scoring.divergence import DivergenceStatistics, start_divergences
 from kullback.scoring.token_statistics import TokenStatistics, start_statistics
@@ -58,10 +59,12 @@ def token_rows(
     for a window.
     """
 
+    threads = _threads_of_statistics(predictor)
+
     def start(batch: Batch) -> Callable[[], TokenStatistics]:
         k = top_k if min(rows.start for rows in batch.rows) < top_rows else 0
         predictions = _reported(predictor, batch, len(tokenized), progress, processes)
-        return start_statistics(predictions, torch.from_numpy(batch.targets), k)
+        return start_statistics(predictions, torch.from_numpy(batch.targets), k, threads)
 
     after_top = min(int(np.searchsorted(tokenized.starts, top_rows)), len(tokenized.windows))
     with_top = int(tokenized.starts[after_top])
@@ -89,16 +92,24 @@ def divergence_rows(
     Raises as `token_rows` does, and `InvalidValueError` where the vocabularies do not fit.
     """
 
+    predictors = (reference, candidate)
+    threads = _threads_of_statistics(*predictors)
+
     def start(batch: Batch) -> Callable[[], DivergenceStatistics]:
         return start_divergences(
             reference.predictions(batch),
             _reported(candidate, batch, len(tokenized), progress, processes),
             torch.from_numpy(batch.targets),
             vocabulary_size,
+            threads,
         )
 
-    predictors = (reference, candidate)
     return batched_rows(start, tokenized, predictors, processes, progress, first_window, limit)
+
+
+def _threads_of_statistics(*predictors: Predictor) -> int:
+    """All cores where windows are read one at a time: else each core has one of its own."""
+    return cores() if any(map(is_exclusive, predictors)) else 1
 
 
 def _reported(

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
 
-__all__ = ["cores", "map_ahead", "workers"]
+__all__ = ["cores", "map_ahead", "part_workers", "workers"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -45,6 +45,32 @@ def workers(count: int, cores_each: int = 1) -> Iterator[ThreadPoolExecutor]:
     finally:
         pool.shutdown(wait, cancel_futures=True)
         torch.set_num_threads(threads)
+
+
+@contextmanager
+def part_workers(
+    count: int,
+) -> Iterator[Callable[[Callable[[Item], None], Sequence[Item]], None]]:
+    """What calls a function for each part of a piece of work and returns when all are done.
+
+    In `count` threads, without gradients; in the caller's thread where it is 1.
+    """
+    if count <= 1:
+
+        def for_all(function: Callable[[Item], None], parts: Sequence[Item]) -> None:
+            for part in parts:
+                function(part)
+
+        yield for_all
+        return
+    with workers(count) as pool:
+
+        def for_all_at_once(function: Callable[[Item], None], parts: Sequence[Item]) -> None:
+            # A setting of the thread, not of the process.
+            for _ in pool.map(torch.inference_mode()(function), parts):
+                pass
+
+        yield for_all_at_once
 
 
 def map_ahead(

@@ -21,6 +21,7 @@ from torch import Tensor
 from kullback.errors import InvalidValueError
 from kullback.predictions.base import Predictions
 from kullback.predictions.checks import check_targets
+from kullback.runtime.threads import part_workers
 from kullback.runtime.transfers import to_device
 from kullback.scoring.device_sums import device_kernels, start_pair_totals
 from kullback.scoring.logit_blocks import Chunk, has_float32_logits, row_chunks
@@ -132,10 +133,12 @@ def start_divergences(
     candidate: Predictions,
     targets_M: Int[Tensor, "M"],
     vocabulary_size: int | None = None,
+    threads: int = 1,
 ) -> Callable[[], DivergenceStatistics]:
     """`divergence_statistics`, in two parts: an accelerator is given its work now.
 
-    What is returned waits for the results; it raises where rows are no distributions.
+    What is returned waits for the results; it raises where rows are no distributions.  On a CPU the
+    rows of a chunk are summed by `threads` threads.
     """
     M, V = len(reference), min(reference.vocabulary_size, candidate.vocabulary_size)
     if len(candidate) != M:
@@ -168,11 +171,19 @@ def start_divergences(
         return finish
     # Either may be one whose rows are only computed for the whole vocabulary.
     finest = max((row_chunks(model, device, M) for model in (reference, candidate)), key=len)
-    for rows in finest:
-        chunks = [Chunk.of(model, rows, targets_M[rows]) for model in (reference, candidate)]
-        sums = PairSums(chunks, V)
+
+    def add(chunks: tuple[Chunk, Chunk]) -> None:
+        sums = PairSums(list(chunks), V)
         sums.add_blocks()
+        rows = chunks[0].rows
         statistics.write(rows, sums.totals(rows.start))
+
+    with part_workers(threads if device.type == "cpu" else 1) as for_all:
+        for rows in finest:
+            first, second = (
+                Chunk.of(model, rows, targets_M[rows]) for model in (reference, candidate)
+            )
+            for_all(add, list(zip(first.parts(threads), second.parts(threads), strict=True)))
     return lambda: statistics
 
 

@@ -115,6 +115,22 @@ class Chunk:
             logits_B = whole_BV.gather(1, targets_B[:, None])[:, 0]
         return cls(predictions, rows, targets_B, at_least_float32(logits_B), whole_BV)
 
+    def parts(self, count: int) -> list[Chunk]:
+        """The rows in at most `count` chunks of similar size."""
+        B = len(self.targets_B)
+        bounds = [B * i // count for i in range(count + 1)]
+        return [
+            Chunk(
+                self.predictions,
+                slice(self.rows.start + first, self.rows.start + stop),
+                self.targets_B[first:stop],
+                self.target_logits_B[first:stop],
+                None if self.whole_BV is None else self.whole_BV[first:stop],
+            )
+            for first, stop in itertools.pairwise(bounds)
+            if stop > first
+        ]
+
     @property
     def width(self) -> int:
         """W, by the device; the last block may have fewer columns."""

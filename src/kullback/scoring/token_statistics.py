@@ -20,6 +20,7 @@ from torch import Tensor
 from kullback.errors import InvalidValueError
 from kullback.predictions.base import Predictions
 from kullback.predictions.checks import check_targets
+from kullback.runtime.threads import part_workers
 from kullback.runtime.transfers import to_device
 from kullback.scoring.block_sums import BlockSums, RowTotals
 from kullback.scoring.device_sums import device_kernels, start_token_totals
@@ -118,11 +119,12 @@ def token_statistics(
 
 @torch.inference_mode()
 def start_statistics(
-    predictions: Predictions, targets_M: Int[Tensor, "M"], top_k: int = 0
+    predictions: Predictions, targets_M: Int[Tensor, "M"], top_k: int = 0, threads: int = 1
 ) -> Callable[[], TokenStatistics]:
     """`token_statistics`, in two parts: an accelerator is given its work now.
 
-    What is returned waits for the results; it raises where a row is no distribution.
+    What is returned waits for the results; it raises where a row is no distribution.  On a CPU the
+    rows of a chunk are summed by `threads` threads.
     """
     M, V = len(predictions), predictions.vocabulary_size
     check_targets(targets_M, M, V)
@@ -142,10 +144,14 @@ def start_statistics(
             return statistics
 
         return finish
-    for rows in row_chunks(predictions, device, most=M):
-        chunk = Chunk.of(predictions, rows, targets_M[rows])
+
+    def add(chunk: Chunk) -> None:
         sums = BlockSums(chunk.target_logits_B, chunk.count(0, V), top_k)
         for columns, block_BW in chunk.blocks(0, V):
             sums.add(columns.start, block_BW)
-        statistics.write(rows, sums.totals(rows.start))
+        statistics.write(chunk.rows, sums.totals(chunk.rows.start))
+
+    with part_workers(threads if device.type == "cpu" else 1) as for_all:
+        for rows in row_chunks(predictions, device, most=M):
+            for_all(add, Chunk.of(predictions, rows, targets_M[rows]).parts(threads))
     return lambda: statistics
