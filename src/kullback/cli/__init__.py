@@ -16,7 +16,18 @@ from contextlib import suppress
 from typing import Any
 
 from kullback import __version__
-from kullback.cli import compare, derive, evaluate, lab, quantise, record, sample, source, train
+from kullback.cli import (
+    compare,
+    derive,
+    doctor,
+    evaluate,
+    lab,
+    quantise,
+    record,
+    sample,
+    source,
+    train,
+)
 from kullback.cli.output import print_error, visible_warnings
 from kullback.cli.parsing import Parser
 from kullback.cli.streams import StandardOutputError, checked_streams
@@ -135,6 +146,7 @@ def make_parser() -> Parser:
         "  kullback sample runs/mine --prompt 'yesterday she'\n"
         "  kullback evaluate FOLDER --text book.txt\n"
         "  kullback compare FOLDER FOLDER@int8 --text book.txt\n"
+        "  kullback doctor -- python train.py {data} {out}\n"
         "  mkdir -p ~/.local/share/bash-completion/completions\n"
         "  kullback --print-completion bash > ~/.local/share/bash-completion/completions/kullback",
     )
@@ -144,7 +156,8 @@ def make_parser() -> Parser:
         help="print what a shell needs to complete commands and options",
     )  # fmt: skip
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command")
-    for command in (lab, derive, source, train, sample, evaluate, compare, record, quantise):
+    measuring = (evaluate, compare, record, quantise, doctor)
+    for command in (lab, derive, source, train, sample, *measuring):
         command.add(commands)
     return parser
 

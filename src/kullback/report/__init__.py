@@ -35,6 +35,7 @@ _SUMMARY = {
     "Evaluation": "terminal.evaluation.evaluation_summary",
     "Comparison": "terminal.comparison.comparison_summary",
     "LabResults": "terminal.lab.lab_summary",
+    "Diagnosis": "terminal.doctor.doctor_summary",
     "SourceEvaluation": "terminal.source.source_summary",
     "TrainingRun": "terminal.training.training_summary",
 }
