@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
-from kullback.cli.output import print_error, print_result, progress_console
+from kullback.cli.output import is_rank_zero, print_error, print_result, progress_console
 from kullback.cli.parsing import add_command, given, input_name, number, output_name
 from kullback.cli.training_config import read_config
 from kullback.errors import InvalidValueError
@@ -54,10 +55,13 @@ OPTIONS = (
     ("--checkpoint-every", "checkpoint_every", RANGES["checkpoint_every"], "100",
      "steps between checkpoints"),
     ("--threads", "threads", RANGES["shards"], "2", "threads, one shard of the batch each"),
+    ("--accumulate", "accumulate", RANGES["accumulate"], "1",
+     "parts of a batch, one after another, which take less memory"),
     ("--seed", "seed", SEEDS, "0", "seed of weights and data"),
 )  # fmt: skip
 #: Options of texts whose values are names.
 TEXTS = ("validation", "field", "tokenizer")
+SWITCHES = ("checkpoint_activations",)
 ONLY_FOR_SOURCES = ("holdout",)
 ONLY_FOR_TEXTS = ("vocabulary_size", "context", "tokenizer", "validation", "field")
 
@@ -115,6 +119,10 @@ def add(commands: Commands) -> None:
         "--log", action="append", choices=LOGGERS, **absent,
         help="send the metrics there, too; may be repeated (extras of the same names)",
     )  # fmt: skip
+    train.add_argument(
+        "--checkpoint-activations", action="store_true", **absent,
+        help="compute the activations of a block again for its gradient: less memory, more time",
+    )  # fmt: skip
     for flag, keyword, limits, default, help_text in OPTIONS:
         train.add_argument(
             flag, dest=keyword, type=number(limits), default=argparse.SUPPRESS,
@@ -124,22 +132,28 @@ def add(commands: Commands) -> None:
 
 
 def _train(options: argparse.Namespace) -> int:
-    keywords = given(options, *(keyword for _, keyword, *_ in OPTIONS), *TEXTS, "size")
+    keywords = given(options, *(keyword for _, keyword, *_ in OPTIONS), *TEXTS, *SWITCHES, "size")
     if hasattr(options, "config") and options.resume is None:
         names = {*TEXTS, "size"}
-        known = {keyword for _, keyword, *_ in OPTIONS} | names
-        keywords = read_config(options.config, known, names) | keywords
+        known = {keyword for _, keyword, *_ in OPTIONS} | names | {*SWITCHES}
+        keywords = read_config(options.config, known, names, SWITCHES) | keywords
     _check(options, keywords)
     log = getattr(options, "log", [])
     check_loggers(log)
     from kullback.cli.live_page import LivePage
     from kullback.models.train import resume_training, train_model
     from kullback.report.terminal.training import TrainingDisplay
+    from kullback.results.training import TrainingRun
     from kullback.training.interruption import Interrupted
+    from kullback.training.progress import TrainingProgress
 
     run = options.output if options.resume is None else options.resume
+    progress = TrainingProgress()
     try:
-        with TrainingDisplay(progress_console()) as display, LivePage(display, run) as progress:
+        with ExitStack() as shown:
+            if is_rank_zero():
+                display = shown.enter_context(TrainingDisplay(progress_console()))
+                progress = shown.enter_context(LivePage(display, run))
             if options.resume is not None:
                 result = resume_training(options.resume, log=log, progress=progress)
             else:
@@ -147,7 +161,8 @@ def _train(options: argparse.Namespace) -> int:
                     options.output, text=options.text, source=options.source, log=log,
                     progress=progress, **keywords,
                 )  # fmt: skip
-            progress.finish(result)
+            if isinstance(progress, LivePage) and isinstance(result, TrainingRun):
+                progress.finish(result)
     except Interrupted as stop:
         print_error(str(stop))
         return exit_code()
@@ -161,7 +176,7 @@ def _check(options: argparse.Namespace, keywords: dict[str, object]) -> None:
     Before torch is imported, which takes seconds.
     """
     flags = {keyword: flag for flag, keyword, *_ in OPTIONS}
-    flags |= {keyword: f"--{keyword}" for keyword in (*TEXTS, "size")}
+    flags |= {keyword: f"--{keyword.replace('_', '-')}" for keyword in (*TEXTS, *SWITCHES, "size")}
     if options.resume is not None:
         names = ["-o"] if hasattr(options, "output") else []
         names += ["--config"] if hasattr(options, "config") else []
@@ -178,7 +193,7 @@ def _check(options: argparse.Namespace, keywords: dict[str, object]) -> None:
     for keyword in others:
         if keyword in keywords:
             raise InvalidValueError(f"{flags[keyword]} does not apply to {data}; remove it")
-    if options.resume is None:
+    if options.resume is None and is_rank_zero():
         read = options.text if options.text is not None else [options.source]
         read = [*read, *getattr(options, "validation", [])]
         check_outputs(Output("the run folder (-o)", options.output, "folder"), inputs=read)

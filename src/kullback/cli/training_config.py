@@ -16,8 +16,11 @@ __all__ = ["read_config"]
 MOST_BYTES = 1 << 20
 
 
-def read_config(path: Path, known: Collection[str], texts: Collection[str]) -> dict[str, Any]:
-    """The fields of the file, of which `known` are numbers or names and `texts` names only.
+def read_config(
+    path: Path, known: Collection[str], texts: Collection[str], switches: Collection[str] = ()
+) -> dict[str, Any]:
+    """The fields of the file, of which `known` are numbers or names, `texts` names only,
+    and `switches` true or false.
 
     Raises `InvalidValueError` where it cannot be read, is no TOML, or has an unknown field or one
     of another type; numbers are checked where they are used.
@@ -35,10 +38,14 @@ def read_config(path: Path, known: Collection[str], texts: Collection[str]) -> d
             meant = suggestion(name, known) or f": it may have {', '.join(sorted(known))}"
             raise InvalidValueError(f"the configuration {path} has the unknown field {name}{meant}")
         items = value if isinstance(value, list) and name == "validation" else [value]
-        kinds = (str,) if name in texts else (int, float)
+        kinds: tuple[type, ...] = (int, float)
+        kind = "a number"
+        if name in texts:
+            kind, kinds = "a text", (str,)
+        elif name in switches:
+            kind, kinds = "true or false", (bool,)
         if not items or not all(isinstance(item, kinds) for item in items):
             raise InvalidValueError(
-                f"{name} in the configuration {path} is {value!r:.60}: it must be a "
-                f"{'text' if name in texts else 'number'}"
+                f"{name} in the configuration {path} is {value!r:.60}: it must be {kind}"
             )
     return data

@@ -6,15 +6,23 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
 
 from kullback.errors import InvalidValueError
 from kullback.runtime.ranges import TRAINED_VOCABULARIES
+from kullback.runtime.workers import ProcessGroup, local_processes
 from kullback.training.batches import Batches
 from kullback.training.config import SIZES, TrainingConfig
+from kullback.training.description import batches_of_data
 from kullback.training.gpt import GPTConfig
 from kullback.training.loop import Plan
-from kullback.training.probe import seconds_per_step, steps_in
+from kullback.training.memory import check_memory, training_bytes
+from kullback.training.probe import STEPS, seconds_per_step, steps_in
 from kullback.training.progress import TrainingProgress
+from kullback.training.replicas import check_divides
 from kullback.training.sizes import MINUTES, chinchilla_steps, named
 
 __all__ = ["PreparedRun", "Settings"]
@@ -41,7 +49,7 @@ class Settings:
     batch: int | None = None
     vocabulary_size: int | None = None
 
-    def check(self, on_text: bool) -> None:
+    def check(self, on_text: bool, config: TrainingConfig) -> None:
         """Raise `InvalidValueError` for sizes out of range or above the memory."""
         named(self.size)
         if self.minutes is not None:
@@ -58,8 +66,11 @@ class Settings:
         if self.vocabulary_size is not None:
             TRAINED_VOCABULARIES.check("vocabulary_size", self.vocabulary_size)
         # A text that is short has fewer entries, and a sentence of a source at least one token.
-        tokens = self.windows * self.context_of_text if on_text else self.sentences
-        self.model(1, self.context_of_text if on_text else 1).check_memory(tokens)
+        sequences, context = (
+            (self.windows, self.context_of_text) if on_text else (self.sentences, 1)
+        )
+        check_divides(config, sequences)
+        check_memory(self.model(1, context), sequences * context, config, local_processes()[1])
 
     @property
     def windows(self) -> int:
@@ -105,39 +116,59 @@ class PreparedRun:
 
     def __init__(
         self,
+        run: Path,
+        processes: ProcessGroup,
         make: Callable[[], Batches],
         settings: Settings,
         config: TrainingConfig,
         progress: TrainingProgress,
     ) -> None:
+        self._run, self._processes = run, processes
         self._make, self._settings, self._progress = make, settings, progress
         self.config = config
         self._start = 0.0
 
     def __call__(self) -> Plan:
-        """Data, sizes and hyperparameters."""
-        self.batches = batches = self._make()
+        """Data, sizes and hyperparameters; rank 0 makes the data, the other processes open it."""
+        self.batches = batches = self._shared_batches()
         gpt = self._settings.model(batches.vocabulary_size, batches.context)
-        gpt.check_memory(batches.tokens_per_batch)
+        local = self._processes.local_world_size
+        check_memory(gpt, batches.tokens_per_batch, self.config, local)
         self._progress.stage("timing a few steps")
-        timed = self._settings.minutes is not None
-        probe = seconds_per_step(batches, gpt, self.config, *([PROBE_STEPS] if timed else []))
+        probe_steps = STEPS if self._settings.minutes is None else PROBE_STEPS
+        probe = seconds_per_step(batches, gpt, self.config, probe_steps, self._processes)
         steps = self._steps(gpt.parameters, probe)
         self.config = replace(self.config, steps=steps)
         tokens = steps * batches.tokens_per_batch
-        memory = _shown_bytes(gpt.training_bytes(batches.tokens_per_batch))
+        memory = _shown_bytes(training_bytes(gpt, batches.tokens_per_batch, self.config))
         self._progress.tell(
             f"{gpt.parameters:,} parameters ({gpt.layers} layers of width {gpt.width}, {gpt.heads} "
             f"heads, vocabulary {gpt.vocabulary_size:,}, context {gpt.context})"
         )
         self._progress.tell(
             f"{steps:,} steps of {batches.tokens_per_batch:,} tokens: {tokens:,} tokens, "
-            f"{tokens / gpt.parameters:.1f} a parameter; about {memory} of memory and "
+            f"{tokens / gpt.parameters:.1f} a parameter; about {memory} of memory"
+            f"{' in each process' if self._processes.world_size > 1 else ''} and "
             f"{shown_time(steps * probe)}"
         )
+        shares = [f"{self.config.processes} processes"] * (self.config.processes > 1)
+        shares += [f"{self.config.accumulate} parts, one after another"] * (
+            self.config.accumulate > 1
+        )
+        if shares:
+            self._progress.tell(f"each batch is divided: {', each with '.join(shares)}")
         self._progress.begin(steps, batches.floor)
         self._start = time.perf_counter()
         return batches, gpt, self.config
+
+    def _shared_batches(self) -> Batches:
+        if self._processes.is_rank_zero:
+            batches = self._make()
+            self._processes.broadcast((dict(batches.spec), batches.tokenizer.to_str()))
+            return batches
+        nothing: tuple[dict[str, Any], str] = ({}, "")
+        spec, tokenizer = self._processes.broadcast(nothing)
+        return batches_of_data(self._run, spec, Tokenizer.from_str(tokenizer))
 
     @property
     def seconds(self) -> float:

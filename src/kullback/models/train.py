@@ -3,33 +3,42 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
 from kullback.errors import InvalidValueError
 from kullback.models._training_plan import PreparedRun, Settings
 from kullback.models._training_result import training_result
+from kullback.results.evaluation import NonZeroRank
 from kullback.results.training import TrainingRun
 from kullback.runtime.outputs import Output, check_outputs
 from kullback.runtime.wording import with_article
+from kullback.runtime.workers import ProcessGroup, local_processes, process_group
 from kullback.sources.catalogue import Source, open_source
 from kullback.text.documents import STANDARD_INPUT, Document
 from kullback.training.batches import Batches
 from kullback.training.config import RANGES, TrainingConfig
 from kullback.training.description import batches_of_run, read_description
-from kullback.training.gpt import GPTConfig
+from kullback.training.gpt import GPT, GPTConfig
+from kullback.training.interruption import Interrupted
 from kullback.training.loggers import LoggedProgress, check_loggers
 from kullback.training.loop import resume, train_prepared
+from kullback.training.memory import check_memory
 from kullback.training.new_run import check_no_run
 from kullback.training.prepare_text import TextOptions, check_text, prepare_text
 from kullback.training.progress import TrainingProgress
 from kullback.training.run_folder import load_tokenizer
 from kullback.training.sentence_batches import SentenceBatches
 from kullback.training.sizes import named
+from kullback.training.state import DivergedError
 
 __all__ = ["resume_training", "train_model"]
+
+# How long a process waits for the others: rank 0 may read a corpus for hours.
+PATIENCE = timedelta(days=1)
 
 
 def train_model(
@@ -62,10 +71,12 @@ def train_model(
     evaluate_every: int = TrainingConfig.evaluate_every,
     checkpoint_every: int = TrainingConfig.checkpoint_every,
     threads: int = TrainingConfig.shards,
+    accumulate: int = TrainingConfig.accumulate,
+    checkpoint_activations: bool = TrainingConfig.checkpoint_activations,
     seed: int = TrainingConfig.seed,
     log: Sequence[str] = (),
     progress: TrainingProgress | None = None,
-) -> TrainingRun:
+) -> TrainingRun | NonZeroRank:
     """Train a mini-GPT on the files `text` or on a `source`, into the folder `output`.
 
     `text` are files, folders and patterns (``*.jsonl``), with the column `field` where they have
@@ -73,51 +84,80 @@ def train_model(
     ``tokenizer.json`` or its folder; None trains a byte-level BPE.  `size` is a name in
     `kullback.training.sizes.NAMED_SIZES`, nano by default; what else is given replaces its fields.
     A run has `steps`, or as many as a probe says fit into `minutes`, or with `size` as many as give
-    20 tokens a parameter, else 800.  `log` are names of `kullback.training.loggers.LOGGERS`, which
-    get the metrics beside ``metrics.jsonl``.  The other keywords are the options of ``kullback
-    train``, with its defaults.
+    20 tokens a parameter, else 800.  `log` are names of `kullback.training.loggers.LOGGERS`.  The
+    other keywords are the options of ``kullback train``, with its defaults.  Under torchrun the
+    processes share every batch, and non-zero ranks get a `NonZeroRank`.
 
     Ctrl-C writes a checkpoint and raises `kullback.training.interruption.Interrupted`.  Raises
     `InvalidValueError` for values out of range and keywords that do not apply, and `RunError` where
     the folder contains a run or cannot be written, or training diverges.
     """
-    progress = progress or TrainingProgress()
-    run = Path(output)
-    given_text, held_out = _given_text(text), _given_text(validation)
+    run, given_text, held_out = Path(output), _given_text(text), _given_text(validation)
     check_loggers(log)
-    _check_data(run, text, source, [*given_text, *held_out])
     RANGES["shards"].check("threads", threads)
     settings = Settings(
         size, steps, minutes, width, layers, heads, mlp_width, rope_theta, norm_eps, context,
         batch, vocabulary_size,
     )  # fmt: skip
-    settings.check(text is not None)
-    config = TrainingConfig(
-        TrainingConfig.steps if steps is None else steps, muon_lr, adamw_lr, warmup_steps,
-        decay_fraction, clip_norm, threads, seed, log_every, evaluate_every, checkpoint_every,
-    )  # fmt: skip
-    if source is None:
-        _refuse("text", holdout=holdout)
-        options = TextOptions(
-            given_text, held_out, "text" if field is None else field, tokenizer,
-            vocabulary_size, named(size).vocabulary_size, settings.context_of_text,
-            settings.windows, seed,
+    with process_group(PATIENCE) as processes:
+        progress = _progress(processes, progress)
+        _check_data(run, text, source, [*given_text, *held_out], processes)
+        config = TrainingConfig(
+            TrainingConfig.steps if steps is None else steps, muon_lr, adamw_lr, warmup_steps,
+            decay_fraction, clip_norm, threads, accumulate, processes.world_size, seed=seed,
+            log_every=log_every, evaluate_every=evaluate_every, checkpoint_every=checkpoint_every,
+            checkpoint_activations=checkpoint_activations,
         )  # fmt: skip
-        make = _windows(run, options, progress)
-    else:
-        _refuse("source", vocabulary_size=vocabulary_size, context=context, tokenizer=tokenizer,
-                validation=validation, field=field)  # fmt: skip
-        make = _sentences(source, holdout, settings, seed)
+        settings.check(text is not None, config)
+        of_text = {"vocabulary_size": vocabulary_size, "context": context, "tokenizer": tokenizer,
+                   "validation": validation, "field": field}  # fmt: skip
+        if source is not None:
+            make = _sentences(source, holdout, settings, config, of_text)
+        else:
+            options = TextOptions(
+                given_text, held_out, "text" if field is None else field, tokenizer,
+                vocabulary_size, named(size).vocabulary_size, settings.context_of_text,
+                settings.windows, seed,
+            )  # fmt: skip
+            make = _windows(run, options, holdout, progress)
+        return _trained(run, processes, make, settings, config, log, progress)
+
+
+def _trained(
+    run: Path,
+    processes: ProcessGroup,
+    make: Callable[[], Batches],
+    settings: Settings,
+    config: TrainingConfig,
+    log: Sequence[str],
+    progress: TrainingProgress,
+) -> TrainingRun | NonZeroRank:
+    """Train, and measure on rank 0, which sends the metrics to the loggers."""
+    log = log if processes.is_rank_zero else ()
     with LoggedProgress(progress, log, run, asdict(settings) | asdict(config)) as logged:
-        prepared = PreparedRun(make, settings, config, logged)
-        model = train_prepared(run, prepared, logged.step)
-    return training_result(
-        run, prepared.batches, model, prepared.config, prepared.seconds, progress
-    )
+        prepared = PreparedRun(run, processes, make, settings, config, logged)
+        model = _on_rank_zero(
+            processes, lambda: train_prepared(run, prepared, logged.step, None, processes)
+        )
+        seconds = prepared.seconds
+    if isinstance(model, NonZeroRank):
+        return model
+    return training_result(run, prepared.batches, model, prepared.config, seconds, progress)
 
 
-def _check_data(run: Path, text: object, source: object, files: Sequence[str | Path]) -> None:
-    """Raise `InvalidValueError` or `RunError` unless there is one kind of data, and a new run."""
+def _check_data(
+    run: Path,
+    text: object,
+    source: object,
+    files: Sequence[str | Path],
+    processes: ProcessGroup,
+) -> None:
+    """Raise `InvalidValueError` or `RunError` unless there is one kind of data, and a new run.
+
+    On rank 0: when another process looks, the run may have begun.
+    """
+    if not processes.is_rank_zero:
+        return
     if (text is None) == (source is None):
         raise InvalidValueError("text and source: give either files of text, or a source")
     read = [*files, *([source] if isinstance(source, str) else [])]
@@ -125,52 +165,91 @@ def _check_data(run: Path, text: object, source: object, files: Sequence[str | P
     check_no_run(run)
 
 
-def _windows(run: Path, options: TextOptions, progress: TrainingProgress) -> Callable[[], Batches]:
+def _windows(
+    run: Path, options: TextOptions, holdout: int | None, progress: TrainingProgress
+) -> Callable[[], Batches]:
     """Batches of a text whose files exist; it is read when they are made."""
+    _refuse("text", holdout=holdout)
     check_text(options)
     return partial(prepare_text, run, options, progress)
 
 
 def _sentences(
-    source: str | Source, holdout: int | None, settings: Settings, seed: int
+    source: str | Source,
+    holdout: int | None,
+    settings: Settings,
+    config: TrainingConfig,
+    of_text: Mapping[str, object],
 ) -> Callable[[], Batches]:
-    """Batches of a source, for which the memory is enough."""
+    """Batches of a source, for which the memory is enough; it has no options `of_text`."""
+    _refuse("source", **of_text)
     if isinstance(source, Source):
         _refuse("source that is open already", holdout=holdout)
     else:
-        source = open_source(source, holdout or 0, seed)
-    batches = SentenceBatches(source, settings.sentences, seed)
-    settings.model(batches.vocabulary_size, batches.context).check_memory(batches.tokens_per_batch)
+        source = open_source(source, holdout or 0, config.seed)
+    batches = SentenceBatches(source, settings.sentences, config.seed)
+    gpt = settings.model(batches.vocabulary_size, batches.context)
+    check_memory(gpt, batches.tokens_per_batch, config, local_processes()[1])
     return lambda: batches
 
 
 def resume_training(
     run: str | Path, *, log: Sequence[str] = (), progress: TrainingProgress | None = None
-) -> TrainingRun:
+) -> TrainingRun | NonZeroRank:
     """Train the run in a folder to its last step; a finished run is measured and left unchanged.
 
-    Raises `RunError` when the folder is not a run, is damaged or in use, or its data has changed.
+    Under torchrun non-zero ranks get a `NonZeroRank`.  Raises `RunError` when the folder is not a
+    run, is damaged or in use, or its data has changed; `InvalidValueError` where the processes
+    cannot share its batches.
     """
-    run, progress = Path(run), progress or TrainingProgress()
+    run = Path(run)
     check_loggers(log)
-    description = read_description(run)
-    settings = asdict(description.model) | asdict(description.config)
-    if (run / "model.safetensors").exists():
-        progress.note(
-            f"{run} has finished its {description.config.steps} steps: it is measured, not trained"
-        )
-        log = ()
-    start = time.perf_counter()
-    with LoggedProgress(progress, log, run, settings, resumed=True) as logged:
-        if not (run / "model.safetensors").exists():
-            logged.begin(description.config.steps, description.floor)
-        model = resume(run, logged.step, progress=progress)
-    seconds = time.perf_counter() - start
+    with process_group(PATIENCE) as processes:
+        progress = _progress(processes, progress)
+        description = read_description(run)
+        settings = asdict(description.model) | asdict(description.config)
+        finished = (run / "model.safetensors").exists()
+        if finished:
+            progress.note(
+                f"{run} has finished its {description.config.steps} steps: it is measured, not "
+                "trained"
+            )
+        if finished or not processes.is_rank_zero:
+            log = ()
+        start = time.perf_counter()
+        with LoggedProgress(progress, log, run, settings, resumed=True) as logged:
+            if not finished:
+                logged.begin(description.config.steps, description.floor)
+            model = _on_rank_zero(
+                processes,
+                lambda: resume(run, logged.step, progress=progress, processes=processes),
+            )
+        seconds = time.perf_counter() - start
+    if isinstance(model, NonZeroRank):
+        return model
     # Checked just now, so that nothing is left to be noted.
     batches = batches_of_run(
         description, load_tokenizer(run / "tokenizer.json"), TrainingProgress()
     )
     return training_result(run, batches, model, description.config, seconds, progress)
+
+
+def _on_rank_zero(processes: ProcessGroup, trained: Callable[[], GPT]) -> GPT | NonZeroRank:
+    """The trained model on rank 0, which alone says how training ended."""
+    try:
+        model = trained()
+    except (DivergedError, Interrupted):
+        if processes.is_rank_zero:
+            raise
+    else:
+        if processes.is_rank_zero:
+            return model
+    return NonZeroRank(rank=processes.rank, world_size=processes.world_size)
+
+
+def _progress(processes: ProcessGroup, progress: TrainingProgress | None) -> TrainingProgress:
+    """Rank 0's; a non-zero rank tells nothing."""
+    return progress if progress and processes.is_rank_zero else TrainingProgress()
 
 
 def _given_text(text: object) -> list[str | Path]:

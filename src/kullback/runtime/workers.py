@@ -13,6 +13,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TypeVar
 
 import torch
@@ -22,7 +23,7 @@ from kullback.errors import InvalidValueError, RunError
 from kullback.runtime.memory import kept_freed_memory
 from kullback.runtime.threads import cores, map_ahead, workers
 
-__all__ = ["ProcessGroup", "local_processes", "process_group"]
+__all__ = ["ProcessGroup", "local_processes", "lost_processes", "process_group"]
 
 # Windows that each thread of each process computes before rank 0 collects the results, or ahead of
 # what it has taken where it is alone.
@@ -52,9 +53,14 @@ class ProcessGroup:
         if self.world_size == 1:
             return value
         values = [value]
-        with _lost_processes():
+        with lost_processes():
             dist.broadcast_object_list(values, src=0)
         return values[0]
+
+    def broadcast_tensor(self, tensor: torch.Tensor) -> None:
+        """Copy the contiguous tensor that rank 0 has into that of each process."""
+        with lost_processes():
+            dist.broadcast(tensor, src=0)
 
     def map(
         self,
@@ -78,7 +84,7 @@ class ProcessGroup:
                 part = windows[start : start + per_round]
                 own = list(pool.map(measure, part[self.rank :: self.world_size]))
                 gathered: list[list[Result]] = [[] for _ in range(self.world_size)]
-                with _lost_processes():
+                with lost_processes():
                     dist.gather_object(own, gathered if self.is_rank_zero else None, dst=0)
                 if self.is_rank_zero:
                     for i in range(len(part)):
@@ -86,8 +92,11 @@ class ProcessGroup:
 
 
 @contextmanager
-def process_group() -> Iterator[ProcessGroup]:
-    """The processes that torchrun's environment describes; without it, this one alone."""
+def process_group(patience: timedelta | None = None) -> Iterator[ProcessGroup]:
+    """The processes that torchrun's environment describes; without it, this one alone.
+
+    `patience` is how long a process waits for the others, by default torch's half an hour.
+    """
     world_size = _count("WORLD_SIZE", 1)
     if world_size == 1:
         yield ProcessGroup()
@@ -95,7 +104,10 @@ def process_group() -> Iterator[ProcessGroup]:
     backend = "cpu:gloo"
     if torch.cuda.is_available() and dist.is_nccl_available():
         backend += ",cuda:nccl"
-    dist.init_process_group(backend)
+    if patience is None:
+        dist.init_process_group(backend)
+    else:
+        dist.init_process_group(backend, timeout=patience)
     try:
         yield ProcessGroup(dist.get_rank(), world_size, local_processes()[1])
     finally:
@@ -114,7 +126,7 @@ def local_processes() -> tuple[int, int]:
 
 
 @contextmanager
-def _lost_processes() -> Iterator[None]:
+def lost_processes() -> Iterator[None]:
     """Say in a sentence that another process has ended, for which torch raises its own errors."""
     try:
         yield

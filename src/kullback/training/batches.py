@@ -22,7 +22,10 @@ from torch import Tensor
 
 from kullback.training.packed_attention import PackedLayout
 
-__all__ = ["Batches", "Shard", "TokenRows"]
+__all__ = ["ALL", "Batches", "Shard", "TokenRows"]
+
+#: Every shard of a batch.
+ALL = slice(None)
 
 
 @dataclass(frozen=True)
@@ -85,8 +88,12 @@ class Batches(Protocol):
     def spec(self) -> Mapping[str, Any]:
         """What `kullback.training.description.batches_of_run` builds the same batches from."""
 
-    def shards(self, step: int, count: int) -> list[Shard]:
-        """The batch of `step`, in at most `count` shards."""
+    @property
+    def sequences(self) -> int:
+        """Windows or sentences of a batch."""
+
+    def shards(self, step: int, count: int, part: slice = ALL) -> list[Shard]:
+        """The batch of `step` in `count` shards, at most one per sequence; those in `part`."""
 
     def validation(self, limit: int | None = None) -> list[Shard]:
         """A fixed validation sample, independent of the training batches.

@@ -23,11 +23,18 @@ from torch import Tensor
 from kullback.errors import RunError
 from kullback.runtime.decoding import Count, decode_json
 from kullback.runtime.progress import Progress
+from kullback.runtime.workers import ProcessGroup
 from kullback.training.metrics import Sums
 from kullback.training.run_folder import load_tensors, load_weights, save_tensors
 from kullback.training.state import TrainingState
 
-__all__ = ["has_checkpoint", "load_checkpoint", "load_last_checkpoint", "save_checkpoint"]
+__all__ = [
+    "broadcast_state",
+    "has_checkpoint",
+    "load_checkpoint",
+    "load_last_checkpoint",
+    "save_checkpoint",
+]
 
 LAST, BEFORE = "checkpoint.safetensors", "checkpoint.before.safetensors"
 
@@ -113,6 +120,24 @@ def load_checkpoint(state: TrainingState, path: Path) -> None:
                 optimiser.state[weight][kind] = tensors[f"{kind}/{name}"]
     state.step, state.tokens, state.recent = counters.step, counters.tokens, counters.recent
     state.checkpoint_step = state.step
+
+
+def broadcast_state(state: TrainingState, processes: ProcessGroup) -> None:
+    """Give all processes the state that rank 0 has read, or the initial one."""
+    if processes.world_size == 1:
+        return
+    counters = state.step, state.tokens, state.recent, state.checkpoint_step
+    (state.step, state.tokens, state.recent, state.checkpoint_step) = processes.broadcast(counters)
+    tensors = [weight.detach() for weight in state.weights]
+    for optimiser, kinds, weights_of in _optimisers(state) if state.step else ():
+        for weight in weights_of.values():
+            kept = optimiser.state[weight]
+            for kind in kinds:
+                if kind not in kept:  # in the other ranks
+                    kept[kind] = torch.tensor(0.0) if kind == "step" else torch.zeros_like(weight)
+                tensors.append(kept[kind])
+    for tensor in tensors:
+        processes.broadcast_tensor(tensor)
 
 
 def _keep(path: Path, before: Path) -> None:

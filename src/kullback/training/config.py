@@ -7,8 +7,9 @@ steps, so a run of 150 steps is not the beginning of a run of 200.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
+from kullback.errors import InvalidValueError
 from kullback.runtime.ranges import LENGTHS, SEEDS, Range
 
 __all__ = ["RANGES", "SIZES", "TrainingConfig"]
@@ -24,6 +25,8 @@ RANGES = {
     "decay_fraction": Range(0, 1.0, whole=False, above=True),
     "clip_norm": Range(0, 1e9, whole=False, above=True),
     "shards": Range(1, 4096),
+    "accumulate": Range(1, 10**6),
+    "processes": Range(1, 10**6),
     "seed": SEEDS,
     "log_every": _EVERY,
     "evaluate_every": _EVERY,
@@ -55,7 +58,13 @@ class TrainingConfig:
     """The fraction of the steps, at the end, over which the learning rates fall to zero."""
     clip_norm: float = 1.0
     shards: int = 2
-    """Shards of a batch, one thread each; they change the last bits, since sums are ordered."""
+    """Threads, one shard each; they change the last bits, since sums are ordered."""
+    accumulate: int = 1
+    """Parts of a process's share of a batch, one after another."""
+    processes: int = 1
+    """That the run began with; each takes an equal share of every batch."""
+    checkpoint_activations: bool = False
+    """Keep only the input of each block for the backward pass, and compute the rest again."""
     seed: int = 0
     """Of the initial weights."""
     log_every: int = 10
@@ -63,8 +72,22 @@ class TrainingConfig:
     checkpoint_every: int = 100
 
     def __post_init__(self) -> None:
-        for name, value in asdict(self).items():
-            RANGES[name].set(self, name, value)
+        for name, limits in RANGES.items():
+            limits.set(self, name, getattr(self, name))
+        if not isinstance(self.checkpoint_activations, bool):
+            raise InvalidValueError(
+                f"checkpoint_activations is {self.checkpoint_activations!r:.60}: it must be True "
+                "or False"
+            )
+
+    def pieces(self, sequences: int) -> int:
+        """The shards of a batch of so many windows or sentences, in all processes and parts.
+
+        >>> TrainingConfig(shards=2, accumulate=3, processes=4).pieces(48)
+        24
+        """
+        shares = self.processes * self.accumulate
+        return shares * max(1, min(self.shards, sequences // shares))
 
     def learning_rate_factor(self, step: int) -> float:
         """The factor on the learning rates at `step`, in [0, 1].

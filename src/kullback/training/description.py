@@ -33,6 +33,7 @@ from kullback.training.text_data import TextData, batches_of_shards, check_uncha
 
 __all__ = [
     "RunDescription",
+    "batches_of_data",
     "batches_of_run",
     "check_is_new",
     "read_description",
@@ -193,7 +194,13 @@ def batches_of_run(
 
     A text that is no longer there, and whose tokens are, is noted to `progress`.
     """
-    spec, run = description.data, description.path.parent
+    return batches_of_data(description.path.parent, description.data, tokenizer, progress)
+
+
+def batches_of_data(
+    run: Path, spec: Mapping[str, Any], tokenizer: Tokenizer, progress: Progress | None = None
+) -> Batches:
+    """The batches of the data of a run in the folder `run`, as `batches_of_run`."""
     batches: Batches
     if "shards" in spec:
         data = msgspec.convert(spec, TextData)
@@ -213,7 +220,7 @@ def batches_of_run(
             )
         unchanged = batches.spec["fingerprint"] == spec["fingerprint"]
     except (KeyError, TypeError) as error:  # verbs or cells that conjugation does not have
-        raise _not_a_description(description.path, error) from None
+        raise _not_a_description(run / "training.json", error) from None
     if not unchanged:
         raise RunError(
             "the data has changed since this run began (its fingerprint differs), so the run "

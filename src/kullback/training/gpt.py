@@ -23,6 +23,7 @@ import torch
 from jaxtyping import Complex, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the name that everyone uses
+from torch.utils.checkpoint import checkpoint
 
 from kullback.errors import InvalidValueError
 from kullback.runtime.limits import check_fits
@@ -65,29 +66,10 @@ class GPTConfig:
         block = 4 * self.width**2 + 3 * self.width * self.mlp_width + 2 * self.width
         return self.vocabulary_size * self.width + self.layers * block + self.width
 
-    def training_bytes(self, trained_tokens: int) -> int:
-        """The memory of training on batches of so many tokens, about.
-
-        Of a weight: itself, its gradient and two moments, in float32; of a token: what each block
-        keeps for the backward pass.
-        """
-        kept = trained_tokens * self.layers * (8 * self.width + 3 * self.mlp_width)
-        return 4 * (4 * self.parameters + kept)
-
-    def check_memory(self, trained_tokens: int | None = None) -> None:
-        """Raise `InvalidValueError` for a model larger than the memory of this machine.
-
-        With `trained_tokens`, the tokens of a batch, also for its training (`training_bytes`).
-        """
+    def check_memory(self) -> None:
+        """Raise `InvalidValueError` for a model larger than the memory of this machine."""
         what, size = f"a model of {self.parameters:,} parameters", 4 * self.parameters
         check_fits(size, what, "choose a smaller width, fewer layers or a smaller vocabulary")
-        if trained_tokens is None:
-            return
-        check_fits(
-            self.training_bytes(trained_tokens),
-            f"training {what} on batches of {trained_tokens:,} tokens",
-            "choose a smaller batch, context, width or number of layers",
-        )
 
     def to_huggingface(self, bos_token_id: int | None, eos_token_id: int | None) -> dict[str, Any]:
         """The `config.json` of a Llama with these sizes."""
@@ -258,6 +240,7 @@ class GPT(nn.Module):
     def __init__(self, config: GPTConfig, seed: int | None = None) -> None:
         super().__init__()
         self.config = config
+        self.checkpoint_activations = False
         config.check_memory()  # first: the sizes may be those of a damaged file
         with torch.device("meta"):
             self.model = Decoder(config)
@@ -309,8 +292,15 @@ class GPT(nn.Module):
             )
         x_MD = self.model.embed_tokens(tokens_M)
         rotation_M1P = self._rotation(longest, x_MD)[position_M]
+        again = self.checkpoint_activations and torch.is_grad_enabled()
         for block in self.model.layers:
-            x_MD = block(x_MD, rotation_M1P, layout)
+            if again:  # there is no dropout, so no generator's state to restore
+                x_MD = checkpoint(
+                    block, x_MD, rotation_M1P, layout,
+                    use_reentrant=False, preserve_rng_state=False,
+                )  # fmt: skip
+            else:
+                x_MD = block(x_MD, rotation_M1P, layout)
         out: Tensor = self.model.norm(x_MD)
         return out
 

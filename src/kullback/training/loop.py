@@ -5,8 +5,10 @@ true surprisal ``-log p``, so ``mean(nll - surprisal)`` is an unbiased estimate 
 much less variance than the loss, at no cost: the progress line and ``metrics.jsonl`` report it with
 its standard error.
 
-Each shard of a batch is processed by one thread, which computes the shard's gradient; the gradients
-are added in a fixed order, so a run is reproducible to the last bit.
+Each shard of a batch is processed by one thread, which computes the shard's gradient.  The
+processes of torchrun share the shards of every batch, and each processes its own a few at a time
+(gradient accumulation).  The gradients are added in a fixed order
+(:mod:`kullback.training.replicas`), so a run is reproducible to the last bit.
 
 A run can be stopped at any time.  A checkpoint is the complete state
 (:mod:`kullback.training.checkpoint`) and the batches are a function of the step
@@ -20,18 +22,20 @@ import math
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
-
-import torch
 
 from kullback.errors import InvalidValueError
 from kullback.results.training import StepMetrics
 from kullback.runtime.progress import Progress
-from kullback.runtime.threads import workers
+from kullback.runtime.threads import map_ahead, workers
+from kullback.runtime.workers import ProcessGroup
 from kullback.text.tokenizer_training import tokenizer_config
 from kullback.training.batches import Batches, Shard
 from kullback.training.checkpoint import (
+    broadcast_state,
     has_checkpoint,
     load_last_checkpoint,
     save_checkpoint,
@@ -47,9 +51,12 @@ from kullback.training.gpt import GPT, GPTConfig
 from kullback.training.interruption import Interrupted, stop_on_signal
 from kullback.training.lock import locked
 from kullback.training.loss import gradients, shard_sums
+from kullback.training.memory import check_memory
 from kullback.training.metrics import MetricsFile, Sums
+from kullback.training.replicas import ALONE, Replicas, check_divides, check_shares
 from kullback.training.run_folder import load_tokenizer, save_model
 from kullback.training.state import TrainingState
+from kullback.training.summation import TreeSum, add_tensors
 
 __all__ = ["Plan", "resume", "train", "train_prepared", "train_step", "validation_tokens"]
 
@@ -68,6 +75,7 @@ def train(
     config: TrainingConfig,
     on_metrics: OnMetrics = lambda metrics: None,
     stop_at: int | None = None,
+    processes: ProcessGroup = ALONE,
 ) -> GPT:
     """Train a new model into the folder `run` and return it.
 
@@ -76,8 +84,9 @@ def train(
     Raises `RunError` when `run` already contains a run or a model, is locked by another process,
     cannot be written, or training diverges; `InvalidValueError` when model and data do not fit.
     """
-    _check(batches, gpt)
-    return train_prepared(run, lambda: (batches, gpt, config), on_metrics, stop_at)
+    config = replace(config, processes=processes.world_size)
+    _check(batches, gpt, config, processes)
+    return train_prepared(run, lambda: (batches, gpt, config), on_metrics, stop_at, processes)
 
 
 def train_prepared(
@@ -85,29 +94,37 @@ def train_prepared(
     prepare: Callable[[], Plan],
     on_metrics: OnMetrics = lambda metrics: None,
     stop_at: int | None = None,
+    processes: ProcessGroup = ALONE,
 ) -> GPT:
     """As `train`, with data that `prepare` makes while the folder is locked, perhaps in it.
 
-    Where it fails or is interrupted, no run has begun.
+    Where it fails or is interrupted, no run has begun.  Each of the `processes` calls it; rank 0
+    alone locks the folder and writes.
     """
-    with locked(run):
-        check_is_new(run)
+    with locked(run) if processes.is_rank_zero else nullcontext():
+        if processes.is_rank_zero:
+            check_is_new(run)
         batches, gpt, config = prepare()
-        _check(batches, gpt)
+        _check(batches, gpt, config, processes)
         state = TrainingState(GPT(gpt, seed=config.seed), config)
         with stop_on_signal() as stop_requested:
-            write_description(run, batches, gpt, config)
-            return _Loop(run, batches, state, on_metrics, stop_requested, stop_at).run_to_end()
+            if processes.is_rank_zero:
+                write_description(run, batches, gpt, config)
+            loop = _Loop(run, batches, state, on_metrics, stop_requested, stop_at, processes)
+            return loop.run_to_end()
 
 
-def _check(batches: Batches, gpt: GPTConfig) -> None:
-    """Raise `InvalidValueError` where model and data do not fit each other, or the memory."""
+def _check(
+    batches: Batches, gpt: GPTConfig, config: TrainingConfig, processes: ProcessGroup
+) -> None:
+    """Raise `InvalidValueError` where model, data and processes do not fit, or the memory."""
     if batches.vocabulary_size != gpt.vocabulary_size or batches.context > gpt.context:
         raise InvalidValueError(
             f"the model has a vocabulary of {gpt.vocabulary_size} and a context of {gpt.context}: "
             f"the data needs {batches.vocabulary_size} and at least {batches.context}"
         )
-    gpt.check_memory(batches.tokens_per_batch)
+    check_divides(config, batches.sequences)
+    check_memory(gpt, batches.tokens_per_batch, config, processes.local_world_size)
 
 
 def resume(
@@ -115,23 +132,32 @@ def resume(
     on_metrics: OnMetrics = lambda metrics: None,
     stop_at: int | None = None,
     progress: Progress | None = None,
+    processes: ProcessGroup = ALONE,
 ) -> GPT:
     """Resume the run in the folder `run`, bit for bit; a finished run is returned unchanged.
 
-    `progress` is told where the last checkpoint is damaged, or a text is no longer there.  Raises
-    `RunError` when the folder is not a run, is damaged or locked, or its data has changed.
+    `progress` is told where the last checkpoint is damaged, a text is no longer there, or another
+    number of processes changes the last bits.  Raises `RunError` when the folder is not a run, is
+    damaged or locked, or its data has changed; `InvalidValueError` where the processes cannot share
+    its batches.
     """
     progress = progress or Progress()
     read_description(run)  # before locking, which would create the folder
-    with locked(run), stop_on_signal() as stop_requested:
+    with ExitStack() as held:
+        if processes.is_rank_zero:
+            held.enter_context(locked(run))
+        stop_requested = held.enter_context(stop_on_signal())
         description = read_description(run)
         batches = batches_of_run(description, load_tokenizer(run / "tokenizer.json"), progress)
         config = description.config
-        description.model.check_memory(batches.tokens_per_batch)
+        _check(batches, description.model, config, processes)
+        check_shares(config, batches.sequences, processes, progress)
         state = TrainingState(GPT(description.model, seed=config.seed), config)
-        if has_checkpoint(run):
+        if processes.is_rank_zero and has_checkpoint(run):
             load_last_checkpoint(state, run, progress)
-        return _Loop(run, batches, state, on_metrics, stop_requested, stop_at).run_to_end()
+        broadcast_state(state, processes)
+        loop = _Loop(run, batches, state, on_metrics, stop_requested, stop_at, processes)
+        return loop.run_to_end()
 
 
 class _Loop:
@@ -145,10 +171,13 @@ class _Loop:
         on_metrics: OnMetrics,
         stop_requested: Callable[[], bool],
         stop_at: int | None,
+        processes: ProcessGroup,
     ) -> None:
+        self.replicas = Replicas(processes)
         self.run, self.batches, self.state = run, batches, state
         self.on_metrics, self.stop_requested, self.stop_at = on_metrics, stop_requested, stop_at
-        self.metrics = MetricsFile(run / "metrics.jsonl", state.step)
+        self.writes = processes.is_rank_zero
+        self.metrics = MetricsFile(run / "metrics.jsonl", state.step) if self.writes else None
         self.clock = _Clock(state)
         self.validation = batches.validation(
             validation_tokens(state.config.evaluate_every, batches)
@@ -156,23 +185,34 @@ class _Loop:
 
     def run_to_end(self) -> GPT:
         """Train to the last step and save the model; `Interrupted` where a stop is requested."""
-        state, config = self.state, self.state.config
+        state, config, replicas = self.state, self.state.config, self.replicas
+        pieces = config.pieces(self.batches.sequences)
+        own = replicas.own(pieces)
+        state.model.checkpoint_activations = config.checkpoint_activations
         with workers(config.shards) as pool:
             state.muon.pool, state.muon.parts = pool, config.shards
             while state.step < config.steps:
-                train_step(state, self.batches.shards(state.step, config.shards), pool)
+                train_step(state, self.batches.shards(state.step, pieces, own), pool, replicas)
                 self._report(pool)
-                stop = self.stop_requested() or state.step == self.stop_at
+                stop = replicas.agree(self.stop_requested()) or state.step == self.stop_at
                 last = state.step == config.steps
                 if stop or last or state.step % config.checkpoint_every == 0:
-                    # Metrics first: resuming drops lines beyond the checkpoint, but cannot
-                    # recover lines that were never written.
-                    self.metrics.flush()
-                    save_checkpoint(state, self.run)
+                    self._checkpoint()
                 if stop and not last:
                     raise Interrupted(self.run, state.step)
-            _save(self.run, state.model, self.batches)
+            if self.writes:
+                _save(self.run, state.model, self.batches)
         return state.model
+
+    def _checkpoint(self) -> None:
+        """Write a checkpoint of what is the same in all processes, which wait for it."""
+        self.replicas.check_equal(self.state)
+        if self.metrics is not None:
+            # Metrics first: resuming drops lines beyond the checkpoint, but cannot recover lines
+            # that were never written.
+            self.metrics.flush()
+            save_checkpoint(self.state, self.run)
+        self.replicas.agree(True)
 
     def _report(self, pool: ThreadPoolExecutor) -> None:
         """Append a line of metrics, and validate, where this step is due for it."""
@@ -183,11 +223,12 @@ class _Loop:
         if state.step == config.steps:
             # What the result is of; the split may have more tokens than the steps since.
             self.validation = self.batches.validation(validation_tokens(config.steps, self.batches))
-        validation = _validate(state, self.validation, pool) if validating else None
+        validation = _validate(state, self.validation, pool, self.replicas) if validating else None
         metrics = _metrics(state, self.clock, validation, self.validation)
-        self.metrics.append(metrics)
-        self.on_metrics(metrics)
         state.recent = Sums()
+        if self.metrics is not None:
+            self.metrics.append(metrics)
+            self.on_metrics(metrics)
 
 
 def _bits_per_byte(sums: Sums, shards: list[Shard]) -> float | None:
@@ -214,21 +255,38 @@ def validation_tokens(steps: int, batches: Batches) -> int:
     return max(FEWEST_VALIDATED, steps * batches.tokens_per_batch // 10)
 
 
-def train_step(state: TrainingState, shards: list[Shard], pool: ThreadPoolExecutor) -> None:
-    """One batch: gradients of its shards in parallel, then one update."""
-    total = sum(len(shard.targets_M) for shard in shards)
-    results = list(pool.map(lambda shard: gradients(state, shard, total), shards))
-    batch = sum((sums for _, sums in results), Sums())
+def train_step(
+    state: TrainingState, pieces: list[Shard], pool: ThreadPoolExecutor, replicas: Replicas
+) -> None:
+    """One batch, of which `pieces` are this process's: their gradients, then one update.
+
+    The threads of the pool each process one piece at a time, so that no more activations are in
+    memory.
+    """
+    total = sum(replicas.gathered([len(piece.targets_M) for piece in pieces]))
+    sums: list[Sums] = []
+    gradient = TreeSum(add_tensors)
+    ahead = state.config.shards
+    for of_piece, of_sums in map_ahead(
+        pool, lambda piece: gradients(state, piece, total), pieces, ahead
+    ):
+        gradient.push(list(of_piece))
+        sums.append(of_sums)
+    batch = sum(replicas.gathered(sums), Sums())
     state.check_loss(batch.cross_entropy)
-    by_weight = zip(*(of_shard for of_shard, _ in results), strict=True)
-    state.update([torch.stack(parts).sum(0) for parts in by_weight])
+    state.update(replicas.summed(gradient.result()))
     state.recent += batch
     state.step += 1
     state.tokens += total
 
 
-def _validate(state: TrainingState, shards: list[Shard], pool: ThreadPoolExecutor) -> Sums:
-    sums = sum(pool.map(lambda shard: shard_sums(state.model, shard), shards), Sums())
+def _validate(
+    state: TrainingState, shards: list[Shard], pool: ThreadPoolExecutor, replicas: Replicas
+) -> Sums:
+    """The sums of all shards, which the processes share."""
+    own = shards[replicas.share(len(shards))]
+    parts = list(pool.map(lambda shard: shard_sums(state.model, shard), own))
+    sums = sum(replicas.gathered(parts), Sums())
     state.check_loss(sums.cross_entropy)
     return sums
 

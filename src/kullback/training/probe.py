@@ -7,10 +7,12 @@ import time
 
 from kullback.errors import RunError
 from kullback.runtime.threads import workers
+from kullback.runtime.workers import ProcessGroup
 from kullback.training.batches import Batches
 from kullback.training.config import TrainingConfig
 from kullback.training.gpt import GPT, GPTConfig
 from kullback.training.loop import train_step, validation_tokens
+from kullback.training.replicas import ALONE, Replicas
 from kullback.training.state import TrainingState
 
 __all__ = ["seconds_per_step", "steps_in"]
@@ -20,21 +22,31 @@ STEPS, SECONDS = 2, 1.0
 
 
 def seconds_per_step(
-    batches: Batches, gpt: GPTConfig, config: TrainingConfig, steps: int = STEPS
+    batches: Batches,
+    gpt: GPTConfig,
+    config: TrainingConfig,
+    steps: int = STEPS,
+    processes: ProcessGroup = ALONE,
 ) -> float:
-    """The median time of a step in seconds, with its share of the validation."""
+    """The median time of a step in seconds, with its share of the validation; rank 0's.
+
+    All `processes` take the steps together.
+    """
+    replicas, count = Replicas(processes), config.pieces(batches.sequences)
     state = TrainingState(GPT(gpt, seed=config.seed), config)
+    state.model.checkpoint_activations = config.checkpoint_activations
     times: list[float] = []
     with workers(config.shards) as pool:
         state.muon.pool, state.muon.parts = pool, config.shards
         for step in range(1 + steps):
             begin = time.perf_counter()
             try:
-                train_step(state, batches.shards(min(step, config.steps - 1), config.shards), pool)
+                pieces = batches.shards(min(step, config.steps - 1), count, replicas.own(count))
+                train_step(state, pieces, pool, replicas)
             except RunError:  # diverged, which the run itself will say
                 break
             times.append(time.perf_counter() - begin)
-            if sum(times[1:]) > SECONDS or times[0] > 10 * SECONDS:
+            if processes.broadcast(sum(times[1:]) > SECONDS or times[0] > 10 * SECONDS):
                 break
             state.step = 0  # a configuration of one step has a learning rate for that only
     validated = sum(
@@ -43,7 +55,7 @@ def seconds_per_step(
     )
     # A third: validation has no backward pass.
     share = validated / (3 * config.evaluate_every * batches.tokens_per_batch)
-    return statistics.median(times[1:] or times or [SECONDS]) * (1 + share)
+    return processes.broadcast(statistics.median(times[1:] or times or [SECONDS]) * (1 + share))
 
 
 def steps_in(minutes: float, step_seconds: float) -> int:

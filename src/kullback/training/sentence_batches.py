@@ -19,7 +19,7 @@ from kullback.sources.catalogue import Source
 from kullback.sources.language import Sentences
 from kullback.text.special_tokens import BOS, BOS_ID, EOS
 from kullback.text.tokenizer_training import word_tokenizer
-from kullback.training.batches import Shard, TokenRows
+from kullback.training.batches import ALL, Shard, TokenRows
 from kullback.training.config import SIZES
 from kullback.training.packed_attention import PackedLayout
 
@@ -60,6 +60,11 @@ class SentenceBatches:
         return -(-len(language.entropy_by_position()) // 16) * 16
 
     @property
+    def sequences(self) -> int:
+        """The sentences of a batch."""
+        return self.sentences
+
+    @property
     def tokens_per_batch(self) -> int:
         """The expected tokens of a batch."""
         length = min(self.source.training.tokens_per_sentence, self.context)
@@ -85,9 +90,9 @@ class SentenceBatches:
             "seed": self.seed,
         }
 
-    def shards(self, step: int, count: int) -> list[Shard]:
+    def shards(self, step: int, count: int, part: slice = ALL) -> list[Shard]:
         """Sentences sampled with the generator of (seed, step)."""
-        return _shards(self._sample(step), count, self.context)
+        return _shards(self._sample(step), count, self.context, part)
 
     def validation(self, limit: int | None = None) -> list[Shard]:
         """`VALIDATION_SENTENCES` sentences drawn once, whatever the limit."""
@@ -122,17 +127,20 @@ class SentenceBatches:
         return self.source.training.sample(self.sentences, rng)
 
 
-def _shards(sentences: Sentences, count: int, context: int) -> list[Shard]:
+def _shards(sentences: Sentences, count: int, context: int, part: slice = ALL) -> list[Shard]:
     """Shards with sentences of similar lengths and about equal numbers of tokens."""
     lengths = np.minimum(sentences.lengths, context)
     order = np.argsort(lengths, kind="stable")
     tokens = np.cumsum(lengths[order])
-    cuts = np.searchsorted(tokens, tokens[-1] * np.arange(1, count) / count)
+    count = min(count, len(order))
+    number = np.arange(1, count)
+    cuts = np.searchsorted(tokens, tokens[-1] * number / count)
+    # At least one sentence each.
+    cuts = np.maximum.accumulate(np.maximum(cuts, 1) - number) + number
+    cuts = np.minimum(cuts, len(order) - count + number)
     surprisals = sentences.surprisals
     shards = []
-    for rows in np.split(order, cuts):
-        if not len(rows):
-            continue
+    for rows in np.split(order, cuts)[part]:
         mask = sentences.mask[rows, :context]
         targets = sentences.tokens[rows, :context].astype(np.int64)
         inputs = np.concatenate([np.full((len(rows), 1), BOS_ID), targets[:, :-1]], axis=1)

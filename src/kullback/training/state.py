@@ -17,11 +17,15 @@ from kullback.training.gpt import GPT
 from kullback.training.metrics import Sums
 from kullback.training.muon import Muon
 
-__all__ = ["TrainingState"]
+__all__ = ["DivergedError", "TrainingState"]
 
 # Training has diverged where the loss exceeds this multiple of log V, the loss of a uniform guess:
 # learning rates that are too high give tens to thousands of nats long before an infinity appears.
 DIVERGED = 10.0
+
+
+class DivergedError(RunError):
+    """The loss or a gradient is not finite, or far too large; all processes see it together."""
 
 
 @dataclass
@@ -73,11 +77,16 @@ class TrainingState:
                 f"the loss is {loss:.4g} nats/token, a uniform guess costs {uniform:.4g}"
             )
 
-    def _diverged(self, reason: str) -> RunError:
-        kept = "no checkpoint was written yet"
-        if self.checkpoint_step is not None:
-            kept = f"the checkpoint of step {self.checkpoint_step} is kept"
-        return RunError(
+    @property
+    def kept_checkpoint(self) -> str:
+        """What can be resumed, in a clause."""
+        if self.checkpoint_step is None:
+            return "no checkpoint was written yet"
+        return f"the checkpoint of step {self.checkpoint_step} is kept"
+
+    def _diverged(self, reason: str) -> DivergedError:
+        kept = self.kept_checkpoint
+        return DivergedError(
             f"training diverged: {reason} at step {self.step}; {kept}, but resumed the run would "
             "diverge again: train a new run with lower learning rates (muon_lr is "
             f"{self.config.muon_lr:g}, adamw_lr is {self.config.adamw_lr:g}) or a longer warm-up "

@@ -23,7 +23,7 @@ from kullback.text.byte_spans import bytes_of_token
 from kullback.text.documents import read_texts
 from kullback.text.special_tokens import BOS, EOS
 from kullback.text.tokenizer_training import train_tokenizer
-from kullback.training.batches import Shard, TokenRows
+from kullback.training.batches import ALL, Shard, TokenRows
 from kullback.training.config import SIZES
 from kullback.training.packed_attention import PackedLayout
 
@@ -137,12 +137,18 @@ class TextBatches:
             "seed": self.seed,
         }
 
-    def shards(self, step: int, count: int) -> list[Shard]:
+    @property
+    def sequences(self) -> int:
+        """The windows of a batch."""
+        return self.windows
+
+    def shards(self, step: int, count: int, part: slice = ALL) -> list[Shard]:
         """Windows of the training split, drawn with the generator of (seed, step)."""
         rng = np.random.default_rng([self.seed, step])
         starts = rng.integers(0, len(self.training) - self.context, self.windows)
-        rows = self.training[starts[:, None] + np.arange(self.context + 1)]
-        return [_shard(part) for part in np.array_split(rows, count) if len(part)]
+        pieces = np.array_split(starts, min(count, self.windows))[part]
+        places = (piece[:, None] + np.arange(self.context + 1) for piece in pieces)
+        return [_shard(self.training[rows]) for rows in places]
 
     def validation(self, limit: int | None = None) -> list[Shard]:
         """The consecutive windows of the validation split.
