@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -138,6 +140,28 @@ def test_a_command_that_fails(tmp_path: Path, script, minutes, words):
     """The sentence has the reason and the last lines."""
     with pytest.raises(RunError, match=words):
         run_command([sys.executable, "-c", script], tmp_path, tmp_path, minutes, tmp_path / "o")
+
+
+def test_an_interruption_ends_the_command(tmp_path: Path):
+    """On Ctrl-C neither the command nor what it started is left."""
+    script = "sleep 30 & echo $! > child; wait"
+    previous = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    signal.setitimer(signal.ITIMER_REAL, 0.5)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run_command(
+                ["sh", "-c", f"cd {tmp_path}; {script}"], tmp_path, tmp_path, 1.0, tmp_path / "o"
+            )
+    finally:
+        signal.signal(signal.SIGALRM, previous)
+    child = int((tmp_path / "child").read_text())
+    state = Path(f"/proc/{child}/stat")
+    for _ in range(100):
+        if not state.exists() or state.read_text().rpartition(")")[2].split()[0] == "Z":
+            break
+        time.sleep(0.05)
+    else:
+        pytest.fail("the child still runs")
 
 
 def test_commands_that_cannot_be_run(tmp_path: Path):

@@ -38,6 +38,7 @@ def add(commands: Commands) -> None:
         "kullback doctor --json -- sh -c 'python train.py $KULLBACK_DATA $KULLBACK_OUT'",
         notes=NOTES,
     )  # fmt: skip
+    doctor.usage = "%(prog)s [OPTIONS] -- COMMAND ..."
     doctor.add_argument(
         "-o", "--output", type=output_name, metavar="DIR",
         help="new folder for data, model and output of the command (default: a temporary one)",

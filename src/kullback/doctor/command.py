@@ -13,7 +13,7 @@ from pathlib import Path
 from kullback.errors import InvalidValueError, RunError
 from kullback.runtime.escaping import visible
 
-__all__ = ["model_folder", "run_command"]
+__all__ = ["check_command", "model_folder", "run_command"]
 
 # Of the output of a command that failed.
 LAST_LINES, LAST_BYTES = 12, 4096
@@ -30,11 +30,7 @@ def run_command(
     KULLBACK_OUT.  Raises `InvalidValueError` for an empty command, `RunError` where it cannot be
     started, fails or takes longer; its processes are ended then, and on Ctrl-C.
     """
-    if not arguments:
-        raise InvalidValueError(
-            "COMMAND is empty: give the training command, e.g. kullback doctor -- python train.py "
-            "{data} {out}"
-        )
+    check_command(arguments)
     places = {"data": str(data.resolve()), "out": str(out.resolve())}
     filled = [_filled(argument, places) for argument in arguments]
     environment = os.environ | {f"KULLBACK_{k.upper()}": place for k, place in places.items()}
@@ -63,6 +59,15 @@ def run_command(
         how = f"exit code {code}" if code > 0 else f"signal {-code}"
         raise RunError(f"the command failed with {how}; its last lines: {_last_lines(output)}")
     return time.monotonic() - began
+
+
+def check_command(arguments: Sequence[str]) -> None:
+    """Raise `InvalidValueError` for an empty command."""
+    if not arguments:
+        raise InvalidValueError(
+            "COMMAND is empty: give the training command, e.g. kullback doctor -- python train.py "
+            "{data} {out}"
+        )
 
 
 def model_folder(out: Path) -> Path:

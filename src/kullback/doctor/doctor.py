@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 
 from kullback.callbacks.fixed_rows import logits_of, open_rows
-from kullback.doctor.command import model_folder, run_command
+from kullback.doctor.command import check_command, model_folder, run_command
 from kullback.doctor.diagnosis import findings_of
 from kullback.doctor.probes import averaging_curve, probe
 from kullback.doctor.reference import reference_run
@@ -57,6 +57,7 @@ def diagnose(
     model of another vocabulary, `RunError` where the command fails or writes no model.
     """
     progress = progress or Progress()
+    check_command(command)
     try:
         import transformers  # noqa: F401
     except ImportError:
@@ -66,7 +67,7 @@ def diagnose(
     source = doctor_source()
     data, out = folder / "data", folder / "out"
     export_source(source, tokens, data, seed, VALIDATION, FORMATS, progress=progress)
-    progress.stage(f"running {command[0] if command else 'nothing'}")
+    progress.stage(f"running {command[0]}")
     seconds = run_command(command, data, out, minutes, folder / "output.txt")
     saved = model_folder(out)
     progress.stage(f"evaluating {saved}")
