@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from kullback.training.muon import Muon, orthogonalise
+from kullback.training.muon import Muon, orthogonalise, orthogonalise_wide
 
 SHAPES = [(16, 16), (40, 16), (16, 40), (16, 16), (16, 40), (1, 8), (8, 1)]
 
@@ -112,3 +112,30 @@ def test_closures_are_called_once():
     calls: list[float] = []
     assert Muon([weight]).step(lambda: calls.append(1.5) or 1.5) == 1.5
     assert calls == [1.5]
+
+
+def test_wide_matrices_by_the_shorter_way():
+    """Both ways to orthogonalise agree where singular values differ a thousandfold."""
+    generator = torch.Generator().manual_seed(0)
+    matrices = torch.randn(3, 16, 40, generator=generator) * torch.logspace(0, -3, 16)[:, None]
+    expected = orthogonalise(matrices.double()).double()
+    ours = orthogonalise_wide(matrices).double()
+    torch.testing.assert_close(ours, expected, rtol=0, atol=0.05 if _rounds() else 1e-4)
+
+
+def _rounds() -> bool:
+    return bool(torch.cpu._is_avx512_bf16_supported())
+
+
+def test_blocks_are_matrices_of_their_own():
+    """With `rows`, each block moves as it would alone, the last, smaller one too."""
+    whole, parts = nn.Parameter(torch.ones(20, 24)), [torch.ones(8, 24)] * 2 + [torch.ones(4, 24)]
+    gradient = torch.randn(20, 24, generator=torch.Generator().manual_seed(0))
+    pieces = [nn.Parameter(part.clone()) for part in parts]
+    whole.grad = gradient
+    for piece, part in zip(pieces, gradient.split(8), strict=True):
+        piece.grad = part.clone()
+    Muon([whole], rows=8).step()
+    Muon(pieces, rows=8).step()
+    assert (whole.detach() != 1).all()
+    torch.testing.assert_close(whole, torch.cat(pieces), rtol=0, atol=1e-6)

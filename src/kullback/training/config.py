@@ -23,6 +23,7 @@ RANGES = {
     "adamw_lr": _RATE,
     "warmup_steps": Range(0, 10**9),
     "decay_fraction": Range(0, 1.0, whole=False, above=True),
+    "muon_rows": Range(0, 65_536),
     "clip_norm": Range(0, 1e9, whole=False, above=True),
     "shards": Range(1, 4096),
     "accumulate": Range(1, 10**6),
@@ -70,6 +71,8 @@ class TrainingConfig:
     log_every: int = 10
     evaluate_every: int = 100
     checkpoint_every: int = 100
+    muon_rows: int = 0
+    """Rows of the blocks of a matrix that Muon orthogonalises one by one; 0 for whole matrices."""
 
     def __post_init__(self) -> None:
         for name, limits in RANGES.items():

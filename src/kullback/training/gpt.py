@@ -27,10 +27,15 @@ from torch.utils.checkpoint import checkpoint
 
 from kullback.errors import InvalidValueError
 from kullback.runtime.limits import check_fits
+from kullback.training.block_functions import normalised_linear, swiglu
 from kullback.training.config import SIZES
 from kullback.training.packed_attention import PackedLayout, packed_attention
 
 __all__ = ["GPT", "GPTConfig"]
+
+# The longest rows, in tokens, on which our attention is faster than torch's fused kernel; it also
+# keeps its weights, whose memory is proportional to T².
+LONGEST_ROW = 256
 
 
 @dataclass(frozen=True)
@@ -156,30 +161,40 @@ class Attention(nn.Module):
     def forward(
         self,
         x_MD: Float[Tensor, "M D"],
-        rotation_M1P: Complex[Tensor, "M 1 P"],
+        norm: RMSNorm,
+        rotation_TP: Complex[Tensor, "T P"],
         layout: PackedLayout | tuple[int, int],
     ) -> Float[Tensor, "M D"]:
-        """Attention of each token over itself and the tokens before it in its sequence."""
-        M, D = x_MD.shape
-        # One matmul for q, k and v: the number of calls limits a small model.  Llama rotates
-        # coordinate i with i + K/2.  With both adjacent (permuted in the weights, at no cost, and
-        # equally for q and k, which preserves their dot products) the rotation is one complex
-        # multiplication.
-        qk_weight = torch.cat([self.q_proj.weight, self.k_proj.weight])
-        qk_weight = qk_weight.view(2 * self.heads, 2, -1, D).transpose(1, 2).reshape(2 * D, D)
-        qkv = F.linear(x_MD, torch.cat([qk_weight, self.v_proj.weight]))
-        qk, v_MHK = qkv.view(M, 3 * self.heads, -1).tensor_split([2 * self.heads], dim=1)
-        pairs = torch.view_as_complex(qk.view(M, 2 * self.heads, -1, 2))
-        q_MHK, k_MHK = torch.view_as_real(pairs * rotation_M1P).flatten(-2).chunk(2, dim=1)
-        if isinstance(layout, PackedLayout):
-            mixed = packed_attention(q_MHK, k_MHK, v_MHK, layout)
+        """`x_MD` plus attention of each normalised token over itself and those before it."""
+        # One matmul for q, k and v: the number of calls limits a small model.
+        qkv_MC = normalised_linear(
+            x_MD, norm.weight, norm.eps, self.q_proj.weight, self.k_proj.weight,
+            self.v_proj.weight, rotated_heads=self.heads,
+        )  # fmt: skip
+        if isinstance(layout, PackedLayout) and layout.longest <= LONGEST_ROW:
+            mixed_MD = packed_attention(qkv_MC, rotation_TP, self.heads, layout)
         else:
-            q, k, v = (
-                x.view(*layout, self.heads, -1).transpose(1, 2) for x in (q_MHK, k_MHK, v_MHK)
-            )
-            mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2)
-        out: Tensor = self.o_proj(mixed.reshape(M, D))
-        return out
+            mixed_MD = self._long_rows(qkv_MC, rotation_TP, layout)
+        return torch.addmm(x_MD, mixed_MD, self.o_proj.weight.T)
+
+    def _long_rows(
+        self,
+        qkv_MC: Float[Tensor, "M 3*D"],
+        rotation_TP: Complex[Tensor, "T P"],
+        layout: PackedLayout | tuple[int, int],
+    ) -> Float[Tensor, "M D"]:
+        """Attention with torch's fused kernel, whose memory is proportional to T."""
+        packed = isinstance(layout, PackedLayout)
+        shape = (layout.sequences, layout.longest) if packed else layout
+        rows = layout.rows(qkv_MC) if packed else qkv_MC
+        qkv = rows.view(*shape, 3, self.heads, -1)
+        pairs = torch.view_as_complex(qkv[:, :, :2].unflatten(-1, (-1, 2)))
+        rotated = torch.view_as_real(pairs * rotation_TP[:, None, None]).flatten(-2)
+        q, k, v = (x.transpose(1, 2) for x in (*rotated.unbind(2), qkv[:, :, 2]))
+        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        mixed_NTD = mixed.transpose(1, 2).flatten(-2)
+        rows = mixed_NTD.reshape(-1, mixed_NTD.shape[-1])
+        return layout.tokens(rows) if packed else rows
 
 
 class MLP(nn.Module):
@@ -191,10 +206,12 @@ class MLP(nn.Module):
         self.up_proj = nn.Linear(config.width, config.mlp_width, bias=False)
         self.down_proj = nn.Linear(config.mlp_width, config.width, bias=False)
 
-    def forward(self, x_MD: Float[Tensor, "M D"]) -> Float[Tensor, "M D"]:
-        """down(silu(gate(x)) × up(x))."""
-        out: Tensor = self.down_proj(F.silu(self.gate_proj(x_MD)) * self.up_proj(x_MD))
-        return out
+    def forward(self, x_MD: Float[Tensor, "M D"], norm: RMSNorm) -> Float[Tensor, "M D"]:
+        """`x_MD` plus down(silu(gate(y)) × up(y)), where y is `x_MD` normalised."""
+        gate_up = normalised_linear(
+            x_MD, norm.weight, norm.eps, self.gate_proj.weight, self.up_proj.weight
+        )
+        return torch.addmm(x_MD, swiglu(gate_up), self.down_proj.weight.T)
 
 
 class Block(nn.Module):
@@ -210,12 +227,12 @@ class Block(nn.Module):
     def forward(
         self,
         x_MD: Float[Tensor, "M D"],
-        rotation_M1P: Complex[Tensor, "M 1 P"],
+        rotation_TP: Complex[Tensor, "T P"],
         layout: PackedLayout | tuple[int, int],
     ) -> Float[Tensor, "M D"]:
         """The residual stream after this block."""
-        x_MD = x_MD + self.self_attn(self.input_layernorm(x_MD), rotation_M1P, layout)
-        out: Tensor = x_MD + self.mlp(self.post_attention_layernorm(x_MD))
+        x_MD = self.self_attn(x_MD, self.input_layernorm, rotation_TP, layout)
+        out: Tensor = self.mlp(x_MD, self.post_attention_layernorm)
         return out
 
 
@@ -265,14 +282,13 @@ class GPT(nn.Module):
     def hidden(self, tokens_NT: Int[Tensor, "N T"]) -> Float[Tensor, "N T D"]:
         """The normalised hidden states; ``hidden @ head_weight.T`` are the logits."""
         N, T = tokens_NT.shape
-        position_M = torch.arange(T, device=tokens_NT.device).repeat(N)
-        return self._hidden(tokens_NT.flatten(), position_M, (N, T)).view(N, T, -1)
+        return self._hidden(tokens_NT.flatten(), (N, T)).view(N, T, -1)
 
     def hidden_packed(
         self, tokens_M: Int[Tensor, "M"], layout: PackedLayout
     ) -> Float[Tensor, "M D"]:
         """The same for concatenated sequences, without padding."""
-        return self._hidden(tokens_M, layout.position_M, layout)
+        return self._hidden(tokens_M, layout)
 
     def forward(self, tokens_NT: Int[Tensor, "N T"]) -> Float[Tensor, "N T V"]:
         """The logits of the next token at every position."""
@@ -281,7 +297,6 @@ class GPT(nn.Module):
     def _hidden(
         self,
         tokens_M: Int[Tensor, "M"],
-        position_M: Int[Tensor, "M"],
         layout: PackedLayout | tuple[int, int],
     ) -> Float[Tensor, "M D"]:
         longest = layout.tokens_of_longest if isinstance(layout, PackedLayout) else layout[1]
@@ -291,23 +306,24 @@ class GPT(nn.Module):
                 f"{self.config.context}; shorten it, or train a model with a longer context"
             )
         x_MD = self.model.embed_tokens(tokens_M)
-        rotation_M1P = self._rotation(longest, x_MD)[position_M]
+        columns = layout.longest if isinstance(layout, PackedLayout) else longest
+        rotation_TP = self._rotation(columns, x_MD)
         again = self.checkpoint_activations and torch.is_grad_enabled()
         for block in self.model.layers:
             if again:  # there is no dropout, so no generator's state to restore
                 x_MD = checkpoint(
-                    block, x_MD, rotation_M1P, layout,
+                    block, x_MD, rotation_TP, layout,
                     use_reentrant=False, preserve_rng_state=False,
                 )  # fmt: skip
             else:
-                x_MD = block(x_MD, rotation_M1P, layout)
+                x_MD = block(x_MD, rotation_TP, layout)
         out: Tensor = self.model.norm(x_MD)
         return out
 
-    def _rotation(self, T: int, like: Tensor) -> Complex[Tensor, "T 1 P"]:
+    def _rotation(self, T: int, like: Tensor) -> Complex[Tensor, "T P"]:
         """exp(i × position × frequency); angles in float32 as in every Llama, then cast."""
         K = self.config.width // self.config.heads
         pairs = torch.arange(0, K, 2, device=like.device, dtype=torch.float32)
         frequencies = 1.0 / self.config.rope_theta ** (pairs / K)
         angles = torch.arange(T, device=like.device, dtype=torch.float32)[:, None] * frequencies
-        return torch.complex(angles.cos().to(like.dtype), angles.sin().to(like.dtype))[:, None]
+        return torch.complex(angles.cos().to(like.dtype), angles.sin().to(like.dtype))

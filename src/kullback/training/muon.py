@@ -10,20 +10,27 @@ same learning rate.  Five steps of a quintic Newton-Schulz iteration approximate
 calls cost more than the arithmetic.  Here matrices of equal shape share one batched product, in
 bfloat16 where the processor multiplies it natively (as Jordan does) and otherwise in float32, split
 over a pool of threads.  The update rule is that of torch, and a test compares the two.
+
+The products cost more than the rest of a step where a batch has few tokens: five steps for an
+R×C matrix take 5 × (4 R² C + 2 R³) operations, a token 6 × R × C.  With `rows`, a matrix is
+orthogonalised in blocks of so many rows, such as the rows of one head.  A block has far fewer rows
+than columns, and the iteration then needs X only at its ends: with G = X X^T, each step
+multiplies X by a polynomial of G, which commutes with those of the other steps, so that
+`orthogonalise_wide` multiplies R×R matrices (``docs/log.md`` has the times and the losses).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from concurrent.futures import Executor
-from typing import Any, overload
+from typing import overload
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.optim import Optimizer
 
-__all__ = ["Muon", "orthogonalise"]
+__all__ = ["Muon", "orthogonalise", "orthogonalise_wide"]
 
 # Jordan 2024, "Muon: an optimizer for hidden layers in neural networks": the coefficients that
 # increase small singular values fastest while all end between about 0.7 and 1.2.
@@ -34,7 +41,7 @@ STEPS = 5
 def orthogonalise(matrices_BRC: Float[Tensor, "B R C"]) -> Float[Tensor, "B R C"]:
     """The matrices with all singular values close to 1; rows must not exceed columns."""
     a, b, c = COEFFICIENTS
-    x = matrices_BRC / matrices_BRC.norm(dim=(1, 2), keepdim=True).clamp_min(1e-7)
+    x = _normalised(matrices_BRC)
     if x.device.type != "cpu" or bool(torch.cpu._is_avx512_bf16_supported()):
         x = x.bfloat16()
     for _ in range(STEPS):
@@ -44,11 +51,41 @@ def orthogonalise(matrices_BRC: Float[Tensor, "B R C"]) -> Float[Tensor, "B R C"
     return out
 
 
+def orthogonalise_wide(matrices_BRC: Float[Tensor, "B R C"]) -> Float[Tensor, "B R C"]:
+    """The same in the dtype of the matrices, with fewer operations where C is at least 2 R.
+
+    With P_k = a I + b G_k + c G_k² of each step, the result is P_5 ... P_1 X, and
+    G_{k+1} = P_k G_k P_k.
+    """
+    a, b, c = COEFFICIENTS
+    x = _normalised(matrices_BRC)
+    gram = torch.bmm(x, x.mT)
+    product: Tensor | None = None
+    for step in range(STEPS):
+        # P without a I, which the next products add.
+        rest = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        if step < STEPS - 1:
+            half = torch.baddbmm(gram, rest, gram, beta=a)
+            gram = torch.baddbmm(half, rest, half, beta=a)
+        if product is None:
+            product = rest
+            product.diagonal(dim1=1, dim2=2).add_(a)
+        else:
+            product = torch.baddbmm(product, rest, product, beta=a)
+    assert product is not None
+    return torch.bmm(product, x)
+
+
+def _normalised(matrices_BRC: Float[Tensor, "B R C"]) -> Float[Tensor, "B R C"]:
+    return matrices_BRC / matrices_BRC.norm(dim=(1, 2), keepdim=True).clamp_min(1e-7)
+
+
 class Muon(Optimizer):
     """Muon over matrices; every parameter must have two dimensions.
 
     `lr` multiplies an update whose singular values are near sqrt(max(1, rows / columns));
-    `weight_decay` is decoupled, as in AdamW.  `pool`, where set, processes the matrices in `parts`.
+    `weight_decay` is decoupled, as in AdamW.  With `rows`, each block of so many rows of a matrix
+    is a matrix of its own.  `pool`, where set, processes the matrices in `parts`.
     """
 
     pool: Executor | None = None
@@ -60,8 +97,10 @@ class Muon(Optimizer):
         lr: float = 0.02,
         momentum: float = 0.95,
         weight_decay: float = 0.0,
+        rows: int | None = None,
     ) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        self.rows = rows
 
     @overload
     def step(self, closure: None = None) -> None: ...
@@ -72,39 +111,69 @@ class Muon(Optimizer):
         """One update of every parameter that has a gradient."""
         loss = None if closure is None else closure()
         for group in self.param_groups:
-            by_shape: dict[tuple[int, int], list[Tensor]] = {}
-            for weight in group["params"]:
-                if weight.grad is not None:
-                    rows, columns = weight.shape
-                    by_shape.setdefault((min(rows, columns), max(rows, columns)), []).append(weight)
-            stacks = [torch.stack([self._update(w, group) for w in ws]) for ws in by_shape.values()]
-            updates = (update for stack in self._orthogonalise(stacks) for update in stack)
-            for weight, update in zip(
-                (w for ws in by_shape.values() for w in ws), updates, strict=True
-            ):
-                rows, columns = weight.shape
-                weight.mul_(1 - group["lr"] * group["weight_decay"])
+            weights = [weight for weight in group["params"] if weight.grad is not None]
+            updates = self._momenta(weights, group["momentum"])
+            # Blocks of equal shape share one batch; each is transposed where rows exceed columns.
+            by_shape: dict[tuple[int, int], list[tuple[Tensor, Tensor]]] = {}
+            for weight, update in zip(weights, updates, strict=True):
+                blocks = zip(self._blocks(weight), self._blocks(update), strict=True)
+                for part_BRC, update_BRC in blocks:
+                    wide = (
+                        update_BRC if update_BRC.shape[1] <= update_BRC.shape[2] else update_BRC.mT
+                    )
+                    shape = (wide.shape[1], wide.shape[2])
+                    by_shape.setdefault(shape, []).append((part_BRC, wide))
+            stacks = [torch.cat([wide for _, wide in pairs]) for pairs in by_shape.values()]
+            counts = [[len(wide) for _, wide in pairs] for pairs in by_shape.values()]
+            done = (
+                part
+                for stack, count in zip(self._orthogonalise(stacks), counts, strict=True)
+                for part in stack.split(count)
+            )
+            parts = [part for pairs in by_shape.values() for part, _ in pairs]
+            if group["weight_decay"]:
+                torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
+            for part_BRC, update in zip(parts, done, strict=True):
+                rows, columns = part_BRC.shape[1:]
                 scale = max(1.0, rows / columns) ** 0.5
-                weight.add_(update.mT if rows > columns else update, alpha=-group["lr"] * scale)
+                part_BRC.add_(update.mT if rows > columns else update, alpha=-group["lr"] * scale)
         return loss
 
-    def _update(self, weight: Tensor, group: dict[str, Any]) -> Float[Tensor, "R C"]:
-        """The Nesterov momentum, transposed where rows exceed columns."""
-        state, gradient = self.state[weight], weight.grad
-        assert gradient is not None
-        if not state:
-            state["momentum_buffer"] = torch.zeros_like(weight)
-        buffer = state["momentum_buffer"].lerp_(gradient, 1 - group["momentum"])
-        update = gradient.lerp(buffer, group["momentum"])
-        return update.mT if update.shape[0] > update.shape[1] else update
+    def _momenta(self, weights: list[Tensor], momentum: float) -> list[Tensor]:
+        """The Nesterov momentum of each weight."""
+        if not weights:
+            return []
+        for weight in weights:
+            if not self.state[weight]:
+                self.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
+        gradients = [weight.grad for weight in weights if weight.grad is not None]
+        buffers = [self.state[weight]["momentum_buffer"] for weight in weights]
+        torch._foreach_lerp_(buffers, gradients, 1 - momentum)
+        return list(torch._foreach_lerp(gradients, buffers, momentum))
 
-    def _orthogonalise(self, stacks: list[Float[Tensor, "B R C"]]) -> Iterable[Tensor]:
-        pieces = [
-            piece for stack in stacks for piece in stack.tensor_split(self.parts) if len(piece)
-        ]
-        return (self.pool.map if self.pool else map)(_without_grad, pieces)
+    def _blocks(self, matrix_RC: Tensor) -> list[Tensor]:
+        """Views of all rows as batches of matrices: those of `rows` rows, and the rest."""
+        total, columns = matrix_RC.shape
+        rows = min(self.rows or total, total)
+        whole = total - total % rows
+        blocks = [matrix_RC[:whole].view(-1, rows, columns)]
+        return blocks if whole == total else [*blocks, matrix_RC[None, whole:]]
+
+    def _orthogonalise(self, stacks: list[Float[Tensor, "B R C"]]) -> list[Tensor]:
+        pieces = [stack.tensor_split(min(self.parts, len(stack))) for stack in stacks]
+        every = (piece for of_stack in pieces for piece in of_stack)
+        function = _whole if self.rows is None else _in_blocks
+        done = iter((self.pool.map if self.pool else map)(function, every))
+        return [torch.cat([next(done) for _ in of_stack]) for of_stack in pieces]
 
 
-def _without_grad(matrices_BRC: Float[Tensor, "B R C"]) -> Float[Tensor, "B R C"]:
+def _whole(matrices_BRC: Float[Tensor, "B R C"]) -> Float[Tensor, "B R C"]:
     with torch.no_grad():  # a setting of the thread, not of the process
         return orthogonalise(matrices_BRC)
+
+
+def _in_blocks(matrices_BRC: Float[Tensor, "B R C"]) -> Float[Tensor, "B R C"]:
+    _, rows, columns = matrices_BRC.shape
+    with torch.no_grad():
+        wide = matrices_BRC.device.type == "cpu" and columns >= 2 * rows
+        return orthogonalise_wide(matrices_BRC) if wide else orthogonalise(matrices_BRC)

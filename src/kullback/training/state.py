@@ -50,7 +50,7 @@ class TrainingState:
         hidden = [w.ndim == 2 and ".layers." in n for n, w in self.model.named_parameters()]
         matrices = [w for w, is_hidden in zip(self.weights, hidden, strict=True) if is_hidden]
         others = [w for w, is_hidden in zip(self.weights, hidden, strict=True) if not is_hidden]
-        self.muon = Muon(matrices)
+        self.muon = Muon(matrices, rows=self.config.muon_rows or None)
         self.adamw = torch.optim.AdamW(others, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
 
     def update(self, gradients: list[Tensor]) -> None:
