@@ -42,6 +42,8 @@ OPTIONS = (
      "entries of the tokenizer trained on a text"),
     ("--context", "context", SIZES["context"], "64", "tokens of a window of text"),
     ("--muon-lr", "muon_lr", RANGES["muon_lr"], "0.02", "learning rate of the blocks' matrices"),
+    ("--muon-rows", "muon_rows", RANGES["muon_rows"], "0",
+     "rows that Muon orthogonalises together; 0 for whole matrices"),
     ("--adamw-lr", "adamw_lr", RANGES["adamw_lr"], "0.003",
      "learning rate of all other parameters"),
     ("--warmup-steps", "warmup_steps", RANGES["warmup_steps"], "20",

@@ -70,6 +70,7 @@ def train_model(
     log_every: int = TrainingConfig.log_every,
     evaluate_every: int = TrainingConfig.evaluate_every,
     checkpoint_every: int = TrainingConfig.checkpoint_every,
+    muon_rows: int = TrainingConfig.muon_rows,
     threads: int = TrainingConfig.shards,
     accumulate: int = TrainingConfig.accumulate,
     checkpoint_activations: bool = TrainingConfig.checkpoint_activations,
@@ -106,7 +107,7 @@ def train_model(
             TrainingConfig.steps if steps is None else steps, muon_lr, adamw_lr, warmup_steps,
             decay_fraction, clip_norm, threads, accumulate, processes.world_size, seed=seed,
             log_every=log_every, evaluate_every=evaluate_every, checkpoint_every=checkpoint_every,
-            checkpoint_activations=checkpoint_activations,
+            checkpoint_activations=checkpoint_activations, muon_rows=muon_rows,
         )  # fmt: skip
         settings.check(text is not None, config)
         of_text = {"vocabulary_size": vocabulary_size, "context": context, "tokenizer": tokenizer,

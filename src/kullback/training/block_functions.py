@@ -38,7 +38,7 @@ class _NormalisedLinear(torch.autograd.Function):
         unit_MD = x_MD * inverse_M1
         ctx.save_for_backward(unit_MD, inverse_M1, joint_CD, norm_D, *matrices)
         ctx.rotated_heads = rotated_heads  # type: ignore[attr-defined]
-        return unit_MD @ joint_CD.T
+        return torch.mm(unit_MD, joint_CD.T)
 
     @staticmethod
     def backward(
@@ -63,7 +63,7 @@ def _views(
     joint_CD: Tensor, matrices: tuple[Tensor, ...], rotated_heads: int
 ) -> list[tuple[Tensor, Tensor]]:
     """The rows of each matrix in the joint one, and the matrix, as views of equal shapes."""
-    parts = joint_CD.split([len(matrix) for matrix in matrices])
+    parts = torch.split(joint_CD, [len(matrix) for matrix in matrices])
     views = list(zip(parts, matrices, strict=True))
     if rotated_heads:
         # Llama rotates coordinate i of a head with i + K/2; here both become adjacent, equally for

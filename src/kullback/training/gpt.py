@@ -33,8 +33,8 @@ from kullback.training.packed_attention import PackedLayout, packed_attention
 
 __all__ = ["GPT", "GPTConfig"]
 
-# The longest rows, in tokens, on which our attention is faster than torch's fused kernel; it also
-# keeps its weights, whose memory is proportional to T².
+# The longest rows, in tokens, of our own attention, which keeps its weights: memory proportional to
+# T².  Longer rows get torch's fused kernel.
 LONGEST_ROW = 256
 
 
@@ -171,30 +171,30 @@ class Attention(nn.Module):
             x_MD, norm.weight, norm.eps, self.q_proj.weight, self.k_proj.weight,
             self.v_proj.weight, rotated_heads=self.heads,
         )  # fmt: skip
-        if isinstance(layout, PackedLayout) and layout.longest <= LONGEST_ROW:
+        if isinstance(layout, tuple):
+            mixed_MD = self._long_rows(qkv_MC, rotation_TP, layout)
+        elif layout.longest <= LONGEST_ROW:
             mixed_MD = packed_attention(qkv_MC, rotation_TP, self.heads, layout)
         else:
-            mixed_MD = self._long_rows(qkv_MC, rotation_TP, layout)
+            shape = layout.sequences, layout.longest
+            rows = self._long_rows(layout.rows(qkv_MC), rotation_TP, shape)
+            mixed_MD = layout.tokens(rows)
         return torch.addmm(x_MD, mixed_MD, self.o_proj.weight.T)
 
     def _long_rows(
         self,
-        qkv_MC: Float[Tensor, "M 3*D"],
+        rows: Float[Tensor, "N*T 3*D"],
         rotation_TP: Complex[Tensor, "T P"],
-        layout: PackedLayout | tuple[int, int],
-    ) -> Float[Tensor, "M D"]:
+        shape: tuple[int, int],
+    ) -> Float[Tensor, "N*T D"]:
         """Attention with torch's fused kernel, whose memory is proportional to T."""
-        packed = isinstance(layout, PackedLayout)
-        shape = (layout.sequences, layout.longest) if packed else layout
-        rows = layout.rows(qkv_MC) if packed else qkv_MC
         qkv = rows.view(*shape, 3, self.heads, -1)
-        pairs = torch.view_as_complex(qkv[:, :, :2].unflatten(-1, (-1, 2)))
+        pairs = torch.view_as_complex(qkv[:, :, :2].view(*shape, 2, self.heads, -1, 2))
         rotated = torch.view_as_real(pairs * rotation_TP[:, None, None]).flatten(-2)
-        q, k, v = (x.transpose(1, 2) for x in (*rotated.unbind(2), qkv[:, :, 2]))
+        q, k = rotated[:, :, 0].transpose(1, 2), rotated[:, :, 1].transpose(1, 2)
+        v = qkv[:, :, 2].transpose(1, 2)
         mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        mixed_NTD = mixed.transpose(1, 2).flatten(-2)
-        rows = mixed_NTD.reshape(-1, mixed_NTD.shape[-1])
-        return layout.tokens(rows) if packed else rows
+        return mixed.transpose(1, 2).reshape(len(rows), -1)
 
 
 class MLP(nn.Module):

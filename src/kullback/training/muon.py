@@ -73,11 +73,13 @@ def orthogonalise_wide(matrices_BRC: Float[Tensor, "B R C"]) -> Float[Tensor, "B
         else:
             product = torch.baddbmm(product, rest, product, beta=a)
     assert product is not None
-    return torch.bmm(product, x)
+    out: Tensor = torch.bmm(product, x)
+    return out
 
 
 def _normalised(matrices_BRC: Float[Tensor, "B R C"]) -> Float[Tensor, "B R C"]:
-    return matrices_BRC / matrices_BRC.norm(dim=(1, 2), keepdim=True).clamp_min(1e-7)
+    out: Tensor = matrices_BRC / matrices_BRC.norm(dim=(1, 2), keepdim=True).clamp_min(1e-7)
+    return out
 
 
 class Muon(Optimizer):
@@ -128,7 +130,7 @@ class Muon(Optimizer):
             done = (
                 part
                 for stack, count in zip(self._orthogonalise(stacks), counts, strict=True)
-                for part in stack.split(count)
+                for part in torch.split(stack, count)
             )
             parts = [part for pairs in by_shape.values() for part, _ in pairs]
             if group["weight_decay"]:
