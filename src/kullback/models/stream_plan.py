@@ -115,9 +115,9 @@ def _size(size: int) -> str:
 def _duration(seconds: float) -> str:
     """In a unit that suits it.
 
-    >>> _duration(40), _duration(600), _duration(20_000)
-    ('40 seconds', '10 minutes', '5.6 hours')
+    >>> _duration(0.3), _duration(40), _duration(600), _duration(20_000)
+    ('2 seconds', '40 seconds', '10 minutes', '5.6 hours')
     """
     if seconds < 90:
-        return f"{max(seconds, 1):.0f} seconds"
+        return f"{max(seconds, 2):.0f} seconds"
     return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
