@@ -83,11 +83,10 @@ def train_model(
     `text` are files, folders and patterns (``*.jsonl``), with the column `field` where they have
     rows; `validation` are those that are held out.  `tokenizer` is "characters", a
     ``tokenizer.json`` or its folder; None trains a byte-level BPE.  `size` is a name in
-    `kullback.training.sizes.NAMED_SIZES`, nano by default; what else is given replaces its fields.
-    A run has `steps`, or as many as a probe says fit into `minutes`, or with `size` as many as give
-    20 tokens a parameter, else 800.  `log` are names of `kullback.training.loggers.LOGGERS`.  The
-    other keywords are the options of ``kullback train``, with its defaults.  Under torchrun the
-    processes share every batch, and non-zero ranks get a `NonZeroRank`.
+    `kullback.training.sizes.NAMED_SIZES` (nano); what else is given replaces its fields.  A run has
+    `steps`, or as many as a probe says fit into `minutes`, or with `size` as many as give 20 tokens
+    a parameter, else 800.  `log` are names of `kullback.training.loggers.LOGGERS`.  The others are
+    the options of ``kullback train``.  Under torchrun non-zero ranks get a `NonZeroRank`.
 
     Ctrl-C writes a checkpoint and raises `kullback.training.interruption.Interrupted`.  Raises
     `InvalidValueError` for values out of range and keywords that do not apply, and `RunError` where
