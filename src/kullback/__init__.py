@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from kullback.evaluation.evaluate import evaluate
     from kullback.evaluation.evaluate_source import evaluate_source
     from kullback.evaluation.record import record
+    from kullback.ladder.scaling import scaling
     from kullback.models.load import load_sized as load_model
     from kullback.models.quantise import quantise
     from kullback.models.train import train_model as train
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from kullback.results.evaluation import Evaluation
     from kullback.results.lab import LabResults
     from kullback.results.measurement import Measurement
+    from kullback.results.scaling import Scaling
     from kullback.results.source import SourceEvaluation
     from kullback.results.training import TrainingRun
     from kullback.text.documents import Document
@@ -50,6 +52,7 @@ __all__ = [
     "Measurement",
     "MissingExtraError",
     "RunError",
+    "Scaling",
     "SourceEvaluation",
     "TrainingRun",
     "compare",
@@ -59,6 +62,7 @@ __all__ = [
     "mean_with_interval",
     "quantise",
     "record",
+    "scaling",
     "sources",
     "train",
 ]
@@ -72,6 +76,7 @@ _PLACES = {
     "Evaluation": "kullback.results.evaluation",
     "LabResults": "kullback.results.lab",
     "Measurement": "kullback.results.measurement",
+    "Scaling": "kullback.results.scaling",
     "SourceEvaluation": "kullback.results.source",
     "TrainingRun": "kullback.results.training",
     "compare": "kullback.comparison.compare",
@@ -81,6 +86,7 @@ _PLACES = {
     "mean_with_interval": "kullback.uncertainty.intervals",
     "quantise": "kullback.models.quantise",
     "record": "kullback.evaluation.record",
+    "scaling": "kullback.ladder.scaling",
     "sources": "kullback:sources",
     "train": "kullback.models.train:train_model",
 }

@@ -74,8 +74,12 @@ def test_the_interval_contains_the_floor_and_grows_with_the_noise() -> None:
 
 
 def test_a_floor_that_the_ladder_does_not_show_is_said() -> None:
-    """Next to a line in log x, the interval is wider than the losses' own range."""
+    """Next to a line in log x, or with much noise, the interval is wider than the last excess."""
     assert not fit_scaling_law(X, law(0.7, 3.0, 0.05, 0.03), replicates=300).identified
+    noisy = fit_scaling_law(X, law(0.7, 40.0, 0.4, 0.03), replicates=300)
+    low, high = noisy.floor_interval
+    assert noisy.scale * X[-1] ** -noisy.exponent < high - low < np.ptp(law(0.7, 40.0, 0.4, 0.03))
+    assert not noisy.identified
 
 
 @pytest.mark.parametrize(

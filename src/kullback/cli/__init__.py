@@ -25,6 +25,7 @@ from kullback.cli import (
     quantise,
     record,
     sample,
+    scaling,
     source,
     train,
 )
@@ -146,6 +147,7 @@ def make_parser() -> Parser:
         "  kullback sample runs/mine --prompt 'yesterday she'\n"
         "  kullback evaluate FOLDER --text book.txt\n"
         "  kullback compare FOLDER FOLDER@int8 --text book.txt\n"
+        "  kullback scaling -o ladder\n"
         "  kullback doctor -- python train.py {data} {out}\n"
         "  mkdir -p ~/.local/share/bash-completion/completions\n"
         "  kullback --print-completion bash > ~/.local/share/bash-completion/completions/kullback",
@@ -156,7 +158,7 @@ def make_parser() -> Parser:
         help="print what a shell needs to complete commands and options",
     )  # fmt: skip
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command")
-    measuring = (evaluate, compare, record, quantise, doctor)
+    measuring = (evaluate, compare, record, quantise, doctor, scaling)
     for command in (lab, derive, source, train, sample, *measuring):
         command.add(commands)
     return parser

@@ -36,6 +36,7 @@ _SUMMARY = {
     "Comparison": "terminal.comparison.comparison_summary",
     "LabResults": "terminal.lab.lab_summary",
     "Diagnosis": "terminal.doctor.doctor_summary",
+    "Scaling": "terminal.scaling.scaling_summary",
     "SourceEvaluation": "terminal.source.source_summary",
     "TrainingRun": "terminal.training.training_summary",
 }

@@ -17,7 +17,9 @@ from kullback.errors import InvalidValueError
 __all__ = [
     "EXPORTED_TOKENS",
     "HOLDOUTS",
+    "LADDER_MINUTES",
     "LENGTHS",
+    "RUNGS",
     "SEEDS",
     "SENTENCES",
     "TEMPERATURES",
@@ -115,3 +117,7 @@ TEMPERATURES = Range(0, 1e6, whole=False)
 TOLERANCES = Range(0, 1e6, whole=False)
 #: Tokens of the vocabulary kept at each position.
 TOP_K = Range(1, 10**7)
+#: Runs of a scaling ladder: `kullback.theory.scaling_law.FEWEST_RUNGS` at least.
+RUNGS = Range(4, 32)
+#: That all of them may take.
+LADDER_MINUTES = Range(0.05, 100_000, whole=False)

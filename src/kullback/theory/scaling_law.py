@@ -45,7 +45,7 @@ class ScalingLaw:
     noise: float
     """Standard deviation of log(excess) about the curve that the residuals show; 0 if none."""
     identified: bool
-    """Whether the interval of E is narrower than the losses' own range."""
+    """Whether the interval of E is narrower than the excess of the last rung over E."""
 
     def loss(self, x: float) -> float:
         """E + A·x^(−α), nats/token."""
@@ -133,7 +133,7 @@ def fit_scaling_law(
         floor_interval=(low, high),
         exponent_interval=(steep, flat),
         noise=noise,
-        identified=high - low < float(np.ptp(loss_R)),
+        identified=high - low < float(excess_R[np.argmax(x_R)]),
     )
 
 

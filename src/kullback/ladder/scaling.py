@@ -1,0 +1,237 @@
+"""A ladder of runs from end to end: plan, training, one validation sample, and the law."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from kullback.errors import InvalidValueError
+from kullback.ladder.plan import BATCHES, FILE, LadderPlan, Request, made_plan
+from kullback.ladder.rungs import Sample, TrainedRung, bootstrap, check_same_data, measured, trained
+from kullback.models._training_plan import shown_time
+from kullback.results.scaling import Scaling, ScalingLaw, ScalingRung, Vary
+from kullback.runtime.locks import locked_output
+from kullback.runtime.outputs import Output, check_outputs
+from kullback.runtime.ranges import LADDER_MINUTES, RUNGS, SEEDS
+from kullback.sources.catalogue import open_source
+from kullback.theory.scaling_law import fit_scaling_law
+from kullback.training.config import RANGES, SIZES
+from kullback.training.prepare_text import TextOptions, check_text
+from kullback.training.progress import TrainingProgress
+
+__all__ = ["scaling"]
+
+MINUTES_BY_DEFAULT = 4.0
+REPLICATES = 1000
+FEW_PIECES = 20
+
+
+def scaling(
+    output: str | Path,
+    *,
+    source: str | None = None,
+    text: str | Path | Sequence[str | Path] | None = None,
+    vary: Vary = "data",
+    rungs: int = 5,
+    minutes: float | None = None,
+    steps: int | None = None,
+    width: int = 64,
+    batch: int | None = None,
+    threads: int = 2,
+    seed: int = 0,
+    progress: TrainingProgress | None = None,
+) -> Scaling:
+    """Train a ladder into the folder `output`, and fit L(x) = E + A·x^(−α) to its losses.
+
+    On a `source` ("conjugation" by default) or on the files `text`.  `vary` is "data" (x is the
+    training tokens of one model) or "size" (x is the parameters, with tokens in proportion).  All
+    rungs together take about `minutes` (default 4), or the first one has `steps`.  `width` is that
+    of the last rung.  Finished rungs in the folder are kept, an unfinished one is resumed.
+
+    Ctrl-C writes a checkpoint and raises `kullback.training.interruption.Interrupted`.  Raises
+    `InvalidValueError` for values out of range (fewer than four rungs, say), for a source together
+    with a text, and where the folder has other content; `RunError` where it has another ladder.
+    """
+    begin = time.perf_counter()
+    progress = progress or TrainingProgress()
+    folder = Path(output)
+    request = _request(source, text, vary, rungs, minutes, steps, width, batch, threads, seed)
+    read = [*request.text, *([request.source] if request.source else [])]
+    planned = (folder / FILE).exists()
+    check_outputs(Output("-o", folder, "folder" if planned else "new folder"), inputs=read)
+    with locked_output(folder):
+        if planned:
+            plan = LadderPlan.read(folder, request)
+            progress.tell(f"the ladder in {folder} is resumed; finished rungs are kept")
+        else:
+            progress.stage("timing a few steps")
+            plan = made_plan(request)
+            plan.write(folder)
+        _tell(plan, request, progress)
+        runs = [folder / f"rung-{i + 1}" for i in range(len(plan.rungs))]
+        for i, (run, rung) in enumerate(zip(runs, plan.rungs, strict=True)):
+            progress.tell(f"rung {i + 1} of {len(runs)}")
+            trained(run, request, rung, progress)
+        check_same_data(runs)
+        progress.stage("scoring all rungs on the validation sample")
+        sample = Sample.of(request, runs[0])
+        ladder = [measured(run, sample, threads) for run in runs]
+    return _result(folder, request, plan, sample, ladder, begin)
+
+
+def _request(
+    source: str | None,
+    text: str | Path | Sequence[str | Path] | None,
+    vary: Vary,
+    rungs: int,
+    minutes: float | None,
+    steps: int | None,
+    width: int,
+    batch: int | None,
+    threads: int,
+    seed: int,
+) -> Request:
+    """What is asked for, checked; its arguments are those of `scaling`."""
+    if source is not None and text is not None:
+        raise InvalidValueError(
+            f"source is {source} and text is given: give one of them, since a ladder has one kind "
+            "of data"
+        )
+    if vary not in ("data", "size"):
+        raise InvalidValueError(f"vary is {vary!r}: it must be data or size")
+    if minutes is not None and steps is not None:
+        raise InvalidValueError(
+            f"minutes is {minutes} and steps is {steps}: give one of them, since each says how "
+            "long the rungs are"
+        )
+    RUNGS.check("rungs", rungs)
+    SEEDS.check("seed", seed)
+    SIZES["width"].check("width", width)
+    RANGES["shards"].check("threads", threads)
+    if steps is not None:
+        RANGES["steps"].check("steps", steps)
+    else:
+        minutes = MINUTES_BY_DEFAULT if minutes is None else minutes
+        LADDER_MINUTES.check("minutes", minutes)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise InvalidValueError(
+            "WORLD_SIZE is above 1: a ladder is trained by one process; start it without torchrun"
+        )
+    files = [] if text is None else [text] if isinstance(text, str | Path) else list(text)
+    if text is not None:
+        check_text(TextOptions(files))
+    else:
+        source = "conjugation" if source is None else source
+        open_source(source)
+    batch = BATCHES["text" if files else "source"] if batch is None else batch
+    SIZES["batch"].check("batch", batch)
+    return Request(
+        source, tuple(map(str, files)), vary, rungs, minutes, steps, width, batch, threads, seed
+    )
+
+
+def _tell(plan: LadderPlan, request: Request, progress: TrainingProgress) -> None:
+    """The plan and its estimated time, before the first step."""
+    first, last = plan.rungs[0], plan.rungs[-1]
+    width = f"width {last.width}"
+    if request.vary == "size":
+        width = f"widths {', '.join(str(rung.width) for rung in plan.rungs)}"
+    progress.tell(
+        f"{len(plan.rungs)} rungs from {first.steps:,} to {last.steps:,} steps, {width}: about "
+        f"{shown_time(plan.seconds)} in all"
+    )
+
+
+def _result(
+    folder: Path,
+    request: Request,
+    plan: LadderPlan,
+    sample: Sample,
+    ladder: list[TrainedRung],
+    begin: float,
+) -> Scaling:
+    tokens_C = sample.tokens
+    nll_RC = np.stack([rung.nll_C for rung in ladder])
+    loss_R = nll_RC.sum(axis=1) / tokens_C.sum()
+    samples_BR = bootstrap(nll_RC, tokens_C, REPLICATES, request.seed)
+    x_R = np.array(
+        [rung.tokens if request.vary == "data" else rung.parameters for rung in ladder],
+        dtype=np.float64,
+    )
+    law = fit_scaling_law(x_R, loss_R, samples_BR, REPLICATES, request.seed)
+    low_R, high_R = np.quantile(samples_BR, (0.025, 0.975), axis=0)
+    exact = None
+    if request.source is not None:
+        exact = open_source(request.source).training.entropy_per_token
+    return Scaling(
+        folder=str(folder),
+        data=request.source or request.text[0],
+        vary=request.vary,
+        rungs=tuple(
+            ScalingRung(
+                folder=str(rung.folder),
+                width=planned.width,
+                parameters=rung.parameters,
+                steps=planned.steps,
+                tokens=rung.tokens,
+                loss=float(loss_R[i]),
+                loss_interval=(float(low_R[i]), float(high_R[i])),
+                fitted_loss=law.loss(float(x_R[i])),
+            )
+            for i, (rung, planned) in enumerate(zip(ladder, plan.rungs, strict=True))
+        ),
+        law=ScalingLaw(
+            floor=law.floor,
+            floor_interval=law.floor_interval,
+            scale=law.scale,
+            exponent=law.exponent,
+            exponent_interval=law.exponent_interval,
+            noise=law.noise,
+            identified=law.identified,
+        ),
+        exact_entropy=exact,
+        validation_tokens=int(tokens_C.sum()),
+        validation_pieces=len(tokens_C),
+        piece=sample.piece,
+        seconds=time.perf_counter() - begin,
+        notes=tuple(_notes(request, sample, ladder, law.identified)),
+    )
+
+
+def _notes(
+    request: Request, sample: Sample, ladder: list[TrainedRung], identified: bool
+) -> list[str]:
+    notes = []
+    if not identified:
+        notes.append(
+            "E is not identified: its interval is wider than the excess of the last rung over it; "
+            "train longer (--minutes) or more rungs"
+        )
+    if request.vary == "data":
+        notes.append(
+            "E is the loss of this size of model with unlimited data: the entropy and the KL that "
+            "a model of this size keeps"
+        )
+    else:
+        notes.append("tokens grow in proportion to the parameters, embeddings included")
+    if sample.training_tokens is not None:
+        passes = ladder[-1].tokens / sample.training_tokens
+        if passes > 1:
+            notes.append(
+                f"the last rung reads the training split {passes:.1f} times, and x counts every "
+                "time: E is that of repeated text; give more text for one pass"
+            )
+    elif not open_source(request.source or "").training.is_finite:
+        notes.append("sentences longer than 256 tokens are cut; the exact entropy is of all tokens")
+    if len(sample.tokens) < FEW_PIECES:
+        notes.append(
+            f"the validation sample has {len(sample.tokens)} {sample.piece}s, too few for "
+            "intervals that hold 95 %"
+        )
+    elif sample.piece == "block":
+        notes.append("the validation split is one text: blocks of it are resampled")
+    return notes

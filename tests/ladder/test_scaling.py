@@ -1,0 +1,147 @@
+"""`kullback.scaling`: the rungs, the sample that they share, the law, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import kullback
+from kullback.errors import InvalidValueError, KullbackError, RunError
+from kullback.ladder import rungs, scaling
+from kullback.ladder.rungs import bootstrap
+from kullback.results.scaling import Scaling
+from kullback.sources.catalogue import open_source
+from kullback.training.interruption import Interrupted
+from kullback.training.progress import TrainingProgress
+from tiny_runs import WEATHER
+
+TINY: dict[str, Any] = {
+    "rungs": 4, "steps": 1, "width": 8, "batch": 4, "threads": 1,
+}  # fmt: skip
+
+
+class Told(TrainingProgress):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def tell(self, text: str) -> None:
+        """Keep a fact."""
+        self.lines.append(text)
+
+
+@pytest.fixture(scope="module")
+def ladder(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Scaling]:
+    """A folder with a ladder of data on a tiny source, the source, and the result."""
+    folder = tmp_path_factory.mktemp("ladder")
+    grammar = folder / "weather.toml"
+    grammar.write_text(WEATHER, encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rungs, "SENTENCES", 64)
+        patch.setattr(scaling, "REPLICATES", 40)
+        result = kullback.scaling(folder / "out", source=str(grammar), **TINY)
+    return folder / "out", grammar, result
+
+
+def test_a_ladder_is_a_run_for_each_rung_and_a_law(ladder):
+    """Steps double, x is the tokens, the fit is E + A·x^(−α), the floor is that of the source."""
+    _, grammar, result = ladder
+    assert [rung.steps for rung in result.rungs] == [1, 2, 4, 8]
+    assert len({rung.parameters for rung in result.rungs}) == 1
+    assert all(rung.loss_interval[0] < rung.loss < rung.loss_interval[1] for rung in result.rungs)
+    for rung in result.rungs:
+        assert rung.tokens == result.x(rung)
+        line = (Path(rung.folder) / "metrics.jsonl").read_text().splitlines()[-1]
+        assert json.loads(line)["tokens"] == rung.tokens
+    law = result.law
+    first = result.rungs[0]
+    assert first.fitted_loss == pytest.approx(law.floor + law.scale * first.tokens**-law.exponent)
+    assert result.exact_entropy == open_source(str(grammar)).training.entropy_per_token
+    low, high = law.floor_interval
+    assert result.covers_exact == (low <= result.exact_entropy <= high)
+    assert (result.piece, result.validation_pieces) == ("sentence", 64)
+    assert any("not identified" in note for note in result.notes) == (not law.identified)
+    assert Scaling.from_json(result.to_json()) == result
+
+
+def test_finished_rungs_are_kept_and_an_unfinished_one_is_resumed(ladder, monkeypatch):
+    """The same call trains nothing; without its model a rung is trained again to the same loss."""
+    folder, grammar, result = ladder
+    monkeypatch.setattr(rungs, "SENTENCES", 64)
+    monkeypatch.setattr(scaling, "REPLICATES", 40)
+    monkeypatch.setattr(rungs, "train_model", None)
+    weights = folder / "rung-2" / "model.safetensors"
+    weights.unlink()
+    unchanged = (folder / "rung-1" / "model.safetensors").stat().st_mtime_ns
+    told = Told()
+    again = kullback.scaling(folder, source=str(grammar), progress=told, **TINY)
+    assert weights.exists()
+    assert [rung.loss for rung in again.rungs] == [rung.loss for rung in result.rungs]
+    assert (folder / "rung-1" / "model.safetensors").stat().st_mtime_ns == unchanged
+    assert any("resumed" in line for line in told.lines)
+    assert any("4 rungs from 1 to 8 steps" in line for line in told.lines)
+    for name, value in {"rungs": 5, "width": 16, "vary": "size"}.items():
+        with pytest.raises(RunError, match=f"{name} .*not {value}"):
+            kullback.scaling(folder, source=str(grammar), **TINY | {name: value})
+
+
+def test_an_interruption_keeps_the_plan(tmp_path: Path, ladder, monkeypatch):
+    """Ctrl-C in a rung leaves ``ladder.json``, with which the same call resumes."""
+
+    def stop(run: Path, **options: object) -> None:
+        raise Interrupted(run, 1)
+
+    monkeypatch.setattr(rungs, "train_model", stop)
+    with pytest.raises(Interrupted):
+        kullback.scaling(tmp_path / "out", source=str(ladder[1]), **TINY)
+    assert (tmp_path / "out" / "ladder.json").exists()
+
+
+def test_the_bootstrap_resamples_pieces_for_all_rungs_at_once():
+    """Two rungs of equal losses stay equal; the spread is that of the mean of the pieces."""
+    nll = np.random.default_rng(0).normal(2.0, 1.0, 400)
+    samples = bootstrap(np.stack([nll, nll, nll + 0.5]), np.ones(400), 500, 0)
+    assert samples.shape == (500, 3)
+    np.testing.assert_array_equal(samples[:, 0], samples[:, 1])
+    np.testing.assert_allclose(samples[:, 2] - samples[:, 0], 0.5)
+    assert samples[:, 0].std() == pytest.approx(nll.std() / 20, rel=0.15)
+    assert samples[:, 0].mean() == pytest.approx(nll.mean(), abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"source": "conjugaton"}, ["conjugaton", "sources are"]),
+        ({"rungs": 3}, ["rungs is 3", "at least 4"]),
+        ({"source": "conjugation", "text": "book.txt"}, ["source", "text", "one of them"]),
+        ({"text": "missing.txt"}, ["missing.txt"]),
+        ({"vary": "depth"}, ["depth", "data or size"]),
+        ({"minutes": 1, "steps": 3}, ["minutes is 1", "steps is 3"]),
+        ({"minutes": float("nan")}, ["minutes is nan"]),
+        ({"width": 0}, ["width is 0"]),
+    ],
+)
+def test_what_cannot_be_a_ladder_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], words: list[str]
+):
+    """One sentence with the value, before a folder is made."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InvalidValueError) as refused:
+        kullback.scaling(tmp_path / "out", **options)
+    assert all(word in str(refused.value) for word in words)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_with_other_content_is_refused(tmp_path: Path, ladder):
+    """Neither a folder with files nor a damaged plan is overwritten."""
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(InvalidValueError, match="-o"):
+        kullback.scaling(tmp_path, source=str(ladder[1]), **TINY)
+    (tmp_path / "ladder.json").write_text("{")
+    with pytest.raises(KullbackError, match="no plan of a ladder"):
+        kullback.scaling(tmp_path, source=str(ladder[1]), **TINY)
