@@ -26,6 +26,7 @@ _HTML = {
     "Evaluation": "html.evaluation.render_evaluation",
     "Comparison": "html.comparison.render_comparison",
     "LabResults": "html.lab.render_lab_report",
+    "Scaling": "html.scaling.render_scaling",
 }
 _NOTEBOOK = {
     "Evaluation": "html.notebook.evaluation_fragment",
