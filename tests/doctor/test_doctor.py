@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import sys
 import time
@@ -12,12 +13,12 @@ import numpy as np
 import pytest
 import torch
 from msgspec.structs import replace
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from kullback.cli import main
 from kullback.doctor.command import model_folder, run_command
 from kullback.doctor.diagnosis import findings_of, reweighting
-from kullback.doctor.doctor import diagnose
+from kullback.doctor.doctor import diagnose, load_model
 from kullback.doctor.probes import averaging_curve, probe
 from kullback.doctor.source import KINDS, LONGEST, doctor_source
 from kullback.errors import InvalidValueError, RunError
@@ -198,6 +199,19 @@ def test_another_vocabulary_is_refused(tmp_path: Path):
     llama(7).save_pretrained(tmp_path / "small")
     with pytest.raises(InvalidValueError, match=r"has 7 ids.*30.*tokenizer"):
         diagnose(["cp", "-r", str(tmp_path / "small"), "{out}"], tmp_path / "work", tokens=500)
+
+
+def test_models_that_cannot_be_used(saved: Path, tmp_path: Path):
+    """Damaged weights, and a context below the longest document, are refused in a sentence."""
+    damaged = tmp_path / "damaged"
+    shutil.copytree(saved, damaged)
+    (damaged / "model.safetensors").write_bytes(b"no weights at all")
+    with pytest.raises(RunError, match=r"cannot load.*damaged"):
+        load_model(damaged, doctor_source())
+    short = GPT2Config(vocab_size=30, n_positions=64, n_embd=8, n_layer=1, n_head=1)
+    GPT2LMHeadModel(short).save_pretrained(tmp_path / "short")
+    with pytest.raises(InvalidValueError, match="128 tokens"):
+        load_model(tmp_path / "short", doctor_source())
 
 
 @pytest.mark.slow

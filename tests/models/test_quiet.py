@@ -10,17 +10,17 @@ import pytest
 from huggingface_hub.utils.tqdm import are_progress_bars_disabled
 from transformers.utils import logging as transformers_logging
 
-from kullback.models._quiet import quiet_loggers, quiet_transformers
+from kullback.models.quiet import quiet_loggers, quiet_transformers
 
 
 def test_attempts_to_reach_the_hub_are_not_logged() -> None:
     """What the hub's own library says of its attempts does not reach the terminal."""
     script = (
         "import huggingface_hub.utils._http as http\n"
-        "from kullback.models._quiet import *\n"
+        "from kullback.models.quiet import *\n"
         "with quiet_loggers(): http.logger.warning('Retrying')"
     )
-    later = "from kullback.models._quiet import *\n" + (
+    later = "from kullback.models.quiet import *\n" + (
         "with quiet_loggers():\n    import huggingface_hub.utils._http as http\n"
         "    http.logger.warning('Retrying')"
     )

@@ -9,9 +9,9 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, normalizers, processors
 from transformers import AutoTokenizer, GPT2Config, LlamaConfig, Qwen2Config
 
-from kullback.models._quiet import no_steps, quiet_transformers
 from kullback.models._tokenizers import save_tokenizer, text_tokenizer, tokenizer_of_pair
 from kullback.models.locate import Location
+from kullback.models.quiet import no_steps, quiet_transformers
 from kullback.text.tokenizer import TextTokenizer
 from tiny_models import tiny_llama
 from tiny_tokenizers import trained

@@ -33,7 +33,6 @@ OPTIONS = (
     ("--batch", "batch", SIZES["batch"], "256 and 48", "sentences or windows of text per step"),
     ("--rope-theta", "rope_theta", SIZES["rope_theta"], "10000.0", "base of the rotary angles"),
     ("--norm-eps", "norm_eps", SIZES["norm_eps"], "1e-06", "added in the normalisations"),
-
     ("--width", "width", SIZES["width"], "64", "width of the model"),
     ("--layers", "layers", SIZES["layers"], "2", "blocks"),
     ("--heads", "heads", SIZES["heads"], "2", "attention heads"),
@@ -115,7 +114,7 @@ def add(commands: Commands) -> None:
     )
     train.add_argument(
         "--config", type=input_name, metavar="FILE", **absent,
-        help="a TOML file with any of these options: muon_lr = 0.01",
+        help="a TOML file of hyperparameters, as muon_lr = 0.01",
     )  # fmt: skip
     train.add_argument(
         "--log", action="append", choices=LOGGERS, **absent,
@@ -128,7 +127,7 @@ def add(commands: Commands) -> None:
     for flag, keyword, limits, default, help_text in OPTIONS:
         train.add_argument(
             flag, dest=keyword, type=number(limits), default=argparse.SUPPRESS,
-            metavar="N" if limits.whole else "RATE",
+            metavar="N" if limits.whole else "X",
             help=f"{help_text} (default: {default})",
         )  # fmt: skip
 

@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
+import torch
 
 from kullback.callbacks.fixed_rows import logits_of, open_rows
 from kullback.doctor.command import check_command, model_folder, run_command
 from kullback.doctor.diagnosis import findings_of
 from kullback.doctor.probes import averaging_curve, probe
 from kullback.doctor.reference import reference_run
-from kullback.doctor.source import doctor_source
+from kullback.doctor.source import LONGEST_ROW, doctor_source
 from kullback.errors import InvalidValueError, MissingExtraError, RunError
+from kullback.models.quiet import quiet_loggers, quiet_transformers
 from kullback.results.doctor import Diagnosis
 from kullback.runtime.decoding import decode_json, read_bounded
 from kullback.runtime.progress import Progress
 from kullback.sources.catalogue import Source
 from kullback.sources.export import export_source
 from kullback.sources.floor import vocabulary_of
+from kullback.text.special_tokens import EOS_ID
 
 __all__ = ["FACTOR", "MARGIN", "TOKENS", "diagnose", "load_model"]
 
@@ -58,12 +62,8 @@ def diagnose(
     """
     progress = progress or Progress()
     check_command(command)
-    try:
-        import transformers  # noqa: F401
-    except ImportError:
-        raise MissingExtraError(
-            "kullback doctor needs transformers: pip install 'kullback[hf]'"
-        ) from None
+    if find_spec("transformers") is None:
+        raise MissingExtraError("kullback doctor needs transformers: pip install 'kullback[hf]'")
     source = doctor_source()
     data, out = folder / "data", folder / "out"
     export_source(source, tokens, data, seed, VALIDATION, FORMATS, progress=progress)
@@ -110,18 +110,19 @@ def load_model(folder: Path, source: Source) -> Any:
             f"the tokenizer in {folder} has another vocabulary than the data: train with the "
             "tokenizer.json of {data} and its ids"
         )
-    import transformers
-
-    # transformers has no types.
-    factory: Any = transformers.AutoModelForCausalLM
     try:
-        model, info = factory.from_pretrained(
-            folder, local_files_only=True, output_loading_info=True
-        )
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
-        first = str(error).strip().partition("\n")[0]
+        with quiet_loggers(), quiet_transformers():
+            import transformers
+
+            # transformers has no types.
+            factory: Any = transformers.AutoModelForCausalLM
+            model, info = factory.from_pretrained(
+                folder, local_files_only=True, output_loading_info=True
+            )
+    except Exception as error:  # safetensors and huggingface_hub have their own
         raise RunError(
-            f"transformers cannot load {folder} ({first}): save the model with save_pretrained"
+            f"transformers cannot load {folder} ({_first_line(error)}): save the model with "
+            "save_pretrained"
         ) from None
     if info["missing_keys"]:
         raise RunError(
@@ -133,7 +134,17 @@ def load_model(folder: Path, source: Source) -> Any:
             f"the model in {folder} has {model.config.vocab_size} ids, and the data has "
             f"{len(vocabulary)}: train with the tokenizer.json of {{data}} and its ids"
         )
-    return model.float().eval()
+    model = model.float().eval()
+    try:
+        with torch.no_grad():
+            logits_of(model, torch.full((1, LONGEST_ROW), EOS_ID))
+    except Exception as error:  # an IndexError or RuntimeError, as a rule
+        raise InvalidValueError(
+            f"the model in {folder} cannot read a row of {LONGEST_ROW} tokens "
+            f"({_first_line(error)}): the longest document of the data has as many; give the model "
+            "a context of at least so many"
+        ) from None
+    return model
 
 
 def _passes(out: Path) -> tuple[float, str]:
@@ -151,6 +162,10 @@ def _passes(out: Path) -> tuple[float, str]:
         if epoch:
             return epoch, "trainer_state.json"
     return 1.0, "assumed (--passes)"
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 def _documents(data: Path) -> int:

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from kullback.doctor.source import KINDS
+from kullback.doctor.source import KINDS, LONGEST_ROW
 from kullback.results.doctor import Probes
 from kullback.sources.language import Language
 from kullback.text.special_tokens import BOS_ID, EOS_ID
@@ -127,7 +127,9 @@ def _padding_nll(model: Any, ids: Int[Tensor, "N T"], lengths: np.ndarray) -> fl
             length = int(lengths[row])
             tail = torch.full((PADDING,), padding)
             x = torch.cat([ids[row, : length + 1], tail])[None]
-            log_q = model(input_ids=x[:, :128], use_cache=False).logits.float().log_softmax(-1)
+            log_q = (
+                model(input_ids=x[:, :LONGEST_ROW], use_cache=False).logits.float().log_softmax(-1)
+            )
             after = log_q[0, length + 1 :, padding]
             total += float(-after.mean()) if len(after) else 0.0
         nlls.append(total / len(rows))

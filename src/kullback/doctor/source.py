@@ -20,7 +20,7 @@ from kullback.sources.automaton import Arc, Automaton
 from kullback.sources.catalogue import Source
 from kullback.text.special_tokens import EOS
 
-__all__ = ["KINDS", "Kind", "doctor_source"]
+__all__ = ["KINDS", "LONGEST", "LONGEST_ROW", "Kind", "doctor_source"]
 
 
 class Kind(NamedTuple):
@@ -40,7 +40,9 @@ KINDS = (
 SHARES = (0.6, 0.3, 0.1)
 """Of the three words of a class."""
 LONGEST = 125
-"""Words after the first: with it, <s> and </s> a row has at most 128 tokens."""
+"""Words after the first."""
+LONGEST_ROW = LONGEST + 3
+"""Tokens of the longest document, with its first word, <s> and </s>."""
 
 
 def doctor_source() -> Source:

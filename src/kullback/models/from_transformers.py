@@ -20,7 +20,6 @@ from kullback.models._implementations import pin_implementations
 from kullback.models._known_kinds import check_architecture, unknown_kind
 from kullback.models._loading_errors import explained, first_sentence, not_streamed
 from kullback.models._loading_report import check_complete, unused_weights
-from kullback.models._quiet import no_steps, quiet_loggers, quiet_transformers
 from kullback.models._tokenizers import check_files, text_tokenizer
 from kullback.models._wrappers import (
     auto_class,
@@ -43,6 +42,7 @@ from kullback.models.huggingface import HuggingFaceModel
 from kullback.models.locate import Location
 from kullback.models.placement import ON_CPU, Place, is_spread, placement_note
 from kullback.models.prequantized import StoredForm, stored_form, without_form
+from kullback.models.quiet import no_steps, quiet_loggers, quiet_transformers
 from kullback.models.streamed_weights import Loader
 from kullback.models.weights_identity import stored_key
 from kullback.runtime.progress import Steps

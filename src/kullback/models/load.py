@@ -15,7 +15,6 @@ import torch
 
 from kullback.errors import InvalidValueError
 from kullback.models._llama_cpp_library import is_installed
-from kullback.models._quiet import no_steps
 from kullback.models.devices import best_device, check_device, own_device
 from kullback.models.from_transformers import load_from_transformers
 from kullback.models.gguf import dequantised, load_llama_cpp
@@ -27,6 +26,7 @@ from kullback.models.locate import Location, locate
 from kullback.models.mini_gpt import GPTTextModel
 from kullback.models.placement import DeviceMap, Place, check_device_map
 from kullback.models.quantized import SizedModel, apply_scheme, sized, split_scheme
+from kullback.models.quiet import no_steps
 from kullback.runtime.progress import Steps
 from kullback.runtime.wording import with_article
 from kullback.runtime.workers import local_processes

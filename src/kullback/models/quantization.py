@@ -30,8 +30,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from kullback.errors import InvalidValueError, MissingExtraError
-from kullback.models._quiet import no_steps, quiet_loggers
 from kullback.models.placement import own_parameters
+from kullback.models.quiet import no_steps, quiet_loggers
 from kullback.models.weight_matrices import weight_matrices
 from kullback.runtime.progress import Steps
 from kullback.runtime.wording import suggestion

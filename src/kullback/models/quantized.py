@@ -15,7 +15,6 @@ import torch
 from torch import nn
 
 from kullback.errors import InvalidValueError
-from kullback.models._quiet import no_steps
 from kullback.models.huggingface import HuggingFaceModel
 from kullback.models.interface import TextModel
 from kullback.models.llama_cpp import LlamaCppModel
@@ -31,6 +30,7 @@ from kullback.models.quantization import (
     saved_size_in_bytes,
     size_in_bytes,
 )
+from kullback.models.quiet import no_steps
 from kullback.models.weight_matrices import unquantised_weights
 from kullback.models.weights_identity import WeightsIdentity
 from kullback.results.quantised import list_unquantised

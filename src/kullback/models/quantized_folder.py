@@ -19,7 +19,6 @@ import torch
 from torch import nn
 
 from kullback.errors import InvalidValueError
-from kullback.models._quiet import quiet_loggers, quiet_transformers
 from kullback.models._tokenizers import save_tokenizer
 from kullback.models._wrappers import auto_class
 from kullback.models.from_transformers import load_pretrained
@@ -35,6 +34,7 @@ from kullback.models.quantization import (
     require_torchao,
     size_in_bytes,
 )
+from kullback.models.quiet import quiet_loggers, quiet_transformers
 from kullback.models.weight_matrices import WeightMatrix, unquantised_weights, weight_matrices
 from kullback.results.quantised import QuantisedFolder
 from kullback.runtime.files import draft_folder

@@ -21,7 +21,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from kullback.models._loading_errors import not_streamed
-from kullback.models._quiet import quiet_transformers
+from kullback.models.quiet import quiet_transformers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
