@@ -82,6 +82,16 @@ def test_a_floor_that_the_ladder_does_not_show_is_said() -> None:
     assert not noisy.identified
 
 
+def test_a_small_validation_sample_does_not_hide_the_floor() -> None:
+    """It shifts E and all losses alike: the interval is wide, and the curve is seen as before."""
+    losses = law(0.7, 40.0, 0.4, 0.003)
+    samples = losses + np.random.default_rng(0).normal(0, 0.2, (200, 1))
+    fitted = fit_scaling_law(X, losses, samples, replicates=300)
+    low, high = fitted.floor_interval
+    assert high - low > fitted.scale * X[-1] ** -fitted.exponent
+    assert fitted.identified
+
+
 @pytest.mark.parametrize(
     ("x", "loss", "words"),
     [

@@ -208,8 +208,8 @@ def _notes(
     notes = []
     if not identified:
         notes.append(
-            "E is not identified: its interval is wider than the excess of the last rung over it; "
-            "train longer (--minutes) or more rungs"
+            "E is not identified: the noise of training makes its interval wider than the excess "
+            "of the last rung over it; train longer (--minutes) or more rungs"
         )
     if request.vary == "data":
         notes.append(

@@ -45,7 +45,10 @@ class ScalingLaw(Data, frozen=True, kw_only=True):
     noise: float
     """Standard deviation of the excess about the curve, relative to it."""
     identified: bool
-    """Whether the interval of E is narrower than the excess of the last rung over E."""
+    """Whether the interval of E is narrower than the excess of the last rung over E.
+
+    Without the error of the validation sample, which shifts E and the losses alike.
+    """
 
 
 class Scaling(Result, frozen=True, kw_only=True, tag="kullback.scaling/1"):

@@ -45,7 +45,10 @@ class ScalingLaw:
     noise: float
     """Standard deviation of log(excess) about the curve that the residuals show; 0 if none."""
     identified: bool
-    """Whether the interval of E is narrower than the excess of the last rung over E."""
+    """Whether the interval of E is narrower than the excess of the last rung over E.
+
+    Without the error of the validation sample, which shifts E and the losses alike.
+    """
 
     def loss(self, x: float) -> float:
         """E + A·x^(−α), nats/token."""
@@ -126,6 +129,8 @@ def fit_scaling_law(
     tails = (1 - LEVEL) / 2, (1 + LEVEL) / 2
     low, high = map(float, np.quantile(laws_B3[:, 0], tails))
     steep, flat = map(float, np.quantile(laws_B3[:, 2], tails))
+    last = int(np.argmax(x_R))
+    below, above = np.quantile(laws_B3[:, 0] - shift_BR[:, last], tails)
     return ScalingLaw(
         floor=float(law_3[0]),
         scale=float(law_3[1]),
@@ -133,7 +138,7 @@ def fit_scaling_law(
         floor_interval=(low, high),
         exponent_interval=(steep, flat),
         noise=noise,
-        identified=high - low < float(excess_R[np.argmax(x_R)]),
+        identified=bool(above - below < excess_R[last]),
     )
 
 
