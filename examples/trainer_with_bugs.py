@@ -1,4 +1,4 @@
-"""A small training script with transformers' `Trainer`, and five bugs that can be planted in it.
+"""A small training script with transformers' `Trainer`, and bugs that can be planted in it.
 
 It is what `kullback doctor` is tried on::
 

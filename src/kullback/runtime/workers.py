@@ -134,7 +134,7 @@ def lost_processes() -> Iterator[None]:
         first = str(error).partition("\n")[0]
         raise RunError(
             f"another process of torchrun has ended, or cannot be reached ({first}): see what it "
-            "said, then run the command again"
+            "said, then run the command again, or resume a training (--resume)"
         ) from error
 
 
