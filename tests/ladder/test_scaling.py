@@ -102,6 +102,18 @@ def test_an_interruption_keeps_the_plan(tmp_path: Path, ladder, monkeypatch):
     assert (tmp_path / "out" / "ladder.json").exists()
 
 
+def test_a_second_signal_names_what_is_kept(tmp_path: Path, ladder, monkeypatch):
+    """Where no rung writes a checkpoint, the finished ones are named."""
+
+    def stop(run: Path, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(rungs, "train_model", stop)
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        kullback.scaling(tmp_path / "out", source=str(ladder[1]), **TINY)
+    assert str(tmp_path / "out") in stopped.value.__notes__[0]
+
+
 def test_the_bootstrap_resamples_pieces_for_all_rungs_at_once():
     """Two rungs of equal losses stay equal; the spread is that of the mean of the pieces."""
     nll = np.random.default_rng(0).normal(2.0, 1.0, 400)

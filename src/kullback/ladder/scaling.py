@@ -72,15 +72,26 @@ def scaling(
             plan = made_plan(request)
             plan.write(folder)
         _tell(plan, request, progress)
-        runs = [folder / f"rung-{i + 1}" for i in range(len(plan.rungs))]
-        for i, (run, rung) in enumerate(zip(runs, plan.rungs, strict=True)):
-            progress.tell(f"rung {i + 1} of {len(runs)}")
-            trained(run, request, rung, progress)
-        check_same_data(runs)
-        progress.stage("scoring all rungs on the validation sample")
-        sample = Sample.of(request, runs[0])
-        ladder = [measured(run, sample, threads) for run in runs]
+        try:
+            sample, ladder = _ladder(folder, request, plan, progress)
+        except KeyboardInterrupt as stop:
+            stop.add_note(f"the finished rungs of {folder} are kept")
+            raise
     return _result(folder, request, plan, sample, ladder, begin)
+
+
+def _ladder(
+    folder: Path, request: Request, plan: LadderPlan, progress: TrainingProgress
+) -> tuple[Sample, list[TrainedRung]]:
+    """Train what is not finished, and score all rungs on one sample."""
+    runs = [folder / f"rung-{i + 1}" for i in range(len(plan.rungs))]
+    for i, (run, rung) in enumerate(zip(runs, plan.rungs, strict=True)):
+        progress.tell(f"rung {i + 1} of {len(runs)}")
+        trained(run, request, rung, progress)
+    check_same_data(runs)
+    progress.stage("scoring all rungs on the validation sample")
+    sample = Sample.of(request, runs[0])
+    return sample, [measured(run, sample, request.threads) for run in runs]
 
 
 def _request(

@@ -25,8 +25,17 @@ def verdict_of(result: Scaling) -> str:
     )
     if result.exact_entropy is None:
         return f"{said}; the entropy of a text is unknown."
-    verb = "contains" if result.covers_exact else "does not contain"
-    return f"{said}; the interval {verb} the exact entropy {nats(result.exact_entropy, 6)}."
+    exact = nats(result.exact_entropy, 6)
+    if result.covers_exact:
+        return f"{said}; the interval contains the exact entropy {exact}."
+    excess = law.floor - result.exact_entropy
+    why = "the excess does not follow one power of x"
+    if excess > 0:
+        why = f"models of this ladder keep a KL, or {why}"
+    return (
+        f"{said}; the interval does not contain the exact entropy {exact}, from which E differs by "
+        f"{nats(excess)}: {why}."
+    )
 
 
 def law_rows(result: Scaling) -> list[tuple[str, str, str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 from scaling_samples import scaling_results
 from terminal_text import cells, printed
 
@@ -27,6 +28,15 @@ def test_what_is_not_identified_is_said_first():
     verdict = shown.splitlines()[1]
     assert "not identified" in verdict
     assert "contain" not in verdict
+
+
+def test_an_interval_without_the_entropy_is_explained():
+    """The distance is said, and what may cause it."""
+    shown = printed(scaling_summary(replace(scaling_results(), exact_entropy=0.65)))
+    said = " ".join(shown.split())
+    assert "does not contain the exact entropy 0.650000" in said
+    assert "0.0400" in said
+    assert "keep a KL" in said
 
 
 def test_a_text_has_no_exact_entropy():
