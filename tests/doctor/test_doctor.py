@@ -125,8 +125,8 @@ def test_places_are_given_in_arguments_and_environment(tmp_path: Path):
     script = "import os, sys; print(sys.argv[1:], os.environ['KULLBACK_OUT'])"
     output = tmp_path / "output.txt"
     arguments = [sys.executable, "-c", script, "{data}", "--to={out}"]
-    run_command(arguments, tmp_path / "d", tmp_path / "o", 1.0, output)
-    data, out = tmp_path / "d", tmp_path / "o"
+    run_command(arguments, tmp_path / "{out}", tmp_path / "o", 1.0, output)
+    data, out = tmp_path / "{out}", tmp_path / "o"
     assert output.read_text() == f"['{data}', '--to={out}'] {out}\n"
 
 
@@ -145,7 +145,7 @@ def test_a_command_that_fails(tmp_path: Path, script, minutes, words):
 
 def test_an_interruption_ends_the_command(tmp_path: Path):
     """On Ctrl-C neither the command nor what it started is left."""
-    script = "sleep 30 & echo $! > child; wait"
+    script = "(trap '' TERM; exec sleep 30) & echo $! > child; wait"
     previous = signal.signal(signal.SIGALRM, signal.default_int_handler)
     signal.setitimer(signal.ITIMER_REAL, 0.5)
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import time
@@ -84,21 +85,18 @@ def model_folder(out: Path) -> Path:
 
 
 def _filled(argument: str, places: dict[str, str]) -> str:
-    for name, place in places.items():
-        argument = argument.replace(f"{{{name}}}", place)
-    return argument
+    return re.sub(r"\{(data|out)\}", lambda match: places[match[1]], argument)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
     """End the command and what it started, where it still runs."""
     if process.poll() is not None:
         return
-    for number in (signal.SIGTERM, signal.SIGKILL):
+    for number in (signal.SIGTERM, signal.SIGKILL):  # a child may ignore what the command obeys
         with suppress(ProcessLookupError):
             os.killpg(process.pid, number)
         with suppress(subprocess.TimeoutExpired):
             process.wait(PATIENCE)
-            return
 
 
 def _last_lines(output: Path) -> str:
