@@ -31,6 +31,7 @@ FILES = {
     "recordings": "compare a.rec b.rec --report {out}",
     "record": "record {model} --text {text} -o {out}",
     "exact": "record {model} --text {text} --distributions exact -o {out}",
+    "ladder": "scaling --text {text} -o ladder --report {out}",
     "top-k": "record {model} --text {text} --distributions top-k --output {out}",
 }
 FOLDERS = {
@@ -40,6 +41,8 @@ FOLDERS = {
     "train": "train --source conjugation -o {out}",
     "train on a text": "train --text {text} -o {out}",
     "lab": "lab -o {out}",
+    "scaling": "scaling -o {out}",
+    "doctor": "doctor -o {out} -- true",
 }
 READS_THE_TEXT = set(FILES) - {"recordings"}
 FORCED = {name: f"{command} --force" for name, command in FILES.items()}

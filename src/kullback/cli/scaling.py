@@ -5,16 +5,17 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from kullback.cli.output import print_error, print_result, progress_console
+from kullback.cli.output import print_error, print_result, progress_console, reserved
 from kullback.cli.parsing import add_command, add_force, given, input_name, number, output_name
 from kullback.errors import InvalidValueError
 from kullback.runtime.interruption import exit_code
-from kullback.runtime.outputs import Output, check_outputs
+from kullback.runtime.outputs import Output
 from kullback.runtime.ranges import LADDER_MINUTES, RUNGS, SEEDS
 from kullback.training.config import RANGES, SIZES
 
 if TYPE_CHECKING:
     from kullback.cli.parsing import Commands
+    from kullback.results.scaling import Scaling
 
 __all__ = ["add"]
 
@@ -86,14 +87,26 @@ def _scaling(options: argparse.Namespace) -> int:
     if force and options.report is None:
         raise InvalidValueError("--force: there is no --report; remove it")
     read = [*(options.text or ()), *([options.source] if options.source else [])]
-    check_outputs(Output("--report", options.report, "report"), inputs=read, **force)
+    outputs = (
+        Output("--report", options.report, "report"), Output("-o", options.output, "folder"),
+    )  # fmt: skip
+    with reserved(*outputs, inputs=read, **force):
+        result = _scaled(options)
+        if result is None:
+            return exit_code()
+        print_result(result, options.json, options.report, **force)
+    return 0
+
+
+def _scaled(options: argparse.Namespace) -> Scaling | None:
+    """The result; None where it was interrupted, which has been said."""
     from kullback.ladder.scaling import scaling
     from kullback.report.terminal.training import TrainingDisplay
     from kullback.training.interruption import Interrupted
 
     try:
         with TrainingDisplay(progress_console()) as display:
-            result = scaling(
+            return scaling(
                 options.output, source=options.source, text=options.text, vary=options.vary,
                 rungs=options.rungs, minutes=options.minutes, steps=options.steps,
                 width=options.width, batch=options.batch, threads=options.threads,
@@ -101,6 +114,4 @@ def _scaling(options: argparse.Namespace) -> int:
             )  # fmt: skip
     except Interrupted as stop:
         print_error(f"stopped at step {stop.step}; resume with: {options.command_line}")
-        return exit_code()
-    print_result(result, options.json, options.report, **force)
-    return 0
+        return None

@@ -61,6 +61,7 @@ def scaling(
     folder = Path(output)
     request = _request(source, text, vary, rungs, minutes, steps, width, batch, threads, seed)
     read = [*request.text, *([request.source] if request.source else [])]
+    check_outputs(Output("-o", folder, "folder"), inputs=read)  # before it is looked into
     planned = (folder / FILE).exists()
     check_outputs(Output("-o", folder, "folder" if planned else "new folder"), inputs=read)
     with locked_output(folder):

@@ -17,14 +17,16 @@ from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from kullback.errors import InvalidValueError, MissingExtraError, RunError
-from kullback.results.training import StepMetrics
 from kullback.runtime.decoding import decode_json, read_bounded
 from kullback.runtime.files import write_atomically
 from kullback.runtime.wording import suggestion
 from kullback.training.progress import ForwardedProgress, TrainingProgress
+
+if TYPE_CHECKING:
+    from kullback.results.training import StepMetrics
 
 __all__ = ["LOGGERS", "LoggedProgress", "MetricsLogger", "check_loggers", "logged_values"]
 

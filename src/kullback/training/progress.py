@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from kullback.results.training import StepMetrics
+from typing import TYPE_CHECKING
+
 from kullback.runtime.progress import Progress
+
+if TYPE_CHECKING:
+    from kullback.results.training import StepMetrics
 
 __all__ = ["ForwardedProgress", "TrainingProgress"]
 
