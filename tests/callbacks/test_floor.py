@@ -198,6 +198,8 @@ def test_a_model_with_fewer_ids_is_refused(exported: Path):
         callback.on_train_batch_end(trainer, module, None, None, 0)
     with pytest.raises(InvalidValueError, match="budget"):
         FloorCallback(exported, budget=0.0)
+    with pytest.raises(InvalidValueError, match="rows is 1"):
+        FloorCallback(exported, rows=1)
     with pytest.raises(InvalidValueError, match="unknown"):
         FloorCallback("golden-meen")
 

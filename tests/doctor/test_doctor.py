@@ -18,7 +18,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 from kullback.cli import main
 from kullback.doctor.command import model_folder, run_command
 from kullback.doctor.diagnosis import findings_of, reweighting
-from kullback.doctor.doctor import diagnose, load_model
+from kullback.doctor.doctor import _passes, diagnose, load_model
 from kullback.doctor.probes import averaging_curve, probe
 from kullback.doctor.source import KINDS, LONGEST, doctor_source
 from kullback.errors import InvalidValueError, RunError
@@ -192,6 +192,15 @@ def test_a_whole_diagnosis(saved: Path, tmp_path: Path, capsys, monkeypatch):
     text = str(result)
     assert "KL of the reference run" in text
     assert "By slot" in text
+
+
+@pytest.mark.parametrize(
+    ("written", "passes"), [("2.5", 2.5), ("1e9", 1.0), ("-1", 1.0), ("null", 1.0)]
+)
+def test_passes_of_the_trainers_state(tmp_path: Path, written, passes):
+    """What the trainer says is used where it can be repeated in the reference run."""
+    (tmp_path / "trainer_state.json").write_text(f'{{"epoch": {written}}}')
+    assert _passes(tmp_path)[0] == passes
 
 
 def test_another_vocabulary_is_refused(tmp_path: Path):

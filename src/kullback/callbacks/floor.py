@@ -22,6 +22,8 @@ __all__ = ["FloorCallback"]
 
 PREFIX = "kullback/"
 BUDGETS = Range(1e-6, 1.0, whole=False)
+# Two are the fewest that have a standard error.
+ROWS = Range(2, 10**9)
 # Hooks of Lightning that do not begin with "on_".
 OTHER_HOOKS = ("setup", "teardown")
 
@@ -51,13 +53,14 @@ class FloorCallback:
         seed: int = 0,
         logits: Logits = logits_of,
     ) -> None:
-        for name, value in (("every", every), ("rows", rows), ("window", window)):
+        for name, value, limits in (
+            ("every", every, LENGTHS), ("rows", rows, ROWS), ("window", window, LENGTHS),
+        ):  # fmt: skip
             if value is not None:
-                LENGTHS.check(name, value)
+                limits.check(name, value)
         BUDGETS.check("budget", budget)
         SEEDS.check("seed", seed)
-        # Two rows are the fewest that have a standard error.
-        self._rows: FixedRows = open_rows(source, max(2, rows or MOST), window, seed)
+        self._rows: FixedRows = open_rows(source, rows or MOST, window, seed)
         self._is_cut = rows is not None
         self._logits = logits
         self._pace = Pace(every, self._rows.rows if rows is not None else None, budget)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from kullback.cli.output import print_line, print_result, terminal_progress
 from kullback.cli.parsing import add_command, number, output_name
 from kullback.runtime.outputs import Output, check_outputs
-from kullback.runtime.ranges import EXPORTED_TOKENS, SEEDS, Range
+from kullback.runtime.ranges import EXPORTED_TOKENS, PASSES, SEEDS, Range
 
 if TYPE_CHECKING:
     from kullback.cli.parsing import Commands
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 __all__ = ["add"]
 
 MINUTES = Range(0.001, 100_000, whole=False)
-PASSES = Range(1e-6, 10_000, whole=False)
 NOTES = """
 {data} and {out} in COMMAND are replaced by two folders, which are also in the environment:
 KULLBACK_DATA and KULLBACK_OUT.  The first contains documents of a source whose entropy is

@@ -23,6 +23,7 @@ from kullback.models.quiet import quiet_loggers, quiet_transformers
 from kullback.results.doctor import Diagnosis
 from kullback.runtime.decoding import decode_json, read_bounded
 from kullback.runtime.progress import Progress
+from kullback.runtime.ranges import PASSES
 from kullback.sources.catalogue import Source
 from kullback.sources.export import export_source
 from kullback.sources.floor import vocabulary_of
@@ -159,7 +160,7 @@ def _passes(out: Path) -> tuple[float, str]:
             epoch = decode_json(read_bounded(path), _State).epoch
         except (OSError, ValueError):  # of another program
             continue
-        if epoch:
+        if epoch is not None and epoch in PASSES:
             return epoch, "trainer_state.json"
     return 1.0, "assumed (--passes)"
 

@@ -19,6 +19,7 @@ __all__ = [
     "HOLDOUTS",
     "LADDER_MINUTES",
     "LENGTHS",
+    "PASSES",
     "RUNGS",
     "SEEDS",
     "SENTENCES",
@@ -107,6 +108,8 @@ LENGTHS = Range(1, 10**9)
 TRAINED_VOCABULARIES = Range(258, 10**6)
 #: Of sentences sampled at once.
 SENTENCES = Range(1, 10**9)
+#: How often a training run reads its data.
+PASSES = Range(1e-6, 10_000, whole=False)
 #: Of the training data that `source export` writes.
 EXPORTED_TOKENS = Range(1, 10**11)
 #: Cells of a conjugation table, which has fewer: the source says how many.
