@@ -98,6 +98,8 @@ class Case:
         }
         if "run/metrics.jsonl" in files:
             files["run/metrics.jsonl"] = metrics_but_times(self.out / "run")
+            # It shows the speed; what else is in it is in the metrics.
+            files.pop("run/report.html", None)
             described = json.loads((self.out / "run/training.json").read_text())
             for shard in described["data"].get("shards", ()):
                 del shard["modified"]
