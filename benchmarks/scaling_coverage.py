@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kullback.sources.catalogue import open_source
+from kullback.ladder.scaling import scaling
 from kullback.theory.scaling_law import fit_scaling_law
 
 # E, the excess at the smallest rung, alpha, rungs (each twice as large), relative noise, shift.
@@ -35,9 +35,6 @@ SETTINGS = (
     (1.7, 2.0, 0.3, 4, 0.01, 0.0),
     (1.7, 2.0, 0.1, 6, 0.01, 0.0),  # next to a line in log x: E is not identified
 )
-
-
-BATCH, SENTENCES = 64, 8192
 
 
 def main() -> None:
@@ -56,56 +53,25 @@ def main() -> None:
 
 
 def ladders(options: argparse.Namespace) -> None:
-    """Real ladders of data on the embedded source."""
-    source = open_source("conjugation", 0, 0)
-    exact = source.training.entropy_per_token
+    """Real ladders of data on the embedded source, as `kullback scaling` trains them."""
     covered = 0
     for seed in range(options.seeds):
-        began = time.perf_counter()
-        x_R, nll_RN, lengths_N = trained_ladder(options.steps, options.rungs, seed)
-        loss_R = nll_RN.sum(axis=1) / lengths_N.sum()
-        rng = np.random.default_rng(seed)
-        weights_BN = rng.multinomial(
-            len(lengths_N), np.full(len(lengths_N), 1 / len(lengths_N)), options.replicates
-        )
-        samples_BR = (weights_BN @ nll_RN.T) / (weights_BN @ lengths_N)[:, None]
-        law = fit_scaling_law(x_R, loss_R, samples_BR, options.replicates, seed)
+        with tempfile.TemporaryDirectory() as folder:
+            result = scaling(
+                Path(folder) / "ladder", steps=options.steps, rungs=options.rungs, threads=1,
+                seed=1000 * seed,
+            )  # fmt: skip
+        law = result.law
         low, high = law.floor_interval
-        covered += low <= exact <= high
+        covered += bool(result.covers_exact)
         print(
-            f"seed {seed}: losses {np.round(loss_R, 4).tolist()}, E {law.floor:.4f} "
-            f"[{low:.4f}, {high:.4f}], exact {exact:.4f}, alpha {law.exponent:.2f}, noise "
-            f"{law.noise:.3f}{'' if law.identified else ', E is not identified'}; "
-            f"{time.perf_counter() - began:.0f} s",
+            f"seed {seed}: losses {[round(rung.loss, 4) for rung in result.rungs]}, E "
+            f"{law.floor:.4f} [{low:.4f}, {high:.4f}], exact {result.exact_entropy:.4f}, alpha "
+            f"{law.exponent:.2f}, noise {law.noise:.3f}"
+            f"{'' if law.identified else ', E is not identified'}; {result.seconds:.0f} s",
             flush=True,
         )
     print(f"{covered} of {options.seeds} intervals contain the exact entropy")
-
-
-def trained_ladder(steps: int, rungs: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Tokens of each rung; the nll of the sentences of a sample by rung; their lengths."""
-    from kullback.models.train import train_model
-    from kullback.training.loss import token_losses
-    from kullback.training.run_folder import load_model
-    from kullback.training.sentence_batches import SentenceBatches
-
-    source = open_source("conjugation", 0, 0)
-    shards = SentenceBatches(source, SENTENCES, 10_000 + seed).shards(0, 1)
-    lengths_N = np.concatenate([shard.lengths_N for shard in shards])
-    starts_N = np.cumsum(lengths_N) - lengths_N
-    tokens, nll = [], []
-    with tempfile.TemporaryDirectory() as folder:
-        for rung in range(rungs):
-            run = Path(folder) / str(rung)
-            result = train_model(
-                run, source="conjugation", steps=steps * 2**rung, batch=BATCH, threads=1,
-                seed=1000 * seed + rung, evaluate_every=10**9, checkpoint_every=10**9,
-            )  # fmt: skip
-            model = load_model(run)
-            nll_M = np.concatenate([np.asarray(token_losses(model, shard)) for shard in shards])
-            tokens.append(result.tokens)
-            nll.append(np.add.reduceat(nll_M, starts_N))
-    return np.array(tokens, dtype=np.float64), np.stack(nll), lengths_N
 
 
 def curves(options: argparse.Namespace) -> None:

@@ -103,7 +103,9 @@ class NanoGPT(nn.Module):
         return F.cross_entropy(logits.flatten(0, 1), y.flatten(), ignore_index=-1)
 
 
-def nanogpt_steps(model: NanoGPT, tokens: np.ndarray, T: int, steps: int) -> Iterator[None]:
+def nanogpt_steps(
+    model: NanoGPT, tokens: np.ndarray, T: int, steps: int, windows: int = WINDOWS
+) -> Iterator[None]:
     """Train, one step at a time."""
     data = torch.from_numpy(tokens)
     weights = list(model.parameters())
@@ -121,7 +123,7 @@ def nanogpt_steps(model: NanoGPT, tokens: np.ndarray, T: int, steps: int) -> Ite
         cosine = 1e-4 + 0.5 * (1 + math.cos(math.pi * done)) * 9e-4
         for group in optimiser.param_groups:
             group["lr"] = 1e-3 * (step + 1) / (warm_up + 1) if step < warm_up else cosine
-        starts = torch.randint(len(data) - T, (WINDOWS,))
+        starts = torch.randint(len(data) - T, (windows,))
         x = torch.stack([data[i : i + T] for i in starts])
         y = torch.stack([data[i + 1 : i + 1 + T] for i in starts])
         loss = model(x, y)

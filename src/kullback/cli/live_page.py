@@ -10,12 +10,12 @@ from typing import Self
 
 import msgspec
 
-from kullback.cli.output import is_rank_zero
 from kullback.errors import KullbackError
 from kullback.report.html.training import render_training
 from kullback.results.training import StepMetrics, TrainingRun
 from kullback.runtime.contents import is_kind
 from kullback.runtime.files import write_atomically
+from kullback.runtime.ranks import is_rank_zero
 from kullback.training.interruption import Interrupted
 from kullback.training.metrics import read_metrics
 from kullback.training.progress import ForwardedProgress, TrainingProgress

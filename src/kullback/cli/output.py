@@ -8,7 +8,6 @@ execute nothing of them.
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 import warnings
@@ -23,6 +22,7 @@ from kullback.runtime.escaping import escaped_json, visible, visible_lines
 from kullback.runtime.locks import locked_output
 from kullback.runtime.outputs import Output, check_outputs
 from kullback.runtime.progress import Note
+from kullback.runtime.ranks import is_rank_zero
 
 if TYPE_CHECKING:
     from kullback.report.terminal.console import VisibleConsole
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from kullback.results.base import Result
 
 __all__ = [
-    "is_rank_zero",
     "print_document",
     "print_error",
     "print_json",
@@ -181,8 +180,3 @@ def reserved(
     path = outputs[0].path
     with locked_output(Path(path) if path is not None and is_rank_zero() else None):
         yield
-
-
-def is_rank_zero() -> bool:
-    """Whether this process writes and prints: the only one, or the first of torchrun's."""
-    return os.environ.get("RANK", "0") == "0"

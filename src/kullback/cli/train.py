@@ -6,13 +6,14 @@ import argparse
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
-from kullback.cli.output import is_rank_zero, print_error, print_result, progress_console
+from kullback.cli.output import print_error, print_result, progress_console
 from kullback.cli.parsing import add_command, given, input_name, number, output_name
 from kullback.cli.training_config import read_config
 from kullback.errors import InvalidValueError
 from kullback.runtime.interruption import exit_code
 from kullback.runtime.outputs import Output, check_outputs
 from kullback.runtime.ranges import HOLDOUTS, SEEDS, TRAINED_VOCABULARIES
+from kullback.runtime.ranks import is_rank_zero
 from kullback.training.config import RANGES, SIZES
 from kullback.training.loggers import LOGGERS, check_loggers
 from kullback.training.new_run import check_no_run

@@ -9,7 +9,6 @@ in ``loggers.json``.
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 from kullback.errors import InvalidValueError, MissingExtraError, RunError
 from kullback.runtime.decoding import decode_json, read_bounded
 from kullback.runtime.files import write_atomically
+from kullback.runtime.ranks import is_rank_zero
 from kullback.runtime.wording import suggestion
 from kullback.training.progress import ForwardedProgress, TrainingProgress
 
@@ -93,8 +93,7 @@ class LoggedProgress(ForwardedProgress):
     ) -> None:
         super().__init__(receiver)
         # Of the processes of torchrun the first one logs.
-        first = os.environ.get("RANK", "0") == "0"
-        self._names = tuple(dict.fromkeys(names)) if first else ()
+        self._names = tuple(dict.fromkeys(names)) if is_rank_zero() else ()
         self._run, self._resumed = run, resumed
         self._settings = {name: value for name, value in settings.items() if value is not None}
         self._open: dict[str, MetricsLogger] = {}
