@@ -6,7 +6,6 @@ import json
 import shutil
 import signal
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +14,7 @@ import torch
 from msgspec.structs import replace
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
+from ended_processes import assert_ends
 from kullback.cli import main
 from kullback.doctor.command import model_folder, run_command
 from kullback.doctor.diagnosis import findings_of, reweighting
@@ -156,13 +156,7 @@ def test_an_interruption_ends_the_command(tmp_path: Path):
     finally:
         signal.signal(signal.SIGALRM, previous)
     child = int((tmp_path / "child").read_text())
-    state = Path(f"/proc/{child}/stat")
-    for _ in range(100):
-        if not state.exists() or state.read_text().rpartition(")")[2].split()[0] == "Z":
-            break
-        time.sleep(0.05)
-    else:
-        pytest.fail("the child still runs")
+    assert_ends(child)
 
 
 def test_commands_that_cannot_be_run(tmp_path: Path):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from ended_processes import assert_ends
 from kullback.runtime import compiled_library
 from kullback.runtime.compiled_library import cache_folder, load_compiled
 from kullback.runtime.progress import Note
@@ -189,8 +190,7 @@ def test_a_hanging_compiler_is_stopped_with_its_children(
     with pytest.warns(Note, match="stopped"):
         assert load_compiled(source, FLAGS) is None
     child = int((tmp_path / "child").read_text())
-    state = Path(f"/proc/{child}/stat")
-    assert not state.exists() or state.read_text().split(")")[1].split()[0] == "Z"
+    assert_ends(child)
     assert not list(cache.iterdir())
 
 
