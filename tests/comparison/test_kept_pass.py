@@ -15,6 +15,7 @@ from kullback.comparison import divergence_columns, kept_pass
 from kullback.comparison.divergence_columns import COLUMNS, DivergenceColumns
 from kullback.comparison.kept_pass import KeptPasses
 from kullback.evaluation.passes import TokenizedText
+from kullback.runtime.workers import ProcessGroup
 from kullback.scoring.divergence import DivergenceStatistics, concatenate_divergences
 from kullback.text.documents import Document
 from kullback.text.protocol import Protocol
@@ -43,11 +44,11 @@ def test_an_interrupted_pass_is_resumed_bit_for_bit(limit, tmp_path, monkeypatch
 
     passes = KeptPasses()
     with pytest.raises(KeyboardInterrupt) as interruption:
-        passes.rows(lambda: ["a"], tokenized, lambda first: compute(first, 7))
+        passes.rows(lambda: ["a"], tokenized, lambda first: compute(first, 7), ProcessGroup())
     assert f"{sum(sizes[:7]):,} of {sum(sizes):,} tokens" in interruption.value.__notes__[0]
     expected = concatenate_divergences(windows)
     for _ in range(2):
-        resumed = passes.rows(lambda: ["a"], tokenized, compute)
+        resumed = passes.rows(lambda: ["a"], tokenized, compute, ProcessGroup())
         for name in COLUMNS:
             np.testing.assert_array_equal(
                 attrgetter(name)(resumed), attrgetter(name)(expected), err_msg=name
@@ -80,8 +81,8 @@ def test_rows_kept_by_another_version_are_computed_anew(tmp_path, monkeypatch):
             yield memoryview(pa.record_batch(list(arrays.values()), schema=older).serialize())
 
     monkeypatch.setattr(kept_pass, "_pieces", older_pieces)
-    KeptPasses().rows(lambda: ["a"], tokenized, compute)
+    KeptPasses().rows(lambda: ["a"], tokenized, compute, ProcessGroup())
     monkeypatch.setattr(kept_pass, "_pieces", pieces)
     for _ in range(2):
-        KeptPasses().rows(lambda: ["a"], tokenized, compute)
+        KeptPasses().rows(lambda: ["a"], tokenized, compute, ProcessGroup())
     assert begun == [0, 0]

@@ -149,6 +149,21 @@ def test_a_recording_reads_the_batches_of_a_pass(model):
         assert numbers == list(range(first, len(tokenized.windows)))
 
 
+def test_a_recording_halves_its_batches_too(model):
+    """Where the memory is too small its windows come in the same order, and a note says so."""
+    tokenized, limit = reading_of(model), BatchLimit()
+    small = small_memory(40, torch.OutOfMemoryError("CUDA out of memory"))(model)
+    numbers = []
+    for number, predictions in window_predictions(small, tokenized, limit=limit):
+        numbers.append(number)
+        assert len(predictions) == len(tokenized.windows[number])
+    assert numbers == list(range(len(tokenized.windows)))
+    assert limit.notes
+    smaller = small_memory(8, MemoryError())(model)
+    with pytest.raises(RunError, match="--window"):
+        list(window_predictions(smaller, tokenized))
+
+
 def test_each_rows_are_of_whole_windows_in_order(model):
     """A consumer may stop after any of them and resume at the window that comes next."""
     tokenized, predictor = reading_of(model), ModelPredictor(model)

@@ -42,6 +42,30 @@ def test_the_same_numbers_as_without_it(
     assert parts.notes == whole.notes
 
 
+def test_windows_share_batches_as_in_the_whole_model(
+    tiny_llama_folder: Path, tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    """Short documents are read together, and every row has the bits of the whole model's."""
+    rows = [{"text": "a quick brown fox jumps over the lazy dog"[: 8 + i % 30]} for i in range(40)]
+    text = tmp_path / "rows.jsonl"
+    text.write_text("\n".join(map(json.dumps, rows)))
+    shapes: list[tuple[int, ...]] = []
+    prepare = StreamedModel.prepare
+
+    def noted(self: StreamedModel, inputs: Any, at_once: int) -> bool:
+        shapes.extend(inputs[i].shape for i in range(len(inputs)))
+        return prepare(self, inputs, at_once)
+
+    options = {"window": 64, "stride": 64, "device": "cpu"}
+    evaluate(tiny_llama_folder, text, records=tmp_path / "a.parquet", **options)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(StreamedModel, "prepare", noted)
+        evaluate(tiny_llama_folder, text, records=tmp_path / "b.parquet", stream=True, **options)
+    assert max(shape[0] for shape in shapes) > 4
+    columns = [pq.read_table(tmp_path / name).to_pydict() for name in ("a.parquet", "b.parquet")]
+    assert columns[0] == columns[1]
+
+
 def test_a_killed_run_resumes_after_its_rows(
     tiny_llama_folder: Path,
     text_file: Path,
@@ -68,9 +92,9 @@ def test_a_killed_run_resumes_after_its_rows(
     sizes: list[int] = []
     prepare = StreamedModel.prepare
 
-    def noted(self: StreamedModel, inputs: Any, at_once: int) -> None:
+    def noted(self: StreamedModel, inputs: Any, at_once: int) -> bool:
         sizes.append(len(inputs))
-        prepare(self, inputs, at_once)
+        return prepare(self, inputs, at_once)
 
     monkeypatch.setattr(StreamedModel, "prepare", noted)
     resumed = measured(tiny_llama_folder, text_file, records=records, stream=True, passages=False)

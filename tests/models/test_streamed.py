@@ -226,3 +226,32 @@ def test_memory_that_is_too_small_is_one_sentence(
     monkeypatch.setattr(LayerStream, "layer", too_large)
     with pytest.raises(RunError, match=r"33 tokens.*--window"):
         model.prepare(ids(), 2)
+
+
+def batch() -> list[np.ndarray]:
+    """Three sequences in one batch."""
+    return [np.random.default_rng(2).integers(0, 256, (3, 24))]
+
+
+@pytest.mark.parametrize(
+    ("change", "sharing"),
+    [
+        (lambda x: x + x.mean(dim=0, keepdim=True), "alone"),
+        (lambda x: x * (1 + x.shape[1] / 8), "equal lengths"),
+        (lambda x: x + 0.1, "padded"),
+    ],
+)
+def test_what_may_share_a_batch_is_tried(change, sharing: str, tmp_path: Path) -> None:
+    """A layer that mixes sequences, or depends on their padding, is noticed beside the text."""
+    model = load_streamed(str(saved_model("llama", tmp_path)))
+    mlp = model._model.base_model.layers[1].mlp
+    own = mlp.forward
+    mlp.forward = lambda x: change(own(x))
+    model.progress = Notes()
+    assert model.sharing(24) == "padded"
+    assert model.prepare(batch(), 2) == (sharing == "padded")
+    assert model.sharing(24) == sharing
+    again = batch() if sharing != "alone" else [batch()[0][n : n + 1] for n in range(3)]
+    assert model.prepare(again, 2)
+    notes = [note for note in model.progress.notes if "read again" in note]
+    assert bool(notes) == (sharing != "padded")

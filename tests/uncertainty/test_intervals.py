@@ -9,7 +9,7 @@ import pytest
 
 from kullback.errors import InvalidValueError
 from kullback.results.measurement import Measurement
-from kullback.uncertainty.intervals import mean_with_interval, perplexity
+from kullback.uncertainty.intervals import mean_with_interval, perplexity, within_unit_interval
 
 
 def test_design_effect_and_effective_size() -> None:
@@ -61,3 +61,29 @@ def test_bad_input_is_named(arguments: tuple, message: str) -> None:
     """Each wrong argument is refused by name, with its value."""
     with pytest.raises(InvalidValueError, match=message):
         mean_with_interval(np.array(arguments[0]), *arguments[1:])
+
+
+def test_the_interval_of_a_share_is_of_shares() -> None:
+    """Near 0 and 1 it is that of the logit; elsewhere, and of exact shares, it stays as it is."""
+    rng = np.random.default_rng(0)
+    document_M = np.arange(2000) // 20
+    for share in (0.002, 0.998):
+        mean = mean_with_interval(rng.random(2000) < share, document_M, "")
+        assert not 0 <= mean.interval[0] <= mean.interval[1] <= 1
+        low, high = within_unit_interval(mean).interval
+        assert 0 < low < mean.value < high < 1
+    middle = mean_with_interval(rng.random(2000) < 0.5, document_M, "")
+    assert within_unit_interval(middle) == middle
+    certain = mean_with_interval(np.ones(2000), document_M, "")
+    assert within_unit_interval(certain).interval == (1.0, 1.0)
+
+
+def test_the_interval_of_a_rare_event_covers_it() -> None:
+    """Of 400 samples the interval holds the true share about as often as it says."""
+    rng = np.random.default_rng(1)
+    covered, document_M = 0, np.arange(600)
+    for _ in range(400):
+        events_M = rng.random(600) < 0.01
+        low, high = within_unit_interval(mean_with_interval(events_M, document_M, "")).interval
+        covered += low <= 0.01 <= high
+    assert covered >= 0.9 * 400

@@ -51,8 +51,10 @@ from kullback.models.placement import DeviceMap
 from kullback.models.quantization import Scheme
 from kullback.models.quantized import check_scheme_fits, split_scheme
 from kullback.results.comparison import Comparison
+from kullback.results.evaluation import NonZeroRank
 from kullback.runtime.byte_sizes import parse_byte_size
 from kullback.runtime.progress import Progress
+from kullback.runtime.workers import ProcessGroup, process_group
 from kullback.text.documents import Document
 from kullback.text.inputs import Text
 from kullback.text.protocol import Bos, Preset, Protocol
@@ -92,7 +94,7 @@ def compare(
     passages: bool = True,
     progress: Progress | None = None,
     command: str = "",
-) -> Comparison:
+) -> Comparison | NonZeroRank:
     """How far the candidates are from the reference on `text`: KL, ΔCE, agreement, ranking.
 
     An operand is a model as for `kullback.evaluate` (``MODEL@SCHEME`` quantises it), or a file that
@@ -102,7 +104,9 @@ def compare(
     models whose tokenizers differ.  `tolerance` is the ΔCE in nats/token within which the smallest
     candidate is chosen (0.01), `budget` the bytes ("90MB") within which the nearest is.  The
     protocol of a recorded file is adopted where none is given.  The other options are those of
-    `kullback.evaluate`.  (As many as protocol, arithmetic and comparison have parts.)
+    `kullback.evaluate`.  Under torchrun the processes share the windows that models and exact
+    recordings are compared on, and non-zero ranks get a `NonZeroRank`.
+    (As many options as protocol, arithmetic and comparison have parts.)
 
     Raises `InvalidValueError` where the operands cannot be compared, an option cannot apply, or
     text, tokenizer or protocol differ, before any model is loaded where that can be known.
@@ -130,18 +134,24 @@ def compare(
     kinds = kinds_of(request.operands)
     if request.text is not None:  # that it is missing is said first
         check_models_exist(request.operands, kinds)
-    result = _dispatch(request, kinds)
-    return replace(result, command=command)
+    with process_group() as processes:
+        request.options.check_processes(processes)
+        result = _dispatch(request, kinds, processes)
+    return result if isinstance(result, NonZeroRank) else replace(result, command=command)
 
 
-def _dispatch(request: Request, kinds: list[Kind]) -> Comparison:
-    """The comparison that the kinds of operands allow."""
+def _dispatch(
+    request: Request, kinds: list[Kind], processes: ProcessGroup
+) -> Comparison | NonZeroRank:
+    """The comparison that the kinds of operands allow; only that of models is shared."""
     models_wanted = bool(request.schemes or request.sensitivity or request.noise_floor)
     stored = bool({"records", "logits", "top-k"} & set(kinds)) or (
         len(kinds) > 1 and "model" not in kinds
     )
     if not (request.by_bytes or stored):
-        return _models(request, kinds)
+        return _models(request, kinds, processes)
+    if not processes.is_rank_zero:
+        return NonZeroRank(rank=processes.rank, world_size=processes.world_size)
     if not request.candidates:
         raise InvalidValueError(NO_CANDIDATE)
     choosing = request.tolerance is not None or request.budget is not None
@@ -254,7 +264,9 @@ def _records(
     return compare_records(rows[0], rows[1], documents)
 
 
-def _models(request: Request, kinds: list[Kind]) -> Comparison:
+def _models(
+    request: Request, kinds: list[Kind], processes: ProcessGroup
+) -> Comparison | NonZeroRank:
     """Models and exact recordings."""
     if request.text is None:
         raise InvalidValueError(NO_TEXT)
@@ -278,7 +290,7 @@ def _models(request: Request, kinds: list[Kind]) -> Comparison:
         budget=request.budget,
         passages=request.passages,
     )
-    return compare_models(reference, opened, documents, cut, task, request.progress)
+    return compare_models(reference, opened, documents, cut, task, request.progress, processes)
 
 
 def _with_schemes(request: Request) -> tuple[list[Model], Scheme | None]:

@@ -24,6 +24,7 @@ from kullback.runtime.interrupted import (
     read_interrupted,
     write_interrupted,
 )
+from kullback.runtime.workers import ProcessGroup
 from kullback.scoring.divergence import DivergenceStatistics
 
 __all__ = ["KeptPasses"]
@@ -46,15 +47,17 @@ class KeptPasses:
         identities: Callable[[], Sequence[str]],
         tokenized: TokenizedText,
         compute: Callable[[int], Iterator[DivergenceStatistics]],
+        processes: ProcessGroup,
     ) -> DivergenceStatistics:
-        """All rows of a pass; `compute` gives those of the windows from a number on.
+        """All rows of a pass on rank 0, none on others; `compute` gives those from a window on.
 
         `identities` are the fingerprints of both models and their text, and whatever else the rows
         depend on; they are asked for where rows are kept, or are to be.
         """
         columns, first = DivergenceColumns(), 0
-        if is_anything_kept():
+        if processes.is_rank_zero and is_anything_kept():
             first = _read(self._path(identities()), tokenized, columns)
+        first = processes.broadcast(first)
         if first == len(tokenized.windows):
             return columns.statistics()
         began = time.monotonic()
@@ -67,7 +70,7 @@ class KeptPasses:
                     f"{len(columns):,} of {len(tokenized):,} tokens of this candidate are kept"
                 )
             raise
-        if time.monotonic() - began >= SECONDS_WORTH_KEEPING:
+        if processes.is_rank_zero and time.monotonic() - began >= SECONDS_WORTH_KEEPING:
             _write(self._path(identities()), columns)
         return columns.statistics()
 

@@ -20,6 +20,7 @@ from msgspec.structs import replace
 from kullback.evaluation.measures import Places, weighted_mean
 from kullback.results.measurement import Measurement
 from kullback.scoring.divergence import DivergenceStatistics, nll_differences
+from kullback.uncertainty.intervals import within_unit_interval
 
 __all__ = [
     "CONFIDENCE_EDGES",
@@ -45,14 +46,14 @@ def compare_tokens(divergences: DivergenceStatistics, places: Places) -> dict[st
         "kl": weighted_mean(divergences.kl, places),
         "reverse_kl": weighted_mean(divergences.reverse_kl, places),
         "jensen_shannon": weighted_mean(divergences.jensen_shannon, places),
-        "total_variation": weighted_mean(divergences.total_variation, places, ""),
+        "total_variation": _share(divergences.total_variation, places),
         **paired_measures(
             divergences.reference.nll,
             divergences.candidate.nll,
             divergences.top1_agreement,
             places,
         ),
-        "top5_overlap": weighted_mean(divergences.top5_overlap / 5.0, places, ""),
+        "top5_overlap": _share(divergences.top5_overlap / 5.0, places),
     }
 
 
@@ -76,8 +77,13 @@ def paired_measures(
         "candidate_cross_entropy": weighted_mean(candidate_nll_M, places),
         "delta_p_mean": weighted_mean(change_M, places, ""),
         "delta_p_rms": _root(weighted_mean(change_M**2, places, "")),
-        "top1_agreement": weighted_mean(agreement_M, places, ""),
+        "top1_agreement": _share(agreement_M, places),
     }
+
+
+def _share(share_M: Float[np.ndarray, "M"] | Bool[np.ndarray, "M"], places: Places) -> Measurement:
+    """The mean of shares in [0, 1]."""
+    return within_unit_interval(weighted_mean(share_M, places, ""))
 
 
 def _root(square: Measurement) -> Measurement:

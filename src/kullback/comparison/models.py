@@ -36,9 +36,11 @@ from kullback.models.interface import TextModel
 from kullback.models.quantization import Scheme
 from kullback.models.streamed import StreamedModel
 from kullback.results import comparison as results
+from kullback.results.evaluation import NonZeroRank
 from kullback.results.measurement import Measurement
 from kullback.runtime.progress import Progress
 from kullback.runtime.temporary import temporary_folder
+from kullback.runtime.workers import ProcessGroup
 from kullback.scoring.divergence import DivergenceStatistics
 from kullback.text.documents import Document
 from kullback.text.fingerprint import Fingerprint
@@ -86,16 +88,18 @@ def compare_models(
     protocol: Protocol,
     task: Task | None = None,
     progress: Progress | None = None,
-) -> results.Comparison:
+    processes: ProcessGroup | None = None,
+) -> results.Comparison | NonZeroRank:
     """Everything about how far the candidates are from `reference` on `documents`.
 
     Each operand is a model, or an exact recording of one; the candidates are ranked with intervals
-    that hold for all at once.  Raises `InvalidValueError` where tokenizers differ, where a
+    that hold for all at once.  The `processes` share the windows of every pass; non-zero ranks are
+    told that rank 0 has the result.  Raises `InvalidValueError` where tokenizers differ, where a
     recording is of another text or protocol, and where the task needs a model and the reference is
     a recording.
-    (Long, because what is known of the reference is used for each candidate and for the noise.)
     """
     task, progress = task or Task(), progress or Progress()
+    processes = processes or ProcessGroup()
     _check_task(reference, task)
     reader, opened = _reader(reference, candidates)
     progress.part("cutting the text into tokens")
@@ -105,24 +109,28 @@ def compare_models(
     began = time.perf_counter()
     source = _source(reference, len(candidates), task, tokenized, progress)
     compared, passes, limit = [], KeptPasses(), BatchLimit()
-    of_reference = reference.fingerprint(documents, tokenized)
+    of_reference = _identity(reference, documents, tokenized, processes)
     for i, candidate in enumerate(candidates):
         operand = opened.pop(i) if i in opened else candidate.open()
         operand.check(documents, tokenized, reader)
         progress.stage(f"comparing {candidate.name}")
-        identity = operand.fingerprint(documents, tokenized)
-        compute = partial(_pass, reference, source, operand, tokenized, progress, limit)
+        identity = _identity(operand, documents, tokenized, processes)
+        compute = partial(_pass, reference, source, operand, tokenized, processes, progress, limit)
         kinds = [type(model).__name__ for model in (reference, operand)]
         identities = partial(_identities, of_reference, identity, *kinds)
-        divergences = passes.rows(identities, tokenized, compute)
+        divergences = passes.rows(identities, tokenized, compute, processes)
+        if not processes.is_rank_zero:
+            continue
         of_reference.wait()  # its layers may be quantised, for their sensitivity
         progress.part("measures and intervals")
         compared.append(
             _Compared.of(candidate.name, operand, identity, divergences, tokenized, reader, task)
         )
         del operand, divergences
-    floor = _noise(source, reference, tokenized, task, progress)
-    layers = _sensitivity(source, reference, tokenized, task, progress)
+    floor = _noise(source, reference, tokenized, task, processes, progress)
+    layers = _sensitivity(source, reference, tokenized, task, processes, progress)
+    if not processes.is_rank_zero:
+        return NonZeroRank(rank=processes.rank, world_size=processes.world_size)
     ranked = rank_candidates(
         [candidate.rows for candidate in compared], tokenized.places, reference.size_bytes, floor,
         task.tolerance, task.budget,
@@ -193,6 +201,18 @@ class _Compared:
         )
 
 
+def _identity(
+    operand: Operand,
+    documents: Sequence[Document],
+    tokenized: TokenizedText,
+    processes: ProcessGroup,
+) -> Fingerprint:
+    """What the numbers of an operand depend on; rank 0 alone needs it, and reads the weights."""
+    if not processes.is_rank_zero:
+        return Fingerprint({})
+    return operand.fingerprint(documents, tokenized)
+
+
 def _identities(reference: Fingerprint, candidate: Fingerprint, *kinds: str) -> list[str]:
     return [reference.full, candidate.full, *kinds]
 
@@ -253,32 +273,44 @@ def _pass(
     source: Predictor,
     operand: Operand,
     tokenized: TokenizedText,
+    processes: ProcessGroup,
     progress: Progress,
     limit: BatchLimit,
     first_window: int,
 ) -> Iterator[DivergenceStatistics]:
     vocabulary_size = min(reference.vocabulary_size, operand.vocabulary_size)
     return divergence_rows(
-        source, operand, tokenized, None, progress.tokens, vocabulary_size, first_window, limit
-    )
+        source, operand, tokenized, processes, progress.tokens, vocabulary_size, first_window,
+        limit,
+    )  # fmt: skip
 
 
 def _noise(
-    source: Predictor, reference: Operand, tokenized: TokenizedText, task: Task, progress: Progress
+    source: Predictor,
+    reference: Operand,
+    tokenized: TokenizedText,
+    task: Task,
+    processes: ProcessGroup,
+    progress: Progress,
 ) -> dict[str, Measurement]:
     if not task.noise or reference.model is None:
         return {}
-    return noise_floor(source, reference.model, tokenized, task.noise_dtype, progress)
+    return noise_floor(source, reference.model, tokenized, task.noise_dtype, processes, progress)
 
 
 def _sensitivity(
-    source: Predictor, reference: Operand, tokenized: TokenizedText, task: Task, progress: Progress
+    source: Predictor,
+    reference: Operand,
+    tokenized: TokenizedText,
+    task: Task,
+    processes: ProcessGroup,
+    progress: Progress,
 ) -> Sensitivity | None:
     if task.sensitivity is None or reference.model is None:
         return None
     progress.stage("sensitivity: layers, one at a time")
     return measure_sensitivity(
-        reference.model, task.sensitivity, tokenized, source, progress.tokens
+        reference.model, task.sensitivity, tokenized, source, processes, progress.tokens
     )
 
 

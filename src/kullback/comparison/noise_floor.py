@@ -26,6 +26,7 @@ from kullback.predictions.base import Predictions, joined
 from kullback.results.comparison import BATCH_SHAPE
 from kullback.results.measurement import Measurement
 from kullback.runtime.progress import Progress
+from kullback.runtime.workers import ProcessGroup
 from kullback.scoring.divergence import concatenate_divergences
 
 __all__ = ["above_noise", "noise_floor", "noise_ratio"]
@@ -68,23 +69,25 @@ def noise_floor(
     model: TextModel,
     tokenized: TokenizedText,
     in_other_type: Callable[[], TextModel] | None = None,
+    processes: ProcessGroup | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Measurement]:
     """KL of `model` from itself in another batch shape, and in another type, by what is changed.
 
     A model that llama.cpp runs reads the text in batches of 16 tokens instead of its own.
     `reference` gives its predictions, which may be kept; `in_other_type` loads it in another type.
-    In nats/token on a part of the text: rounding is much the same everywhere.
+    In nats/token on a part of the text: rounding is much the same everywhere.  The `processes`
+    share its windows, and non-zero ranks get nothing.
     """
-    progress = progress or Progress()
+    processes, progress = processes or ProcessGroup(), progress or Progress()
     part = subsample(tokenized)
     floor = {}
 
     def measure(name: str, predictor: Predictor) -> None:
         progress.stage(f"noise floor: {name}")
-        rows = divergence_rows(reference, predictor, part, progress=progress.tokens)
-        kl_M = concatenate_divergences(list(rows)).kl
-        floor[name] = weighted_mean(kl_M, part.places)
+        rows = list(divergence_rows(reference, predictor, part, processes, progress.tokens))
+        if processes.is_rank_zero:
+            floor[name] = weighted_mean(concatenate_divergences(rows).kl, part.places)
 
     if isinstance(model, LlamaCppModel):  # which reads rows of a batch one after the other
         measure(BATCH_SHAPE, ModelPredictor(model.in_batches(LLAMA_CPP_BATCH)))

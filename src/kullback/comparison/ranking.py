@@ -22,7 +22,7 @@ from kullback.results.measurement import Measurement
 from kullback.runtime.columns import Column
 from kullback.scoring.divergence import DivergenceStatistics, nll_differences
 from kullback.uncertainty.documents import document_order
-from kullback.uncertainty.intervals import simultaneous_means
+from kullback.uncertainty.intervals import simultaneous_means, within_unit_interval
 from kullback.uncertainty.means import MeanRows, means
 from kullback.uncertainty.sweeps import compute
 
@@ -82,7 +82,7 @@ def rank_candidates(
 
     kls = family("kl_M", "nats/token")
     changes = family("difference_M", "nats/token")
-    agreements = family("agreement_M", "")
+    agreements = [within_unit_interval(mean) for mean in family("agreement_M", "")]
     dominated = dominating([rows.size_bytes for rows in candidates], [kl.value for kl in kls])
     order = np.argsort([kl.value for kl in kls], kind="stable").tolist()
     fits = [_fits(candidates[i].size_bytes, budget) for i in order]

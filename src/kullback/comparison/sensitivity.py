@@ -33,6 +33,7 @@ from kullback.models.mini_gpt import GPTTextModel
 from kullback.models.quantization import Scheme, linear_weights, quantise_layers
 from kullback.results.measurement import Measurement
 from kullback.runtime.progress import Tokens
+from kullback.runtime.workers import ProcessGroup
 from kullback.scoring.divergence import concatenate_divergences
 from kullback.uncertainty.intervals import simultaneous_means
 
@@ -64,14 +65,16 @@ def measure_sensitivity(
     scheme: Scheme,
     tokenized: TokenizedText,
     source: Predictor | None = None,
+    processes: ProcessGroup | None = None,
     progress: Tokens = lambda done, total: None,
-) -> Sensitivity:
+) -> Sensitivity | None:
     """The cost of each group of `model` under `scheme`; the model is as before afterwards.
 
-    `source` gives the model's predictions as it is now, where they are kept already.
+    `source` gives the model's predictions as it is now, where they are kept already.  The
+    `processes` share the windows, and non-zero ranks get None.
     Raises `InvalidValueError` where the model has no linear layers here to quantise.
     """
-    module = _module(model)
+    module, processes = _module(model), processes or ProcessGroup()
     groups: dict[str, list[str]] = {}
     for name, _ in linear_weights(module):
         groups.setdefault(name.rpartition(".")[0] or name, []).append(name)
@@ -79,16 +82,20 @@ def measure_sensitivity(
         raise InvalidValueError(f"{model.name} has no linear layers: there is nothing to quantise")
     part = subsample(tokenized)
     original = KeptPredictions(source or ModelPredictor(model), part, dense=True)
-    list(divergence_rows(original, original, part))  # kept before any weight changes
+    # Kept before any weight changes; each process keeps those of its own windows.
+    list(divergence_rows(original, original, part, processes))
     rows, saved = [], []
     chosen = [*(frozenset(names) for names in groups.values()), frozenset().union(*groups.values())]
     for done, names in enumerate(chosen):
         progress(done * len(part), len(chosen) * len(part))
         with _quantised(module, scheme, names) as bytes_saved:
-            passed = divergence_rows(original, ModelPredictor(model), part)
-            rows.append(concatenate_divergences(list(passed)).kl)
+            passed = list(divergence_rows(original, ModelPredictor(model), part, processes))
+        if processes.is_rank_zero:
+            rows.append(concatenate_divergences(passed).kl)
         saved.append(bytes_saved)
     progress(len(chosen) * len(part), len(chosen) * len(part))
+    if not processes.is_rank_zero:
+        return None
     document_M, weight_M = part.places.document_M, part.places.weight_M
     weighted = np.stack(rows) * weight_M
     means = simultaneous_means(weighted[:-1], document_M, "nats/token", weight_M)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -39,6 +40,7 @@ __all__ = ["BatchLimit", "batched_rows", "window_predictions"]
 Rows = TypeVar("Rows", TokenStatistics, DivergenceStatistics)
 AnyRows = TypeVar("AnyRows")
 Value = TypeVar("Value")
+Result = TypeVar("Result")
 
 
 @dataclass(eq=False)
@@ -82,26 +84,18 @@ def batched_rows(
     """
     processes, limit = processes or ProcessGroup(), limit or BatchLimit()
     n_inputs_W = tokenized.windows.read()
-    budget = token_budget(*predictors)
-    plan = plan_batches(n_inputs_W, budget, lambda longest: joint_sharing(longest, *predictors))
     reader = _Reader(start, tokenized, predictors, n_inputs_W, limit)
-    # It depends on all windows, not on those left to do: where a run resumes, the same cores share
-    # a batch as in one that was never stopped.  An accelerator is filled by one batch.
     on_accelerator = any(predictor.device.type != "cpu" for predictor in predictors)
-    is_alone = on_accelerator or any(map(is_exclusive, predictors))
-    at_once = 1 if is_alone else plan.full_batches
-    planned = plan.from_window(first_window)
-    for predictor in predictors:
-        prepare(predictor, _Inputs(tokenized, planned), at_once)
+    planned, at_once = _planned(tokenized, predictors, first_window, on_accelerator)
     done = int(tokenized.starts[first_window])
     group: _Group[Rows] | None = None
     scored_W = tokenized.windows.scored()
     # In a thread of its own an accelerator's libraries would start anew: 126 ms on an H100.
     in_caller = on_accelerator and processes.world_size == 1
     results = (
-        _one_ahead(reader.start, planned)
+        _one_ahead(partial(_start_rows, reader), planned)
         if in_caller
-        else processes.map(reader.rows, planned, at_once)
+        else processes.map(lambda batch: _start_rows(reader, batch)(), planned, at_once)
     )
     # Non-zero ranks have no results.
     for (rows, tokens), batch in zip(results, planned, strict=False):
@@ -116,31 +110,72 @@ def batched_rows(
             yield ready
 
 
+def _planned(
+    tokenized: TokenizedText,
+    predictors: tuple[Predictor, ...],
+    first_window: int,
+    on_accelerator: bool,
+) -> tuple[list[PlannedBatch], int]:
+    """The batches from a window on, which streamed models have read, and how many at a time."""
+    n_inputs_W, budget = tokenized.windows.read(), token_budget(*predictors)
+    is_alone = on_accelerator or any(map(is_exclusive, predictors))
+    while True:
+        plan = plan_batches(n_inputs_W, budget, lambda longest: joint_sharing(longest, *predictors))
+        # It depends on all windows, not on those left to do: where a run resumes, the same cores
+        # share a batch as in one that was never stopped.  An accelerator is filled by one batch.
+        at_once = 1 if is_alone else plan.full_batches
+        planned = plan.from_window(first_window)
+        inputs = _Inputs(tokenized, planned)
+        if all(prepare(predictor, inputs, at_once) for predictor in predictors):
+            return planned, at_once
+
+
 def window_predictions(
-    predictor: ModelPredictor, tokenized: TokenizedText, first_window: int = 0
+    predictor: ModelPredictor,
+    tokenized: TokenizedText,
+    first_window: int = 0,
+    limit: BatchLimit | None = None,
 ) -> Iterator[tuple[int, Predictions]]:
     """The number and the predictions of each window, in order, from `first_window` on.
 
     Windows share the batches of `batched_rows`, if the model has a head: else they are read one by
-    one, since others wait for their turn and each takes V numbers a row.
+    one, since others wait for their turn and each takes V numbers a row.  Raises as it does.
     """
 
     def sharing(longest: int) -> Sharing:
         return joint_sharing(longest, predictor) if predictor.model.factored else "alone"
 
-    plan = plan_batches(tokenized.windows.read(), token_budget(predictor), sharing)
+    def start(batch: Batch) -> Callable[[], Predictions]:
+        predictions = predictor.predictions(batch)
+        return lambda: predictions
+
+    n_inputs_W = tokenized.windows.read()
+    plan = plan_batches(n_inputs_W, token_budget(predictor), sharing)
+    reader = _Reader(start, tokenized, (predictor,), n_inputs_W, limit or BatchLimit())
     waiting: dict[int, Predictions] = {}
     for planned in plan.from_window(first_window):
-        numbers = planned.numbers_N.tolist()
-        batch = tokenized.batch(numbers)
-        predictions, row = predictor.predictions(batch), 0
-        for number, window in zip(numbers, batch.windows, strict=True):
-            rows_m = torch.arange(row, row + len(window), device=predictor.device)
-            waiting[number] = predictions if len(numbers) == 1 else predictions.select(rows_m)
-            row += len(window)
+        for part_N, finish in reader.parts(planned.numbers_N):
+            waiting |= _by_window(finish(), part_N, tokenized, predictor.device)
         while first_window in waiting:
             yield first_window, waiting.pop(first_window)
             first_window += 1
+
+
+def _by_window(
+    predictions: Predictions,
+    numbers_N: Int[np.ndarray, "N"],
+    tokenized: TokenizedText,
+    device: torch.device,
+) -> dict[int, Predictions]:
+    """The predictions of each window of a batch, by its number."""
+    numbers = numbers_N.tolist()
+    if len(numbers) == 1:
+        return {numbers[0]: predictions}
+    sizes = [len(tokenized.windows[number]) for number in numbers]
+    parts = torch.arange(sum(sizes), device=device).split(sizes)
+    return {
+        number: predictions.select(rows_m) for number, rows_m in zip(numbers, parts, strict=True)
+    }
 
 
 def _one_ahead(
@@ -171,41 +206,30 @@ class _Inputs(Sequence[Int[np.ndarray, "N T"]]):
 
 
 @dataclass(frozen=True, eq=False)
-class _Reader(Generic[Rows]):
+class _Reader(Generic[Value]):
     """Computes batches, in smaller parts where the memory asks for it."""
 
-    start_batch: Callable[[Batch], Callable[[], Rows]]
+    start_batch: Callable[[Batch], Callable[[], Value]]
     tokenized: TokenizedText
     predictors: tuple[Predictor, ...]
     n_inputs_W: Int[np.ndarray, "W"]
     limit: BatchLimit
 
-    def rows(self, planned: PlannedBatch) -> tuple[Rows, int | None]:
-        """The rows of a batch, in its order of windows, and the limit if there is one."""
-        return self.start(planned)()
-
-    def start(self, planned: PlannedBatch) -> Callable[[], tuple[Rows, int | None]]:
-        """Start a batch; what is returned waits for `rows`."""
-        parts = list(self._parts(planned.numbers_N))
-
-        def finish() -> tuple[Rows, int | None]:
-            rows = [part() for part in parts]
-            return rows[0] if len(rows) == 1 else _concatenated(rows), self.limit.tokens
-
-        return finish
-
-    def _parts(self, numbers_N: Int[np.ndarray, "N"]) -> Iterator[Callable[[], Rows]]:
+    def parts(
+        self, numbers_N: Int[np.ndarray, "N"]
+    ) -> Iterator[tuple[Int[np.ndarray, "n"], Callable[[], Value]]]:
+        """Start a batch; the windows of each part of it, in its order, and what waits for it."""
         for part_N in self._cut(numbers_N):
             started = self._attempt(part_N)
             if started is not None:
-                yield started
+                yield part_N, started
                 continue
             for predictor in self.predictors:
                 free_accelerator_memory(predictor.device)
             if len(part_N) == 1:
                 raise RunError(self._too_long(int(self.n_inputs_W[part_N[0]])))
             self.limit.lower(padded_tokens(part_N, self.n_inputs_W) // 2)
-            yield from self._parts(part_N)
+            yield from self.parts(part_N)
 
     def _cut(self, numbers_N: Int[np.ndarray, "N"]) -> list[Int[np.ndarray, "n"]]:
         tokens = self.limit.tokens
@@ -213,8 +237,8 @@ class _Reader(Generic[Rows]):
             return [numbers_N]
         return cut(numbers_N, self.n_inputs_W, tokens)
 
-    def _attempt(self, numbers_N: Int[np.ndarray, "N"]) -> Callable[[], Rows] | None:
-        """What waits for the rows; None where the memory is too small."""
+    def _attempt(self, numbers_N: Int[np.ndarray, "N"]) -> Callable[[], Value] | None:
+        """What waits for the result; None where the memory is too small."""
         try:
             return self._started(numbers_N)
         # torch has one class of errors for its accelerators, and none for its memory on a CPU.
@@ -223,12 +247,12 @@ class _Reader(Generic[Rows]):
                 raise
             return None
 
-    def _started(self, numbers_N: Int[np.ndarray, "N"]) -> Callable[[], Rows]:
+    def _started(self, numbers_N: Int[np.ndarray, "N"]) -> Callable[[], Value]:
         batch = self.tokenized.batch(numbers_N.tolist())
         finish = self._placed(numbers_N, lambda: self.start_batch(batch))
         return lambda: self._placed(numbers_N, finish)
 
-    def _placed(self, numbers_N: Int[np.ndarray, "N"], compute: Callable[[], Value]) -> Value:
+    def _placed(self, numbers_N: Int[np.ndarray, "N"], compute: Callable[[], Result]) -> Result:
         """Say where in the text it was that predictions could not be measured."""
         try:
             return compute()
@@ -247,6 +271,19 @@ class _Reader(Generic[Rows]):
             f"the memory is too small to read a window of {tokens:,} tokens with {names}: use a "
             "shorter --window, a narrower --dtype, or a device with more memory"
         )
+
+
+def _start_rows(
+    reader: _Reader[Rows], planned: PlannedBatch
+) -> Callable[[], tuple[Rows, int | None]]:
+    """Start a batch; what is returned waits for its rows, and the limit if there is one."""
+    parts = list(reader.parts(planned.numbers_N))
+
+    def finish() -> tuple[Rows, int | None]:
+        rows = [part() for _, part in parts]
+        return rows[0] if len(rows) == 1 else _concatenated(rows), reader.limit.tokens
+
+    return finish
 
 
 class _Group(Generic[Rows]):

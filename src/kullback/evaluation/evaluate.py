@@ -84,11 +84,7 @@ def evaluate(
     cut, documents = options.to_protocol(), options.documents(text, progress)
     with process_group() as processes:
         progress.stage(f"loading {model_name(model)}")
-        if stream and processes.world_size > 1:
-            raise InvalidValueError(
-                "stream (--stream) reads the model once, and each process of torchrun would read "
-                "it: start one process"
-            )
+        options.check_processes(processes)
         loaded = options.load(model, progress=progress).model
         task = TextTask(
             records=path, passages=passages, temperature=temperature,

@@ -26,7 +26,7 @@ from kullback.scoring.token_statistics import TokenStatistics
 from kullback.uncertainty.calibration import Calibration, brier_scores, calibration
 from kullback.uncertainty.documents import document_order
 from kullback.uncertainty.forecasts import ForecastRows
-from kullback.uncertainty.intervals import mean_with_interval, perplexity
+from kullback.uncertainty.intervals import mean_with_interval, perplexity, within_unit_interval
 from kullback.uncertainty.means import MeanRows, means
 from kullback.uncertainty.sweeps import Computation, Task, compute, mapped, one_pass, together
 
@@ -43,11 +43,12 @@ __all__ = [
 ]
 
 TOP_K = (1, 5, 10)
+ACCURACIES = [f"top{k}_accuracy" for k in TOP_K]
 # The means over tokens, in the order to show.
 TOKEN_UNITS = {
     "cross_entropy": "nats/token",
     "entropy": "nats/token",
-    **{f"top{k}_accuracy": "" for k in TOP_K},
+    **dict.fromkeys(ACCURACIES, ""),
     "brier": "",
 }
 POSITION_BINS = 24
@@ -172,6 +173,7 @@ def _measures() -> Computation[TextPart, TextMeasures]:
     for nats_per_word in by_word.result:  # none in a text without words
         measures["word_perplexity"] = perplexity(nats_per_word)
     measures |= {name: per_token[name] for name in TOKEN_UNITS if name != "cross_entropy"}
+    measures |= {name: within_unit_interval(measures[name]) for name in ACCURACIES}
     measures["ece"] = of_top1.result.ece
     measures["rms_calibration_error"] = of_top1.result.rms_error
     measures["smooth_ece"] = of_top1.result.smooth_ece

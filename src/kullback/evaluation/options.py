@@ -17,6 +17,7 @@ from kullback.models.load_streamed import check_streamable, load_streamed
 from kullback.models.placement import DeviceMap
 from kullback.models.quantized import SizedModel, split_scheme
 from kullback.runtime.progress import Progress
+from kullback.runtime.workers import ProcessGroup
 from kullback.text.documents import STANDARD_INPUT, Document
 from kullback.text.formats import ROWS, has_fields
 from kullback.text.inputs import Text, documents_of, paths_of, size_of
@@ -162,6 +163,14 @@ class PassOptions:
             )
         for model in models:
             check_streamable(model)
+
+    def check_processes(self, processes: ProcessGroup) -> None:
+        """Raise `InvalidValueError` where several processes cannot share the passes."""
+        if self.stream and processes.world_size > 1:
+            raise InvalidValueError(
+                "stream (--stream) reads a model once, and each process of torchrun would read it: "
+                "start one process"
+            )
 
     def check_backend(self, *models: Model) -> None:
         """Raise `InvalidValueError` for an unknown backend, and for one without a .gguf file."""

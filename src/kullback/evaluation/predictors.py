@@ -82,11 +82,13 @@ class ModelPredictor:
         return self.model.predict(inputs_NT).select(positions_M)
 
 
-def prepare(predictor: Predictor, inputs: Sequence[Int[np.ndarray, "N T"]], at_once: int) -> None:
-    """Let a model that reads its whole text layer by layer read these batches; else nothing."""
-    for part in _chain(predictor):
-        if isinstance(part, StreamedModel):
-            part.prepare(inputs, at_once)
+def prepare(predictor: Predictor, inputs: Sequence[Int[np.ndarray, "N T"]], at_once: int) -> bool:
+    """Let a model that reads its whole text layer by layer read these batches; else nothing.
+
+    False where it may not read them so, and its `sharing` now says how it may.
+    """
+    models = [part for part in _chain(predictor) if isinstance(part, StreamedModel)]
+    return all(model.prepare(inputs, at_once) for model in models)
 
 
 def is_exclusive(predictor: object) -> bool:

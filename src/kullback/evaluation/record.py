@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from kullback.errors import InvalidValueError, RunError
-from kullback.evaluation.batched_rows import window_predictions
+from kullback.evaluation.batched_rows import BatchLimit, window_predictions
 from kullback.evaluation.on_text import TextTask, coverage_notes, evaluate_text, model_fingerprint
 from kullback.evaluation.options import Model, PassOptions, model_name, named_paths
 from kullback.evaluation.passes import ModelPredictor, TokenizedText
@@ -107,14 +107,15 @@ def record(
             return _result(path, "token records", result.scored_tokens, result.notes)
         if not processes.is_rank_zero:
             return NonZeroRank(rank=processes.rank, world_size=processes.world_size)
+        limit = BatchLimit()
         if distributions is None:
             tokenized = record_llama_cpp(sized.model, documents, cut, path, progress)
         else:
             tokenized = record_text(
                 sized.model, documents, cut, path, distributions,
-                DEFAULT_K if k is None else k, progress, sized.size_bytes,
+                DEFAULT_K if k is None else k, progress, sized.size_bytes, limit,
             )  # fmt: skip
-        notes = (*sized.model.notes, *coverage_notes(tokenized))
+        notes = (*sized.model.notes, *coverage_notes(tokenized), *limit.notes)
         return _result(path, distributions or "llama.cpp", len(tokenized), notes)
 
 
@@ -134,13 +135,14 @@ def record_text(
     k: int = DEFAULT_K,
     progress: Progress | None = None,
     size_bytes: int | None = None,
+    limit: BatchLimit | None = None,
 ) -> TokenizedText:
     """Write what `model` predicts of `documents` to `path`; returns what was read.
 
-    `size_bytes` is what the weights take, where that is known: a comparison ranks by it.  What a
-    killed or interrupted call has written is kept beside `path`, and resumed by the same call.
-    Raises `InvalidValueError` for a text, protocol or kind that does not fit, `RunError` where the
-    file cannot be written.
+    `size_bytes` is what the weights take, where that is known: a comparison ranks by it; `limit` is
+    as for `token_rows`.  What a killed or interrupted call has written is kept beside `path`, and
+    resumed by the same call.  Raises `InvalidValueError` for a text, protocol or kind that does not
+    fit, `RunError` where the file cannot be written.
     """
     progress = progress or Progress()
     weights = in_background(model.weights_fingerprint)
@@ -157,7 +159,7 @@ def record_text(
     with kept_freed_memory(), _kept(writer, len(tokenized)), writer:
         first = int(np.searchsorted(tokenized.starts, writer.rows))
         begin = min(first, len(tokenized.windows) - 1)
-        for index, predictions in window_predictions(predictor, tokenized, begin):
+        for index, predictions in window_predictions(predictor, tokenized, begin, limit):
             window, rows = tokenized.windows[index], tokenized.rows_of(index)
             places = tokenized.places_of(slice(index, index + 1))
             if index < first:  # all rows are there, but not yet the file

@@ -24,9 +24,40 @@ from kullback.predictions.base import Predictions
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
-__all__ = ["BatchProbe", "scales_with_length"]
+__all__ = ["BatchProbe", "SharedInputs", "scales_with_length"]
 
 Predict: TypeAlias = "Callable[[Int[Tensor, 'N T']], Predictions]"
+
+
+@dataclass(frozen=True, eq=False)
+class SharedInputs:
+    """Sequences alone and the batches that they are compared in, made of one probe."""
+
+    alone: dict[str, Int[Tensor, "1 T"]]
+    batches: dict[str, tuple[Int[Tensor, "N T"], tuple[str, ...], Sharing]]
+    """By name: the batch, the names of its sequences, and what may be shared where their
+    predictions are not those that they have alone."""
+
+    @classmethod
+    def of(cls, probe_1T: Int[Tensor, "1 T"], longest: int, padded: bool = True) -> SharedInputs:
+        """Two sequences of one length; if `padded`, one beside a longer one and one that is padded
+        to `longest`.  None of them where the probe has a single token.
+        """
+        first_1T, second_1T = probe_1T, probe_1T.flip(1) // 2
+        T = first_1T.shape[1]
+        if T < 2:
+            return cls({}, {})
+        half_1T = second_1T[:, : T // 2]
+        alone = {"first": first_1T, "second": second_1T, "half": half_1T}
+        batches: dict[str, tuple[Tensor, tuple[str, ...], Sharing]] = {
+            "equal": (torch.cat([first_1T, second_1T]), ("first", "second"), "alone"),
+        }
+        if padded:
+            beside_2T = torch.cat([first_1T, _padded(half_1T, T)])
+            batches["beside"] = (beside_2T, ("first", "half"), "equal lengths")
+        if padded and longest > T:
+            batches["long"] = (_padded(first_1T, longest), ("first",), "equal lengths")
+        return cls(alone, batches)
 
 
 @dataclass(eq=False)
@@ -63,25 +94,25 @@ class BatchProbe:
         return self._unsafe_from is not None and longest >= self._unsafe_from
 
     def _try_short(self, predict: Predict) -> Sharing:
-        first_1T, second_1T = self.probe_1T, self.probe_1T.flip(1) // 2
-        T = first_1T.shape[1]
-        half = T // 2
-        if half == 0:
+        T = self.probe_1T.shape[1]
+        inputs = SharedInputs.of(self.probe_1T, T)
+        if not inputs.batches:
             return "alone"
-        padded_1T = _padded(second_1T[:, :half], T)
         try:
-            first_TV, second_TV = _logits(predict, first_1T, T), _logits(predict, second_1T, T)
-            half_RV = _logits(predict, second_1T[:, :half], half)
-            padded_MV = _logits(predict, torch.cat([first_1T, padded_1T]), 2 * T)
-            equal_MV = _logits(predict, torch.cat([first_1T, second_1T]), 2 * T)
+            alone = {
+                name: _logits(predict, ids_1T, ids_1T.shape[1])
+                for name, ids_1T in inputs.alone.items()
+            }
+            for batch_NT, names, otherwise in inputs.batches.values():
+                batch_MV = _logits(predict, batch_NT, 2 * T)
+                for n, name in enumerate(names):
+                    row_TV = batch_MV[n * T : n * T + len(alone[name])]
+                    if not self.is_near(row_TV, alone[name]):
+                        return otherwise
         # Of any class: it is the model's own code that runs, perhaps made for one sequence.
         except Exception:
             return "alone"
-        if not (self.is_near(equal_MV[:T], first_TV) and self.is_near(equal_MV[T:], second_TV)):
-            return "alone"
-        beside = self.is_near(padded_MV[:T], first_TV)
-        padded = self.is_near(padded_MV[T : T + half], half_RV)
-        return "padded" if beside and padded else "equal lengths"
+        return "padded"
 
     def _try_length(self, predict: Predict, longest: int) -> bool:
         """Whether a short sequence that is padded to `longest` tokens predicts what it does alone.

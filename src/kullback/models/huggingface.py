@@ -187,10 +187,7 @@ class HuggingFaceModel:
         """About what the activations of a layer, or logits without a head, take of a position."""
         if self.head is None:
             return 8 * self.vocabulary_size
-        V, D = self.head.weight_VD.shape
-        widths = [weight.shape[0] for weight in self.model.parameters() if weight.ndim == 2]
-        widest = max((width for width in widths if width < V), default=D)
-        return self.dtype.itemsize * (4 * D + 3 * widest)
+        return bytes_a_token(self.model, *self.head.weight_VD.shape)
 
     def weights_fingerprint(self) -> str:
         """SHA-256 of the weights as they are in memory; computed once."""
@@ -212,6 +209,13 @@ class HuggingFaceModel:
                 return DensePredictions(_own_logits(self.model, inputs_NT))
             hidden_MD = _hidden(self.model, inputs_NT).to(self.head.weight_VD.device)
         return FactoredPredictions(at_least_float32(hidden_MD), self.head)
+
+
+def bytes_a_token(model: PreTrainedModel, V: int, D: int) -> int:
+    """About what the activations of a layer take of a position, with a head of V×D weights."""
+    widths = [weight.shape[0] for weight in model.parameters() if weight.ndim == 2]
+    widest = max((width for width in widths if width < V), default=D)
+    return model.dtype.itemsize * (4 * D + 3 * widest)
 
 
 def find_head(model: PreTrainedModel, probe_1T: Int[Tensor, "1 T"]) -> tuple[Head | None, str]:

@@ -29,10 +29,12 @@ from kullback.errors import InvalidValueError, RunError
 from kullback.models._context import context_of, context_probe
 from kullback.models._loading_errors import explained
 from kullback.models._probes import probes_of
+from kullback.models.batch_probe import SharedInputs, scales_with_length
 from kullback.models.hidden_states import HiddenStates
 from kullback.models.huggingface import (
     TOLERANCE,
     HuggingFaceModel,
+    bytes_a_token,
     check_repeatable,
     distance,
     output_matrix,
@@ -99,6 +101,7 @@ class StreamedModel:
         self.tokenizer = with_known_rows(model, tokenizer, self.vocabulary_size, self.name)
         self._stream.install()
         self._matrix: Any = output_matrix(model)
+        self._sharing: Sharing = "equal lengths" if scales_with_length(model.config) else "padded"
         self._text: Text | None = None
         self._wrapped: HuggingFaceModel | None = None
         self._lock = threading.Lock()
@@ -137,8 +140,13 @@ class StreamedModel:
         return self._weights.fingerprint
 
     def sharing(self, longest: int) -> Sharing:
-        """Each window by itself: what may share a batch is known once all layers have run."""
-        return "alone"
+        """As far as is known: `prepare` tries it with short inputs beside the text."""
+        return self._sharing
+
+    @property
+    def bytes_a_token(self) -> int:
+        """As of `HuggingFaceModel`."""
+        return bytes_a_token(self._model, *self._matrix.weight.shape)
 
     @torch.inference_mode()
     def predict(self, inputs_NT: Int[Tensor, "N T"]) -> Predictions:
@@ -162,24 +170,39 @@ class StreamedModel:
         assert self._text is not None, "a text passes through the layers first"
         return self._text
 
-    def prepare(self, inputs: Sequence[Int[np.ndarray, "N T"]], at_once: int) -> None:
+    def prepare(self, inputs: Sequence[Int[np.ndarray, "N T"]], at_once: int) -> bool:
         """Let all inputs pass through all layers, `at_once` of them at a time.
 
-        Nothing where all of them did already; else earlier ones are forgotten.  Raises
+        Nothing where all of them did already; else earlier ones are forgotten.  False, with what
+        may be shared in `sharing`, where sequences that share a batch do not get the hidden states
+        that they have alone: short ones beside the text are compared after every layer.  Raises
         `InvalidValueError` where weights are damaged, or a layer reads more than the layer before
         returns; `RunError` where there is no space for the hidden states, or for a layer.
         """
         if self._text is not None and self._text.has(inputs):
-            return
+            return True
         probes = probes_of(self._model, self._own_tokenizer, self.device)
+        longest = max((ids_NT.shape[1] for ids_NT in inputs if len(ids_NT) > 1), default=0)
+        shared = SharedInputs({}, {})
+        if longest and self._sharing != "alone":
+            shared = SharedInputs.of(probes[0], longest, padded=self._sharing == "padded")
+        tried = [*shared.alone.values(), *(batch_NT for batch_NT, _, _ in shared.batches.values())]
         # The first one twice: what is random differs.
-        probes += [context_probe(self._model, self.device), probes[0]]
+        probes += [context_probe(self._model, self.device), *tried, probes[0]]
         text = Text(inputs, probes)
         try:
-            self._read(text, at_once)
+            self._read(text, at_once, shared)
         except BaseException as error:  # Ctrl-C, too: a half-read text is none
             self._text = None
             self._weights.stop_reading()
+            if isinstance(error, _NotSharedError):
+                self._sharing = error.sharing
+                self.progress.note(
+                    f"{self.name} may read windows only "
+                    f"{'alone' if error.sharing == 'alone' else 'beside others of their length'}: "
+                    "it is read again from the first layer"
+                )
+                return False
             if not is_out_of_memory(error):
                 raise
             raise RunError(
@@ -187,8 +210,9 @@ class StreamedModel:
                 f"{text.longest:,} tokens: use a shorter --window, a narrower --dtype, or a device "
                 "with more memory"
             ) from None
+        return True
 
-    def _read(self, text: Text, at_once: int) -> None:
+    def _read(self, text: Text, at_once: int, shared: SharedInputs) -> None:
         self._wrapped, self._text = None, None
         self._weights.free(self._head)
         self._text = text
@@ -222,6 +246,7 @@ class StreamedModel:
                 self._map(run, at_once, advance, with_hidden=True)
             self._weights.free(part)
             self._check_numbers(i)
+            self._check_shared(shared)
         first, again = text.hidden[text.first_probe], text.hidden[count - 1]
         check_repeatable(again, first, self.dtype, self.name)
 
@@ -285,6 +310,20 @@ class StreamedModel:
                     "or reads more than the layer before returns; leave out --stream"
                 )
 
+    def _check_shared(self, shared: SharedInputs) -> None:
+        """Raise `_NotSharedError` where a batch changes the hidden states of its sequences."""
+
+        def hidden(ids_NT: Tensor) -> Tensor:
+            i = self.text.find(ids_NT)
+            assert i is not None
+            return self.text.hidden[i]
+
+        for batch_NT, names, otherwise in shared.batches.values():
+            for row_TD, name in zip(hidden(batch_NT), names, strict=True):
+                alone_TD = hidden(shared.alone[name])[0]
+                if distance(row_TD[: len(alone_TD)], alone_TD) > TOLERANCE[self.dtype]:
+                    raise _NotSharedError(otherwise)
+
     def _wrap(self) -> HuggingFaceModel:
         """The model after its layers, with its head."""
         self._load(self._head)
@@ -300,6 +339,14 @@ class StreamedModel:
     def _load(self, part: Part) -> None:
         with explained(self._location, "weights"):
             self._weights.load(part)
+
+
+class _NotSharedError(Exception):
+    """Windows may share batches only as `sharing` says."""
+
+    def __init__(self, sharing: Sharing) -> None:
+        super().__init__(sharing)
+        self.sharing = sharing
 
 
 def _parts(model: PreTrainedModel, layers: Layers) -> tuple[Part, list[Part], Part, Part]:

@@ -27,7 +27,7 @@ class Text:
     def __init__(
         self,
         inputs: Sequence[Int[np.ndarray, "N T"]],
-        probes: Sequence[Int[Tensor, "1 T"]],
+        probes: Sequence[Int[Tensor, "N T"]],
     ) -> None:
         self._inputs, self._probes = inputs, probes
         self._numbers: dict[bytes, int] = {}
@@ -40,9 +40,9 @@ class Text:
                 self._places.append(place)
                 self.shapes.append((len(ids_NT), ids_NT.shape[1]))
         self.first_probe = len(self._places)
-        for i, probe_1T in enumerate(probes):
-            self._numbers.setdefault(_key(probe_1T.cpu().numpy()), self.first_probe + i)
-            self.shapes.append((1, probe_1T.shape[1]))
+        for i, probe_NT in enumerate(probes):
+            self._numbers.setdefault(_key(probe_NT.cpu().numpy()), self.first_probe + i)
+            self.shapes.append((len(probe_NT), probe_NT.shape[1]))
 
     @property
     def tokens(self) -> int:

@@ -35,6 +35,7 @@ __all__ = [
     "perplexity",
     "ratio_of_sums",
     "simultaneous_means",
+    "within_unit_interval",
 ]
 
 
@@ -138,6 +139,24 @@ def perplexity(mean: Measurement, unit: str = "") -> Measurement:
         independent_error=independent if math.isinf(independent) else value * independent,
         bounds=(low, high),
     )
+
+
+def within_unit_interval(mean: Measurement) -> Measurement:
+    """A mean of values in [0, 1], such as an accuracy, whose interval does not leave them.
+
+    Where value ± half does, near 0 or 1, the interval is that of the logit by the delta method:
+    ``logit(value) ± half / (value (1 − value))``.
+
+    >>> print(within_unit_interval(Measurement(0.99, "", 0.01, 500, 50, "documents", 49)))
+    0.990 [0.929, 0.999]
+    """
+    low, high = mean.interval
+    if not mean.has_interval or (low >= 0 and high <= 1) or not 0 < mean.value < 1:
+        return mean
+    logit = math.log(mean.value) - math.log1p(-mean.value)
+    half = (high - low) / 2 / (mean.value * (1 - mean.value))
+    low, high = (1 / (1 + _exp(-end)) for end in (logit - half, logit + half))
+    return replace(mean, bounds=(low, high))
 
 
 def _exp(x: float) -> float:
