@@ -12,8 +12,8 @@ from huggingface_hub import constants, file_download
 from huggingface_hub import errors as hub
 
 from kullback.errors import InvalidValueError
-from kullback.models import _hub
-from kullback.models._hub import check_reachable
+from kullback.models import hub as module
+from kullback.models.hub import check_reachable
 from kullback.models.locate import Location
 
 MODEL = Location("someone/no-such-model", None)
@@ -62,7 +62,7 @@ def test_without_a_connection_it_is_asked_once(asked, error: Exception) -> None:
 
 def test_a_hub_that_does_not_answer_is_not_waited_for(asked, monkeypatch) -> None:
     """Whatever the library below waits for."""
-    monkeypatch.setattr(_hub, "SECONDS", 0.1)
+    monkeypatch.setattr(module, "SECONDS", 0.1)
     never = threading.Event()
     asked(never.wait)
     try:
@@ -82,18 +82,20 @@ def test_what_the_hub_answers_is_left_to_the_loader(asked) -> None:
 
 
 def test_what_is_on_this_machine_is_not_asked_for(asked, monkeypatch, tmp_path: Path) -> None:
-    """Neither a folder nor a model in the cache, and nothing in offline mode."""
+    """Neither a folder nor a model in the cache; offline, one that is not there is refused."""
     urls = asked(lambda: None)
     check_reachable(Location("model", tmp_path))
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    check_reachable(MODEL)
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(InvalidValueError, match="no-such-model.*offline"):
+        check_reachable(MODEL)
     cached = tmp_path / "models--someone--no-such-model"
     (cached / "refs").mkdir(parents=True)
     (cached / "refs/main").write_text("0" * 40)
     (cached / "snapshots" / ("0" * 40)).mkdir(parents=True)
     (cached / "snapshots" / ("0" * 40) / "config.json").write_text("{}")
+    check_reachable(MODEL)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     check_reachable(MODEL)
     assert urls == []
 

@@ -11,7 +11,7 @@ from typing import Literal, TypeAlias
 from kullback.errors import InvalidValueError
 from kullback.evaluation.options import Model, PassOptions, model_name
 from kullback.evaluation.token_records import is_records, read_metadata
-from kullback.models._hub import check_reachable
+from kullback.models.hub import check_reachable
 from kullback.models.llama_cpp_options import split_gguf
 from kullback.models.locate import locate
 from kullback.models.quantized import split_scheme

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from kullback.errors import InvalidValueError, MissingExtraError
-from kullback.models._hub import check_reachable
+from kullback.models.hub import check_reachable
 from kullback.models._implementations import pin_implementations
 from kullback.models._known_kinds import check_architecture, unknown_kind
 from kullback.models._loading_errors import explained, first_sentence, not_streamed

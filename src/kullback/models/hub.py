@@ -9,7 +9,7 @@ from __future__ import annotations
 from threading import Thread
 
 from kullback.models._loading_errors import explained, is_unreachable
-from kullback.models.locate import Location
+from kullback.models.locate import ADAPTER_CONFIG, Location
 
 __all__ = ["SECONDS", "check_reachable"]
 
@@ -23,15 +23,19 @@ def check_reachable(location: Location) -> None:
     Whatever the hub answers is left to the loader.
     """
     from huggingface_hub import hf_hub_url, is_offline_mode, try_to_load_from_cache
+    from huggingface_hub.errors import OfflineModeIsEnabled
 
     # Imported from its module, because the package replaces its own attributes while it is used.
     from huggingface_hub.file_download import get_hf_file_metadata
 
-    if location.path is not None or is_offline_mode():
+    if location.path is not None:
         return
     with explained(location, "configuration"):
-        if isinstance(try_to_load_from_cache(location.name, "config.json"), str):
+        files = ("config.json", ADAPTER_CONFIG)
+        if any(isinstance(try_to_load_from_cache(location.name, file), str) for file in files):
             return
+        if is_offline_mode():
+            raise OfflineModeIsEnabled
         url = hf_hub_url(location.name, "config.json")
         errors: list[Exception] = []
 
