@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from kullback.errors import InvalidValueError, MissingExtraError
-from kullback.models.hub import check_reachable
 from kullback.models._implementations import pin_implementations
 from kullback.models._known_kinds import check_architecture, unknown_kind
 from kullback.models._loading_errors import explained, first_sentence, not_streamed
@@ -38,6 +37,7 @@ from kullback.models.gguf_in_transformers import (
     prepare,
     release_quantiser,
 )
+from kullback.models.hub import check_reachable
 from kullback.models.huggingface import HuggingFaceModel
 from kullback.models.locate import Location
 from kullback.models.placement import ON_CPU, Place, is_spread, placement_note
