@@ -87,7 +87,7 @@ def test_what_is_on_this_machine_is_not_asked_for(asked, monkeypatch, tmp_path: 
     check_reachable(Location("model", tmp_path))
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(InvalidValueError, match="no-such-model.*HF_HUB_OFFLINE"):
+    with pytest.raises(InvalidValueError, match=r"no-such-model.*HF_HUB_OFFLINE"):
         check_reachable(MODEL)
     cached = tmp_path / "models--someone--no-such-model"
     (cached / "refs").mkdir(parents=True)
