@@ -18,9 +18,10 @@ TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "
 
 def run_compare(folder: Path, text: Path, *started: str, fails: bool = False) -> Any:
     """The JSON of a comparison with two candidates, noise and sensitivity, or its messages."""
-    arguments = ("-m", "kullback", "compare", str(folder), "--text", str(text), "--window", "16")
+    models = [str(folder)] * (2 if fails else 1)
+    arguments = ("-m", "kullback", "compare", *models, "--text", str(text), "--window", "16")
     done = subprocess.run(
-        [sys.executable, *started, *arguments, *(["--stream", f"{folder}"] if fails else [
+        [sys.executable, *started, *arguments, *(["--stream"] if fails else [
             "--schemes", "int8,int4-g32", "--noise-floor", "--sensitivity", "--json"
         ])],
         capture_output=True, text=True, timeout=200,

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from kullback.errors import InvalidValueError
+from kullback.evaluation import predictors
 from kullback.evaluation.evaluate import evaluate
 from kullback.models.streamed import StreamedModel
 from kullback.results.evaluation import Evaluation
@@ -85,6 +86,7 @@ def test_a_killed_run_resumes_after_its_rows(
             raise KeyboardInterrupt
         return own(self, inputs)
 
+    monkeypatch.setattr(predictors, "CPU_TOKENS", 64)  # batches of a window
     monkeypatch.setattr(StreamedModel, "predict", interrupted)
     with pytest.raises(KeyboardInterrupt):
         measured(tiny_llama_folder, text_file, records=records, stream=True)

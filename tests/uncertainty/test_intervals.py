@@ -67,7 +67,7 @@ def test_the_interval_of_a_share_is_of_shares() -> None:
     """Near 0 and 1 it is that of the logit; elsewhere, and of exact shares, it stays as it is."""
     rng = np.random.default_rng(0)
     document_M = np.arange(2000) // 20
-    for share in (0.002, 0.998):
+    for share in (0.001, 0.999):
         mean = mean_with_interval(rng.random(2000) < share, document_M, "")
         assert not 0 <= mean.interval[0] <= mean.interval[1] <= 1
         low, high = within_unit_interval(mean).interval

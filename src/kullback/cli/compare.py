@@ -15,6 +15,7 @@ from kullback.runtime.ranges import TOLERANCES
 if TYPE_CHECKING:
     from kullback.cli.parsing import Commands
     from kullback.results.comparison import Comparison
+    from kullback.results.evaluation import NonZeroRank
 
 __all__ = ["add"]
 
@@ -34,6 +35,7 @@ def add(commands: Commands) -> None:
         "kullback compare base.kld MODEL",
         "kullback compare base.kld other.kld      # llama.cpp --kl-divergence-base files",
         "kullback compare FOLDER OTHER --by-bytes --text book.txt",
+        "torchrun --nproc-per-node 4 -m kullback compare FOLDER OTHER --text texts/",
         notes=(
             "\nKL(reference‖candidate) says how far the candidate moved, not that it is worse.\n"
             "What kullback record writes can replace any model: an exact recording gives all that\n"
@@ -97,7 +99,7 @@ def _compare(options: argparse.Namespace) -> None:
         print_result(result, options.json, options.report, options.verbose, **force)
 
 
-def _compared(options: argparse.Namespace) -> Comparison:
+def _compared(options: argparse.Namespace) -> Comparison | NonZeroRank:
     from kullback.comparison.compare import compare
 
     with terminal_progress(options.verbose) as progress:

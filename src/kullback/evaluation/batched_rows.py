@@ -172,7 +172,7 @@ def _by_window(
     if len(numbers) == 1:
         return {numbers[0]: predictions}
     sizes = [len(tokenized.windows[number]) for number in numbers]
-    parts = torch.arange(sum(sizes), device=device).split(sizes)
+    parts = torch.split(torch.arange(sum(sizes), device=device), sizes)
     return {
         number: predictions.select(rows_m) for number, rows_m in zip(numbers, parts, strict=True)
     }
