@@ -33,10 +33,10 @@ from kullback.runtime.threads import workers
 from kullback.sources.catalogue import open_source
 from kullback.training.config import TrainingConfig
 from kullback.training.gpt import GPT, GPTConfig
-from kullback.training.loop import train_step
 from kullback.training.loss import shard_sums
 from kullback.training.replicas import ALONE, Replicas
 from kullback.training.state import TrainingState
+from kullback.training.steps import train_step
 from kullback.training.text_batches import TextBatches
 
 GOAL = 0.35

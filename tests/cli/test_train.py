@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from kullback.cli import main
-from kullback.cli.train import OPTIONS, SWITCHES, TEXTS
+from kullback.cli.train import NAMES, OPTIONS, SWITCHES, TEXTS
 from kullback.models.train import train_model
 from kullback.training.metrics import read_metrics
 from tiny_runs import WEATHER, contents
@@ -37,7 +37,7 @@ def refusal(arguments: str, capsys: pytest.CaptureFixture[str]) -> str:
 def test_the_options_are_the_keywords_of_train_model() -> None:
     """Every option is a keyword of `train_model`, and the help shows its default."""
     parameters = inspect.signature(train_model).parameters
-    others = {"output", "text", "source", "progress", "size", "log", *TEXTS, *SWITCHES}
+    others = {"output", "text", "source", "progress", "log", *NAMES, *TEXTS, *SWITCHES}
     assert {keyword for _, keyword, *_ in OPTIONS} == set(parameters) - others
     for _, keyword, _, shown, _ in OPTIONS:
         default = parameters[keyword].default

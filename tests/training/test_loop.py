@@ -165,7 +165,7 @@ def test_training_reaches_the_floor(tmp_path: Path):
     last = metrics_but_times(run)[-1]
     batches = weather(tmp_path, sentences=64)
     state = TrainingState(load_model(run), CONFIG)
-    sums = sum((gradients(state, shard, 1)[1] for shard in batches.validation()), Sums())
+    sums = sum((gradients(state, shard, 1)[1]() for shard in batches.validation()), Sums())
     assert sums.kl_standard_error is not None
     assert last["validation_kl"] == pytest.approx(sums.kl, abs=1e-6)
     # Four standard errors: how far it lies depends on the rounding of the processor it trains on.
@@ -185,7 +185,7 @@ def test_the_live_kl_is_unbiased(tmp_path: Path):
     estimates = []
     for step in range(400):
         parts = batches.shards(step, 2)
-        sums = sum((gradients(state, shard, 1)[1] for shard in parts), Sums())
+        sums = sum((gradients(state, shard, 1)[1]() for shard in parts), Sums())
         assert sums.kl is not None
         assert sums.kl_standard_error is not None
         estimates.append((sums.kl, sums.kl_standard_error))

@@ -14,7 +14,7 @@ from kullback.runtime.interruption import exit_code
 from kullback.runtime.outputs import Output, check_outputs
 from kullback.runtime.ranges import HOLDOUTS, SEEDS, TRAINED_VOCABULARIES
 from kullback.runtime.ranks import is_rank_zero
-from kullback.training.config import RANGES, SIZES
+from kullback.training.config import DTYPES, RANGES, SIZES
 from kullback.training.loggers import LOGGERS, check_loggers
 from kullback.training.new_run import check_no_run
 from kullback.training.sizes import MINUTES, NAMED_SIZES
@@ -56,7 +56,8 @@ OPTIONS = (
      "steps between validations"),
     ("--checkpoint-every", "checkpoint_every", RANGES["checkpoint_every"], "100",
      "steps between checkpoints"),
-    ("--threads", "threads", RANGES["shards"], "2", "threads, one shard of the batch each"),
+    ("--threads", "threads", RANGES["shards"], "2; 1 on a GPU",
+     "threads of a CPU, one shard of the batch each"),
     ("--accumulate", "accumulate", RANGES["accumulate"], "1",
      "parts of a batch, one after another, which take less memory"),
     ("--seed", "seed", SEEDS, "0", "seed of weights and data"),
@@ -64,6 +65,9 @@ OPTIONS = (
 #: Options of texts whose values are names.
 TEXTS = ("validation", "field", "tokenizer")
 SWITCHES = ("checkpoint_activations",)
+#: Other options whose values are names.
+NAMES = ("size", "device", "dtype")
+DTYPES_AND_AUTO = ("auto", *DTYPES)
 ONLY_FOR_SOURCES = ("holdout",)
 ONLY_FOR_TEXTS = ("vocabulary_size", "context", "tokenizer", "validation", "field")
 
@@ -79,7 +83,7 @@ def add(commands: Commands) -> None:
         notes=(
             "\nAt the end: training and validation cross-entropy, beside the best of a few n-gram\n"
             "models of the same training data, and on a source the exact floor.  Ctrl-C writes a\n"
-            "checkpoint; --resume then ends with the very bits of an uninterrupted run.\n"
+            "checkpoint; --resume then ends, on a CPU, with the bits of an uninterrupted run.\n"
         ),
     )  # fmt: skip
     data = train.add_mutually_exclusive_group(required=True)
@@ -125,6 +129,14 @@ def add(commands: Commands) -> None:
         "--checkpoint-activations", action="store_true", **absent,
         help="compute the activations of a block again for its gradient: less memory, more time",
     )  # fmt: skip
+    train.add_argument(
+        "--device", **absent,
+        help="auto (default: cuda, then mps, then cpu; of a resumed run its own) or a name",
+    )  # fmt: skip
+    train.add_argument(
+        "--dtype", choices=DTYPES_AND_AUTO, **absent,
+        help="of the products (default: auto, bfloat16 where it is faster); all else is float32",
+    )  # fmt: skip
     for flag, keyword, limits, default, help_text in OPTIONS:
         train.add_argument(
             flag, dest=keyword, type=number(limits), default=argparse.SUPPRESS,
@@ -134,9 +146,9 @@ def add(commands: Commands) -> None:
 
 
 def _train(options: argparse.Namespace) -> int:
-    keywords = given(options, *(keyword for _, keyword, *_ in OPTIONS), *TEXTS, *SWITCHES, "size")
+    keywords = given(options, *(keyword for _, keyword, *_ in OPTIONS), *TEXTS, *SWITCHES, *NAMES)
     if hasattr(options, "config") and options.resume is None:
-        names = {*TEXTS, "size"}
+        names = {*TEXTS, *NAMES}
         known = {keyword for _, keyword, *_ in OPTIONS} | names | {*SWITCHES}
         keywords = read_config(options.config, known, names, SWITCHES) | keywords
     _check(options, keywords)
@@ -157,7 +169,7 @@ def _train(options: argparse.Namespace) -> int:
                 display = shown.enter_context(TrainingDisplay(progress_console()))
                 progress = shown.enter_context(LivePage(display, run))
             if options.resume is not None:
-                result = resume_training(options.resume, log=log, progress=progress)
+                result = resume_training(options.resume, log=log, progress=progress, **keywords)
             else:
                 result = train_model(
                     options.output, text=options.text, source=options.source, log=log,
@@ -178,11 +190,11 @@ def _check(options: argparse.Namespace, keywords: dict[str, object]) -> None:
     Before torch is imported, which takes seconds.
     """
     flags = {keyword: flag for flag, keyword, *_ in OPTIONS}
-    flags |= {keyword: f"--{keyword.replace('_', '-')}" for keyword in (*TEXTS, *SWITCHES, "size")}
+    flags |= {keyword: f"--{keyword.replace('_', '-')}" for keyword in (*TEXTS, *SWITCHES, *NAMES)}
     if options.resume is not None:
         names = ["-o"] if hasattr(options, "output") else []
         names += ["--config"] if hasattr(options, "config") else []
-        names += [flags[keyword] for keyword in keywords]
+        names += [flags[keyword] for keyword in keywords if keyword != "device"]
         if names:
             raise InvalidValueError(
                 f"{' and '.join(names)} cannot be given with --resume: a run stays in its folder "

@@ -99,7 +99,7 @@ def trained(run: Path, request: Request, rung: PlannedRung, progress: TrainingPr
         train_model(
             run, source=request.source, text=list(request.text) or None, steps=rung.steps,
             width=rung.width, batch=request.batch, threads=request.threads, seed=rung.seed,
-            evaluate_every=NEVER, progress=progress,
+            evaluate_every=NEVER, device="cpu", dtype="float32", progress=progress,
         )  # fmt: skip
 
 

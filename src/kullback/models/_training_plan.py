@@ -9,9 +9,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from tokenizers import Tokenizer
 
 from kullback.errors import InvalidValueError
+from kullback.models._training_device import Hardware
 from kullback.runtime.ranges import TRAINED_VOCABULARIES
 from kullback.runtime.workers import ProcessGroup, local_processes
 from kullback.training.batches import Batches
@@ -20,7 +22,13 @@ from kullback.training.description import batches_of_data
 from kullback.training.gpt import GPTConfig
 from kullback.training.loop import Plan
 from kullback.training.memory import check_memory, training_bytes
-from kullback.training.probe import STEPS, seconds_per_step, steps_in
+from kullback.training.probe import (
+    STEPS,
+    compilation_that_pays,
+    faster_type,
+    seconds_per_step,
+    steps_in,
+)
 from kullback.training.progress import TrainingProgress
 from kullback.training.replicas import check_divides
 from kullback.training.sizes import MINUTES, chinchilla_steps, named
@@ -49,7 +57,7 @@ class Settings:
     batch: int | None = None
     vocabulary_size: int | None = None
 
-    def check(self, on_text: bool, config: TrainingConfig) -> None:
+    def check(self, on_text: bool, config: TrainingConfig, device: torch.device) -> None:
         """Raise `InvalidValueError` for sizes out of range or above the memory."""
         named(self.size)
         if self.minutes is not None:
@@ -70,7 +78,8 @@ class Settings:
             (self.windows, self.context_of_text) if on_text else (self.sentences, 1)
         )
         check_divides(config, sequences)
-        check_memory(self.model(1, context), sequences * context, config, local_processes()[1])
+        gpt = self.model(1, context)
+        check_memory(gpt, sequences * context, config, local_processes()[1], device)
 
     @property
     def windows(self) -> int:
@@ -118,12 +127,13 @@ class PreparedRun:
         self,
         run: Path,
         processes: ProcessGroup,
+        hardware: Hardware,
         make: Callable[[], Batches],
         settings: Settings,
         config: TrainingConfig,
         progress: TrainingProgress,
     ) -> None:
-        self._run, self._processes = run, processes
+        self._run, self._processes, self._hardware = run, processes, hardware
         self._make, self._settings, self._progress = make, settings, progress
         self.config = config
         self._start = 0.0
@@ -133,10 +143,10 @@ class PreparedRun:
         self.batches = batches = self._shared_batches()
         gpt = self._settings.model(batches.vocabulary_size, batches.context)
         local = self._processes.local_world_size
-        check_memory(gpt, batches.tokens_per_batch, self.config, local)
+        device = self._hardware.device
+        check_memory(gpt, batches.tokens_per_batch, self.config, local, device)
         self._progress.stage("timing a few steps")
-        probe_steps = STEPS if self._settings.minutes is None else PROBE_STEPS
-        probe = seconds_per_step(batches, gpt, self.config, probe_steps, self._processes)
+        probe, chosen = self._timed(gpt)
         steps = self._steps(gpt.parameters, probe)
         self.config = replace(self.config, steps=steps)
         tokens = steps * batches.tokens_per_batch
@@ -155,11 +165,30 @@ class PreparedRun:
         shares += [f"{self.config.accumulate} parts, one after another"] * (
             self.config.accumulate > 1
         )
+        for fact in chosen:
+            self._progress.tell(fact)
         if shares:
             self._progress.tell(f"each batch is divided: {', each with '.join(shares)}")
         self._progress.begin(steps, batches.floor)
         self._start = time.perf_counter()
         return batches, gpt, self.config
+
+    def _timed(self, gpt: GPTConfig) -> tuple[float, list[str]]:
+        """The seconds of a step in the arithmetic that is chosen here, and what is told of it."""
+        batches, processes, device = self.batches, self._processes, self._hardware.device
+        minutes, facts = self._settings.minutes, []
+        if device.type != "cpu":
+            facts.append(f"on {device}, products in {self.config.dtype}")
+        if self._hardware.dtype == "auto":
+            self.config, why = faster_type(batches, gpt, self.config, processes)
+            facts += [why] if why is not None else []
+        steps = STEPS if minutes is None else PROBE_STEPS
+        seconds = seconds_per_step(batches, gpt, self.config, steps, processes, device)
+        of_run = self._steps(gpt.parameters, seconds) * seconds if minutes is None else 60 * minutes
+        self.config, seconds, why = compilation_that_pays(
+            batches, gpt, self.config, (seconds, of_run), processes, device
+        )
+        return seconds, facts + ([why] if why is not None else [])
 
     def _shared_batches(self) -> Batches:
         if self._processes.is_rank_zero:

@@ -9,7 +9,14 @@ from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
+import torch
+
 from kullback.errors import InvalidValueError
+from kullback.models._training_device import (
+    Hardware,
+    device_of_resumed,
+    training_hardware,
+)
 from kullback.models._training_plan import PreparedRun, Settings
 from kullback.models._training_result import training_result
 from kullback.results.evaluation import NonZeroRank
@@ -20,7 +27,7 @@ from kullback.runtime.workers import ProcessGroup, local_processes, process_grou
 from kullback.sources.catalogue import Source, open_source
 from kullback.text.documents import STANDARD_INPUT, Document
 from kullback.training.batches import Batches
-from kullback.training.config import RANGES, TrainingConfig
+from kullback.training.config import TrainingConfig
 from kullback.training.description import batches_of_run, read_description
 from kullback.training.gpt import GPT, GPTConfig
 from kullback.training.interruption import Interrupted
@@ -71,7 +78,9 @@ def train_model(
     evaluate_every: int = TrainingConfig.evaluate_every,
     checkpoint_every: int = TrainingConfig.checkpoint_every,
     muon_rows: int = TrainingConfig.muon_rows,
-    threads: int = TrainingConfig.shards,
+    device: str | torch.device = "auto",
+    dtype: str | torch.dtype = "auto",
+    threads: int | None = None,
     accumulate: int = TrainingConfig.accumulate,
     checkpoint_activations: bool = TrainingConfig.checkpoint_activations,
     seed: int = TrainingConfig.seed,
@@ -94,38 +103,37 @@ def train_model(
     """
     run, given_text, held_out = Path(output), _given_text(text), _given_text(validation)
     check_loggers(log)
-    RANGES["shards"].check("threads", threads)
     settings = Settings(
         size, steps, minutes, width, layers, heads, mlp_width, rope_theta, norm_eps, context,
-        batch, vocabulary_size,
-    )  # fmt: skip
-    with process_group(PATIENCE) as processes:
+        batch, vocabulary_size)  # fmt: skip
+    with process_group(PATIENCE) as processes, training_hardware(device, dtype) as hardware:
         progress = _progress(processes, progress)
         _check_data(run, text, source, [*given_text, *held_out], processes)
         config = TrainingConfig(
             TrainingConfig.steps if steps is None else steps, muon_lr, adamw_lr, warmup_steps,
-            decay_fraction, clip_norm, threads, accumulate, processes.world_size, seed=seed,
+            decay_fraction, clip_norm, hardware.shards(threads), accumulate, processes.world_size,
+            seed=seed, device=hardware.device.type, dtype=hardware.first_dtype,
             log_every=log_every, evaluate_every=evaluate_every, checkpoint_every=checkpoint_every,
             checkpoint_activations=checkpoint_activations, muon_rows=muon_rows,
         )  # fmt: skip
-        settings.check(text is not None, config)
+        settings.check(text is not None, config, hardware.device)
         of_text = {"vocabulary_size": vocabulary_size, "context": context, "tokenizer": tokenizer,
                    "validation": validation, "field": field}  # fmt: skip
         if source is not None:
-            make = _sentences(source, holdout, settings, config, of_text)
+            make = _sentences(source, holdout, settings, config, of_text, hardware.device)
         else:
             options = TextOptions(
                 given_text, held_out, "text" if field is None else field, tokenizer,
                 vocabulary_size, named(size).vocabulary_size, settings.context_of_text,
-                settings.windows, seed,
-            )  # fmt: skip
+                settings.windows, seed)  # fmt: skip
             make = _windows(run, options, holdout, progress)
-        return _trained(run, processes, make, settings, config, log, progress)
+        return _trained(run, processes, hardware, make, settings, config, log, progress)
 
 
 def _trained(
     run: Path,
     processes: ProcessGroup,
+    hardware: Hardware,
     make: Callable[[], Batches],
     settings: Settings,
     config: TrainingConfig,
@@ -135,9 +143,10 @@ def _trained(
     """Train, and measure on rank 0, which sends the metrics to the loggers."""
     log = log if processes.is_rank_zero else ()
     with LoggedProgress(progress, log, run, asdict(settings) | asdict(config)) as logged:
-        prepared = PreparedRun(run, processes, make, settings, config, logged)
+        prepared = PreparedRun(run, processes, hardware, make, settings, config, logged)
         model = _on_rank_zero(
-            processes, lambda: train_prepared(run, prepared, logged.step, None, processes)
+            processes,
+            lambda: train_prepared(run, prepared, logged.step, None, processes, hardware.device),
         )
         seconds = prepared.seconds
     if isinstance(model, NonZeroRank):
@@ -180,6 +189,7 @@ def _sentences(
     settings: Settings,
     config: TrainingConfig,
     of_text: Mapping[str, object],
+    device: torch.device,
 ) -> Callable[[], Batches]:
     """Batches of a source, for which the memory is enough; it has no options `of_text`."""
     _refuse("source", **of_text)
@@ -189,49 +199,58 @@ def _sentences(
         source = open_source(source, holdout or 0, config.seed)
     batches = SentenceBatches(source, settings.sentences, config.seed)
     gpt = settings.model(batches.vocabulary_size, batches.context)
-    check_memory(gpt, batches.tokens_per_batch, config, local_processes()[1])
+    check_memory(gpt, batches.tokens_per_batch, config, local_processes()[1], device)
     return lambda: batches
 
 
 def resume_training(
-    run: str | Path, *, log: Sequence[str] = (), progress: TrainingProgress | None = None
+    run: str | Path,
+    *,
+    device: str | torch.device = "auto",
+    log: Sequence[str] = (),
+    progress: TrainingProgress | None = None,
 ) -> TrainingRun | NonZeroRank:
     """Train the run in a folder to its last step; a finished run is measured and left unchanged.
 
-    Under torchrun non-zero ranks get a `NonZeroRank`.  Raises `RunError` when the folder is not a
-    run, is damaged or in use, or its data has changed; `InvalidValueError` where the processes
-    cannot share its batches.
+    `device` is by default of the kind that the run began on.  Under torchrun non-zero ranks get a
+    `NonZeroRank`.  Raises `RunError` when the folder is not a run, is damaged or in use, or its
+    data has changed; `InvalidValueError` where the device is not here, or the processes cannot
+    share its batches.
     """
     run = Path(run)
     check_loggers(log)
-    with process_group(PATIENCE) as processes:
+    description = read_description(run)
+    config = description.config
+    if device == "auto":
+        device = device_of_resumed(config.device)
+    with process_group(PATIENCE) as processes, training_hardware(device, config.dtype) as hardware:
         progress = _progress(processes, progress)
-        description = read_description(run)
-        settings = asdict(description.model) | asdict(description.config)
+        settings = asdict(description.model) | asdict(config)
         finished = (run / "model.safetensors").exists()
         if finished:
             progress.note(
-                f"{run} has finished its {description.config.steps} steps: it is measured, not "
-                "trained"
+                f"{run} has finished its {config.steps} steps: it is measured, not trained"
             )
         if finished or not processes.is_rank_zero:
             log = ()
         start = time.perf_counter()
         with LoggedProgress(progress, log, run, settings, resumed=True) as logged:
             if not finished:
-                logged.begin(description.config.steps, description.floor)
+                logged.begin(config.steps, description.floor)
             model = _on_rank_zero(
                 processes,
-                lambda: resume(run, logged.step, progress=progress, processes=processes),
+                lambda: resume(
+                    run, logged.step, None, progress, processes=processes, device=hardware.device
+                ),
             )
         seconds = time.perf_counter() - start
-    if isinstance(model, NonZeroRank):
-        return model
-    # Checked just now, so that nothing is left to be noted.
-    batches = batches_of_run(
-        description, load_tokenizer(run / "tokenizer.json"), TrainingProgress()
-    )
-    return training_result(run, batches, model, description.config, seconds, progress)
+        if isinstance(model, NonZeroRank):
+            return model
+        # Checked just now, so that nothing is left to be noted.
+        batches = batches_of_run(
+            description, load_tokenizer(run / "tokenizer.json"), TrainingProgress()
+        )
+        return training_result(run, batches, model, config, seconds, progress)
 
 
 def _on_rank_zero(processes: ProcessGroup, trained: Callable[[], GPT]) -> GPT | NonZeroRank:

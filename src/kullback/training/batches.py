@@ -12,14 +12,16 @@ Axes: M tokens of a shard, N sequences.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 from jaxtyping import Float, Int
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from kullback.runtime.transfers import to_device
 from kullback.training.packed_attention import PackedLayout
 
 __all__ = ["ALL", "Batches", "Shard", "TokenRows"]
@@ -42,6 +44,15 @@ class Shard:
     """The bytes of text that each target covers; only of the validation split of a text."""
     document_M: Int[np.ndarray, "M"] | None = None
     """The document of each target; None where they are of one text, or of a source."""
+
+    def on(self, device: torch.device) -> Shard:
+        """The same with what the model reads on a device."""
+        return replace(
+            self,
+            inputs_M=to_device(self.inputs_M, device),
+            targets_M=to_device(self.targets_M, device),
+            layout=self.layout.on(device),
+        )
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,9 @@ is one node of the graph with as few passes over M rows as it needs:
   of the matrices after it, which are smaller, and only the division by the norm is left.
 - SwiGLU, ``silu(gate) * up``, keeps ``sigmoid(gate)`` so that the backward pass has no exponential.
 
+With `bfloat16` the operands of the products are rounded to it
+(:func:`kullback.training.arithmetic.product`); everything else stays as it is.
+
 Axes: M tokens, D width, C rows of all matrices, F width of the MLP.
 """
 
@@ -16,7 +19,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-__all__ = ["normalised_linear", "swiglu"]
+from kullback.training.arithmetic import product
+
+__all__ = ["add_linear", "normalised_linear", "swiglu"]
 
 
 class _NormalisedLinear(torch.autograd.Function):
@@ -27,6 +32,7 @@ class _NormalisedLinear(torch.autograd.Function):
         norm_D: Tensor,
         eps: float,
         rotated_heads: int,
+        bfloat16: bool,
         *matrices: Tensor,
     ) -> Tensor:
         D = x_MD.shape[1]
@@ -36,27 +42,32 @@ class _NormalisedLinear(torch.autograd.Function):
         squares_M1 = torch.linalg.vector_norm(x_MD, dim=1, keepdim=True).square_()
         inverse_M1 = squares_M1.div_(D).add_(eps).rsqrt_()
         unit_MD = x_MD * inverse_M1
+        if bfloat16:
+            joint_CD = joint_CD.bfloat16()
         ctx.save_for_backward(unit_MD, inverse_M1, joint_CD, norm_D, *matrices)
-        ctx.rotated_heads = rotated_heads  # type: ignore[attr-defined]
-        return torch.mm(unit_MD, joint_CD.T)
+        ctx.rotated_heads, ctx.bfloat16 = rotated_heads, bfloat16  # type: ignore[attr-defined]
+        return product(unit_MD, joint_CD.T, bfloat16)
 
     @staticmethod
     def backward(
         ctx: torch.autograd.function.FunctionCtx, grad_MC: Tensor
     ) -> tuple[Tensor | None, ...]:
         unit_MD, inverse_M1, joint_CD, norm_D, *matrices = ctx.saved_tensors  # type: ignore[attr-defined]
+        bfloat16: bool = ctx.bfloat16  # type: ignore[attr-defined]
+        if bfloat16:
+            grad_MC = grad_MC.bfloat16()
         # With u = x / rms(x): dx = (du - u mean(du * u)) / rms(x).
-        grad_x = grad_MC @ joint_CD
+        grad_x = product(grad_MC, joint_CD, bfloat16)
         mean_M1 = (grad_x * unit_MD).mean(dim=1, keepdim=True)
         grad_x.addcmul_(unit_MD, mean_M1, value=-1).mul_(inverse_M1)
-        grad_joint = grad_MC.T @ unit_MD
+        grad_joint = product(grad_MC.T, unit_MD, bfloat16)
         grad_norm = torch.zeros_like(norm_D)
         grads: list[Tensor] = []
         heads = ctx.rotated_heads  # type: ignore[attr-defined]
         for part, matrix in _views(grad_joint, tuple(matrices), heads):
             grad_norm += (part * matrix).flatten(0, -2).sum(0)
             grads.append((part * norm_D).reshape(-1, len(norm_D)))
-        return grad_x, grad_norm, None, None, *grads
+        return grad_x, grad_norm, None, None, None, *grads
 
 
 def _views(
@@ -84,6 +95,7 @@ def normalised_linear(
     eps: float,
     *matrices: Float[Tensor, "rows D"],
     rotated_heads: int = 0,
+    bfloat16: bool = False,
 ) -> Float[Tensor, "M C"]:
     """RMS normalisation with the weight `norm_D`, then the products with all matrices in turn.
 
@@ -91,9 +103,21 @@ def normalised_linear(
     come in the order that `kullback.training.packed_attention` takes.
     """
     out: Tensor = _NormalisedLinear.apply(  # type: ignore[no-untyped-call]
-        x_MD, norm_D, eps, rotated_heads, *matrices
+        x_MD, norm_D, eps, rotated_heads, bfloat16, *matrices
     )
     return out
+
+
+def add_linear(
+    x_MD: Float[Tensor, "M D"],
+    y_MF: Float[Tensor, "M F"],
+    matrix_DF: Float[Tensor, "D F"],
+    bfloat16: bool = False,
+) -> Float[Tensor, "M D"]:
+    """`x_MD` plus the products of `y_MF` with the matrix."""
+    if bfloat16:
+        return x_MD + product(y_MF, matrix_DF.T, bfloat16)
+    return torch.addmm(x_MD, y_MF, matrix_DF.T)
 
 
 class _SwiGLU(torch.autograd.Function):

@@ -60,11 +60,12 @@ def has_checkpoint(run: Path) -> bool:
 
 def save_checkpoint(state: TrainingState, run: Path) -> None:
     """Write the state into the folder of a run, atomically; the last checkpoint stays beside it."""
-    tensors = {f"weight/{n}": w for n, w in zip(state.names, state.weights, strict=True)}
+    tensors = {f"weight/{n}": w.detach() for n, w in zip(state.names, state.weights, strict=True)}
     for name, weight in zip(state.names, state.weights, strict=True):
         for optimiser in (state.muon, state.adamw):
             for kind, value in optimiser.state.get(weight, {}).items():
                 tensors[f"{kind}/{name}"] = value
+    tensors = {name: tensor.cpu() for name, tensor in tensors.items()}
     # JSON writes floats so that they read back the same to the last bit.
     counters = {"step": state.step, "tokens": state.tokens, "recent": asdict(state.recent)}
     # One entry: the library does not keep the order of several.
@@ -117,7 +118,7 @@ def load_checkpoint(state: TrainingState, path: Path) -> None:
     for optimiser, kinds, weights_of in _optimisers(state):
         for name, weight in weights_of.items():
             for kind in kinds:
-                optimiser.state[weight][kind] = tensors[f"{kind}/{name}"]
+                optimiser.state[weight][kind] = tensors[f"{kind}/{name}"].to(weight.device)
     state.step, state.tokens, state.recent = counters.step, counters.tokens, counters.recent
     state.checkpoint_step = state.step
 
@@ -134,7 +135,8 @@ def broadcast_state(state: TrainingState, processes: ProcessGroup) -> None:
             kept = optimiser.state[weight]
             for kind in kinds:
                 if kind not in kept:  # in the other ranks
-                    kept[kind] = torch.tensor(0.0) if kind == "step" else torch.zeros_like(weight)
+                    of_step = kind == "step"
+                    kept[kind] = weight.new_zeros(()) if of_step else torch.zeros_like(weight)
                 tensors.append(kept[kind])
     for tensor in tensors:
         processes.broadcast_tensor(tensor)
@@ -161,7 +163,7 @@ def _crc32(tensors: Mapping[str, Tensor]) -> str:
     crc = 0
     for name in sorted(tensors):
         crc = zlib.crc32(name.encode(), crc)
-        crc = zlib.crc32(tensors[name].detach().contiguous().numpy().data, crc)
+        crc = zlib.crc32(tensors[name].detach().cpu().contiguous().numpy().data, crc)
     return f"{crc:08x}"
 
 

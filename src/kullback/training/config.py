@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from kullback.errors import InvalidValueError
 from kullback.runtime.ranges import LENGTHS, SEEDS, Range
 
-__all__ = ["RANGES", "SIZES", "TrainingConfig"]
+__all__ = ["DTYPES", "RANGES", "SIZES", "TrainingConfig"]
 
 _RATE = Range(0, 100.0, whole=False, above=True)
 _EVERY = Range(1, 10**9)
@@ -33,6 +33,8 @@ RANGES = {
     "evaluate_every": _EVERY,
     "checkpoint_every": _EVERY,
 }
+#: Types of the operands of products.
+DTYPES = ("float32", "bfloat16")
 #: Of the fields of `kullback.training.gpt.GPTConfig`, and of a batch: sentences or windows.
 SIZES = {
     "vocabulary_size": Range(1, 10**7),
@@ -73,15 +75,23 @@ class TrainingConfig:
     checkpoint_every: int = 100
     muon_rows: int = 0
     """Rows of the blocks of a matrix that Muon orthogonalises one by one; 0 for whole matrices."""
+    device: str = "cpu"
+    """The kind of device that the run began on."""
+    dtype: str = "float32"
+    """Of the operands of matrix products."""
+    compiled: bool = False
+    """Whether `torch.compile` fuses the operations of a block, which changes the last bits."""
 
     def __post_init__(self) -> None:
         for name, limits in RANGES.items():
             limits.set(self, name, getattr(self, name))
-        if not isinstance(self.checkpoint_activations, bool):
+        if self.dtype not in DTYPES:
             raise InvalidValueError(
-                f"checkpoint_activations is {self.checkpoint_activations!r:.60}: it must be True "
-                "or False"
+                f"dtype is {self.dtype!r:.60}: it must be {' or '.join(DTYPES)}"
             )
+        for name in ("checkpoint_activations", "compiled"):
+            if not isinstance(value := getattr(self, name), bool):
+                raise InvalidValueError(f"{name} is {value!r:.60}: it must be True or False")
 
     def pieces(self, sequences: int) -> int:
         """The shards of a batch of so many windows or sentences, in all processes and parts.

@@ -27,9 +27,11 @@ from torch.utils.checkpoint import checkpoint
 
 from kullback.errors import InvalidValueError
 from kullback.runtime.limits import check_fits
-from kullback.training.block_functions import normalised_linear, swiglu
+from kullback.training.arithmetic import Arithmetic
+from kullback.training.block_functions import add_linear, normalised_linear, swiglu
 from kullback.training.config import SIZES
 from kullback.training.packed_attention import PackedLayout, packed_attention
+from kullback.training.torch_block import BlockWeights, Rows, compiled_block, torch_block
 
 __all__ = ["GPT", "GPTConfig"]
 
@@ -164,12 +166,13 @@ class Attention(nn.Module):
         norm: RMSNorm,
         rotation_TP: Complex[Tensor, "T P"],
         layout: PackedLayout | tuple[int, int],
+        bfloat16: bool = False,
     ) -> Float[Tensor, "M D"]:
         """`x_MD` plus attention of each normalised token over itself and those before it."""
         # One matmul for q, k and v: the number of calls limits a small model.
         qkv_MC = normalised_linear(
             x_MD, norm.weight, norm.eps, self.q_proj.weight, self.k_proj.weight,
-            self.v_proj.weight, rotated_heads=self.heads,
+            self.v_proj.weight, rotated_heads=self.heads, bfloat16=bfloat16,
         )  # fmt: skip
         if isinstance(layout, tuple):
             mixed_MD = self._long_rows(qkv_MC, rotation_TP, layout)
@@ -179,7 +182,7 @@ class Attention(nn.Module):
             shape = layout.sequences, layout.longest
             rows = self._long_rows(layout.rows(qkv_MC), rotation_TP, shape)
             mixed_MD = layout.tokens(rows)
-        return torch.addmm(x_MD, mixed_MD, self.o_proj.weight.T)
+        return add_linear(x_MD, mixed_MD, self.o_proj.weight, bfloat16)
 
     def _long_rows(
         self,
@@ -206,12 +209,19 @@ class MLP(nn.Module):
         self.up_proj = nn.Linear(config.width, config.mlp_width, bias=False)
         self.down_proj = nn.Linear(config.mlp_width, config.width, bias=False)
 
-    def forward(self, x_MD: Float[Tensor, "M D"], norm: RMSNorm) -> Float[Tensor, "M D"]:
+    def forward(
+        self, x_MD: Float[Tensor, "M D"], norm: RMSNorm, bfloat16: bool = False
+    ) -> Float[Tensor, "M D"]:
         """`x_MD` plus down(silu(gate(y)) × up(y)), where y is `x_MD` normalised."""
         gate_up = normalised_linear(
-            x_MD, norm.weight, norm.eps, self.gate_proj.weight, self.up_proj.weight
+            x_MD,
+            norm.weight,
+            norm.eps,
+            self.gate_proj.weight,
+            self.up_proj.weight,
+            bfloat16=bfloat16,
         )
-        return torch.addmm(x_MD, swiglu(gate_up), self.down_proj.weight.T)
+        return add_linear(x_MD, swiglu(gate_up), self.down_proj.weight, bfloat16)
 
 
 class Block(nn.Module):
@@ -223,6 +233,7 @@ class Block(nn.Module):
         self.self_attn = Attention(config)
         self.post_attention_layernorm = RMSNorm(config.width, config.norm_eps)
         self.mlp = MLP(config)
+        self.arithmetic = Arithmetic()
 
     def forward(
         self,
@@ -231,9 +242,33 @@ class Block(nn.Module):
         layout: PackedLayout | tuple[int, int],
     ) -> Float[Tensor, "M D"]:
         """The residual stream after this block."""
-        x_MD = self.self_attn(x_MD, self.input_layernorm, rotation_TP, layout)
-        out: Tensor = self.mlp(x_MD, self.post_attention_layernorm)
+        arithmetic = self.arithmetic
+        if arithmetic.accelerated:
+            return self._accelerated(x_MD, rotation_TP, layout)
+        x_MD = self.self_attn(x_MD, self.input_layernorm, rotation_TP, layout, arithmetic.bfloat16)
+        out: Tensor = self.mlp(x_MD, self.post_attention_layernorm, arithmetic.bfloat16)
         return out
+
+    def _accelerated(
+        self,
+        x_MD: Float[Tensor, "M D"],
+        rotation_TP: Complex[Tensor, "T P"],
+        layout: PackedLayout | tuple[int, int],
+    ) -> Float[Tensor, "M D"]:
+        """The same in torch's operations."""
+        attention, mlp = self.self_attn, self.mlp
+        weights = BlockWeights(
+            self.input_layernorm.weight, attention.q_proj.weight, attention.k_proj.weight,
+            attention.v_proj.weight, attention.o_proj.weight, self.post_attention_layernorm.weight,
+            mlp.gate_proj.weight, mlp.up_proj.weight, mlp.down_proj.weight,
+        )  # fmt: skip
+        # Validation, without gradients, would have to be compiled for itself.
+        compiled = self.arithmetic.compiled and torch.is_grad_enabled()
+        function = compiled_block() if compiled else torch_block
+        return function(
+            x_MD, torch.view_as_real(rotation_TP), weights, Rows.of(layout), attention.heads,
+            self.input_layernorm.eps, self.arithmetic.bfloat16,
+        )  # fmt: skip
 
 
 class Decoder(nn.Module):
@@ -258,6 +293,7 @@ class GPT(nn.Module):
         super().__init__()
         self.config = config
         self.checkpoint_activations = False
+        self.arithmetic = Arithmetic()
         config.check_memory()  # first: the sizes may be those of a damaged file
         with torch.device("meta"):
             self.model = Decoder(config)
@@ -273,6 +309,14 @@ class GPT(nn.Module):
                 if name.endswith(("o_proj.weight", "down_proj.weight")):
                     std *= (2 * config.layers) ** -0.5
                 nn.init.normal_(weight, std=std, generator=generator)
+
+    def compute_with(self, arithmetic: Arithmetic) -> GPT:
+        """Move the model to the device of the arithmetic, and compute with it from now on."""
+        self.arithmetic = arithmetic
+        for block in self.model.layers:
+            assert isinstance(block, Block)
+            block.arithmetic = arithmetic
+        return self.to(arithmetic.device)
 
     @property
     def head_weight(self) -> Float[Tensor, "V D"]:

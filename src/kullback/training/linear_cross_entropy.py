@@ -9,6 +9,10 @@ to the logits (:mod:`kullback.theory.losses`),
 Both are sums over blocks of rows: the logits of a block are computed, turned into q - onehot in
 place and used while they are in the cache.  Values and gradients are computed in the same pass;
 the tests compare them with :mod:`kullback.theory.losses` in float64.
+
+With `bfloat16` the operands of products are rounded to it where the products come in float32: those
+of a GPU (CUDA).  A CPU would round the logits, so these stay float32 there, and only the two
+products of the gradient are in bfloat16.
 """
 
 from __future__ import annotations
@@ -17,10 +21,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from kullback.training.arithmetic import product
+
 __all__ = ["linear_cross_entropy"]
 
 # Bytes of the logits of a block: half of a 1 MB second-level cache.
 BLOCK_BYTES = 1 << 19
+# On an accelerator: large enough that a few products do all, and small beside its memory.
+ACCELERATOR_BLOCK_BYTES = 1 << 28
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -31,10 +39,15 @@ class _LinearCrossEntropy(torch.autograd.Function):
         head_VD: Tensor,
         target_M: Tensor,
         weight_M: Tensor,
+        bfloat16: bool,
     ) -> tuple[Tensor, Tensor]:
         M, V = len(hidden_MD), len(head_VD)
-        rows = max(1, BLOCK_BYTES // (V * hidden_MD.element_size()))
-        block_BV = hidden_MD.new_empty(min(rows, M), V)
+        on_cpu = hidden_MD.device.type == "cpu"
+        block_bytes = BLOCK_BYTES if on_cpu else ACCELERATOR_BLOCK_BYTES
+        rows = max(1, block_bytes // (V * hidden_MD.element_size()))
+        factor_VD = head_VD.bfloat16() if bfloat16 else head_VD
+        native = bfloat16 and hidden_MD.device.type == "cuda"
+        block_BV = hidden_MD.new_empty(0 if native else min(rows, M), V)
         nll_M = hidden_MD.new_empty(M)
         grad_hidden_MD = torch.empty_like(hidden_MD)
         grad_head_VD = torch.zeros_like(head_VD)
@@ -42,7 +55,10 @@ class _LinearCrossEntropy(torch.autograd.Function):
             part = slice(start, min(start + rows, M))
             hidden_BD, target_B1 = hidden_MD[part], target_M[part, None]
             q_BV = block_BV[: len(hidden_BD)]
-            torch.mm(hidden_BD, head_VD.T, out=q_BV)
+            if native:
+                q_BV = _float32_product(hidden_BD, factor_VD.T)
+            else:
+                torch.mm(hidden_BD, head_VD.T, out=q_BV)
             q_BV.sub_(q_BV.amax(dim=1, keepdim=True))
             target_logit_B1 = q_BV.gather(1, target_B1)
             total_B1 = q_BV.exp_().sum(dim=1, keepdim=True)
@@ -50,8 +66,13 @@ class _LinearCrossEntropy(torch.autograd.Function):
             weight_B1 = weight_M[part, None]
             q_BV.mul_(weight_B1 / total_B1)
             q_BV.scatter_add_(1, target_B1, -weight_B1)
-            torch.mm(q_BV, head_VD, out=grad_hidden_MD[part])
-            grad_head_VD.addmm_(q_BV.T, hidden_BD)
+            if bfloat16:
+                q_BV = q_BV.bfloat16()
+                grad_hidden_MD[part] = _float32_product(q_BV, factor_VD)
+                grad_head_VD += _float32_product(q_BV.T, hidden_BD)
+            else:
+                torch.mm(q_BV, head_VD, out=grad_hidden_MD[part])
+                grad_head_VD.addmm_(q_BV.T, hidden_BD)
         ctx.save_for_backward(grad_hidden_MD, grad_head_VD)
         ctx.mark_non_differentiable(nll_M)
         return (nll_M * weight_M).sum(), nll_M
@@ -59,9 +80,16 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(
         ctx: torch.autograd.function.FunctionCtx, grad_loss: Tensor, _: Tensor
-    ) -> tuple[Tensor, Tensor, None, None]:
+    ) -> tuple[Tensor, Tensor, None, None, None]:
         grad_hidden_MD, grad_head_VD = ctx.saved_tensors  # type: ignore[attr-defined]
-        return grad_hidden_MD * grad_loss, grad_head_VD * grad_loss, None, None
+        return grad_hidden_MD * grad_loss, grad_head_VD * grad_loss, None, None, None
+
+
+def _float32_product(a: Tensor, b: Tensor) -> Tensor:
+    """``a @ b`` in float32 of operands rounded to bfloat16; on a GPU (CUDA) itself not rounded."""
+    if a.device.type == "cuda":
+        return torch.mm(a.bfloat16(), b.bfloat16(), out_dtype=torch.float32)
+    return product(a, b, bfloat16=True)
 
 
 def linear_cross_entropy(
@@ -69,6 +97,7 @@ def linear_cross_entropy(
     head_VD: Float[Tensor, "V D"],
     target_M: Int[Tensor, "M"],
     weight_M: Float[Tensor, "M"],
+    bfloat16: bool = False,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, "M"]]:
     """The weighted sum of the negative log-likelihoods, and those of all rows, in nats.
 
@@ -80,6 +109,6 @@ def linear_cross_entropy(
     (2.0794, [2.0794, 2.0794])
     """
     total, nll_M = _LinearCrossEntropy.apply(  # type: ignore[no-untyped-call]
-        hidden_MD, head_VD, target_M, weight_M
+        hidden_MD, head_VD, target_M, weight_M, bfloat16
     )
     return total, nll_M

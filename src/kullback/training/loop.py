@@ -27,19 +27,24 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
 
+import torch
+
 from kullback.errors import InvalidValueError
 from kullback.results.training import StepMetrics
 from kullback.runtime.progress import Progress
-from kullback.runtime.threads import map_ahead, workers
+from kullback.runtime.threads import workers
 from kullback.runtime.workers import ProcessGroup
 from kullback.text.tokenizer_training import tokenizer_config
+from kullback.training.arithmetic import CPU, note_other_bits
 from kullback.training.batches import Batches, Shard
+from kullback.training.batches_ahead import batches_ahead
 from kullback.training.checkpoint import (
     broadcast_state,
     has_checkpoint,
     load_last_checkpoint,
     save_checkpoint,
 )
+from kullback.training.compilation import check_compilation
 from kullback.training.config import TrainingConfig
 from kullback.training.description import (
     batches_of_run,
@@ -50,15 +55,15 @@ from kullback.training.description import (
 from kullback.training.gpt import GPT, GPTConfig
 from kullback.training.interruption import Interrupted, stop_on_signal
 from kullback.training.lock import locked
-from kullback.training.loss import gradients, shard_sums
 from kullback.training.memory import check_memory
 from kullback.training.metrics import MetricsFile, Sums
-from kullback.training.replicas import ALONE, Replicas, check_divides, check_shares
+from kullback.training.out_of_memory import explained_out_of_memory
+from kullback.training.replicas import ALONE, Replicas, check_divides
 from kullback.training.run_folder import load_tokenizer, save_model
 from kullback.training.state import TrainingState
-from kullback.training.summation import TreeSum, add_tensors
+from kullback.training.steps import settle, train_step, validate
 
-__all__ = ["Plan", "resume", "train", "train_prepared", "train_step", "validation_tokens"]
+__all__ = ["Plan", "resume", "train", "train_prepared", "validation_tokens"]
 
 OnMetrics = Callable[[StepMetrics], None]
 #: Data, sizes and hyperparameters of a run.
@@ -76,6 +81,7 @@ def train(
     on_metrics: OnMetrics = lambda metrics: None,
     stop_at: int | None = None,
     processes: ProcessGroup = ALONE,
+    device: torch.device = CPU,
 ) -> GPT:
     """Train a new model into the folder `run` and return it.
 
@@ -84,9 +90,11 @@ def train(
     Raises `RunError` when `run` already contains a run or a model, is locked by another process,
     cannot be written, or training diverges; `InvalidValueError` when model and data do not fit.
     """
-    config = replace(config, processes=processes.world_size)
-    _check(batches, gpt, config, processes)
-    return train_prepared(run, lambda: (batches, gpt, config), on_metrics, stop_at, processes)
+    config = replace(config, processes=processes.world_size, device=device.type)
+    _check(batches, gpt, config, processes, device)
+    return train_prepared(
+        run, lambda: (batches, gpt, config), on_metrics, stop_at, processes, device
+    )
 
 
 def train_prepared(
@@ -95,6 +103,7 @@ def train_prepared(
     on_metrics: OnMetrics = lambda metrics: None,
     stop_at: int | None = None,
     processes: ProcessGroup = ALONE,
+    device: torch.device = CPU,
 ) -> GPT:
     """As `train`, with data that `prepare` makes while the folder is locked, perhaps in it.
 
@@ -104,9 +113,10 @@ def train_prepared(
     with locked(run) if processes.is_rank_zero else nullcontext():
         if processes.is_rank_zero:
             check_is_new(run)
-        batches, gpt, config = prepare()
-        _check(batches, gpt, config, processes)
-        state = TrainingState(GPT(gpt, seed=config.seed), config)
+        with explained_out_of_memory(device, lambda: "no run has begun"):
+            batches, gpt, config = prepare()
+            _check(batches, gpt, config, processes, device)
+            state = TrainingState.begin(gpt, config, device)
         with stop_on_signal() as stop_requested:
             if processes.is_rank_zero:
                 write_description(run, batches, gpt, config)
@@ -115,7 +125,11 @@ def train_prepared(
 
 
 def _check(
-    batches: Batches, gpt: GPTConfig, config: TrainingConfig, processes: ProcessGroup
+    batches: Batches,
+    gpt: GPTConfig,
+    config: TrainingConfig,
+    processes: ProcessGroup,
+    device: torch.device,
 ) -> None:
     """Raise `InvalidValueError` where model, data and processes do not fit, or the memory."""
     if batches.vocabulary_size != gpt.vocabulary_size or batches.context > gpt.context:
@@ -124,7 +138,7 @@ def _check(
             f"the data needs {batches.vocabulary_size} and at least {batches.context}"
         )
     check_divides(config, batches.sequences)
-    check_memory(gpt, batches.tokens_per_batch, config, processes.local_world_size)
+    check_memory(gpt, batches.tokens_per_batch, config, processes.local_world_size, device)
 
 
 def resume(
@@ -133,10 +147,16 @@ def resume(
     stop_at: int | None = None,
     progress: Progress | None = None,
     processes: ProcessGroup = ALONE,
+    device: torch.device = CPU,
 ) -> GPT:
-    """Resume the run in the folder `run`, bit for bit; a finished run is returned unchanged.
+    """Resume the run in the folder `run`; a finished run is returned unchanged.
+
+    Bit for bit on a CPU, where it began on one.
 
     `progress` is told where the last checkpoint is damaged, a text is no longer there, or another
+    device or number of processes changes the last bits.  Raises `RunError` when the folder is not
+    a run, is damaged or locked, or its data has changed; `InvalidValueError` where the processes
+    cannot share its batches.
     number of processes changes the last bits.  Raises `RunError` when the folder is not a run, is
     damaged or locked, or its data has changed; `InvalidValueError` where the processes cannot share
     its batches.
@@ -150,12 +170,14 @@ def resume(
         description = read_description(run)
         batches = batches_of_run(description, load_tokenizer(run / "tokenizer.json"), progress)
         config = description.config
-        _check(batches, description.model, config, processes)
-        check_shares(config, batches.sequences, processes, progress)
-        state = TrainingState(GPT(description.model, seed=config.seed), config)
+        with explained_out_of_memory(device, lambda: "the run is as it was"):
+            state = TrainingState.begin(description.model, config, device)
         if processes.is_rank_zero and has_checkpoint(run):
             load_last_checkpoint(state, run, progress)
         broadcast_state(state, processes)
+        if state.step < config.steps:
+            note_other_bits(config, device, progress)
+            check_compilation(state, batches, Replicas(processes), progress)
         loop = _Loop(run, batches, state, on_metrics, stop_requested, stop_at, processes)
         return loop.run_to_end()
 
@@ -188,11 +210,22 @@ class _Loop:
         state, config, replicas = self.state, self.state.config, self.replicas
         pieces = config.pieces(self.batches.sequences)
         own = replicas.own(pieces)
-        state.model.checkpoint_activations = config.checkpoint_activations
-        with workers(config.shards) as pool:
-            state.muon.pool, state.muon.parts = pool, config.shards
+        arithmetic = state.model.arithmetic
+        end = config.steps
+        if self.stop_at is not None and state.step < self.stop_at:
+            end = min(end, self.stop_at)
+        with (
+            explained_out_of_memory(arithmetic.device, lambda: _kept(state)),
+            workers(config.shards) as pool,
+            batches_ahead(
+                lambda step: self.batches.shards(step, pieces, own), state.step, end,
+                arithmetic.device,
+            ) as following,
+        ):  # fmt: skip
+            if not arithmetic.accelerated:
+                state.muon.pool, state.muon.parts = pool, config.shards
             while state.step < config.steps:
-                train_step(state, self.batches.shards(state.step, pieces, own), pool, replicas)
+                train_step(state, following(), pool, replicas)
                 self._report(pool)
                 stop = replicas.agree(self.stop_requested()) or state.step == self.stop_at
                 last = state.step == config.steps
@@ -206,6 +239,7 @@ class _Loop:
 
     def _checkpoint(self) -> None:
         """Write a checkpoint of what is the same in all processes, which wait for it."""
+        settle(self.state, self.replicas)
         self.replicas.check_equal(self.state)
         if self.metrics is not None:
             # Metrics first: resuming drops lines beyond the checkpoint, but cannot recover lines
@@ -220,15 +254,20 @@ class _Loop:
         validating = state.step % config.evaluate_every == 0 or state.step == config.steps
         if not (validating or state.step % config.log_every == 0 or state.step == 1):
             return
+        settle(state, self.replicas)
         if state.step == config.steps:
             # What the result is of; the split may have more tokens than the steps since.
             self.validation = self.batches.validation(validation_tokens(config.steps, self.batches))
-        validation = _validate(state, self.validation, pool, self.replicas) if validating else None
+        validation = validate(state, self.validation, pool, self.replicas) if validating else None
         metrics = _metrics(state, self.clock, validation, self.validation)
         state.recent = Sums()
         if self.metrics is not None:
             self.metrics.append(metrics)
             self.on_metrics(metrics)
+
+
+def _kept(state: TrainingState) -> str:
+    return f"{state.kept_checkpoint}, and the run can be resumed (--resume) when memory is free"
 
 
 def _bits_per_byte(sums: Sums, shards: list[Shard]) -> float | None:
@@ -253,42 +292,6 @@ def _save(run: Path, model: GPT, batches: Batches) -> None:
 def validation_tokens(steps: int, batches: Batches) -> int:
     """How many tokens of a text are scored after `steps` steps: a tenth of those that trained."""
     return max(FEWEST_VALIDATED, steps * batches.tokens_per_batch // 10)
-
-
-def train_step(
-    state: TrainingState, pieces: list[Shard], pool: ThreadPoolExecutor, replicas: Replicas
-) -> None:
-    """One batch, of which `pieces` are this process's: their gradients, then one update.
-
-    The threads of the pool each process one piece at a time, so that no more activations are in
-    memory.
-    """
-    total = sum(replicas.gathered([len(piece.targets_M) for piece in pieces]))
-    sums: list[Sums] = []
-    gradient = TreeSum(add_tensors)
-    ahead = state.config.shards
-    for of_piece, of_sums in map_ahead(
-        pool, lambda piece: gradients(state, piece, total), pieces, ahead
-    ):
-        gradient.push(list(of_piece))
-        sums.append(of_sums)
-    batch = sum(replicas.gathered(sums), Sums())
-    state.check_loss(batch.cross_entropy)
-    state.update(replicas.summed(gradient.result()))
-    state.recent += batch
-    state.step += 1
-    state.tokens += total
-
-
-def _validate(
-    state: TrainingState, shards: list[Shard], pool: ThreadPoolExecutor, replicas: Replicas
-) -> Sums:
-    """The sums of all shards, which the processes share."""
-    own = shards[replicas.share(len(shards))]
-    parts = list(pool.map(lambda shard: shard_sums(state.model, shard), own))
-    sums = sum(replicas.gathered(parts), Sums())
-    state.check_loss(sums.cross_entropy)
-    return sums
 
 
 class _Clock:

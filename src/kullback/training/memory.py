@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import math
 
+import torch
+
+from kullback.errors import InvalidValueError
 from kullback.runtime.limits import check_fits
+from kullback.training.arithmetic import CPU
 from kullback.training.config import TrainingConfig
 from kullback.training.gpt import GPTConfig
 
@@ -29,18 +33,34 @@ def training_bytes(gpt: GPTConfig, tokens_per_batch: int, config: TrainingConfig
 
 
 def check_memory(
-    gpt: GPTConfig, tokens_per_batch: int, config: TrainingConfig, local_processes: int = 1
+    gpt: GPTConfig,
+    tokens_per_batch: int,
+    config: TrainingConfig,
+    local_processes: int = 1,
+    device: torch.device = CPU,
 ) -> None:
-    """Raise `InvalidValueError` where a model, or its training, exceeds this machine's memory.
+    """Raise `InvalidValueError` where a model, or its training, exceeds the memory for it.
 
-    `local_processes` are the processes that train on this machine.
+    `local_processes` are the processes that train on this machine, on a CPU in the same memory.  A
+    GPU's limit is half of the estimate, which its functions may need less than.
     """
     gpt.check_memory()
-    of_processes = f" in each of {local_processes} processes" if local_processes > 1 else ""
-    check_fits(
-        local_processes * training_bytes(gpt, tokens_per_batch, config),
-        f"training a model of {gpt.parameters:,} parameters on batches of {tokens_per_batch:,} "
-        f"tokens{of_processes}",
+    remedy = (
         "choose a smaller batch, context, width or number of layers, or add --accumulate K or "
-        "--checkpoint-activations",
+        "--checkpoint-activations"
     )
+    size = training_bytes(gpt, tokens_per_batch, config)
+    what = (
+        f"training a model of {gpt.parameters:,} parameters on batches of {tokens_per_batch:,} "
+        "tokens"
+    )
+    if device.type == "cpu":
+        of_processes = f" in each of {local_processes} processes" if local_processes > 1 else ""
+        check_fits(local_processes * size, what + of_processes, remedy)
+    elif device.type == "cuda":
+        memory = torch.cuda.get_device_properties(device).total_memory
+        if size > 2 * memory:
+            raise InvalidValueError(
+                f"{what} would take about {size / 1e9:,.1f} GB, and {device} has "
+                f"{memory / 1e9:,.1f} GB: {remedy}"
+            )

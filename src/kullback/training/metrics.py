@@ -50,7 +50,7 @@ class Sums:
     @classmethod
     def of(cls, nll_M: Float[Tensor, "M"], shard: Shard) -> Sums:
         """The sums of one shard."""
-        nll = nll_M.double().numpy()
+        nll = nll_M.cpu().double().numpy()
         if shard.surprisals_M is None:
             return cls(len(nll), float(nll.sum()), None)
         surprisal = shard.surprisals_M.numpy()

@@ -18,11 +18,13 @@ B = N × H, D = H × K.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Complex, Float, Int
 from torch import Tensor
+
+from kullback.runtime.transfers import to_device
 
 __all__ = ["PackedLayout", "packed_attention"]
 
@@ -69,6 +71,16 @@ class PackedLayout:
             len(lengths_N),
             longest,
             tokens_of_longest,
+        )
+
+    def on(self, device: torch.device) -> PackedLayout:
+        """The same with its indices on a device; a GPU gets them while the host goes on."""
+        if self.row_of_token_M is None or self.token_of_row_NT is None:
+            return self
+        return replace(
+            self,
+            row_of_token_M=to_device(self.row_of_token_M, device),
+            token_of_row_NT=to_device(self.token_of_row_NT, device),
         )
 
     def rows(self, x_MC: Float[Tensor, "M C"]) -> Float[Tensor, "N*T C"]:

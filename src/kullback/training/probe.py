@@ -1,24 +1,40 @@
-"""How long a step takes: a short probe with a model that is thrown away."""
+"""How long a step takes, and the fastest arithmetic: probes with models that are thrown away."""
 
 from __future__ import annotations
 
+import platform
 import statistics
 import time
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
 
 from kullback.errors import RunError
+from kullback.runtime.fast_linear import multiplies
 from kullback.runtime.threads import workers
 from kullback.runtime.workers import ProcessGroup
+from kullback.training.arithmetic import CPU, Arithmetic
 from kullback.training.batches import Batches
+from kullback.training.compilation import without_compilation_where_it_fails
 from kullback.training.config import TrainingConfig
-from kullback.training.gpt import GPT, GPTConfig
-from kullback.training.loop import train_step, validation_tokens
+from kullback.training.gpt import GPTConfig
+from kullback.training.loop import validation_tokens
 from kullback.training.replicas import ALONE, Replicas
 from kullback.training.state import TrainingState
+from kullback.training.steps import settle, train_step
 
-__all__ = ["seconds_per_step", "steps_in"]
+__all__ = ["compilation_that_pays", "faster_type", "seconds_per_step", "steps_in"]
 
 # Steps after the first, which is slower; the time that they take together at most, about.
 STEPS, SECONDS = 2, 1.0
+# Of each type of products: enough for a median that a busy machine does not turn around.
+STEPS_OF_TYPE = 9
+# By how much bfloat16 must be faster to be chosen: more than two probes differ.
+GAIN = 1.05
+# A run is compiled for where it takes so many times as long as the compilation, or so long; the
+# shortest is not even tried, since torch.compile takes several seconds for any block.
+TIMES_THE_COMPILATION, LONG_RUN, SHORTEST_RUN = 10.0, 300.0, 60.0
 
 
 def seconds_per_step(
@@ -27,35 +43,132 @@ def seconds_per_step(
     config: TrainingConfig,
     steps: int = STEPS,
     processes: ProcessGroup = ALONE,
+    device: torch.device = CPU,
 ) -> float:
     """The median time of a step in seconds, with its share of the validation; rank 0's.
 
     All `processes` take the steps together.
     """
-    replicas, count = Replicas(processes), config.pieces(batches.sequences)
-    state = TrainingState(GPT(gpt, seed=config.seed), config)
-    state.model.checkpoint_activations = config.checkpoint_activations
-    times: list[float] = []
-    with workers(config.shards) as pool:
-        state.muon.pool, state.muon.parts = pool, config.shards
-        for step in range(1 + steps):
-            begin = time.perf_counter()
-            try:
-                pieces = batches.shards(min(step, config.steps - 1), count, replicas.own(count))
-                train_step(state, pieces, pool, replicas)
-            except RunError:  # diverged, which the run itself will say
-                break
-            times.append(time.perf_counter() - begin)
-            if processes.broadcast(sum(times[1:]) > SECONDS or times[0] > 10 * SECONDS):
-                break
-            state.step = 0  # a configuration of one step has a learning rate for that only
+    (seconds,) = _median_seconds(batches, gpt, [config], steps, processes, device)
     validated = sum(
         len(shard.targets_M)
         for shard in batches.validation(validation_tokens(config.evaluate_every, batches))
     )
     # A third: validation has no backward pass.
     share = validated / (3 * config.evaluate_every * batches.tokens_per_batch)
-    return processes.broadcast(statistics.median(times[1:] or times or [SECONDS]) * (1 + share))
+    return processes.broadcast(seconds * (1 + share))
+
+
+def faster_type(
+    batches: Batches,
+    gpt: GPTConfig,
+    config: TrainingConfig,
+    processes: ProcessGroup = ALONE,
+) -> tuple[TrainingConfig, str | None]:
+    """The configuration with the faster type of products on this CPU, and why, for the plan.
+
+    bfloat16 only where the processor multiplies it, and a probe of about a second is faster by
+    `GAIN`; rank 0's.
+    """
+    if not processes.broadcast(multiplies_bfloat16()):
+        return replace(config, dtype="float32"), None
+    types = [replace(config, dtype=dtype) for dtype in ("float32", "bfloat16")]
+    seconds = _median_seconds(batches, gpt, types, STEPS_OF_TYPE, processes, CPU)
+    ratio = processes.broadcast(seconds[0] / seconds[1])
+    if ratio >= GAIN:
+        return types[1], f"bfloat16: {ratio:.2g} times the speed of float32 here"
+    return types[0], f"float32: bfloat16 would have {ratio:.2g} times its speed here"
+
+
+def multiplies_bfloat16() -> bool:
+    """Whether the processor has products of bfloat16, which torch may emulate otherwise."""
+    if platform.machine().lower() in ("x86_64", "amd64"):
+        return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    return multiplies(torch.bfloat16)
+
+
+def compilation_that_pays(
+    batches: Batches,
+    gpt: GPTConfig,
+    config: TrainingConfig,
+    seconds: tuple[float, float],
+    processes: ProcessGroup = ALONE,
+    device: torch.device = CPU,
+) -> tuple[TrainingConfig, float, str | None]:
+    """The configuration with or without `torch.compile`, the seconds of a step, and why.
+
+    `seconds` are those of a step and of the run without it.  Only on an accelerator, and where the
+    run is long enough to pay the compilation back; where it fails, why is said.
+    """
+    step_seconds, run_seconds = seconds
+    if not Arithmetic.of(config, device).accelerated or run_seconds < SHORTEST_RUN:
+        return config, step_seconds, None
+    trial, replicas = replace(config, compiled=True), Replicas(processes)
+    begin = time.perf_counter()
+    state, count = TrainingState.begin(gpt, trial, device), config.pieces(batches.sequences)
+    # Other shapes than the first ones are compiled again, and then once for all.
+    for step in range(min(3, config.steps)):
+        shard, *_ = batches.shards(step, count, replicas.own(count))
+        reason = without_compilation_where_it_fails(state, shard, replicas)
+        if reason is not None:
+            return config, step_seconds, (
+                f"torch.compile fails here ({reason}): operations run one by one, slower"
+            )  # fmt: skip
+    compilation = time.perf_counter() - begin
+    del state
+    compiled_seconds = seconds_per_step(batches, gpt, trial, 2 * STEPS, processes, device)
+    pays = run_seconds > min(LONG_RUN, TIMES_THE_COMPILATION * compilation)
+    if not processes.broadcast(pays and compiled_seconds < step_seconds):
+        return config, step_seconds, None
+    return trial, compiled_seconds, (
+        f"torch.compile: {step_seconds / compiled_seconds:.2g} times the speed of operations one "
+        f"by one here, compiled in {compilation:.0f} s"
+    )  # fmt: skip
+
+
+def _median_seconds(
+    batches: Batches,
+    gpt: GPTConfig,
+    configs: Sequence[TrainingConfig],
+    steps: int,
+    processes: ProcessGroup,
+    device: torch.device,
+) -> list[float]:
+    """The median time of a step of each configuration, interleaved, in seconds."""
+    config, replicas = configs[0], Replicas(processes)
+    count = config.pieces(batches.sequences)
+    states = [TrainingState.begin(gpt, tried, device) for tried in configs]
+    times: list[list[float]] = [[] for _ in configs]
+    with workers(config.shards) as pool:
+        for step in range(1 + steps):
+            begin = time.perf_counter()
+            pieces = batches.shards(min(step, config.steps - 1), count, replicas.own(count))
+            preparation = time.perf_counter() - begin
+            try:
+                for state, of_state in zip(states, times, strict=True):
+                    if not state.model.arithmetic.accelerated:
+                        state.muon.pool, state.muon.parts = pool, config.shards
+                    begin = time.perf_counter()
+                    train_step(state, pieces, pool, replicas)
+                    settle(state, replicas)
+                    _synchronise(device)
+                    of_state.append(preparation + time.perf_counter() - begin)
+                    # A configuration of one step has a learning rate for that only.
+                    state.step = 0
+            except RunError:  # diverged, which the run itself will say
+                break
+            taken = sum(sum(of_state[1:]) for of_state in times)
+            if processes.broadcast(taken > SECONDS or times[0][0] > 10 * SECONDS):
+                break
+    return [statistics.median(of_state[1:] or of_state or [SECONDS]) for of_state in times]
+
+
+def _synchronise(device: torch.device) -> None:
+    """Wait for what the device has been given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
 
 
 def steps_in(minutes: float, step_seconds: float) -> int:

@@ -88,7 +88,7 @@ def save_tensors(
     before_publishing: Callable[[], None] = lambda: None,
 ) -> None:
     """Write a safetensors file atomically; the function is called when it is on the disk."""
-    contiguous = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with replaced(path) as file:
         file.write(save(contiguous, metadata=dict(metadata)))
         file.flush()

@@ -6,18 +6,22 @@ The matrices of the blocks are updated by Muon, all other parameters by AdamW.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Self
 
 import torch
 from torch import Tensor
 
 from kullback.errors import RunError
+from kullback.runtime.transfers import start_to_host
+from kullback.training.arithmetic import CPU, Arithmetic
 from kullback.training.config import TrainingConfig
-from kullback.training.gpt import GPT
+from kullback.training.gpt import GPT, GPTConfig
 from kullback.training.metrics import Sums
 from kullback.training.muon import Muon
 
-__all__ = ["DivergedError", "TrainingState"]
+__all__ = ["Behind", "DivergedError", "TrainingState"]
 
 # Training has diverged where the loss exceeds this multiple of log V, the loss of a uniform guess:
 # learning rates that are too high give tens to thousands of nats long before an infinity appears.
@@ -26,6 +30,16 @@ DIVERGED = 10.0
 
 class DivergedError(RunError):
     """The loss or a gradient is not finite, or far too large; all processes see it together."""
+
+
+@dataclass(frozen=True)
+class Behind:
+    """What a step has computed, which an accelerator may still be at."""
+
+    step: int
+    sums: list[Callable[[], Sums]]
+    """Of each piece of this process."""
+    check_norm: Callable[[], None] = lambda: None
 
 
 @dataclass
@@ -41,6 +55,8 @@ class TrainingState:
     """Sums over the steps since the last line of metrics."""
     checkpoint_step: int | None = None
     """The step of the last checkpoint on disk."""
+    behind: Behind | None = None
+    """What has to be checked of the last step; on a CPU nothing."""
     muon: Muon = field(init=False)
     adamw: torch.optim.AdamW = field(init=False)
 
@@ -53,13 +69,25 @@ class TrainingState:
         self.muon = Muon(matrices, rows=self.config.muon_rows or None)
         self.adamw = torch.optim.AdamW(others, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
 
-    def update(self, gradients: list[Tensor]) -> None:
-        """Clip the gradient and take one step of both optimisers."""
+    @classmethod
+    def begin(cls, gpt: GPTConfig, config: TrainingConfig, device: torch.device = CPU) -> Self:
+        """The state before the first step, on a device."""
+        model = GPT(gpt, seed=config.seed).compute_with(Arithmetic.of(config, device))
+        model.checkpoint_activations = config.checkpoint_activations
+        return cls(model, config)
+
+    def update(self, gradients: list[Tensor]) -> Callable[[], None]:
+        """Clip the gradient and take one step of both optimisers.
+
+        What is returned checks the norm of an accelerator's gradient, for which it waits; on a CPU
+        the norm is checked before the weights change.  Raises `DivergedError`, as it does.
+        """
         for weight, gradient in zip(self.weights, gradients, strict=True):
             weight.grad = gradient
-        norm = torch.nn.utils.clip_grad_norm_(self.weights, self.config.clip_norm)
-        if not torch.isfinite(norm):
-            raise self._diverged(f"the gradient's norm is {norm}")
+        norm = self._clip()
+        wait, step = start_to_host(norm), self.step
+        if not self.model.arithmetic.accelerated:
+            self._check_norm(norm, step)
         factor = self.config.learning_rate_factor(self.step)
         for optimiser, learning_rate in (
             (self.muon, self.config.muon_lr),
@@ -68,14 +96,27 @@ class TrainingState:
             for group in optimiser.param_groups:
                 group["lr"] = learning_rate * factor
             optimiser.step()
+        return lambda: self._check_norm(wait(), step)
 
-    def check_loss(self, loss: float) -> None:
-        """Raise `RunError` for a mean nll that shows that training has diverged."""
+    def _clip(self) -> Tensor:
+        """Scale the gradient to the largest norm that it may have; the norm before."""
+        return torch.nn.utils.clip_grad_norm_(self.weights, self.config.clip_norm)
+
+    def check_loss(self, loss: float, step: int | None = None) -> None:
+        """Raise `DivergedError` for a mean nll that shows that training has diverged.
+
+        `step` is the one that computed it, by default the current one.
+        """
         uniform = math.log(self.model.config.vocabulary_size)
         if not loss <= DIVERGED * max(uniform, 1.0):
             raise self._diverged(
-                f"the loss is {loss:.4g} nats/token, a uniform guess costs {uniform:.4g}"
+                f"the loss is {loss:.4g} nats/token, a uniform guess costs {uniform:.4g}",
+                self.step if step is None else step,
             )
+
+    def _check_norm(self, norm: Tensor, step: int) -> None:
+        if not torch.isfinite(norm):
+            raise self._diverged(f"the gradient's norm is {norm}", step)
 
     @property
     def kept_checkpoint(self) -> str:
@@ -84,10 +125,10 @@ class TrainingState:
             return "no checkpoint was written yet"
         return f"the checkpoint of step {self.checkpoint_step} is kept"
 
-    def _diverged(self, reason: str) -> DivergedError:
+    def _diverged(self, reason: str, step: int) -> DivergedError:
         kept = self.kept_checkpoint
         return DivergedError(
-            f"training diverged: {reason} at step {self.step}; {kept}, but resumed the run would "
+            f"training diverged: {reason} at step {step}; {kept}, but resumed the run would "
             "diverge again: train a new run with lower learning rates (muon_lr is "
             f"{self.config.muon_lr:g}, adamw_lr is {self.config.adamw_lr:g}) or a longer warm-up "
             f"(warmup_steps is {self.config.warmup_steps})"

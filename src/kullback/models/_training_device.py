@@ -1,0 +1,93 @@
+"""The device that a training is given, and the type of its products there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+
+import torch
+
+from kullback.errors import InvalidValueError
+from kullback.models.devices import best_device, check_device, check_dtype, own_device
+from kullback.training.config import DTYPES, RANGES, TrainingConfig
+
+__all__ = ["Hardware", "device_of_resumed", "training_hardware"]
+
+TYPES = ("auto", *DTYPES)
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """A device that tensors can be put on, and a type that it multiplies."""
+
+    device: torch.device
+    dtype: str
+    """auto on a CPU, where a probe chooses it."""
+
+    @property
+    def first_dtype(self) -> str:
+        """The type before the probe."""
+        return "float32" if self.dtype == "auto" else self.dtype
+
+    def shards(self, threads: int | None) -> int:
+        """The threads that each process a shard: 2 on a CPU, unless they are given.
+
+        Raises `InvalidValueError` for several on an accelerator, which processes a batch at once.
+        """
+        if threads is None:
+            return TrainingConfig.shards if self.device.type == "cpu" else 1
+        RANGES["shards"].check("threads", threads)
+        if self.device.type != "cpu" and threads != 1:
+            raise InvalidValueError(
+                f"threads (--threads) is {threads}: {self.device} processes a batch at once; "
+                "remove it, or give --accumulate, whose parts are one after another"
+            )
+        return threads
+
+
+@contextmanager
+def training_hardware(
+    device: torch.device | str, dtype: torch.dtype | str = "auto"
+) -> Iterator[Hardware]:
+    """The device of this process, torch's current one inside; "auto" as in `kullback.evaluate`.
+
+    "auto" is bfloat16 on an accelerator that multiplies it, and float32 on others.  Raises
+    `InvalidValueError` for a device that is not here, and a type that is unknown or not there.
+    """
+    name = str(dtype).removeprefix("torch.")
+    if name not in TYPES:
+        raise InvalidValueError(
+            f"dtype (--dtype) is {name!r:.60}: training multiplies in {' or '.join(DTYPES)}; give "
+            "one of these, or auto"
+        )
+    own = best_device() if device == "auto" else own_device(device)
+    check_device(own)
+    if own.type == "cuda" and own.index is None:
+        own = torch.device("cuda", torch.cuda.current_device())
+    if name == "bfloat16" and not _multiplies_bfloat16(own):
+        raise InvalidValueError(
+            f"dtype (--dtype) is bfloat16, in which {own} has no arithmetic: give float32, or "
+            "resume a run that began in bfloat16 on another device (--device)"
+        )
+    elif name == "auto" and own.type != "cpu":
+        name = "bfloat16" if _multiplies_bfloat16(own) else "float32"
+    with torch.cuda.device(own) if own.type == "cuda" else nullcontext():
+        yield Hardware(own, name)
+
+
+def device_of_resumed(recorded: str) -> str:
+    """The kind of device that a run began on, where it is here; else "auto"."""
+    try:
+        check_device(own_device(recorded))
+    except InvalidValueError:
+        return "auto"
+    return recorded
+
+
+def _multiplies_bfloat16(device: torch.device) -> bool:
+    try:
+        check_dtype(torch.bfloat16, device)
+    except InvalidValueError:
+        return False
+    return True

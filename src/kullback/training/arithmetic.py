@@ -1,0 +1,74 @@
+"""How a model computes while it trains: where, with which functions, and the type of its products.
+
+Weights, the residual stream, normalisations, the loss and all statistics are float32.  With
+bfloat16, the operands of matrix products are rounded to it; the products are summed in float32.
+
+On a CPU the functions of a block are our own (:mod:`kullback.training.block_functions`,
+:mod:`kullback.training.packed_attention`), which make few passes over memory.  An accelerator is
+given torch's operations (:mod:`kullback.training.torch_block`), which `torch.compile` can fuse.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from kullback.runtime.fast_linear import multiplies
+from kullback.runtime.progress import Progress
+from kullback.training.config import TrainingConfig
+
+__all__ = ["CPU", "Arithmetic", "note_other_bits", "product"]
+
+CPU = torch.device("cpu")
+# Tests set it, to run on a CPU what an accelerator runs.
+ACCELERATED_ON_CPU = False
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """What a model's blocks, the loss and the training loop choose their functions by."""
+
+    device: torch.device = CPU
+    bfloat16: bool = False
+    """Whether the operands of products are rounded to bfloat16."""
+    accelerated: bool = False
+    """Whether torch's operations are used, and the host does not wait for a step to end."""
+    compiled: bool = False
+    """Whether `torch.compile` fuses the operations of a block."""
+
+    @classmethod
+    def of(cls, config: TrainingConfig, device: torch.device) -> Arithmetic:
+        """That of a run on this device."""
+        accelerated = device.type != "cpu" or ACCELERATED_ON_CPU
+        return cls(device, config.dtype == "bfloat16", accelerated, config.compiled)
+
+
+def product(a: Tensor, b: Tensor, bfloat16: bool) -> Tensor:
+    """``a @ b`` in float32; with `bfloat16`, of rounded operands and itself rounded.
+
+    A processor that does not multiply bfloat16 multiplies the rounded operands in float32.
+
+    >>> product(torch.full((1, 1), 1.001), torch.ones(1, 1), bfloat16=True)
+    tensor([[1.]])
+    """
+    if not bfloat16:
+        return a @ b
+    if a.device.type != "cpu" or multiplies(torch.bfloat16):
+        return (a.bfloat16() @ b.bfloat16()).float()
+    return (a.bfloat16().float() @ b.bfloat16().float()).bfloat16().float()
+
+
+def note_other_bits(config: TrainingConfig, device: torch.device, progress: Progress) -> None:
+    """Note where a run that is resumed on a device may end with other bits."""
+    if device.type != config.device:
+        progress.note(
+            f"the run began on {config.device} and is resumed on {device.type}, which rounds "
+            "differently: the last bits of the weights may differ"
+        )
+    elif device.type != "cpu":
+        progress.note(
+            f"sums of attention's gradients have no fixed order on {device.type}: the last bits "
+            "of the weights may differ from those of an uninterrupted run"
+        )

@@ -1,0 +1,93 @@
+"""A step of training, and a validation: what every process does with its pieces of a batch.
+
+On a CPU a step is checked before the weights change.  An accelerator is not waited for: its loss
+and the norm of its gradient are on the way to the host while the next step is given to it, and are
+checked after that (`settle`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import TypeVar
+
+from kullback.runtime.threads import map_ahead
+from kullback.training.batches import Shard
+from kullback.training.loss import gradients, start_shard_sums
+from kullback.training.metrics import Sums
+from kullback.training.replicas import Replicas
+from kullback.training.state import Behind, TrainingState
+from kullback.training.summation import TreeSum, add_tensors
+
+__all__ = ["settle", "train_step", "validate"]
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def train_step(
+    state: TrainingState, pieces: list[Shard], pool: ThreadPoolExecutor, replicas: Replicas
+) -> None:
+    """One batch, of which `pieces` are this process's: their gradients, then one update.
+
+    The threads of the pool each process one piece at a time, so that no more activations are in
+    memory; an accelerator is given one after another.  Its loss and the norm of its gradient are
+    checked after the next step has been given to it, or by `settle`.
+    """
+    total = sum(replicas.gathered([len(piece.targets_M) for piece in pieces]))
+    sums: list[Callable[[], Sums]] = []
+    gradient = TreeSum(add_tensors)
+    for of_piece, of_sums in _in_turn(
+        state, pool, lambda piece: gradients(state, piece, total), pieces
+    ):
+        gradient.push(list(of_piece))
+        sums.append(of_sums)
+    behind = Behind(state.step, sums)
+    if not state.model.arithmetic.accelerated:
+        state.behind = behind
+        settle(state, replicas)
+        state.update(replicas.summed(gradient.result()))
+    else:
+        check_norm = state.update(replicas.summed(gradient.result()))
+        settle(state, replicas)
+        state.behind = replace(behind, check_norm=check_norm)
+    state.step += 1
+    state.tokens += total
+
+
+def settle(state: TrainingState, replicas: Replicas) -> None:
+    """Wait for the step that is not checked yet, if any: check it, and add its sums.
+
+    Raises `DivergedError`.
+    """
+    behind, state.behind = state.behind, None
+    if behind is None:
+        return
+    batch = sum(replicas.gathered([wait() for wait in behind.sums]), Sums())
+    state.check_loss(batch.cross_entropy, behind.step)
+    behind.check_norm()
+    state.recent += batch
+
+
+def _in_turn(
+    state: TrainingState,
+    pool: ThreadPoolExecutor,
+    function: Callable[[Item], Result],
+    items: Iterable[Item],
+) -> Iterator[Result]:
+    """The function of each item: by the threads of the pool, on an accelerator by this one."""
+    if state.model.arithmetic.accelerated:
+        return map(function, items)
+    return map_ahead(pool, function, items, state.config.shards)
+
+
+def validate(
+    state: TrainingState, shards: list[Shard], pool: ThreadPoolExecutor, replicas: Replicas
+) -> Sums:
+    """The sums of all shards, which the processes share."""
+    own = shards[replicas.share(len(shards))]
+    begun = list(_in_turn(state, pool, lambda shard: start_shard_sums(state.model, shard), own))
+    sums = sum(replicas.gathered([wait() for wait in begun]), Sums())
+    state.check_loss(sums.cross_entropy)
+    return sums

@@ -1,0 +1,206 @@
+"""The arithmetic of training: torch's operations against our own functions, and bfloat16."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from interrupted_runs import CONFIG
+from kullback.errors import RunError
+from kullback.runtime.progress import Progress
+from kullback.training import arithmetic, block_functions
+from kullback.training.arithmetic import CPU, Arithmetic, note_other_bits, product
+from kullback.training.batches import Shard
+from kullback.training.checkpoint import has_checkpoint
+from kullback.training.config import TrainingConfig
+from kullback.training.gpt import GPT, GPTConfig
+from kullback.training.interruption import Interrupted
+from kullback.training.loop import resume, train
+from kullback.training.loss import losses
+from kullback.training.packed_attention import PackedLayout
+from tiny_runs import contents, metrics_but_times, sizes, weather
+
+SIZES = GPTConfig(37, 300, width=24, layers=2, heads=3, mlp_width=40, rope_theta=50.0)
+ACCELERATED = Arithmetic(accelerated=True)
+
+
+def model(dtype: torch.dtype = torch.float64) -> GPT:
+    """Return a model with random norms."""
+    gpt = GPT(SIZES, seed=1)
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        gpt.head_weight.mul_(20)
+        for name, weight in gpt.named_parameters():
+            if name.endswith("norm.weight"):
+                weight.copy_(torch.rand(weight.shape, generator=generator) + 0.5)
+    return gpt.to(dtype)
+
+
+def shard(lengths: list[int]) -> Shard:
+    """Return random sequences of these lengths."""
+    lengths_N = torch.tensor(lengths)
+    generator = torch.Generator().manual_seed(3)
+    tokens = torch.randint(37, (2, sum(lengths)), generator=generator)
+    return Shard(tokens[0], tokens[1], None, PackedLayout.of(lengths_N), lengths_N.numpy())
+
+
+def loss_and_gradients(gpt: GPT, batch: Shard) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Return the mean loss of a shard, and its gradients."""
+    loss, _ = losses(gpt, batch, 1 / len(batch.targets_M))
+    return loss, torch.autograd.grad(loss, list(gpt.parameters()))
+
+
+@pytest.mark.parametrize("lengths", [[16, 16, 16], [9, 2, 23], [5], [270, 3]])
+def test_torch_operations_are_our_functions(lengths: list[int]) -> None:
+    """Loss and gradients agree to 1e-11 in float64: equal rows, padded ones, and long ones."""
+    gpt, batch = model(), shard(lengths)
+    own = loss_and_gradients(gpt, batch)
+    theirs = loss_and_gradients(gpt.compute_with(ACCELERATED), batch)
+    torch.testing.assert_close(theirs, own, rtol=0, atol=1e-11)
+
+
+def test_torch_operations_in_float32_are_near_float64() -> None:
+    """The gradient of the accelerator's path in float32 is that of float64 up to rounding."""
+    batch = shard([9, 2, 23])
+    _, exact = loss_and_gradients(model(), batch)
+    _, rounded = loss_and_gradients(model(torch.float32).compute_with(ACCELERATED), batch)
+    for a, b in zip(rounded, exact, strict=True):
+        torch.testing.assert_close(a.double(), b, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("accelerated", [False, True])
+def test_bfloat16_rounds_products_alone(accelerated: bool) -> None:
+    """Losses differ by less than a percent, gradients by a few; weights and loss are float32."""
+    batch, gpt = shard([16, 16, 16, 16]), model(torch.float32)
+    loss, gradients = loss_and_gradients(gpt, batch)
+    gpt.compute_with(Arithmetic(bfloat16=True, accelerated=accelerated))
+    rounded_loss, rounded = loss_and_gradients(gpt, batch)
+    assert rounded_loss.dtype == torch.float32
+    assert rounded_loss != loss
+    assert rounded_loss.item() == pytest.approx(loss.item(), rel=0.01)
+    for a, b in zip(rounded, gradients, strict=True):
+        assert a.dtype == torch.float32
+        assert 1e-5 < (a - b).norm() / b.norm() < 0.05
+
+
+@pytest.mark.parametrize("able", [False, True])
+def test_products_do_not_depend_on_the_processor(
+    able: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rounded operands, a sum in float32, a rounded result: with and without instructions."""
+    monkeypatch.setattr(arithmetic, "multiplies", lambda dtype: able)
+    generator = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(20, 20, generator=generator) for _ in range(2))
+    expected = (a.bfloat16().double() @ b.bfloat16().double()).bfloat16()
+    ours = product(a, b, bfloat16=True)
+    assert ours.dtype == torch.float32
+    assert torch.equal(ours.bfloat16().float(), ours)
+    torch.testing.assert_close(ours, expected.float(), rtol=2**-7, atol=1e-6)
+
+
+def test_the_functions_of_a_cpu_are_not_used_on_an_accelerator(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The path of an accelerator has none of our autograd functions in its blocks."""
+
+    def fail(*arguments: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(block_functions._NormalisedLinear, "apply", fail)
+    with pytest.raises(AssertionError):
+        loss_and_gradients(model(), shard([16]))
+    loss_and_gradients(model().compute_with(ACCELERATED), shard([16]))
+
+
+def trained(run: Path, stop_at: int | None = None, **changes: object) -> GPT:
+    """Train, or resume where the run has begun."""
+    if has_checkpoint(run):
+        return resume(run, stop_at=stop_at)
+    batches = weather(run.parent)
+    config = replace(CONFIG, steps=14, shards=1, **changes)  # type: ignore[arg-type]
+    return train(run, batches, sizes(batches), config, stop_at=stop_at)
+
+
+def test_a_run_of_an_accelerator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its curve is that of our functions up to rounding, and is resumed bit for bit."""
+    trained(tmp_path / "ours")
+    monkeypatch.setattr(arithmetic, "ACCELERATED_ON_CPU", True)
+    trained(tmp_path / "theirs")
+    ours, theirs = (metrics_but_times(tmp_path / name) for name in ("ours", "theirs"))
+    for a, b in zip(ours, theirs, strict=True):
+        assert a["cross_entropy"] == pytest.approx(b["cross_entropy"], rel=2e-3)
+    assert ours != theirs
+    with pytest.raises(Interrupted):
+        trained(tmp_path / "half", stop_at=7)
+    trained(tmp_path / "half")
+    assert metrics_but_times(tmp_path / "half") == theirs
+    of_half, of_theirs = contents(tmp_path / "half"), contents(tmp_path / "theirs")
+    for name in ("model.safetensors", "checkpoint.safetensors"):
+        assert of_half[name] == of_theirs[name]
+
+
+def test_a_run_in_bfloat16(tmp_path: Path) -> None:
+    """Its loss is within a percent of float32's, and it is resumed bit for bit in bfloat16."""
+    trained(tmp_path / "float32")
+    trained(tmp_path / "whole", dtype="bfloat16")
+    with pytest.raises(Interrupted):
+        trained(tmp_path / "half", stop_at=7, dtype="bfloat16")
+    trained(tmp_path / "half")
+    exact, whole, half = (
+        metrics_but_times(tmp_path / name) for name in ("float32", "whole", "half")
+    )
+    assert whole != exact
+    assert whole[-1]["cross_entropy"] == pytest.approx(exact[-1]["cross_entropy"], rel=0.01)
+    assert half == whole
+    names = ("half", "whole")
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in names]
+    assert weights[0] == weights[1]
+
+
+@pytest.mark.parametrize("accelerated", [False, True])
+def test_divergence_is_seen_before_it_is_written(
+    accelerated: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The step that diverged is named, and no checkpoint contains it."""
+    monkeypatch.setattr(arithmetic, "ACCELERATED_ON_CPU", accelerated)
+    batches = weather(tmp_path)
+    config = replace(CONFIG, muon_lr=100.0, adamw_lr=100.0, checkpoint_every=1, warmup_steps=0)
+    with pytest.raises(RunError, match=r"diverged.* at step [1-9]"):
+        train(tmp_path / "run", batches, sizes(batches), config)
+    if has_checkpoint(tmp_path / "run"):
+        monkeypatch.undo()
+        with pytest.raises(RunError, match="diverged"):
+            resume(tmp_path / "run")
+
+
+class Notes(Progress):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        """Keep it."""
+        self.notes.append(text)
+
+
+@pytest.mark.parametrize(
+    ("began", "resumed", "said"),
+    [("cpu", "cpu", ""), ("cuda", "cpu", "began on cuda"), ("cuda", "cuda", "no fixed order")],
+)
+def test_other_bits_are_noted(began: str, resumed: str, said: str) -> None:
+    """A run on a CPU is resumed without a note, elsewhere and on an accelerator with one."""
+    progress = Notes()
+    note_other_bits(TrainingConfig(device=began), torch.device(resumed), progress)
+    assert [said in note for note in progress.notes] == [True] * bool(said)
+
+
+def test_a_run_of_before_is_of_a_cpu_in_float32() -> None:
+    """Descriptions without the fields mean what the program did then."""
+    config = TrainingConfig()
+    assert Arithmetic.of(config, CPU) == Arithmetic()
+    assert (config.device, config.dtype, config.compiled) == ("cpu", "float32", False)
