@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from kullback.training.description import read_description
 from kullback.training.interruption import Interrupted
 from kullback.training.metrics import read_metrics
 from kullback.training.progress import TrainingProgress
+from kullback.training.sizes import NAMED_SIZES, Recipe
 from tiny_runs import contents, sequences, text, weather
 
 SIZES = {"width": 8, "layers": 1, "heads": 2, "mlp_width": 16, "threads": 1}
@@ -326,3 +328,33 @@ def test_settings_that_cannot_be(options: dict[str, object], words: str, tmp_pat
     with pytest.raises(InvalidValueError, match=words):
         train_model(tmp_path / "run", text=tmp_path / "weather.txt", **options)  # type: ignore[arg-type]
     assert not (tmp_path / "run").exists()
+
+
+def test_a_size_has_a_recipe_for_texts_and_what_is_given_comes_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The plan and training.json have the recipe of the size, and every value that is given."""
+    text(tmp_path)
+    weather(tmp_path)
+    recipe = Recipe(0.011, 0.0044, muon_rows=4, warmup_steps=3, decay_fraction=0.55)
+    monkeypatch.setitem(NAMED_SIZES, "micro", replace(NAMED_SIZES["micro"], recipe=recipe))
+
+    def begun(name: str, **options: object) -> tuple[Recipe, str]:
+        progress = Facts(1)
+        with pytest.raises(Interrupted):
+            train_model(tmp_path / name, size="micro", progress=progress, **options)  # type: ignore[arg-type]
+        config = read_description(tmp_path / name).config
+        kept = Recipe(**{field.name: getattr(config, field.name) for field in fields(Recipe)})
+        return kept, " ".join(str(told) for told in progress.told)
+
+    of_text = {**TEXT, "text": tmp_path / "weather.txt"}
+    kept, plan = begun("default", **of_text)
+    assert kept == recipe
+    for part in ("0.011 (Muon", "4 rows", "0.0044 (AdamW", "3 steps of warm-up", "55 %"):
+        assert part in plan
+    given = Recipe()  # also where a value is 0, or that of no size
+    kept, plan = begun("given", **of_text, **asdict(given))
+    assert kept == given
+    assert "whole matrices" in plan
+    kept, _ = begun("source", source=str(tmp_path / "weather.toml"), steps=30, batch=32, **SIZES)
+    assert kept == Recipe()

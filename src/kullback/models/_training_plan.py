@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from kullback.training.description import batches_of_data
 from kullback.training.gpt import GPTConfig
 from kullback.training.loop import Plan
 from kullback.training.memory import check_memory, training_bytes
+from kullback.training.prepare_text import TextOptions
 from kullback.training.probe import (
     STEPS,
     compilation_that_pays,
@@ -96,6 +97,27 @@ class Settings:
         """Tokens of a window."""
         return named(self.size).context if self.context is None else self.context
 
+    def text_options(
+        self,
+        texts: Sequence[str | Path],
+        held_out: Sequence[str | Path],
+        field: str | None,
+        tokenizer: str | Path | None,
+        seed: int,
+    ) -> TextOptions:
+        """What is read of texts, and how."""
+        return TextOptions(
+            texts,
+            held_out,
+            "text" if field is None else field,
+            tokenizer,
+            self.vocabulary_size,
+            named(self.size).vocabulary_size,
+            self.context_of_text,
+            self.windows,
+            seed,
+        )
+
     def model(self, vocabulary_size: int, context: int) -> GPTConfig:
         """The sizes of the model."""
         default = named(self.size)
@@ -161,6 +183,7 @@ class PreparedRun:
             f"{' in each process' if self._processes.world_size > 1 else ''} and "
             f"{shown_time(steps * probe)}"
         )
+        self._progress.tell(_shown_recipe(self.config))
         shares = [f"{self.config.processes} processes"] * (self.config.processes > 1)
         shares += [f"{self.config.accumulate} parts, one after another"] * (
             self.config.accumulate > 1
@@ -211,6 +234,15 @@ class PreparedRun:
         if settings.steps is None and settings.size is not None:
             return chinchilla_steps(parameters, self.batches.tokens_per_batch)
         return self.config.steps
+
+
+def _shown_recipe(config: TrainingConfig) -> str:
+    rows = f"blocks of {config.muon_rows} rows" if config.muon_rows else "whole matrices"
+    return (
+        f"learning rates {config.muon_lr:g} (Muon, {rows}) and {config.adamw_lr:g} (AdamW): "
+        f"{config.warmup_steps} steps of warm-up, to zero over the last "
+        f"{100 * config.decay_fraction:g} %"
+    )
 
 
 def shown_time(seconds: float) -> str:

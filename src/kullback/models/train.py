@@ -39,7 +39,7 @@ from kullback.training.prepare_text import TextOptions, check_text, prepare_text
 from kullback.training.progress import TrainingProgress
 from kullback.training.run_folder import load_tokenizer
 from kullback.training.sentence_batches import SentenceBatches
-from kullback.training.sizes import named
+from kullback.training.sizes import recipe_of
 from kullback.training.state import DivergedError
 
 __all__ = ["resume_training", "train_model"]
@@ -69,15 +69,15 @@ def train_model(
     mlp_width: int | None = None,
     rope_theta: float = GPTConfig.rope_theta,
     norm_eps: float = GPTConfig.norm_eps,
-    muon_lr: float = TrainingConfig.muon_lr,
-    adamw_lr: float = TrainingConfig.adamw_lr,
-    warmup_steps: int = TrainingConfig.warmup_steps,
-    decay_fraction: float = TrainingConfig.decay_fraction,
+    muon_lr: float | None = None,
+    adamw_lr: float | None = None,
+    warmup_steps: int | None = None,
+    decay_fraction: float | None = None,
     clip_norm: float = TrainingConfig.clip_norm,
     log_every: int = TrainingConfig.log_every,
     evaluate_every: int = TrainingConfig.evaluate_every,
     checkpoint_every: int = TrainingConfig.checkpoint_every,
-    muon_rows: int = TrainingConfig.muon_rows,
+    muon_rows: int | None = None,
     device: str | torch.device = "auto",
     dtype: str | torch.dtype = "auto",
     threads: int | None = None,
@@ -109,12 +109,15 @@ def train_model(
     with process_group(PATIENCE) as processes, training_hardware(device, dtype) as hardware:
         progress = _progress(processes, progress)
         _check_data(run, text, source, [*given_text, *held_out], processes)
+        recipe = recipe_of(
+            size, text is not None, muon_lr, adamw_lr, muon_rows, warmup_steps, decay_fraction
+        )
         config = TrainingConfig(
-            TrainingConfig.steps if steps is None else steps, muon_lr, adamw_lr, warmup_steps,
-            decay_fraction, clip_norm, hardware.shards(threads), accumulate, processes.world_size,
+            TrainingConfig.steps if steps is None else steps, **asdict(recipe), clip_norm=clip_norm,
+            shards=hardware.shards(threads), accumulate=accumulate, processes=processes.world_size,
             seed=seed, device=hardware.device.type, dtype=hardware.first_dtype,
             log_every=log_every, evaluate_every=evaluate_every, checkpoint_every=checkpoint_every,
-            checkpoint_activations=checkpoint_activations, muon_rows=muon_rows,
+            checkpoint_activations=checkpoint_activations,
         )  # fmt: skip
         settings.check(text is not None, config, hardware.device)
         of_text = {"vocabulary_size": vocabulary_size, "context": context, "tokenizer": tokenizer,
@@ -122,10 +125,7 @@ def train_model(
         if source is not None:
             make = _sentences(source, holdout, settings, config, of_text, hardware.device)
         else:
-            options = TextOptions(
-                given_text, held_out, "text" if field is None else field, tokenizer,
-                vocabulary_size, named(size).vocabulary_size, settings.context_of_text,
-                settings.windows, seed)  # fmt: skip
+            options = settings.text_options(given_text, held_out, field, tokenizer, seed)
             make = _windows(run, options, holdout, progress)
         return _trained(run, processes, hardware, make, settings, config, log, progress)
 

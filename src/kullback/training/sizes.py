@@ -2,25 +2,39 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 from kullback.errors import InvalidValueError
 from kullback.runtime.ranges import Range
 from kullback.runtime.wording import suggestion
+from kullback.training.config import TrainingConfig
 
 __all__ = [
     "MINUTES",
     "NAMED_SIZES",
     "TOKENS_PER_PARAMETER",
     "NamedSize",
+    "Recipe",
     "chinchilla_steps",
     "named",
+    "recipe_of",
 ]
 
 #: Hoffmann et al. 2022, "Training compute-optimal large language models", table 3: about 20.
 TOKENS_PER_PARAMETER = 20
 #: Of a run that ends after a time.
 MINUTES = Range(0, 1e6, whole=False, above=True)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Fields of `TrainingConfig` whose defaults depend on the size; here those of a source."""
+
+    muon_lr: float = TrainingConfig.muon_lr
+    adamw_lr: float = TrainingConfig.adamw_lr
+    muon_rows: int = TrainingConfig.muon_rows
+    warmup_steps: int = TrainingConfig.warmup_steps
+    decay_fraction: float = TrainingConfig.decay_fraction
 
 
 @dataclass(frozen=True)
@@ -35,6 +49,8 @@ class NamedSize:
     """Of the BPE that is trained on a text."""
     windows: int
     """Of a batch."""
+    recipe: Recipe = Recipe()
+    """On a text."""
 
 
 #: nano is the default; micro and mini have the shapes of nanoGPT's recipes for a CPU and for
@@ -56,6 +72,17 @@ def named(size: str | None) -> NamedSize:
         meant = suggestion(str(size), NAMED_SIZES) or f": choose from {', '.join(NAMED_SIZES)}"
         raise InvalidValueError(f"size is {size!r}, which is no name of a size{meant}")
     return NAMED_SIZES[size]
+
+
+def recipe_of(size: str | None, on_text: bool, *given: float | None) -> Recipe:
+    """The recipe of a name on a text, or that of a source.
+
+    `given` are values in the order of its fields, which replace the defaults unless they
+    are None.
+    """
+    default = named(size).recipe if on_text else Recipe()
+    values = zip(fields(Recipe), given, strict=True)
+    return replace(default, **{field.name: value for field, value in values if value is not None})
 
 
 def chinchilla_steps(parameters: int, tokens_per_batch: int) -> int:
