@@ -104,9 +104,7 @@ def mean_loss(model: GPT, tokens: np.ndarray, context: int, stride: int) -> floa
     ends = np.array([*range(context, last, stride), last])
     scored = np.diff(ends, prepend=0)
     total = 0.0
-    for windows in np.array_split(
-        np.arange(len(ends)), -(-len(ends) * context // SCORED_AT_ONCE)
-    ):
+    for windows in np.array_split(np.arange(len(ends)), -(-len(ends) * context // SCORED_AT_ONCE)):
         rows = tokens[ends[windows, None] - context + np.arange(context + 1)]
         lengths = np.full(len(rows), context)
         shard = Shard(
@@ -139,9 +137,7 @@ def main() -> None:
     batches = TextBatches.of_tokens(
         tokens, alphabet, (), recipe.context, recipe.batch, arguments.seed
     )
-    gpt = GPTConfig(
-        V, recipe.context, recipe.width, recipe.layers, recipe.heads, recipe.mlp_width
-    )
+    gpt = GPTConfig(V, recipe.context, recipe.width, recipe.layers, recipe.heads, recipe.mlp_width)
     names = ("steps", "muon_lr", "adamw_lr", "muon_rows", "warmup_steps", "decay_fraction")
     config = TrainingConfig(
         **{name: getattr(recipe, name) for name in names}, shards=threads, seed=arguments.seed
