@@ -4,8 +4,8 @@ The text is Karpathy's ``input.txt`` of char-rnn (1,115,394 characters), of whic
 trains and the whole rest is scored, every character once.  Three goals, in nats a character:
 
 - ``budget``: at most 1.60 after nanoGPT's budget for a CPU, 2,000 steps of 12 × 64 characters, in
-  no more processor time than its loop takes for them.  Its loop (see ``time_to_loss.py``) ends there
-  at 1.8857.  The two alternate on one thread; of nanoGPT's loop `--iterations` steps are timed (100;
+  no more processor time than its loop takes for them.  That (see ``time_to_loss.py``) ends there
+  at 1.8857.  The two alternate on one thread; of its loop `--iterations` steps are timed (100;
   2,000 for all of it), and its time is scaled to 2,000.
 - ``kneser-ney``: below 1.5165, the interpolated modified Kneser-Ney 7-gram of the same split, in at
   most 10 minutes on two threads.
