@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 from kullback.errors import InvalidValueError
 from kullback.runtime.ranges import Range
@@ -81,8 +82,9 @@ def recipe_of(size: str | None, on_text: bool, *given: float | None) -> Recipe:
     are None.
     """
     default = named(size).recipe if on_text else Recipe()
-    values = zip(fields(Recipe), given, strict=True)
-    return replace(default, **{field.name: value for field, value in values if value is not None})
+    pairs = zip(fields(Recipe), given, strict=True)
+    values: dict[str, Any] = {field.name: value for field, value in pairs if value is not None}
+    return replace(default, **values)
 
 
 def chinchilla_steps(parameters: int, tokens_per_batch: int) -> int:
