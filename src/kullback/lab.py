@@ -131,7 +131,7 @@ def run_lab(
     began = time.perf_counter()
     training = TrainingConfig(steps=config.steps, seed=config.seed)
     progress.plan(STAGES)
-    with locked_output(folder):
+    with locked_output(folder, make=True):
         measured = _measure(folder / "run", config, training, progress, step)
         results = _results(measured, config, command, began)
         progress.stage("writing the report")

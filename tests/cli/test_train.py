@@ -37,7 +37,7 @@ def refusal(arguments: str, capsys: pytest.CaptureFixture[str]) -> str:
 def test_the_options_are_the_keywords_of_train_model() -> None:
     """Every option is a keyword of `train_model`, and the help shows its default."""
     parameters = inspect.signature(train_model).parameters
-    others = {"output", "text", "source", "progress", "log", *NAMES, *TEXTS, *SWITCHES}
+    others = {"output", "text", "source", "progress", "log", "tokens_of", *NAMES, *TEXTS, *SWITCHES}
     assert {keyword for _, keyword, *_ in OPTIONS} == set(parameters) - others
     for _, keyword, _, shown, _ in OPTIONS:
         default = parameters[keyword].default

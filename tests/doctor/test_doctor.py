@@ -19,6 +19,7 @@ from kullback.cli import main
 from kullback.doctor.command import model_folder, run_command
 from kullback.doctor.diagnosis import findings_of, reweighting
 from kullback.doctor.doctor import _passes, diagnose, load_model
+from kullback.doctor.folder import kept_folder
 from kullback.doctor.probes import averaging_curve, probe
 from kullback.doctor.source import KINDS, LONGEST, doctor_source
 from kullback.errors import InvalidValueError, RunError
@@ -169,6 +170,58 @@ def test_commands_that_cannot_be_run(tmp_path: Path):
         model_folder(tmp_path / "missing")
 
 
+def test_a_failed_diagnosis_is_replaced(tmp_path: Path, capsys):
+    """The same command runs again in the folder of ``-o``, which keeps what failed until then."""
+    out = tmp_path / "checked"
+    command = ["doctor", "--tokens", "200", "-o", str(out), "--", "sh", "-c"]
+    for number in (1, 2):
+        assert main([*command, f"echo try {number}; mkdir $KULLBACK_OUT; exit 3"]) == 2
+        assert f"exit code 3; its last lines: try {number}" in capsys.readouterr().err
+        assert (out / "output.txt").read_text() == f"try {number}\n"
+        assert "has not ended" in (out / "unfinished.txt").read_text()
+    (out / "mine.txt").write_text("mine")
+    assert main([*command, "exit 3"]) == 2
+    assert "mine.txt is not of it" in capsys.readouterr().err
+    (out / "mine.txt").unlink()
+    (out / "unfinished.txt").write_text("something of the user")
+    assert main([*command, "exit 3"]) == 2
+    assert "nothing in it is overwritten" in capsys.readouterr().err
+    assert (out / "output.txt").exists()
+
+
+def test_a_diagnosis_that_does_not_begin_leaves_no_folder(tmp_path: Path, capsys):
+    """Without a program there is neither data nor a folder; on a signal it is said what stays."""
+    assert main(["doctor", "-o", str(tmp_path / "checked"), "--"]) == 2
+    assert "COMMAND is empty" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+    held = kept_folder(tmp_path / "checked")
+    (held.__enter__() / "data").mkdir()
+    stop = KeyboardInterrupt()
+    held.__exit__(type(stop), stop, None)
+    assert "checked has what the command wrote" in stop.__notes__[0]
+
+
+def test_a_temporary_folder_is_kept_where_an_error_speaks_of_it(
+    tmp_path: Path, capsys, monkeypatch
+):
+    """The sentence says where it is; there is none where the command wrote nothing."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    assert main(["doctor", "--tokens", "200", "--", "no-such-program"]) == 2
+    assert "no-such-program" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+    assert main(["doctor", "--tokens", "200", "--", "sh", "-c", "echo bad; exit 1"]) == 2
+    (kept,) = tmp_path.iterdir()
+    assert f"are kept in {kept}" in capsys.readouterr().err
+    assert (kept / "output.txt").read_text() == "bad\n"
+    shutil.rmtree(kept)
+    assert main(["doctor", "--tokens", "200", "--", "true"]) == 2
+    (kept,) = tmp_path.iterdir()
+    said = capsys.readouterr().err
+    assert f"{kept}/out" in said
+    assert f"are kept in {kept}" in said
+
+
 def test_a_whole_diagnosis(saved: Path, tmp_path: Path, capsys, monkeypatch):
     """The command's model is measured, compared and shown; JSON is read back; the reference is
     kept for the next time.
@@ -181,6 +234,7 @@ def test_a_whole_diagnosis(saved: Path, tmp_path: Path, capsys, monkeypatch):
     assert not result.reaches_floor or result.reference_kl > 0.5
     assert result.evaluation.kl.value > 1.0
     assert result.passes_from.startswith("assumed")
+    assert result.folder is None  # it was temporary
     (kept,) = (tmp_path / "cache" / "kullback").glob("doctor-*.json")
     assert json.loads(kept.read_text())["kl"] == result.reference_kl
     text = str(result)

@@ -36,6 +36,8 @@ COMMANDS = {
     "export": "source export conjugation --tokens 5000 -o {out}/data",
     "train": "train --source {source} --steps 2 -o {out}/run",
     "lab": "lab --steps 1 -o {out}/lab",
+    "scaling": "scaling --source {source} --steps 1 --width 8 --rungs 4 -o {out}/ladder",
+    "doctor": "doctor --tokens 200 -o {out}/checked -- true",
 }
 
 

@@ -229,13 +229,17 @@ BUSY = {
     "quantise": FOLDERS["quantise"],
     "export": FOLDERS["export"],
     "lab": FOLDERS["lab"],
+    "scaling": FOLDERS["scaling"],
+    "doctor": FOLDERS["doctor"],
 }
+#: Their files appear one by one in a folder that is made for the lock.
+MADE = ("lab", "scaling", "doctor")
 
 
 @pytest.mark.parametrize("command", BUSY)
 def test_an_output_has_one_writer(command, places, capsys) -> None:
     """While a process writes an output, a second one is refused with its number."""
-    with locked_output(Path("new")):
+    with locked_output(Path("new"), make=command in MADE):
         assert main(BUSY[command].format(model="model", text="texts/a.txt", out="new").split()) == 2
         sentence = the_error(capsys.readouterr().err)
         assert f"new is being written by process {os.getpid()}" in sentence

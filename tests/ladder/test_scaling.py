@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +12,16 @@ import numpy as np
 import pytest
 
 import kullback
+from kullback.cli import main
 from kullback.errors import InvalidValueError, KullbackError, RunError
 from kullback.ladder import rungs, scaling
 from kullback.ladder.rungs import bootstrap
 from kullback.results.scaling import Scaling
 from kullback.sources.catalogue import open_source
+from kullback.training import loop
 from kullback.training.interruption import Interrupted
 from kullback.training.progress import TrainingProgress
-from tiny_runs import WEATHER
+from tiny_runs import WEATHER, text
 
 TINY: dict[str, Any] = {
     "rungs": 4, "steps": 1, "width": 8, "batch": 4, "threads": 1,
@@ -100,6 +104,73 @@ def test_an_interruption_keeps_the_plan(tmp_path: Path, ladder, monkeypatch):
     with pytest.raises(Interrupted):
         kullback.scaling(tmp_path / "out", source=str(ladder[1]), **TINY)
     assert (tmp_path / "out" / "ladder.json").exists()
+
+
+def test_a_signal_in_a_rung_loses_nothing(tmp_path: Path, ladder, monkeypatch, capsys):
+    """Ctrl-C ends the command after the step with 130 and a checkpoint; the same command goes on
+    there, and the losses are those of a ladder that was not interrupted.
+    """
+    _, grammar, result = ladder
+    monkeypatch.setattr(rungs, "SENTENCES", 64)
+    monkeypatch.setattr(scaling, "REPLICATES", 40)
+    out, step = tmp_path / "out", loop.train_step
+    command = ["scaling", "--source", str(grammar), "-o", str(out), "--json"]
+    for name, value in TINY.items():
+        command += [f"--{name}", str(value)]
+
+    def killing(state, *others: object) -> None:
+        step(state, *others)
+        if state.config.steps == 4 and state.step == 2:  # of the third rung
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "train_step", killing)
+        assert main(command) == 130
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert "stopped at step 2" in said
+    assert f"resume with: kullback scaling --source {grammar} -o {out}" in said
+    assert (out / "rung-3/checkpoint.safetensors").exists()
+    assert not (out / "rung-4").exists()
+    unchanged = (out / "rung-2/model.safetensors").stat().st_mtime_ns
+    assert main(command) == 0
+    again = Scaling.from_json(capsys.readouterr().out)
+    assert [rung.loss for rung in again.rungs] == [rung.loss for rung in result.rungs]
+    assert (out / "rung-2/model.safetensors").stat().st_mtime_ns == unchanged
+
+
+def test_two_ladders_in_one_folder_are_refused(tmp_path: Path, ladder, monkeypatch):
+    """Also where the first one has made the folder."""
+    refused: list[str] = []
+
+    def second(run: Path, **options: object) -> None:
+        with pytest.raises(RunError) as error:
+            kullback.scaling(tmp_path / "out", source=str(ladder[1]), **TINY)
+        refused.append(str(error.value))
+        raise Interrupted(tmp_path, 1)
+
+    monkeypatch.setattr(rungs, "train_model", second)
+    with pytest.raises(Interrupted):
+        kullback.scaling(tmp_path / "out", source=str(ladder[1]), **TINY)
+    assert len(refused) == 1
+    assert "is being written by process" in refused[0]
+
+
+def test_a_text_is_tokenised_once(tmp_path: Path, monkeypatch):
+    """The rungs share the tokens of the first one, each with its own windows."""
+    text(tmp_path, 8000)
+    told = Told()
+    monkeypatch.setattr(scaling, "REPLICATES", 40)
+    result = kullback.scaling(
+        tmp_path / "out", text=str(tmp_path / "weather.txt"), progress=told, **TINY
+    )
+    tokens = [Path(rung.folder) / "tokens/train.bin" for rung in result.rungs]
+    assert {path.stat().st_ino for path in tokens} == {tokens[0].stat().st_ino}
+    assert sum("tokens to train on" in line for line in told.lines) == 1
+    assert sum("rung-1 are shared" in line for line in told.lines) == 3
+    described = [json.loads((Path(rung.folder) / "training.json").read_text())["data"]
+                 for rung in result.rungs]  # fmt: skip
+    assert len({data["fingerprint"] for data in described}) == 1
+    assert len({data["seed"] for data in described}) == 4
 
 
 def test_a_second_signal_names_what_is_kept(tmp_path: Path, ladder, monkeypatch):

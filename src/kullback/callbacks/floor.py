@@ -70,6 +70,11 @@ class FloorCallback:
 
     # --- transformers ----------------------------------------------------------------------
 
+    @property
+    def rows(self) -> int | None:
+        """How many rows are measured; None until the first steps are timed."""
+        return self._rows.rows if self._is_cut else None
+
     def attach(self, trainer: Any) -> Any:
         """Add the callback to a `Trainer` of transformers before its reporters; returns it.
 

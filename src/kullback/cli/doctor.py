@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import tempfile
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from kullback.cli.output import print_line, print_result, terminal_progress
 from kullback.cli.parsing import add_command, number, output_name
-from kullback.runtime.outputs import Output, check_outputs
+from kullback.errors import InvalidValueError
 from kullback.runtime.ranges import EXPORTED_TOKENS, PASSES, SEEDS, Range
 
 if TYPE_CHECKING:
     from kullback.cli.parsing import Commands
+    from kullback.results.doctor import Diagnosis
 
 __all__ = ["add"]
 
@@ -40,7 +43,8 @@ def add(commands: Commands) -> None:
     doctor.usage = "%(prog)s [OPTIONS] -- COMMAND ..."
     doctor.add_argument(
         "-o", "--output", type=output_name, metavar="DIR",
-        help="new folder for data, model and output of the command (default: a temporary one)",
+        help="new folder for data, model and output of the command, or that of a diagnosis that "
+        "failed, which is replaced (default: a temporary one)",
     )  # fmt: skip
     doctor.add_argument(
         "--minutes", type=number(MINUTES), default=10.0, metavar="M",
@@ -67,25 +71,28 @@ def add(commands: Commands) -> None:
 
 def _doctor(options: argparse.Namespace) -> None:
     training = options.training[1:] if options.training[:1] == ["--"] else options.training
-    if options.output is not None:
-        check_outputs(Output("-o", options.output, "new folder"))
-        options.output.mkdir(parents=True, exist_ok=True)
-        _diagnose(options, training, options.output)
-        return
-    from kullback.runtime.temporary import temporary_folder
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise InvalidValueError(
+            "WORLD_SIZE is above 1: a command is diagnosed by one process; start kullback doctor "
+            "without torchrun, which may be in COMMAND"
+        )
+    from kullback.doctor.command import check_command
+    from kullback.doctor.folder import kept_folder, temporary_diagnosis
 
-    with tempfile.TemporaryDirectory(prefix="kullback-", dir=temporary_folder()) as folder:
-        _diagnose(options, training, Path(folder))
+    check_command(training)
+    is_kept = options.output is not None
+    with kept_folder(options.output) if is_kept else temporary_diagnosis() as folder:
+        result = _diagnosis(options, training, folder)
+        print_result(result if is_kept else replace(result, folder=None), options.json)
+    if is_kept and not options.json:
+        print_line(f"data, model and output of the command: {options.output}")
 
 
-def _diagnose(options: argparse.Namespace, training: list[str], folder: Path) -> None:
+def _diagnosis(options: argparse.Namespace, training: list[str], folder: Path) -> Diagnosis:
     from kullback.doctor.doctor import diagnose
 
     with terminal_progress() as progress:
-        result = diagnose(
+        return diagnose(
             training, folder, options.minutes, options.tokens, options.passes, options.seed,
             progress,
         )  # fmt: skip
-    print_result(result, options.json)
-    if not options.json and options.output is not None:
-        print_line(f"data, model and output of the command: {folder}")

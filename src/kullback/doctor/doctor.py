@@ -15,6 +15,7 @@ import torch
 from kullback.callbacks.fixed_rows import logits_of, open_rows
 from kullback.doctor.command import check_command, model_folder, run_command
 from kullback.doctor.diagnosis import findings_of
+from kullback.doctor.folder import DATA, OUT, OUTPUT
 from kullback.doctor.probes import averaging_curve, probe
 from kullback.doctor.reference import reference_run
 from kullback.doctor.source import LONGEST_ROW, doctor_source
@@ -66,10 +67,10 @@ def diagnose(
     if find_spec("transformers") is None:
         raise MissingExtraError("kullback doctor needs transformers: pip install 'kullback[hf]'")
     source = doctor_source()
-    data, out = folder / "data", folder / "out"
+    data, out = folder / DATA, folder / OUT
     export_source(source, tokens, data, seed, VALIDATION, FORMATS, progress=progress)
     progress.stage(f"running {command[0]}")
-    seconds = run_command(command, data, out, minutes, folder / "output.txt")
+    seconds = run_command(command, data, out, minutes, folder / OUTPUT)
     saved = model_folder(out)
     progress.stage(f"evaluating {saved}")
     model = load_model(saved, source)

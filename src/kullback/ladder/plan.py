@@ -24,8 +24,9 @@ from kullback.sources.catalogue import open_source
 from kullback.text.special_tokens import BOS, EOS
 from kullback.text.tokenizer_training import word_tokenizer
 from kullback.training.batches import Batches
-from kullback.training.config import TrainingConfig
+from kullback.training.config import RANGES, TrainingConfig
 from kullback.training.gpt import GPTConfig
+from kullback.training.memory import check_memory
 from kullback.training.probe import seconds_per_step
 from kullback.training.sentence_batches import SentenceBatches
 from kullback.training.text_batches import TextBatches
@@ -116,6 +117,8 @@ def made_plan(request: Request) -> LadderPlan:
     widths = _widths(request)
     models = [_model(request, width, batches) for width in widths]
     config = TrainingConfig(shards=request.threads, evaluate_every=10**9)
+    for model in models:
+        check_memory(model, batches.tokens_per_batch, config, 1)
     timed = {model: seconds_per_step(batches, model, config) for model in dict.fromkeys(models)}
     seconds_R = np.array([timed[model] for model in models])
     if request.vary == "data":
@@ -136,6 +139,11 @@ def made_plan(request: Request) -> LadderPlan:
                 f"{math.ceil(needed / 6) / 10:g} minutes, or fewer rungs"
             )
     steps_R = np.round(first * ratio_R).astype(int)
+    if steps_R.max() > RANGES["steps"].high:
+        raise InvalidValueError(
+            f"steps is {first:,}: the last of {request.rungs} rungs would have {steps_R.max():,}, "
+            f"and a run has at most {RANGES['steps'].high:,}; give fewer steps"
+        )
     rungs = [
         PlannedRung(width, int(steps), (1000 * request.seed + i) % 2**63)
         for i, (width, steps) in enumerate(zip(widths, steps_R, strict=True))

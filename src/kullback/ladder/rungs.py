@@ -84,8 +84,13 @@ class Sample:
         return cls(shards, "block", np.arange(tokens) * blocks // tokens, training_tokens)
 
 
-def trained(run: Path, request: Request, rung: PlannedRung, progress: TrainingProgress) -> None:
-    """Train the rung, resume it, or leave it as it is where it is finished."""
+def trained(
+    run: Path, request: Request, rung: PlannedRung, first: Path, progress: TrainingProgress
+) -> None:
+    """Train the rung, resume it, or leave it as it is where it is finished.
+
+    On a text the rungs share the tokens of the `first` one.
+    """
     if (run / "model.safetensors").exists():
         description = read_description(run)
         if (description.config.steps, description.model.width) != (rung.steps, rung.width):
@@ -97,7 +102,8 @@ def trained(run: Path, request: Request, rung: PlannedRung, progress: TrainingPr
         resume_training(run, progress=progress)
     else:
         train_model(
-            run, source=request.source, text=list(request.text) or None, steps=rung.steps,
+            run, source=request.source, text=list(request.text) or None,
+            tokens_of=first if request.text and run != first else None, steps=rung.steps,
             width=rung.width, batch=request.batch, threads=request.threads, seed=rung.seed,
             evaluate_every=NEVER, device="cpu", dtype="float32", progress=progress,
         )  # fmt: skip

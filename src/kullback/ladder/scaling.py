@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from kullback.errors import InvalidValueError
+from kullback.errors import InvalidValueError, KullbackError
 from kullback.ladder.plan import BATCHES, FILE, LadderPlan, Request, made_plan
 from kullback.ladder.rungs import Sample, TrainedRung, bootstrap, check_same_data, measured, trained
 from kullback.models._training_plan import shown_time
+from kullback.models.train import given_text
 from kullback.results.scaling import Scaling, ScalingLaw, ScalingRung, Vary
 from kullback.runtime.locks import locked_output
 from kullback.runtime.outputs import Output, check_outputs
@@ -64,7 +65,7 @@ def scaling(
     check_outputs(Output("-o", folder, "folder"), inputs=read)  # before it is looked into
     planned = (folder / FILE).exists()
     check_outputs(Output("-o", folder, "folder" if planned else "new folder"), inputs=read)
-    with locked_output(folder):
+    with locked_output(folder, make=True):
         if planned:
             plan = LadderPlan.read(folder, request)
             progress.tell(f"the ladder in {folder} is resumed; finished rungs are kept")
@@ -78,6 +79,10 @@ def scaling(
         except KeyboardInterrupt as stop:
             stop.add_note(f"the finished rungs of {folder} are kept")
             raise
+        except KullbackError:
+            if not (folder / "rung-1").exists():  # a text that cannot be read: nothing has begun
+                (folder / FILE).unlink()
+            raise
     return _result(folder, request, plan, sample, ladder, begin)
 
 
@@ -88,7 +93,7 @@ def _ladder(
     runs = [folder / f"rung-{i + 1}" for i in range(len(plan.rungs))]
     for i, (run, rung) in enumerate(zip(runs, plan.rungs, strict=True)):
         progress.tell(f"rung {i + 1} of {len(runs)}")
-        trained(run, request, rung, progress)
+        trained(run, request, rung, runs[0], progress)
     check_same_data(runs)
     progress.stage("scoring all rungs on the validation sample")
     sample = Sample.of(request, runs[0])
@@ -133,7 +138,7 @@ def _request(
         raise InvalidValueError(
             "WORLD_SIZE is above 1: a ladder is trained by one process; start it without torchrun"
         )
-    files = [] if text is None else [text] if isinstance(text, str | Path) else list(text)
+    files = given_text(text)
     if text is not None:
         check_text(TextOptions(files))
     else:

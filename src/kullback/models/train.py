@@ -39,10 +39,11 @@ from kullback.training.prepare_text import TextOptions, check_text, prepare_text
 from kullback.training.progress import TrainingProgress
 from kullback.training.run_folder import load_tokenizer
 from kullback.training.sentence_batches import SentenceBatches
+from kullback.training.shared_tokens import share_tokens
 from kullback.training.sizes import recipe_of
 from kullback.training.state import DivergedError
 
-__all__ = ["resume_training", "train_model"]
+__all__ = ["given_text", "resume_training", "train_model"]
 
 # How long a process waits for the others: rank 0 may read a corpus for hours.
 PATIENCE = timedelta(days=1)
@@ -55,6 +56,7 @@ def train_model(
     source: str | Source | None = None,
     holdout: int | None = None,
     validation: str | Path | Sequence[str | Path] | None = None,
+    tokens_of: str | Path | None = None,
     field: str | None = None,
     tokenizer: str | Path | None = None,
     vocabulary_size: int | None = None,
@@ -90,7 +92,8 @@ def train_model(
     """Train a mini-GPT on the files `text` or on a `source`, into the folder `output`.
 
     `text` are files, folders and patterns (``*.jsonl``), with the column `field` where they have
-    rows; `validation` are those that are held out.  `tokenizer` is "characters", a
+    rows; `validation` are those that are held out; `tokens_of` is a run on the same text, whose
+    tokens are linked, not made again.  `tokenizer` is "characters", a
     ``tokenizer.json`` or its folder; None trains a byte-level BPE.  `size` is a name in
     `kullback.training.sizes.NAMED_SIZES` (nano); what else is given replaces its fields.  A run has
     `steps`, or as many as a probe says fit into `minutes`, or with `size` as many as give 20 tokens
@@ -101,14 +104,14 @@ def train_model(
     `InvalidValueError` for values out of range and keywords that do not apply, and `RunError` where
     the folder contains a run or cannot be written, or training diverges.
     """
-    run, given_text, held_out = Path(output), _given_text(text), _given_text(validation)
+    run, files, held_out = Path(output), given_text(text), given_text(validation)
     check_loggers(log)
     settings = Settings(
         size, steps, minutes, width, layers, heads, mlp_width, rope_theta, norm_eps, context,
         batch, vocabulary_size)  # fmt: skip
     with process_group(PATIENCE) as processes, training_hardware(device, dtype) as hardware:
         progress = _progress(processes, progress)
-        _check_data(run, text, source, [*given_text, *held_out], processes)
+        _check_data(run, text, source, [*files, *held_out], processes)
         recipe = recipe_of(
             size, text is not None, muon_lr, adamw_lr, muon_rows, warmup_steps, decay_fraction
         )
@@ -121,12 +124,12 @@ def train_model(
         )  # fmt: skip
         settings.check(text is not None, config, hardware.device)
         of_text = {"vocabulary_size": vocabulary_size, "context": context, "tokenizer": tokenizer,
-                   "validation": validation, "field": field}  # fmt: skip
+                   "validation": validation, "field": field, "tokens_of": tokens_of}  # fmt: skip
         if source is not None:
             make = _sentences(source, holdout, settings, config, of_text, hardware.device)
         else:
-            options = settings.text_options(given_text, held_out, field, tokenizer, seed)
-            make = _windows(run, options, holdout, progress)
+            options = settings.text_options(files, held_out, field, tokenizer, seed)
+            make = _windows(run, options, holdout, tokens_of, progress)
         return _trained(run, processes, hardware, make, settings, config, log, progress)
 
 
@@ -175,12 +178,22 @@ def _check_data(
 
 
 def _windows(
-    run: Path, options: TextOptions, holdout: int | None, progress: TrainingProgress
+    run: Path,
+    options: TextOptions,
+    holdout: int | None,
+    tokens_of: str | Path | None,
+    progress: TrainingProgress,
 ) -> Callable[[], Batches]:
-    """Batches of a text whose files exist; it is read when they are made."""
+    """Batches of a text whose files exist; it is read when they are made, or has been before."""
     _refuse("text", holdout=holdout)
     check_text(options)
-    return partial(prepare_text, run, options, progress)
+    if tokens_of is None:
+        return partial(prepare_text, run, options, progress)
+    _refuse(
+        "text whose tokens another run has (tokens_of)", vocabulary_size=options.vocabulary_size,
+        tokenizer=options.tokenizer, validation=options.validation or None,
+    )  # fmt: skip
+    return partial(share_tokens, run, Path(tokens_of), options, progress)
 
 
 def _sentences(
@@ -271,7 +284,7 @@ def _progress(processes: ProcessGroup, progress: TrainingProgress | None) -> Tra
     return progress if progress and processes.is_rank_zero else TrainingProgress()
 
 
-def _given_text(text: object) -> list[str | Path]:
+def given_text(text: object) -> list[str | Path]:
     """The files and folders that `text` is; `InvalidValueError` where it is something else."""
     names: list[str | Path] = []
     items = list(text) if isinstance(text, list | tuple) else [text]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kullback.report.numbers import nats, write_number
+from kullback.report.numbers import count, nats, write_number
 from kullback.results.scaling import Scaling
 
 __all__ = ["law_rows", "title_of", "verdict_of"]
@@ -15,26 +15,34 @@ def title_of(result: Scaling) -> str:
 
 
 def verdict_of(result: Scaling) -> str:
-    """E with its interval, and whether that contains the exact entropy."""
+    """E with its interval, whether that contains the exact entropy, and by how much it does not."""
     law = result.law
+    exact = None if result.exact_entropy is None else nats(result.exact_entropy, 6)
     if not law.identified:
-        return f"E is not identified by this ladder: {_interval(law.floor_interval)} nats/token."
+        known = "" if exact is None else f"; the exact entropy is {exact}"
+        interval = _interval(law.floor_interval)
+        return f"E is not identified by this ladder: {interval} nats/token{known}."
     said = (
         f"The irreducible loss E is {nats(law.floor)} nats/token (95 %: "
         f"{_interval(law.floor_interval)})"
     )
-    if result.exact_entropy is None:
+    if result.exact_entropy is None or result.floor_minus_exact is None:
         return f"{said}; the entropy of a text is unknown."
-    exact = nats(result.exact_entropy, 6)
     if result.covers_exact:
         return f"{said}; the interval contains the exact entropy {exact}."
-    excess = law.floor - result.exact_entropy
-    why = "the excess does not follow one power of x"
-    if excess > 0:
-        why = f"models of this ladder keep a KL, or {why}"
+    low, high = law.floor_interval
+    outside = max(low - result.exact_entropy, result.exact_entropy - high)
+    difference = result.floor_minus_exact
+    side = "above" if difference > 0 else "below"
+    why = "the excess does not follow one power of x, which no interval of a fit shows"
+    if difference > 0:
+        kept = "models of this ladder keep"
+        if result.vary == "data":
+            kept = f"a model of this size keeps ({count(result.rungs[-1].parameters)} parameters)"
+        why = f"it has the KL that {kept}, or {why}"
     return (
-        f"{said}; the interval does not contain the exact entropy {exact}, from which E differs by "
-        f"{nats(excess)}: {why}."
+        f"{said}; the exact entropy {exact} is outside the interval by {nats(outside)}, and E is "
+        f"{nats(abs(difference))} {side} it: {why}."
     )
 
 

@@ -50,8 +50,8 @@ class Diagnosis(Result, frozen=True, kw_only=True, tag="kullback.doctor/1"):
     named_by: ClassVar[str] = "command"
 
     command: str
-    folder: str
-    """Of the model that came out."""
+    folder: str | None
+    """Of the model that came out; None where it was temporary."""
     seconds: float
     """That the command took."""
     evaluation: PartEvaluation

@@ -55,7 +55,7 @@ class Scaling(Result, frozen=True, kw_only=True, tag="kullback.scaling/1"):
     """A ladder, its law, and on a source the exact entropy."""
 
     named_by: ClassVar[str] = "folder"
-    computed: ClassVar[tuple[str, ...]] = ("covers_exact",)
+    computed: ClassVar[tuple[str, ...]] = ("covers_exact", "floor_minus_exact")
 
     folder: str
     data: str
@@ -81,6 +81,11 @@ class Scaling(Result, frozen=True, kw_only=True, tag="kullback.scaling/1"):
             return None
         low, high = self.law.floor_interval
         return low <= self.exact_entropy <= high
+
+    @property
+    def floor_minus_exact(self) -> float | None:
+        """E less the exact entropy, nats/token; None on a text."""
+        return None if self.exact_entropy is None else self.law.floor - self.exact_entropy
 
     def x(self, rung: ScalingRung) -> int:
         """The tokens of a rung, or its parameters: whatever varies."""

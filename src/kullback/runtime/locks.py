@@ -56,10 +56,11 @@ def locked(path: Path, refusal: Callable[[str], str], remove: bool = False) -> I
 
 
 @contextmanager
-def locked_output(path: Path | None) -> Iterator[None]:
+def locked_output(path: Path | None, make: bool = False) -> Iterator[None]:
     """Hold the lock of an output, a file or a folder, and remove what killed runs left of it.
 
-    The lock is ``.NAME.lock`` beside the output, inside a folder that exists; at the end it is
+    The lock is ``.NAME.lock`` beside the output, inside a folder that exists, or that is made
+    because files appear in it one by one (`make`): both have the same lock then.  At the end it is
     removed, and so are folders that were made for it and are still empty.  Nothing for None.
     Raises `RunError` where another process writes the output, and where nothing can be written.
     """
@@ -67,7 +68,7 @@ def locked_output(path: Path | None) -> Iterator[None]:
         yield
         return
     target = Path(os.path.realpath(path))
-    folder = target if target.is_dir() else target.parent
+    folder = target if make or target.is_dir() else target.parent
 
     def refusal(process: str) -> str:
         return f"{path} is being written by process {process}: wait for it, or choose another name"
