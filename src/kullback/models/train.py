@@ -92,13 +92,12 @@ def train_model(
     """Train a mini-GPT on the files `text` or on a `source`, into the folder `output`.
 
     `text` are files, folders and patterns (``*.jsonl``), with the column `field` where they have
-    rows; `validation` are those that are held out; `tokens_of` is a run on the same text, whose
-    tokens are linked, not made again.  `tokenizer` is "characters", a
-    ``tokenizer.json`` or its folder; None trains a byte-level BPE.  `size` is a name in
-    `kullback.training.sizes.NAMED_SIZES` (nano); what else is given replaces its fields.  A run has
-    `steps`, or as many as a probe says fit into `minutes`, or with `size` as many as give 20 tokens
-    a parameter, else 800.  `log` are names of `kullback.training.loggers.LOGGERS`.  The others are
-    the options of ``kullback train``.  Under torchrun non-zero ranks get a `NonZeroRank`.
+    rows; `validation` are held out; `tokens_of` is a run on the same text, whose tokens are linked.
+    `tokenizer` is "characters", a ``tokenizer.json`` or its folder; None trains a byte-level BPE.
+    `size` is in `kullback.training.sizes.NAMED_SIZES` (nano); what is given replaces its fields.  A
+    run has `steps`, or as many as a probe says fit into `minutes`, or with `size` as many as give
+    20 tokens a parameter, else 800.  `log` are names of `kullback.training.loggers.LOGGERS`.  The
+    others are options of ``kullback train``.  Non-zero ranks of torchrun get a `NonZeroRank`.
 
     Ctrl-C writes a checkpoint and raises `kullback.training.interruption.Interrupted`.  Raises
     `InvalidValueError` for values out of range and keywords that do not apply, and `RunError` where
@@ -120,8 +119,7 @@ def train_model(
             shards=hardware.shards(threads), accumulate=accumulate, processes=processes.world_size,
             seed=seed, device=hardware.device.type, dtype=hardware.first_dtype,
             log_every=log_every, evaluate_every=evaluate_every, checkpoint_every=checkpoint_every,
-            checkpoint_activations=checkpoint_activations,
-        )  # fmt: skip
+            checkpoint_activations=checkpoint_activations)  # fmt: skip
         settings.check(text is not None, config, hardware.device)
         of_text = {"vocabulary_size": vocabulary_size, "context": context, "tokenizer": tokenizer,
                    "validation": validation, "field": field, "tokens_of": tokens_of}  # fmt: skip
