@@ -14,7 +14,7 @@ from kullback.runtime.interruption import exit_code
 from kullback.runtime.outputs import Output, check_outputs
 from kullback.runtime.ranges import HOLDOUTS, SEEDS, TRAINED_VOCABULARIES
 from kullback.runtime.ranks import is_rank_zero
-from kullback.training.config import DTYPES, RANGES, SIZES
+from kullback.training.config import DTYPES, RANGES, SHARDING, SIZES
 from kullback.training.loggers import LOGGERS, check_loggers
 from kullback.training.new_run import check_no_run
 from kullback.training.sizes import MINUTES, NAMED_SIZES
@@ -66,7 +66,7 @@ OPTIONS = (
 TEXTS = ("validation", "field", "tokenizer")
 SWITCHES = ("checkpoint_activations",)
 #: Other options whose values are names.
-NAMES = ("size", "device", "dtype")
+NAMES = ("size", "device", "dtype", "fsdp")
 DTYPES_AND_AUTO = ("auto", *DTYPES)
 ONLY_FOR_SOURCES = ("holdout",)
 ONLY_FOR_TEXTS = ("vocabulary_size", "context", "tokenizer", "validation", "field")
@@ -136,6 +136,11 @@ def add(commands: Commands) -> None:
     train.add_argument(
         "--dtype", choices=DTYPES_AND_AUTO, **absent,
         help="of the products (default: auto, bfloat16 where it is faster); all else is float32",
+    )  # fmt: skip
+    train.add_argument(
+        "--fsdp", choices=SHARDING, **absent,
+        help="share weights, gradients and optimisers among the processes of torchrun, where a "
+        "replica does not fit in memory, always or never (default: auto)",
     )  # fmt: skip
     for flag, keyword, limits, default, help_text in OPTIONS:
         train.add_argument(

@@ -17,11 +17,11 @@ from kullback.models._training_device import Hardware
 from kullback.runtime.ranges import TRAINED_VOCABULARIES
 from kullback.runtime.workers import ProcessGroup, local_processes
 from kullback.training.batches import Batches
-from kullback.training.config import SIZES, TrainingConfig
+from kullback.training.config import SHARDING, SIZES, TrainingConfig
 from kullback.training.description import batches_of_data
 from kullback.training.gpt import GPTConfig
 from kullback.training.loop import Plan
-from kullback.training.memory import check_memory, training_bytes
+from kullback.training.memory import check_memory, training_bytes, with_sharding
 from kullback.training.prepare_text import TextOptions
 from kullback.training.probe import (
     STEPS,
@@ -57,6 +57,7 @@ class Settings:
     context: int | None = None
     batch: int | None = None
     vocabulary_size: int | None = None
+    fsdp: str = SHARDING[0]
 
     def check(self, on_text: bool, config: TrainingConfig, device: torch.device) -> None:
         """Raise `InvalidValueError` for sizes out of range or above the memory."""
@@ -79,8 +80,15 @@ class Settings:
             (self.windows, self.context_of_text) if on_text else (self.sentences, 1)
         )
         check_divides(config, sequences)
-        gpt = self.model(1, context)
-        check_memory(gpt, sequences * context, config, local_processes()[1], device)
+        self.check_memory(self.model(1, context), sequences * context, config, device)
+
+    def check_memory(
+        self, gpt: GPTConfig, tokens: int, config: TrainingConfig, device: torch.device
+    ) -> None:
+        """Raise `InvalidValueError` where a run does not fit in memory, sharded or not."""
+        local = local_processes()[1]
+        config = with_sharding(config, self.fsdp, gpt, tokens, local, device)
+        check_memory(gpt, tokens, config, local, device)
 
     @property
     def windows(self) -> int:
@@ -166,7 +174,12 @@ class PreparedRun:
         gpt = self._settings.model(batches.vocabulary_size, batches.context)
         local = self._processes.local_world_size
         device = self._hardware.device
-        check_memory(gpt, batches.tokens_per_batch, self.config, local, device)
+        tokens = batches.tokens_per_batch
+        # As rank 0 decides: machines may have different memories.
+        self.config = self._processes.broadcast(
+            with_sharding(self.config, self._settings.fsdp, gpt, tokens, local, device)
+        )
+        check_memory(gpt, tokens, self.config, local, device)
         self._progress.stage("timing a few steps")
         probe, chosen = self._timed(gpt)
         steps = self._steps(gpt.parameters, probe)
@@ -192,6 +205,9 @@ class PreparedRun:
             self._progress.tell(fact)
         if shares:
             self._progress.tell(f"each batch is divided: {', each with '.join(shares)}")
+        if self.config.fsdp:
+            whole = replace(self.config, fsdp=False)
+            self._tell_sharding(training_bytes(gpt, batches.tokens_per_batch, whole))
         self._progress.begin(steps, batches.floor)
         self._start = time.perf_counter()
         return batches, gpt, self.config
@@ -212,6 +228,15 @@ class PreparedRun:
             batches, gpt, self.config, (seconds, of_run), processes, device
         )
         return seconds, facts + ([why] if why is not None else [])
+
+    def _tell_sharding(self, replica: int) -> None:
+        """Say that the processes share the model; `replica` are the bytes of one that did not."""
+        automatic = self._settings.fsdp == "auto"
+        reason = f", since a replica takes {_shown_bytes(replica)} (--fsdp never keeps replicas)"
+        self._progress.tell(
+            "weights, gradients and optimisers are sharded over the processes (FSDP)"
+            f"{reason * automatic}; checkpoints are in {self._run / 'checkpoint-sharded'}"
+        )
 
     def _shared_batches(self) -> Batches:
         if self._processes.is_rank_zero:

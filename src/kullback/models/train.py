@@ -23,7 +23,7 @@ from kullback.results.evaluation import NonZeroRank
 from kullback.results.training import TrainingRun
 from kullback.runtime.outputs import Output, check_outputs
 from kullback.runtime.wording import with_article
-from kullback.runtime.workers import ProcessGroup, local_processes, process_group
+from kullback.runtime.workers import ProcessGroup, process_group
 from kullback.sources.catalogue import Source, open_source
 from kullback.text.documents import STANDARD_INPUT, Document
 from kullback.training.batches import Batches
@@ -33,7 +33,6 @@ from kullback.training.gpt import GPT, GPTConfig
 from kullback.training.interruption import Interrupted
 from kullback.training.loggers import LoggedProgress, check_loggers
 from kullback.training.loop import resume, train_prepared
-from kullback.training.memory import check_memory
 from kullback.training.new_run import check_no_run
 from kullback.training.prepare_text import TextOptions, check_text, prepare_text
 from kullback.training.progress import TrainingProgress
@@ -85,6 +84,7 @@ def train_model(
     threads: int | None = None,
     accumulate: int = TrainingConfig.accumulate,
     checkpoint_activations: bool = TrainingConfig.checkpoint_activations,
+    fsdp: str = Settings.fsdp,
     seed: int = TrainingConfig.seed,
     log: Sequence[str] = (),
     progress: TrainingProgress | None = None,
@@ -107,7 +107,7 @@ def train_model(
     check_loggers(log)
     settings = Settings(
         size, steps, minutes, width, layers, heads, mlp_width, rope_theta, norm_eps, context,
-        batch, vocabulary_size)  # fmt: skip
+        batch, vocabulary_size, fsdp)  # fmt: skip
     with process_group(PATIENCE) as processes, training_hardware(device, dtype) as hardware:
         progress = _progress(processes, progress)
         _check_data(run, text, source, [*files, *held_out], processes)
@@ -210,7 +210,7 @@ def _sentences(
         source = open_source(source, holdout or 0, config.seed)
     batches = SentenceBatches(source, settings.sentences, config.seed)
     gpt = settings.model(batches.vocabulary_size, batches.context)
-    check_memory(gpt, batches.tokens_per_batch, config, local_processes()[1], device)
+    settings.check_memory(gpt, batches.tokens_per_batch, config, device)
     return lambda: batches
 
 

@@ -33,6 +33,7 @@ __all__ = [
     "has_checkpoint",
     "load_checkpoint",
     "load_last_checkpoint",
+    "optimiser_states",
     "save_checkpoint",
 ]
 
@@ -115,7 +116,7 @@ def load_checkpoint(state: TrainingState, path: Path) -> None:
         raise RunError(
             f"{path} is not a checkpoint of kullback ({error}); restore it, or train a new run"
         ) from None
-    for optimiser, kinds, weights_of in _optimisers(state):
+    for optimiser, kinds, weights_of in optimiser_states(state):
         for name, weight in weights_of.items():
             for kind in kinds:
                 optimiser.state[weight][kind] = tensors[f"{kind}/{name}"].to(weight.device)
@@ -130,7 +131,7 @@ def broadcast_state(state: TrainingState, processes: ProcessGroup) -> None:
     counters = state.step, state.tokens, state.recent, state.checkpoint_step
     (state.step, state.tokens, state.recent, state.checkpoint_step) = processes.broadcast(counters)
     tensors = [weight.detach() for weight in state.weights]
-    for optimiser, kinds, weights_of in _optimisers(state) if state.step else ():
+    for optimiser, kinds, weights_of in optimiser_states(state) if state.step else ():
         for weight in weights_of.values():
             kept = optimiser.state[weight]
             for kind in kinds:
@@ -167,7 +168,7 @@ def _crc32(tensors: Mapping[str, Tensor]) -> str:
     return f"{crc:08x}"
 
 
-def _optimisers(
+def optimiser_states(
     state: TrainingState,
 ) -> list[tuple[torch.optim.Optimizer, tuple[str, ...], dict[str, Tensor]]]:
     """Each optimiser with the kinds of its state and its weights by name."""
@@ -182,7 +183,7 @@ def _optimisers(
 def _check_optimisers(state: TrainingState, tensors: Mapping[str, Tensor], step: int) -> None:
     """Raise `ValueError` where the tensors are not the states of the optimisers after a step."""
     left = {name for name in tensors if not name.startswith("weight/")}
-    for _, kinds, weights in _optimisers(state):
+    for _, kinds, weights in optimiser_states(state):
         for name, weight in weights.items():
             for kind in kinds:
                 key = f"{kind}/{name}"

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from kullback.errors import InvalidValueError
 from kullback.runtime.ranges import LENGTHS, SEEDS, Range
 
-__all__ = ["DTYPES", "RANGES", "SIZES", "TrainingConfig"]
+__all__ = ["DTYPES", "RANGES", "SHARDING", "SIZES", "TrainingConfig"]
 
 _RATE = Range(0, 100.0, whole=False, above=True)
 _EVERY = Range(1, 10**9)
@@ -33,6 +33,8 @@ RANGES = {
     "evaluate_every": _EVERY,
     "checkpoint_every": _EVERY,
 }
+#: Whether the processes of a run share its model: "auto" where replicas do not fit in memory.
+SHARDING = ("auto", "always", "never")
 #: Types of the operands of products.
 DTYPES = ("float32", "bfloat16")
 #: Of the fields of `kullback.training.gpt.GPTConfig`, and of a batch: sentences or windows.
@@ -68,6 +70,8 @@ class TrainingConfig:
     """That the run began with; each takes an equal share of every batch."""
     checkpoint_activations: bool = False
     """Keep only the input of each block for the backward pass, and compute the rest again."""
+    fsdp: bool = False
+    """Each process keeps a shard of weights, gradients and optimisers, instead of all of them."""
     seed: int = 0
     """Of the initial weights."""
     log_every: int = 10
@@ -89,7 +93,7 @@ class TrainingConfig:
             raise InvalidValueError(
                 f"dtype is {self.dtype!r:.60}: it must be {' or '.join(DTYPES)}"
             )
-        for name in ("checkpoint_activations", "compiled"):
+        for name in ("checkpoint_activations", "fsdp", "compiled"):
             if not isinstance(value := getattr(self, name), bool):
                 raise InvalidValueError(f"{name} is {value!r:.60}: it must be True or False")
 
@@ -100,7 +104,8 @@ class TrainingConfig:
         24
         """
         shares = self.processes * self.accumulate
-        return shares * max(1, min(self.shards, sequences // shares))
+        # A process of a sharded run computes one piece at a time, in all its threads.
+        return shares if self.fsdp else shares * max(1, min(self.shards, sequences // shares))
 
     def learning_rate_factor(self, step: int) -> float:
         """The factor on the learning rates at `step`, in [0, 1].

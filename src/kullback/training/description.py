@@ -47,6 +47,7 @@ RUN_FILES = (
     "training.json",
     "checkpoint.safetensors",
     "checkpoint.before.safetensors",
+    "checkpoint-sharded",
     "config.json",
     "model.safetensors",
     "metrics.jsonl",

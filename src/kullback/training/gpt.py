@@ -286,37 +286,52 @@ class GPT(nn.Module):
 
     Weights are drawn from N(0, 0.02²) for the embedding, so that the first logits are small, and
     from N(0, 1/fan_in) elsewhere, the matrices that write into the residual stream further
-    divided by sqrt(2 × layers) (Radford et al. 2019, section 2.3).
+    divided by sqrt(2 × layers) (Radford et al. 2019, section 2.3).  `on_meta` gives them no memory.
     """
 
-    def __init__(self, config: GPTConfig, seed: int | None = None) -> None:
+    def __init__(
+        self, config: GPTConfig, seed: int | None = None, *, on_meta: bool = False
+    ) -> None:
         super().__init__()
         self.config = config
         self.checkpoint_activations = False
         self.arithmetic = Arithmetic()
-        config.check_memory()  # first: the sizes may be those of a damaged file
+        if not on_meta:
+            config.check_memory()  # first: the sizes may be those of a damaged file
         with torch.device("meta"):
             self.model = Decoder(config)
-        self.to_empty(device="cpu")
-        generator = torch.Generator().manual_seed(0 if seed is None else seed)
-        for name, weight in self.named_parameters():
-            if name.endswith("norm.weight"):
-                nn.init.ones_(weight)
-            elif name.endswith("embed_tokens.weight"):
-                nn.init.normal_(weight, std=0.02, generator=generator)
-            else:
-                std = weight.shape[1] ** -0.5
-                if name.endswith(("o_proj.weight", "down_proj.weight")):
-                    std *= (2 * config.layers) ** -0.5
-                nn.init.normal_(weight, std=std, generator=generator)
+        if not on_meta:
+            self.to_empty(device="cpu")
+            generator = torch.Generator().manual_seed(0 if seed is None else seed)
+            for name, weight in self.named_parameters():
+                self.draw(name, weight, generator)
+
+    def draw(self, name: str, weight: Tensor, generator: torch.Generator) -> None:
+        """Fill `weight` with the initial values of the parameter `name`.
+
+        All parameters are drawn from one generator, in the order of `named_parameters`.
+        """
+        if name.endswith("norm.weight"):
+            nn.init.ones_(weight)
+        elif name.endswith("embed_tokens.weight"):
+            nn.init.normal_(weight, std=0.02, generator=generator)
+        else:
+            std = weight.shape[1] ** -0.5
+            if name.endswith(("o_proj.weight", "down_proj.weight")):
+                std *= (2 * self.config.layers) ** -0.5
+            nn.init.normal_(weight, std=std, generator=generator)
 
     def compute_with(self, arithmetic: Arithmetic) -> GPT:
         """Move the model to the device of the arithmetic, and compute with it from now on."""
+        self.use(arithmetic)
+        return self.to(arithmetic.device)
+
+    def use(self, arithmetic: Arithmetic) -> None:
+        """Compute with the arithmetic from now on, on its device."""
         self.arithmetic = arithmetic
         for block in self.model.layers:
             assert isinstance(block, Block)
             block.arithmetic = arithmetic
-        return self.to(arithmetic.device)
 
     @property
     def head_weight(self) -> Float[Tensor, "V D"]:

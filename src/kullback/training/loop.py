@@ -8,7 +8,8 @@ its standard error.
 Each shard of a batch is processed by one thread, which computes the shard's gradient.  The
 processes of torchrun share the shards of every batch, and each processes its own a few at a time
 (gradient accumulation).  The gradients are added in a fixed order
-(:mod:`kullback.training.replicas`), so a run is reproducible to the last bit.
+(:mod:`kullback.training.replicas`), so a run is reproducible to the last bit.  Where a replica does
+not fit in memory, the processes share the state, too (:mod:`kullback.training.sharding`).
 
 A run can be stopped at any time.  A checkpoint is the complete state
 (:mod:`kullback.training.checkpoint`) and the batches are a function of the step
@@ -20,6 +21,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, nullcontext
@@ -32,7 +34,6 @@ import torch
 from kullback.errors import InvalidValueError
 from kullback.results.training import StepMetrics
 from kullback.runtime.progress import Progress
-from kullback.runtime.threads import workers
 from kullback.runtime.workers import ProcessGroup
 from kullback.text.tokenizer_training import tokenizer_config
 from kullback.training.arithmetic import CPU, note_other_bits
@@ -53,13 +54,14 @@ from kullback.training.description import (
     write_description,
 )
 from kullback.training.gpt import GPT, GPTConfig
+from kullback.training.initial_state import initial_state, training_workers
 from kullback.training.interruption import Interrupted, stop_on_signal
 from kullback.training.lock import locked
 from kullback.training.memory import check_memory
 from kullback.training.metrics import MetricsFile, Sums
 from kullback.training.out_of_memory import explained_out_of_memory
-from kullback.training.replicas import ALONE, Replicas, check_divides
-from kullback.training.run_folder import load_tokenizer, save_model
+from kullback.training.replicas import ALONE, Replicas, check_divides, check_shares
+from kullback.training.run_folder import load_model, load_tokenizer, save_model
 from kullback.training.state import TrainingState
 from kullback.training.steps import settle, train_step, validate
 
@@ -116,7 +118,7 @@ def train_prepared(
         with explained_out_of_memory(device, lambda: "no run has begun"):
             batches, gpt, config = prepare()
             _check(batches, gpt, config, processes, device)
-            state = TrainingState.begin(gpt, config, device)
+            state = initial_state(gpt, config, processes, device)
         with stop_on_signal() as stop_requested:
             if processes.is_rank_zero:
                 write_description(run, batches, gpt, config)
@@ -138,7 +140,8 @@ def _check(
             f"the data needs {batches.vocabulary_size} and at least {batches.context}"
         )
     check_divides(config, batches.sequences)
-    check_memory(gpt, batches.tokens_per_batch, config, processes.local_world_size, device)
+    local, shards = processes.local_world_size, processes.world_size
+    check_memory(gpt, batches.tokens_per_batch, config, local, device, shards)
 
 
 def resume(
@@ -157,9 +160,6 @@ def resume(
     device or number of processes changes the last bits.  Raises `RunError` when the folder is not
     a run, is damaged or locked, or its data has changed; `InvalidValueError` where the processes
     cannot share its batches.
-    number of processes changes the last bits.  Raises `RunError` when the folder is not a run, is
-    damaged or locked, or its data has changed; `InvalidValueError` where the processes cannot share
-    its batches.
     """
     progress = progress or Progress()
     read_description(run)  # before locking, which would create the folder
@@ -170,16 +170,28 @@ def resume(
         description = read_description(run)
         batches = batches_of_run(description, load_tokenizer(run / "tokenizer.json"), progress)
         config = description.config
+        _check(batches, description.model, config, processes, device)
+        check_shares(config, batches.sequences, processes, progress)
         with explained_out_of_memory(device, lambda: "the run is as it was"):
-            state = TrainingState.begin(description.model, config, device)
-        if processes.is_rank_zero and has_checkpoint(run):
-            load_last_checkpoint(state, run, progress)
-        broadcast_state(state, processes)
+            state = initial_state(description.model, config, processes, device)
+        _load(state, run, progress, processes)
         if state.step < config.steps:
             note_other_bits(config, device, progress)
             check_compilation(state, batches, Replicas(processes), progress)
         loop = _Loop(run, batches, state, on_metrics, stop_requested, stop_at, processes)
         return loop.run_to_end()
+
+
+def _load(state: TrainingState, run: Path, progress: Progress, processes: ProcessGroup) -> None:
+    """Read the last checkpoint of a run in all processes, if it has one."""
+    if state.config.fsdp:
+        from kullback.training.sharded_checkpoint import load_last_sharded_checkpoint
+
+        load_last_sharded_checkpoint(state, run, progress, processes)
+    else:
+        if processes.is_rank_zero and has_checkpoint(run):
+            load_last_checkpoint(state, run, progress)
+        broadcast_state(state, processes)
 
 
 class _Loop:
@@ -216,7 +228,7 @@ class _Loop:
             end = min(end, self.stop_at)
         with (
             explained_out_of_memory(arithmetic.device, lambda: _kept(state)),
-            workers(config.shards) as pool,
+            training_workers(state) as pool,
             batches_ahead(
                 lambda step: self.batches.shards(step, pieces, own), state.step, end,
                 arithmetic.device,
@@ -233,18 +245,24 @@ class _Loop:
                     self._checkpoint()
                 if stop and not last:
                     raise Interrupted(self.run, state.step)
-            if self.writes:
-                _save(self.run, state.model, self.batches)
-        return state.model
+            _save(self.run, state, self.batches, self.writes)
+        # A sharded model is read again, whole, by the process that measures it.
+        return load_model(self.run) if state.sharded and self.writes else state.model
 
     def _checkpoint(self) -> None:
-        """Write a checkpoint of what is the same in all processes, which wait for it."""
+        """Write a checkpoint, which all processes wait for."""
         settle(self.state, self.replicas)
-        self.replicas.check_equal(self.state)
+        if not self.state.config.fsdp:
+            self.replicas.check_equal(self.state)
         if self.metrics is not None:
             # Metrics first: resuming drops lines beyond the checkpoint, but cannot recover lines
             # that were never written.
             self.metrics.flush()
+        if self.state.config.fsdp:
+            from kullback.training.sharded_checkpoint import save_sharded_checkpoint
+
+            save_sharded_checkpoint(self.state, self.run, self.replicas.processes)
+        elif self.writes:
             save_checkpoint(self.state, self.run)
         self.replicas.agree(True)
 
@@ -276,16 +294,23 @@ def _bits_per_byte(sums: Sums, shards: list[Shard]) -> float | None:
     return sums.nll / math.log(2) / sum(sizes) if sizes else None
 
 
-def _save(run: Path, model: GPT, batches: Batches) -> None:
-    """Write the finished model with the tokenizer of its data."""
+def _save(run: Path, state: TrainingState, batches: Batches, writes: bool) -> None:
+    """Write the finished model with the tokenizer of its data; shards are gathered for it."""
+    weights = None
+    if state.sharded is not None:
+        weights = state.sharded.whole_weights(sorted(state.names))
+        if not writes:
+            deque(weights, maxlen=0)
+    if not writes:
+        return
     bos, eos = batches.special_tokens
     tokenizer = batches.tokenizer
     special_ids = tuple(
         None if name is None else tokenizer.token_to_id(name) for name in (bos, eos)
     )
     save_model(
-        run, model, tokenizer.to_str(pretty=True), tokenizer_config(bos, eos),
-        (special_ids[0], special_ids[1]),
+        run, state.model, tokenizer.to_str(pretty=True), tokenizer_config(bos, eos),
+        (special_ids[0], special_ids[1]), weights,
     )  # fmt: skip
 
 

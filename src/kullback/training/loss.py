@@ -20,7 +20,7 @@ from kullback.training.linear_cross_entropy import linear_cross_entropy
 from kullback.training.metrics import Sums
 from kullback.training.state import TrainingState
 
-__all__ = ["gradients", "losses", "shard_sums", "start_shard_sums", "token_losses"]
+__all__ = ["gradients", "losses", "shard_sums", "start_shard_sums", "start_sums", "token_losses"]
 
 
 def gradients(
@@ -28,14 +28,14 @@ def gradients(
 ) -> tuple[tuple[Tensor, ...], Callable[[], Sums]]:
     """One shard's share of the gradient of the batch's mean nll, and what waits for its sums."""
     loss, nll_M = losses(state.model, shard, 1.0 / tokens_of_batch)
-    sums = _start_sums(state.model, nll_M, shard)
+    sums = start_sums(state.model, nll_M, shard)
     return autograd.grad(loss, state.weights), sums
 
 
 @torch.no_grad()
 def start_shard_sums(model: GPT, shard: Shard) -> Callable[[], Sums]:
     """Begin to compute the sums of a shard, without a gradient; what is returned waits for them."""
-    return _start_sums(model, losses(model, shard, 1.0)[1], shard)
+    return start_sums(model, losses(model, shard, 1.0)[1], shard)
 
 
 def shard_sums(model: GPT, shard: Shard) -> Sums:
@@ -49,7 +49,7 @@ def token_losses(model: GPT, shard: Shard) -> Float64[np.ndarray, "M"]:
     return losses(model, shard, 1.0)[1].cpu().double().numpy()
 
 
-def _start_sums(model: GPT, nll_M: Float[Tensor, "M"], shard: Shard) -> Callable[[], Sums]:
+def start_sums(model: GPT, nll_M: Float[Tensor, "M"], shard: Shard) -> Callable[[], Sums]:
     """The sums of a shard: at once on a CPU, and on an accelerator when they are asked for."""
     if not model.arithmetic.accelerated:
         sums = Sums.of(nll_M, shard)

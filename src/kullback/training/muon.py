@@ -115,31 +115,33 @@ class Muon(Optimizer):
         for group in self.param_groups:
             weights = [weight for weight in group["params"] if weight.grad is not None]
             updates = self._momenta(weights, group["momentum"])
-            # Blocks of equal shape share one batch; each is transposed where rows exceed columns.
-            by_shape: dict[tuple[int, int], list[tuple[Tensor, Tensor]]] = {}
-            for weight, update in zip(weights, updates, strict=True):
-                blocks = zip(self._blocks(weight), self._blocks(update), strict=True)
-                for part_BRC, update_BRC in blocks:
-                    wide = (
-                        update_BRC if update_BRC.shape[1] <= update_BRC.shape[2] else update_BRC.mT
-                    )
-                    shape = (wide.shape[1], wide.shape[2])
-                    by_shape.setdefault(shape, []).append((part_BRC, wide))
-            stacks = [torch.cat([wide for _, wide in pairs]) for pairs in by_shape.values()]
-            counts = [[len(wide) for _, wide in pairs] for pairs in by_shape.values()]
-            done = (
-                part
-                for stack, count in zip(self._orthogonalise(stacks), counts, strict=True)
-                for part in torch.split(stack, count)
-            )
-            parts = [part for pairs in by_shape.values() for part, _ in pairs]
             if group["weight_decay"]:
                 torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
-            for part_BRC, update in zip(parts, done, strict=True):
-                rows, columns = part_BRC.shape[1:]
-                scale = max(1.0, rows / columns) ** 0.5
-                part_BRC.add_(update.mT if rows > columns else update, alpha=-group["lr"] * scale)
+            self._descend(weights, updates, group["lr"])
         return loss
+
+    def _descend(self, weights: list[Tensor], updates: list[Tensor], lr: float) -> None:
+        """Subtract the orthogonalised updates, times the learning rate, from the weights."""
+        # Blocks of equal shape share one batch; each is transposed where rows exceed columns.
+        by_shape: dict[tuple[int, int], list[tuple[Tensor, Tensor]]] = {}
+        for weight, update in zip(weights, updates, strict=True):
+            blocks = zip(self._blocks(weight), self._blocks(update), strict=True)
+            for part_BRC, update_BRC in blocks:
+                wide = update_BRC if update_BRC.shape[1] <= update_BRC.shape[2] else update_BRC.mT
+                shape = (wide.shape[1], wide.shape[2])
+                by_shape.setdefault(shape, []).append((part_BRC, wide))
+        stacks = [torch.cat([wide for _, wide in pairs]) for pairs in by_shape.values()]
+        counts = [[len(wide) for _, wide in pairs] for pairs in by_shape.values()]
+        done = (
+            part
+            for stack, count in zip(self._orthogonalise(stacks), counts, strict=True)
+            for part in torch.split(stack, count)
+        )
+        parts = [part for pairs in by_shape.values() for part, _ in pairs]
+        for part_BRC, update in zip(parts, done, strict=True):
+            rows, columns = part_BRC.shape[1:]
+            scale = max(1.0, rows / columns) ** 0.5
+            part_BRC.add_(update.mT if rows > columns else update, alpha=-lr * scale)
 
     def _momenta(self, weights: list[Tensor], momentum: float) -> list[Tensor]:
         """The Nesterov momentum of each weight."""

@@ -12,13 +12,13 @@ import torch
 
 from kullback.errors import RunError
 from kullback.runtime.fast_linear import multiplies
-from kullback.runtime.threads import workers
 from kullback.runtime.workers import ProcessGroup
 from kullback.training.arithmetic import CPU, Arithmetic
 from kullback.training.batches import Batches
 from kullback.training.compilation import without_compilation_where_it_fails
 from kullback.training.config import TrainingConfig
 from kullback.training.gpt import GPTConfig
+from kullback.training.initial_state import initial_state, training_workers
 from kullback.training.loop import validation_tokens
 from kullback.training.replicas import ALONE, Replicas
 from kullback.training.state import TrainingState
@@ -97,11 +97,13 @@ def compilation_that_pays(
 ) -> tuple[TrainingConfig, float, str | None]:
     """The configuration with or without `torch.compile`, the seconds of a step, and why.
 
-    `seconds` are those of a step and of the run without it.  Only on an accelerator, and where the
-    run is long enough to pay the compilation back; where it fails, why is said.
+    `seconds` are those of a step and of the run without it.  Only on an accelerator, not
+    sharded, and where the run is long enough to pay the compilation back; where it fails, why is
+    said.
     """
     step_seconds, run_seconds = seconds
-    if not Arithmetic.of(config, device).accelerated or run_seconds < SHORTEST_RUN:
+    accelerated = Arithmetic.of(config, device).accelerated and not config.fsdp
+    if not accelerated or run_seconds < SHORTEST_RUN:
         return config, step_seconds, None
     trial, replicas = replace(config, compiled=True), Replicas(processes)
     begin = time.perf_counter()
@@ -137,9 +139,9 @@ def _median_seconds(
     """The median time of a step of each configuration, interleaved, in seconds."""
     config, replicas = configs[0], Replicas(processes)
     count = config.pieces(batches.sequences)
-    states = [TrainingState.begin(gpt, tried, device) for tried in configs]
+    states = [initial_state(gpt, tried, processes, device) for tried in configs]
     times: list[list[float]] = [[] for _ in configs]
-    with workers(config.shards) as pool:
+    with training_workers(states[0]) as pool:
         for step in range(1 + steps):
             begin = time.perf_counter()
             pieces = batches.shards(min(step, config.steps - 1), count, replicas.own(count))

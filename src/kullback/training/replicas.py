@@ -156,7 +156,13 @@ def check_shares(
             else f"the run began with batches in one piece, which {world_size} processes cannot "
             "share: resume it with one process"
         )
-    if world_size != config.processes and pieces & (pieces - 1):
+    if world_size != config.processes and config.fsdp:
+        progress.note(
+            f"the sharded run began with {config.processes} processes and is resumed with "
+            f"{world_size}: gradients are added in another order, and the last bits of the weights "
+            "may differ"
+        )
+    elif world_size != config.processes and pieces & (pieces - 1):
         progress.note(
             f"the run began with {config.processes} processes and is resumed with {world_size}: "
             f"its batches are in {pieces} pieces, no power of two, so sums are added in another "

@@ -7,6 +7,7 @@
     metrics.jsonl            one line every few steps          (kullback.training.metrics)
     checkpoint.safetensors   the complete state after a step   (kullback.training.checkpoint)
     checkpoint.before.safetensors   the same, of the checkpoint before
+    checkpoint-sharded/      both, of a sharded run     (kullback.training.sharded_checkpoint)
     tokens/                  the tokens of a text              (kullback.training.text_shards)
     .lock, .lock.pid         the process that writes           (kullback.training.lock)
 
@@ -17,7 +18,8 @@ leaves a partial file.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,7 @@ from kullback.errors import InvalidValueError, RunError
 from kullback.runtime.decoding import decode_json, read_bounded
 from kullback.runtime.files import replaced, write_atomically
 from kullback.runtime.inputs import open_regular
+from kullback.runtime.weights import tensor_bytes
 from kullback.text.special_tokens import BOS_ID, EOS_ID
 from kullback.text.tokenizer_file import read_tokenizer
 from kullback.training.gpt import GPT, GPTConfig
@@ -43,6 +46,7 @@ __all__ = [
     "load_weights",
     "read_json",
     "save_model",
+    "save_streamed",
     "save_tensors",
 ]
 
@@ -95,6 +99,26 @@ def save_tensors(
         before_publishing()
 
 
+def save_streamed(
+    path: Path, shapes: Mapping[str, tuple[int, ...]], tensors: Iterable[Tensor]
+) -> None:
+    """Write a safetensors file of float32 tensors, in the order of their names, one at a time.
+
+    With the bytes that `save_tensors` writes; only one tensor needs to be in memory.
+    """
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name in sorted(shapes):
+        begin, end = end, end + 4 * math.prod(shapes[name])
+        header[name] = {"dtype": "F32", "shape": shapes[name], "data_offsets": [begin, end]}
+    content = json.dumps(header, separators=(",", ":")).encode()
+    content += b" " * (-len(content) % 8)
+    with replaced(path) as file:
+        file.write(len(content).to_bytes(8, "little") + content)
+        for tensor in tensors:
+            file.write(tensor_bytes(tensor.float()))
+
+
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors and the metadata of a safetensors file; `RunError` if missing or truncated."""
     try:
@@ -116,16 +140,22 @@ def save_model(
     tokenizer_json: str,
     tokenizer_config: str,
     special_ids: tuple[int | None, int | None] = (BOS_ID, EOS_ID),
+    weights: Iterable[Tensor] | None = None,
 ) -> None:
     """Write `model` as a Hugging Face folder; the weights last, so that they imply the rest.
 
-    `special_ids` are those of BOS and EOS, None where the tokenizer has none.
+    `special_ids` are those of BOS and EOS, None where the tokenizer has none.  `weights` are those
+    of the model in the order of their names, where they are not all in memory.
     """
     config = model.config.to_huggingface(*special_ids)
     write_atomically(folder / "config.json", _pretty(config))
     write_atomically(folder / "tokenizer.json", tokenizer_json.encode())
     write_atomically(folder / "tokenizer_config.json", tokenizer_config.encode())
-    save_tensors(folder / "model.safetensors", model.state_dict(), {"format": "pt"})
+    if weights is None:
+        save_tensors(folder / "model.safetensors", model.state_dict(), {"format": "pt"})
+    else:
+        shapes = {name: tuple(weight.shape) for name, weight in model.named_parameters()}
+        save_streamed(folder / "model.safetensors", shapes, weights)
 
 
 def load_model(folder: Path) -> GPT:

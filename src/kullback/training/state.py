@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Self
+from typing import TYPE_CHECKING, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -20,6 +20,9 @@ from kullback.training.config import TrainingConfig
 from kullback.training.gpt import GPT, GPTConfig
 from kullback.training.metrics import Sums
 from kullback.training.muon import Muon
+
+if TYPE_CHECKING:
+    from kullback.training.sharding import ShardedState
 
 __all__ = ["Behind", "DivergedError", "TrainingState"]
 
@@ -57,6 +60,7 @@ class TrainingState:
     """The step of the last checkpoint on disk."""
     behind: Behind | None = None
     """What has to be checked of the last step; on a CPU nothing."""
+    muon_kind: ClassVar[type[Muon]] = Muon
     muon: Muon = field(init=False)
     adamw: torch.optim.AdamW = field(init=False)
 
@@ -66,7 +70,7 @@ class TrainingState:
         hidden = [w.ndim == 2 and ".layers." in n for n, w in self.model.named_parameters()]
         matrices = [w for w, is_hidden in zip(self.weights, hidden, strict=True) if is_hidden]
         others = [w for w, is_hidden in zip(self.weights, hidden, strict=True) if not is_hidden]
-        self.muon = Muon(matrices, rows=self.config.muon_rows or None)
+        self.muon = self.muon_kind(matrices, rows=self.config.muon_rows or None)
         self.adamw = torch.optim.AdamW(others, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
 
     @classmethod
@@ -75,6 +79,11 @@ class TrainingState:
         model = GPT(gpt, seed=config.seed).compute_with(Arithmetic.of(config, device))
         model.checkpoint_activations = config.checkpoint_activations
         return cls(model, config)
+
+    @property
+    def sharded(self) -> ShardedState | None:
+        """This state where it is that of a sharded run, else None."""
+        return None
 
     def update(self, gradients: list[Tensor]) -> Callable[[], None]:
         """Clip the gradient and take one step of both optimisers.

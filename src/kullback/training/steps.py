@@ -12,6 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TypeVar
 
+from torch import Tensor
+
 from kullback.runtime.threads import map_ahead
 from kullback.training.batches import Shard
 from kullback.training.loss import gradients, start_shard_sums
@@ -36,24 +38,38 @@ def train_step(
     checked after the next step has been given to it, or by `settle`.
     """
     total = sum(replicas.gathered([len(piece.targets_M) for piece in pieces]))
-    sums: list[Callable[[], Sums]] = []
-    gradient = TreeSum(add_tensors)
-    for of_piece, of_sums in _in_turn(
-        state, pool, lambda piece: gradients(state, piece, total), pieces
-    ):
-        gradient.push(list(of_piece))
-        sums.append(of_sums)
+    sums, summed = _gradient(state, pieces, total, pool, replicas)
     behind = Behind(state.step, sums)
     if not state.model.arithmetic.accelerated:
         state.behind = behind
         settle(state, replicas)
-        state.update(replicas.summed(gradient.result()))
+        state.update(summed())
     else:
-        check_norm = state.update(replicas.summed(gradient.result()))
+        check_norm = state.update(summed())
         settle(state, replicas)
         state.behind = replace(behind, check_norm=check_norm)
     state.step += 1
     state.tokens += total
+
+
+def _gradient(
+    state: TrainingState,
+    pieces: list[Shard],
+    tokens_of_batch: int,
+    pool: ThreadPoolExecutor,
+    replicas: Replicas,
+) -> tuple[list[Callable[[], Sums]], Callable[[], list[Tensor]]]:
+    """What waits for the sums of each piece, and what adds the gradient over all processes."""
+    if (sharded := state.sharded) is not None:
+        sums = sharded.backward(pieces, tokens_of_batch)
+        return sums, lambda: sharded.gradient
+    sums, gradient = [], TreeSum(add_tensors)
+    for of_piece, of_sums in _in_turn(
+        state, pool, lambda piece: gradients(state, piece, tokens_of_batch), pieces
+    ):
+        gradient.push(list(of_piece))
+        sums.append(of_sums)
+    return sums, lambda: replicas.summed(gradient.result())
 
 
 def settle(state: TrainingState, replicas: Replicas) -> None:
@@ -86,8 +102,12 @@ def validate(
     state: TrainingState, shards: list[Shard], pool: ThreadPoolExecutor, replicas: Replicas
 ) -> Sums:
     """The sums of all shards, which the processes share."""
-    own = shards[replicas.share(len(shards))]
-    begun = list(_in_turn(state, pool, lambda shard: start_shard_sums(state.model, shard), own))
+    share = replicas.share(len(shards))
+    if (sharded := state.sharded) is not None:
+        begun = sharded.start_sums(shards, share, replicas.processes.world_size)
+    else:
+        own = shards[share]
+        begun = list(_in_turn(state, pool, lambda shard: start_shard_sums(state.model, shard), own))
     sums = sum(replicas.gathered([wait() for wait in begun]), Sums())
     state.check_loss(sums.cross_entropy)
     return sums

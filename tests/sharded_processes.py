@@ -1,0 +1,124 @@
+"""Two processes that train tiny models with FSDP, as torchrun would start them.
+
+Run as a program it is one of them: ``sharded_processes.py ACTION FOLDER``.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from interrupted_runs import BATCHES, CONFIG
+from kullback.errors import KullbackError
+from kullback.runtime.progress import Progress
+from kullback.runtime.workers import ProcessGroup, process_group
+from kullback.training.gpt import GPTConfig
+from kullback.training.interruption import Interrupted
+from kullback.training.loop import resume, train
+from kullback.training.sentence_batches import SentenceBatches
+from kullback.training.text_batches import TextBatches
+
+#: 26 steps; the vocabulary of the text is odd, so that shards are of unequal size.
+SHARDED = replace(CONFIG, shards=1, fsdp=True)
+
+
+def model(batches: SentenceBatches | TextBatches) -> GPTConfig:
+    """Return the sizes of a model of two blocks, with an MLP that shards divide unequally."""
+    return GPTConfig(batches.vocabulary_size, batches.context, 12, 2, 2, 17)
+
+
+def data(kind: str, folder: Path, processes: ProcessGroup) -> SentenceBatches | TextBatches:
+    """Return the batches, which one process at a time makes, since it writes their files."""
+    if processes.is_rank_zero:
+        batches = BATCHES[kind](folder)
+    processes.broadcast(None)
+    return batches if processes.is_rank_zero else BATCHES[kind](folder)
+
+
+class Notes(Progress):
+    """Writes the notes into a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def note(self, text: str) -> None:
+        """Add a line."""
+        with self.path.open("a") as file:
+            file.write(text + "\n")
+
+
+def train_both(folder: Path, processes: ProcessGroup) -> None:
+    """Train on the source in two parts, and on the text with checkpointed activations."""
+    for kind, changes in (
+        ("source", {"accumulate": 2}),
+        ("text", {"accumulate": 3, "checkpoint_activations": True, "muon_rows": 6}),
+    ):
+        config = replace(SHARDED, **changes)  # type: ignore[arg-type]
+        batches = data(kind, folder, processes)
+        train(folder / kind, batches, model(batches), config, processes=processes)
+
+
+def stop(folder: Path, processes: ProcessGroup) -> None:
+    """Train on the source as above, and stop at step 10."""
+    config = replace(SHARDED, accumulate=2)
+    batches = data("source", folder, processes)
+    try:
+        train(
+            folder / "stopped", batches, model(batches), config,
+            stop_at=10, processes=processes,
+        )  # fmt: skip
+    except Interrupted:
+        return
+    raise AssertionError("the run was not stopped")
+
+
+def go_on(folder: Path, processes: ProcessGroup) -> None:
+    """Resume what was stopped."""
+    resume(folder / "stopped", progress=Notes(folder / "notes.txt"), processes=processes)
+
+
+ACTIONS: dict[str, Callable[[Path, ProcessGroup], None]] = {
+    "train": train_both,
+    "stop": stop,
+    "resume": go_on,
+}
+
+
+def started(action: str, folder: Path) -> list[subprocess.Popen[str]]:
+    """Start both processes."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    common = {
+        "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+    }  # fmt: skip
+    return [
+        subprocess.Popen(
+            [sys.executable, __file__, action, str(folder)],
+            env={**os.environ, **common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stderr=subprocess.PIPE, text=True,
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+
+
+def run(action: str, folder: Path) -> list[str]:
+    """Run both processes to their end; what they wrote to standard error, where they failed."""
+    processes = started(action, folder)
+    said = [process.communicate(timeout=200)[1] for process in processes]
+    return [text for text, process in zip(said, processes, strict=True) if process.returncode]
+
+
+if __name__ == "__main__":
+    with process_group() as both:
+        try:
+            ACTIONS[sys.argv[1]](Path(sys.argv[2]), both)
+        except KullbackError as error:
+            sys.exit(f"kullback: {error}")
