@@ -105,9 +105,8 @@ def train_model(
     """
     run, files, held_out = Path(output), given_text(text), given_text(validation)
     check_loggers(log)
-    settings = Settings(
-        size, steps, minutes, width, layers, heads, mlp_width, rope_theta, norm_eps, context,
-        batch, vocabulary_size, fsdp)  # fmt: skip
+    settings = Settings(size, steps, minutes, width, layers, heads, mlp_width, rope_theta, norm_eps,
+                        context, batch, vocabulary_size, fsdp)  # fmt: skip
     with process_group(PATIENCE) as processes, training_hardware(device, dtype) as hardware:
         progress = _progress(processes, progress)
         _check_data(run, text, source, [*files, *held_out], processes)
