@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from kullback.errors import InvalidValueError
-from kullback.models import _training_device
+from kullback.models import _training_device, _training_plan
 from kullback.models._training_device import Hardware, device_of_resumed, training_hardware
 from kullback.models.train import resume_training, train_model
 from kullback.training.description import read_description
+from kullback.training.progress import TrainingProgress
 from tiny_runs import contents, weather
 
 SIZES = {"width": 8, "layers": 1, "heads": 2, "mlp_width": 16, "threads": 1, "batch": 8}
@@ -76,16 +77,32 @@ def test_a_run_is_resumed_on_its_kind_of_device_where_that_is_here() -> None:
     assert device_of_resumed("abacus") == "auto"
 
 
-def test_the_choice_is_in_the_description(tmp_path: Path) -> None:
+class Notes(TrainingProgress):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        """Keep it."""
+        self.notes.append(text)
+
+
+def test_the_choice_is_in_the_description(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Device and type are recorded, and a finished run is measured in its own type."""
+    monkeypatch.setattr(_training_plan, "multiplies_bfloat16", lambda: False)
     weather(tmp_path)
+    progress = Notes()
     source = str(tmp_path / "weather.toml")
     result = train_model(
-        tmp_path / "run", source=source, steps=8, device="cpu", dtype="bfloat16", **SIZES,  # type: ignore[arg-type]
+        tmp_path / "run", source=source, steps=8, device="cpu", dtype="bfloat16",
+        progress=progress, **SIZES,  # type: ignore[arg-type]
     )  # fmt: skip
+    (note,) = progress.notes
+    assert "does not multiply bfloat16" in note
     config = read_description(tmp_path / "run").config
     assert (config.device, config.dtype, config.compiled) == ("cpu", "bfloat16", False)
     before = contents(tmp_path / "run")
-    again = resume_training(tmp_path / "run", device="cpu")
+    again = resume_training(tmp_path / "run", device="cpu", progress=progress)
     assert again.cross_entropy == result.cross_entropy  # type: ignore[union-attr]
     assert contents(tmp_path / "run").keys() == before.keys()

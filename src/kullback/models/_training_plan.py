@@ -27,6 +27,7 @@ from kullback.training.probe import (
     STEPS,
     compilation_that_pays,
     faster_type,
+    multiplies_bfloat16,
     seconds_per_step,
     steps_in,
 )
@@ -221,13 +222,21 @@ class PreparedRun:
         if self._hardware.dtype == "auto":
             self.config, why = faster_type(batches, gpt, self.config, processes)
             facts += [why] if why is not None else []
+        elif device.type == "cpu" and self.config.dtype == "bfloat16" and not multiplies_bfloat16():
+            self._progress.note(
+                "this processor does not multiply bfloat16 (dtype): float32 would be faster"
+            )
         steps = STEPS if minutes is None else PROBE_STEPS
         seconds = seconds_per_step(batches, gpt, self.config, steps, processes, device)
         of_run = self._steps(gpt.parameters, seconds) * seconds if minutes is None else 60 * minutes
         self.config, seconds, why = compilation_that_pays(
             batches, gpt, self.config, (seconds, of_run), processes, device
         )
-        return seconds, facts + ([why] if why is not None else [])
+        if why is not None and self.config.compiled:
+            facts.append(why)
+        elif why is not None:
+            self._progress.note(why)
+        return seconds, facts
 
     def _tell_sharding(self, replica: int) -> None:
         """Say that the processes share the model; `replica` are the bytes of one that did not."""

@@ -24,7 +24,13 @@ from kullback.training.replicas import ALONE, Replicas
 from kullback.training.state import TrainingState
 from kullback.training.steps import settle, train_step
 
-__all__ = ["compilation_that_pays", "faster_type", "seconds_per_step", "steps_in"]
+__all__ = [
+    "compilation_that_pays",
+    "faster_type",
+    "multiplies_bfloat16",
+    "seconds_per_step",
+    "steps_in",
+]
 
 # Steps after the first, which is slower; the time that they take together at most, about.
 STEPS, SECONDS = 2, 1.0
