@@ -1,4 +1,4 @@
-"""Checks of training on a GPU: ``python tests/training/device_checks.py [cuda]``, under a minute.
+"""Checks of training on a GPU: ``PYTHONPATH=tests python tests/training/device_checks.py [cuda]``.
 
 Loss and gradients against float64 on the CPU, a resumed run, and then tokens per second and memory
 in float32 and bfloat16, one operation at a time and compiled.  Fails where numbers differ.  A test
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from interrupted_runs import CONFIG
-from kullback.models.devices import own_device
+from kullback.models.devices import check_device, own_device
 from kullback.runtime.progress import Progress
 from kullback.runtime.threads import workers
 from kullback.training.arithmetic import CPU, Arithmetic
@@ -155,6 +155,7 @@ def timed(state: TrainingState, batch: Shard) -> tuple[float, float]:
 def check(name: str, gpt: GPTConfig, windows: int) -> None:
     """All checks; AssertionError where one fails."""
     device = own_device(name)
+    check_device(device)
     if device.type == "cuda":
         device = torch.device("cuda", torch.cuda.current_device())
         print(torch.cuda.get_device_name(device), f"torch {torch.__version__}")

@@ -142,7 +142,9 @@ def _trained(
 ) -> TrainingRun | NonZeroRank:
     """Train, and measure on rank 0, which sends the metrics to the loggers."""
     log = log if processes.is_rank_zero else ()
-    with LoggedProgress(progress, log, run, asdict(settings) | asdict(config)) as logged:
+    # The type as it was asked for: a probe may choose it.
+    hyperparameters = asdict(settings) | asdict(config) | {"dtype": hardware.dtype}
+    with LoggedProgress(progress, log, run, hyperparameters) as logged:
         prepared = PreparedRun(run, processes, hardware, make, settings, config, logged)
         model = _on_rank_zero(
             processes,

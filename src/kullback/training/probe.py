@@ -34,8 +34,8 @@ __all__ = [
 
 # Steps after the first, which is slower; the time that they take together at most, about.
 STEPS, SECONDS = 2, 1.0
-# Of each type of products: enough for a median that a busy machine does not turn around.
-STEPS_OF_TYPE = 9
+# Of each type of products, at most: many, since a busy machine must not decide.
+STEPS_OF_TYPE = 50
 # By how much bfloat16 must be faster to be chosen: more than two probes differ.
 GAIN = 1.05
 # A run is compiled for where it takes so many times as long as the compilation, or so long; the
