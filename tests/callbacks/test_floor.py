@@ -184,6 +184,7 @@ def test_the_hooks_of_lightning(exported: Path, tmp_path: Path):
     callback.setup(trainer, module, stage="fit")
     callback.on_exception(trainer, module, None)
     assert callback.state_dict() == {}
+    assert callback._legacy_state_key is FloorCallback  # asked for where a training is resumed
     with pytest.raises(AttributeError, match="no_hook"):
         _ = callback.no_hook
 

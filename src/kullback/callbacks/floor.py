@@ -129,6 +129,11 @@ class FloorCallback:
         """Lightning's name of the callback in a checkpoint, where it keeps nothing."""
         return type(self).__qualname__
 
+    @property
+    def _legacy_state_key(self) -> type:
+        """That of Lightning before 1.5, which it asks for where it resumes from a checkpoint."""
+        return type(self)
+
     def state_dict(self) -> dict[str, Any]:
         """Nothing: a resumed training is timed anew."""
         return {}
