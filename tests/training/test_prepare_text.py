@@ -59,6 +59,23 @@ def test_one_text_is_split_as_in_memory(tmp_path: Path) -> None:
     assert (tmp_path / "run" / "tokens" / "train.bin").stat().st_size == 2 * len(batches.training)
 
 
+def test_validation_on_what_is_trained_on_is_refused(tmp_path: Path) -> None:
+    """Files are compared by content; copies are noted where a part of a corpus is held out."""
+    path, copy = lines(tmp_path / "a.jsonl", FORTY), lines(tmp_path / "b.jsonl", FORTY)
+    other = lines(tmp_path / "c.jsonl", FORTY[:10])
+    for validation, words in ((path, "a.jsonl is"), (copy, r"content of .*a\.jsonl,")):
+        with pytest.raises(InvalidValueError, match=rf"validation text .*{words} trained on"):
+            prepared(tmp_path / "run", path, validation=(validation,))
+    with pytest.raises(InvalidValueError, match="given twice"):
+        prepared(tmp_path / "run", path, path)
+    assert not (tmp_path / "run" / "tokens").exists()
+    notes = Notes()
+    for validation in ((), (other,)):
+        options = TextOptions((path, copy), validation, context=4, windows=6)
+        prepare_text(tmp_path / "run", options, notes)
+    assert len([note for note in notes.notes if "has the content of" in note]) == 1
+
+
 def test_documents_are_held_out_whole(tmp_path: Path) -> None:
     """Each document is in one split, whole, BOS before and EOS between documents."""
     path = lines(tmp_path / "rows.jsonl", FORTY)

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -151,6 +152,7 @@ def _prepare(run: Path, options: TextOptions, progress: TrainingProgress) -> Tex
     table = byte_table(tokenizer, reader)
     dtype: Dtype = "uint16" if reader.vocabulary_size <= SHORT_VOCABULARY else "uint32"
     stamps = [Stamp.of(path, file_hash(path)) for path, _ in (*corpus.files, *held_out.files)]
+    _check_repeated(stamps[: len(corpus.files)], stamps[len(corpus.files) :], progress)
     progress.stage("encoding the text")
     folder = shards_folder(run)
     with shard_writers(run, dtype) as files:
@@ -178,6 +180,41 @@ def _prepare(run: Path, options: TextOptions, progress: TrainingProgress) -> Tex
         seed=options.seed,
     )
     return batches_of_shards(run, data, tokenizer)
+
+
+def _check_repeated(
+    trained: Sequence[Stamp], held_out: Sequence[Stamp], progress: TrainingProgress
+) -> None:
+    """Raise `InvalidValueError` where validation would be on files that are trained on.
+
+    Files are compared by content.  Copies in a corpus of which a part is held out are noted.
+    """
+    names: dict[str, str] = {}
+    copies: list[str] = []
+    given = Counter(stamp.path for stamp in trained)
+    for stamp in trained:
+        other = names.setdefault(stamp.sha256, stamp.path) if stamp.size else stamp.path
+        if given[stamp.path] > 1:
+            raise InvalidValueError(
+                f"the text {stamp.path} is given twice: a part of it would be trained on and held "
+                "out; give it once"
+            )
+        if other != stamp.path:
+            copies.append(f"{stamp.path} has the content of {other}")
+    for stamp in held_out:
+        if stamp.sha256 in names:
+            other = names[stamp.sha256]
+            same = "is" if other == stamp.path else f"has the content of {other},"
+            raise InvalidValueError(
+                f"the validation text {stamp.path} {same} trained on: its loss would not be that "
+                "of unseen text; leave it out of one of them"
+            )
+    if copies and not held_out:
+        more = f" ({len(copies) - 1} more are copies)" if len(copies) > 1 else ""
+        progress.note(
+            f"{copies[0]}{more}: text that is held out of one may be trained on in the other; "
+            "remove copies, or give --validation"
+        )
 
 
 def _tokenizer(
