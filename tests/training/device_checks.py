@@ -1,8 +1,9 @@
 """Checks of training on a GPU: ``PYTHONPATH=tests python tests/training/device_checks.py [cuda]``.
 
 Loss and gradients against float64 on the CPU, a resumed run, and then tokens per second and memory
-in float32 and bfloat16, one operation at a time and compiled.  Fails where numbers differ.  A test
-runs it on the CPU with torch's operations, where models are tiny and nothing is timed that matters.
+in float32 and bfloat16, one operation at a time and compiled.  Fails where numbers differ, and
+where a step makes the host wait.  A test runs it on the CPU with torch's operations, where models
+are tiny and nothing is timed that matters.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import sys
 import tempfile
 import time
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -124,6 +126,8 @@ def check_speed(device: torch.device, gpt: GPTConfig, windows: int) -> None:
             if device.type == "cuda":
                 torch.cuda.reset_peak_memory_stats(device)
             seconds, end = timed(state, batch)
+            if device.type == "cuda":
+                assert synchronisations(state, batch) == 0, "a step makes the host wait"
             memory = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0
             kind = "compiled" if compiled else "eager"
             print(
@@ -150,6 +154,20 @@ def timed(state: TrainingState, batch: Shard) -> tuple[float, float]:
         if state.model.arithmetic.device.type == "cuda":
             torch.cuda.synchronize()
     return (time.perf_counter() - began) / STEPS, state.recent.cross_entropy
+
+
+def synchronisations(state: TrainingState, batch: Shard) -> int:
+    """How many operations of a step make the host wait for the GPU."""
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        with warnings.catch_warnings(record=True) as caught, workers(1) as pool:
+            warnings.simplefilter("always")
+            train_step(state, [batch], pool, Replicas(ALONE))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    for warning in caught:
+        print(f"{warning.filename}:{warning.lineno}: {warning.message}")
+    return sum("synchronizing" in str(warning.message) for warning in caught)
 
 
 def check(name: str, gpt: GPTConfig, windows: int) -> None:

@@ -7,10 +7,16 @@ from pathlib import Path
 
 import pytest
 
+from kullback.runtime.threads import workers
 from kullback.training.arithmetic import CPU
 from kullback.training.batches import Shard
 from kullback.training.batches_ahead import batches_ahead
-from tiny_runs import same_shards, weather
+from kullback.training.config import TrainingConfig
+from kullback.training.loop import train
+from kullback.training.replicas import ALONE, Replicas
+from kullback.training.state import TrainingState
+from kullback.training.steps import train_step
+from tiny_runs import fingerprint, same_shards, sizes, weather
 
 
 def own_threads() -> list[str]:
@@ -92,3 +98,14 @@ def test_no_step_is_left() -> None:
 
     with batches_ahead(make, 5, 5, CPU):
         pass
+
+
+def test_a_run_has_the_bits_of_batches_that_are_made_in_turn(tmp_path: Path) -> None:
+    """Its weights are those of steps that each make their batch first."""
+    batches, config = weather(tmp_path), TrainingConfig(steps=6, shards=1)
+    model = train(tmp_path / "run", batches, sizes(batches), config)
+    state = TrainingState.begin(sizes(batches), config)
+    with workers(1) as pool:
+        for step in range(6):
+            train_step(state, batches.shards(step, 1), pool, Replicas(ALONE))
+    assert fingerprint(state.model) == fingerprint(model)

@@ -29,7 +29,6 @@ def batches_ahead(
         return [shard.on(device) for shard in make(step)]
 
     def begin() -> None:
-        torch.set_num_threads(1)
         if device.type == "cuda":  # or pinned memory would be made by the first GPU
             torch.cuda.set_device(device)
 
