@@ -17,6 +17,7 @@ from kullback.training.description import read_description
 from kullback.training.interruption import Interrupted
 from kullback.training.metrics import read_metrics
 from kullback.training.progress import TrainingProgress
+from kullback.training.run_folder import load_model
 from kullback.training.sizes import NAMED_SIZES, Recipe
 from tiny_runs import contents, sequences, text, weather
 
@@ -358,3 +359,19 @@ def test_a_size_has_a_recipe_for_texts_and_what_is_given_comes_first(
     assert "whole matrices" in plan
     kept, _ = begun("source", source=str(tmp_path / "weather.toml"), steps=30, batch=32, **SIZES)
     assert kept == Recipe()
+
+
+def test_a_model_of_characters_has_a_head_of_its_own(tmp_path: Path) -> None:
+    """Unless it is asked to be tied; a model of a BPE is tied, unless it is asked not to be."""
+    text(tmp_path)
+    of_text = {**TEXT, "text": tmp_path / "weather.txt", "steps": 2}
+    of_characters = {**of_text, "tokenizer": "characters", "vocabulary_size": None}
+    for name, options, tied in (
+        ("characters", of_characters, False),
+        ("tied", {**of_characters, "tied": True}, True),
+        ("bpe", of_text, True),
+        ("untied", {**of_text, "tied": False}, False),
+    ):
+        train_model(tmp_path / name, **options)  # type: ignore[arg-type]
+        assert read_description(tmp_path / name).model.tied is tied
+        assert load_model(tmp_path / name).config.tied is tied

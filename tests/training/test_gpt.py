@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -100,6 +101,21 @@ def test_configuration_round_trip():
     assert GPTConfig.from_huggingface(CONFIG.to_huggingface(0, 1)) == CONFIG
 
 
+def test_a_head_of_its_own_is_a_llama_too():
+    """A head that is not tied is Llama's lm_head: names, logits, parameters, configuration."""
+    sizes = replace(CONFIG, tied=False)
+    assert GPTConfig.from_huggingface(sizes.to_huggingface(0, 1)) == sizes
+    ours = GPT(sizes, seed=3)
+    assert sum(weight.numel() for weight in ours.parameters()) == sizes.parameters
+    nn.init.normal_(ours.head_weight, generator=torch.Generator().manual_seed(5))
+    llama = transformers.LlamaForCausalLM(transformers.LlamaConfig(**sizes.to_huggingface(0, 1)))
+    llama.eval().load_state_dict(ours.state_dict())
+    assert llama.lm_head.weight is not llama.model.embed_tokens.weight
+    tokens = random_tokens(2, 9)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(tokens), llama(tokens).logits, rtol=0, atol=1e-4)
+
+
 @pytest.mark.parametrize("lengths", [[1], [5, 5], [1, 24, 3, 11], [20, 17]], ids=str)
 def test_packed_sequences_are_as_if_alone(model: GPT, lengths: list[int]):
     """Hidden states of packed sequences are those of each sequence alone."""
@@ -136,10 +152,11 @@ def test_logits_do_not_see_the_future(model: GPT):
     assert (difference[6:] > 1e-3).all()
 
 
+@pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("vocabulary_size", [97, 604])
-def test_untrained_models_know_nothing(vocabulary_size: int):
+def test_untrained_models_know_nothing(vocabulary_size: int, tied: bool):
     """An untrained model's cross-entropy on random tokens is log V within 0.1 nats."""
-    model = GPT(GPTConfig(vocabulary_size, context=16), seed=0)
+    model = GPT(GPTConfig(vocabulary_size, context=16, tied=tied), seed=0)
     tokens = torch.randint(vocabulary_size, (64, 16), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         loss = F.cross_entropy(model(tokens)[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
@@ -170,6 +187,7 @@ def test_sequences_beyond_the_context(model: GPT):
         ({"layers": 0}, "layers is 0: it must be a whole number of at least 1"),
         ({"layers": 10**8}, "layers is 100000000: it must be a whole number of at least 1 and"),
         ({"context": -1}, "context is -1: it must be a whole number of at least 1"),
+        ({"tied": 1}, "tied is 1: it must be True or False"),
         ({"norm_eps": 0.0}, "norm_eps is 0.0: it must be a number above 0"),
         (
             {"width": 60, "heads": 4},

@@ -64,7 +64,7 @@ OPTIONS = (
 )  # fmt: skip
 #: Options of texts whose values are names.
 TEXTS = ("validation", "field", "tokenizer")
-SWITCHES = ("checkpoint_activations",)
+SWITCHES = ("checkpoint_activations", "tied")
 #: Other options whose values are names.
 NAMES = ("size", "device", "dtype", "fsdp")
 DTYPES_AND_AUTO = ("auto", *DTYPES)
@@ -124,6 +124,10 @@ def add(commands: Commands) -> None:
     train.add_argument(
         "--log", action="append", choices=LOGGERS, **absent,
         help="send the metrics there, too; may be repeated (extras of the same names)",
+    )  # fmt: skip
+    train.add_argument(
+        "--tied", action=argparse.BooleanOptionalAction, **absent,
+        help="the head is the embedding (default: except with --tokenizer characters)",
     )  # fmt: skip
     train.add_argument(
         "--checkpoint-activations", action="store_true", **absent,

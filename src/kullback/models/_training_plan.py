@@ -59,6 +59,7 @@ class Settings:
     batch: int | None = None
     vocabulary_size: int | None = None
     fsdp: str = SHARDING[0]
+    tied: bool = True
 
     def check(self, on_text: bool, config: TrainingConfig, device: torch.device) -> None:
         """Raise `InvalidValueError` for sizes out of range or above the memory."""
@@ -141,6 +142,7 @@ class Settings:
             mlp_width,
             self.rope_theta,
             self.norm_eps,
+            self.tied,
         )
 
 

@@ -34,7 +34,7 @@ from kullback.training.interruption import Interrupted
 from kullback.training.loggers import LoggedProgress, check_loggers
 from kullback.training.loop import resume, train_prepared
 from kullback.training.new_run import check_no_run
-from kullback.training.prepare_text import TextOptions, check_text, prepare_text
+from kullback.training.prepare_text import CHARACTERS, TextOptions, check_text, prepare_text
 from kullback.training.progress import TrainingProgress
 from kullback.training.run_folder import load_tokenizer
 from kullback.training.sentence_batches import SentenceBatches
@@ -68,6 +68,7 @@ def train_model(
     layers: int | None = None,
     heads: int | None = None,
     mlp_width: int | None = None,
+    tied: bool | None = None,
     rope_theta: float = GPTConfig.rope_theta,
     norm_eps: float = GPTConfig.norm_eps,
     muon_lr: float | None = None,
@@ -94,10 +95,10 @@ def train_model(
     `text` are files, folders and patterns (``*.jsonl``), with the column `field` where they have
     rows; `validation` are held out; `tokens_of` is a run on the same text, whose tokens are linked.
     `tokenizer` is "characters", a ``tokenizer.json`` or its folder; None trains a byte-level BPE.
-    `size` is in `kullback.training.sizes.NAMED_SIZES` (nano); what is given replaces its fields.  A
-    run has `steps`, or as many as a probe says fit into `minutes`, or with `size` as many as give
-    20 tokens a parameter, else 800.  `log` are names of `kullback.training.loggers.LOGGERS`.  The
-    others are options of ``kullback train``.  Non-zero ranks of torchrun get a `NonZeroRank`.
+    `size` is in `kullback.training.sizes.NAMED_SIZES` (nano); what is given replaces its fields.
+    The head is `tied` to the embedding, except with characters.  A run has `steps`, or as many as
+    fit into `minutes`, or with `size` as many as give 20 tokens a parameter, else 800.  `log` are
+    names of `kullback.training.loggers.LOGGERS`.  Non-zero ranks of torchrun get a `NonZeroRank`.
 
     Ctrl-C writes a checkpoint and raises `kullback.training.interruption.Interrupted`.  Raises
     `InvalidValueError` for values out of range and keywords that do not apply, and `RunError` where
@@ -105,16 +106,15 @@ def train_model(
     """
     run, files, held_out = Path(output), given_text(text), given_text(validation)
     check_loggers(log)
-    settings = Settings(size, steps, minutes, width, layers, heads, mlp_width, rope_theta, norm_eps,
-                        context, batch, vocabulary_size, fsdp)  # fmt: skip
+    settings = Settings(
+        size, steps, minutes, width, layers, heads, mlp_width, rope_theta, norm_eps, context, batch,
+        vocabulary_size, fsdp, tokenizer != CHARACTERS if tied is None else tied)  # fmt: skip
     with process_group(PATIENCE) as processes, training_hardware(device, dtype) as hardware:
         progress = _progress(processes, progress)
         _check_data(run, text, source, [*files, *held_out], processes)
-        recipe = recipe_of(
-            size, text is not None, muon_lr, adamw_lr, muon_rows, warmup_steps, decay_fraction
-        )
         config = TrainingConfig(
-            TrainingConfig.steps if steps is None else steps, **asdict(recipe), clip_norm=clip_norm,
+            TrainingConfig.steps if steps is None else steps, clip_norm=clip_norm, **asdict(recipe_of(
+                size, text is not None, muon_lr, adamw_lr, muon_rows, warmup_steps, decay_fraction)),
             shards=hardware.shards(threads), accumulate=accumulate, processes=processes.world_size,
             seed=seed, device=hardware.device.type, dtype=hardware.first_dtype,
             log_every=log_every, evaluate_every=evaluate_every, checkpoint_every=checkpoint_every,
@@ -125,8 +125,8 @@ def train_model(
         if source is not None:
             make = _sentences(source, holdout, settings, config, of_text, hardware.device)
         else:
-            options = settings.text_options(files, held_out, field, tokenizer, seed)
-            make = _windows(run, options, holdout, tokens_of, progress)
+            read = settings.text_options(files, held_out, field, tokenizer, seed)
+            make = _windows(run, read, holdout, tokens_of, progress)
         return _trained(run, processes, hardware, make, settings, config, log, progress)
 
 

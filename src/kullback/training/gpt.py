@@ -1,8 +1,8 @@
 """The mini-GPT: a decoder-only transformer, weight for weight a Llama.
 
 The embedding of a token passes `layers` blocks and a last normalisation; the logits are its dot
-products with all embeddings, since embedding and head are tied.  Each block adds the output of
-attention over earlier positions, then that of the MLP::
+products with all embeddings, or with a matrix of its own where the head is not tied.  Each block
+adds the output of attention over earlier positions, then that of the MLP::
 
     x = x + attention(rms_norm(x))      causal, rotary positions (Su et al. 2021, eq. 34)
     x = x + mlp(rms_norm(x))            down(silu(gate(x)) * up(x))  (Shazeer 2020, SwiGLU)
@@ -53,10 +53,15 @@ class GPTConfig:
     mlp_width: int = 176
     rope_theta: float = 10_000.0
     norm_eps: float = 1e-6
+    tied: bool = True
+    """Whether the head is the embedding."""
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
-            SIZES[name].set(self, name, value)
+            if name != "tied":
+                SIZES[name].set(self, name, value)
+        if not isinstance(self.tied, bool):
+            raise InvalidValueError(f"tied is {self.tied!r:.60}: it must be True or False")
         if self.width % (2 * self.heads):
             raise InvalidValueError(
                 f"width is {self.width} and heads is {self.heads}: rotary positions need a width "
@@ -71,7 +76,8 @@ class GPTConfig:
         2228
         """
         block = 4 * self.width**2 + 3 * self.width * self.mlp_width + 2 * self.width
-        return self.vocabulary_size * self.width + self.layers * block + self.width
+        matrices = 1 if self.tied else 2
+        return matrices * self.vocabulary_size * self.width + self.layers * block + self.width
 
     def check_memory(self) -> None:
         """Raise `InvalidValueError` for a model larger than the memory of this machine."""
@@ -96,7 +102,7 @@ class GPTConfig:
             "rope_theta": self.rope_theta,
             "attention_bias": False,
             "mlp_bias": False,
-            "tie_word_embeddings": True,
+            "tie_word_embeddings": self.tied,
             "bos_token_id": bos_token_id,
             "eos_token_id": eos_token_id,
             "torch_dtype": "float32",
@@ -107,7 +113,7 @@ class GPTConfig:
         """The sizes in a `config.json`.
 
         Raises `KeyError` for a missing size, `InvalidValueError` for a Llama that a mini-GPT cannot
-        be: with biases, an untied head, grouped-query attention, scaled positions, and the like.
+        be: with biases, grouped-query attention, scaled positions, and the like.
         """
         rope = config.get("rope_parameters") or config  # since and before transformers 5
         sizes = cls(
@@ -119,12 +125,12 @@ class GPTConfig:
             mlp_width=config["intermediate_size"],
             rope_theta=rope["rope_theta"],
             norm_eps=config["rms_norm_eps"],
+            tied=config.get("tie_word_embeddings", True),
         )
         fixed = {
             "attention_bias": False,
             "mlp_bias": False,
             "hidden_act": "silu",
-            "tie_word_embeddings": True,
             "num_key_value_heads": sizes.heads,
             "head_dim": sizes.width // sizes.heads,
             "rope_scaling": None,
@@ -284,9 +290,10 @@ class Decoder(nn.Module):
 class GPT(nn.Module):
     """The complete model; an untrained one predicts almost uniformly.
 
-    Weights are drawn from N(0, 0.02²) for the embedding, so that the first logits are small, and
-    from N(0, 1/fan_in) elsewhere, the matrices that write into the residual stream further
-    divided by sqrt(2 × layers) (Radford et al. 2019, section 2.3).  `on_meta` gives them no memory.
+    Weights are drawn from N(0, 0.02²) for a tied embedding, so that the first logits are small,
+    from N(0, 0.5²) for one that is not, whose head is zero, and from N(0, 1/fan_in) elsewhere, the
+    matrices that write into the residual stream further divided by sqrt(2 × layers) (Radford et
+    al. 2019, section 2.3).  `on_meta` gives them no memory.
     """
 
     def __init__(
@@ -300,6 +307,8 @@ class GPT(nn.Module):
             config.check_memory()  # first: the sizes may be those of a damaged file
         with torch.device("meta"):
             self.model = Decoder(config)
+            if not config.tied:
+                self.lm_head = nn.Linear(config.width, config.vocabulary_size, bias=False)
         if not on_meta:
             self.to_empty(device="cpu")
             generator = torch.Generator().manual_seed(0 if seed is None else seed)
@@ -314,7 +323,10 @@ class GPT(nn.Module):
         if name.endswith("norm.weight"):
             nn.init.ones_(weight)
         elif name.endswith("embed_tokens.weight"):
-            nn.init.normal_(weight, std=0.02, generator=generator)
+            std = 0.02 if self.config.tied else 0.5
+            nn.init.normal_(weight, std=std, generator=generator)
+        elif name == "lm_head.weight":
+            nn.init.zeros_(weight)
         else:
             std = weight.shape[1] ** -0.5
             if name.endswith(("o_proj.weight", "down_proj.weight")):
@@ -335,8 +347,8 @@ class GPT(nn.Module):
 
     @property
     def head_weight(self) -> Float[Tensor, "V D"]:
-        """The matrix of the head, which is the embedding."""
-        return self.model.embed_tokens.weight
+        """The matrix of the head, which is the embedding where they are tied."""
+        return self.model.embed_tokens.weight if self.config.tied else self.lm_head.weight
 
     def hidden(self, tokens_NT: Int[Tensor, "N T"]) -> Float[Tensor, "N T D"]:
         """The normalised hidden states; ``hidden @ head_weight.T`` are the logits."""
