@@ -100,9 +100,8 @@ def train_model(
     fit into `minutes`, or with `size` as many as give 20 tokens a parameter, else 800.  `log` are
     names of `kullback.training.loggers.LOGGERS`.  Non-zero ranks of torchrun get a `NonZeroRank`.
 
-    Ctrl-C writes a checkpoint and raises `kullback.training.interruption.Interrupted`.  Raises
-    `InvalidValueError` for values out of range and keywords that do not apply, and `RunError` where
-    the folder contains a run or cannot be written, or training diverges.
+    Ctrl-C writes a checkpoint and raises `kullback.training.interruption.Interrupted`; keywords that
+    cannot be, `InvalidValueError`; a folder that has a run or cannot be written, `RunError`.
     """
     run, files, held_out = Path(output), given_text(text), given_text(validation)
     check_loggers(log)
@@ -112,13 +111,14 @@ def train_model(
     with process_group(PATIENCE) as processes, training_hardware(device, dtype) as hardware:
         progress = _progress(processes, progress)
         _check_data(run, text, source, [*files, *held_out], processes)
+        rates = muon_lr, adamw_lr, muon_rows, warmup_steps, decay_fraction
         config = TrainingConfig(
-            TrainingConfig.steps if steps is None else steps, clip_norm=clip_norm, **asdict(recipe_of(
-                size, text is not None, muon_lr, adamw_lr, muon_rows, warmup_steps, decay_fraction)),
-            shards=hardware.shards(threads), accumulate=accumulate, processes=processes.world_size,
-            seed=seed, device=hardware.device.type, dtype=hardware.first_dtype,
-            log_every=log_every, evaluate_every=evaluate_every, checkpoint_every=checkpoint_every,
-            checkpoint_activations=checkpoint_activations)  # fmt: skip
+            TrainingConfig.steps if steps is None else steps, clip_norm=clip_norm, seed=seed,
+            **asdict(recipe_of(size, text is not None, *rates)), shards=hardware.shards(threads),
+            accumulate=accumulate, processes=processes.world_size, dtype=hardware.first_dtype,
+            device=hardware.device.type, log_every=log_every, evaluate_every=evaluate_every,
+            checkpoint_every=checkpoint_every, checkpoint_activations=checkpoint_activations,
+        )  # fmt: skip
         settings.check(text is not None, config, hardware.device)
         of_text = {"vocabulary_size": vocabulary_size, "context": context, "tokenizer": tokenizer,
                    "validation": validation, "field": field, "tokens_of": tokens_of}  # fmt: skip
