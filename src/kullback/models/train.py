@@ -100,8 +100,8 @@ def train_model(
     fit into `minutes`, or with `size` as many as give 20 tokens a parameter, else 800.  `log` are
     names of `kullback.training.loggers.LOGGERS`.  Non-zero ranks of torchrun get a `NonZeroRank`.
 
-    Ctrl-C writes a checkpoint and raises `kullback.training.interruption.Interrupted`; keywords that
-    cannot be, `InvalidValueError`; a folder that has a run or cannot be written, `RunError`.
+    Ctrl-C writes a checkpoint and raises `kullback.training.interruption.Interrupted`; what cannot
+    be given, `InvalidValueError`; a folder that has a run or cannot be written, `RunError`.
     """
     run, files, held_out = Path(output), given_text(text), given_text(validation)
     check_loggers(log)
