@@ -197,3 +197,23 @@ def test_gradients_are_added_over_processes(monkeypatch: pytest.MonkeyPatch):
     for tensor, summed in zip(own, total, strict=True):
         assert torch.equal(summed, 11 * tensor)
         assert summed.shape == tensor.shape
+
+
+@pytest.mark.slow
+def test_processes_on_accelerators_have_the_bits_of_one(data: Path, tmp_path: Path) -> None:
+    """Steps that are checked a step later stay together, with a replica each and with shards."""
+    script = str(Path(__file__).with_name("accelerated_on_cpu.py"))
+    of_run = ("train", "--text", str(data), *OPTIONS, "--steps", "30", "--threads", "1")
+    kinds = {
+        "one": (("--accumulate", "2"), ()),
+        "two": ((), TORCHRUN),
+        "sharded": (("--fsdp", "always"), TORCHRUN),
+    }
+    for name, (options, torchrun) in kinds.items():
+        line = [sys.executable, *torchrun, script, *of_run, *options, "-o", str(tmp_path / name)]
+        done = subprocess.run(line, capture_output=True, text=True, timeout=300, check=False)
+        assert done.returncode == 0, done.stderr
+    one, two, sharded = (metrics_but_times(tmp_path / name) for name in kinds)
+    assert one == two
+    for a, b in zip(one, sharded, strict=True):
+        assert a["cross_entropy"] == pytest.approx(b["cross_entropy"], rel=1e-5)
