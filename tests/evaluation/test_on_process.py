@@ -227,3 +227,39 @@ def test_an_ambiguous_or_foreign_tokenizer_is_refused(trained_elsewhere: Path, t
     (folder / "tokenizer.json").write_text(words, encoding="utf-8")
     with pytest.raises(InvalidValueError, match="no export near it"):
         evaluate_source(str(folder))
+
+
+def test_padded_embeddings_are_read_with_the_tokenizer_of_the_source(
+    trained_elsewhere: Path, tmp_path: Path
+):
+    """Each id once more halves all probabilities: the KL is log 2 larger, and a note says why."""
+    transformers = pytest.importorskip("transformers")
+    data = trained_elsewhere.parent / "golden-mean"
+    model = transformers.AutoModelForCausalLM.from_pretrained(str(trained_elsewhere))
+    rows = model.lm_head.weight.data.clone()
+    model.resize_token_embeddings(8, mean_resizing=False)
+    model.lm_head.weight.data = torch.cat([rows, rows])
+    model.save_pretrained(tmp_path / "padded")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(trained_elsewhere / name, tmp_path / "padded")
+    with pytest.warns(match="4 ids without a token"):
+        (padded,) = evaluate_source(str(tmp_path / "padded"), data).parts
+    (own,) = evaluate_source(str(trained_elsewhere), data).parts
+    assert padded.kl.value == pytest.approx(own.kl.value + math.log(2), abs=1e-6)
+    assert padded.cross_entropy.value == pytest.approx(
+        own.cross_entropy.value + math.log(2), abs=1e-6
+    )
+
+
+def test_sentences_beyond_the_context_are_refused(tmp_path: Path):
+    """The sentence has both lengths, before anything is read."""
+
+    class Short(GPTModel):
+        """A model with a context, as those of transformers have."""
+
+        context = 4
+
+    batches = weather(tmp_path)
+    gpt = GPT(GPTConfig(batches.vocabulary_size, 16, 8, 1, 2, 16))
+    with pytest.raises(InvalidValueError, match=r"at most 4 tokens.*sentences of 6.*--sentences"):
+        evaluate_source_of(Short(gpt), batches.source)

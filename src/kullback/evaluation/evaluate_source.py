@@ -16,6 +16,7 @@ from kullback.runtime.ranges import LENGTHS, SEEDS, SENTENCES
 from kullback.sources.catalogue import AnySource, Source, source_from_spec
 from kullback.sources.facts import window_of
 from kullback.sources.finding import find_source, open_named
+from kullback.sources.floor import vocabulary_of
 from kullback.sources.process import Process
 from kullback.training.description import read_description
 
@@ -58,6 +59,7 @@ def evaluate_source(
     window = window_of(opened, exported if window is None else window)
     progress.stage(f"loading {model_name(model)}")
     loaded = _load(model)
+    padded = _is_padded(model, loaded, opened, progress)
     if isinstance(opened, Process):
         context = getattr(loaded, "context", None)
         if context is not None and context < window - 1:
@@ -66,8 +68,8 @@ def evaluate_source(
                 f"not {window}"
             )
             window = context + 1
-        return evaluate_on_process(loaded, opened, window, sentences, seed, progress)
-    return evaluate_parts(loaded, opened, sentences, seed, progress)
+        return evaluate_on_process(loaded, opened, window, sentences, seed, progress, padded)
+    return evaluate_parts(loaded, opened, sentences, seed, progress, padded)
 
 
 def _source(
@@ -98,6 +100,24 @@ def _source(
             "(--source) or a text (--text)"
         )
     return source_from_spec(data["source"]), None
+
+
+def _is_padded(model: Model, loaded: LanguageModel, source: AnySource, progress: Progress) -> bool:
+    """Whether a model has ids beyond those of the source's tokenizer, which it has; that is noted.
+
+    Trainers pad the embeddings to a multiple of 8, 64 or 128.
+    """
+    own = source.vocabulary if isinstance(source, Process) else source.training.vocabulary
+    more = loaded.vocabulary_size - len(own)
+    if more <= 0 or not isinstance(model, str | Path):
+        return False
+    known = vocabulary_of(Path(model))
+    if known is None or known[0] != own:
+        return False
+    progress.note(
+        f"{loaded.name} has {more:,} ids without a token: what it gives them counts as KL"
+    )
+    return True
 
 
 def _load(model: Model) -> LanguageModel:

@@ -37,6 +37,7 @@ def evaluate_parts(
     sentences: int | None,
     seed: int,
     progress: Progress,
+    padded: bool = False,
 ) -> SourceEvaluation:
     """Measure `model` on the training language of `source`, and on the held-out one if it has one.
 
@@ -56,7 +57,8 @@ def evaluate_parts(
         else:
             corpus = Corpus.best(language, SAMPLED_SENTENCES, seed)
         progress.stage(f"evaluating {model.name} on {language.name}")
-        parts.append(evaluate_on_source(model, corpus, progress=progress.tokens, part=part))
+        _check_context(model, corpus)
+        parts.append(evaluate_on_source(model, corpus, None, progress.tokens, part, padded))
     return SourceEvaluation(model=model.name, source=source.name, parts=tuple(parts))
 
 
@@ -67,6 +69,7 @@ def evaluate_on_process(
     windows: int | None,
     seed: int,
     progress: Progress,
+    padded: bool = False,
 ) -> SourceEvaluation:
     """Measure `model` on windows of `window` symbols, the first of which is given.
 
@@ -77,8 +80,20 @@ def evaluate_on_process(
     if corpus is None:
         corpus = WindowCorpus.sample(process, window, windows, seed)
     progress.stage(f"evaluating {model.name} on {process.name}")
-    part = evaluate_on_source(model, corpus, progress=progress.tokens)
+    part = evaluate_on_source(model, corpus, None, progress.tokens, padded=padded)
     return SourceEvaluation(model=model.name, source=process.name, parts=(part,))
+
+
+def _check_context(model: LanguageModel, corpus: Corpus) -> None:
+    """Raise `InvalidValueError` where a sentence is longer than what the model reads."""
+    longest = int(corpus.sentences.lengths.max())
+    context = getattr(model, "context", None)
+    if context is not None and longest > context:
+        raise InvalidValueError(
+            f"{model.name} reads at most {context} tokens, and {corpus.name} has sentences of "
+            f"{longest}, which are read whole: give fewer --sentences, or train it with a context "
+            f"of at least {longest}"
+        )
 
 
 @torch.inference_mode()
@@ -88,15 +103,19 @@ def evaluate_on_source(
     reference: LanguageModel | None = None,
     progress: Tokens = lambda done, total: None,
     part: LanguagePart = "training",
+    padded: bool = False,
 ) -> PartEvaluation:
     """Measure `model` on `corpus`, and its KL from `reference` where one is given.
 
     `progress` is called with the prefixes done and their number; `part` is the part of its source
-    that the language of the corpus is.  Raises `InvalidValueError` where the model's vocabulary is
-    not the language's.
+    that the language of the corpus is; `padded` allows ids beyond those of the language, as of a
+    model whose embeddings were padded: what they get counts as KL.  Raises `InvalidValueError`
+    where the model's vocabulary is another one.
     """
     for other in (model, reference):
-        if other is not None and other.vocabulary_size != corpus.vocabulary_size:
+        if other is None or other.vocabulary_size == corpus.vocabulary_size:
+            continue
+        if not padded or other.vocabulary_size < corpus.vocabulary_size:
             raise InvalidValueError(
                 f"{other.name} has a vocabulary of {other.vocabulary_size}, the language "
                 f"{corpus.name} one of {corpus.vocabulary_size}: they do not belong together"
