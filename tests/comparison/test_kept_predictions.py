@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from kullback.comparison import kept_predictions
-from kullback.comparison.kept_predictions import KeptPredictions, is_wide
+from kullback.comparison.kept_predictions import KeptPredictions, is_wide, logits_fit
 from kullback.errors import RunError
 from kullback.evaluation.passes import Batch, TokenizedText, divergence_rows, token_rows
 from kullback.models.interface import Sharing
@@ -127,6 +127,9 @@ def test_logits_that_do_not_fit_are_not_kept(
     """Half of the memory that is available may be taken."""
     monkeypatch.setattr(kept_predictions, "available_memory", lambda: 8 * V * len(text) - 1)
     assert KeptPredictions(Counted(head()), text, on_disk=V).disk_bytes == 0
+    monkeypatch.setattr(kept_predictions, "available_memory", lambda: 16 * V * len(text))
+    assert logits_fit(len(text), V, processes=2)
+    assert not logits_fit(len(text), V, processes=3)
 
     def refuse(shape: tuple[int, int], dtype: torch.dtype) -> torch.Tensor:
         raise RunError("a quota")

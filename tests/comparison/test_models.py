@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import weakref
 from functools import partial
 from pathlib import Path
 
@@ -296,3 +298,20 @@ def test_a_recording_of_another_reading_is_refused(folder, tmp_path):
         compare_models(
             side(folder), [Candidate("a", partial(side, path))], DOCUMENTS, Protocol(window=16)
         )
+
+
+def test_one_candidate_is_in_memory_at_a_time(folder: str) -> None:
+    """The model of each has gone before the next is loaded."""
+    models: list[weakref.ref[object]] = []
+
+    def opened(name: str) -> ModelOperand:
+        gc.collect()
+        assert not any(model() for model in models)
+        operand = ModelOperand(load_sized(name))
+        models.append(weakref.ref(operand.model))
+        return operand
+
+    names = [f"{folder}@{scheme}" for scheme in ("int8", "int4-g32", "fp8")]
+    candidates = [Candidate(name, partial(opened, name)) for name in names]
+    compare_models(side(folder), candidates, DOCUMENTS, PROTOCOL)
+    assert len(models) == len(names)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +12,7 @@ from kullback.cli.output import print_line, print_result, terminal_progress
 from kullback.cli.parsing import add_command, number, output_name
 from kullback.errors import InvalidValueError
 from kullback.runtime.ranges import EXPORTED_TOKENS, PASSES, SEEDS, Range
+from kullback.runtime.ranks import process_count
 
 if TYPE_CHECKING:
     from kullback.cli.parsing import Commands
@@ -71,7 +71,7 @@ def add(commands: Commands) -> None:
 
 def _doctor(options: argparse.Namespace) -> None:
     training = options.training[1:] if options.training[:1] == ["--"] else options.training
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if process_count("WORLD_SIZE") > 1:
         raise InvalidValueError(
             "WORLD_SIZE is above 1: a command is diagnosed by one process; start kullback doctor "
             "without torchrun, which may be in COMMAND"

@@ -38,7 +38,7 @@ from kullback.runtime.free_memory import available_memory
 from kullback.runtime.temporary import temporary_folder
 from kullback.scoring.logit_blocks import Chunk, row_chunks
 
-__all__ = ["KeptPredictions", "is_wide"]
+__all__ = ["KeptPredictions", "is_wide", "logits_fit"]
 
 # Hidden states of at most so many bytes are kept in memory, larger ones in a temporary file.
 IN_MEMORY = 64 << 20
@@ -55,13 +55,22 @@ def is_wide(head: Head | None) -> bool:
     return head.weight_VD.shape[1] >= WIDE and head.weight_VD.dtype != torch.float64
 
 
+def logits_fit(M: int, V: int, processes: int = 1) -> bool:
+    """Whether all logits fit into a temporary file in each of so many processes of this machine.
+
+    Half of the folder of temporary files is left free, and half of the memory, by which a file is
+    read again.
+    """
+    free = shutil.disk_usage(temporary_folder()).free
+    return 4 * M * V * processes <= min(MOST_ON_DISK, free // 2, available_memory() // 2)
+
+
 class KeptPredictions:
     """A predictor that computes each window of a text once, where the model has a head.
 
     Predictions without hidden states (dense ones) are computed anew each time, unless `dense` asks
     to keep them, which takes V numbers a token.  `on_disk` says how many logits there are a token,
-    where these are to be kept if there is space for them: in the folder of temporary files, half of
-    which is left free, and in half of the memory, by which a file is read again.
+    where these are to be kept in a temporary file (`logits_fit`).
     """
 
     def __init__(
@@ -173,8 +182,7 @@ class KeptPredictions:
 
 def _logits_buffer(M: int, V: int) -> Float[torch.Tensor, "M V"] | None:
     """Space for all logits; None where there is too little."""
-    size, free = 4 * M * V, shutil.disk_usage(temporary_folder()).free
-    if size > min(MOST_ON_DISK, free // 2, available_memory() // 2):
+    if not logits_fit(M, V):
         return None
     try:
         return _buffer((M, V), torch.float32)

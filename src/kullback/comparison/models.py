@@ -16,7 +16,7 @@ import msgspec
 
 from kullback.comparison.detail import describe_candidate
 from kullback.comparison.kept_pass import KeptPasses
-from kullback.comparison.kept_predictions import KeptPredictions, is_wide
+from kullback.comparison.kept_predictions import KeptPredictions, is_wide, logits_fit
 from kullback.comparison.noise_floor import above_noise, noise_floor
 from kullback.comparison.operands import Operand
 from kullback.comparison.ranking import CandidateRows, choose, rank_candidates
@@ -107,7 +107,7 @@ def compare_models(
     reference.check(documents, tokenized, reader)
     beginnings = _check_tokenizers(candidates, reader, tokenized)
     began = time.perf_counter()
-    source = _source(reference, len(candidates), task, tokenized, progress)
+    source = _source(reference, len(candidates), task, tokenized, processes, progress)
     compared, passes, limit = [], KeptPasses(), BatchLimit()
     of_reference = _identity(reference, documents, tokenized, processes)
     for i, candidate in enumerate(candidates):
@@ -119,14 +119,16 @@ def compare_models(
         kinds = [type(model).__name__ for model in (reference, operand)]
         identities = partial(_identities, of_reference, identity, *kinds)
         divergences = passes.rows(identities, tokenized, compute, processes)
-        if not processes.is_rank_zero:
-            continue
-        of_reference.wait()  # its layers may be quantised, for their sensitivity
-        progress.part("measures and intervals")
-        compared.append(
-            _Compared.of(candidate.name, operand, identity, divergences, tokenized, reader, task)
-        )
-        del operand, divergences
+        if processes.is_rank_zero:
+            of_reference.wait()  # its layers may be quantised, for their sensitivity
+            progress.part("measures and intervals")
+            compared.append(
+                _Compared.of(
+                    candidate.name, operand, identity, divergences, tokenized, reader, task
+                )
+            )
+        # Before another model is loaded; `compute` has the operand, too.
+        del operand, compute, divergences
     floor = _noise(source, reference, tokenized, task, processes, progress)
     layers = _sensitivity(source, reference, tokenized, task, processes, progress)
     if not processes.is_rank_zero:
@@ -218,21 +220,30 @@ def _identities(reference: Fingerprint, candidate: Fingerprint, *kinds: str) -> 
 
 
 def _source(
-    reference: Operand, candidates: int, task: Task, tokenized: TokenizedText, progress: Progress
+    reference: Operand,
+    candidates: int,
+    task: Task,
+    tokenized: TokenizedText,
+    processes: ProcessGroup,
+    progress: Progress,
 ) -> Predictor:
     """The reference, kept where it is read more than once."""
     # A streamed model keeps its hidden states itself.
     several = candidates > 1 and not isinstance(reference.model, StreamedModel)
     if several or task.noise or task.sensitivity is not None:
-        return _kept(reference, tokenized, progress)
+        return _kept(reference, tokenized, processes, progress)
     return reference
 
 
-def _kept(reference: Operand, tokenized: TokenizedText, progress: Progress) -> KeptPredictions:
+def _kept(
+    reference: Operand, tokenized: TokenizedText, processes: ProcessGroup, progress: Progress
+) -> KeptPredictions:
     """The reference, read once; what its logits take on disk is announced."""
     reads_logits = is_exclusive(reference) or is_wide(getattr(reference.model, "head", None))
-    on_disk = reference.vocabulary_size if reads_logits else None
-    kept = KeptPredictions(reference, tokenized, on_disk=on_disk)
+    V, local = reference.vocabulary_size, processes.local_world_size
+    # All processes keep the same, or they would round differently.
+    fit = processes.broadcast(reads_logits and logits_fit(len(tokenized), V, local))
+    kept = KeptPredictions(reference, tokenized, on_disk=V if fit else None)
     if kept.disk_bytes:
         progress.note(
             f"the logits of {reference.name} are kept in {temporary_folder()} until the end, "

@@ -48,11 +48,11 @@ def kept_folder(folder: Path) -> Iterator[Path]:
             yield folder
         except BaseException as error:
             if not any((folder / name).exists() for name in (DATA, OUT, OUTPUT)):
-                (folder / UNFINISHED).unlink()
+                (folder / UNFINISHED).unlink(missing_ok=True)
             elif isinstance(error, KeyboardInterrupt):
                 error.add_note(f"{folder} has what the command wrote, which will be replaced")
             raise
-        (folder / UNFINISHED).unlink()
+        (folder / UNFINISHED).unlink(missing_ok=True)
 
 
 @contextmanager

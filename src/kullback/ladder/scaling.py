@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from kullback.results.scaling import Scaling, ScalingLaw, ScalingRung, Vary
 from kullback.runtime.locks import locked_output
 from kullback.runtime.outputs import Output, check_outputs
 from kullback.runtime.ranges import LADDER_MINUTES, RUNGS, SEEDS
+from kullback.runtime.ranks import process_count
 from kullback.sources.catalogue import open_source
 from kullback.theory.scaling_law import fit_scaling_law
 from kullback.training.config import RANGES, SIZES
@@ -81,7 +81,7 @@ def scaling(
             raise
         except KullbackError:
             if not (folder / "rung-1").exists():  # a text that cannot be read: nothing has begun
-                (folder / FILE).unlink()
+                (folder / FILE).unlink(missing_ok=True)
             raise
     return _result(folder, request, plan, sample, ladder, begin)
 
@@ -134,7 +134,7 @@ def _request(
     else:
         minutes = MINUTES_BY_DEFAULT if minutes is None else minutes
         LADDER_MINUTES.check("minutes", minutes)
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if process_count("WORLD_SIZE") > 1:
         raise InvalidValueError(
             "WORLD_SIZE is above 1: a ladder is trained by one process; start it without torchrun"
         )

@@ -9,7 +9,6 @@ are arrays in host memory, which gloo carries; tensors on a GPU would go by nccl
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,8 +18,9 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 
-from kullback.errors import InvalidValueError, RunError
+from kullback.errors import RunError
 from kullback.runtime.memory import kept_freed_memory
+from kullback.runtime.ranks import process_count
 from kullback.runtime.threads import cores, map_ahead, workers
 
 __all__ = ["ProcessGroup", "local_processes", "lost_processes", "process_group"]
@@ -97,7 +97,7 @@ def process_group(patience: timedelta | None = None) -> Iterator[ProcessGroup]:
 
     `patience` is how long a process waits for the others, by default torch's half an hour.
     """
-    world_size = _count("WORLD_SIZE", 1)
+    world_size = process_count("WORLD_SIZE", 1)
     if world_size == 1:
         yield ProcessGroup()
         return
@@ -119,10 +119,10 @@ def local_processes() -> tuple[int, int]:
 
     (0, 1) without torchrun.  Raises `InvalidValueError` for what torchrun never sets.
     """
-    world_size = _count("WORLD_SIZE", 1)
+    world_size = process_count("WORLD_SIZE", 1)
     if world_size == 1:
         return 0, 1
-    return _count("LOCAL_RANK", 0, least=0), _count("LOCAL_WORLD_SIZE", world_size)
+    return process_count("LOCAL_RANK", 0, least=0), process_count("LOCAL_WORLD_SIZE", world_size)
 
 
 @contextmanager
@@ -136,14 +136,3 @@ def lost_processes() -> Iterator[None]:
             f"another process of torchrun has ended, or cannot be reached ({first}): see what it "
             "said, then run the command again, or resume a training (--resume)"
         ) from error
-
-
-def _count(name: str, default: int, least: int = 1) -> int:
-    """A number of processes in the environment, as torchrun sets it."""
-    value = os.environ.get(name, str(default))
-    if not (value.isascii() and value.isdecimal() and int(value) >= least):
-        raise InvalidValueError(
-            f"the environment variable {name} is {value!r}: it must be a number of processes, as "
-            "torchrun sets it; unset it, or start the program with torchrun"
-        )
-    return int(value)
