@@ -92,3 +92,23 @@ def test_rows_without_weight_do_not_train(batch):
     (gradient,) = torch.autograd.grad(total, hidden)
     assert not gradient[3].any()
     assert gradient[4].any()
+
+
+def test_without_a_gradient_only_the_logits_are_multiplied(batch, monkeypatch: pytest.MonkeyPatch):
+    """The very same losses, and no product but that of the logits."""
+    products, multiply = list[int](), torch.mm
+
+    def counted(*operands: Tensor, **keywords: Tensor) -> Tensor:
+        products.append(1)
+        return multiply(*operands, **keywords)
+
+    monkeypatch.setattr(torch, "mm", counted)
+    total, nll = linear_cross_entropy(*batch)
+    assert len(products) > 1
+    products.clear()
+    with torch.no_grad():
+        other, other_nll = linear_cross_entropy(*batch)
+    assert len(products) == 1
+    assert torch.equal(other, total)
+    assert torch.equal(other_nll, nll)
+    assert not other.requires_grad

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from interrupted_runs import CONFIG
-from kullback.errors import RunError
+from kullback.errors import InvalidValueError, RunError
 from kullback.training import steps
+from kullback.training.gpt import GPTConfig
 from kullback.training.loop import resume, train
+from kullback.training.memory import check_memory, training_bytes
 from kullback.training.out_of_memory import explained_out_of_memory
 from tiny_runs import sizes, weather
 
@@ -47,3 +50,21 @@ def test_other_errors_pass() -> None:
         explained_out_of_memory(torch.device("cpu"), lambda: ""),
     ):
         raise RuntimeError("shapes differ")
+
+
+def test_what_no_gpu_could_hold_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sentence names the device, its memory and the remedies; half of the estimate passes."""
+    memory = {"total_memory": 10**9}
+    monkeypatch.setattr(
+        torch.cuda, "get_device_properties", lambda device: SimpleNamespace(**memory)
+    )
+    gpt, device = (
+        GPTConfig(1000, 64, width=256, layers=8, heads=4, mlp_width=640),
+        torch.device("cuda:1"),
+    )
+    size = training_bytes(gpt, 100_000, CONFIG)
+    memory["total_memory"] = size // 2 - 1
+    with pytest.raises(InvalidValueError, match=r"GB, and cuda:1 has .*--accumulate"):
+        check_memory(gpt, 100_000, CONFIG, device=device)
+    memory["total_memory"] = size // 2 + 1
+    check_memory(gpt, 100_000, CONFIG, device=device)

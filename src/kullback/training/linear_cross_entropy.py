@@ -40,6 +40,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         target_M: Tensor,
         weight_M: Tensor,
         bfloat16: bool,
+        with_gradient: bool,
     ) -> tuple[Tensor, Tensor]:
         M, V = len(hidden_MD), len(head_VD)
         on_cpu = hidden_MD.device.type == "cpu"
@@ -49,8 +50,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
         native = bfloat16 and hidden_MD.device.type == "cuda"
         block_BV = hidden_MD.new_empty(0 if native else min(rows, M), V)
         nll_M = hidden_MD.new_empty(M)
-        grad_hidden_MD = torch.empty_like(hidden_MD)
-        grad_head_VD = torch.zeros_like(head_VD)
+        grad_hidden_MD = torch.empty_like(hidden_MD) if with_gradient else None
+        grad_head_VD = torch.zeros_like(head_VD) if with_gradient else None
         for start in range(0, M, rows):
             part = slice(start, min(start + rows, M))
             hidden_BD, target_B1 = hidden_MD[part], target_M[part, None]
@@ -63,6 +64,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
             target_logit_B1 = q_BV.gather(1, target_B1)
             total_B1 = q_BV.exp_().sum(dim=1, keepdim=True)
             nll_M[part] = (total_B1.log() - target_logit_B1)[:, 0]
+            if grad_hidden_MD is None or grad_head_VD is None:
+                continue
             weight_B1 = weight_M[part, None]
             q_BV.mul_(weight_B1 / total_B1)
             q_BV.scatter_add_(1, target_B1, -weight_B1)
@@ -73,16 +76,17 @@ class _LinearCrossEntropy(torch.autograd.Function):
             else:
                 torch.mm(q_BV, head_VD, out=grad_hidden_MD[part])
                 grad_head_VD.addmm_(q_BV.T, hidden_BD)
-        ctx.save_for_backward(grad_hidden_MD, grad_head_VD)
+        if grad_hidden_MD is not None and grad_head_VD is not None:
+            ctx.save_for_backward(grad_hidden_MD, grad_head_VD)
         ctx.mark_non_differentiable(nll_M)
         return (nll_M * weight_M).sum(), nll_M
 
     @staticmethod
     def backward(
         ctx: torch.autograd.function.FunctionCtx, grad_loss: Tensor, _: Tensor
-    ) -> tuple[Tensor, Tensor, None, None, None]:
+    ) -> tuple[Tensor, Tensor, None, None, None, None]:
         grad_hidden_MD, grad_head_VD = ctx.saved_tensors  # type: ignore[attr-defined]
-        return grad_hidden_MD * grad_loss, grad_head_VD * grad_loss, None, None, None
+        return grad_hidden_MD * grad_loss, grad_head_VD * grad_loss, None, None, None, None
 
 
 def _float32_product(a: Tensor, b: Tensor) -> Tensor:
@@ -102,6 +106,7 @@ def linear_cross_entropy(
     """The weighted sum of the negative log-likelihoods, and those of all rows, in nats.
 
     The sum is differentiable in `hidden_MD` and `head_VD`; the second result carries no gradient.
+    Under `torch.no_grad` only the logits are multiplied.
 
     >>> hidden, head = torch.zeros(2, 4), torch.zeros(8, 4)
     >>> total, nll = linear_cross_entropy(hidden, head, torch.tensor([0, 7]), torch.ones(2) / 2)
@@ -109,6 +114,6 @@ def linear_cross_entropy(
     (2.0794, [2.0794, 2.0794])
     """
     total, nll_M = _LinearCrossEntropy.apply(  # type: ignore[no-untyped-call]
-        hidden_MD, head_VD, target_M, weight_M, bfloat16
+        hidden_MD, head_VD, target_M, weight_M, bfloat16, torch.is_grad_enabled()
     )
     return total, nll_M
