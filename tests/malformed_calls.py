@@ -261,6 +261,7 @@ CALLS: dict[str, tuple[str, ...]] = {
     "sample run --prompt '\udcff'": ("UTF-8",),
     "evaluate '\udcff' --text text.txt": ("UTF-8",),
     "derive --p '\udcff'": ("UTF-8",),
+    "train --text text.txt -o out --field body": ("field (--field) is 'body'", ".jsonl"),
     "train --text - -o out": ("standard input", "write it to a file"),
     "train --text empty.txt -o out": ("empty.txt", "nothing to read"),
     "train --text spaces.txt -o out": ("give more text", "context of 64"),

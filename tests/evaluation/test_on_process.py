@@ -251,15 +251,16 @@ def test_padded_embeddings_are_read_with_the_tokenizer_of_the_source(
     )
 
 
-def test_sentences_beyond_the_context_are_refused(tmp_path: Path):
-    """The sentence has both lengths, before anything is read."""
-
-    class Short(GPTModel):
-        """A model with a context, as those of transformers have."""
-
-        context = 4
-
-    batches = weather(tmp_path)
-    gpt = GPT(GPTConfig(batches.vocabulary_size, 16, 8, 1, 2, 16))
-    with pytest.raises(InvalidValueError, match=r"at most 4 tokens.*sentences of 6.*--sentences"):
-        evaluate_source_of(Short(gpt), batches.source)
+def test_sentences_are_cut_at_the_context(tmp_path: Path):
+    """As in training: the prefixes within it are measured, and a note has the share of the rest."""
+    source = weather(tmp_path).source
+    whole, short = (
+        GPT(GPTConfig(len(source.training.vocabulary), context, 8, 1, 2, 16)) for context in (16, 3)
+    )
+    short.load_state_dict(whole.state_dict())
+    (expected,) = evaluate_source_of(GPTModel(whole), source).parts
+    with pytest.warns(match=r"reads 3 tokens.*% of the tokens are not measured"):
+        (part,) = evaluate_source_of(GPTModel(short), source).parts
+    assert [row.kl for row in part.by_position] == pytest.approx(
+        [row.kl for row in expected.by_position[:3]]
+    )

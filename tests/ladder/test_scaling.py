@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -18,6 +19,7 @@ from kullback.ladder import rungs, scaling
 from kullback.ladder.rungs import bootstrap
 from kullback.results.scaling import Scaling
 from kullback.sources.catalogue import open_source
+from kullback.theory.scaling_law import fit_scaling_law
 from kullback.training import loop
 from kullback.training.interruption import Interrupted
 from kullback.training.progress import TrainingProgress
@@ -194,6 +196,21 @@ def test_the_bootstrap_resamples_pieces_for_all_rungs_at_once():
     np.testing.assert_allclose(samples[:, 2] - samples[:, 0], 0.5)
     assert samples[:, 0].std() == pytest.approx(nll.std() / 20, rel=0.15)
     assert samples[:, 0].mean() == pytest.approx(nll.mean(), abs=0.01)
+
+
+def test_rungs_of_no_one_law_are_noted():
+    """A first rung far above the law of the others moves E beyond its interval; one law has no
+    note.
+    """
+    x = 1e5 * 2.0 ** np.arange(6)
+    loss = 0.7 + 2e2 * x**-0.5
+    assert scaling.misfit_notes(x, loss, fit_scaling_law(x, loss)) == []
+    bent = loss + np.array([0.5, 0.06, 0.01, 0.0, 0.0, 0.0])
+    law = fit_scaling_law(x, bent)
+    narrow = dataclasses.replace(law, floor_interval=(law.floor, law.floor), identified=True)
+    (note,) = scaling.misfit_notes(x, bent, narrow)
+    assert "without the first rung E is" in note
+    assert scaling.misfit_notes(x[1:4], bent[1:4], narrow) == []
 
 
 @pytest.mark.parametrize(

@@ -87,7 +87,6 @@ def test_a_run_trains_on_shared_tokens_and_is_resumed(trained: Path, tmp_path: P
         ({"tokenizer": "characters"}, ["tokenizer is characters", "tokens_of"]),
         ({"vocabulary_size": 300}, ["vocabulary_size is 300", "tokens_of"]),
         ({"text": "other.txt"}, ["tokens_of is", "weather.txt", "other.txt"]),
-        ({"field": "body"}, ["field is body", "tokens_of"]),
     ],
 )
 def test_what_does_not_fit_is_refused(
@@ -109,6 +108,8 @@ def test_runs_without_tokens_are_refused(trained: Path, weather_run: Path, tmp_p
     """A run on a source, no run at all, and tokens that have changed."""
     with pytest.raises(InvalidValueError, match="not trained on a text"):
         shared(tmp_path / "run", weather_run)
+    with pytest.raises(InvalidValueError, match=r"field is body.*tokens_of"):
+        shared(tmp_path / "run", trained, field="body")
     with pytest.raises(RunError, match="not a run folder"):
         shared(tmp_path / "run", tmp_path / "none")
     with pytest.raises(InvalidValueError, match=r"tokens_of.*source"):

@@ -57,7 +57,7 @@ def evaluate_parts(
         else:
             corpus = Corpus.best(language, SAMPLED_SENTENCES, seed)
         progress.stage(f"evaluating {model.name} on {language.name}")
-        _check_context(model, corpus)
+        corpus = _cut(model, corpus, progress)
         parts.append(evaluate_on_source(model, corpus, None, progress.tokens, part, padded))
     return SourceEvaluation(model=model.name, source=source.name, parts=tuple(parts))
 
@@ -84,16 +84,18 @@ def evaluate_on_process(
     return SourceEvaluation(model=model.name, source=process.name, parts=(part,))
 
 
-def _check_context(model: LanguageModel, corpus: Corpus) -> None:
-    """Raise `InvalidValueError` where a sentence is longer than what the model reads."""
-    longest = int(corpus.sentences.lengths.max())
+def _cut(model: LanguageModel, corpus: Corpus, progress: Progress) -> Corpus:
+    """The corpus, whose sentences end where the model's context ends, as in training; noted."""
     context = getattr(model, "context", None)
-    if context is not None and longest > context:
-        raise InvalidValueError(
-            f"{model.name} reads at most {context} tokens, and {corpus.name} has sentences of "
-            f"{longest}, which are read whole: give fewer --sentences, or train it with a context "
-            f"of at least {longest}"
-        )
+    if context is None or int(corpus.sentences.lengths.max()) <= context:
+        return corpus
+    beyond = float(corpus.weights[:, context:].sum() / corpus.weights.sum())
+    progress.note(
+        f"{model.name} reads {context} tokens: longer sentences of {corpus.name} are cut there, "
+        f"and {100 * beyond:.2g} % of the tokens are not measured; the floor is of all of them"
+    )
+    sentences = corpus.sentences.language.sentences_of(corpus.sentences.arcs[:, :context])
+    return Corpus(sentences, corpus.weights[:, :context], corpus.exact)
 
 
 @torch.inference_mode()

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Float64
 
 from kullback.errors import InvalidValueError, KullbackError
 from kullback.ladder.plan import BATCHES, FILE, LadderPlan, Request, made_plan
@@ -19,7 +20,8 @@ from kullback.runtime.outputs import Output, check_outputs
 from kullback.runtime.ranges import LADDER_MINUTES, RUNGS, SEEDS
 from kullback.runtime.ranks import process_count
 from kullback.sources.catalogue import open_source
-from kullback.theory.scaling_law import fit_scaling_law
+from kullback.theory.scaling_law import FEWEST_RUNGS, fit_scaling_law
+from kullback.theory.scaling_law import ScalingLaw as FittedLaw
 from kullback.training.config import RANGES, SIZES
 from kullback.training.prepare_text import TextOptions, check_text
 from kullback.training.progress import TrainingProgress
@@ -215,8 +217,28 @@ def _result(
         validation_pieces=len(tokens_C),
         piece=sample.piece,
         seconds=time.perf_counter() - begin,
-        notes=tuple(_notes(request, sample, ladder, law.identified)),
+        notes=(*_notes(request, sample, ladder, law.identified), *misfit_notes(x_R, loss_R, law)),
     )
+
+
+def misfit_notes(
+    x_R: Float64[np.ndarray, "R"], loss_R: Float64[np.ndarray, "R"], law: FittedLaw
+) -> list[str]:
+    """A note where the rungs after the first one have an E outside the interval of all.
+
+    The interval is that of noise about one law; where the first rungs are too short for it, as in
+    the warm-up, E is biased by more than the interval.
+    """
+    if not law.identified or len(x_R) <= FEWEST_RUNGS:
+        return []
+    rest = fit_scaling_law(x_R[1:], loss_R[1:], replicates=2).floor
+    low, high = law.floor_interval
+    if low <= rest <= high:
+        return []
+    return [
+        f"without the first rung E is {rest:.4f}, outside its interval: the rungs follow no one "
+        "power of x, and the interval does not show that; train longer (--minutes)"
+    ]
 
 
 def _notes(

@@ -41,6 +41,11 @@ class GPTModel:
         """V."""
         return self.gpt.config.vocabulary_size
 
+    @property
+    def context(self) -> int:
+        """The longest sequence that the model was trained on."""
+        return self.gpt.config.context
+
     @torch.inference_mode()
     def predict(self, inputs_NT: Int[Tensor, "N T"]) -> FactoredPredictions:
         """Hidden states at all positions, and the head."""
@@ -77,11 +82,6 @@ class GPTTextModel(GPTModel):
                 "tokenizer.json"
             )
         return cls(gpt.requires_grad_(False), run.name, tokenizer=tokenizer)
-
-    @property
-    def context(self) -> int:
-        """The longest sequence that the model was trained on."""
-        return self.gpt.config.context
 
     @property
     def dtype(self) -> torch.dtype:

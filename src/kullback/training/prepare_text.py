@@ -30,6 +30,7 @@ from kullback.errors import InvalidValueError
 from kullback.text.byte_spans import bytes_of_token
 from kullback.text.corpus import Corpus, file_hash
 from kullback.text.encoded_corpus import encode_corpus
+from kullback.text.formats import ROWS, has_fields
 from kullback.text.piece_encoders import is_of_characters
 from kullback.text.special_tokens import BOS, EOS
 from kullback.text.tokenizer import TextTokenizer
@@ -116,9 +117,16 @@ def check_text(options: TextOptions) -> None:
         )
     if options.tokenizer not in (None, CHARACTERS):
         load_tokenizer(Path(str(options.tokenizer)))
-    for sources in (options.sources, options.validation):
-        if sources:
-            Corpus.of(sources, options.field).estimated_bytes  # noqa: B018 - opens the files
+    corpora = [Corpus.of(names, options.field) for names in (options.sources, options.validation)]
+    for corpus in corpora:
+        corpus.estimated_bytes  # noqa: B018 - opens the files
+    if options.field != "text" and not any(
+        has_fields(path) for corpus in corpora for path, _ in corpus.files
+    ):
+        raise InvalidValueError(
+            f"field (--field) is {options.field!r}, and no file of this text has fields: "
+            f"{', '.join(ROWS)} files have; leave it out"
+        )
 
 
 def prepare_text(run: Path, options: TextOptions, progress: TrainingProgress) -> TextBatches:
