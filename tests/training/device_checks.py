@@ -33,7 +33,7 @@ from kullback.training.loss import losses
 from kullback.training.packed_attention import PackedLayout
 from kullback.training.replicas import ALONE, Replicas
 from kullback.training.state import TrainingState
-from kullback.training.steps import settle, train_step
+from kullback.training.steps import check_pending_step, train_step
 from tiny_runs import metrics_but_times, sizes, weather
 
 # Relative differences of the loss and of a parameter's gradient from float64 on a CPU.
@@ -145,12 +145,12 @@ def timed(state: TrainingState, batch: Shard) -> tuple[float, float]:
     with workers(1) as pool:
         for step in range(3 + STEPS):
             if step in (3, 2 + STEPS):
-                settle(state, Replicas(ALONE))
+                check_pending_step(state, Replicas(ALONE))
                 state.recent = type(state.recent)()
             if step == 3:
                 began = time.perf_counter()
             train_step(state, [batch], pool, Replicas(ALONE))
-        settle(state, Replicas(ALONE))
+        check_pending_step(state, Replicas(ALONE))
         if state.model.arithmetic.device.type == "cuda":
             torch.cuda.synchronize()
     return (time.perf_counter() - began) / STEPS, state.recent.cross_entropy

@@ -128,7 +128,7 @@ def test_a_logger_that_fails_stops_nothing(monkeypatch: pytest.MonkeyPatch, tmp_
     good, bad = Kept(), Kept(bad=8)
     opened_as(monkeypatch, wandb=bad, mlflow=good)
     notes = Notes()
-    with LoggedProgress(notes, ["wandb", "mlflow"], tmp_path, {}) as progress:
+    with LoggedProgress(notes, ["wandb", "mlflow"], tmp_path, dict) as progress:
         progress.begin(16, None)
         for step in (4, 8, 12):
             progress.step(line(step))
@@ -159,7 +159,9 @@ def test_a_logger_that_cannot_begin_is_refused(
 
 def logged(name: str, run: Path, steps: tuple[int, ...], resumed: bool = False) -> None:
     """Send lines of these steps to a logger."""
-    with LoggedProgress(Notes(), [name], run, {"width": 8, "size": None}, resumed) as progress:
+    with LoggedProgress(
+        Notes(), [name], run, lambda: {"width": 8, "size": None}, resumed
+    ) as progress:
         progress.begin(12, 1.25)
         for step in steps:
             progress.step(line(step))

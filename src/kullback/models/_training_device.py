@@ -7,9 +7,11 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
+from torch.distributed import is_nccl_available
 
 from kullback.errors import InvalidValueError
 from kullback.models.devices import best_device, check_device, check_dtype, own_device
+from kullback.runtime.ranks import process_count
 from kullback.training.config import DTYPES, RANGES, TrainingConfig
 
 __all__ = ["Hardware", "device_of_resumed", "training_hardware"]
@@ -61,7 +63,7 @@ def training_hardware(
             f"dtype (--dtype) is {name!r:.60}: training multiplies in {' or '.join(DTYPES)}; give "
             "one of these, or auto"
         )
-    own = best_device() if device == "auto" else own_device(device)
+    own = _device_of_process(device)
     check_device(own)
     if own.type == "cuda" and own.index is None:
         own = torch.device("cuda", torch.cuda.current_device())
@@ -74,6 +76,27 @@ def training_hardware(
         name = "bfloat16" if _multiplies_bfloat16(own) else "float32"
     with torch.cuda.device(own) if own.type == "cuda" else nullcontext():
         yield Hardware(own, name)
+
+
+def _device_of_process(device: torch.device | str) -> torch.device:
+    """The device that is meant; of several processes one that they can exchange tensors on."""
+    if process_count("WORLD_SIZE") == 1:
+        return best_device() if device == "auto" else own_device(device)
+    if device == "auto":
+        best = best_device()
+        return best if best.type == "cuda" and is_nccl_available() else torch.device("cpu")
+    own = own_device(device)
+    if own.type == "cuda" and torch.device(device).index is not None:
+        raise InvalidValueError(
+            f"device (--device) is {device}, and torchrun starts several processes, each of which "
+            "needs a GPU of its own: give cuda, and choose the GPUs by CUDA_VISIBLE_DEVICES"
+        )
+    if own.type not in ("cpu", "cuda"):
+        raise InvalidValueError(
+            f"device (--device) is {device}, on which the processes of torchrun cannot exchange "
+            "gradients: give cpu, or start one process"
+        )
+    return own
 
 
 def device_of_resumed(recorded: str) -> str:

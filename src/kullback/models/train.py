@@ -142,8 +142,11 @@ def _trained(
 ) -> TrainingRun | NonZeroRank:
     """Train, and measure on rank 0, which sends the metrics to the loggers."""
     log = log if processes.is_rank_zero else ()
-    # The type as it was asked for: a probe may choose it.
-    hyperparameters = asdict(settings) | asdict(config) | {"dtype": hardware.dtype}
+    prepared: PreparedRun
+
+    def hyperparameters() -> dict[str, object]:
+        return asdict(settings) | asdict(prepared.config)
+
     with LoggedProgress(progress, log, run, hyperparameters) as logged:
         prepared = PreparedRun(run, processes, hardware, make, settings, config, logged)
         model = _on_rank_zero(
@@ -246,7 +249,7 @@ def resume_training(
         if finished or not processes.is_rank_zero:
             log = ()
         start = time.perf_counter()
-        with LoggedProgress(progress, log, run, settings, resumed=True) as logged:
+        with LoggedProgress(progress, log, run, lambda: settings, resumed=True) as logged:
             if not finished:
                 logged.begin(config.steps, description.floor)
             model = _on_rank_zero(

@@ -131,8 +131,16 @@ def lost_processes() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
+        if not _is_of_exchange(error):
+            raise
         first = str(error).partition("\n")[0]
         raise RunError(
             f"another process of torchrun has ended, or cannot be reached ({first}): see what it "
             "said, then run the command again, or resume a training (--resume)"
         ) from error
+
+
+def _is_of_exchange(error: RuntimeError) -> bool:
+    """Whether an error is of the processes' exchange, for which gloo has no class of its own."""
+    words = ("gloo", "nccl", "connection", "timed out", "process group", "peer")
+    return isinstance(error, dist.DistError) or any(word in str(error).lower() for word in words)

@@ -10,6 +10,7 @@ from kullback.training.batches import Batches, Shard
 from kullback.training.loss import gradients
 from kullback.training.replicas import Replicas
 from kullback.training.state import TrainingState
+from kullback.training.torch_block import forget_compiled_blocks
 
 __all__ = ["check_compilation", "without_compilation_where_it_fails"]
 
@@ -17,7 +18,7 @@ __all__ = ["check_compilation", "without_compilation_where_it_fails"]
 def without_compilation_where_it_fails(
     state: TrainingState, shard: Shard, replicas: Replicas
 ) -> str | None:
-    """Compile what the gradient of a shard needs; where a process cannot, all do without.
+    """Compile what the gradient of a shard needs; where a process cannot, none compiles.
 
     Returns why it failed, in a clause, or None.  The state is not changed otherwise.
     """
@@ -42,6 +43,7 @@ def check_compilation(
     arithmetic = state.model.arithmetic
     if not (arithmetic.compiled and arithmetic.accelerated):
         return
+    forget_compiled_blocks()
     count = state.config.pieces(batches.sequences)
     shard, *_ = batches.shards(state.step, count, replicas.own(count))
     reason = without_compilation_where_it_fails(state, shard, replicas)

@@ -32,5 +32,5 @@ def initial_state(
 def training_workers(state: TrainingState) -> Iterator[ThreadPoolExecutor]:
     """The threads of a run: each has a piece of a batch, or all have one piece of a sharded run."""
     threads = state.config.shards
-    with workers(1, threads) if state.sharded else workers(threads) as pool:
+    with workers(1, threads) if state.config.fsdp else workers(threads) as pool:
         yield pool

@@ -79,8 +79,9 @@ def logged_values(metrics: StepMetrics) -> dict[str, float]:
 class LoggedProgress(ForwardedProgress):
     """Sends every line of metrics to loggers, too.  A context manager, which closes them.
 
-    `settings` are shown beside the run.  Loggers open when training begins; where one cannot, that
-    is a `RunError`.  One that fails later is dropped with a note, and training goes on.
+    `settings` are shown beside the run, as they are when training begins.  Loggers open then; where
+    one cannot, that is a `RunError`.  One that fails later is dropped with a note, and training
+    continues.
     """
 
     def __init__(
@@ -88,14 +89,13 @@ class LoggedProgress(ForwardedProgress):
         receiver: TrainingProgress,
         names: Sequence[str],
         run: Path,
-        settings: Mapping[str, object],
+        settings: Callable[[], Mapping[str, object]],
         resumed: bool = False,
     ) -> None:
         super().__init__(receiver)
         # Of the processes of torchrun the first one logs.
         self._names = tuple(dict.fromkeys(names)) if is_rank_zero() else ()
-        self._run, self._resumed = run, resumed
-        self._settings = {name: value for name, value in settings.items() if value is not None}
+        self._run, self._resumed, self._settings = run, resumed, settings
         self._open: dict[str, MetricsLogger] = {}
 
     def __enter__(self) -> Self:
@@ -112,7 +112,8 @@ class LoggedProgress(ForwardedProgress):
 
     def begin(self, steps: int, floor: float | None) -> None:
         """Open the loggers; `RunError` where one cannot be opened."""
-        settings = {**self._settings, "steps": steps}
+        given = {name: value for name, value in self._settings().items() if value is not None}
+        settings = {**given, "steps": steps}
         if floor is not None:
             settings["floor"] = floor
         ids = _read_ids(self._run) if self._resumed else {}

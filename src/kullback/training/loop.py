@@ -36,7 +36,7 @@ from kullback.results.training import StepMetrics
 from kullback.runtime.progress import Progress
 from kullback.runtime.workers import ProcessGroup
 from kullback.text.tokenizer_training import tokenizer_config
-from kullback.training.arithmetic import CPU, note_other_bits
+from kullback.training.arithmetic import CPU, Arithmetic, note_other_bits
 from kullback.training.batches import Batches, Shard
 from kullback.training.batches_ahead import batches_ahead
 from kullback.training.checkpoint import (
@@ -63,7 +63,7 @@ from kullback.training.out_of_memory import explained_out_of_memory
 from kullback.training.replicas import ALONE, Replicas, check_divides, check_shares
 from kullback.training.run_folder import load_model, load_tokenizer, save_model
 from kullback.training.state import TrainingState
-from kullback.training.steps import settle, train_step, validate
+from kullback.training.steps import check_pending_step, train_step, validate
 
 __all__ = ["Plan", "resume", "train", "train_prepared", "validation_tokens"]
 
@@ -140,8 +140,8 @@ def _check(
             f"the data needs {batches.vocabulary_size} and at least {batches.context}"
         )
     check_divides(config, batches.sequences)
-    local, shards = processes.local_world_size, processes.world_size
-    check_memory(gpt, batches.tokens_per_batch, config, local, device, shards)
+    local, sharding = processes.local_world_size, processes.world_size
+    check_memory(gpt, batches.tokens_per_batch, config, local, device, sharding)
 
 
 def resume(
@@ -174,10 +174,10 @@ def resume(
         check_shares(config, batches.sequences, processes, progress)
         with explained_out_of_memory(device, lambda: "the run is as it was"):
             state = initial_state(description.model, config, processes, device)
-        _load(state, run, progress, processes)
-        if state.step < config.steps:
-            note_other_bits(config, device, progress)
-            check_compilation(state, batches, Replicas(processes), progress)
+            _load(state, run, progress, processes)
+            if state.step < config.steps:
+                note_other_bits(config, device, progress)
+                check_compilation(state, batches, Replicas(processes), progress)
         loop = _Loop(run, batches, state, on_metrics, stop_requested, stop_at, processes)
         return loop.run_to_end()
 
@@ -232,12 +232,12 @@ class _Loop:
             batches_ahead(
                 lambda step: self.batches.shards(step, pieces, own), state.step, end,
                 arithmetic.device,
-            ) as following,
+            ) as next_batch,
         ):  # fmt: skip
             if not arithmetic.accelerated:
                 state.muon.pool, state.muon.parts = pool, config.shards
             while state.step < config.steps:
-                train_step(state, following(), pool, replicas)
+                train_step(state, next_batch(), pool, replicas)
                 self._report(pool)
                 stop = replicas.agree(self.stop_requested()) or state.step == self.stop_at
                 last = state.step == config.steps
@@ -246,12 +246,11 @@ class _Loop:
                 if stop and not last:
                     raise Interrupted(self.run, state.step)
             _save(self.run, state, self.batches, self.writes)
-        # A sharded model is read again, whole, by the process that measures it.
-        return load_model(self.run) if state.sharded and self.writes else state.model
+        return _whole_model(self.run, arithmetic) if state.sharded and self.writes else state.model
 
     def _checkpoint(self) -> None:
         """Write a checkpoint, which all processes wait for."""
-        settle(self.state, self.replicas)
+        check_pending_step(self.state, self.replicas)
         if not self.state.config.fsdp:
             self.replicas.check_equal(self.state)
         if self.metrics is not None:
@@ -272,7 +271,7 @@ class _Loop:
         validating = state.step % config.evaluate_every == 0 or state.step == config.steps
         if not (validating or state.step % config.log_every == 0 or state.step == 1):
             return
-        settle(state, self.replicas)
+        check_pending_step(state, self.replicas)
         if state.step == config.steps:
             # What the result is of; the split may have more tokens than the steps since.
             self.validation = self.batches.validation(validation_tokens(config.steps, self.batches))
@@ -282,6 +281,17 @@ class _Loop:
         if self.metrics is not None:
             self.metrics.append(metrics)
             self.on_metrics(metrics)
+
+
+def _whole_model(run: Path, arithmetic: Arithmetic) -> GPT:
+    """The model of a sharded run as the process that measures it has it: on its device, if it fits.
+
+    Beside the shards, that is; else on the CPU.
+    """
+    try:
+        return load_model(run).compute_with(arithmetic)
+    except torch.OutOfMemoryError:
+        return load_model(run)
 
 
 def _kept(state: TrainingState) -> str:

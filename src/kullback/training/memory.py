@@ -17,17 +17,20 @@ __all__ = ["check_memory", "training_bytes", "with_sharding"]
 
 
 def training_bytes(
-    gpt: GPTConfig, tokens_per_batch: int, config: TrainingConfig, shards: int | None = None
+    gpt: GPTConfig,
+    tokens_per_batch: int,
+    config: TrainingConfig,
+    sharding_processes: int | None = None,
 ) -> int:
     """The bytes that each process takes to train on batches of so many tokens, about.
 
     Of a weight: itself and two moments, in float32, and its gradient, with accumulation also the
     partial sums of gradients; of a token of the part of a batch that is processed at once: what
     each block keeps for the backward pass, with activation checkpointing only its input, and of one
-    block all.  A sharded run has its share of the former, of `shards` (the processes that it began
-    with), and what it gathers.
+    block all.  A sharded run has its share of the former, of the
+    `sharding_processes` (those that it began with by default), and what it gathers.
     """
-    shards = (config.processes if shards is None else shards) if config.fsdp else 1
+    shards = _shards(config, sharding_processes)
     gradients = 1 if config.accumulate == 1 else 2 + math.ceil(math.log2(config.accumulate))
     of_block = 8 * gpt.width + 3 * gpt.mlp_width
     of_token = gpt.layers * of_block
@@ -38,6 +41,13 @@ def training_bytes(
         return 4 * ((3 + gradients) * gpt.parameters + tokens * of_token)
     gathered = _gathered(gpt, config.checkpoint_activations)
     return 4 * (math.ceil(4 * gpt.parameters / shards) + gathered + tokens * of_token)
+
+
+def _shards(config: TrainingConfig, sharding_processes: int | None) -> int:
+    """The processes that share the weights; 1 where each has all."""
+    if not config.fsdp:
+        return 1
+    return config.processes if sharding_processes is None else sharding_processes
 
 
 def _gathered(gpt: GPTConfig, checkpoint_activations: bool) -> int:
@@ -54,13 +64,17 @@ def _gathered(gpt: GPTConfig, checkpoint_activations: bool) -> int:
 
 
 def _machine_bytes(
-    gpt: GPTConfig, tokens_per_batch: int, config: TrainingConfig, local: int, shards: int | None
+    gpt: GPTConfig,
+    tokens_per_batch: int,
+    config: TrainingConfig,
+    local: int,
+    sharding_processes: int | None,
 ) -> int:
     """The bytes of the processes on one machine: training, or at its end one whole model, too."""
-    training = local * training_bytes(gpt, tokens_per_batch, config, shards)
+    training = local * training_bytes(gpt, tokens_per_batch, config, sharding_processes)
     if not config.fsdp:
         return training
-    state = 16 * math.ceil(gpt.parameters / (config.processes if shards is None else shards))
+    state = 16 * math.ceil(gpt.parameters / _shards(config, sharding_processes))
     return max(training, local * state + 4 * gpt.parameters)
 
 
@@ -83,7 +97,7 @@ def with_sharding(
     possible = config.processes > 1 and device.type in ("cpu", "cuda")
     if choice == "always" and not possible:
         raise InvalidValueError(
-            "fsdp is always, and one process has nobody to share a model with: start several "
+            "fsdp is always, and one process cannot shard a model: start several "
             "(torchrun --nproc-per-node 2 -m kullback train ...), or remove it"
             if config.processes == 1
             else f"fsdp is always, and {device} cannot share a model: train on a CPU or on CUDA"
@@ -106,27 +120,29 @@ def check_memory(
     config: TrainingConfig,
     local_processes: int = 1,
     device: torch.device = CPU,
-    shards: int | None = None,
+    sharding_processes: int | None = None,
 ) -> None:
     """Raise `InvalidValueError` where a model, or its training, exceeds the memory for it.
 
     `local_processes` are the processes that train on this machine, on a CPU in the same memory.  A
-    GPU's limit is half of the estimate, which its functions may need less than.  `shards` are the
-    processes that train a sharded model now.
+    GPU's limit is half of the estimate, which its functions may need less than.
+    `sharding_processes` are those that train a sharded model now.
     """
     gpt.check_memory()
     remedy = (
         "choose a smaller batch, context, width or number of layers, or add --accumulate K, "
         "--checkpoint-activations, or processes on other machines with --fsdp always"
     )
-    size = training_bytes(gpt, tokens_per_batch, config, shards)
+    size = training_bytes(gpt, tokens_per_batch, config, sharding_processes)
     what = (
         f"training a model of {gpt.parameters:,} parameters on batches of {tokens_per_batch:,} "
         "tokens"
     )
     if device.type == "cpu":
         of_processes = f" in each of {local_processes} processes" if local_processes > 1 else ""
-        of_machine = _machine_bytes(gpt, tokens_per_batch, config, local_processes, shards)
+        of_machine = _machine_bytes(
+            gpt, tokens_per_batch, config, local_processes, sharding_processes
+        )
         check_fits(of_machine, what + of_processes, remedy)
     elif device.type == "cuda":
         memory = torch.cuda.get_device_properties(device).total_memory

@@ -10,7 +10,6 @@ from dataclasses import replace
 
 import torch
 
-from kullback.errors import RunError
 from kullback.runtime.fast_linear import multiplies
 from kullback.runtime.workers import ProcessGroup
 from kullback.training.arithmetic import CPU, Arithmetic
@@ -21,8 +20,9 @@ from kullback.training.gpt import GPTConfig
 from kullback.training.initial_state import initial_state, training_workers
 from kullback.training.loop import validation_tokens
 from kullback.training.replicas import ALONE, Replicas
-from kullback.training.state import TrainingState
-from kullback.training.steps import settle, train_step
+from kullback.training.state import DivergedError, TrainingState
+from kullback.training.steps import check_pending_step, train_step
+from kullback.training.torch_block import forget_compiled_blocks
 
 __all__ = [
     "compilation_that_pays",
@@ -113,6 +113,7 @@ def compilation_that_pays(
     if not accelerated or run_seconds < SHORTEST_RUN:
         return config, step_seconds, None
     trial, replicas = replace(config, compiled=True), Replicas(processes)
+    forget_compiled_blocks()
     begin = time.perf_counter()
     state, count = TrainingState.begin(gpt, trial, device), config.pieces(batches.sequences)
     # Other shapes than the first ones are compiled again, and then once for all.
@@ -146,30 +147,32 @@ def _median_seconds(
     """The median time of a step of each configuration, interleaved, in seconds."""
     config, replicas = configs[0], Replicas(processes)
     count = config.pieces(batches.sequences)
-    states = [initial_state(gpt, tried, processes, device) for tried in configs]
+    # One state, since the memory may have space for no more.
+    state = initial_state(gpt, config, processes, device)
     times: list[list[float]] = [[] for _ in configs]
-    with training_workers(states[0]) as pool:
+    with training_workers(state) as pool:
+        if not state.model.arithmetic.accelerated:
+            state.muon.pool, state.muon.parts = pool, config.shards
         for step in range(1 + steps):
             begin = time.perf_counter()
             pieces = batches.shards(min(step, config.steps - 1), count, replicas.own(count))
             preparation = time.perf_counter() - begin
             try:
-                for state, of_state in zip(states, times, strict=True):
-                    if not state.model.arithmetic.accelerated:
-                        state.muon.pool, state.muon.parts = pool, config.shards
+                for tried, of_config in zip(configs, times, strict=True):
+                    state.model.use(Arithmetic.of(tried, device))
                     begin = time.perf_counter()
                     train_step(state, pieces, pool, replicas)
-                    settle(state, replicas)
+                    check_pending_step(state, replicas)
                     _synchronise(device)
-                    of_state.append(preparation + time.perf_counter() - begin)
+                    of_config.append(preparation + time.perf_counter() - begin)
                     # A configuration of one step has a learning rate for that only.
                     state.step = 0
-            except RunError:  # diverged, which the run itself will say
+            except DivergedError:  # which the run itself will say
                 break
-            taken = sum(sum(of_state[1:]) for of_state in times)
+            taken = sum(sum(of_config[1:]) for of_config in times)
             if processes.broadcast(taken > SECONDS or times[0][0] > 10 * SECONDS):
                 break
-    return [statistics.median(of_state[1:] or of_state or [SECONDS]) for of_state in times]
+    return [statistics.median(of_config[1:] or of_config or [SECONDS]) for of_config in times]
 
 
 def _synchronise(device: torch.device) -> None:

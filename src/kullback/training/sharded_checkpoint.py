@@ -85,7 +85,7 @@ def save_sharded_checkpoint(state: TrainingState, run: Path, processes: ProcessG
         writer = HuggingFaceStorageWriter(str(draft), save_distributed=True)
         with _failures():
             save(dict(_tensors(state)), storage_writer=writer, no_dist=processes.world_size == 1)
-        names = sorted(path.name for path in draft.iterdir())
+        names = processes.broadcast(sorted(path.name for path in draft.iterdir()))
         own = [(name, _checked(draft / name)) for name in _share(names, processes)]
         files = dict(Replicas(processes).gathered(own))
         counters = _Counters(state.step, state.tokens, state.recent, files)
@@ -177,8 +177,11 @@ def _begin_optimisers(state: TrainingState, step: int) -> None:
     for optimiser, kinds, weights in optimiser_states(state):
         for weight in weights.values():
             for kind in kinds:
+                # A fused AdamW reads its step where the weight is.
                 optimiser.state[weight][kind] = (
-                    torch.tensor(float(step)) if kind == STEP else torch.zeros_like(weight)
+                    torch.tensor(float(step), device=weight.device)
+                    if kind == STEP
+                    else torch.zeros_like(weight)
                 )
 
 

@@ -11,9 +11,8 @@ Axes: B matrices of one process, R rows, C columns, S rows of a shard.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import accumulate
-from typing import overload
 
 import torch
 import torch.distributed as dist
@@ -22,7 +21,7 @@ from torch.distributed.tensor import DTensor
 
 from kullback.training.muon import Muon
 
-__all__ = ["ShardedMuon", "rows_of_shards"]
+__all__ = ["ShardedMuon", "local_shard", "rows_of_shards"]
 
 # Bytes of whole matrices that a process orthogonalises at a time, or one matrix.
 WHOLE_BYTES = 1 << 26
@@ -44,28 +43,17 @@ class ShardedMuon(Muon):
     Every process must call `step` together.
     """
 
-    @overload
-    def step(self, closure: None = None) -> None: ...
-    @overload
-    def step(self, closure: Callable[[], float]) -> float: ...
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """One update of every parameter that has a gradient."""
-        loss = None if closure is None else closure()
-        for group in self.param_groups:
-            weights = [weight for weight in group["params"] if weight.grad is not None]
-            updates = self._momenta(weights, group["momentum"])
-            if group["weight_decay"]:
-                torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
-            by_shape: dict[torch.Size, list[tuple[Tensor, Tensor]]] = {}
-            for weight, update in zip(weights, updates, strict=True):
-                by_shape.setdefault(weight.shape, []).append((_local(weight), _local(update)))
-            first = 0  # owner of the next matrix, so that all get as many, the largest first
-            for shape, pairs in sorted(by_shape.items(), key=lambda item: -item[0].numel()):
-                for part in _rounds(pairs, shape):
-                    self._exchange(shape, part, first, group["lr"])
-                    first += len(part)
-        return loss
+    def _descend(self, weights: list[Tensor], updates: list[Tensor], lr: float) -> None:
+        """As in one process, on the shards of the weights."""
+        by_shape: dict[torch.Size, list[tuple[Tensor, Tensor]]] = {}
+        for weight, update in zip(weights, updates, strict=True):
+            pair = local_shard(weight), local_shard(update)
+            by_shape.setdefault(weight.shape, []).append(pair)
+        first = 0  # owner of the next matrix, so that all get as many, the largest first
+        for shape, pairs in sorted(by_shape.items(), key=lambda item: -item[0].numel()):
+            for part in _rounds(pairs, shape):
+                self._exchange(shape, part, first, lr)
+                first += len(part)
 
     def _exchange(
         self, shape: torch.Size, pairs: list[tuple[Tensor, Tensor]], first: int, lr: float
@@ -84,7 +72,7 @@ class ShardedMuon(Muon):
         if counts[rank]:
             whole_BRC = _joined(gathered, kept, counts[rank], columns)
             change_BRC = torch.zeros_like(whole_BRC)
-            self._descend(list(change_BRC), list(whole_BRC), lr)
+            super()._descend(list(change_BRC), list(whole_BRC), lr)
             parts = torch.split(change_BRC, rows_of, dim=1)
             gathered = torch.cat([part.reshape(-1) for part in parts])
         dist.all_to_all_single(own, gathered, sent, kept)
@@ -109,6 +97,6 @@ def _rounds(
         yield pairs[start : start + each]
 
 
-def _local(tensor: Tensor) -> Tensor:
+def local_shard(tensor: Tensor) -> Tensor:
     """This process's shard, of which it is the memory."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor

@@ -36,7 +36,7 @@ from kullback.training.gpt import GPT, GPTConfig
 from kullback.training.loss import losses, start_sums
 from kullback.training.metrics import Sums
 from kullback.training.muon import Muon
-from kullback.training.sharded_muon import ShardedMuon, rows_of_shards
+from kullback.training.sharded_muon import ShardedMuon, local_shard, rows_of_shards
 from kullback.training.state import TrainingState
 
 __all__ = ["ShardedState"]
@@ -90,7 +90,7 @@ class ShardedState(TrainingState):
                 whole = torch.empty(weight.shape)
                 model.draw(name, whole, generator)
                 rows = rows_of_shards(len(whole), dist.get_world_size())
-                _local(weight).copy_(torch.split(whole, rows)[dist.get_rank()])
+                local_shard(weight).copy_(torch.split(whole, rows)[dist.get_rank()])
         return state
 
     @property
@@ -143,6 +143,11 @@ class ShardedState(TrainingState):
             with lost_processes():
                 yield weight.full_tensor() if isinstance(weight, DTensor) else weight
 
+    def update(self, gradients: list[Tensor]) -> Callable[[], None]:
+        """As of a `TrainingState`, whose norm and matrices the processes compute together."""
+        with _together():
+            return super().update(gradients)
+
     def _clip(self) -> Tensor:
         norm = super()._clip()
         return norm.full_tensor() if isinstance(norm, DTensor) else norm
@@ -159,7 +164,3 @@ def _together() -> Iterator[None]:
         if cause is not None and is_out_of_memory(cause):
             raise cause from None
         raise
-
-
-def _local(weight: Tensor) -> Tensor:
-    return weight.to_local() if isinstance(weight, DTensor) else weight

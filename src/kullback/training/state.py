@@ -24,7 +24,7 @@ from kullback.training.muon import Muon
 if TYPE_CHECKING:
     from kullback.training.sharding import ShardedState
 
-__all__ = ["Behind", "DivergedError", "TrainingState"]
+__all__ = ["DivergedError", "PendingStep", "TrainingState"]
 
 # Training has diverged where the loss exceeds this multiple of log V, the loss of a uniform guess:
 # learning rates that are too high give tens to thousands of nats long before an infinity appears.
@@ -36,7 +36,7 @@ class DivergedError(RunError):
 
 
 @dataclass(frozen=True)
-class Behind:
+class PendingStep:
     """What a step has computed, which an accelerator may still be at."""
 
     step: int
@@ -58,7 +58,7 @@ class TrainingState:
     """Sums over the steps since the last line of metrics."""
     checkpoint_step: int | None = None
     """The step of the last checkpoint on disk."""
-    behind: Behind | None = None
+    pending: PendingStep | None = None
     """What has to be checked of the last step; on a CPU nothing."""
     muon_kind: ClassVar[type[Muon]] = Muon
     muon: Muon = field(init=False)

@@ -2,7 +2,7 @@
 
 On a CPU a step is checked before the weights change.  An accelerator is not waited for: its loss
 and the norm of its gradient are on the way to the host while the next step is given to it, and are
-checked after that (`settle`).
+checked after that (`check_pending_step`).
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from kullback.training.batches import Shard
 from kullback.training.loss import gradients, start_shard_sums
 from kullback.training.metrics import Sums
 from kullback.training.replicas import Replicas
-from kullback.training.state import Behind, TrainingState
+from kullback.training.state import PendingStep, TrainingState
 from kullback.training.summation import TreeSum, add_tensors
 
-__all__ = ["settle", "train_step", "validate"]
+__all__ = ["check_pending_step", "train_step", "validate"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -35,19 +35,19 @@ def train_step(
 
     The threads of the pool each process one piece at a time, so that no more activations are in
     memory; an accelerator is given one after another.  Its loss and the norm of its gradient are
-    checked after the next step has been given to it, or by `settle`.
+    checked after the next step has been given to it, or by `check_pending_step`.
     """
     total = sum(replicas.gathered([len(piece.targets_M) for piece in pieces]))
     sums, summed = _gradient(state, pieces, total, pool, replicas)
-    behind = Behind(state.step, sums)
+    pending = PendingStep(state.step, sums)
     if not state.model.arithmetic.accelerated:
-        state.behind = behind
-        settle(state, replicas)
+        state.pending = pending
+        check_pending_step(state, replicas)
         state.update(summed())
     else:
         check_norm = state.update(summed())
-        settle(state, replicas)
-        state.behind = replace(behind, check_norm=check_norm)
+        check_pending_step(state, replicas)
+        state.pending = replace(pending, check_norm=check_norm)
     state.step += 1
     state.tokens += total
 
@@ -72,17 +72,17 @@ def _gradient(
     return sums, lambda: replicas.summed(gradient.result())
 
 
-def settle(state: TrainingState, replicas: Replicas) -> None:
+def check_pending_step(state: TrainingState, replicas: Replicas) -> None:
     """Wait for the step that is not checked yet, if any: check it, and add its sums.
 
     Raises `DivergedError`.
     """
-    behind, state.behind = state.behind, None
-    if behind is None:
+    pending, state.pending = state.pending, None
+    if pending is None:
         return
-    batch = sum(replicas.gathered([wait() for wait in behind.sums]), Sums())
-    state.check_loss(batch.cross_entropy, behind.step)
-    behind.check_norm()
+    batch = sum(replicas.gathered([wait() for wait in pending.sums]), Sums())
+    state.check_loss(batch.cross_entropy, pending.step)
+    pending.check_norm()
     state.recent += batch
 
 
@@ -95,7 +95,8 @@ def _in_turn(
     """The function of each item: by the threads of the pool, on an accelerator by this one."""
     if state.model.arithmetic.accelerated:
         return map(function, items)
-    return map_ahead(pool, function, items, state.config.shards)
+    # Pieces of a sharded run, which one process may resume, are not divided among threads.
+    return map_ahead(pool, function, items, 1 if state.config.fsdp else state.config.shards)
 
 
 def validate(

@@ -21,7 +21,7 @@ from torch.nn import functional as F  # noqa: N812 - the name that everyone uses
 
 from kullback.training.packed_attention import PackedLayout
 
-__all__ = ["BlockWeights", "Rows", "compiled_block", "torch_block"]
+__all__ = ["BlockWeights", "Rows", "compiled_block", "forget_compiled_blocks", "torch_block"]
 
 
 class BlockWeights(NamedTuple):
@@ -105,3 +105,9 @@ def compiled_block() -> Callable[..., Float[Tensor, "M D"]]:
     """
     compiled: Callable[..., Tensor] = torch.compile(torch_block, fullgraph=True)
     return compiled
+
+
+def forget_compiled_blocks() -> None:
+    """Begin anew: torch compiles a function at most eight times, for all models of a process."""
+    torch._dynamo.reset()
+    compiled_block.cache_clear()
