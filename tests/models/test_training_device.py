@@ -106,3 +106,18 @@ def test_the_choice_is_in_the_description(tmp_path: Path, monkeypatch: pytest.Mo
     again = resume_training(tmp_path / "run", device="cpu", progress=progress)
     assert again.cross_entropy == result.cross_entropy  # type: ignore[union-attr]
     assert contents(tmp_path / "run").keys() == before.keys()
+
+
+def test_processes_of_torchrun_exchange_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """auto is a device that they can exchange tensors on; a GPU for all of them is refused."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(_training_device, "check_device", lambda device: None)
+    monkeypatch.setattr(_training_device, "_multiplies_bfloat16", lambda device: True)
+    for best, nccl, chosen in (("mps", False, "cpu"), ("cuda:1", False, "cpu")):
+        monkeypatch.setattr(_training_device, "best_device", lambda best=best: torch.device(best))
+        monkeypatch.setattr(_training_device, "is_nccl_available", lambda nccl=nccl: nccl)
+        with training_hardware("auto") as hardware:
+            assert hardware.device == torch.device(chosen)
+    for device, remedy in (("mps", "give cpu"), ("cuda:1", "CUDA_VISIBLE_DEVICES")):
+        with pytest.raises(InvalidValueError, match=remedy), training_hardware(device):
+            pass

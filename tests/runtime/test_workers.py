@@ -15,7 +15,7 @@ from shared_evaluation import evaluate
 
 from kullback.errors import InvalidValueError, RunError
 from kullback.runtime import workers as module
-from kullback.runtime.workers import ProcessGroup, local_processes, process_group
+from kullback.runtime.workers import ProcessGroup, local_processes, lost_processes, process_group
 
 
 def test_two_processes_give_the_results_of_one(
@@ -126,3 +126,13 @@ def test_a_lost_process_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None
     with pytest.raises(RunError, match=r"process of torchrun.*Connection closed") as error:
         ProcessGroup(0, 2, 2).broadcast(1)
     assert "second line" not in str(error.value)
+
+
+def test_other_errors_are_not_taken_for_lost_processes() -> None:
+    """What the arithmetic raises while processes work together stays as it is."""
+    with (
+        pytest.raises(RuntimeError, match="shapes cannot be multiplied") as error,
+        lost_processes(),
+    ):
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied (2x3 and 4x5)")
+    assert not isinstance(error.value, RunError)

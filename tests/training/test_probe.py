@@ -26,7 +26,9 @@ class Clock:
         monkeypatch.setattr(probe.time, "perf_counter", lambda: self.now)
 
         def step(state: TrainingState, *arguments: object) -> None:
-            kind = "compiled" if state.model.arithmetic.compiled else state.config.dtype
+            arithmetic = state.model.arithmetic
+            dtype = "bfloat16" if arithmetic.bfloat16 else "float32"
+            kind = "compiled" if arithmetic.compiled else dtype
             self.steps.append(kind)
             self.now += seconds[kind]
 
