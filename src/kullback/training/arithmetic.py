@@ -1,7 +1,8 @@
 """How a model computes while it trains: where, with which functions, and the type of its products.
 
 Weights, the residual stream, normalisations, the loss and all statistics are float32.  With
-bfloat16, the operands of matrix products are rounded to it; the products are summed in float32.
+bfloat16, the operands of matrix products are rounded to it, on an accelerator attention and the
+product inside SwiGLU, too; products are summed in float32.
 
 On a CPU the functions of a block are our own (:mod:`kullback.training.block_functions`,
 :mod:`kullback.training.packed_attention`), which make few passes over memory.  An accelerator is
