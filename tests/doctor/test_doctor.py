@@ -201,6 +201,13 @@ def test_a_diagnosis_that_does_not_begin_leaves_no_folder(tmp_path: Path, capsys
     assert "checked has what the command wrote" in stop.__notes__[0]
 
 
+def test_torchrun_belongs_into_the_command(monkeypatch, capsys):
+    """Several processes would diagnose, each by itself."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main(["doctor", "--", "true"]) == 2
+    assert "torchrun" in capsys.readouterr().err
+
+
 def test_a_temporary_folder_is_kept_where_an_error_speaks_of_it(
     tmp_path: Path, capsys, monkeypatch
 ):

@@ -70,6 +70,7 @@ def test_a_ladder_is_a_run_for_each_rung_and_a_law(ladder):
     assert result.exact_entropy == open_source(str(grammar)).training.entropy_per_token
     low, high = law.floor_interval
     assert result.covers_exact == (low <= result.exact_entropy <= high)
+    assert result.floor_minus_exact == law.floor - result.exact_entropy
     assert (result.piece, result.validation_pieces) == ("sentence", 64)
     assert any("not identified" in note for note in result.notes) == (not law.identified)
     assert Scaling.from_json(result.to_json()) == result
