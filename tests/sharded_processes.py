@@ -6,6 +6,7 @@ Run as a program it is one of them: ``sharded_processes.py ACTION FOLDER``.
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from pathlib import Path
 
 from interrupted_runs import BATCHES, CONFIG
 from kullback.errors import KullbackError
+from kullback.results.training import StepMetrics
 from kullback.runtime.progress import Progress
 from kullback.runtime.workers import ProcessGroup, process_group
 from kullback.training.gpt import GPTConfig
@@ -77,6 +79,18 @@ def stop(folder: Path, processes: ProcessGroup) -> None:
     raise AssertionError("the run was not stopped")
 
 
+def die(folder: Path, processes: ProcessGroup) -> None:
+    """Train on the source as above; rank 0 kills itself at step 9, after the checkpoint of 8."""
+
+    def kill(metrics: StepMetrics) -> None:
+        if metrics.step == 9:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    batches = data("source", folder, processes)
+    config = replace(SHARDED, accumulate=2)
+    train(folder / "stopped", batches, model(batches), config, kill, processes=processes)
+
+
 def go_on(folder: Path, processes: ProcessGroup) -> None:
     """Resume what was stopped."""
     resume(folder / "stopped", progress=Notes(folder / "notes.txt"), processes=processes)
@@ -85,6 +99,7 @@ def go_on(folder: Path, processes: ProcessGroup) -> None:
 ACTIONS: dict[str, Callable[[Path, ProcessGroup], None]] = {
     "train": train_both,
     "stop": stop,
+    "die": die,
     "resume": go_on,
 }
 

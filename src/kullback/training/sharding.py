@@ -141,7 +141,8 @@ class ShardedState(TrainingState):
         for name in names:
             weight = by_name[name].detach()
             with lost_processes():
-                yield weight.full_tensor() if isinstance(weight, DTensor) else weight
+                whole = weight.full_tensor() if isinstance(weight, DTensor) else weight
+            yield whole
 
     def update(self, gradients: list[Tensor]) -> Callable[[], None]:
         """As of a `TrainingState`, whose norm and matrices the processes compute together."""
