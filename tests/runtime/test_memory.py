@@ -55,6 +55,24 @@ def test_freed_memory_is_kept_inside_and_given_back_after() -> None:
     assert again < 50
 
 
+@pytest.mark.slow
+def test_freed_memory_between_small_blocks_is_given_back() -> None:
+    """200 MB that are freed between small blocks stay by default, and do not inside the scope."""
+    inside, default = run(
+        "from kullback.runtime.memory import returned_freed_memory\n"
+        "def between():\n"
+        "    blocks = [(torch.ones(5_000_000), torch.ones(99)) for _ in range(10)]\n"
+        "    return [small for _, small in blocks]\n"
+        "with returned_freed_memory():\n"
+        "    kept = between()\n"
+        "    print(resident() - before)\n"
+        "kept += between()\n"
+        "print(resident() - before)\n"
+    )
+    assert inside < 20
+    assert default > inside + 20
+
+
 def test_freed_memory_is_used_again() -> None:
     """Inside the scope a block that is freed and allocated again soon costs no page faults."""
     (faults,) = run(

@@ -62,7 +62,7 @@ def assert_same_bits(run: Path, other: Path) -> None:
     assert ours.keys() == theirs.keys()
     assert ours["model.safetensors"] == theirs["model.safetensors"]
     shards = [name for name in ours if "/shard-" in name]
-    assert len(shards) == 4
+    assert len(shards) == 2 * 2 * 4  # checkpoints, processes, kinds of tensors
     for name in shards:  # the library writes metadata in no fixed order
         tensors, others = (load_tensors(folder / name)[0] for folder in (run, other))
         assert tensors.keys() == others.keys()
@@ -111,7 +111,7 @@ def test_two_processes_fall_back_together(stopped_pair: Path, sharded: Path, tmp
     """Where a file of one process is damaged, both resume from the checkpoint before."""
     folder = Path(shutil.copytree(stopped_pair, tmp_path / "copied"))
     last = folder / "stopped" / "checkpoint-sharded" / "10"
-    (path,) = last.glob("shard-00002-*")
+    path = max(last.glob("shard-00002-*"))
     content = bytearray(path.read_bytes())
     content[-3] ^= 1
     path.write_bytes(content)

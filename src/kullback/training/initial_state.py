@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 import torch
 
+from kullback.runtime.memory import returned_freed_memory
 from kullback.runtime.threads import workers
 from kullback.runtime.workers import ProcessGroup
 from kullback.training.config import TrainingConfig
@@ -32,5 +33,9 @@ def initial_state(
 def training_workers(state: TrainingState) -> Iterator[ThreadPoolExecutor]:
     """The threads of a run: each has a piece of a batch, or all have one piece of a sharded run."""
     threads = state.config.shards
-    with workers(1, threads) if state.config.fsdp else workers(threads) as pool:
-        yield pool
+    if state.config.fsdp:
+        with returned_freed_memory(), workers(1, threads) as pool:
+            yield pool
+    else:
+        with workers(threads) as pool:
+            yield pool

@@ -2,7 +2,7 @@
 
 ::
 
-    checkpoint-sharded/120/shard-00001-....safetensors   what process 0 keeps after step 120
+    checkpoint-sharded/120/shard-00001-....safetensors   what process 0 keeps, a file of each kind
     checkpoint-sharded/120/state.json                    the rest, and size and CRC-32 of each file
 
 Tensors are named as in :mod:`kullback.training.checkpoint`; a file says which rows of each it has,
@@ -74,7 +74,7 @@ def save_sharded_checkpoint(state: TrainingState, run: Path, processes: ProcessG
 
     All processes call it together.  Raises `RunError` where one cannot write.
     """
-    target = run / FOLDER / str(state.step)
+    target, replicas = run / FOLDER / str(state.step), Replicas(processes)
     with ExitStack() as writing:
         draft = target
         if processes.is_rank_zero:
@@ -82,12 +82,17 @@ def save_sharded_checkpoint(state: TrainingState, run: Path, processes: ProcessG
             draft = writing.enter_context(draft_folder(target))
         draft = run / FOLDER / processes.broadcast(draft.name)
         writing.enter_context(explained(target, f"{state.kept_checkpoint}"))
-        writer = HuggingFaceStorageWriter(str(draft), save_distributed=True)
+        tensors = dict(_tensors(state))
+        # A file for each kind of tensors: the library makes a copy of what is in one.
+        kinds = sorted({name.partition("/")[0] for name in tensors})
+        file_of = {name: 1 + kinds.index(name.partition("/")[0]) for name in tensors}
+        writer = HuggingFaceStorageWriter(str(draft), file_of, save_distributed=True)
         with _failures():
-            save(dict(_tensors(state)), storage_writer=writer, no_dist=processes.world_size == 1)
+            save(tensors, storage_writer=writer, no_dist=processes.world_size == 1)
         names = processes.broadcast(sorted(path.name for path in draft.iterdir()))
-        own = [(name, _checked(draft / name)) for name in _share(names, processes)]
-        files = dict(Replicas(processes).gathered(own))
+        # About those that this process wrote.
+        own = [(name, _checked(draft / name)) for name in names[replicas.share(len(names))]]
+        files = dict(replicas.gathered(own))
         counters = _Counters(state.step, state.tokens, state.recent, files)
         if processes.is_rank_zero:
             (draft / COUNTERS).write_bytes(json.dumps(msgspec.to_builtins(counters)).encode())
@@ -140,7 +145,8 @@ def _load(state: TrainingState, folder: Path, processes: ProcessGroup) -> None:
             reason = f"{COUNTERS}: {error}"
     counters, reason = processes.broadcast((counters, reason))
     if counters is not None and not reason:
-        own = _share(sorted(counters.files), processes)
+        names = sorted(counters.files)
+        own = names[replicas.share(len(names))]
         reasons = [_damage(folder / name, counters.files[name]) for name in own]
         reason = next((text for text in replicas.gathered(reasons) if text), "")
     if counters is not None and not reason:
@@ -192,11 +198,6 @@ def _steps(run: Path) -> list[int]:
     except OSError:
         return []
     return sorted(int(name) for name in names if name.isdecimal() and len(name) < 12)[::-1]
-
-
-def _share(names: list[str], processes: ProcessGroup) -> list[str]:
-    """The files whose checksums this process computes; of those of its writing, its own."""
-    return names[processes.rank :: processes.world_size]
 
 
 def _checked(path: Path) -> _File:

@@ -24,7 +24,7 @@ from kullback.training.muon import Muon
 __all__ = ["ShardedMuon", "local_shard", "rows_of_shards"]
 
 # Bytes of whole matrices that a process orthogonalises at a time, or one matrix.
-WHOLE_BYTES = 1 << 26
+WHOLE_BYTES = 1 << 24
 
 
 def rows_of_shards(rows: int, shards: int) -> list[int]:
