@@ -30,8 +30,9 @@ SHARDED = replace(CONFIG, shards=1, fsdp=True)
 
 
 def model(batches: SentenceBatches | TextBatches) -> GPTConfig:
-    """Return the sizes of a model of two blocks, with an MLP that shards divide unequally."""
-    return GPTConfig(batches.vocabulary_size, batches.context, 12, 2, 2, 17)
+    """Return two blocks, with an MLP that shards divide unequally; tied on a source only."""
+    tied = batches.floor is not None
+    return GPTConfig(batches.vocabulary_size, batches.context, 12, 2, 2, 17, tied=tied)
 
 
 def data(kind: str, folder: Path, processes: ProcessGroup) -> SentenceBatches | TextBatches:
