@@ -63,6 +63,8 @@ __all__ = ["LabConfig", "run_lab"]
 
 SCHEMES = ("int8", "int4-g32", "int2-g32")
 STAGES = 8
+# Of the embedding and the normalisations; from runs of the lab's training (``docs/log.md``).
+ADAMW_LR = 0.006
 NGRAM_ORDERS = Range(1, 64)
 # Of its sample and of the counts.
 BYTES_PER_SENTENCE = 500
@@ -129,7 +131,7 @@ def run_lab(
     """
     check_outputs(*lab_outputs(folder), force=force)
     began = time.perf_counter()
-    training = TrainingConfig(steps=config.steps, seed=config.seed)
+    training = TrainingConfig(steps=config.steps, seed=config.seed, adamw_lr=ADAMW_LR)
     progress.plan(STAGES)
     with locked_output(folder, make=True):
         measured = _measure(folder / "run", config, training, progress, step)
