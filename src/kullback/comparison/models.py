@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 
@@ -108,36 +108,22 @@ def compare_models(
     beginnings = _check_tokenizers(candidates, reader, tokenized)
     began = time.perf_counter()
     source = _source(reference, len(candidates), task, tokenized, processes, progress)
-    compared, passes, limit = [], KeptPasses(), BatchLimit()
     of_reference = _identity(reference, documents, tokenized, processes)
+    passes = _Passes(
+        reference, source, of_reference, documents, tokenized, reader, task, processes, progress
+    )
+    compared: list[_Compared] = []
     for i, candidate in enumerate(candidates):
-        operand = opened.pop(i) if i in opened else candidate.open()
-        operand.check(documents, tokenized, reader)
-        progress.stage(f"comparing {candidate.name}")
-        identity = _identity(operand, documents, tokenized, processes)
-        compute = partial(_pass, reference, source, operand, tokenized, processes, progress, limit)
-        kinds = [type(model).__name__ for model in (reference, operand)]
-        identities = partial(_identities, of_reference, identity, *kinds)
-        divergences = passes.rows(identities, tokenized, compute, processes)
-        if processes.is_rank_zero:
-            of_reference.wait()  # its layers may be quantised, for their sensitivity
-            progress.part("measures and intervals")
-            compared.append(
-                _Compared.of(
-                    candidate.name, operand, identity, divergences, tokenized, reader, task
-                )
-            )
-        # Before another model is loaded; `compute` has the operand, too.
-        del operand, compute, divergences
-    floor = _noise(source, reference, tokenized, task, processes, progress)
-    layers = _sensitivity(source, reference, tokenized, task, processes, progress)
+        # Each is freed before the next is loaded.
+        compared += passes.of(candidate.name, opened.pop(i) if i in opened else candidate.open())
+    floor, layers = passes.noise(), passes.sensitivity()
     if not processes.is_rank_zero:
         return NonZeroRank(rank=processes.rank, world_size=processes.world_size)
     ranked = rank_candidates(
         [candidate.rows for candidate in compared], tokenized.places, reference.size_bytes, floor,
         task.tolerance, task.budget,
     )  # fmt: skip
-    passes.forget()
+    passes.kept.forget()
     name = task.reference_name or reference.name
     return results.Comparison(
         title=title_of([candidate.name for candidate in candidates], name),
@@ -154,7 +140,7 @@ def compare_models(
         documents=len(documents),
         bytes=tokenized.coverage.bytes,
         seconds=time.perf_counter() - began,
-        notes=(*_notes(reference, compared, tokenized), *limit.notes, *beginnings),
+        notes=(*_notes(reference, compared, tokenized), *passes.limit.notes, *beginnings),
         ranked=ranked,
         tolerance=task.tolerance,
         budget=task.budget,
@@ -203,6 +189,72 @@ class _Compared:
         )
 
 
+@dataclass(frozen=True, eq=False)
+class _Passes:
+    """The passes over the text, and what they share."""
+
+    reference: Operand
+    source: Predictor
+    """The reference, kept where it is read more than once."""
+    of_reference: Fingerprint
+    documents: Sequence[Document]
+    tokenized: TokenizedText
+    reader: TextModel
+    task: Task
+    processes: ProcessGroup
+    progress: Progress
+    kept: KeptPasses = field(default_factory=KeptPasses)
+    limit: BatchLimit = field(default_factory=BatchLimit)
+
+    def of(self, name: str, operand: Operand) -> list[_Compared]:
+        """What is kept of a candidate; nothing on non-zero ranks."""
+        tokenized, progress = self.tokenized, self.progress
+        operand.check(self.documents, tokenized, self.reader)
+        progress.stage(f"comparing {name}")
+        identity = _identity(operand, self.documents, tokenized, self.processes)
+        kinds = [type(model).__name__ for model in (self.reference, operand)]
+        divergences = self.kept.rows(
+            lambda: [self.of_reference.full, identity.full, *kinds],
+            tokenized,
+            partial(self._divergences, operand),
+            self.processes,
+        )
+        if not self.processes.is_rank_zero:
+            return []
+        self.of_reference.wait()  # its layers may be quantised, for their sensitivity
+        progress.part("measures and intervals")
+        return [
+            _Compared.of(name, operand, identity, divergences, tokenized, self.reader, self.task)
+        ]
+
+    def _divergences(self, operand: Operand, first_window: int) -> Iterator[DivergenceStatistics]:
+        """The rows of the windows from one on."""
+        vocabulary_size = min(self.reference.vocabulary_size, operand.vocabulary_size)
+        return divergence_rows(
+            self.source, operand, self.tokenized, self.processes, self.progress.tokens,
+            vocabulary_size, first_window, self.limit,
+        )  # fmt: skip
+
+    def noise(self) -> dict[str, Measurement]:
+        """The noise floor, where it is asked for."""
+        model = self.reference.model
+        if not self.task.noise or model is None:
+            return {}
+        return noise_floor(
+            self.source, model, self.tokenized, self.task.noise_dtype, self.processes, self.progress
+        )
+
+    def sensitivity(self) -> Sensitivity | None:
+        """What quantising each group of layers costs, where it is asked for; on rank 0."""
+        model, scheme = self.reference.model, self.task.sensitivity
+        if scheme is None or model is None:
+            return None
+        self.progress.stage("sensitivity: layers, one at a time")
+        return measure_sensitivity(
+            model, scheme, self.tokenized, self.source, self.processes, self.progress.tokens
+        )
+
+
 def _identity(
     operand: Operand,
     documents: Sequence[Document],
@@ -213,10 +265,6 @@ def _identity(
     if not processes.is_rank_zero:
         return Fingerprint({})
     return operand.fingerprint(documents, tokenized)
-
-
-def _identities(reference: Fingerprint, candidate: Fingerprint, *kinds: str) -> list[str]:
-    return [reference.full, candidate.full, *kinds]
 
 
 def _source(
@@ -277,52 +325,6 @@ def title_of(candidates: Sequence[str], reference: str) -> str:
     """
     what = candidates[0] if len(candidates) == 1 else f"{len(candidates)} candidates"
     return f"{what} against {reference}"
-
-
-def _pass(
-    reference: Operand,
-    source: Predictor,
-    operand: Operand,
-    tokenized: TokenizedText,
-    processes: ProcessGroup,
-    progress: Progress,
-    limit: BatchLimit,
-    first_window: int,
-) -> Iterator[DivergenceStatistics]:
-    vocabulary_size = min(reference.vocabulary_size, operand.vocabulary_size)
-    return divergence_rows(
-        source, operand, tokenized, processes, progress.tokens, vocabulary_size, first_window,
-        limit,
-    )  # fmt: skip
-
-
-def _noise(
-    source: Predictor,
-    reference: Operand,
-    tokenized: TokenizedText,
-    task: Task,
-    processes: ProcessGroup,
-    progress: Progress,
-) -> dict[str, Measurement]:
-    if not task.noise or reference.model is None:
-        return {}
-    return noise_floor(source, reference.model, tokenized, task.noise_dtype, processes, progress)
-
-
-def _sensitivity(
-    source: Predictor,
-    reference: Operand,
-    tokenized: TokenizedText,
-    task: Task,
-    processes: ProcessGroup,
-    progress: Progress,
-) -> Sensitivity | None:
-    if task.sensitivity is None or reference.model is None:
-        return None
-    progress.stage("sensitivity: layers, one at a time")
-    return measure_sensitivity(
-        reference.model, task.sensitivity, tokenized, source, processes, progress.tokens
-    )
 
 
 def _notes(
