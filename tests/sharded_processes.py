@@ -14,6 +14,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+from torch.distributed.tensor import DTensor
+
 from interrupted_runs import BATCHES, CONFIG
 from kullback.errors import KullbackError
 from kullback.results.training import StepMetrics
@@ -22,7 +25,11 @@ from kullback.runtime.workers import ProcessGroup, process_group
 from kullback.training.gpt import GPTConfig
 from kullback.training.interruption import Interrupted
 from kullback.training.loop import resume, train
+from kullback.training.loss import gradients
+from kullback.training.replicas import Replicas
 from kullback.training.sentence_batches import SentenceBatches
+from kullback.training.sharding import ShardedState
+from kullback.training.state import TrainingState
 from kullback.training.text_batches import TextBatches
 
 #: 26 steps; the vocabulary of the text is odd, so that shards are of unequal size.
@@ -66,6 +73,25 @@ def train_both(folder: Path, processes: ProcessGroup) -> None:
         train(folder / kind, batches, model(batches), config, processes=processes)
 
 
+def compare_gradients(folder: Path, processes: ProcessGroup) -> None:
+    """Compute the gradient of a batch on shards, and in one process; they must be equal."""
+    batches = data("source", folder, processes)
+    sizes, config = model(batches), replace(SHARDED, accumulate=2, processes=2)
+    pieces = batches.shards(0, 4)
+    total = sum(len(piece.targets_M) for piece in pieces)
+    state = ShardedState.begin(sizes, config)
+    sums = state.backward(pieces[Replicas(processes).own(4)], total)
+    assert len(sums) == 2
+    whole = TrainingState.begin(sizes, config)
+    parts = [gradients(whole, piece, total)[0] for piece in pieces]
+    for weight, initial in zip(state.weights, whole.weights, strict=True):
+        assert isinstance(weight, DTensor)
+        assert torch.equal(weight.full_tensor(), initial)
+    for gradient, *expected in zip(state.gradient, *parts, strict=True):
+        assert isinstance(gradient, DTensor)
+        torch.testing.assert_close(gradient.full_tensor(), torch.stack(expected).sum(0))
+
+
 def stop(folder: Path, processes: ProcessGroup) -> None:
     """Train on the source as above, and stop at step 10."""
     config = replace(SHARDED, accumulate=2)
@@ -99,6 +125,7 @@ def go_on(folder: Path, processes: ProcessGroup) -> None:
 
 ACTIONS: dict[str, Callable[[Path, ProcessGroup], None]] = {
     "train": train_both,
+    "gradients": compare_gradients,
     "stop": stop,
     "die": die,
     "resume": go_on,

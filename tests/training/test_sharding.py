@@ -70,6 +70,12 @@ def assert_same_bits(run: Path, other: Path) -> None:
 
 
 @pytest.mark.slow
+def test_shards_of_the_gradient_are_those_of_one_process(tmp_path: Path):
+    """Initial weights are equal, and gradients are sums over processes and parts, not means."""
+    assert sharded_processes.run("gradients", tmp_path) == []
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "changes"),
     [("source", {"accumulate": 4}), ("text", {"accumulate": 6, "muon_rows": 6})],
