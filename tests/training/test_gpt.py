@@ -107,7 +107,9 @@ def test_a_head_of_its_own_is_a_llama_too():
     assert GPTConfig.from_huggingface(sizes.to_huggingface(0, 1)) == sizes
     ours = GPT(sizes, seed=3)
     assert sum(weight.numel() for weight in ours.parameters()) == sizes.parameters
-    nn.init.normal_(ours.head_weight, generator=torch.Generator().manual_seed(5))
+    generator = torch.Generator().manual_seed(5)
+    for weight in ours.parameters():
+        nn.init.normal_(weight, std=0.3, generator=generator)
     llama = transformers.LlamaForCausalLM(transformers.LlamaConfig(**sizes.to_huggingface(0, 1)))
     llama.eval().load_state_dict(ours.state_dict())
     assert llama.lm_head.weight is not llama.model.embed_tokens.weight

@@ -291,9 +291,9 @@ class GPT(nn.Module):
     """The complete model; an untrained one predicts almost uniformly.
 
     Weights are drawn from N(0, 0.02²) for a tied embedding, so that the first logits are small,
-    from N(0, 0.5²) for one that is not, whose head is zero, and from N(0, 1/fan_in) elsewhere, the
-    matrices that write into the residual stream further divided by sqrt(2 × layers) (Radford et
-    al. 2019, section 2.3).  `on_meta` gives them no memory.
+    and from N(0, 1/fan_in) elsewhere, the matrices that write into the residual stream further
+    divided by sqrt(2 × layers) (Radford et al. 2019, section 2.3).  Where the head is not tied, the
+    embedding is drawn from N(0, 0.5²), and these matrices and the head are 0.  `on_meta` gives them no memory.
     """
 
     def __init__(
@@ -320,16 +320,16 @@ class GPT(nn.Module):
 
         All parameters are drawn from one generator, in the order of `named_parameters`.
         """
+        residual = name.endswith(("o_proj.weight", "down_proj.weight"))
         if name.endswith("norm.weight"):
             nn.init.ones_(weight)
         elif name.endswith("embed_tokens.weight"):
-            std = 0.02 if self.config.tied else 0.5
-            nn.init.normal_(weight, std=std, generator=generator)
-        elif name == "lm_head.weight":
+            nn.init.normal_(weight, std=0.02 if self.config.tied else 0.5, generator=generator)
+        elif name == "lm_head.weight" or (residual and not self.config.tied):
             nn.init.zeros_(weight)
         else:
             std = weight.shape[1] ** -0.5
-            if name.endswith(("o_proj.weight", "down_proj.weight")):
+            if residual:
                 std *= (2 * self.config.layers) ** -0.5
             nn.init.normal_(weight, std=std, generator=generator)
 
