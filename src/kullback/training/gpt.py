@@ -290,10 +290,10 @@ class Decoder(nn.Module):
 class GPT(nn.Module):
     """The complete model; an untrained one predicts almost uniformly.
 
-    Weights are drawn from N(0, 0.02²) for a tied embedding, so that the first logits are small,
-    and from N(0, 1/fan_in) elsewhere, the matrices that write into the residual stream further
-    divided by sqrt(2 × layers) (Radford et al. 2019, section 2.3).  Where the head is not tied, the
-    embedding is drawn from N(0, 0.5²), and these matrices and the head are 0.  `on_meta` gives them no memory.
+    Weights are drawn from N(0, 0.02²) for the embedding, so that the first logits are small, and
+    from N(0, 1/fan_in) elsewhere, the matrices that write into the residual stream further divided
+    by sqrt(2 × layers) (Radford et al. 2019, section 2.3).  Not tied, the embedding is N(0, 0.5²),
+    these matrices and the head are 0.  `on_meta` gives them no memory.
     """
 
     def __init__(
