@@ -37,11 +37,11 @@ from kullback.runtime.threads import workers
 from kullback.training.batches import Shard
 from kullback.training.config import TrainingConfig
 from kullback.training.gpt import GPT, GPTConfig
-from kullback.training.loop import train_step
 from kullback.training.loss import token_losses
 from kullback.training.packed_attention import PackedLayout
 from kullback.training.replicas import ALONE, Replicas
 from kullback.training.state import TrainingState
+from kullback.training.steps import train_step
 from kullback.training.text_batches import TextBatches
 from time_to_loss import SHAPES, WINDOWS, NanoGPT, characters, nanogpt_steps, processor_seconds
 
