@@ -185,7 +185,6 @@ CALLS: dict[str, tuple[str, ...]] = {
     "train --resume model": ("model",),
     "sample nowhere": ("nowhere",),
     "sample text.txt": ("text.txt",),
-    "sample model": ("model",),
     "sample nothing": ("nothing",),
     "sample exact.rec": ("exact.rec",),
     "source describe nowhere.toml": ("nowhere.toml",),

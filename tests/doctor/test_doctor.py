@@ -164,7 +164,7 @@ def test_commands_that_cannot_be_run(tmp_path: Path):
     """An empty command, a program that is missing, and one that saves nothing are refused."""
     with pytest.raises(InvalidValueError, match="COMMAND is empty"):
         run_command([], tmp_path, tmp_path, 1.0, tmp_path / "o")
-    with pytest.raises(RunError, match="no-such-program"):
+    with pytest.raises(InvalidValueError, match="no-such-program"):
         run_command(["no-such-program"], tmp_path, tmp_path, 1.0, tmp_path / "o")
     with pytest.raises(RunError, match=r"no Hugging Face folder.*save_pretrained"):
         model_folder(tmp_path / "missing")

@@ -39,6 +39,9 @@ NOT_COMPARED = {
     "fingerprint", "candidate_fingerprint",
 }  # fmt: skip
 
+# Means of values in [0, 1].
+SHARES = ("_accuracy", "_agreement", "_overlap")
+
 
 def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     """The numbers and strings of a document, each with its path."""
@@ -57,8 +60,8 @@ def differences(name: str, before: Any, now: Any, rel: float, absolute: float) -
     """The paths whose value is missing now, or is another, with both values."""
     command = name.split()[0]
     different: dict[str, Any] = {}
-    after = dict(leaves(now))
-    for path, old in leaves(before):
+    after, earlier = dict(leaves(now)), dict(leaves(before))
+    for path, old in earlier.items():
         if command == "record" and path == "bytes":
             continue  # the header of a recording has the path of the folder
         if name == "compare same" and path.startswith("worst"):
@@ -67,6 +70,11 @@ def differences(name: str, before: Any, now: Any, rel: float, absolute: float) -
         # second, and the intervals are joint.
         by_bf16 = path.startswith("schemes[0].") or path == "schemes[1].on_pareto_front"
         if name == "compare schemes" and (by_bf16 or ".interval[" in path):
+            continue
+        # Since 0.2 the interval of a share that would leave [0, 1] is that of the logit.
+        share = path.rpartition(".interval[")[0]
+        ends = [earlier.get(f"{share}.interval[{i}]") for i in (0, 1)]
+        if share.endswith(SHARES) and not 0 <= ends[0] <= ends[1] <= 1:
             continue
         if path in ("reference", "candidate") and str(old).endswith(".rec"):
             continue  # since 0.2 a recording is called as the model that it is of

@@ -375,3 +375,16 @@ def test_a_model_of_characters_has_a_head_of_its_own(tmp_path: Path) -> None:
         train_model(tmp_path / name, **options)  # type: ignore[arg-type]
         assert read_description(tmp_path / name).model.tied is tied
         assert load_model(tmp_path / name).config.tied is tied
+
+
+@pytest.mark.parametrize(("steps", "noted"), [(2, False), (400, True)])
+def test_a_text_that_is_read_often_is_noted(steps: int, noted: bool, tmp_path: Path) -> None:
+    """Beyond some passes more steps may make the validation worse."""
+    text(tmp_path)
+    progress = Stop(1)
+    with pytest.raises(Interrupted):
+        train_model(  # type: ignore[arg-type]
+            tmp_path / "run", text=tmp_path / "weather.txt", progress=progress,
+            **(TEXT | {"steps": steps, "batch": 48, "context": 32}),
+        )  # fmt: skip
+    assert any("is read" in told and "times" in told for told in progress.told) == noted

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -28,8 +29,8 @@ def run_command(
     """Run the command, its output into the file `output`; returns the seconds that it took.
 
     ``{data}`` and ``{out}`` in an argument are replaced, and the environment has KULLBACK_DATA and
-    KULLBACK_OUT.  Raises `InvalidValueError` for an empty command, `RunError` where it cannot be
-    started, fails or takes longer; its processes are ended then, and on Ctrl-C.
+    KULLBACK_OUT.  Raises `InvalidValueError` as `check_command` does, `RunError` where the command
+    cannot be started, fails or takes longer; its processes are ended then, and on Ctrl-C.
     """
     check_command(arguments)
     places = {"data": str(data.resolve()), "out": str(out.resolve())}
@@ -63,11 +64,17 @@ def run_command(
 
 
 def check_command(arguments: Sequence[str]) -> None:
-    """Raise `InvalidValueError` for an empty command."""
+    """Raise `InvalidValueError` for an empty command, and a program that is not there."""
     if not arguments:
         raise InvalidValueError(
             "COMMAND is empty: give the training command, e.g. kullback doctor -- python train.py "
             "{data} {out}"
+        )
+    program = arguments[0]
+    if _filled(program, {"data": "", "out": ""}) == program and shutil.which(program) is None:
+        raise InvalidValueError(
+            f"the command {program!r:.200} cannot be started: there is no such program that can be "
+            "run; give a program and its arguments after --"
         )
 
 

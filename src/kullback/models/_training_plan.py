@@ -38,6 +38,9 @@ from kullback.training.sizes import MINUTES, chinchilla_steps, named
 __all__ = ["PreparedRun", "Settings"]
 
 SENTENCES = 256
+# Muennighoff et al. 2023, "Scaling data-constrained language models": four passes over a text are
+# nearly worth as much new text, and after sixteen more of them are worth nothing.
+MANY_PASSES = 16
 # Steps of the probe where it decides how many there are.
 PROBE_STEPS = 20
 
@@ -200,6 +203,7 @@ class PreparedRun:
             f"{shown_time(steps * probe)}"
         )
         self._progress.tell(_shown_recipe(self.config))
+        self._note_passes(tokens)
         shares = [f"{self.config.processes} processes"] * (self.config.processes > 1)
         shares += [f"{self.config.accumulate} parts, one after another"] * (
             self.config.accumulate > 1
@@ -239,6 +243,18 @@ class PreparedRun:
         elif why is not None:
             self._progress.note(why)
         return seconds, facts
+
+    def _note_passes(self, tokens: int) -> None:
+        """Note where a text is read so often that more steps hardly help."""
+        if self.batches.floor is not None:  # a source draws new sentences
+            return
+        passes = tokens / self.batches.training_rows(1, 1).total
+        if passes > MANY_PASSES:
+            self._progress.note(
+                f"the text is read {passes:,.0f} times: beyond about {MANY_PASSES} the validation "
+                "may get worse while training (Muennighoff et al. 2023); --steps or --minutes give "
+                "a shorter run, more text or a smaller size a better one"
+            )
 
     def _tell_sharding(self, replica: int) -> None:
         """Say that the processes share the model; `replica` are the bytes of one that did not."""
