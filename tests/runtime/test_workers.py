@@ -18,6 +18,7 @@ from kullback.runtime import workers as module
 from kullback.runtime.workers import ProcessGroup, local_processes, lost_processes, process_group
 
 
+@pytest.mark.slow  # processes of their own
 def test_two_processes_give_the_results_of_one(
     tiny_llama_folder: Path, text_file: Path, tmp_path: Path
 ):

@@ -58,7 +58,7 @@ def work(run: Path, kind: str, steps: object) -> None:
     start_or_resume(run, kind, on_metrics=lambda metrics: steps.send(metrics.step))  # type: ignore
 
 
-@pytest.mark.parametrize("kind", BATCHES)
+@pytest.mark.parametrize("kind", ["source", pytest.param("text", marks=pytest.mark.slow)])
 def test_a_killed_run_resumes_bit_for_bit(
     kind: str, uninterrupted: dict[str, Path], tmp_path: Path
 ):
