@@ -122,7 +122,8 @@ MADE: dict[str, tuple[str, Maker]] = {
         {"context_length": CONTEXT, "embedding_length": WIDTH, "block_count": 2,
          "vocab_size": 257, "feed_forward_length": 0, "attention.head_count": 0,
          "ssm.conv_kernel": 4, "ssm.inner_size": 64, "ssm.state_size": 16,
-         "ssm.time_step_rank": 4, "attention.layer_norm_rms_epsilon": 1e-5}, of_mamba)),
+         "ssm.time_step_rank": 4, "ssm.dt_b_c_rms": False,
+         "attention.layer_norm_rms_epsilon": 1e-5}, of_mamba)),
     "qwen2_moe": ("qwen2moe", (
         partial(tiny, "Qwen2Moe", **FEW_EXPERTS, shared_expert_intermediate_size=24),
         EXPERTS | {"expert_shared_feed_forward_length": 24}, of_qwen_moe)),

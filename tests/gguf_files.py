@@ -21,7 +21,7 @@ def gguf_of(
     model: PreTrainedModel,
     tokenizer: Tokenizer,
     architecture: str = "llama",
-    entries: Mapping[str, Value] | None = None,
+    entries: Mapping[str, Value | None] | None = None,
     tensors: Mapping[str, np.ndarray] | None = None,
     split_max_tensors: int = 0,
     quantised: bool = False,
@@ -31,12 +31,15 @@ def gguf_of(
     In float32, or its matrices in Q8_0 if `quantised`.
     Its tensors have the names that `gguf` maps those of transformers to; those of Llama are
     permuted, and the norms of Gemma and Nemotron are raised by 1, as llama.cpp's converter does.
-    `entries` without a dot before the first name are the architecture's own ("rope.scaling.type").
+    `entries` without a dot before the first name are the architecture's own ("rope.scaling.type");
+    None leaves one out.
     With `split_max_tensors` the file is split, and the path is that of the first part.
     """
     writer = gguf.GGUFWriter(path, architecture, split_max_tensors=split_max_tensors)
     writer.add_name("tiny")
-    for key, value in (sizes_of(model) | dict(entries or {})).items():
+    for key, value in {**sizes_of(model), **(entries or {})}.items():
+        if value is None:
+            continue
         general = key.startswith(("general.", "tokenizer.", "quantize.", f"{architecture}."))
         add_entry(writer, key if general else f"{architecture}.{key}", value)
     add_byte_level(writer, tokenizer, model.config.vocab_size, {*(entries or ())})

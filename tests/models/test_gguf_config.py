@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ def written(
     path: Path,
     model: transformers.PreTrainedModel,
     architecture: str = "llama",
-    entries: dict[str, Value] | None = None,
+    entries: Mapping[str, Value | None] | None = None,
     tensors: dict[str, np.ndarray] | None = None,
 ) -> Path:
     """The model in a file."""
@@ -201,6 +202,60 @@ def test_other_entries_reach_the_model(
     """Norm epsilon, widths of heads, soft-caps, windows, parts of a head that are rotated."""
     model = tiny(kind, **changes)
     assert difference(written(tmp_path / "m.gguf", model, architecture, entries), model) < 1e-5
+
+
+#: By kind, beyond the sizes: as many key heads as heads, which the default is not.
+MANY_KEY_HEADS: dict[str, tuple[str, dict[str, Any], dict[str, Value | None]]] = {
+    "Llama": ("llama", {}, {}),
+    "Mistral": ("llama", {}, {}),
+    "Qwen2": ("qwen2", {}, {}),
+    "Qwen3": ("qwen3", {"head_dim": 8}, {}),
+    "Phi3": ("phi3", {}, {}),
+    "Gemma2": (
+        "gemma2",
+        {"head_dim": 8, "query_pre_attn_scalar": 8, "sliding_window": 5},
+        {"attention.sliding_window": 5},
+    ),
+    "StableLm": (
+        "stablelm",
+        {"use_qkv_bias": True},
+        {"attention.layer_norm_epsilon": 1e-5, "rope.dimension_count": 2},
+    ),
+    "Starcoder2": ("starcoder2", {}, {"attention.layer_norm_epsilon": 1e-5}),
+    "Nemotron": (
+        "nemotron", {}, {"attention.layer_norm_epsilon": 1e-5, "rope.dimension_count": 4},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", MANY_KEY_HEADS)
+def test_without_a_number_of_key_heads_there_are_as_many_as_heads(
+    tmp_path: Path, kind: str
+) -> None:
+    """As in files of Llama 1, whose keys and queries are stored in another order."""
+    architecture, changes, entries = MANY_KEY_HEADS[kind]
+    model = tiny(kind, num_key_value_heads=4, **changes)
+    without = {**entries, "attention.head_count_kv": None}
+    path = written(tmp_path / "m.gguf", model, architecture, without)
+    assert difference(path, model) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("kind", "architecture", "key"),
+    [
+        *(("Llama", "llama", key) for key in (
+            "attention.layer_norm_rms_epsilon", "attention.head_count", "context_length",
+            "embedding_length", "block_count")),
+        ("Starcoder2", "starcoder2", "attention.layer_norm_epsilon"),
+    ],
+)  # fmt: skip
+def test_an_entry_that_llama_cpp_needs_is_missed(
+    tmp_path: Path, kind: str, architecture: str, key: str
+) -> None:
+    """It is not silently that of another model."""
+    path = written(tmp_path / "m.gguf", tiny(kind), architecture, {key: None})
+    with pytest.raises(InvalidValueError, match=f"lacks {architecture}.{key}"):
+        load_text_model(f"{path}@transformers")
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,7 @@ from kullback.models.devices import check_dtype
 from kullback.models.gguf_in_transformers import (
     check_placed,
     check_readable,
+    header_defaults,
     load_tokenizer,
     loading_options,
     prepare,
@@ -231,7 +232,8 @@ def _load(
             source, options["dtype"] = None, dtype or config.dtype or torch.float32
             options["state_dict"], file_bytes = form.weights(location, options["dtype"])
             without_form(config)
-        model, report = _from_pretrained(location, source, config, form, options, loader)
+        with header_defaults(location.header):
+            model, report = _from_pretrained(location, source, config, form, options, loader)
         check_complete(name, report)
         if location.header is not None:
             check_placed(location.header, sorted(report.get("unexpected_keys") or ()))

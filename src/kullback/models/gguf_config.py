@@ -29,6 +29,7 @@ NAMES: Mapping[str, tuple[str, ...]] = {
     "vocab_size": ("vocab_size",),
     "context_length": ("max_position_embeddings", "n_positions"),
     "embedding_length": ("hidden_size",),
+    "block_count": ("num_hidden_layers",),
     "feed_forward_length": ("intermediate_size", "n_inner", "ffn_hidden_size"),
     "attention.head_count": ("num_attention_heads",),
     "attention.head_count_kv": ("num_key_value_heads", "num_kv_heads"),
@@ -79,7 +80,17 @@ NEUTRAL: Mapping[str, tuple[Value, ...]] = {
     "interleave_moe_layer_step": (0, 1),
     "moe_every_n_layers": (0, 1),
     "nextn_predict_layers": (0,),
+    "ssm.dt_b_c_rms": (False,),
 }
+# Without which llama.cpp reads no model that has them, where the configuration has a name for them.
+REQUIRED = (
+    "context_length", "embedding_length", "block_count", "attention.head_count", "expert_count",
+    "expert_used_count", "shortconv.l_cache", "ssm.conv_kernel", "ssm.state_size",
+    "ssm.time_step_rank", "ssm.group_count",
+)  # fmt: skip
+RMS_EPSILON, EPSILON = "attention.layer_norm_rms_epsilon", "attention.layer_norm_epsilon"
+# Whose norms subtract the mean.
+LAYER_NORMS = ("bloom", "falcon", "gpt2", "nemotron", "stablelm", "starcoder2")
 # Of the file's history, of embeddings, or of the vocabulary.
 IRRELEVANT = ("tensor_data_layout", "pooling_type")
 # Which transformers reads where they differ from layer to layer.
@@ -99,7 +110,7 @@ def check_types(file: GGUFFile) -> None:
 
     They are different for each layer, or damaged.
     """
-    for key in (*NAMES, "block_count", "attention.key_length", "attention.value_length"):
+    for key in (*NAMES, "attention.key_length", "attention.value_length"):
         value = file.of_model(key)
         if value is None or isinstance(value, int | float) or (file.architecture, key) in ARRAYS:
             continue
@@ -124,6 +135,7 @@ def apply_header(file: GGUFFile, config: PreTrainedConfig) -> None:
         if key.startswith(prefix)
     }
     header = _Header(file, config, entries)
+    header.check_complete()
     refused = [key for key in entries if not header.honours(key)]
     refused += header.complete()
     if refused:
@@ -179,6 +191,17 @@ class _Header:
             total // heads if isinstance(total, int) and isinstance(heads, int) and heads else None
         )
 
+    def check_complete(self) -> None:
+        """Raise `InvalidValueError` for an entry that is missing, and has no default."""
+        epsilon = EPSILON if self._is_of(*LAYER_NORMS) else RMS_EPSILON
+        needed = [epsilon, *(key for key in REQUIRED if self._names_of(key))]
+        missing = next((key for key in needed if key not in self.entries), None)
+        if missing is not None:
+            raise InvalidValueError(
+                f"the model {self.file.name} is damaged: its header lacks "
+                f"{self.file.architecture}.{missing}; download it again, or convert it again"
+            )
+
     def honours(self, key: str) -> bool:
         """Whether the configuration now says what this entry says."""
         value: Any = self.entries[key]
@@ -194,7 +217,7 @@ class _Header:
 
     def _named(self, key: str, value: Any) -> bool:
         """Whether the configuration has a name for the entry, and now its value."""
-        names = [name for name in NAMES.get(key, ()) if self._has(name)]
+        names = self._names_of(key)
         if not names:
             return (
                 self._is_neutral(key, value) or key == "context_length" or self._implied(key, value)
@@ -208,6 +231,9 @@ class _Header:
         """Put in what llama.cpp takes where the file says nothing; the entries that do not fit."""
         if self.head_width is not None and self._has("head_dim"):
             self.config.head_dim = self.head_width
+        if "attention.head_count_kv" not in self.entries:
+            for name in self._names_of("attention.head_count_kv"):
+                setattr(self.config, name, self.entries["attention.head_count"])
         refused = set_rope(self.file, self.config, self.entries, self.head_width)
         architecture = self.file.architecture
         if "attention.sliding_window" not in self.entries and self._has("sliding_window"):
@@ -225,6 +251,10 @@ class _Header:
                 width = self.config.hidden_size // self.config.num_attention_heads
             self.config.query_pre_attn_scalar = width
         return refused
+
+    def _names_of(self, key: str) -> list[str]:
+        """What the configuration calls an entry; nothing where it has no name for it."""
+        return [name for name in NAMES.get(key, ()) if self._has(name)]
 
     def _has(self, name: str) -> bool:
         mapped = self.config.attribute_map.get(name, name)

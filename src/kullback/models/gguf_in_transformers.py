@@ -6,6 +6,8 @@ checked against the header (`kullback.models.gguf_config`), and every tensor mus
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +23,8 @@ from kullback.models.gguf_tokenizer import tokenizer_of
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["check_placed", "check_readable", "load_tokenizer", "loading_options", "prepare",
-           "release_quantiser"]  # fmt: skip
+__all__ = ["check_placed", "check_readable", "header_defaults", "load_tokenizer",
+           "loading_options", "prepare", "release_quantiser"]  # fmt: skip
 
 
 def check_readable(file: GGUFFile) -> None:
@@ -78,6 +80,39 @@ def loading_options(file_name: str) -> dict[str, Any]:
     except ImportError:  # earlier versions have none, and dequantise
         return options
     return options | {"quantization_config": GgufConfig(dequantize=True)}
+
+
+@contextmanager
+def header_defaults(file: GGUFFile | None) -> Iterator[None]:
+    """Let transformers know, inside, what a file of Llama leaves out: as many key heads as heads.
+
+    It puts the rows of queries and keys back in their order only where it knows both numbers.
+    Raises `InvalidValueError` where transformers cannot be told.
+    """
+    heads = None if file is None else file.of_model("attention.head_count")
+    if (
+        file is None
+        or file.architecture != "llama"
+        or file.of_model("attention.head_count_kv") is not None
+    ):
+        yield
+        return
+    try:
+        from transformers.integrations.ggml import GGUF_CONFIG_DEFAULTS_MAPPING
+    except ImportError:  # earlier versions have none
+        raise InvalidValueError(
+            f"the model {file.name} lacks llama.attention.head_count_kv in its header, without "
+            f"which this version of transformers reads its keys wrongly: {REMEDY}"
+        ) from None
+    given = GGUF_CONFIG_DEFAULTS_MAPPING.get("llama")
+    GGUF_CONFIG_DEFAULTS_MAPPING["llama"] = {**(given or {}), "num_key_value_heads": heads}
+    try:
+        yield
+    finally:
+        if given is None:
+            del GGUF_CONFIG_DEFAULTS_MAPPING["llama"]
+        else:
+            GGUF_CONFIG_DEFAULTS_MAPPING["llama"] = given
 
 
 def release_quantiser(model: PreTrainedModel) -> None:
