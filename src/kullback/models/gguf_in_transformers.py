@@ -89,7 +89,7 @@ def header_defaults(file: GGUFFile | None) -> Iterator[None]:
     It puts the rows of queries and keys back in their order only where it knows both numbers.
     Raises `InvalidValueError` where transformers cannot be told.
     """
-    heads = None if file is None else file.of_model("attention.head_count")
+    heads: Any = None if file is None else file.of_model("attention.head_count")
     if (
         file is None
         or file.architecture != "llama"
