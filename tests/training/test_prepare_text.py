@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from tokenizers import (
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    trainers,
+)
 
+import kullback.training.prepare_text as prepare_text_module
 from interrupted_runs import CONFIG, assert_same_run, edit_json
 from kullback.errors import InvalidValueError, RunError
 from kullback.runtime.progress import Progress
@@ -205,3 +217,82 @@ def test_a_description_with_other_tokens(alone: Path, tmp_path: Path) -> None:
     edit_json(run / "training.json", data=data | {"dtype": "float64"})
     with pytest.raises(RunError, match=r"training\.json does not describe a run"):
         resume(run)
+
+
+def metaspace() -> Tokenizer:
+    """A BPE of words that begin with ▁; rare characters are bytes."""
+    tokenizer = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback()])
+    special = ["<unk>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    words = [text.replace("ñ", "n") for text in FORTY]
+    tokenizer.train_from_iterator(
+        words, trainers.BpeTrainer(special_tokens=special, show_progress=False, vocab_size=330)
+    )
+    return tokenizer
+
+
+def word_pieces() -> Tokenizer:
+    """A WordPiece of lower-case words, as BERT's."""
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    trainer = trainers.WordPieceTrainer(
+        special_tokens=["[UNK]"], show_progress=False, vocab_size=60
+    )
+    tokenizer.train_from_iterator(FORTY, trainer)
+    return tokenizer
+
+
+@pytest.mark.parametrize("make", [metaspace, word_pieces])
+@pytest.mark.parametrize("rows", [1, 3], ids=["one text", "rows"])
+def test_bytes_of_a_tail_are_those_of_its_text(
+    make: Callable[[], Tokenizer], rows: int, tmp_path: Path
+) -> None:
+    """Of a tokenizer that is not byte-level, each token of the tail has the bytes of its text."""
+    folder = tmp_path / "theirs"
+    folder.mkdir()
+    tokenizer = make()
+    tokenizer.save(str(folder / "tokenizer.json"))
+    whole = [" ".join(FORTY)] * rows
+    batches = prepared(tmp_path / "run", lines(tmp_path / "a.jsonl", whole), tokenizer=folder)
+    assert batches.held_out_bytes is not None
+    held = len(batches.held_out)
+    assert held == -(-(held + len(batches.training)) // 10)
+    ends = [end for _, end in tokenizer.encode(whole[-1]).offsets]
+    text_of_tail = whole[-1][ends[-held - 1] :]
+    assert int(np.sum(batches.held_out_bytes)) == len(text_of_tail.encode())
+
+
+def test_validation_files_are_counted_once(tmp_path: Path) -> None:
+    """A validation file given twice is refused; one with the content of another is noted."""
+    path = lines(tmp_path / "a.jsonl", FORTY[:30])
+    held, copy = (lines(tmp_path / f"{name}.jsonl", FORTY[30:]) for name in "bc")
+    with pytest.raises(InvalidValueError, match=r"validation text .*b\.jsonl is given twice"):
+        prepared(tmp_path / "run", path, validation=(held, held))
+    notes = Notes()
+    prepare_text(tmp_path / "run", TextOptions([path], (held, copy), context=4), notes)
+    (note,) = [note for note in notes.notes if "has the content of" in note]
+    assert "c.jsonl" in note
+    assert "intervals" in note
+
+
+def test_the_sample_is_of_the_whole_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tokenizer of a text longer than its compressed size tells is trained on all parts."""
+    monkeypatch.setattr(prepare_text_module, "SAMPLE_BYTES", 2000)
+    rows = [f"{chr(97 + i // 100) * 40} {i % 100}" for i in range(1000)]
+    path = tmp_path / "rows.jsonl.gz"
+    content = "\n".join(json.dumps({"text": row}) for row in rows).encode()
+    path.write_bytes(gzip.compress(content, 9))
+    seen: list[str] = []
+
+    def train(texts: list[str], wanted: int) -> Tokenizer:
+        seen.extend(texts)
+        return train_tokenizer(texts, wanted)
+
+    monkeypatch.setattr(prepare_text_module, "train_tokenizer", train)
+    prepared(tmp_path / "run", path)
+    counts = Counter(text[0] for text in seen)
+    assert len(counts) == 10
+    assert max(counts.values()) <= min(counts.values()) + 1
+    assert sum(map(len, seen)) <= 2 * 2000

@@ -31,7 +31,7 @@ from kullback.text.byte_spans import bytes_of_token
 from kullback.text.corpus import Corpus, file_hash
 from kullback.text.encoded_corpus import encode_corpus
 from kullback.text.formats import ROWS, has_fields
-from kullback.text.piece_encoders import is_of_characters
+from kullback.text.piece_encoders import is_of_characters, piece_encoder
 from kullback.text.special_tokens import BOS, EOS
 from kullback.text.tokenizer import TextTokenizer
 from kullback.text.tokenizer_file import read_tokenizer, remove_dropout
@@ -93,7 +93,10 @@ class _Scan:
     characters: set[str] | None = None
 
     def read(self, corpus: Corpus) -> None:
-        """Read a corpus; every k-th piece becomes a part of the sample."""
+        """Read a corpus; every k-th piece becomes a part of the sample.
+
+        k grows where the text is longer than was estimated, so that the sample is of all of it.
+        """
         every = -(-corpus.estimated_bytes // SAMPLE_BYTES)
         before = -1
         for number, piece in enumerate(corpus.pieces()):
@@ -103,9 +106,12 @@ class _Scan:
             self.size += size
             if self.characters is not None:
                 self.characters.update(piece.text)
-            if self.sample is not None and number % every == 0 and self.sampled < 2 * SAMPLE_BYTES:
+            if self.sample is not None and number % every == 0:
                 self.sample.append(piece.text)
                 self.sampled += size
+                if self.sampled > 2 * SAMPLE_BYTES and len(self.sample) > 1:
+                    self.sample, every = self.sample[::2], 2 * every
+                    self.sampled = sum(len(text.encode()) for text in self.sample)
 
 
 def check_text(options: TextOptions) -> None:
@@ -197,18 +203,7 @@ def _check_repeated(
 
     Files are compared by content.  Copies in a corpus of which a part is held out are noted.
     """
-    names: dict[str, str] = {}
-    copies: list[str] = []
-    given = Counter(stamp.path for stamp in trained)
-    for stamp in trained:
-        other = names.setdefault(stamp.sha256, stamp.path) if stamp.size else stamp.path
-        if given[stamp.path] > 1:
-            raise InvalidValueError(
-                f"the text {stamp.path} is given twice: a part of it would be trained on and held "
-                "out; give it once"
-            )
-        if other != stamp.path:
-            copies.append(f"{stamp.path} has the content of {other}")
+    names, copies = _copies(trained, "a part of it would be trained on and held out")
     for stamp in held_out:
         if stamp.sha256 in names:
             other = names[stamp.sha256]
@@ -218,11 +213,36 @@ def _check_repeated(
                 "of unseen text; leave it out of one of them"
             )
     if copies and not held_out:
-        more = f" ({len(copies) - 1} more are copies)" if len(copies) > 1 else ""
         progress.note(
-            f"{copies[0]}{more}: text that is held out of one may be trained on in the other; "
+            f"{copies}: text that is held out of one may be trained on in the other; "
             "remove copies, or give --validation"
         )
+    _, copies = _copies(held_out, "intervals would be those of as much other text", "validation ")
+    if copies:
+        progress.note(
+            f"{copies}: validation counts it more than once, and its intervals are too narrow; "
+            "remove copies"
+        )
+
+
+def _copies(stamps: Sequence[Stamp], otherwise: str, of: str = "") -> tuple[dict[str, str], str]:
+    """The first file of each content, and a clause about files that are copies of others, if any.
+
+    Raises `InvalidValueError` where a file is given twice, since `otherwise`.
+    """
+    names: dict[str, str] = {}
+    copies: list[str] = []
+    given = Counter(stamp.path for stamp in stamps)
+    for stamp in stamps:
+        other = names.setdefault(stamp.sha256, stamp.path) if stamp.size else stamp.path
+        if given[stamp.path] > 1:
+            raise InvalidValueError(
+                f"the {of}text {stamp.path} is given twice: {otherwise}; give it once"
+            )
+        if other != stamp.path:
+            copies.append(f"{stamp.path} has the content of {other}")
+    more = f" ({len(copies) - 1} more are copies)" if len(copies) > 1 else ""
+    return names, copies[0] + more if copies else ""
 
 
 def _tokenizer(
@@ -285,12 +305,14 @@ def load_tokenizer(path: Path) -> tuple[TextTokenizer, Tokenizer]:
     return reader, tokenizer
 
 
-def byte_table(tokenizer: Tokenizer, reader: TextTokenizer) -> Int[np.ndarray, "V"]:
+def byte_table(tokenizer: Tokenizer, reader: TextTokenizer) -> Int[np.ndarray, "V"] | None:
     """The bytes of text of each entry; 0 for special tokens.
 
-    Exact for tokenizers that `kullback.text.piece_encoders` encodes; others tell the bytes of each
-    occurrence.
+    None where they differ from occurrence to occurrence: for tokenizers that
+    `kullback.text.piece_encoders` does not encode, `encode_corpus` has the bytes of each token.
     """
+    if piece_encoder(tokenizer, np.uint32) is None:
+        return None
     of_characters = is_of_characters(json.loads(tokenizer.to_str()))
     sizes = np.zeros(reader.vocabulary_size, dtype=np.int64)
     for token, token_id in tokenizer.get_vocab(with_added_tokens=True).items():

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
+from kullback.runtime.temporary import TemporaryBytes
 from kullback.text.encoded_corpus import EncodedPiece
 from kullback.text.tokenizer import TextTokenizer
 from kullback.training.text_shards import ShardWriter
@@ -21,6 +22,8 @@ __all__ = ["FEW_DOCUMENTS", "VALIDATION_BYTES", "SplitWriter", "held_out_share",
 FEW_DOCUMENTS = 20
 #: Of text that is held out at most, about; every cross-entropy of it has an interval far below 1 %.
 VALIDATION_BYTES = 10_000_000
+# Bytes of the sizes of training tokens that are in memory; more are in a temporary file.
+IN_MEMORY = 1 << 20
 
 
 def held_out_share(size: int) -> float:
@@ -41,18 +44,21 @@ class SplitWriter:
     """Writes pieces to the files of `kullback.training.text_shards`.
 
     `files` are the training tokens, the held-out tokens, the bytes of these, and where their
-    documents end.
+    documents end.  `byte_sizes` are those of the vocabulary's entries, or None where each piece has
+    those of its tokens; then those of the training tokens are in a temporary file until it is known
+    which are held out.
     """
 
     def __init__(
         self,
         files: Sequence[ShardWriter],
         tokenizer: TextTokenizer,
-        byte_sizes: np.ndarray,
+        byte_sizes: np.ndarray | None,
         progress: Callable[[int], None],
     ) -> None:
         self.training, self.held_out, self.sizes, self.ends = files
         self._byte_sizes, self._progress = byte_sizes, progress
+        self._training_sizes = TemporaryBytes(IN_MEMORY) if byte_sizes is None else None
         begins = tokenizer.adds_bos and tokenizer.bos_id is not None
         self._begin = [tokenizer.bos_id] if begins else []
         self._between = [tokenizer.eos_id] if tokenizer.eos_id is not None else []
@@ -75,7 +81,7 @@ class SplitWriter:
             if held:
                 self._hold_out(piece.ids, piece.byte_sizes)
             else:
-                self.training.append(piece.ids)
+                self._train(piece.ids, piece.byte_sizes)
             self._done += piece.text_bytes
             self._progress(self._done)
 
@@ -88,7 +94,8 @@ class SplitWriter:
         if tail:
             # Rounded first: a tenth is no binary fraction.
             kept = self.training.length - math.ceil(round(self.training.length * share, 6))
-            self._hold_out(self.training.cut(kept), None)
+            sizes = self._sizes_from(kept)
+            self._hold_out(self.training.cut(kept), sizes)
             self.documents[1] = 1
         self._end()
         return tail
@@ -99,15 +106,31 @@ class SplitWriter:
         self.documents[held] += 1
         before = np.array(self._begin if first else [*self._between, *self._begin], np.int64)
         if not held:
-            self.training.append(before)
+            self._train(before, np.zeros(len(before), np.int64))
             return
         if not first:
             self._end()
         self._hold_out(before, np.zeros(len(before), np.int64))
 
+    def _train(self, ids: np.ndarray, sizes: np.ndarray | None) -> None:
+        self.training.append(ids)
+        if self._training_sizes is not None:
+            assert sizes is not None
+            self._training_sizes.append(sizes.astype(np.uint32).tobytes())
+
+    def _sizes_from(self, token: int) -> np.ndarray | None:
+        """The sizes of the training tokens from this one on; None where the table has them."""
+        stored = self._training_sizes
+        if stored is None:
+            return None
+        return np.frombuffer(stored.read(4 * token, len(stored)), np.uint32)
+
     def _hold_out(self, ids: np.ndarray, sizes: np.ndarray | None) -> None:
+        if sizes is None:
+            assert self._byte_sizes is not None
+            sizes = self._byte_sizes[ids]
         self.held_out.append(ids)
-        self.sizes.append(self._byte_sizes[ids] if sizes is None else sizes)
+        self.sizes.append(sizes)
 
     def _end(self) -> None:
         self.ends.append(np.array([self.held_out.length]))
