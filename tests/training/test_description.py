@@ -10,9 +10,12 @@ import pytest
 from interrupted_runs import CONFIG, complaint, edit_json
 from kullback.errors import RunError
 from kullback.training.batches import Batches
+from kullback.training.config import TrainingConfig
 from kullback.training.description import batches_of_run, read_description, write_description
-from kullback.training.gpt import GPT
-from kullback.training.loop import resume, train
+from kullback.training.gpt import GPT, GPTConfig
+from kullback.training.loop import resume, train, train_prepared
+from kullback.training.prepare_text import TextOptions, prepare_text
+from kullback.training.progress import TrainingProgress
 from kullback.training.run_folder import load_tokenizer
 from tiny_runs import same_shards, sizes, text, weather
 
@@ -101,16 +104,59 @@ def test_a_run_is_not_trained_over(run: Path, half: Path):
 
 
 @pytest.mark.parametrize(
-    "name", ["config.json", "model.safetensors", "tokenizer.json", "checkpoint.safetensors"]
+    "name",
+    [
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "checkpoint.safetensors",
+        "tokens/train.bin",
+    ],
 )
 def test_a_model_is_not_trained_over(name: str, tmp_path: Path):
-    """Training into a folder with somebody's model files is refused with their names."""
+    """Training into a folder with somebody's files is refused with their names, before reading."""
     folder = tmp_path / "theirs"
-    folder.mkdir()
+    (folder / name).parent.mkdir(parents=True)
     (folder / name).write_text("precious")
-    said = complaint(begin, folder)
+
+    def prepare() -> tuple[Batches, GPTConfig, TrainingConfig]:
+        raise AssertionError
+
+    said = complaint(lambda run: train_prepared(run, prepare), folder)
     assert said.startswith(f"{folder} already contains {name}, ")
     assert "-o" in said
+    assert (folder / name).read_text() == "precious"
+
+
+def test_a_run_that_does_not_begin_leaves_nothing(tmp_path: Path):
+    """Where preparing fails after the tokens were written, the folder is as it was before."""
+    path, folder = tmp_path / "rows.txt", tmp_path / "run"
+    path.write_text("the rain falls on the plain and the sun shines on the hill " * 40)
+
+    def prepare() -> tuple[Batches, GPTConfig, TrainingConfig]:
+        options = TextOptions([path], tokenizer="characters", context=4, windows=6)
+        prepare_text(folder, options, TrainingProgress())
+        assert (folder / "tokens" / "train.bin").exists()
+        assert (folder / ".preparing").exists()
+        raise RunError("the probe fails")
+
+    for makes in (False, True):
+        if makes:
+            folder.mkdir()
+        with pytest.raises(RunError, match="probe"):
+            train_prepared(folder, prepare)
+        assert folder.exists() == makes
+        assert not makes or not list(folder.iterdir())
+
+
+def test_what_a_killed_process_prepared_is_replaced(tmp_path: Path):
+    """Tokens and tokenizer of a run that was killed before it began are no run: it is trained."""
+    folder, batches = tmp_path / "run", weather(tmp_path)
+    (folder / "tokens").mkdir(parents=True)
+    for name in (".preparing", "tokenizer.json", "tokens/train.bin"):
+        (folder / name).write_text("{}")
+    train(folder, batches, sizes(batches), CONFIG)
+    assert not (folder / ".preparing").exists()
 
 
 def described(batches: Batches, run: Path) -> Batches:

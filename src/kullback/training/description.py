@@ -8,7 +8,8 @@ entropy in nats/token, null on a text), ``config`` (`TrainingConfig`), ``model``
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -30,19 +31,23 @@ from kullback.training.run_folder import read_json
 from kullback.training.sentence_batches import SentenceBatches
 from kullback.training.text_batches import TextBatches
 from kullback.training.text_data import TextData, batches_of_shards, check_unchanged
+from kullback.training.text_shards import NAMES, remove_tokens, shards_folder
 
 __all__ = [
     "RunDescription",
     "batches_of_data",
     "batches_of_run",
     "check_is_new",
+    "preparing",
     "read_description",
     "write_description",
 ]
 
 T = TypeVar("T", TrainingConfig, GPTConfig)
 
-# The files of a run, except tokenizer.json, which is written first.
+# In a folder in which a run is prepared: what is written before training.json may be overwritten.
+MARKER = ".preparing"
+# The files of a run, except those that are written before training.json.
 RUN_FILES = (
     "training.json",
     "checkpoint.safetensors",
@@ -129,8 +134,7 @@ def write_description(run: Path, batches: Batches, gpt: GPTConfig, config: Train
 
     From then on it can be resumed.  Raises `RunError` where the folder contains a run or a model.
     """
-    tokenizer = batches.tokenizer.to_str(pretty=True).encode()
-    check_is_new(run, tokenizer)
+    check_is_new(run)
     description = {
         "data": dict(batches.spec),
         "floor": batches.floor,
@@ -138,27 +142,43 @@ def write_description(run: Path, batches: Batches, gpt: GPTConfig, config: Train
         "model": asdict(gpt),
         "torch": torch.__version__,
     }
-    write_atomically(run / "tokenizer.json", tokenizer)
+    write_atomically(run / "tokenizer.json", batches.tokenizer.to_str(pretty=True).encode())
     content = json.dumps(description, indent=2, ensure_ascii=False).encode()
     write_atomically(run / "training.json", content)
 
 
-def check_is_new(run: Path, tokenizer: bytes | None = None) -> None:
+def check_is_new(run: Path) -> None:
     """Raise `RunError` where training into `run` would overwrite something.
 
-    `tokenizer` is what ``tokenizer.json`` will contain, where that is known.
+    What a run that was killed while it was prepared has left there is no such thing.
     """
     check_no_run(run)
     existing = [name for name in RUN_FILES if (run / name).exists()]
-    # A run that was killed before its training.json was written leaves an equal tokenizer.json.
-    path = run / "tokenizer.json"
-    if path.exists() and tokenizer is not None and path.read_bytes() != tokenizer:
-        existing.append("tokenizer.json")
+    if not (run / MARKER).exists():
+        tokens = shards_folder(run)
+        files = [run / "tokenizer.json", *(tokens / name for name in NAMES)]
+        existing += [str(path.relative_to(run)) for path in files if path.exists()]
     if existing:
         raise RunError(
             f"{run} already contains {' and '.join(existing)}, which training would overwrite; "
             "choose another folder with -o"
         )
+
+
+@contextmanager
+def preparing(run: Path) -> Iterator[None]:
+    """Mark the folder of a run while what is written before ``training.json`` is written.
+
+    Where the run does not begin, that is removed.
+    """
+    write_atomically(run / MARKER, b"")
+    try:
+        yield
+    finally:
+        if not (run / "training.json").exists():
+            remove_tokens(run)
+            (run / "tokenizer.json").unlink(missing_ok=True)
+        (run / MARKER).unlink(missing_ok=True)
 
 
 def read_description(run: Path) -> RunDescription:

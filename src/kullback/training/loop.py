@@ -50,6 +50,7 @@ from kullback.training.config import TrainingConfig
 from kullback.training.description import (
     batches_of_run,
     check_is_new,
+    preparing,
     read_description,
     write_description,
 )
@@ -112,18 +113,20 @@ def train_prepared(
     Where it fails or is interrupted, no run has begun.  Each of the `processes` calls it; rank 0
     alone locks the folder and writes.
     """
-    with locked(run) if processes.is_rank_zero else nullcontext():
+    with ExitStack() as held:
         if processes.is_rank_zero:
+            held.enter_context(locked(run))
             check_is_new(run)
-        with explained_out_of_memory(device, lambda: "no run has begun"):
-            batches, gpt, config = prepare()
-            _check(batches, gpt, config, processes, device)
-            state = initial_state(gpt, config, processes, device)
-        with stop_on_signal() as stop_requested:
+        with preparing(run) if processes.is_rank_zero else nullcontext():
+            with explained_out_of_memory(device, lambda: "no run has begun"):
+                batches, gpt, config = prepare()
+                _check(batches, gpt, config, processes, device)
+                state = initial_state(gpt, config, processes, device)
+            stop_requested = held.enter_context(stop_on_signal())
             if processes.is_rank_zero:
                 write_description(run, batches, gpt, config)
-            loop = _Loop(run, batches, state, on_metrics, stop_requested, stop_at, processes)
-            return loop.run_to_end()
+        loop = _Loop(run, batches, state, on_metrics, stop_requested, stop_at, processes)
+        return loop.run_to_end()
 
 
 def _check(

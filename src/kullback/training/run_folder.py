@@ -9,6 +9,7 @@
     checkpoint.before.safetensors   the same, of the checkpoint before
     checkpoint-sharded/      both, of a sharded run     (kullback.training.sharded_checkpoint)
     tokens/                  the tokens of a text              (kullback.training.text_shards)
+    .preparing               while tokens and tokenizer are written, before training.json
     .lock, .lock.pid         the process that writes           (kullback.training.lock)
 
 Every file is written under a temporary name and renamed, so that no reader, crash or full disk

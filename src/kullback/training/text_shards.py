@@ -36,6 +36,7 @@ __all__ = [
     "MappedTokens",
     "ShardWriter",
     "Stamp",
+    "remove_tokens",
     "removed_on_failure",
     "shard_writers",
     "shards_folder",
@@ -200,9 +201,14 @@ def removed_on_failure(run: Path) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        folder = shards_folder(run)
-        with suppress(OSError):
-            for name in NAMES:
-                (folder / name).unlink(missing_ok=True)
-            folder.rmdir()
+        remove_tokens(run)
         raise
+
+
+def remove_tokens(run: Path) -> None:
+    """Remove the tokens of a run, where there are any."""
+    folder = shards_folder(run)
+    with suppress(OSError):
+        for name in NAMES:
+            (folder / name).unlink(missing_ok=True)
+        folder.rmdir()
