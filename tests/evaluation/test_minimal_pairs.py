@@ -11,6 +11,7 @@ import torch
 from kullback.evaluation.minimal_pairs import minimal_pair_accuracy
 from kullback.predictions.base import DensePredictions
 from kullback.sources.conjugation_source import Cell, ConjugationSource
+from other_device import OtherModel, use_other_device
 
 
 @pytest.fixture(scope="module")
@@ -91,3 +92,10 @@ def test_groups_add_up_to_all(source):
                 if pair.language == side and (pair.cell in source.holdout) == held_out
             ]
             assert total == len(expected)
+
+
+def test_a_model_on_an_accelerator_gets_its_inputs_there(source, monkeypatch):
+    """A model on another device is as accurate as on the CPU."""
+    use_other_device(monkeypatch)
+    results = minimal_pair_accuracy(OtherModel(Knowing(source, 1.0)), source.minimal_pairs())
+    assert {result.accuracy for result in results} == {1.0}

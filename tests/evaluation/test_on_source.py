@@ -13,6 +13,7 @@ import torch
 
 from kullback.errors import InvalidValueError
 from kullback.evaluation.on_source import Corpus, evaluate_on_source, evaluate_parts
+from kullback.models.interface import Sharing
 from kullback.models.mini_gpt import GPTModel
 from kullback.predictions.base import DensePredictions
 from kullback.results.source import SourceEvaluation
@@ -20,6 +21,7 @@ from kullback.runtime.progress import Progress
 from kullback.sources.catalogue import open_source
 from kullback.sources.language import Language
 from kullback.training.gpt import GPT, GPTConfig
+from other_device import OtherModel, use_other_device
 from tiny_runs import exact_kl, weather
 
 
@@ -288,3 +290,41 @@ def test_progress_ends_with_all_prefixes(language, model):
     evaluate_on_source(model, corpus, progress=lambda done, total: calls.append((done, total)))
     assert calls == sorted(calls)
     assert calls[-1] == (language.number_of_prefixes, language.number_of_prefixes)
+
+
+def test_a_model_on_an_accelerator_gets_its_inputs_there(language, model, monkeypatch):
+    """A model and a reference on another device give the numbers that they give on the CPU."""
+    use_other_device(monkeypatch)
+    corpus = Corpus.everything(language)
+    there = evaluate_on_source(OtherModel(model), corpus, reference=OtherModel(model))
+    assert there == evaluate_on_source(model, corpus, reference=model)
+
+
+@dataclass
+class Lengthwise(Oracle):
+    """A model whose predictions depend on the length of what it reads, so that it reads alone."""
+
+    allowed: Sharing = "alone"
+    read: tuple[tuple[int, ...], ...] = ()
+
+    def sharing(self, longest: int) -> Sharing:
+        """As `allowed` says."""
+        return self.allowed
+
+    def predict(self, inputs_NT: torch.Tensor) -> DensePredictions:
+        """Probabilities that the length changes."""
+        self.read += (tuple(inputs_NT.shape),)
+        return super().predict(inputs_NT)
+
+
+@pytest.mark.parametrize("allowed", ["alone", "equal lengths"])
+def test_rows_share_a_batch_as_the_model_says(language, allowed):
+    """Sentences of several lengths are read one by one, without padding, and no prefix is lost."""
+    apart = Lengthwise(language, 0.1, allowed=allowed)
+    corpus = Corpus.everything(language)
+    part = evaluate_on_source(apart, corpus)
+    assert sorted(length for _, length in apart.read) == sorted(corpus.sentences.lengths.tolist())
+    assert {rows for rows, _ in apart.read} == {1}
+    together = evaluate_on_source(Oracle(language, 0.1), corpus)
+    assert part.kl.value == pytest.approx(together.kl.value, rel=1e-12)
+    assert part.prefixes == together.prefixes

@@ -11,6 +11,7 @@ import torch
 from kullback.evaluation.sentences import TOP_TOKENS, sentence_reports
 from kullback.predictions.base import DensePredictions
 from kullback.sources.language import Language
+from other_device import OtherModel, use_other_device
 from tiny_runs import weather
 
 
@@ -64,3 +65,11 @@ def test_tokens_have_both_surprisals_and_the_most_probable_alternatives(language
         assert dict(token.true_top).get(token.text, 0.0) == pytest.approx(
             math.exp(-token.true_surprisal)
         )
+
+
+def test_a_model_on_an_accelerator_gets_its_inputs_there(language, monkeypatch):
+    """A model on another device gives the same reports."""
+    use_other_device(monkeypatch)
+    model = Disturbed(language, 0.1)
+    expected = sentence_reports(model, language, "training", 5, 0)
+    assert sentence_reports(OtherModel(model), language, "training", 5, 0) == expected

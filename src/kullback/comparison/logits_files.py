@@ -25,7 +25,8 @@ from kullback.comparison.operands import ModelOperand
 from kullback.comparison.row_pairs import unweighted_places
 from kullback.comparison.stored import origin, stored_comparison
 from kullback.evaluation.measures import Places, weighted_mean
-from kullback.evaluation.passes import Batch, ModelPredictor, is_exclusive
+from kullback.evaluation.passes import Batch, ModelPredictor
+from kullback.evaluation.predictors import inputs_at_once
 from kullback.predictions.base import DensePredictions
 from kullback.predictions.llama_cpp_logits import LlamaCppLogits
 from kullback.predictions.rounded import RoundedRows
@@ -147,7 +148,7 @@ def compare_logits_with_model(
         open_piece,
         clipped=False,
         normalised=False,
-        at_once=1 if model.device.type != "cpu" or is_exclusive(predictor) else len(windows),
+        at_once=inputs_at_once(predictor),
         notes=[*bos_notes(first, model, bos), *operand.notes],
     )
     return _compare(first, candidate, documents, progress)

@@ -18,6 +18,7 @@ from kullback.comparison.divergence_columns import DivergenceColumns
 from kullback.comparison.measures import compare_tokens, kl_quantiles
 from kullback.evaluation.measures import Places
 from kullback.evaluation.passes import Predictor, TokenizedText
+from kullback.evaluation.predictors import inputs_at_once
 from kullback.predictions.base import Predictions
 from kullback.predictions.recording import Recording
 from kullback.predictions.truncated import TruncatedPredictions
@@ -62,6 +63,8 @@ class RowPairs:
     pieces: Sequence[Callable[[], RowPair]]
     places: Places
     progress: Tokens
+    at_once: int | None = None
+    """Pieces that are read at a time; None is one a core."""
 
     def map(self, measure: Callable[[RowPair], Part]) -> Iterator[Part]:
         """`measure` of every piece, in order, shared between threads."""
@@ -71,7 +74,7 @@ class RowPairs:
             pair = make()
             return len(pair.targets_M), measure(pair)
 
-        for rows, part in ProcessGroup().map(of_piece, self.pieces):
+        for rows, part in ProcessGroup().map(of_piece, self.pieces, self.at_once):
             yield part
             done += rows
             self.progress(done, len(self.places))
@@ -118,7 +121,7 @@ def pairs_of_text(
         return RowPair(reference.predictions(batch), candidate.predictions(batch), batch.targets)
 
     pieces = [partial(piece, index) for index in range(len(tokenized.windows))]
-    return RowPairs(pieces, tokenized.places, progress)
+    return RowPairs(pieces, tokenized.places, progress, inputs_at_once(reference, candidate))
 
 
 def nll_and_top1(

@@ -13,6 +13,7 @@ from collections.abc import Container, Iterator, Sequence
 import numpy as np
 import torch
 
+from kullback.evaluation.predictors import predict_rows
 from kullback.models.interface import LanguageModel
 from kullback.results.lab import MinimalPairAccuracy, PairGroup
 from kullback.sources.conjugation_source import Cell, MinimalPair
@@ -71,8 +72,8 @@ def _right(model: LanguageModel, pairs: Sequence[MinimalPair]) -> np.ndarray:
         for row, prefix in enumerate(part):
             inputs[row, 1 : 1 + len(prefix)] = prefix
         last = torch.tensor([row * longest + len(prefix) for row, prefix in enumerate(part)])
-        predictions = model.predict(torch.from_numpy(inputs)).select(last)
-        logits = predictions.logits(slice(0, len(part))).numpy()
+        predictions = predict_rows(model, torch.from_numpy(inputs), last)
+        logits = predictions.logits(slice(0, len(part))).cpu().numpy()
         here = order[slice(*np.searchsorted(prefix_of[order], [start, start + len(part)]))]
         rows = prefix_of[here] - start
         right[here] = logits[rows, forms[here, 0]] > logits[rows, forms[here, 1]]

@@ -14,9 +14,12 @@ import torch
 from jaxtyping import Int
 
 from kullback.errors import InvalidValueError
-from kullback.evaluation.source_corpora import Corpus, SourceCorpus, WindowCorpus
+from kullback.evaluation.predictors import inputs_at_once, predict_rows
+from kullback.evaluation.source_corpora import Batch, Corpus, SourceCorpus, WindowCorpus
 from kullback.evaluation.source_sums import Prefixes, SourceSums
-from kullback.models.interface import LanguageModel
+from kullback.models.interface import LanguageModel, Sharing
+from kullback.models.llama_cpp import LlamaCppModel
+from kullback.predictions.base import Predictions, joined
 from kullback.results.source import LanguagePart, PartEvaluation, SourceEvaluation
 from kullback.runtime.progress import Progress, Tokens
 from kullback.runtime.threads import cores, workers
@@ -128,14 +131,36 @@ def evaluate_on_source(
     def measured(rows: Int[np.ndarray, "B"]) -> tuple[Prefixes, RowStatistics]:
         batch = corpus.batch(rows)
         statistics = row_statistics(
-            model.predict(batch.inputs_BT).select(batch.keep_M),
+            _predictions(model, batch),
             batch.prefixes.truth,
-            None if reference is None else reference.predict(batch.inputs_BT).select(batch.keep_M),
+            None if reference is None else _predictions(reference, batch),
         )
         return batch.prefixes, statistics
 
-    with workers(cores()) as pool:
+    at_once = inputs_at_once(model, reference)
+    with workers(at_once, cores_each=cores() // at_once) as pool:
         for batch in pool.map(measured, corpus.batches()):
             sums.add(*batch)
             progress(sums.prefixes, prefixes)
     return sums.evaluation(model.name, part)
+
+
+def _predictions(model: LanguageModel, batch: Batch) -> Predictions:
+    """The predictions at the positions that count, each row read as it may share a batch."""
+    sharing, T = getattr(model, "sharing", None), batch.inputs_BT.shape[1]
+    # llama.cpp reads the rows of a batch one after the other itself.
+    allowed: Sharing = "padded"
+    if sharing is not None and not isinstance(model, LlamaCppModel):
+        allowed = sharing(T)
+    if allowed == "padded":
+        return predict_rows(model, batch.inputs_BT, batch.keep_M)
+    row_M, position_M = batch.keep_M // T, batch.keep_M % T
+    last_of_row = dict(zip(row_M.tolist(), position_M.tolist(), strict=True))
+    if allowed == "equal lengths" and set(last_of_row.values()) == {T - 1}:
+        return predict_rows(model, batch.inputs_BT, batch.keep_M)
+    return joined(
+        [
+            predict_rows(model, batch.inputs_BT[row, None, : last + 1], position_M[row_M == row])
+            for row, last in last_of_row.items()
+        ]
+    )

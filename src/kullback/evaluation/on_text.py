@@ -19,7 +19,7 @@ from kullback.evaluation.measures import TextMeasures, measure_text
 from kullback.evaluation.numeric_type import arithmetic_noise
 from kullback.evaluation.passages import text_passages
 from kullback.evaluation.passes import Batch, BatchLimit, ModelPredictor, TokenizedText, subsample
-from kullback.evaluation.predictors import prepare
+from kullback.evaluation.predictors import inputs_at_once, prepare
 from kullback.evaluation.recorded_pass import RecordedPass, record_pass
 from kullback.evaluation.temperature import TemperatureFit, fit_temperature, tempered_nll
 from kullback.models.interface import TextModel
@@ -224,8 +224,9 @@ def _fit_temperature(model: TextModel, tokenized: TokenizedText) -> tuple[Temper
         return predictor.predictions(batch), torch.from_numpy(batch.targets)
 
     inputs = [Batch((window,), (slice(0, 0),)).inputs for window in part.windows]
-    prepare(predictor, inputs, cores())
-    with workers(cores()) as pool:
+    at_once = inputs_at_once(predictor)
+    prepare(predictor, inputs, at_once)
+    with workers(at_once, cores_each=cores() // at_once) as pool:
         windows = list(pool.map(read, part.windows))
 
         def nll(temperature_T: np.ndarray) -> np.ndarray:

@@ -9,22 +9,27 @@ from typing import Protocol as Interface
 import numpy as np
 import torch
 from jaxtyping import Int
+from torch import Tensor
 
 from kullback.evaluation.batches import Batch
-from kullback.models.interface import Sharing, TextModel
+from kullback.models.interface import LanguageModel, Sharing, TextModel
 from kullback.models.streamed import StreamedModel
 from kullback.predictions.base import Predictions
+from kullback.runtime.threads import cores
 from kullback.runtime.transfers import to_device
 
 __all__ = [
     "ModelPredictor",
     "Predictor",
+    "inputs_at_once",
     "is_exclusive",
     "joint_sharing",
+    "predict_rows",
     "prepare",
     "token_budget",
 ]
 
+CPU = torch.device("cpu")
 # Tokens of a batch, padding included.  A CPU is at its best with a few hundred, and one thread a
 # core reads a batch; an accelerator has to be filled.
 CPU_TOKENS, DEVICE_TOKENS = 1024, 16_384
@@ -76,10 +81,27 @@ class ModelPredictor:
 
     def predictions(self, batch: Batch) -> Predictions:
         """Read the windows' tokens, keep the scored positions."""
-        device = self.model.device
-        inputs_NT = to_device(torch.from_numpy(batch.inputs), device)
-        positions_M = to_device(torch.from_numpy(batch.positions), device)
-        return self.model.predict(inputs_NT).select(positions_M)
+        return predict_rows(
+            self.model, torch.from_numpy(batch.inputs), torch.from_numpy(batch.positions)
+        )
+
+
+def predict_rows(
+    model: LanguageModel, inputs_NT: Int[Tensor, "N T"], rows_M: Int[Tensor, "M"]
+) -> Predictions:
+    """Predictions at some of the N·T positions, where the model is; it may be on an accelerator."""
+    device = _device_of(model)
+    return model.predict(to_device(inputs_NT, device)).select(to_device(rows_M, device))
+
+
+def inputs_at_once(*predictors: object) -> int:
+    """How many inputs threads may read at a time with all of these predictors or models.
+
+    One where one of them computes on all cores itself or on an accelerator, which a batch fills.
+    """
+    parts = [part for predictor in predictors for part in _chain(predictor)]
+    on_cpu = all(_device_of(part).type == "cpu" for part in parts)
+    return cores() if on_cpu and not any(map(is_exclusive, predictors)) else 1
 
 
 def prepare(predictor: Predictor, inputs: Sequence[Int[np.ndarray, "N T"]], at_once: int) -> bool:
@@ -114,6 +136,12 @@ def token_budget(*predictors: Predictor) -> int:
         for predictor in predictors
     ]
     return max(1, min(DEVICE_TOKENS, ACTIVATION_BYTES // max(1, sum(widths))))
+
+
+def _device_of(model: object) -> torch.device:
+    """Where it takes inputs; a model that does not say is on the CPU."""
+    device: torch.device = getattr(model, "device", CPU)
+    return device
 
 
 def _chain(predictor: object) -> Iterator[object]:

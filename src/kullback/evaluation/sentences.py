@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
+from kullback.evaluation.predictors import predict_rows
 from kullback.models.interface import LanguageModel
 from kullback.results.lab import SentenceReport, TokenReport
 from kullback.results.source import LanguagePart
@@ -28,7 +29,7 @@ def sentence_reports(
     for row, length in enumerate(sample.lengths):
         tokens, states = sample.tokens[row, :length], sample.states[row, :length]
         inputs = torch.from_numpy(np.concatenate([[BOS_ID], tokens[:-1]]))[None]
-        logits = model.predict(inputs).logits(slice(0, int(length)))
+        logits = predict_rows(model, inputs, torch.arange(int(length))).logits(slice(None)).cpu()
         log_q = torch.log_softmax(logits.double(), dim=1).numpy()
         p = language.distributions(states)
         with np.errstate(divide="ignore"):

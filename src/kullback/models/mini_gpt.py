@@ -46,6 +46,11 @@ class GPTModel:
         """The longest sequence that the model was trained on."""
         return self.gpt.config.context
 
+    @property
+    def device(self) -> torch.device:
+        """The device of the weights."""
+        return self.gpt.head_weight.device
+
     @torch.inference_mode()
     def predict(self, inputs_NT: Int[Tensor, "N T"]) -> FactoredPredictions:
         """Hidden states at all positions, and the head."""
@@ -87,11 +92,6 @@ class GPTTextModel(GPTModel):
     def dtype(self) -> torch.dtype:
         """The data type of the weights."""
         return self.gpt.head_weight.dtype
-
-    @property
-    def device(self) -> torch.device:
-        """The device of the weights."""
-        return self.gpt.head_weight.device
 
     def sharing(self, longest: int) -> Sharing:
         """Padded: attention is causal, and rotations depend on the position alone."""

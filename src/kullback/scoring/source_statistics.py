@@ -91,7 +91,8 @@ def row_statistics(
     for start in range(0, M, size):
         rows = slice(start, min(start + size, M))
         entries = slice(*np.searchsorted(truth.row_K, [rows.start, rows.stop]))
-        logits_BV = predictions.logits(rows)
+        # A model's device may be an accelerator, and some have no float64.
+        logits_BV = predictions.logits(rows).cpu()
         normaliser_B1 = torch.logsumexp(logits_BV, dim=1, keepdim=True)
         check_rows(normaliser_B1[:, 0], start)
         top_B5, token_B5 = logits_BV.topk(min(5, V), dim=1)
@@ -103,7 +104,7 @@ def row_statistics(
         if reference is not None:
             assert statistics.kl_from_reference is not None
             assert statistics.reference_top1 is not None
-            reference_logits_BV = reference.logits(rows)
+            reference_logits_BV = reference.logits(rows).cpu()
             statistics.reference_top1[rows] = reference_logits_BV.argmax(dim=1).numpy()
             statistics.kl_from_reference[rows] = _kl(
                 reference_logits_BV, logits_BV, normaliser_B1
