@@ -99,3 +99,12 @@ def test_an_evaluation_with_its_tokens_survives_pickling(tiny_llama_folder: Path
     assert again == result
     assert list(again.tokens["text"]) == list(result.tokens["text"])
     assert list(again.tokens["nll"]) == list(result.tokens["nll"])
+
+
+def test_standard_input_is_refused_under_torchrun(
+    tiny_llama_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All processes inherit it, and each would take a part."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(InvalidValueError, match=r"standard input.*torchrun.*to a file"):
+        kullback.evaluate(tiny_llama_folder, "-")

@@ -137,3 +137,26 @@ def test_other_errors_are_not_taken_for_lost_processes() -> None:
     ):
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied (2x3 and 4x5)")
     assert not isinstance(error.value, RunError)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("environment variable RANK expected, but not set"),
+        module.dist.DistNetworkError("The client socket has failed to connect to host:1.\nmore"),
+        RuntimeError("Timed out after 2 seconds waiting for clients. 1/2 clients joined."),
+    ],
+)
+def test_processes_that_cannot_meet_are_one_sentence(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without torchrun's environment, or where nobody answers, WORLD_SIZE is named."""
+
+    def fail(backend: str) -> None:
+        raise error
+
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(module.dist, "init_process_group", fail)
+    with pytest.raises(RunError, match=r"WORLD_SIZE is 2.*torchrun.*unset") as refused:
+        process_group().__enter__()
+    assert "more" not in str(refused.value)

@@ -24,6 +24,7 @@ from kullback.comparison.sensitivity import Sensitivity, measure_sensitivity
 from kullback.comparison.stored import origin
 from kullback.comparison.token_agreement import bos_note, check_tokens
 from kullback.errors import InvalidValueError
+from kullback.evaluation.agreement import check_same_tokens
 from kullback.evaluation.on_text import coverage_notes
 from kullback.evaluation.passes import (
     BatchLimit,
@@ -104,6 +105,7 @@ def compare_models(
     reader, opened = _reader(reference, candidates)
     progress.part("cutting the text into tokens")
     tokenized = TokenizedText.of(documents, protocol, reader.tokenizer, reader.context, progress)
+    check_same_tokens(processes, tokenized)
     reference.check(documents, tokenized, reader)
     beginnings = _check_tokenizers(candidates, reader, tokenized)
     began = time.perf_counter()
@@ -290,8 +292,10 @@ def _kept(
     reads_logits = is_exclusive(reference) or is_wide(getattr(reference.model, "head", None))
     V, local = reference.vocabulary_size, processes.local_world_size
     # All processes keep the same, or they would round differently.
-    fit = processes.broadcast(reads_logits and logits_fit(len(tokenized), V, local))
+    fit = all(processes.gather(reads_logits and logits_fit(len(tokenized), V, local)))
     kept = KeptPredictions(reference, tokenized, on_disk=V if fit else None)
+    if fit and not all(processes.gather(kept.disk_bytes > 0)):
+        kept = KeptPredictions(reference, tokenized)
     if kept.disk_bytes:
         progress.note(
             f"the logits of {reference.name} are kept in {temporary_folder()} until the end, "

@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Int
 
 from kullback.errors import InvalidValueError, RunError
+from kullback.evaluation.agreement import check_same_plan, check_same_reading
 from kullback.evaluation.batches import Batch, PlannedBatch, cut, padded_tokens, plan_batches
 from kullback.evaluation.predictors import (
     ModelPredictor,
@@ -79,14 +80,16 @@ def batched_rows(
 
     `start` begins to compute the rows of a batch and returns what waits for them.  An accelerator
     is given a batch before the host waits for the one before it.
-    Raises `InvalidValueError` naming document and token where these raise it, `RunError` where the
-    memory is too small for a window by itself.
+    Raises `InvalidValueError` naming document and token where these raise it, and where processes
+    do not read the same; `RunError` where the memory is too small for a window by itself.
     """
     processes, limit = processes or ProcessGroup(), limit or BatchLimit()
     n_inputs_W = tokenized.windows.read()
     reader = _Reader(start, tokenized, predictors, n_inputs_W, limit)
     on_accelerator = any(predictor.device.type != "cpu" for predictor in predictors)
-    planned, at_once = _planned(tokenized, predictors, first_window, on_accelerator)
+    check_same_reading(processes, tokenized, predictors)
+    planned, at_once = _planned(tokenized, predictors, first_window, on_accelerator, processes)
+    check_same_plan(processes, planned, at_once)
     done = int(tokenized.starts[first_window])
     group: _Group[Rows] | None = None
     scored_W = tokenized.windows.scored()
@@ -115,12 +118,20 @@ def _planned(
     predictors: tuple[Predictor, ...],
     first_window: int,
     on_accelerator: bool,
+    processes: ProcessGroup,
 ) -> tuple[list[PlannedBatch], int]:
-    """The batches from a window on, which streamed models have read, and how many at a time."""
+    """The batches from a window on, which streamed models have read, and how many at a time.
+
+    Whether windows share batches is tried by rank 0, where the memory may be another's.
+    """
     n_inputs_W, budget = tokenized.windows.read(), token_budget(*predictors)
     is_alone = on_accelerator or any(map(is_exclusive, predictors))
+
+    def sharing(longest: int) -> Sharing:
+        return processes.decide(lambda: joint_sharing(longest, *predictors))
+
     while True:
-        plan = plan_batches(n_inputs_W, budget, lambda longest: joint_sharing(longest, *predictors))
+        plan = plan_batches(n_inputs_W, budget, sharing)
         # It depends on all windows, not on those left to do: where a run resumes, the same cores
         # share a batch as in one that was never stopped.  An accelerator is filled by one batch.
         at_once = 1 if is_alone else plan.full_batches

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from kullback.evaluation.agreement import check_same_tokens
 from kullback.evaluation.measures import TextMeasures, measure_text
 from kullback.evaluation.numeric_type import arithmetic_noise
 from kullback.evaluation.passages import text_passages
@@ -80,6 +81,7 @@ def evaluate_text(
     weights = in_background(model.weights_fingerprint) if rank_zero else model.weights_fingerprint
     progress.part("cutting the text into tokens")
     tokenized = TokenizedText.of(documents, protocol, model.tokenizer, model.context, progress)
+    check_same_tokens(processes, tokenized)
     identity = model_fingerprint(model, documents, tokenized, weights)
     progress.stage(f"{task.what} {model.name} on {model.device.type}")
     limit = BatchLimit()

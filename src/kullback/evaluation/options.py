@@ -17,6 +17,7 @@ from kullback.models.load_streamed import check_streamable, load_streamed
 from kullback.models.placement import DeviceMap
 from kullback.models.quantized import SizedModel, split_scheme
 from kullback.runtime.progress import Progress
+from kullback.runtime.ranks import process_count
 from kullback.runtime.workers import ProcessGroup
 from kullback.text.documents import STANDARD_INPUT, Document
 from kullback.text.formats import ROWS, has_fields
@@ -91,8 +92,14 @@ class PassOptions:
     def documents(self, text: Text, progress: Progress) -> list[Document]:
         """The documents of `text`; `progress` is told of files that are skipped.
 
-        Raises `InvalidValueError` where a field is given and no file has fields.
+        Raises `InvalidValueError` where a field is given and no file has fields, and for standard
+        input under torchrun.
         """
+        if STANDARD_INPUT in map(str, paths_of(text)) and process_count("WORLD_SIZE") > 1:
+            raise InvalidValueError(
+                f"text is {STANDARD_INPUT}, standard input, which each process of torchrun would "
+                "take a part of: write it to a file, and give the name of that"
+            )
         if self.field is not None and not any(map(_has_fields, paths_of(text))):
             raise InvalidValueError(
                 f"field (--field) is {self.field!r}, and no file of this text has fields: "

@@ -24,6 +24,7 @@ __all__ = [
     "inputs_at_once",
     "is_exclusive",
     "joint_sharing",
+    "parts_of",
     "predict_rows",
     "prepare",
     "token_budget",
@@ -99,7 +100,7 @@ def inputs_at_once(*predictors: object) -> int:
 
     One where one of them computes on all cores itself or on an accelerator, which a batch fills.
     """
-    parts = [part for predictor in predictors for part in _chain(predictor)]
+    parts = [part for predictor in predictors for part in parts_of(predictor)]
     on_cpu = all(_device_of(part).type == "cpu" for part in parts)
     return cores() if on_cpu and not any(map(is_exclusive, predictors)) else 1
 
@@ -109,13 +110,13 @@ def prepare(predictor: Predictor, inputs: Sequence[Int[np.ndarray, "N T"]], at_o
 
     False where it may not read them so, and its `sharing` now says how it may.
     """
-    models = [part for part in _chain(predictor) if isinstance(part, StreamedModel)]
+    models = [part for part in parts_of(predictor) if isinstance(part, StreamedModel)]
     return all(model.prepare(inputs, at_once) for model in models)
 
 
 def is_exclusive(predictor: object) -> bool:
     """Whether it is, or reads, a model that computes on all cores itself, a window at a time."""
-    return any(getattr(part, "exclusive", False) for part in _chain(predictor))
+    return any(getattr(part, "exclusive", False) for part in parts_of(predictor))
 
 
 def joint_sharing(longest: int, *predictors: Predictor) -> Sharing:
@@ -132,7 +133,7 @@ def token_budget(*predictors: Predictor) -> int:
     if all(predictor.device.type == "cpu" for predictor in predictors):
         return CPU_TOKENS
     widths = [
-        max(getattr(part, "bytes_a_token", 0) for part in _chain(predictor))
+        max(getattr(part, "bytes_a_token", 0) for part in parts_of(predictor))
         for predictor in predictors
     ]
     return max(1, min(DEVICE_TOKENS, ACTIVATION_BYTES // max(1, sum(widths))))
@@ -144,7 +145,7 @@ def _device_of(model: object) -> torch.device:
     return device
 
 
-def _chain(predictor: object) -> Iterator[object]:
+def parts_of(predictor: object) -> Iterator[object]:
     """It, the predictor or model that it reads, and so on."""
     while predictor is not None:
         yield predictor

@@ -57,6 +57,26 @@ class ProcessGroup:
             dist.broadcast_object_list(values, src=0)
         return values[0]
 
+    def decide(self, decision: Callable[[], Value]) -> Value:
+        """What `decision` gives on rank 0, in all processes; it is called there only."""
+        return self.broadcast(decision() if self.is_rank_zero else None)  # type: ignore[return-value] # rank 0's
+
+    def gather(self, value: Value) -> list[Value]:
+        """The values of all processes by their ranks, in all processes."""
+        if self.world_size == 1:
+            return [value]
+        values = [value] * self.world_size
+        with lost_processes():
+            dist.all_gather_object(values, value)
+        return values
+
+    def collect(self, value: Value) -> list[Value]:
+        """The values of all processes by their ranks, on rank 0; none on others."""
+        values: list[Value] = [value] * self.world_size if self.is_rank_zero else []
+        with lost_processes():
+            dist.gather_object(value, values if self.is_rank_zero else None, dst=0)
+        return values
+
     def broadcast_tensor(self, tensor: torch.Tensor) -> None:
         """Copy the contiguous tensor that rank 0 has into that of each process."""
         with lost_processes():
@@ -71,24 +91,30 @@ class ProcessGroup:
         """`measure` of each window, in order, on rank 0; non-zero ranks compute and yield nothing.
 
         This machine computes at most `at_once` windows at a time, by default one per core; they
-        share its cores evenly.  Freed memory is kept until the last window is done.
+        share its cores evenly.  Other machines use as many cores for a window as that of rank 0,
+        and as many threads as their own cores allow.  Freed memory is kept until the last window
+        is done.
         """
         at_once = max(1, min(at_once or cores(), cores()))
         threads = math.ceil(at_once / self.local_world_size)
-        with kept_freed_memory(), workers(threads, cores_each=cores() // at_once) as pool:
+        cores_each, per_round = self.broadcast(
+            (cores() // at_once, WINDOWS_A_THREAD * threads * self.world_size)
+        )
+        if not self.is_rank_zero:
+            here = max(1, cores() // cores_each)
+            threads = math.ceil(min(at_once, here) / self.local_world_size)
+        with kept_freed_memory(), workers(threads, cores_each) as pool:
             if self.world_size == 1:
                 yield from map_ahead(pool, measure, windows, WINDOWS_A_THREAD * threads)
                 return
-            per_round = WINDOWS_A_THREAD * threads * self.world_size
             for start in range(0, len(windows), per_round):
                 part = windows[start : start + per_round]
                 own = list(pool.map(measure, part[self.rank :: self.world_size]))
-                gathered: list[list[Result]] = [[] for _ in range(self.world_size)]
-                with lost_processes():
-                    dist.gather_object(own, gathered if self.is_rank_zero else None, dst=0)
+                collected = self.collect(own)
                 if self.is_rank_zero:
+                    assert sum(map(len, collected)) == len(part), "all have the same windows"
                     for i in range(len(part)):
-                        yield gathered[i % self.world_size][i // self.world_size]
+                        yield collected[i % self.world_size][i // self.world_size]
 
 
 @contextmanager
@@ -96,6 +122,7 @@ def process_group(patience: timedelta | None = None) -> Iterator[ProcessGroup]:
     """The processes that torchrun's environment describes; without it, this one alone.
 
     `patience` is how long a process waits for the others, by default torch's half an hour.
+    Raises `RunError` where they cannot be reached, or the environment is not torchrun's.
     """
     world_size = process_count("WORLD_SIZE", 1)
     if world_size == 1:
@@ -104,14 +131,27 @@ def process_group(patience: timedelta | None = None) -> Iterator[ProcessGroup]:
     backend = "cpu:gloo"
     if torch.cuda.is_available() and dist.is_nccl_available():
         backend += ",cuda:nccl"
-    if patience is None:
-        dist.init_process_group(backend)
-    else:
-        dist.init_process_group(backend, timeout=patience)
+    _join(backend, patience, world_size)
     try:
         yield ProcessGroup(dist.get_rank(), world_size, local_processes()[1])
     finally:
         dist.destroy_process_group()
+
+
+def _join(backend: str, patience: timedelta | None, world_size: int) -> None:
+    """Meet the other processes; `RunError` where that fails."""
+    try:
+        if patience is None:
+            dist.init_process_group(backend)
+        else:
+            dist.init_process_group(backend, timeout=patience)
+    # torch raises a ValueError for what is missing in the environment, and errors of its stores.
+    except (ValueError, RuntimeError) as error:
+        first = str(error).partition("\n")[0].rstrip(". ")
+        raise RunError(
+            f"the environment variable WORLD_SIZE is {world_size}, and this process cannot join "
+            f"the others ({first}): start it with torchrun, or unset WORLD_SIZE"
+        ) from error
 
 
 def local_processes() -> tuple[int, int]:

@@ -11,9 +11,10 @@ Axes: n tokens.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import TypeAlias, overload
 
 import numpy as np
@@ -120,6 +121,14 @@ class StoredEncodings(Sequence[StoredEncoding]):
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         return StoredEncoding(self._tokens, int(self._begin_G[index]), int(self._size_G[index]))
+
+    @cached_property
+    def digest(self) -> str:
+        """A hash of the tokens and of the sizes of the documents."""
+        digest = hashlib.blake2b(self._size_G.tobytes(), digest_size=16)
+        for ids_m in self._tokens.ids.parts():
+            digest.update(ids_m.tobytes())
+        return digest.hexdigest()
 
     def spans_of(self, parts: TokenRanges) -> Int[np.ndarray, "M 2"]:
         """The bytes of the tokens of some ranges, in the order of the text; none for token -1."""

@@ -10,6 +10,7 @@ Axes: T tokens that the model reads, M of its predictions that are scored.
 
 from __future__ import annotations
 
+import hashlib
 import struct
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -185,6 +186,13 @@ class Windows(Sequence[Window]):
             last,
             weight,
         )
+
+    def digest(self) -> str:
+        """A hash of all that is known of the windows beside the tokens of the documents."""
+        begins_with = sorted({-1 if s.bos is None else s.bos for s in self._streams.values()})
+        digest = hashlib.blake2b(repr(begins_with).encode(), digest_size=16)
+        digest.update(self._columns.tobytes())
+        return digest.hexdigest()
 
     def scored(self) -> Int[np.ndarray, "W"]:
         """M of each window."""

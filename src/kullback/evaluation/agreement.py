@@ -1,0 +1,92 @@
+"""Whether processes that share the windows of a text read the same tokens with the same models.
+
+Each process cuts the text, loads the models and plans the batches by itself, perhaps on another
+machine.  Where these differ, rows would be taken for those of other windows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import socket
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from torch import nn
+
+from kullback.errors import InvalidValueError
+from kullback.evaluation.batches import PlannedBatch
+from kullback.evaluation.predictors import Predictor, parts_of, token_budget
+from kullback.evaluation.tokenized_text import TokenizedText
+from kullback.runtime.weights import weights_sample
+from kullback.runtime.workers import ProcessGroup
+
+__all__ = ["check_same_plan", "check_same_reading", "check_same_tokens"]
+
+# What is compared of a model beside its weights, where it has that.
+ABOUT = ("name", "vocabulary_size", "context", "dtype", "backend", "file_bytes")
+
+
+def check_same_tokens(processes: ProcessGroup, tokenized: TokenizedText) -> None:
+    """Raise `InvalidValueError` in all processes unless all read the same tokens and windows."""
+    if processes.world_size > 1:
+        _check_equal(processes, _of_text(tokenized))
+
+
+def check_same_reading(
+    processes: ProcessGroup, tokenized: TokenizedText, predictors: Sequence[Predictor]
+) -> None:
+    """Raise `InvalidValueError` in all processes unless all have the same tokens and models.
+
+    Of weights a sample is compared.
+    """
+    if processes.world_size > 1:
+        parts = _of_text(tokenized)
+        for predictor in predictors:
+            name = f"the model {predictor.name}"
+            parts[name] = parts.get(name, "") + _about(predictor)
+        parts["the tokens of a batch"] = str(token_budget(*predictors))
+        _check_equal(processes, parts)
+
+
+def check_same_plan(processes: ProcessGroup, planned: Sequence[PlannedBatch], at_once: int) -> None:
+    """Raise `InvalidValueError` in all processes unless all read the same batches."""
+    if processes.world_size > 1:
+        digest = hashlib.blake2b(f"{at_once} {len(planned)}".encode(), digest_size=16)
+        for batch in planned:
+            digest.update(np.append(batch.numbers_N, -1).tobytes())
+        _check_equal(processes, {"the batches of the text": digest.hexdigest()})
+
+
+def _of_text(tokenized: TokenizedText) -> dict[str, str]:
+    return {
+        "the tokens of the text": tokenized.encodings.digest,
+        "the windows of the text": tokenized.windows.digest(),
+    }
+
+
+def _about(predictor: Predictor) -> str:
+    """What tells a predictor from one that predicts something else."""
+    known: list[object] = [predictor.device.type]
+    for part in parts_of(predictor):
+        if isinstance(part, nn.Module):
+            continue  # found in what wraps it
+        known.append(type(part).__name__)
+        known += [str(getattr(part, name, None)) for name in ABOUT]
+        known.append(getattr(getattr(part, "recording", None), "metadata", None))
+        values = getattr(part, "__dict__", {}).values()
+        modules = [value for value in values if isinstance(value, nn.Module)]
+        known += [weights_sample(module.state_dict()) for module in modules]
+    return repr(known)
+
+
+def _check_equal(processes: ProcessGroup, parts: Mapping[str, str]) -> None:
+    gathered = processes.gather((socket.gethostname(), dict(parts)))
+    host, first = gathered[0]
+    for rank, (other, theirs) in enumerate(gathered):
+        differing = [name for name, value in first.items() if theirs.get(name) != value]
+        if differing:
+            raise InvalidValueError(
+                f"the processes of torchrun cannot share this text: rank {rank} on {other} and "
+                f"rank 0 on {host} differ in {', '.join(differing)}: give each machine the same "
+                "files, the same kind of device and the same versions of the libraries"
+            )
