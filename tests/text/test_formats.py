@@ -32,18 +32,23 @@ COMPRESSED = {
     ".xz": lzma.compress,
     ".zst": compressed_zst,
     ".GZ": gzip.compress,
+    ".zstd": compressed_zst,
+    ".gzip": gzip.compress,
 }
+
+
+LINES = (".jsonl", ".NDJSON", "lines.json", ".jsonlines", ".jsonl.part", ".jsonl.1")
 
 
 def rows_in(suffix: str, path) -> bytes:
     """TEXTS in a format, in the column `body`."""
     rows = [{"id": i, "body": text} for i, text in enumerate(TEXTS)]
-    if suffix in (".jsonl", ".NDJSON", "lines.json"):
+    if suffix in LINES:
         return "\n".join(map(json.dumps, rows)).encode()
     if suffix == ".json":
         return json.dumps(rows, indent=1).encode()
     with path.open("w", encoding="utf-8-sig", newline="") as file:
-        delimiter = "\t" if suffix == ".tsv" else ","
+        delimiter = "\t" if suffix in (".tsv", ".tab") else ","
         writer = csv.DictWriter(file, ["id", "body"], delimiter=delimiter)
         writer.writeheader()
         writer.writerows(rows)
@@ -51,7 +56,7 @@ def rows_in(suffix: str, path) -> bytes:
 
 
 @pytest.mark.parametrize("compression", COMPRESSED)
-@pytest.mark.parametrize("suffix", [".jsonl", ".NDJSON", ".json", "lines.json", ".csv", ".tsv"])
+@pytest.mark.parametrize("suffix", [*LINES, ".json", ".csv", ".tsv", ".tab"])
 def test_rows_are_documents_in_every_format(tmp_path, suffix, compression):
     """Byte for byte, whatever the format and the compression."""
     path = tmp_path / f"docs{suffix}{compression}"
@@ -99,6 +104,13 @@ def test_compressed_text_is_one_document(tmp_path, compression):
         ("a.txt.zst", compressed_zst(b"a text" * 99)[:-5], ["damaged"]),
         ("a.zip", b"PK", ["archive", "extract"]),
         ("a.tar.gz", b"", ["archive", "extract"]),
+        ("a.tbz2", b"BZ", ["archive", "extract"]),
+        ("a.txt.lz4", b"\x04", ["LZ4", "decompress"]),
+        ("a.jsonl.br", b"\x04", ["Brotli", "decompress"]),
+        ("a.txt.Z.1", b"\x1f\x9d", ["compress"]),
+        ("a.jl", b'\n{"text": "a"}\n{"text": "b"}\n', ["JSON object", ".jsonl", "standard input"]),
+        ("a.data.gz", gzip.compress(b'{"text": "a"}\n'), ["JSON object", ".jsonl"]),
+        ("docs", b'{"text": "' + b"a" * 20_000 + b'"}\n', ["JSON object", ".jsonl"]),
         ("a.parquet.gz", b"", ["Parquet", "decompress"]),
         ("a.PDF", b"%PDF", [".txt"]),
         ("a.xlsx", b"PK", [".parquet"]),
@@ -112,6 +124,29 @@ def test_what_is_not_read_is_one_sentence(tmp_path, name, content, words):
         read_documents([path])
     for word in (*words, str(path)):
         assert word in str(error.value)
+
+
+def test_quotes_of_a_table_with_tabs_may_be_of_the_text(tmp_path):
+    """Where each line is a row: no rows are joined or lost."""
+    path = tmp_path / "a.tsv"
+    rows = ["id\ttext", '1\t"open', '2\tshut"', '3\t"A" is good', '4\t5" of rain', '5\t"all"']
+    path.write_text("\n".join(rows) + "\n")
+    texts = [row.split("\t")[1] for row in rows[1:]]
+    assert [document.text for document in read_documents([path])] == texts
+    path.write_text('text\n"open\nshut"\n')
+    with pytest.raises(InvalidValueError, match=r"line 2 .*quotes.*\.jsonl"):
+        read_documents([path])
+    path.write_text('text\n"a ""b"""\n')
+    assert read_documents([path])[0].text == 'a "b"'
+
+
+@pytest.mark.parametrize("name", ["a.jl", "README.1", "a.txt", "a.json5.old"])
+def test_other_text_is_one_document(tmp_path, name):
+    """Braces and numbers at the end of a name are of many kinds of text; .txt is always one."""
+    text = '{"text": "a"}\n' if name == "a.txt" else "{ f(x) = 1 }\n"
+    (tmp_path / name).write_text(text)
+    (document,) = read_documents([tmp_path / name])
+    assert document.text == text
 
 
 def test_long_values_of_tables_leave_no_limit_behind(tmp_path):

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from kullback.errors import InvalidValueError
 from kullback.text.documents import files_of
-from kullback.text.formats import format_of, has_fields, opened
+from kullback.text.formats import check_whole, format_of, has_fields, opened
 from kullback.text.rows import check_utf8, rows_of
 
 __all__ = ["Corpus", "Piece"]
@@ -91,7 +91,7 @@ class Corpus:
         for path, _ in self.files:
             with opened(path):  # says what is wrong with it
                 size = path.stat().st_size
-            dense = bool(format_of(path).compression) or path.suffix.lower() == ".parquet"
+            dense = bool(format_of(path).compression) or format_of(path).suffix == ".parquet"
             total += size * (_EXPANSION if dense else 1)
         return total
 
@@ -110,6 +110,7 @@ class Corpus:
             kind = format_of(path)
             with opened(path) as file:
                 if kind.rows is None:
+                    check_whole(file, path)
                     for text in _cut(_decoded(iter(lambda: file.read(BLOCK), b""), str(path))):
                         yield Piece(document, text)
                     document += 1

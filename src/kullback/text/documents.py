@@ -8,18 +8,20 @@ and its bytes are counted once, whatever the tokenizer.
 source                      documents
 ==========================  ================================================================
 ``-``                       standard input, one document
-a folder                    those of its ``.txt``, ``.jsonl``, ``.ndjson`` and ``.parquet``
-                            files, recursively, in the order of their paths
-``.jsonl``, ``.ndjson``     the field `field` of each line, named by the line's number from 1
+a folder                    those of its ``.txt``, ``.jsonl``, ``.jsonlines``, ``.ndjson`` and
+                            ``.parquet`` files, recursively, in the order of their paths
+``.jsonl``, ``.jsonlines``  the field `field` of each line, named by the line's number from 1;
+or ``.ndjson``              also as a piece or a version (``.jsonl.part``, ``.jsonl.1``)
 ``.json``                   that of each object of an array, named by its number from 0, or of
                             each line
-``.csv``, ``.tsv``          the column `field` of each row after the header, by its number from 0
+``.csv``, ``.tsv``,         the column `field` of each row after the header, by its number from 0
+``.tab``
 ``.parquet``                the column `field` of each row, named by the row's number from 0
 archives, office documents  none: an error
-any other file              one document
+any other file              one document; an error where it begins with a JSON object
 ==========================  ================================================================
 
-All but Parquet may be compressed: ``.gz``, ``.bz2``, ``.xz``, ``.zst``.
+All but Parquet may be compressed: ``.gz`` or ``.gzip``, ``.bz2``, ``.xz``, ``.zst`` or ``.zstd``.
 """
 
 from __future__ import annotations
@@ -37,7 +39,7 @@ from typing import BinaryIO
 from kullback.errors import InvalidValueError
 from kullback.runtime.inputs import check_regular
 from kullback.runtime.temporary import TemporaryBytes
-from kullback.text.formats import FOLDER_SUFFIXES, format_of, is_read_of_folder, opened
+from kullback.text.formats import FOLDER_SUFFIXES, check_whole, format_of, is_read_of_folder, opened
 from kullback.text.rows import check_utf8, rows_of, utf8
 
 __all__ = ["IN_MEMORY", "STANDARD_INPUT", "Document", "files_of", "read_documents", "read_texts"]
@@ -242,6 +244,7 @@ def _read_file(path: Path, name: str, field: str, stored: TemporaryBytes) -> Ite
     kind = format_of(path)
     with opened(path) as file:
         if kind.rows is None:
+            check_whole(file, path)
             yield _store(file, name, str(path), stored)
             return
         for row, content in rows_of(file, path, name, kind, field):

@@ -10,6 +10,7 @@ import bz2
 import gzip
 import io
 import lzma
+import re
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ __all__ = [
     "FOLDER_SUFFIXES",
     "ROWS",
     "Format",
+    "check_whole",
     "format_of",
     "has_fields",
     "is_read_of_folder",
@@ -34,14 +36,36 @@ Rows: TypeAlias = Literal["lines", "array", "table", "parquet"]
 
 #: By the end of the name; any other text file is one document.
 ROWS: dict[str, Rows] = {
-    ".jsonl": "lines", ".ndjson": "lines", ".json": "array", ".csv": "table", ".tsv": "table",
-    ".parquet": "parquet",
+    ".jsonl": "lines", ".ndjson": "lines", ".jsonlines": "lines", ".json": "array",
+    ".csv": "table", ".tsv": "table", ".tab": "table", ".parquet": "parquet",
 }  # fmt: skip
-COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
+COMPRESSIONS = (".gz", ".gzip", ".bz2", ".xz", ".zst", ".zstd")
 # Of a folder, which may have other files in the other formats (a configuration, a list).
-FOLDER_SUFFIXES = (".txt", ".jsonl", ".ndjson", ".parquet")
+FOLDER_SUFFIXES = (".txt", ".jsonl", ".jsonlines", ".ndjson", ".parquet")
+# After another: of a piece of a file, of a download that goes on, or of an older version.
+PIECE = re.compile(r"\.(part\d*|partial|crdownload|download|tmp|bak|old|\d+)")
+# The first line of a file with JSON objects, or its beginning.
+JSON_OBJECT = re.compile(rb'(\xef\xbb\xbf)?\s*\{\s*"([^"\\\n]|\\.)*"\s*:')
+FIRST_BYTES = 4096
 OTHERS = {
-    **dict.fromkeys((".zip", ".tar", ".tgz", ".7z", ".rar"), "an archive: extract it first"),
+    **dict.fromkeys(
+        (".zip", ".tar", ".tgz", ".tbz", ".tbz2", ".txz", ".tzst", ".7z", ".rar"),
+        "an archive: extract it first",
+    ),
+    **{
+        suffix: f"compressed with {name}, which is not read here: decompress it first"
+        for suffix, name in {
+            ".br": "Brotli",
+            ".bz": "bzip",
+            ".lz": "lzip",
+            ".lz4": "LZ4",
+            ".lzma": "LZMA",
+            ".lzo": "LZO",
+            ".snappy": "Snappy",
+            ".sz": "Snappy",
+            ".z": "compress",
+        }.items()
+    },
     **dict.fromkeys(
         (".pdf", ".doc", ".docx", ".odt", ".epub", ".rtf"),
         "a document with a layout: convert it to .txt first",
@@ -70,7 +94,7 @@ class Format:
     @property
     def delimiter(self) -> str:
         """Between the columns of a table."""
-        return "\t" if self.suffix == ".tsv" else ","
+        return "\t" if self.suffix in (".tsv", ".tab") else ","
 
 
 def format_of(path: Path) -> Format:
@@ -94,8 +118,11 @@ def format_of(path: Path) -> Format:
 
 
 def _by_name(path: Path) -> Format:
-    """As `format_of`, of any file."""
-    suffixes = [suffix.lower() for suffix in path.suffixes[-2:]]
+    """As `format_of`, of any file; "docs.jsonl.gz.part" and "docs.jsonl.1.gz" have rows, too."""
+    suffixes = [suffix.lower() for suffix in path.suffixes[-4:]]
+    bare = [suffix for suffix in suffixes if not PIECE.fullmatch(suffix)]
+    if {*bare[-2:]} & {*ROWS, *COMPRESSIONS, *OTHERS}:
+        suffixes = bare
     compression = suffixes.pop() if suffixes and suffixes[-1] in COMPRESSIONS else ""
     return Format(suffixes[-1] if suffixes else "", compression)
 
@@ -113,6 +140,21 @@ def is_read_of_folder(path: Path) -> bool:
     return name.suffix in FOLDER_SUFFIXES
 
 
+def check_whole(file: BinaryIO, path: Path) -> None:
+    """Raise `InvalidValueError` where a file that is one text by its name has JSON objects as rows.
+
+    `file` is at its beginning, and stays there.  The name of a .txt file says that it is a text.
+    """
+    if _by_name(path).suffix == ".txt":
+        return
+    peek: Callable[[int], bytes] = getattr(file, "peek", lambda size: b"")
+    if JSON_OBJECT.match(peek(FIRST_BYTES)):
+        raise InvalidValueError(
+            f"the text {path} begins with a JSON object, and its name says nothing of rows: rename "
+            "it to .jsonl, or to measure the file as it is, give it through standard input (-)"
+        )
+
+
 @contextmanager
 def opened(path: Path) -> Iterator[BinaryIO]:
     """A regular file for reading, decompressed; one sentence for whatever goes wrong."""
@@ -128,7 +170,7 @@ def opened(path: Path) -> Iterator[BinaryIO]:
             f"the text {path} is damaged or not a {path.suffix} file ({error}): download it again"
         ) from None
     except OSError as error:
-        if error.errno is None and path.suffix.lower() in COMPRESSIONS:  # pyarrow's
+        if error.errno is None and _by_name(path).compression:  # pyarrow's
             raise InvalidValueError(f"the text {path} is damaged ({error})") from None
         reason = error.strerror or str(error).splitlines()[0]
         raise InvalidValueError(f"the text {path} cannot be read: {reason}") from None
@@ -137,13 +179,13 @@ def opened(path: Path) -> Iterator[BinaryIO]:
 
 
 def _decompressed(file: BinaryIO, compression: str) -> BinaryIO:
-    if compression == ".zst":
+    if compression in (".zst", ".zstd"):
         import pyarrow as pa
 
         # It reads blocks, as a raw file does, and has no lines of its own.
         return io.BufferedReader(pa.CompressedInputStream(file, "zstd"))
     openers: dict[str, Callable[..., Any]] = {
-        ".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open
+        ".gz": gzip.open, ".gzip": gzip.open, ".bz2": bz2.open, ".xz": lzma.open
     }  # fmt: skip
     if compression in openers:
         return cast("BinaryIO", openers[compression](file, "rb"))

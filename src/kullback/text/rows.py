@@ -13,10 +13,10 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, TypeAlias
+from typing import BinaryIO, Literal, TypeAlias
 
 from kullback.errors import InvalidValueError
-from kullback.text.formats import Format, Rows
+from kullback.text.formats import Format, Rows, opened
 
 __all__ = ["check_utf8", "rows_of", "utf8"]
 
@@ -128,9 +128,10 @@ def _json_array(file: BinaryIO, path: Path, name: str, field: str) -> Named:
 
 def _table(file: BinaryIO, path: Path, name: str, field: str, delimiter: str) -> Named:
     """The rows after the header; quoted values may have line ends, which are kept."""
+    quoting = _quoting(path) if delimiter == "\t" else csv.QUOTE_MINIMAL
     lines = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
     # Strict: else a quote that is not closed would join the rows after it to one text.
-    reader = csv.reader(lines, delimiter=delimiter, strict=True)
+    reader = csv.reader(lines, delimiter=delimiter, quoting=quoting, strict=True)
     try:
         with _long_values():
             names = next(reader, [])
@@ -159,6 +160,41 @@ def _table(file: BinaryIO, path: Path, name: str, field: str, delimiter: str) ->
         ) from None
     finally:
         lines.detach()  # the file is closed by who opened it
+
+
+def _quoting(path: Path) -> Literal[0, 3]:
+    """Whether the quotes of a table with tabs are of its text: csv's QUOTE_NONE, or QUOTE_MINIMAL.
+
+    They are where each line is a row and one has a quote without another, which would join rows.
+    Raises `InvalidValueError` where a single column leaves it open.
+    """
+    columns, open_at = None, 0
+    with opened(path) as file, _long_values():
+        lines = io.TextIOWrapper(file, encoding="utf-8-sig", errors="replace", newline="")
+        for i, line in enumerate(lines, 1):
+            if not line.strip("\r\n"):
+                continue
+            columns = line.count("\t") if columns is None else columns
+            if line.count("\t") != columns:
+                return csv.QUOTE_MINIMAL
+            if not open_at and '"' in line and not _is_row(line):
+                open_at = i
+        lines.detach()
+    if open_at and columns == 0:
+        raise InvalidValueError(
+            f"line {open_at} of {path} has a quote that is not closed in it: whether quotes are of "
+            "the text, or around texts of several lines, a table with one column does not say; "
+            "write it as .jsonl"
+        )
+    return csv.QUOTE_NONE if open_at else csv.QUOTE_MINIMAL
+
+
+def _is_row(line: str) -> bool:
+    """Whether a line is a row of its own, with its quotes."""
+    try:
+        return len(list(csv.reader([line], delimiter="\t", strict=True))) == 1
+    except csv.Error:
+        return False
 
 
 @contextmanager
