@@ -13,12 +13,14 @@ import torch
 from tokenizers import Tokenizer
 from transformers import LlamaForCausalLM
 
-from gguf_files import gguf_of, gguf_vocabulary
+from gguf_architectures import byte_tokenizer, tiny
+from gguf_files import Value, gguf_of, gguf_vocabulary
 from kullback.errors import InvalidValueError, MissingExtraError
 from kullback.models import _llama_cpp_library
 from kullback.models._llama_cpp_library import Library, load_library
 from kullback.models._llama_cpp_tokenizer import tokenizer_of
-from kullback.models.llama_cpp import LlamaCppModel, LlamaCppPredictions
+from kullback.models.gguf_file import read_gguf
+from kullback.models.llama_cpp import ALL_LAYERS, LlamaCppModel, LlamaCppPredictions
 from kullback.models.load import load_sized, load_text_model, tokenizer_alone
 from tiny_models import TEXT, llama_and_gguf
 
@@ -86,7 +88,8 @@ def test_a_text_of_more_tokens_than_bytes_is_read(folder: Path) -> None:
 
     asking = cast(Library, SimpleNamespace(c=Asking()))
     pointer = model.session.handle.pointer
-    tokenizer = tokenizer_of(asking, pointer, "m", model)
+    header = read_gguf(folder / "tiny.gguf")
+    tokenizer = tokenizer_of(asking, pointer, header, model)
     assert tokenizer.ids("hola") == model.tokenizer.ids("hola")
     assert sizes == [6, 99]
 
@@ -139,6 +142,95 @@ def test_options_are_part_of_name_and_backend(folder: Path) -> None:
     ids_1T = ids_of(plain, 100)
     distance = (logits_of(plain, ids_1T) - logits_of(quantised, ids_1T)).abs().max()
     assert 0 < distance < 1
+
+
+def test_the_length_of_a_window_decides_its_rope_factors(tmp_path: Path) -> None:
+    """As in transformers, and not what was read before it."""
+    short, long, original = [1.0, 1.5, 2.0, 3.0], [1.0, 3.0, 5.0, 9.0], 256
+    rotation = {
+        "rope_type": "longrope", "rope_theta": 10_000.0, "short_factor": short,
+        "long_factor": long, "original_max_position_embeddings": original,
+        "attention_factor": 1.0,
+    }  # fmt: skip
+    reference = tiny(
+        "Phi3",
+        rope_parameters=rotation,
+        original_max_position_embeddings=original,
+        max_position_embeddings=1024,
+    )
+    tensors = {
+        "rope_factors_short.weight": np.array(short, np.float32),
+        "rope_factors_long.weight": np.array(long, np.float32),
+    }
+    entries = {"rope.scaling.original_context_length": original}
+    path = gguf_of(tmp_path / "m.gguf", reference, byte_tokenizer(), "phi3", entries, tensors)
+    model = load_text_model(f"{path}@threads=1,ctk=f32,ctv=f32,fa=off")
+    assert isinstance(model, LlamaCppModel)
+    assert any("up to 256 tokens" in note and "RoPE factors" in note for note in model.notes)
+    generator = torch.Generator().manual_seed(3)
+    for length in (200, 300, 200):
+        ids_1T = torch.randint(0, 256, (1, length), generator=generator)
+        with torch.inference_mode():
+            right_TV = reference(ids_1T).logits[0]
+        assert (logits_of(model, ids_1T) - right_TV).abs().max() < 1e-3
+    fixed = load_text_model(f"{path}@threads=1,ctx=1024")
+    assert any("long RoPE factors, as ctx is 1,024" in note for note in fixed.notes)
+
+
+def test_on_the_cpu_a_gpu_multiplies_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A build for a GPU is given no device; on one, the backend says so."""
+    library, given = load_library(), []
+
+    class WithGpu:
+        """The functions of the library, which says that it computes on a GPU."""
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(library.c, name)
+
+        def llama_supports_gpu_offload(self) -> bool:
+            return True
+
+        def llama_model_load_from_file(self, path: bytes, parameters: Any) -> object:
+            given.append((bool(parameters.devices), parameters.n_gpu_layers))
+            return library.c.llama_model_load_from_file(path, parameters)
+
+        def llama_init_from_model(self, model: Any, parameters: Any) -> object:
+            given.append((parameters.op_offload, parameters.offload_kqv))
+            return library.c.llama_init_from_model(model, parameters)
+
+    with_gpu = Library(cast(ctypes.CDLL, WithGpu()), "it")
+    monkeypatch.setattr("kullback.models.llama_cpp.load_library", lambda: with_gpu)
+    header = read_gguf(folder / "tiny.gguf")
+    on_cpu, on_gpu = (LlamaCppModel.load(header, "m", device=place) for place in ("cpu", "auto"))
+    assert given == [(True, 0), (False, ALL_LAYERS)]
+    logits_of(on_cpu, ids_of(on_cpu, 5))
+    assert given[2:] == [(False, False)]
+    assert ("GPU" in on_cpu.backend, "GPU" in on_gpu.backend) == (False, True)
+
+
+@pytest.mark.parametrize(
+    ("model", "key", "values"),
+    [
+        ("llama", "scores", ([-1.0, -2.0, -3.0], [-3.0, -2.0, -1.0])),
+        ("gpt2", "merges", (["a b", "b a"], ["b a", "a b"])),
+    ],
+)
+def test_other_ranks_of_the_same_tokens_are_another_tokenizer(
+    tmp_path: Path, model: str, key: str, values: tuple[list[Any], list[Any]]
+) -> None:
+    """They make other ids of a text."""
+    fingerprints = []
+    for i, value in enumerate((*values, values[0])):
+        entries: dict[str, Value] = {
+            "llama.block_count": 1, "llama.context_length": 8, "llama.embedding_length": 8,
+            "llama.attention.layer_norm_rms_epsilon": 1e-5, "tokenizer.ggml.model": model,
+            "tokenizer.ggml.pre": "gpt-2", f"tokenizer.ggml.{key}": value,
+        }  # fmt: skip
+        path = gguf_vocabulary(tmp_path / f"{i}.gguf", ["a", "b", "ab"], entries)
+        read = tokenizer_alone(f"{path}@llama.cpp")
+        assert read is not None
+        fingerprints.append(read().fingerprint)
+    assert fingerprints[0] == fingerprints[2] != fingerprints[1]
 
 
 def test_sizes_are_those_of_the_file(folder: Path) -> None:
@@ -279,4 +371,4 @@ def test_an_unknown_pre_tokenizer_names_what_may_know_it(folder: Path, tmp_path:
     path = tmp_path / "zork.gguf"
     path.write_bytes((folder / "tiny.gguf").read_bytes().replace(b"gpt-2", b"zorks"))
     with pytest.raises(InvalidValueError, match=r"'zorks'.*upgrade"):
-        LlamaCppModel.load((path,), "zork")
+        LlamaCppModel.load(read_gguf(path), "zork")

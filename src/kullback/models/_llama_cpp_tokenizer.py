@@ -10,6 +10,7 @@ from typing import Any
 
 from kullback.errors import InvalidValueError
 from kullback.models._llama_cpp_library import Library
+from kullback.models.gguf_file import GGUFFile
 from kullback.text.special_spellings import Spelled
 from kullback.text.tokenizer import TextTokenizer
 
@@ -20,11 +21,15 @@ NO_VOCABULARY, BYTE_PAIRS = 0, 2
 CONTROL = 1 << 3
 # Metadata on which the ids of a text depend, beside the tokens themselves.
 KEYS = ("model", "pre", "add_space_prefix", "remove_extra_whitespaces", "add_bos_token")
+# Arrays of the header on which they depend, too.
+ARRAYS = ("merges", "scores", "precompiled_charsmap")
 LONGEST_PIECE = 1 << 16
 
 
-def tokenizer_of(library: Library, model: Any, name: str, owner: object) -> TextTokenizer:
+def tokenizer_of(library: Library, model: Any, header: GGUFFile, owner: object) -> TextTokenizer:
     """llama.cpp's tokenizer of a model; `owner` is kept so that the model is not freed.
+
+    `header` is that of the model's file.
 
     Raises `InvalidValueError` where the file has no vocabulary.
     """
@@ -33,7 +38,7 @@ def tokenizer_of(library: Library, model: Any, name: str, owner: object) -> Text
     kind, size = c.llama_vocab_type(vocabulary), c.llama_vocab_n_tokens(vocabulary)
     if kind == NO_VOCABULARY or size == 0:
         raise InvalidValueError(
-            f"the model {name} has no tokenizer: choose a file that was converted with one"
+            f"the model {header.name} has no tokenizer: choose a file that was converted with one"
         )
     pieces = [_piece(library, vocabulary, token) for token in range(size)]
     attributes = [c.llama_vocab_get_attr(vocabulary, token) for token in range(size)]
@@ -70,6 +75,9 @@ def tokenizer_of(library: Library, model: Any, name: str, owner: object) -> Text
     digest = hashlib.sha256()
     settings = [meta(library, model, f"tokenizer.ggml.{key}") for key in KEYS]
     digest.update(json.dumps(["llama.cpp", kind, settings, bos_id, adds_bos, eos_id]).encode())
+    for key in ARRAYS:
+        values = header.metadata.get(f"tokenizer.ggml.{key}", ())
+        digest.update(f"{key} {values}".encode(errors="surrogateescape"))
     for piece, attribute in zip(pieces, attributes, strict=True):
         digest.update(b"%d %d %b" % (len(piece), attribute, piece))
     return TextTokenizer.from_pieces(

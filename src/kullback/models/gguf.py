@@ -57,7 +57,7 @@ def load_llama_cpp(
     shown = location.gguf.name
     if location.options is not None:
         shown = f"{shown}@{location.options}"
-    return LlamaCppModel.load(location.header.parts, shown, location.options, kind)
+    return LlamaCppModel.load(location.header, shown, location.options, kind)
 
 
 def dequantised(model: HuggingFaceModel, location: Location) -> HuggingFaceModel:

@@ -20,7 +20,7 @@ from kullback.models.gguf_file import GGUFFile, Value
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
-__all__ = ["FACTOR_TENSORS", "set_rope"]
+__all__ = ["FACTOR_TENSORS", "FREQUENCIES", "LONG", "SHORT", "set_rope"]
 
 FREQUENCIES, LONG, SHORT = (
     "rope_freqs.weight",

@@ -32,7 +32,9 @@ from torch import Tensor
 from kullback.errors import InvalidValueError, RunError
 from kullback.models._llama_cpp_errors import no_context, no_model
 from kullback.models._llama_cpp_library import Batch, Library, collected_errors, load_library
+from kullback.models._llama_cpp_rope import RopeFactors
 from kullback.models._llama_cpp_tokenizer import tokenizer_of
+from kullback.models.gguf_file import GGUFFile
 from kullback.models.interface import Sharing
 from kullback.models.llama_cpp_options import CACHE_TYPES, FLASH_ATTENTION, LlamaCppOptions
 from kullback.predictions.base import ALL
@@ -46,6 +48,7 @@ LOGITS_BYTES = 32 << 20
 # Tokens at a time, as llama.cpp's own tools have it.
 BATCH = 512
 ALL_LAYERS = 1 << 16
+NO_DEVICES = (ctypes.c_void_p * 1)(None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,12 +75,12 @@ class LlamaCppModel:
     @classmethod
     def load(
         cls,
-        paths: tuple[Path, ...],
+        header: GGUFFile,
         name: str,
         options: LlamaCppOptions | None = None,
         device: str = "auto",
     ) -> LlamaCppModel:
-        """The model in a file, or in all its parts.
+        """The model of which `header` was read, in a file or in all its parts.
 
         `device` is "auto" (an accelerator, where llama.cpp was built for it), "cpu" or "cuda".
 
@@ -94,10 +97,16 @@ class LlamaCppModel:
                 f"{what}: {library.name}, which runs {name}, was built without an accelerator; "
                 "leave it out, or install a build for yours"
             )
-        layers = 0 if device == "cpu" else ALL_LAYERS if options.ngl is None else options.ngl
         parameters = c.llama_model_default_params()
-        parameters.n_gpu_layers = layers if offloads else 0
-        handle = _Handle.open(library, paths[0], parameters)
+        on_gpu = offloads and device != "cpu"
+        parameters.n_gpu_layers = (
+            0 if not on_gpu else ALL_LAYERS if options.ngl is None else options.ngl
+        )
+        if not on_gpu:
+            # It would multiply large matrices on a GPU also where that has no layer.
+            parameters.devices = ctypes.addressof(NO_DEVICES)
+        path = header.parts[0]
+        handle = _Handle.open(library, path, parameters, RopeFactors.of(header), on_gpu)
         pointer = handle.pointer
         if (
             not c.llama_model_has_decoder(pointer)
@@ -105,15 +114,17 @@ class LlamaCppModel:
             or c.llama_model_is_diffusion(pointer)
         ):
             raise InvalidValueError(
-                f"the model {paths[0]} is not a causal language model: choose one that was trained "
+                f"the model {path} is not a causal language model: choose one that was trained "
                 "to predict the next token"
             )
-        tokenizer = tokenizer_of(library, pointer, str(paths[0]), handle)
+        tokenizer = tokenizer_of(library, pointer, header, handle)
         session = Session(library, handle, name, options, tokenizer.vocabulary_size)
         given = f", {options}" if str(options) else ""
-        note = f"{name} runs in {library.name}{given}: its weights are used as they are stored"
+        notes = [f"{name} runs in {library.name}{given}: its weights are used as they are stored"]
+        if handle.factors is not None:
+            notes.append(handle.factors.note(name, options.ctx))
         trained = int(c.llama_model_n_ctx_train(pointer))
-        return cls(paths, name, tokenizer, options, library, session, trained, (note,))
+        return cls(header.parts, name, tokenizer, options, library, session, trained, tuple(notes))
 
     @property
     def vocabulary_size(self) -> int:
@@ -128,8 +139,9 @@ class LlamaCppModel:
 
     @property
     def backend(self) -> str:
-        """The library and its version, and the options on which numbers depend."""
-        given = [self.library.name, str(self.options)]
+        """The library and its version, a GPU, and the options on which numbers depend."""
+        place = "on a GPU" if self.session.handle.on_gpu else ""
+        given = [self.library.name, place, str(self.options)]
         return ", ".join(part for part in given if part)
 
     @cached_property
@@ -203,29 +215,38 @@ class LlamaCppPredictions:
         return LlamaCppPredictions(self.session, self.tokens_NT, self.rows_M[rows_M.cpu().numpy()])
 
 
-def read_tokenizer(paths: tuple[Path, ...]) -> TextTokenizer:
+def read_tokenizer(header: GGUFFile) -> TextTokenizer:
     """The tokenizer of a file, without its weights; raises as `LlamaCppModel.load` does."""
     library = load_library()
     parameters = library.c.llama_model_default_params()
     parameters.vocab_only = True
-    handle = _Handle.open(library, paths[0], parameters)
-    return tokenizer_of(library, handle.pointer, str(paths[0]), handle)
+    handle = _Handle.open(library, header.parts[0], parameters)
+    return tokenizer_of(library, handle.pointer, header, handle)
 
 
 class _Handle:
-    """llama.cpp's model, freed when nothing refers to it."""
+    """llama.cpp's model, freed when nothing refers to it, and what its contexts depend on."""
 
     @classmethod
-    def open(cls, library: Library, path: Path, parameters: ctypes.Structure) -> _Handle:
+    def open(
+        cls,
+        library: Library,
+        path: Path,
+        parameters: ctypes.Structure,
+        factors: RopeFactors | None = None,
+        on_gpu: bool = False,
+    ) -> _Handle:
         """The model in the file, or in all parts of which it is the first."""
         with collected_errors(library) as errors:
             pointer = library.c.llama_model_load_from_file(str(path).encode(), parameters)
             if not pointer:
                 raise no_model(str(path), errors, library.name)
-        return cls(library, pointer)
+        return cls(library, pointer, factors, on_gpu)
 
-    def __init__(self, library: Library, pointer: int) -> None:
-        self.pointer = pointer
+    def __init__(
+        self, library: Library, pointer: int, factors: RopeFactors | None, on_gpu: bool
+    ) -> None:
+        self.pointer, self.factors, self.on_gpu = pointer, factors, on_gpu
         weakref.finalize(self, _free, library, library.c.llama_model_free, pointer)
 
 
@@ -341,17 +362,23 @@ class Session:
 
     def _context_of(self, length: int) -> _Context:
         """A context for `length` tokens at least; raises `RunError` where there is no memory."""
-        if self._context is not None and self._context.size >= length:
+        options, c, factors = self._options, self._library.c, self.handle.factors
+        if options.ctx is not None:
+            factors = None  # one size for all windows
+        kept = self._context.size if self._context is not None else 0
+        if kept >= length and (factors is None or factors.fits(kept, length)):
+            assert self._context is not None, "it has a size"
             return self._context
         self._context = None  # freed before the next one is made
-        options, c = self._options, self._library.c
         size = options.ctx or max(BATCH, 1 << (length - 1).bit_length())
+        size = size if factors is None else factors.sized(size, length)
         parameters = c.llama_context_default_params()
         parameters.n_ctx = size
         parameters.n_batch = parameters.n_ubatch = self.batch
         parameters.n_outputs_max = self.rows
         parameters.n_threads = parameters.n_threads_batch = options.threads or cores()
         parameters.flash_attn_type = FLASH_ATTENTION[options.fa or "auto"]
+        parameters.op_offload = parameters.offload_kqv = self.handle.on_gpu
         parameters.type_k = CACHE_TYPES[options.ctk or "f16"]
         parameters.type_v = CACHE_TYPES[options.ctv or "f16"]
         with collected_errors(self._library) as errors:

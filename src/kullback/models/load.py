@@ -187,7 +187,7 @@ def tokenizer_alone(
     if location.header is None or _backend(location, backend) != "llama.cpp":
         return None
     check_asserts(location.header)
-    return partial(read_tokenizer, location.header.parts)
+    return partial(read_tokenizer, location.header)
 
 
 def _check_spread(
