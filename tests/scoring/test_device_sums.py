@@ -8,14 +8,23 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
+from kullback.predictions.base import ALL, ComputedPredictions, DensePredictions
 from kullback.scoring import device_sums
-from kullback.scoring.device_sums import device_kernels
+from kullback.scoring.device_sums import (
+    device_kernels,
+    start_pair_totals,
+    start_token_totals,
+)
 
 pytest.importorskip("triton", reason="Triton has no wheels for this platform")
 
@@ -49,3 +58,57 @@ def test_without_a_compiler_the_sums_are_those_of_torch(monkeypatch: pytest.Monk
     monkeypatch.setenv("KULLBACK_COMPILE", "0")
     assert device_kernels.__wrapped__("cuda") is None
     assert started == ["cuda"]
+
+
+class Kernels:
+    """Kernels that sum nothing, and ask for the current GPU when they are started."""
+
+    def __init__(self, current: list[str]) -> None:
+        self.starts: list[str] = []
+        self.row_sums_kernel = self.pair_sums_kernel = self
+        self._current = current
+
+    def __getitem__(self, grid: tuple[int, int]) -> Any:
+        return lambda *arguments, **sizes: self.starts.append(self._current[-1])
+
+
+def test_kernels_are_started_on_the_gpu_of_the_predictions(monkeypatch) -> None:
+    """Triton starts them on torch's current GPU, which is another in a second process."""
+    current = ["cuda:0"]
+
+    @contextmanager
+    def device(wanted: torch.device) -> Iterator[None]:
+        current.append(str(wanted))
+        yield
+        current.pop()
+
+    own = device_sums._current
+    monkeypatch.setattr(torch.cuda, "device", device)
+    assert isinstance(own(torch.device("cpu")), nullcontext)
+    # What is on the CPU here stands for what is on the second GPU.
+    monkeypatch.setattr(device_sums, "_current", lambda _: own(torch.device("cuda:1")))
+    kernels: Any = Kernels(current)
+    predictions, targets_M = DensePredictions(torch.zeros(3, 7)), torch.zeros(3, dtype=torch.int64)
+    start_token_totals(kernels, predictions, targets_M, 0)
+    assert kernels.starts == ["cuda:1"]
+    start_pair_totals(kernels, (predictions, predictions), targets_M, 7)
+    assert kernels.starts == ["cuda:1"] * 4
+    assert current == ["cuda:0"]
+
+
+def test_padding_that_is_not_there_is_not_asked_for() -> None:
+    """Logits of no columns would let llama.cpp read a window again."""
+    asked: list[int] = []
+
+    class Counted(ComputedPredictions):
+        def logits(self, rows: slice, columns: slice = ALL) -> Tensor:
+            logits_BW = super().logits(rows, columns)
+            asked.append(logits_BW.shape[1])
+            return logits_BW
+
+    first, second = (
+        Counted(torch.arange(3), V, lambda rows_B, V=V: torch.zeros(len(rows_B), V)) for V in (7, 9)
+    )
+    targets_M, kernels = torch.zeros(3, dtype=torch.int64), Kernels(["cuda:0"])
+    device_sums._pair_columns(kernels, (first, second), targets_M, 7)
+    assert asked == [7, 7, 2]

@@ -20,6 +20,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from subprocess import SubprocessError
@@ -114,10 +115,11 @@ def start_token_totals(
     It raises `InvalidValueError` naming the row that is no distribution.
     """
     V = predictions.vocabulary_size
-    sums = _RowSums(kernels, predictions, targets_M, slice(0, V), top_k)
-    for rows in row_chunks(predictions, targets_M.device, DEVICE_BYTES // (4 * V)):
-        sums.add(rows)
-    wait = _start_to_host(sums.totals())
+    with _current(targets_M.device):
+        sums = _RowSums(kernels, predictions, targets_M, slice(0, V), top_k)
+        for rows in row_chunks(predictions, targets_M.device, DEVICE_BYTES // (4 * V)):
+            sums.add(rows)
+        wait = _start_to_host(sums.totals())
 
     def finish() -> RowTotals:
         totals = RowTotals(*wait())
@@ -137,6 +139,27 @@ def start_pair_totals(
 
     It raises `InvalidValueError` naming the model and its row that is no distribution.
     """
+    with _current(targets_M.device):
+        wait = _start_to_host(_pair_columns(kernels, predictions, targets_M, vocabulary_size))
+
+    def finish() -> PairTotals:
+        columns, of_one = wait(), len(RowTotals._fields)
+        reference = RowTotals(*columns[:of_one])
+        candidate = RowTotals(*columns[of_one : 2 * of_one])
+        check_rows(reference.largest_B, 0, "the reference")
+        check_rows(candidate.largest_B, 0, "the candidate")
+        return PairTotals(reference, candidate, *columns[2 * of_one :])
+
+    return finish
+
+
+def _pair_columns(
+    kernels: ModuleType,
+    predictions: tuple[Predictions, Predictions],
+    targets_M: Int[Tensor, "M"],
+    vocabulary_size: int,
+) -> tuple[Tensor, ...]:
+    """The columns of `PairTotals`, those of each model's `RowTotals` first, on the device."""
     V, M = vocabulary_size, len(targets_M)
     first, second = (
         _RowSums(kernels, model, targets_M, slice(0, V), TOP_K) for model in predictions
@@ -158,32 +181,26 @@ def start_pair_totals(
             N_AT_LEAST=1 << (first.blocks - 1).bit_length(), num_warps=WARPS,
         )  # fmt: skip
         for padding in paddings:
-            padding.add(rows)
+            if padding.blocks:  # else llama.cpp would read the window again for no logits
+                padding.add(rows)
         del x_BV, y_BV  # their memory is that of the next rows
     reference, candidate = first.totals(), second.totals()
     first_M5, second_M5 = reference.top_tokens_BK, candidate.top_tokens_BK
     is_shared = (first_M5[:, :, None] == second_M5[:, None, :]) & (first_M5 >= 0)[:, :, None]
-    wait = _start_to_host(
-        (
-            *reference,
-            *candidate,
-            *_divergences(sums_NSM, reference, candidate),
-            is_shared.any(dim=2).sum(dim=1),
-            (at_top1_M.double() - candidate.largest_B - candidate.log_z_B).exp(),
-            paddings[0].share(reference),
-            paddings[1].share(candidate),
-        )
+    return (
+        *reference,
+        *candidate,
+        *_divergences(sums_NSM, reference, candidate),
+        is_shared.any(dim=2).sum(dim=1),
+        (at_top1_M.double() - candidate.largest_B - candidate.log_z_B).exp(),
+        paddings[0].share(reference),
+        paddings[1].share(candidate),
     )
 
-    def finish() -> PairTotals:
-        columns, of_one = wait(), len(RowTotals._fields)
-        reference = RowTotals(*columns[:of_one])
-        candidate = RowTotals(*columns[of_one : 2 * of_one])
-        check_rows(reference.largest_B, 0, "the reference")
-        check_rows(candidate.largest_B, 0, "the candidate")
-        return PairTotals(reference, candidate, *columns[2 * of_one :])
 
-    return finish
+def _current(device: torch.device) -> AbstractContextManager[object]:
+    """Makes a GPU the one that Triton starts its kernels on, which is torch's current one."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def _start_to_host(columns: tuple[Tensor, ...]) -> Callable[[], list[Tensor]]:
@@ -246,8 +263,6 @@ class _RowSums:
     def add(self, rows: slice) -> Float[Tensor, "B V"]:
         """Start the sums of some rows; their logits."""
         logits_BV = self.predictions.logits(rows, self.columns).float()
-        if not self.blocks:
-            return logits_BV
         targets_B = self.targets_M[rows]
         if not self.reads_targets:
             chunk = Chunk.of(self.predictions, rows, targets_B)
