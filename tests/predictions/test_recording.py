@@ -68,6 +68,15 @@ PAIRS = {
 }
 
 
+def test_a_head_multiplies_in_the_type_of_the_live_model(tmp_path: Path) -> None:
+    """Of 16-bit hidden states it is known again, so that no copy of the head is widened."""
+    for name, make in PAIRS.items():
+        live = make()[0]
+        head = write(tmp_path / name.replace(" ", "-"), live).head
+        assert head is not None
+        assert head.product_dtype == live.head.product_dtype
+
+
 @pytest.mark.parametrize("name", PAIRS)
 def test_a_kl_from_exact_recordings_is_the_live_one(name: str, tmp_path: Path) -> None:
     """All statistics of two models from their recordings are those of the models themselves."""

@@ -15,6 +15,7 @@ from kullback.predictions.base import (
     FactoredPredictions,
     Head,
     Predictions,
+    StoredHead,
 )
 from kullback.scoring import divergence
 from kullback.scoring.divergence import divergence_statistics
@@ -40,6 +41,16 @@ def test_every_kind_is_moved(predictions: Predictions) -> None:
     assert chosen.logits(slice(0, 2), slice(4, 9)).shape == (2, 5)
     assert chosen.logits(slice(0, 2)).device == META
     assert on_device(predictions, torch.device("cpu")) is predictions
+
+
+def test_the_head_of_a_recording_is_moved_once() -> None:
+    """Every batch multiplies with the same copy; a live head may change and is moved anew."""
+    stored = StoredHead(torch.ones(11, 4), torch.ones(11), 0.5, product_dtype=torch.bfloat16)
+    for head, is_kept in ((stored, True), (HEAD, False)):
+        moved = [on_device(FactoredPredictions(torch.ones(6, 4), head), META) for _ in range(2)]
+        first, second = (part.head for part in moved if isinstance(part, FactoredPredictions))
+        assert (first.weight_VD is second.weight_VD) == is_kept
+        assert (first.scale, first.product_dtype) == (head.scale, head.product_dtype)
 
 
 def test_the_accelerator_is_taken_wherever_it_is() -> None:

@@ -16,7 +16,7 @@ block.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import torch
@@ -31,6 +31,7 @@ __all__ = [
     "FactoredPredictions",
     "Head",
     "Predictions",
+    "StoredHead",
     "at_least_float32",
     "joined",
 ]
@@ -81,6 +82,11 @@ class Head:
         """Whether the products on `device` are of 16-bit numbers, summed in float32."""
         return device.type == "cuda" and self.product_dtype == self.weight_VD.dtype
 
+    def on(self, device: torch.device) -> Head:
+        """The head with its weights on `device`."""
+        bias_V = None if self.bias_V is None else self.bias_V.to(device)
+        return replace(self, weight_VD=self.weight_VD.to(device), bias_V=bias_V)
+
     def logits(self, hidden_BD: Float[Tensor, "B D"], columns: slice = ALL) -> Float[Tensor, "B W"]:
         """The logits of some columns: one matmul, the rest in place."""
         weight_WD = self.weight_VD[columns]
@@ -96,6 +102,21 @@ class Head:
         if self.softcap is not None:
             logits_BW.div_(self.softcap).tanh_().mul_(self.softcap)
         return logits_BW
+
+
+@dataclass(frozen=True)
+class StoredHead(Head):
+    """The head in a recording: its numbers never change, so it is moved to a device once."""
+
+    _moved: dict[torch.device, Head] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+
+    def on(self, device: torch.device) -> Head:
+        """The head with its weights on `device`, the same object each time."""
+        if device not in self._moved:
+            self._moved[device] = super().on(device)
+        return self._moved[device]
 
 
 def _product_of_16_bits(

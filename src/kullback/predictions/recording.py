@@ -38,7 +38,13 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from kullback.errors import InvalidValueError
-from kullback.predictions.base import DensePredictions, FactoredPredictions, Head, Predictions
+from kullback.predictions.base import (
+    DensePredictions,
+    FactoredPredictions,
+    Head,
+    Predictions,
+    StoredHead,
+)
 from kullback.predictions.checks import check_recording
 from kullback.predictions.checksums import check_checksums
 from kullback.predictions.safetensors_stream import DTYPES, PADDING
@@ -120,7 +126,7 @@ class Recording:
                 about.kind,
                 about.metadata,
                 about.vocabulary_size,
-                _head(about, weights, head, path),
+                _head(about, weights, head, path, columns),
                 columns,
                 DTYPES[about.arithmetic],
             )
@@ -186,13 +192,25 @@ def head_weights(head: Head) -> dict[str, Tensor]:
 
 
 def _head(
-    about: _About, weights: Mapping[str, Tensor], given: Head | None, path: Path
+    about: _About,
+    weights: Mapping[str, Tensor],
+    given: Head | None,
+    path: Path,
+    columns: Mapping[str, Tensor],
 ) -> Head | None:
     """The head in the file, or the one that was given for it."""
     if about.head is None:
         return None
     if weights:
-        return Head(weights["head.weight"], weights.get("head.bias"), about.scale, about.softcap)
+        # Hidden states are kept in 16 bits where that is exact: they had these bits.
+        hidden = columns["hidden"].dtype if "hidden" in columns else torch.float32
+        return StoredHead(
+            weights["head.weight"],
+            weights.get("head.bias"),
+            about.scale,
+            about.softcap,
+            hidden if hidden.itemsize == 2 and about.arithmetic == "F32" else None,
+        )
     if given is None:
         raise InvalidValueError(
             f"the recording {path} was written without the model's head: open it with the head of "

@@ -8,7 +8,7 @@ Axes: M rows, B rows that are asked for, W columns of the vocabulary V.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
@@ -39,10 +39,8 @@ def on_device(predictions: Predictions, device: torch.device) -> Predictions:
     if isinstance(predictions, DensePredictions):
         return DensePredictions(predictions.logits_MV.to(device))
     if isinstance(predictions, FactoredPredictions):
-        head = predictions.head
-        bias_V = None if head.bias_V is None else head.bias_V.to(device)
-        moved = replace(head, weight_VD=head.weight_VD.to(device), bias_V=bias_V)
-        return FactoredPredictions(predictions.hidden_MD.to(device), moved)
+        head = predictions.head.on(device)
+        return FactoredPredictions(predictions.hidden_MD.to(device), head)
     return _Moved(predictions, device)
 
 
