@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 from transformers import LlamaForCausalLM
 
 from kullback.errors import InvalidValueError
-from kullback.models.locate import Location, locate
+from kullback.models.adapters import find_adapter
+from kullback.models.locate import SENTENCE_PIECE_FILES, Location, locate
 from tiny_models import gguf_header, tiny_llama
 
 
@@ -101,6 +103,21 @@ def test_a_missing_tokenizer_is_named(folder: Path) -> None:
     for path in folder.glob("tokenizer*"):
         path.unlink()
     assert "no tokenizer.json" in message_of(folder)
+
+
+@pytest.mark.parametrize("name", [*SENTENCE_PIECE_FILES, "qwen.tiktoken", "tekken.json"])
+def test_other_files_of_a_tokenizer_are_known(folder: Path, name: str) -> None:
+    """Of a model, and of an adapter, which is then not read with the tokenizer of its model."""
+    for path in folder.glob("tokenizer*"):
+        path.unlink()
+    (folder / name).write_bytes(b"\n")
+    assert locate(str(folder)).path == folder
+    settings = {"peft_type": "LORA", "base_model_name_or_path": str(folder), "r": 1}
+    (folder / "adapter_config.json").write_text(json.dumps(settings))
+    (folder / "adapter_model.safetensors").write_bytes(b"")
+    adapter = find_adapter(locate(str(folder)))
+    assert adapter is not None
+    assert adapter.has_tokenizer
 
 
 def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:

@@ -20,9 +20,8 @@ from kullback.text.tokenizer_file import HARD_STRINGS
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["SENTENCE_PIECE_FILES", "check_file", "of_sentence_piece"]
+__all__ = ["check_file", "of_sentence_piece"]
 
-SENTENCE_PIECE_FILES = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
 # The first byte of a SentencePiece file: the tag of its list of pieces.
 TAG = b"\n"
 REMEDY = "copy the tokenizer.json of the model that this one was made of into it"

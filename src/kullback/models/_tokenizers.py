@@ -19,12 +19,8 @@ from typing import TYPE_CHECKING
 from tokenizers import Tokenizer
 
 from kullback.errors import InvalidValueError
-from kullback.models._sentence_piece_files import (
-    SENTENCE_PIECE_FILES,
-    check_file,
-    of_sentence_piece,
-)
-from kullback.models.locate import Location, read_json
+from kullback.models._sentence_piece_files import check_file, of_sentence_piece
+from kullback.models.locate import SENTENCE_PIECE_FILES, Location, read_json
 from kullback.text.tokenizer import TextTokenizer
 from kullback.text.tokenizer_file import HARD_STRINGS, read_tokenizer
 
@@ -38,7 +34,7 @@ TOKENIZER_FILE = "tokenizer.json"
 FILES = (
     TOKENIZER_FILE, "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
     "chat_template.jinja", "chat_template.json", "vocab.json", "merges.txt", "vocab.txt",
-    "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "tekken.json",
+    *SENTENCE_PIECE_FILES, "tekken.json",
 )  # fmt: skip
 # Classes of transformers for any tokenizer, which split no text.
 NO_CLASS = ("TokenizersBackend", "PreTrainedTokenizerFast")

@@ -77,7 +77,9 @@ def find_adapter(location: Location) -> Adapter | None:
     alone = location.holds_only_adapter if location.path else not _has(location, "config.json")
     base = _base(location, settings) if alone else None
     _check_settings(location.name, settings)
-    has_tokenizer = any(_has(location, file) for file in TOKENIZERS)
+    has_tokenizer = any(_has(location, file) for file in TOKENIZERS) or (
+        location.path is not None and any(location.path.glob("*.tiktoken"))
+    )
     return Adapter(location.name, location.source, settings, base, has_tokenizer)
 
 

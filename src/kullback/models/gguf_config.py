@@ -122,12 +122,6 @@ def apply_header(file: GGUFFile, config: PreTrainedConfig) -> None:
 
     Raises `InvalidValueError` naming an entry that transformers cannot apply.
     """
-    kind = file.metadata.get("general.type", "model")
-    if kind != "model":
-        raise InvalidValueError(
-            f"the model {file.name} is no model by itself: its header says general.type = "
-            f"{kind!r}; give the file that it belongs to"
-        )
     prefix = f"{file.architecture}."
     entries = {
         key.removeprefix(prefix): value

@@ -29,6 +29,7 @@ __all__ = ["GGUFFile", "GGUFTensor", "Value", "read_gguf"]
 Value = bool | int | float | str | tuple[bool | int | float | str, ...]
 
 VERSIONS = (2, 3)
+OTHER_KINDS = {"clip": "mmproj", "controlvector": "control vector"}
 ARCHITECTURE = re.compile(r"[\w.-]{1,64}")
 # The largest known files have some fifty entries and (one tensor an expert) fifty thousand tensors.
 MOST_ENTRIES, MOST_TENSORS, MOST_NAME = 10_000, 1_000_000, 1_024
@@ -108,14 +109,15 @@ def read_gguf(path: Path, name: str | None = None) -> GGUFFile:
     """The header of the GGUF file at `path`, which may be any part of a split one.
 
     `name` is what messages call the model; `path` by default.  Raises `InvalidValueError` with one
-    sentence where it is no GGUF file, cut short, or its header does not fit the file, and where a
-    part is missing or of another model; `MissingExtraError` without the library `gguf`.
+    sentence where it is no GGUF file, no model, cut short, or its header does not fit the file, and
+    where a part is missing or of another model; `MissingExtraError` without the library `gguf`.
     """
     name = name or str(path)
     parts = part_paths(path, name)
     headers = [_read_part(part, name, index) for index, part in enumerate(parts)]
     first_metadata, _ = headers[0]
     architecture = first_metadata.get("general.architecture")
+    _check_kind(name, first_metadata.get("general.type", "model"), architecture)
     if not isinstance(architecture, str) or not ARCHITECTURE.fullmatch(architecture):
         raise _damaged(name, "its header has no general.architecture, such as llama")
     tensors: dict[str, GGUFTensor] = {}
@@ -142,6 +144,17 @@ def read_gguf(path: Path, name: str | None = None) -> GGUFFile:
         )
     size = sum(part.stat().st_size for part in parts)
     return GGUFFile(name, parts, first_metadata, tuple(tensors.values()), size)
+
+
+def _check_kind(name: str, kind: Value, architecture: Value | None) -> None:
+    """Raise `InvalidValueError` for an adapter, a projector of images, statistics and the like."""
+    # Older files have no general.type.
+    kind = OTHER_KINDS.get(str(architecture), kind)
+    if kind != "model":
+        raise InvalidValueError(
+            f"the model {name} is no model by itself: its header says general.type = {kind!r}; "
+            "give the file that it belongs to"
+        )
 
 
 def _damaged(name: str, reason: str) -> InvalidValueError:

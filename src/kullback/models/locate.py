@@ -24,12 +24,20 @@ from kullback.models.llama_cpp_options import Backend, LlamaCppOptions, split_gg
 from kullback.runtime.decoding import decode_json, read_bounded
 from kullback.runtime.inputs import check_regular
 
-__all__ = ["ADAPTER_CONFIG", "TOKENIZERS", "Location", "locate", "read_json"]
+__all__ = [
+    "ADAPTER_CONFIG",
+    "SENTENCE_PIECE_FILES",
+    "TOKENIZERS",
+    "Location",
+    "locate",
+    "read_json",
+]
 
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
-TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
+SENTENCE_PIECE_FILES = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
+TOKENIZERS = ("tokenizer.json", *SENTENCE_PIECE_FILES, "vocab.json", "vocab.txt", "tekken.json")
 
 
 @dataclass(frozen=True)
