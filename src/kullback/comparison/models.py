@@ -289,7 +289,8 @@ def _kept(
     reference: Operand, tokenized: TokenizedText, processes: ProcessGroup, progress: Progress
 ) -> KeptPredictions:
     """The reference, read once; what its logits take on disk is announced."""
-    reads_logits = is_exclusive(reference) or is_wide(getattr(reference.model, "head", None))
+    is_slow = is_exclusive(reference) and not getattr(reference.model, "factored", False)
+    reads_logits = is_slow or is_wide(getattr(reference.model, "head", None))
     V, local = reference.vocabulary_size, processes.local_world_size
     # All processes keep the same, or they would round differently.
     fit = all(processes.gather(reads_logits and logits_fit(len(tokenized), V, local)))

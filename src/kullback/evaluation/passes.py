@@ -21,7 +21,7 @@ from kullback.evaluation.batched_rows import BatchLimit, batched_rows
 from kullback.evaluation.batches import Batch
 from kullback.evaluation.predictors import ModelPredictor, Predictor, is_exclusive
 from kullback.evaluation.tokenized_text import TokenizedText, subsample
-from kullback.predictions.base import ALL, Predictions
+from kullback.predictions.base import ALL, FactoredPredictions, Predictions
 from kullback.runtime.progress import Tokens as TokensDone
 from kullback.runtime.threads import cores
 from kullback.runtime.workers import ProcessGroup
@@ -124,6 +124,8 @@ def _reported(
     A window of llama.cpp on a CPU takes up to half a minute.
     """
     predictions = predictor.predictions(batch)
+    if isinstance(predictions, FactoredPredictions):  # its hidden states are computed
+        return predictions
     is_alone = processes is None or processes.world_size == 1
     if not is_exclusive(predictor) or len(batch.windows) > 1 or not is_alone:
         return predictions

@@ -31,8 +31,9 @@ from torch import Tensor, nn
 from kullback.errors import InvalidValueError
 from kullback.models._context import context_of
 from kullback.models._probes import changed, probe_of, probes_of
-from kullback.models.batch_probe import BatchProbe, scales_with_length
+from kullback.models.batch_probe import BatchProbe
 from kullback.models.interface import Sharing
+from kullback.models.length_scaling import LengthScaling
 from kullback.models.placement import computing_device, is_spread, read_weight
 from kullback.models.weights_identity import WeightsIdentity
 from kullback.predictions.base import DensePredictions, FactoredPredictions, Head, at_least_float32
@@ -75,6 +76,7 @@ class HuggingFaceModel:
     """V as the logits have it, rows that pad the vocabulary included."""
     layers: FastLayers
     """Replaces layers of `model` while `predict` runs."""
+    scaling: LengthScaling
     context: int | None = None
     """The longest input; None where nothing limits it."""
     notes: tuple[str, ...] = ()
@@ -140,11 +142,13 @@ class HuggingFaceModel:
                 f"{name} cannot be split into hidden states and a head ({reason}); its logits are "
                 f"kept in memory, {4 * V:,} bytes a token"
             )
+        scaling = LengthScaling(model)
+        notes += scaling.notes(name)
         context = context_of(model, longest)
-        identity = WeightsIdentity.of(model)
         return cls(
-            model, tokenizer, name, head, V, layers, context, tuple(notes), _identity=identity
-        )
+            model, tokenizer, name, head, V, layers, scaling, context, tuple(notes),
+            _identity=WeightsIdentity.of(model),
+        )  # fmt: skip
 
     @property
     def dtype(self) -> torch.dtype:
@@ -159,8 +163,8 @@ class HuggingFaceModel:
 
     @property
     def exclusive(self) -> bool:
-        """Whether it reads one window at a time: weights may move while a layer computes."""
-        return is_spread(self.model)
+        """Whether it reads one window at a time: weights or scales move while a layer computes."""
+        return is_spread(self.model) or self.scaling.is_used
 
     @property
     def factored(self) -> bool:
@@ -177,7 +181,7 @@ class HuggingFaceModel:
                 BatchProbe(
                     probe_of(size, config, self.device),
                     lambda ours, theirs: distance(ours, theirs) <= tolerance,
-                    scales_with_length(self.model.config),
+                    self.scaling.is_used,
                 )
             )
         return self._batch_probes[0].sharing(self.predict, longest)
@@ -204,7 +208,7 @@ class HuggingFaceModel:
                 f"inputs_NT has {inputs_NT.shape[1]} positions: {self.name} reads at most "
                 f"{self.context}; use a shorter window"
             )
-        with self.layers.use():
+        with self.scaling.anew(), self.layers.use():
             if self.head is None:
                 return DensePredictions(_own_logits(self.model, inputs_NT))
             hidden_MD = _hidden(self.model, inputs_NT).to(self.head.weight_VD.device)

@@ -25,6 +25,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from kullback.models.layer_probe import Layers
+from kullback.models.length_scaling import LengthScaling
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -54,6 +55,7 @@ class LayerStream:
         weight: Any = self._embedding.weight
         self._columns = int(weight.shape[-1])
         self._dtype = model.dtype
+        self._scaling = LengthScaling(model)
         self._local = threading.local()
         self._hidden_of: Callable[[Tensor], Tensor | None] | None = None
 
@@ -97,7 +99,7 @@ class LayerStream:
     def _run(self, call: _Call, ids_NT: Tensor) -> Tensor:
         self._local.call = call
         try:
-            with torch.inference_mode():
+            with torch.inference_mode(), self._scaling.anew():
                 self._model.base_model(input_ids=ids_NT, use_cache=False, return_dict=True)
         finally:
             self._local.call = None

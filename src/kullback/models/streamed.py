@@ -101,7 +101,9 @@ class StreamedModel:
         self.tokenizer = with_known_rows(model, tokenizer, self.vocabulary_size, self.name)
         self._stream.install()
         self._matrix: Any = output_matrix(model)
-        self._sharing: Sharing = "equal lengths" if scales_with_length(model.config) else "padded"
+        self.exclusive = scales_with_length(model.config)
+        """Whether it reads one window at a time, as `HuggingFaceModel` does."""
+        self._sharing: Sharing = "equal lengths" if self.exclusive else "padded"
         self._text: Text | None = None
         self._wrapped: HuggingFaceModel | None = None
         self._lock = threading.Lock()
