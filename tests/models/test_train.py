@@ -172,6 +172,26 @@ def test_a_resumed_run_has_the_result_of_an_uninterrupted_one(
     assert result.to_dict() | {"seconds": None} == expected
 
 
+def test_ctrl_c_while_a_run_is_measured(
+    text_run: TrainingRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Interrupted at its baselines, a run is trained, and the sentence says what measures it."""
+
+    def interrupted(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    path = Path(text_run.folder).parent / "weather.txt"
+    with monkeypatch.context() as patch:
+        patch.setattr("kullback.models._training_result.fit_baselines", interrupted)
+        with pytest.raises(Interrupted, match=r"run is trained, .*train --resume"):
+            train_model(tmp_path / "run", text=[str(path)], **TEXT)  # type: ignore[arg-type]
+        with pytest.raises(Interrupted, match=r"run is trained"):
+            resume_training(tmp_path / "run")
+    result = resume_training(tmp_path / "run")
+    expected = text_run.to_dict() | {"folder": result.folder, "seconds": None}
+    assert result.to_dict() | {"seconds": None} == expected
+
+
 def test_a_finished_run_is_measured_and_left_unchanged(text_run: TrainingRun) -> None:
     """Resuming a finished run notes that, gives its result again, and changes no file."""
     folder = Path(text_run.folder)

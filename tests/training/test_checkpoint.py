@@ -156,6 +156,17 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(
     assert_same_run(copied, uninterrupted["source"])
 
 
+def test_a_damaged_checkpoint_is_never_the_one_before(stopped: Path, tmp_path: Path):
+    """After a fallback the next save keeps the checkpoint that the run was resumed from."""
+    run = Path(shutil.copytree(stopped, tmp_path / "run"))
+    (run / "checkpoint.safetensors").write_bytes(b"damaged")
+    for stop, kept in ((7, 4), (8, 7)):
+        with pytest.raises(Interrupted):
+            resume(run, progress=Notes(), stop_at=stop)
+        _, metadata = load_tensors(run / "checkpoint.before.safetensors")
+        assert json.loads(metadata["state"])["step"] == kept
+
+
 def test_a_save_that_was_killed_half_way_leaves_no_other_file(tmp_path: Path):
     """Both names are of one file where a run was killed before the new one had its name."""
     run = tmp_path / "run"

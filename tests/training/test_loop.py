@@ -6,6 +6,7 @@ import math
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import time
 from dataclasses import asdict
@@ -17,7 +18,9 @@ import torch
 
 from interrupted_runs import BATCHES, CONFIG, assert_same_run, start, start_or_resume
 from kullback.errors import InvalidValueError, RunError
+from kullback.results.training import StepMetrics
 from kullback.runtime import files
+from kullback.runtime.progress import Progress
 from kullback.training.config import TrainingConfig
 from kullback.training.gpt import GPT
 from kullback.training.interruption import Interrupted
@@ -137,6 +140,56 @@ def test_a_finished_run_is_returned_unchanged(uninterrupted: dict[str, Path]):
     again = resume(uninterrupted["source"])
     assert contents(uninterrupted["source"]) == before
     assert fingerprint(again) == fingerprint(load_model(uninterrupted["source"]))
+
+
+@pytest.mark.parametrize("kept", ["none", "before"])
+def test_a_finished_run_without_its_checkpoints_is_not_trained(
+    kept: str, uninterrupted: dict[str, Path], tmp_path: Path
+):
+    """Where checkpoints were deleted or damaged, the model of a finished run stays as it is."""
+    run = Path(shutil.copytree(uninterrupted["source"], tmp_path / "run"))
+    if kept == "none":
+        (run / "checkpoint.before.safetensors").unlink()
+        (run / "checkpoint.safetensors").unlink()
+    else:
+        (run / "checkpoint.safetensors").write_bytes(b"damaged")
+    before = contents(run)
+    again = resume(run)
+    assert contents(run) == before
+    assert fingerprint(again) == fingerprint(load_model(run))
+
+
+def test_lost_checkpoints_are_noted(tmp_path: Path, uninterrupted: dict[str, Path]):
+    """An unfinished run whose checkpoints are gone is trained again, with a note."""
+    run = tmp_path / "run"
+    with pytest.raises(Interrupted):
+        start(run, "source", stop_at=9)
+    for path in run.glob("checkpoint*"):
+        path.unlink()
+    notes: list[str] = []
+    progress = Progress()
+    progress.note = notes.append  # type: ignore[method-assign]
+    resume(run, progress=progress)
+    (note,) = notes
+    assert "no checkpoint" in note
+    assert "9 steps" in note
+    assert_same_run(run, uninterrupted["source"])
+
+
+def test_a_signal_in_the_last_step_ends_the_run_after_its_model(
+    uninterrupted: dict[str, Path], tmp_path: Path
+):
+    """Ctrl-C in the last step writes the model, then says that the run is trained."""
+    run = tmp_path / "run"
+
+    def interrupt(metrics: StepMetrics) -> None:
+        if metrics.step == CONFIG.steps:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(Interrupted, match=r"is trained, .*train --resume") as stop:
+        start(run, "source", on_metrics=interrupt)
+    assert stop.value.step == CONFIG.steps
+    assert_same_run(run, uninterrupted["source"])
 
 
 def test_runs_are_the_same_every_time(uninterrupted: dict[str, Path], tmp_path: Path):

@@ -156,7 +156,22 @@ def _trained(
         seconds = prepared.seconds
     if isinstance(model, NonZeroRank):
         return model
-    return training_result(run, prepared.batches, model, prepared.config, seconds, progress)
+    return _measured(run, prepared.batches, model, prepared.config, seconds, progress)
+
+
+def _measured(
+    run: Path,
+    batches: Batches,
+    model: GPT,
+    config: TrainingConfig,
+    seconds: float,
+    progress: TrainingProgress,
+) -> TrainingRun:
+    """The result of a trained run; `Interrupted` says that measuring it was stopped."""
+    try:
+        return training_result(run, batches, model, config, seconds, progress)
+    except KeyboardInterrupt:
+        raise Interrupted(run, config.steps, trained=True) from None
 
 
 def _check_data(
@@ -234,6 +249,20 @@ def resume_training(
     """
     run = Path(run)
     check_loggers(log)
+    try:
+        return _resumed(run, device, log, progress)
+    except KeyboardInterrupt as error:
+        error.add_note(f"what is in {run} is kept")
+        raise
+
+
+def _resumed(
+    run: Path,
+    device: str | torch.device,
+    log: Sequence[str],
+    progress: TrainingProgress | None,
+) -> TrainingRun | NonZeroRank:
+    """Resume the run, and measure it on rank 0."""
     description = read_description(run)
     config = description.config
     if device == "auto":
@@ -265,7 +294,7 @@ def resume_training(
         batches = batches_of_run(
             description, load_tokenizer(run / "tokenizer.json"), TrainingProgress()
         )
-        return training_result(run, batches, model, config, seconds, progress)
+        return _measured(run, batches, model, config, seconds, progress)
 
 
 def _on_rank_zero(processes: ProcessGroup, trained: Callable[[], GPT]) -> GPT | NonZeroRank:

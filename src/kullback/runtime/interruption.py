@@ -21,6 +21,7 @@ __all__ = ["SIGNALS", "Interruption", "acknowledge", "answered_signals", "exit_c
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # Seconds after which a main thread that has not taken notice of a signal is not waited for.
 PATIENCE = 0.5
+AGAIN = "interrupted again: ended at once; what was written before is kept"
 UNNOTICED = "interrupted: nothing more was written; run the same command again"
 
 _noticed = threading.Event()
@@ -94,6 +95,7 @@ def _watch(reader: int, say: Callable[[str], None]) -> None:
         if number not in SIGNALS:
             continue
         if not first:
+            say(AGAIN)
             os._exit(128 + number)
         first = False
         select.select([reader], [], [], PATIENCE)  # until the next signal, or in vain

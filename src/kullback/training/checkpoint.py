@@ -60,7 +60,10 @@ def has_checkpoint(run: Path) -> bool:
 
 
 def save_checkpoint(state: TrainingState, run: Path) -> None:
-    """Write the state into the folder of a run, atomically; the last checkpoint stays beside it."""
+    """Write the state into the folder of a run, atomically; the last checkpoint stays beside it.
+
+    Where that was damaged, the one before stays, which the run was resumed from.
+    """
     tensors = {f"weight/{n}": w.detach() for n, w in zip(state.names, state.weights, strict=True)}
     for name, weight in zip(state.names, state.weights, strict=True):
         for optimiser in (state.muon, state.adamw):
@@ -71,8 +74,13 @@ def save_checkpoint(state: TrainingState, run: Path) -> None:
     counters = {"step": state.step, "tokens": state.tokens, "recent": asdict(state.recent)}
     # One entry: the library does not keep the order of several.
     described = json.dumps({**counters, "crc32": _crc32(tensors)})
-    save_tensors(run / LAST, tensors, {"state": described}, lambda: _keep(run / LAST, run / BEFORE))
-    state.checkpoint_step = state.step
+
+    def keep() -> None:
+        if not state.last_is_damaged:
+            _keep(run / LAST, run / BEFORE)
+
+    save_tensors(run / LAST, tensors, {"state": described}, keep)
+    state.checkpoint_step, state.last_is_damaged = state.step, False
 
 
 def load_last_checkpoint(state: TrainingState, run: Path, progress: Progress) -> None:
@@ -86,6 +94,7 @@ def load_last_checkpoint(state: TrainingState, run: Path, progress: Progress) ->
         if not (run / BEFORE).exists():
             raise
         load_checkpoint(state, run / BEFORE)
+        state.last_is_damaged = True
         progress.note(
             f"the run is resumed from step {state.step}, its checkpoint before the last, since "
             f"{error}"

@@ -21,10 +21,16 @@ __all__ = ["Interrupted", "resume_command", "stop_on_signal"]
 
 
 class Interrupted(Exception):  # noqa: N818 - not an error: the user asked for it
-    """Training stopped at the user's request; the checkpoint of `step` is on disk."""
+    """Training stopped at the user's request; the checkpoint of `step` is on disk.
 
-    def __init__(self, run: Path, step: int) -> None:
-        super().__init__(f"stopped at step {step}; resume with: {resume_command(run)}")
+    Where the run is `trained`, its model is, too, and only its measurement is left to do.
+    """
+
+    def __init__(self, run: Path, step: int, trained: bool = False) -> None:
+        said = f"stopped at step {step}; resume with"
+        if trained:
+            said = f"stopped after the last step, {step}; {run} is trained, and is measured with"
+        super().__init__(f"{said}: {resume_command(run)}")
         self.run, self.step = run, step
 
 

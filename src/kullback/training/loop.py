@@ -36,15 +36,10 @@ from kullback.results.training import StepMetrics
 from kullback.runtime.progress import Progress
 from kullback.runtime.workers import ProcessGroup
 from kullback.text.tokenizer_training import tokenizer_config
-from kullback.training.arithmetic import CPU, Arithmetic, note_other_bits
+from kullback.training.arithmetic import CPU, note_other_bits
 from kullback.training.batches import Batches, Shard
 from kullback.training.batches_ahead import batches_ahead
-from kullback.training.checkpoint import (
-    broadcast_state,
-    has_checkpoint,
-    load_last_checkpoint,
-    save_checkpoint,
-)
+from kullback.training.checkpoint import save_checkpoint
 from kullback.training.compilation import check_compilation
 from kullback.training.config import TrainingConfig
 from kullback.training.description import (
@@ -62,9 +57,10 @@ from kullback.training.memory import check_memory
 from kullback.training.metrics import MetricsFile, Sums
 from kullback.training.out_of_memory import explained_out_of_memory
 from kullback.training.replicas import ALONE, Replicas, check_divides, check_shares
-from kullback.training.run_folder import load_model, load_tokenizer, save_model
+from kullback.training.run_folder import load_tokenizer, save_model
 from kullback.training.state import TrainingState
 from kullback.training.steps import check_pending_step, train_step, validate
+from kullback.training.stored_state import finished_model, load_checkpoint_of_run, whole_model
 
 __all__ = ["Plan", "resume", "train", "train_prepared", "validation_tokens"]
 
@@ -89,7 +85,8 @@ def train(
     """Train a new model into the folder `run` and return it.
 
     `on_metrics` is called every ``config.log_every`` steps.  Ctrl-C (SIGINT) or SIGTERM finishes
-    the step, writes a checkpoint and raises `Interrupted`; so does reaching step `stop_at`.
+    the step, writes a checkpoint, after the last step the model, and raises `Interrupted`; so does
+    reaching step `stop_at` before the last.
     Raises `RunError` when `run` already contains a run or a model, is locked by another process,
     cannot be written, or training diverges; `InvalidValueError` when model and data do not fit.
     """
@@ -155,14 +152,14 @@ def resume(
     processes: ProcessGroup = ALONE,
     device: torch.device = CPU,
 ) -> GPT:
-    """Resume the run in the folder `run`; a finished run is returned unchanged.
+    """Resume the run in the folder `run`; the model of a finished run is returned, unchanged.
 
     Bit for bit on a CPU, where it began on one.
 
-    `progress` is told where the last checkpoint is damaged, a text is no longer there, or another
-    device or number of processes changes the last bits.  Raises `RunError` when the folder is not
-    a run, is damaged or locked, or its data has changed; `InvalidValueError` where the processes
-    cannot share its batches.
+    `progress` is told where the last checkpoint is damaged or all are missing, a text is no longer
+    there, or another device or number of processes changes the last bits.  Raises `RunError` when
+    the folder is not a run, is damaged or locked, or its data has changed; `InvalidValueError`
+    where the processes cannot share its batches.
     """
     progress = progress or Progress()
     read_description(run)  # before locking, which would create the folder
@@ -173,28 +170,19 @@ def resume(
         description = read_description(run)
         batches = batches_of_run(description, load_tokenizer(run / "tokenizer.json"), progress)
         config = description.config
+        if processes.broadcast((run / "model.safetensors").exists()):
+            with explained_out_of_memory(device, lambda: "the run is as it was"):
+                return finished_model(run, description, processes, device)
         _check(batches, description.model, config, processes, device)
         check_shares(config, batches.sequences, processes, progress)
         with explained_out_of_memory(device, lambda: "the run is as it was"):
             state = initial_state(description.model, config, processes, device)
-            _load(state, run, progress, processes)
+            load_checkpoint_of_run(state, run, progress, processes)
             if state.step < config.steps:
                 note_other_bits(config, device, progress)
                 check_compilation(state, batches, Replicas(processes), progress)
         loop = _Loop(run, batches, state, on_metrics, stop_requested, stop_at, processes)
         return loop.run_to_end()
-
-
-def _load(state: TrainingState, run: Path, progress: Progress, processes: ProcessGroup) -> None:
-    """Read the last checkpoint of a run in all processes, if it has one."""
-    if state.config.fsdp:
-        from kullback.training.sharded_checkpoint import load_last_sharded_checkpoint
-
-        load_last_sharded_checkpoint(state, run, progress, processes)
-    else:
-        if processes.is_rank_zero and has_checkpoint(run):
-            load_last_checkpoint(state, run, progress)
-        broadcast_state(state, processes)
 
 
 class _Loop:
@@ -226,7 +214,7 @@ class _Loop:
         pieces = config.pieces(self.batches.sequences)
         own = replicas.own(pieces)
         arithmetic = state.model.arithmetic
-        end = config.steps
+        end, asked = config.steps, False
         if self.stop_at is not None and state.step < self.stop_at:
             end = min(end, self.stop_at)
         with (
@@ -242,14 +230,17 @@ class _Loop:
             while state.step < config.steps:
                 train_step(state, next_batch(), pool, replicas)
                 self._report(pool)
-                stop = replicas.agree(self.stop_requested()) or state.step == self.stop_at
+                asked = replicas.agree(self.stop_requested())
+                stop = asked or state.step == self.stop_at
                 last = state.step == config.steps
                 if stop or last or state.step % config.checkpoint_every == 0:
                     self._checkpoint()
                 if stop and not last:
                     raise Interrupted(self.run, state.step)
             _save(self.run, state, self.batches, self.writes)
-        return _whole_model(self.run, arithmetic) if state.sharded and self.writes else state.model
+        if asked or self.stop_requested():  # in the last step, or since
+            raise Interrupted(self.run, state.step, trained=True)
+        return whole_model(self.run, arithmetic) if state.sharded and self.writes else state.model
 
     def _checkpoint(self) -> None:
         """Write a checkpoint, which all processes wait for."""
@@ -284,17 +275,6 @@ class _Loop:
         if self.metrics is not None:
             self.metrics.append(metrics)
             self.on_metrics(metrics)
-
-
-def _whole_model(run: Path, arithmetic: Arithmetic) -> GPT:
-    """The model of a sharded run as the process that measures it has it: on its device, if it fits.
-
-    Beside the shards, that is; else on the CPU.
-    """
-    try:
-        return load_model(run).compute_with(arithmetic)
-    except torch.OutOfMemoryError:
-        return load_model(run)
 
 
 def _kept(state: TrainingState) -> str:

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,7 @@ def save_tensors(
     with replaced(path) as file:
         file.write(save(contiguous, metadata=dict(metadata)))
         file.flush()
+        os.fsync(file.fileno())
         before_publishing()
 
 

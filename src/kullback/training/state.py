@@ -58,6 +58,8 @@ class TrainingState:
     """Sums over the steps since the last line of metrics."""
     checkpoint_step: int | None = None
     """The step of the last checkpoint on disk."""
+    last_is_damaged: bool = False
+    """Whether the last checkpoint was damaged when this state was read from the one before."""
     pending: PendingStep | None = None
     """What has to be checked of the last step; on a CPU nothing."""
     muon_kind: ClassVar[type[Muon]] = Muon
