@@ -11,7 +11,6 @@ from typing import Self
 import msgspec
 
 from kullback.errors import KullbackError
-from kullback.report.html.training import render_training
 from kullback.results.training import StepMetrics, TrainingRun
 from kullback.runtime.contents import is_kind
 from kullback.runtime.files import write_atomically
@@ -75,6 +74,8 @@ class LivePage(ForwardedProgress):
     def _write(self, state: str, result: str = "") -> None:
         if self._off:
             return
+        from kullback.report.html.training import render_training  # and Matplotlib
+
         try:
             if (
                 self._path.exists()

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -18,13 +19,11 @@ from kullback.models._training_device import (
     training_hardware,
 )
 from kullback.models._training_plan import PreparedRun, Settings
-from kullback.models._training_result import training_result
 from kullback.results.evaluation import NonZeroRank
 from kullback.results.training import TrainingRun
 from kullback.runtime.outputs import Output, check_outputs
 from kullback.runtime.wording import with_article
 from kullback.runtime.workers import ProcessGroup, process_group
-from kullback.sources.catalogue import Source, open_source
 from kullback.text.documents import STANDARD_INPUT, Document
 from kullback.training.batches import Batches
 from kullback.training.config import TrainingConfig
@@ -41,6 +40,9 @@ from kullback.training.sentence_batches import SentenceBatches
 from kullback.training.shared_tokens import share_tokens
 from kullback.training.sizes import recipe_of
 from kullback.training.state import DivergedError
+
+if TYPE_CHECKING:
+    from kullback.sources.catalogue import Source
 
 __all__ = ["given_text", "resume_training", "train_model"]
 
@@ -169,6 +171,8 @@ def _measured(
 ) -> TrainingRun:
     """The result of a trained run; `Interrupted` says that measuring it was stopped."""
     try:
+        from kullback.models._training_result import training_result  # and SciPy, after training
+
         return training_result(run, batches, model, config, seconds, progress)
     except KeyboardInterrupt:
         raise Interrupted(run, config.steps, trained=True) from None
@@ -222,6 +226,8 @@ def _sentences(
     device: torch.device,
 ) -> Callable[[], Batches]:
     """Batches of a source, for which the memory is enough; it has no options `of_text`."""
+    from kullback.sources.catalogue import Source, open_source  # and SciPy
+
     _refuse("source", **of_text)
     if isinstance(source, Source):
         _refuse("source that is open already", holdout=holdout)

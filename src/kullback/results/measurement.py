@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from typing import ClassVar
 
-from scipy.special import ndtri, stdtrit
-
 from kullback.results.base import Data
 
 __all__ = ["LEVEL", "Measurement", "student_critical_value"]
@@ -71,7 +69,7 @@ class Measurement(Data, frozen=True, kw_only=False):
     @property
     def independent_interval(self) -> tuple[float, float]:
         """What the interval would be if tokens were independent: shown to show how wrong it is."""
-        half = float(ndtri((1 + self.level) / 2)) * self.independent_error
+        half = student_critical_value(math.inf, self.level) * self.independent_error
         return self.value - half, self.value + half
 
     @property
@@ -129,6 +127,8 @@ def student_critical_value(degrees: float, level: float) -> float:
     >>> round(student_critical_value(9.0, 0.95), 3)
     2.262
     """
+    from scipy.special import ndtri, stdtrit  # here, as a training needs neither at its beginning
+
     if math.isinf(degrees):
         return float(ndtri((1 + level) / 2))
     return float(stdtrit(degrees, (1 + level) / 2)) if degrees > 0 else math.inf

@@ -1,4 +1,4 @@
-"""Bytes and fingerprints of weights."""
+"""Memory, bytes and fingerprints of weights."""
 
 from __future__ import annotations
 
@@ -6,14 +6,25 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-__all__ = ["tensor_bytes", "weights_fingerprint", "weights_sample"]
+__all__ = ["allocate_on_cpu", "tensor_bytes", "weights_fingerprint", "weights_sample"]
 
 # Of a tensor on a GPU that are in host memory at a time.
 BYTES_AT_ONCE = 64 << 20
 # Numbers of each tensor in a sample.
 SAMPLED = 8
+
+
+def allocate_on_cpu(model: nn.Module) -> None:
+    """Replace the parameters of a model on "meta" by some with memory, whose numbers are not set.
+
+    Unlike `Module.to_empty` it does not import sympy, which takes most of a second.
+    """
+    for module in model.modules():
+        for name, weight in list(module.named_parameters(recurse=False)):
+            empty = torch.empty(weight.shape, dtype=weight.dtype, device="cpu")
+            module.register_parameter(name, nn.Parameter(empty, weight.requires_grad))
 
 
 def tensor_bytes(values: Tensor) -> memoryview:

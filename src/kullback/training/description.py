@@ -22,7 +22,6 @@ from kullback.errors import RunError
 from kullback.runtime.decoding import Hash
 from kullback.runtime.files import write_atomically
 from kullback.runtime.progress import Progress
-from kullback.sources.catalogue import source_from_spec
 from kullback.training.batches import Batches
 from kullback.training.config import TrainingConfig
 from kullback.training.gpt import GPTConfig
@@ -229,6 +228,8 @@ def batches_of_data(
         return batches_of_shards(run, data, tokenizer)
     try:
         if "source" in spec:
+            from kullback.sources.catalogue import source_from_spec  # and SciPy
+
             source = source_from_spec(spec["source"])
             batches = SentenceBatches(source, spec["sentences"], spec["seed"])
         else:

@@ -27,6 +27,7 @@ from torch.utils.checkpoint import checkpoint
 
 from kullback.errors import InvalidValueError
 from kullback.runtime.limits import check_fits
+from kullback.runtime.weights import allocate_on_cpu
 from kullback.training.arithmetic import Arithmetic
 from kullback.training.block_functions import add_linear, normalised_linear, swiglu
 from kullback.training.config import SIZES
@@ -220,13 +221,9 @@ class MLP(nn.Module):
     ) -> Float[Tensor, "M D"]:
         """`x_MD` plus down(silu(gate(y)) × up(y)), where y is `x_MD` normalised."""
         gate_up = normalised_linear(
-            x_MD,
-            norm.weight,
-            norm.eps,
-            self.gate_proj.weight,
-            self.up_proj.weight,
+            x_MD, norm.weight, norm.eps, self.gate_proj.weight, self.up_proj.weight,
             bfloat16=bfloat16,
-        )
+        )  # fmt: skip
         return add_linear(x_MD, swiglu(gate_up), self.down_proj.weight, bfloat16)
 
 
@@ -282,7 +279,9 @@ class Decoder(nn.Module):
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
-        self.embed_tokens = nn.Embedding(config.vocabulary_size, config.width)
+        # torch would draw its values, and where they are on "meta" import torch._dynamo for it.
+        empty_VD = torch.empty(config.vocabulary_size, config.width)
+        self.embed_tokens = nn.Embedding.from_pretrained(empty_VD, freeze=False)
         self.layers = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = RMSNorm(config.width, config.norm_eps)
 
@@ -310,7 +309,7 @@ class GPT(nn.Module):
             if not config.tied:
                 self.lm_head = nn.Linear(config.width, config.vocabulary_size, bias=False)
         if not on_meta:
-            self.to_empty(device="cpu")
+            allocate_on_cpu(self)
             generator = torch.Generator().manual_seed(0 if seed is None else seed)
             for name, weight in self.named_parameters():
                 self.draw(name, weight, generator)

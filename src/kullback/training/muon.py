@@ -28,7 +28,8 @@ from typing import overload
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.optim import Optimizer
+
+from kullback.training.optimisers import EagerOptimizer
 
 __all__ = ["Muon", "orthogonalise", "orthogonalise_wide"]
 
@@ -82,7 +83,7 @@ def _normalised(matrices_BRC: Float[Tensor, "B R C"]) -> Float[Tensor, "B R C"]:
     return out
 
 
-class Muon(Optimizer):
+class Muon(EagerOptimizer):
     """Muon over matrices; every parameter must have two dimensions.
 
     `lr` multiplies an update whose singular values are near sqrt(max(1, rows / columns));

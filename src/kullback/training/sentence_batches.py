@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -15,13 +15,15 @@ from jaxtyping import Int
 from tokenizers import Tokenizer
 
 from kullback.runtime.ranges import SEEDS
-from kullback.sources.catalogue import Source
-from kullback.sources.language import Sentences
 from kullback.text.special_tokens import BOS, BOS_ID, EOS
 from kullback.text.tokenizer_training import word_tokenizer
 from kullback.training.batches import ALL, Shard, TokenRows
 from kullback.training.config import SIZES
 from kullback.training.packed_attention import PackedLayout
+
+if TYPE_CHECKING:
+    from kullback.sources.catalogue import Source
+    from kullback.sources.language import Sentences
 
 __all__ = ["SentenceBatches"]
 

@@ -20,6 +20,7 @@ from kullback.training.config import TrainingConfig
 from kullback.training.gpt import GPT, GPTConfig
 from kullback.training.metrics import Sums
 from kullback.training.muon import Muon
+from kullback.training.optimisers import AdamW
 
 if TYPE_CHECKING:
     from kullback.training.sharding import ShardedState
@@ -64,7 +65,7 @@ class TrainingState:
     """What has to be checked of the last step; on a CPU nothing."""
     muon_kind: ClassVar[type[Muon]] = Muon
     muon: Muon = field(init=False)
-    adamw: torch.optim.AdamW = field(init=False)
+    adamw: AdamW = field(init=False)
 
     def __post_init__(self) -> None:
         self.names = [name for name, _ in self.model.named_parameters()]
@@ -73,7 +74,7 @@ class TrainingState:
         matrices = [w for w, is_hidden in zip(self.weights, hidden, strict=True) if is_hidden]
         others = [w for w, is_hidden in zip(self.weights, hidden, strict=True) if not is_hidden]
         self.muon = self.muon_kind(matrices, rows=self.config.muon_rows or None)
-        self.adamw = torch.optim.AdamW(others, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
+        self.adamw = AdamW(others, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
 
     @classmethod
     def begin(cls, gpt: GPTConfig, config: TrainingConfig, device: torch.device = CPU) -> Self:
