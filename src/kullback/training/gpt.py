@@ -281,7 +281,7 @@ class Decoder(nn.Module):
         super().__init__()
         # torch would draw its values, and where they are on "meta" import torch._dynamo for it.
         empty_VD = torch.empty(config.vocabulary_size, config.width)
-        self.embed_tokens = nn.Embedding.from_pretrained(empty_VD, freeze=False)
+        self.embed_tokens = nn.Embedding.from_pretrained(empty_VD, freeze=False)  # type: ignore[no-untyped-call] # theirs
         self.layers = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = RMSNorm(config.width, config.norm_eps)
 
