@@ -56,6 +56,13 @@ def fp8(weight: Tensor, draw: torch.Generator, block: tuple[int, int] | None) ->
     return {"weight": numbers, "weight_scale_inv": scale}, by_hand
 
 
+def auto_fp8(weight: Tensor, draw: torch.Generator) -> Stored:
+    """The whole matrix, by another name of the scale, and a scale of activations."""
+    parts, by_hand = fp8(weight, draw, None)
+    parts["weight_scale"] = parts.pop("weight_scale_inv")
+    return {**parts, "input_scale": torch.tensor(0.5)}, by_hand
+
+
 def gptq(weight: Tensor, draw: torch.Generator, bits: int, order: bool, v2: bool) -> Stored:
     """Groups of 16 inputs, in order or by a permutation."""
     E, D = weight.shape
@@ -137,6 +144,8 @@ FORMS: dict[str, tuple[Callable[[Tensor, torch.Generator], Stored], dict[str, An
     "fp8 blocks": (lambda w, d: fp8(w, d, (24, 20)),
                    {"quant_method": "fp8", "weight_block_size": [24, 20]}),
     "fp8 matrices": (lambda w, d: fp8(w, d, None), {"quant_method": "fp8"}),
+    "fp8 of AutoFP8": (auto_fp8, {
+        "quant_method": "fp8", "activation_scheme": "static"}),
     "gptq": (lambda w, d: gptq(w, d, 4, False, False),
              {"quant_method": "gptq", "bits": 4, "group_size": 16}),
     "gptq ordered": (lambda w, d: gptq(w, d, 8, True, False),
@@ -144,6 +153,9 @@ FORMS: dict[str, tuple[Callable[[Tensor, torch.Generator], Stored], dict[str, An
     "gptq v2": (lambda w, d: gptq(w, d, 2, False, True),
                 {"quant_method": "gptq", "bits": 2, "group_size": 16,
                  "checkpoint_format": "gptq_v2"}),
+    "gptq dynamic": (lambda w, d: gptq(w, d, 8 if w.shape[0] < w.shape[1] else 4, False, False),
+                     {"quant_method": "gptq", "bits": 4, "group_size": 16,
+                      "dynamic": {"+:.*down_proj": {"bits": 8}}}),
     "awq": (awq, {"quant_method": "awq", "bits": 4, "group_size": 16, "version": "gemm"}),
     "bitsandbytes": (bitsandbytes, {"quant_method": "bitsandbytes", "load_in_8bit": True}),
     "compressed float": (lambda w, d: compressed(w, d, "float-quantized"),
@@ -289,6 +301,7 @@ def test_other_forms_need_their_package(
     [
         ("fp8 blocks", {"weight_block_size": [7, 7]}, "scales do not fit"),
         ("gptq", {"bits": 3}, "3 bits"),
+        ("gptq", {"bits": 8}, "8 bits, and .* has 4"),
         ("gptq", {"bits": None}, "no bits"),
         ("awq", {"quant_method": "new"}, "new.*does not know"),
         ("awq", {"bits": 8}, "gemm with 4 bits"),

@@ -5,7 +5,8 @@ Every form here is a float or an integer, a scale, and sometimes a zero point: t
 of the scale ``SCB / 127`` of bitsandbytes.
 
 ========================  ========================================================================
-fp8, mxfp8                ``W`` in 8-bit floats, ``W_scale_inv``: one for each block, row or matrix
+fp8, mxfp8                ``W`` in 8-bit floats, ``W_scale_inv`` (``W_scale`` in files of AutoFP8):
+                          one for each block, row or matrix
 compressed-tensors        ``W`` (8 bits) or ``W_packed``, ``W_scale``, ``W_zero_point``
 gptq                      ``qweight``, ``qzeros``, ``scales``, ``g_idx``, packed along the inputs
 awq                       ``qweight``, ``qzeros``, ``scales``, packed along the outputs, reordered
@@ -112,9 +113,9 @@ def from_fp8(stored: Weights, settings: Mapping[str, object]) -> Weights:
     block = (int(size[0]), int(size[1])) if isinstance(size, list) else None
     weights: Weights = {}
     for key, value in stored.items():
-        if key.endswith(("_scale_inv", ".activation_scale", ".input_scale")):
-            continue  # the first is read below; the others are of activations
-        scale = stored.get(f"{key}_scale_inv")
+        if key.endswith(("_scale_inv", ".weight_scale", ".activation_scale", ".input_scale")):
+            continue  # the first two are read below; the others are of activations
+        scale = stored.get(f"{key}_scale_inv", stored.get(f"{key}_scale"))
         if scale is not None and value.dtype == torch.int8:
             raise InvalidValueError(f"{key} has packed 4-bit floats")
         weights[key] = value if scale is None else scaled(value, scale, block=block)
@@ -177,12 +178,20 @@ def _of_packed(
 
 
 def from_gptq(stored: Weights, settings: Mapping[str, object]) -> Weights:
-    """Of integers that are packed along the inputs."""
-    bits, group = _integer(settings, "bits"), _integer(settings, "group_size")
+    """Of integers that are packed along the inputs; ``dynamic`` gives layers bits of their own."""
+    declared, group = _integer(settings, "bits"), _integer(settings, "group_size")
+    is_dynamic = bool(settings.get("dynamic"))
     # The first form of the files stores each zero point less one.
     less = 0 if settings.get("checkpoint_format") == "gptq_v2" else 1
 
     def weight(name: str) -> Tensor:
+        # Each column has a scale, and a zero point of so many bits.
+        width = 32 * stored[f"{name}.qzeros"].shape[-1] / stored[f"{name}.scales"].shape[-1]
+        bits = int(width) if is_dynamic and width.is_integer() else declared
+        if width != bits:
+            raise InvalidValueError(
+                f"its configuration says {declared} bits, and {name} has {width:g}"
+            )
         numbers_DE = unpacked(stored[f"{name}.qweight"].T, bits).T
         zeros_GE, scales_GE = unpacked(stored[f"{name}.qzeros"], bits), stored[f"{name}.scales"]
         if less and bool((zeros_GE == 2**bits - 1).any()):
@@ -191,8 +200,12 @@ def from_gptq(stored: Weights, settings: Mapping[str, object]) -> Weights:
                 "and others as 0"
             )
         D = len(numbers_DE)
-        groups_D = stored.get(f"{name}.g_idx", torch.arange(D) // (D if group < 1 else group))
-        index = groups_D.long()
+        size = D if group < 1 else group
+        if is_dynamic and D % len(scales_GE) == 0:
+            size = D // len(scales_GE)
+        index = stored.get(f"{name}.g_idx", torch.arange(D) // size).long()
+        if int(index.max()) + 1 != len(scales_GE):
+            raise InvalidValueError(f"{name} has {len(scales_GE)} groups of inputs, not of {size}")
         zeros_DE = (zeros_GE + less)[index]
         return ((numbers_DE - zeros_DE).float() * scales_GE.float()[index]).T.contiguous()
 

@@ -102,6 +102,8 @@ class StoredForm:
         if self.method == "bitsandbytes":
             bits = 8 if self.settings.get("load_in_8bit") else 4
         inner = self.settings.get("format") or (f"{bits} bits" if bits else "")
+        if self.settings.get("dynamic"):
+            inner += ", others for some layers"
         return f"{self.method} ({inner})" if inner else self.method
 
     def check_installed(self) -> None:
