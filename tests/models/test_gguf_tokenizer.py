@@ -13,7 +13,7 @@ from gguf_files import Value, gguf_vocabulary
 from kullback.errors import InvalidValueError
 from kullback.models.gguf_file import read_gguf
 from kullback.models.gguf_in_transformers import load_tokenizer
-from kullback.models.gguf_pretokenizers import PRE_TOKENIZERS
+from kullback.models.gguf_pretokenizers import PRE_TOKENIZERS, RAW
 from kullback.models.gguf_tokenizer import tokenizer_of
 from kullback.text.tokenizer import TextTokenizer
 from llama_cpp_oracle import ids_of_llama_cpp, needs_llama_cpp
@@ -24,7 +24,7 @@ TEXTS = [
     "e\u0301a\u0301 नमस्ते ก็ ำ", "漢字カナひらがな한국어ㄱㄴㄅㄆ〇々", "x。y，z、!！?…—“q”~`|^<=>$+",
     "🙂👩\u200d👩\u200d👧 \u200d\ufeff\u00a0\u3000\u2028\x85.", "٣٤٥ Ⅷ½ ²³ 1２３",
     "<sentinel:12>IMGIMGABZ --> /path/to\n//", "f(x)[0]={'a':\"b\"};\\n #tag @me\t\t%d",
-    " " * 9 + "0" * 10 + "\n" * 5, "▁a▁▁b <s></s><0x0A><|end|>",
+    "می\u200cروم क्\u200dष \u200c\u200d x\u200c", " " * 9 + "0" * 10 + "\n" * 5, "▁a▁▁b <s></s><0x0A><|end|>",
 ]  # fmt: skip
 
 
@@ -217,7 +217,7 @@ def test_other_kinds_of_tokenizers_are_refused(tmp_path: Path, kind: str) -> Non
     assert "kullback[gguf]" in message
 
 
-@pytest.mark.parametrize("pre", ["gemma4", "sarvam-moe", "whitespace", "zork"])
+@pytest.mark.parametrize("pre", [*RAW, "zork"])
 def test_other_pre_tokenizers_are_refused(tmp_path: Path, pre: str) -> None:
     """Not read as GPT-2's."""
     message = message_of(vocabulary(tmp_path / "m.gguf", pre))

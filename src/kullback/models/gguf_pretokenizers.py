@@ -6,7 +6,7 @@ the model's own tokenizer: its `\\p{Lu}` is any letter, its `\\d` one of the ten
 written for Oniguruma, the engine of the library `tokenizers`, whose `\\s` and `\\p` mean the same
 characters.  Names and settings are those of llama.cpp of October 2026 (src/llama-vocab.cpp).
 
-Patterns of models that do not spell bytes (gemma4, sarvam-moe, whitespace) are not among them.
+The names in `RAW` are not among them: their models do not spell bytes.
 """
 
 from __future__ import annotations
@@ -14,7 +14,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-__all__ = ["PRE_TOKENIZERS", "PreTokenizer"]
+__all__ = ["PRE_TOKENIZERS", "RAW", "PreTokenizer"]
+
+#: Whose tokens are characters, which llama.cpp alone reads here.
+RAW = ("gemma4", "granite-embed-multi-311m", "mmbert", "sarvam-moe", "whitespace")
 
 
 @dataclass(frozen=True)
@@ -135,6 +138,15 @@ _GROUPS: tuple[tuple[str, PreTokenizer], ...] = (
         ),
     ),
     ("ufakzeka", PreTokenizer((rf"{WORD}|\p{{N}}|{SYMBOLS}|{LINES}",))),
+    (
+        "k2-horizon",
+        PreTokenizer(
+            (
+                rf"{CONTRACTION}|[^\r\n\p{{L}}\p{{N}}]?[\p{{L}}\p{{M}}\u200c\u200d]+|\p{{N}}{{1,3}}"
+                rf"|{SYMBOLS}|{LINES}",
+            )
+        ),
+    ),
     ("laguna", PreTokenizer((r"[^\n]+|\n+", QWEN2))),
     (
         "minicpm5",

@@ -31,7 +31,7 @@ from tokenizers import (
 
 from kullback.errors import InvalidValueError
 from kullback.models.gguf_file import GGUFFile
-from kullback.models.gguf_pretokenizers import PRE_TOKENIZERS, PreTokenizer
+from kullback.models.gguf_pretokenizers import PRE_TOKENIZERS, RAW, PreTokenizer
 from kullback.models.gguf_sentence_pieces import SPACE, merges_by_score, overlaps
 from kullback.models.gguf_token_types import REMEDY, Kind, repeated_token, token_kinds
 
@@ -70,6 +70,11 @@ def tokenizer_of(file: GGUFFile) -> GGUFTokenizer:
     if model == "gpt2":
         name = file.metadata.get("tokenizer.ggml.pre", "default")
         pre_tokenizer = PRE_TOKENIZERS.get(str(name))
+        if name in RAW:
+            raise InvalidValueError(
+                f"the model {file.name} has the pre-tokenizer {name!r}, which is read only by "
+                f"llama.cpp: {REMEDY}"
+            )
         if pre_tokenizer is None:
             raise InvalidValueError(
                 f"the model {file.name} names a pre-tokenizer (tokenizer.ggml.pre) that kullback "
