@@ -103,7 +103,7 @@ class StoredForm:
             bits = 8 if self.settings.get("load_in_8bit") else 4
         inner = self.settings.get("format") or (f"{bits} bits" if bits else "")
         if self.settings.get("dynamic"):
-            inner += ", others for some layers"
+            inner = f"{inner}, others for some layers"
         return f"{self.method} ({inner})" if inner else self.method
 
     def check_installed(self) -> None:
