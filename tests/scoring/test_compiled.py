@@ -14,7 +14,9 @@ from block_arithmetic import block_sums_by
 from kullback.predictions.base import DensePredictions
 from kullback.scoring.compiled import block_library
 from kullback.scoring.divergence import divergence_statistics
+from kullback.scoring.divergence_terms import block_jensen_shannon
 from kullback.scoring.token_statistics import token_statistics
+from kullback.scoring.variation_sums import block_variation
 
 HAS_COMPILER = any(shutil.which(name) for name in ("cc", "gcc", "clang"))
 # Multiples of a vector, one more or less, and several blocks.
@@ -50,6 +52,33 @@ def test_statistics_are_those_of_torch(V: int) -> None:
             np.testing.assert_array_equal(ours, theirs, err_msg=name)
         else:
             np.testing.assert_allclose(ours, theirs, 1e-6, 1e-6, err_msg=name)
+
+
+@pytest.mark.skipif(not HAS_COMPILER, reason="there is no C compiler")
+@pytest.mark.parametrize("size", [0.0, 1e4])
+@pytest.mark.parametrize("distance", [1e-3, 0.1, 1.0, 30.0])
+def test_exact_terms_are_those_of_float64(distance: float, size: float) -> None:
+    """The terms in JS and TV of a block whose normalisers are known, excluded tokens among them."""
+    x_BW = logits(30, 1001, 5)
+    y_BW = x_BW + distance * logits(30, 1001, 6).nan_to_num(neginf=0.0)
+    y_BW[:, 3::50] = -torch.inf
+    x_BW[:10, ::2] += size
+    scales, log_probabilities = [], []
+    for logits_BW in (x_BW.double(), y_BW.double()):
+        largest_B = logits_BW.amax(dim=1)
+        log_z_B = (logits_BW - largest_B[:, None]).exp().sum(dim=1).log() + 0.3  # of other blocks
+        scales += [largest_B, log_z_B]
+        log_probabilities.append(logits_BW - largest_B[:, None] - log_z_B[:, None])
+    with block_sums_by("compiled"):
+        library = block_library()
+    assert library is not None
+    ours_5B = library.exact_terms((x_BW, y_BW), torch.stack(scales))
+    expected = [block_jensen_shannon(*log_probabilities), *block_variation(*log_probabilities)]
+    for ours_B, expected_B in zip(ours_5B[:3], expected, strict=False):
+        torch.testing.assert_close(ours_B, expected_B, rtol=2e-6, atol=1e-12)
+    # A token may have p and q that differ by less than their rounding.
+    for ours_B, expected_B in zip(ours_5B[3:], expected[3:], strict=True):
+        torch.testing.assert_close(ours_B, expected_B, rtol=1e-3, atol=1e-9)
 
 
 @pytest.mark.parametrize("V", VOCABULARIES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import threading
 import time
@@ -310,6 +311,24 @@ def test_rows_of_a_chunk_are_shared_by_threads() -> None:
     q_logits[1013, 650] = torch.nan
     with pytest.raises(InvalidValueError, match=r"row 1013 of the candidate.*NaN"):
         start_divergences(model, other, targets, threads=3)
+
+
+def test_parts_of_a_chunk_may_differ_in_their_far_and_excluded_tokens() -> None:
+    """Rows that are summed by another thread are those of one thread, all of their columns."""
+    p_logits = noise(90, 2100, 41)
+    q_logits = p_logits + 0.01 * noise(90, 2100, 42)
+    q_logits[5, 1500] += 4
+    q_logits[50, 700] = p_logits[70, 900] = -torch.inf
+    models = DensePredictions(p_logits), DensePredictions(q_logits)
+    targets = torch.arange(90)
+    alone, shared = (start_divergences(*models, targets, threads=threads)() for threads in (1, 3))
+    for field in dataclasses.fields(alone):
+        ours, theirs = getattr(shared, field.name), getattr(alone, field.name)
+        of_model = dataclasses.is_dataclass(ours)
+        for column in [column.name for column in dataclasses.fields(ours)] if of_model else [""]:
+            pair = (getattr(ours, column), getattr(theirs, column)) if of_model else (ours, theirs)
+            np.testing.assert_array_equal(*pair, err_msg=f"{field.name} {column}")
+    assert alone.kl[50] == alone.reverse_kl[70] == math.inf
 
 
 @contextmanager

@@ -293,7 +293,8 @@ class Session:
         width = len(range(*columns.indices(self.vocabulary_size)))
         logits_BW = np.empty((count, width), np.float32)
         with self._lock:
-            for i in range(count):
+            i = 0
+            while i < count:
                 sequence, position = divmod(int(rows_M[i]), T)
                 at = self._place(tokens_NT[sequence], position)
                 if at is None:
@@ -301,7 +302,12 @@ class Session:
                     self._decode(tokens_NT[sequence], ahead[ahead // T == sequence] % T)
                     at = self._place(tokens_NT[sequence], position)
                     assert at is not None, "the first of the positions is decoded"
-                logits_BW[i] = self._logits_PV[at, columns]
+                # Rows that follow each other are copied at once.
+                held_M = sequence * T + self._held_P[at : at + count - i]
+                differs_M = held_M != rows_M[i : i + len(held_M)]
+                n = int(differs_M.argmax()) if differs_M.any() else len(held_M)
+                logits_BW[i : i + n] = self._logits_PV[at : at + n, columns]
+                i += n
         return logits_BW
 
     def _place(self, tokens_T: Int[np.ndarray, "T"], position: int) -> int | None:

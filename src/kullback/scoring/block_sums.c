@@ -92,6 +92,45 @@ static inline vf log1p_of(vf w) {
   return 2.0f * u * s;
 }
 
+/* 1 - e^-d by its series up to d^8, whose error is 6e-9 of it; |d| <= 1/2. */
+static inline vf surplus_of(vf d) {
+  vf g = all(-1.0f / 40320);
+  g = g * d + 1.0f / 5040;
+  g = g * d - 1.0f / 720;
+  g = g * d + 1.0f / 120;
+  g = g * d - 1.0f / 24;
+  g = g * d + 1.0f / 6;
+  g = g * d - 0.5f;
+  return (g * d + 1.0f) * d;
+}
+
+/* j(d) by the series of divergence_terms.py; |d| <= 1/2. */
+static inline vf jensen_shannon_of(vf d) {
+  vf j = all(1.0f / 92160);
+  j = j * d - 1.0f / 11520;
+  j = j * d + 1.0f / 2304;
+  j = j * d - 1.0f / 384;
+  j = j * d + 1.0f / 64;
+  j = j * d - 1.0f / 16;
+  j = j * d + 1.0f / 8;
+  return j * d * d;
+}
+
+/* w = e^-|d|, s(|d|) = log 2 - log(1 + w) and s(-|d|), which is lower by |d|. */
+typedef struct {
+  vf w, upper, lower;
+} far_logs;
+
+static inline far_logs far_logs_of(vi is_positive, vf d) {
+  vf size = select(is_positive, d, -d);
+  size = select(size > FARTHEST, all(FARTHEST), size);
+  far_logs s;
+  s.w = exp2_of(size * -BITS_PER_NAT);
+  s.upper = LOG_2 - log1p_of(s.w);
+  s.lower = s.upper - size;
+  return s;
+}
+
 /* One model: m, Σ e^(x-m), Σ (x-m) e^(x-m) with x-m in bits, √Σ e^(2(x-m)), and the number of
    tokens with a larger logit than the target; e^(x-m) is written to e.  The row has been padded
    with -inf to a multiple of LANES. */
@@ -243,19 +282,15 @@ static void far_sums(const float *p, const float *q, const float *d, int width, 
     if (!any(is_far)) continue;
     const vf p_v = keep(is_far, load(p + i)), q_v = keep(is_far, load(q + i));
     const vi is_positive = d_v > 0.0f;
-    vf size = select(is_positive, d_v, -d_v);
-    size = select(size > FARTHEST, all(FARTHEST), size);
-    const vf w = exp2_of(size * -BITS_PER_NAT), part = 1.0f / (w + 1.0f);
-    const vf v = select(is_positive, w * part, part);
-    /* s(|d|) = log 2 - log(1 + e^-|d|), and s(-|d|) is lower by |d|. */
-    const vf upper = LOG_2 - log1p_of(w), lower = upper - size;
+    const far_logs s = far_logs_of(is_positive, d_v);
+    const vf part = 1.0f / (s.w + 1.0f), v = select(is_positive, s.w * part, part);
     const vf qv = q_v * v, qv2 = qv * v, qv3 = qv2 * v;
     m[0] += p_v;
     m[1] += q_v;
     m[2] += p_v * d_v;
     m[3] += q_v * d_v;
-    m[4] += p_v * select(is_positive, upper, lower);
-    m[5] += q_v * select(is_positive, lower, upper);
+    m[4] += p_v * select(is_positive, s.upper, s.lower);
+    m[5] += q_v * select(is_positive, s.lower, s.upper);
     m[6] += qv;
     m[7] += qv2;
     m[8] += qv3;
@@ -282,6 +317,26 @@ static inline vi bin_of(vf d, float per_width) {
   vi i = ((vi)u - 0x3F800000) >> 18;
   i = (i & (i < BINS / 2)) | ((BINS / 2 - 1) & ~(i < BINS / 2));
   return BINS / 2 + (i ^ (d < 0.0f)); /* ~i = -1 - i */
+}
+
+/* The second form is that of GCC before 12. */
+#if defined(__clang__) || __GNUC__ >= 12
+#define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (v4i){__VA_ARGS__})
+typedef int32_t v4i __attribute__((vector_size(16)));
+#endif
+
+/* The columns of 4 × 4 numbers. */
+static inline void transpose(const float *rows, int stride, v4 *columns) {
+  v4 r[4];
+  for (int i = 0; i < 4; i++) memcpy(r + i, rows + i * stride, sizeof r[i]);
+  const v4 low_01 = SHUFFLE(r[0], r[1], 0, 4, 1, 5), low_23 = SHUFFLE(r[2], r[3], 0, 4, 1, 5);
+  const v4 high_01 = SHUFFLE(r[0], r[1], 2, 6, 3, 7), high_23 = SHUFFLE(r[2], r[3], 2, 6, 3, 7);
+  columns[0] = SHUFFLE(low_01, low_23, 0, 1, 4, 5);
+  columns[1] = SHUFFLE(low_01, low_23, 2, 3, 6, 7);
+  columns[2] = SHUFFLE(high_01, high_23, 0, 1, 4, 5);
+  columns[3] = SHUFFLE(high_01, high_23, 2, 3, 6, 7);
 }
 
 static inline void add_to_bin(float *bins, int bin, v4 sums) {
@@ -348,17 +403,9 @@ static void variation_sums(const float *p, const float *q, const float *d, int w
   for (int i = 0; i < width; i += LANES) {
     const vf d_v = load(d + i) + (float)shift;
     vf sums[4] = {load(p + i) * p_scale, load(q + i) * q_scale};
-    /* 1 - e^-d by its series up to d^8, whose error is 6e-9 of it; |d| <= 1/2 */
     const vi is_near = (d_v >= -NEAR) & (d_v <= NEAR);
     const vf n = keep(is_near, d_v);
-    vf g = all(-1.0f / 40320);
-    g = g * n + 1.0f / 5040;
-    g = g * n - 1.0f / 720;
-    g = g * n + 1.0f / 120;
-    g = g * n - 1.0f / 24;
-    g = g * n + 1.0f / 6;
-    g = g * n - 0.5f;
-    g = (g * n + 1.0f) * n;
+    vf g = surplus_of(n);
     sums[2] = sums[0] * g;
     if (any(~is_near)) {
       sums[2] = select(is_near, sums[2], sums[0] - sums[1]);
@@ -376,9 +423,10 @@ static void variation_sums(const float *p, const float *q, const float *d, int w
     float columns[4][LANES];
     memcpy(at, &bin, sizeof at);
     memcpy(columns, sums, sizeof columns);
-    for (int j = 0; j < LANES; j++) {
-      const v4 token = {columns[0][j], columns[1][j], columns[2][j], columns[3][j]};
-      add_to_bin(own, at[j], token);
+    for (int j = 0; j < LANES; j += 4) {
+      v4 tokens[4];
+      transpose(columns[0] + j, LANES, tokens);
+      for (int k = 0; k < 4; k++) add_to_bin(own, at[j + k], tokens[k]);
     }
   }
   for (int i = 0; i < 4 * BINS; i++) bins[i] += own[i];
@@ -450,4 +498,47 @@ int kullback_pair_sums(const float *x_logits, int64_t x_stride, const float *y_l
     }
   }
   return flags;
+}
+
+/* The terms of a block in Jensen-Shannon and total variation, where both normalisers are known:
+   scales is 4 × B, m and log Z of whole rows of either model.  terms is 5 × B: Σ p j(l), Σ (p - q)+,
+   Σ (q - p)+, and Σ q over the tokens with p > q and over the others. */
+void kullback_exact_terms(const float *x_logits, int64_t x_stride, const float *y_logits,
+                          int64_t y_stride, int64_t rows, int columns, const double *scales,
+                          double *terms) {
+  float copies[2][MOST_COLUMNS + LANES];
+  const int width = padded_width(columns);
+  for (int64_t b = 0; b < rows; b++) {
+    const float *x = padded(x_logits + b * x_stride, columns, copies[0]);
+    const float *y = padded(y_logits + b * y_stride, columns, copies[1]);
+    const double mx = scales[b], my = scales[2 * rows + b];
+    const double log_zx = scales[rows + b], log_zy = scales[3 * rows + b];
+    vf sums[5] = {{0}};
+    for (int i = 0; i < width; i += LANES) {
+      const vd log_p = __builtin_convertvector(load(x + i), vd) - mx - log_zx;
+      const vd log_q = __builtin_convertvector(load(y + i), vd) - my - log_zy;
+      const vf p = exp2_of(__builtin_convertvector(log_p, vf) * BITS_PER_NAT);
+      const vf q = exp2_of(__builtin_convertvector(log_q, vf) * BITS_PER_NAT);
+      vf l = __builtin_convertvector(log_p - log_q, vf);
+      l = keep(l == l, l); /* a token that both exclude: p = q = 0 */
+      const vi is_far = (l < -NEAR) | (l > NEAR);
+      const vf n = keep(~is_far, l);
+      vf js = p * jensen_shannon_of(n), r = p * surplus_of(n);
+      if (any(is_far)) {
+        const vi is_positive = l > 0.0f;
+        const far_logs s = far_logs_of(is_positive, l);
+        const vf far_js = 0.5f * (p * select(is_positive, s.upper, s.lower) +
+                                  q * select(is_positive, s.lower, s.upper));
+        js = select(is_far, far_js, js);
+        r = select(is_far, p - q, r);
+      }
+      const vi is_more = r > 0.0f;
+      sums[0] += js;
+      sums[1] += keep(is_more, r);
+      sums[2] -= keep(~is_more, r);
+      sums[3] += keep(is_more, q);
+      sums[4] += keep(~is_more, q);
+    }
+    for (int i = 0; i < 5; i++) terms[i * rows + b] = sum(sums[i]);
+  }
 }

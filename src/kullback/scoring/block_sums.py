@@ -21,6 +21,7 @@ Axes: B rows of a chunk, N blocks of W columns, S sums of a block, K most probab
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -90,6 +91,19 @@ class BlockSums:
         # e^(x-m) of the last block; others may use and overwrite it until the next is added.
         self.exponentials_BW = target_logits_B.new_empty(0, 0)
         self.per_bit = _bits_per_nat(target_logits_B.dtype)
+
+    @classmethod
+    def joined(cls, parts: Sequence[BlockSums]) -> BlockSums:
+        """The sums of the rows of all parts, to which the same blocks have been added."""
+        first = parts[0]
+        targets_B = torch.cat([part.target_logits_B for part in parts])
+        whole = cls(targets_B, 0, first.top_k)
+        whole.sums_NSB = torch.cat([part.sums_NSB for part in parts], dim=2)
+        whole.added = first.added
+        whole.top = whole.top1 = TopTokens.joined([part.top for part in parts])
+        if first.top1 is not first.top:
+            whole.top1 = TopTokens.joined([part.top1 for part in parts])
+        return whole
 
     def add(self, first_column: int, block_BW: Float[Tensor, "B W"]) -> None:
         """Add a block that begins at `first_column`; its logits are overwritten."""

@@ -116,6 +116,25 @@ class BlockLibrary:
         )  # fmt: skip
         return bool(flags & HAS_FAR), bool(flags & HAS_EXCLUDED)
 
+    def exact_terms(
+        self,
+        blocks: tuple[Float[Tensor, "R W"], Float[Tensor, "R W"]],
+        scales_4R: Float[Tensor, "4 R"],
+    ) -> Float[Tensor, "5 R"]:
+        """What a block adds to JS, and the four parts of TV, in float64.
+
+        `scales_4R` contains m and log Z of whole rows, of x and of y, in float64.  The parts are
+        those of `kullback.scoring.variation_sums.block_variation`.
+        """
+        x_RW, y_RW = blocks
+        R, W = x_RW.shape
+        terms_5R = torch.empty(5, R, dtype=torch.float64)
+        self.library.kullback_exact_terms(
+            x_RW.data_ptr(), x_RW.stride(0), y_RW.data_ptr(), y_RW.stride(0), R, W,
+            scales_4R.data_ptr(), terms_5R.data_ptr(),
+        )  # fmt: skip
+        return terms_5R
+
 
 @cache
 def block_library() -> BlockLibrary | None:
@@ -134,4 +153,8 @@ def block_library() -> BlockLibrary | None:
         POINTER, LONG, POINTER, LONG, LONG, INT, LONG, *[POINTER] * 9, INT, *[POINTER] * 7,
     ]  # fmt: skip
     library.kullback_pair_sums.restype = INT
+    library.kullback_exact_terms.argtypes = [
+        POINTER, LONG, POINTER, LONG, LONG, INT, POINTER, POINTER,
+    ]  # fmt: skip
+    library.kullback_exact_terms.restype = None
     return BlockLibrary(library)

@@ -172,18 +172,14 @@ def start_divergences(
     # Either may be one whose rows are only computed for the whole vocabulary.
     finest = max((row_chunks(model, device, M) for model in (reference, candidate)), key=len)
 
-    def add(chunks: tuple[Chunk, Chunk]) -> None:
-        sums = PairSums(list(chunks), V)
-        sums.add_blocks()
-        rows = chunks[0].rows
-        statistics.write(rows, sums.totals(rows.start))
-
     with part_workers(threads if device.type == "cpu" else 1) as for_all:
         for rows in finest:
-            first, second = (
-                Chunk.of(model, rows, targets_M[rows]) for model in (reference, candidate)
-            )
-            for_all(add, list(zip(first.parts(threads), second.parts(threads), strict=True)))
+            chunks = [Chunk.of(model, rows, targets_M[rows]) for model in (reference, candidate)]
+            halves = zip(*(chunk.parts(threads) for chunk in chunks), strict=True)
+            parts = [PairSums(list(part), V) for part in halves]
+            for_all(PairSums.add_blocks, parts)
+            # Of many small operations: threads would wait for Python's lock.
+            statistics.write(rows, PairSums.joined(parts, chunks).totals(rows.start))
     return lambda: statistics
 
 

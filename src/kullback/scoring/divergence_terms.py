@@ -97,13 +97,16 @@ def near_terms(moments_KNB: Float[Tensor, "K N B"], shift: Shift) -> Terms:
     kl = torch.where(is_small, small_kl, large_kl)
     reverse = torch.where(is_small, small_reverse, large_reverse)
     js = torch.zeros_like(p)
-    for k in range(2, DEGREE + 1):
-        js += JS_SERIES[k] * sum(
-            math.comb(k, i) * (-e) ** (k - i) * moments_KNB[i] for i in range(k + 1)
-        )
+    powers = _powers(-e, DEGREE)
+    for i in range(DEGREE + 1):
+        # Σ_k c_k C(k, i) (-e)^(k - i): the binomial theorem, by moments.
+        factor = torch.zeros_like(p)
+        for k in range(max(i, 2), DEGREE + 1):
+            factor.add_(powers[k - i], alpha=JS_SERIES[k] * math.comb(k, i))
+        js.addcmul_(factor, moments_KNB[i])
     js *= shift.p_NB
     distance = epsilon.abs()
-    remainder = shift.p_NB * p * JS_SERIES_REMAINDER * (NEAR + e.abs()) ** 9
+    remainder = shift.p_NB * p * JS_SERIES_REMAINDER * _powers(NEAR + e.abs(), 9)[9]
     remainder = torch.where(distance < 1, remainder, shift.p_NB * p + shift.q_of_p_NB * q)
     return Terms(kl, reverse, js, torch.where(distance < SMALL_SHIFT, 0, remainder))
 
@@ -121,12 +124,20 @@ def far_terms(sums_SNB: Float[Tensor, "S N B"], shift: Shift) -> Terms:
     of_q = (v1 - q, -v1 + v2, v1 - 3 * v2 + 2 * v3, -v1 + 7 * v2 - 12 * v3 + 6 * v4)
     e = epsilon.clamp(-1, 1)
     js = in_p * p_s + in_q * q_s
+    powers = _powers(-e, 5)
     for k in range(1, 5):
-        js += (-e) ** k / math.factorial(k) * (back * of_p[k - 1] + in_q * of_q[k - 1])
+        js += powers[k] / math.factorial(k) * (back * of_p[k - 1] + in_q * of_q[k - 1])
     mass = in_p * p + in_q * q
-    distance = epsilon.abs()
-    remainder = torch.where(distance < 1, TAYLOR_REMAINDER * distance**5, 2) * mass
+    remainder = torch.where(epsilon.abs() < 1, TAYLOR_REMAINDER * powers[5].abs(), 2) * mass
     return Terms(kl, reverse, js / 2, remainder / 2)
+
+
+def _powers(x: Tensor, degree: int) -> list[Tensor]:
+    """x^0 to x^degree; `x ** k` takes many times as long."""
+    powers = [torch.ones_like(x)]
+    for _ in range(degree):
+        powers.append(powers[-1] * x)
+    return powers
 
 
 def excluded_terms(sums_SNB: Float[Tensor, "S N B"], shift: Shift) -> Terms:

@@ -27,6 +27,7 @@ Axes: B rows, R some of them, W columns of a block, N blocks, K moments, S sums 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -82,6 +83,23 @@ class LogRatioSums:
         self.with_far: list[int] = []
         self.with_excluded: list[int] = []
         self.scratch: list[Float[Tensor, "B W"]] = []
+
+    @classmethod
+    def joined(cls, parts: Sequence[LogRatioSums]) -> LogRatioSums:
+        """The sums of the rows of all parts, to which the same blocks have been added."""
+        whole = cls(parts[0].moments_NKB[0, 0, :0], 0)
+        whole.added = parts[0].added
+        whole.with_far = sorted({n for part in parts for n in part.with_far})
+        whole.with_excluded = sorted({n for part in parts for n in part.with_excluded})
+        for part in parts:
+            # The others' blocks may have what this part's have not.
+            part.far_NSB[sorted(set(whole.with_far).difference(part.with_far))] = 0
+            part.excluded_NSB[sorted(set(whole.with_excluded).difference(part.with_excluded))] = 0
+        whole.moments_NKB, whole.far_NSB, whole.excluded_NSB = (
+            torch.cat([getattr(part, name) for part in parts], dim=2)
+            for name in ("moments_NKB", "far_NSB", "excluded_NSB")
+        )
+        return whole
 
     def add(
         self,

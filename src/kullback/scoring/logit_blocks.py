@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -166,11 +166,13 @@ class Chunk:
 
     def block_of(self, rows_R: Int[Tensor, "R"], columns: slice) -> Float[Tensor, "R W"]:
         """Some rows of a block, computed again; the caller may overwrite the logits."""
-        if self.whole_BV is None:
+        if self.whole_BV is not None:
+            block_RW = at_least_float32(self.whole_BV[:, columns][rows_R])
+        elif isinstance(self.predictions, DensePredictions):
+            block_RW = at_least_float32(self.predictions.logits_MV[self.rows, columns][rows_R])
+        else:
             selected = self.predictions.select(rows_R + self.rows.start)
             block_RW = at_least_float32(selected.logits(slice(0, len(rows_R)), columns))
-        else:
-            block_RW = at_least_float32(self.whole_BV[:, columns][rows_R])
         target_R = self.targets_B[rows_R]
         is_inside_R = (target_R >= columns.start) & (target_R < columns.stop)
         inside = is_inside_R.nonzero()[:, 0]
@@ -185,6 +187,14 @@ class TopTokens:
     def __init__(self, logits_B: Float[Tensor, "B"], k: int) -> None:
         self.logits_BK = logits_B.new_full((len(logits_B), k), -torch.inf)
         self.tokens_BK = torch.full_like(self.logits_BK, -1, dtype=torch.int64)
+
+    @classmethod
+    def joined(cls, parts: Sequence[TopTokens]) -> TopTokens:
+        """Those of the rows of all parts."""
+        whole = cls(parts[0].logits_BK[:0, 0], parts[0].logits_BK.shape[1])
+        whole.logits_BK = torch.cat([part.logits_BK for part in parts])
+        whole.tokens_BK = torch.cat([part.tokens_BK for part in parts])
+        return whole
 
     @property
     def buffers(self) -> tuple[Float[Tensor, "B K"], Int[Tensor, "B K"]]:

@@ -10,6 +10,7 @@ Axes: B rows of a chunk, R some of them, N blocks of W columns, V vocabulary.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -97,6 +98,21 @@ class PairSums:
         # m and Z of both models, as the library keeps them.
         nothing_4 = torch.tensor([torch.finfo(torch.float32).min, 0.0] * 2, dtype=torch.float64)
         self.state_4B = nothing_4[:, None].repeat(1, len(likes[0]))
+
+    @classmethod
+    def joined(cls, parts: Sequence[PairSums], chunks: Sequence[Chunk]) -> PairSums:
+        """The sums of some rows, whose parts have been added; `chunks` are of all of them."""
+        if len(parts) == 1:
+            return parts[0]
+        whole = cls(list(chunks), parts[0].vocabulary_size)
+        for i in range(2):
+            whole.sums[i] = BlockSums.joined([part.sums[i] for part in parts])
+        whole.ratios = LogRatioSums.joined([part.ratios for part in parts])
+        whole.variation = VariationSums.joined([part.variation for part in parts])
+        whole.by_library = all(part.by_library for part in parts)
+        whole.estimates_N3B = torch.cat([part.estimates_N3B for part in parts], dim=2)
+        whole.at_top1_B = torch.cat([part.at_top1_B for part in parts])
+        return whole
 
     def add_blocks(self) -> None:
         """Compute both models' logits block by block, and add all blocks."""
@@ -210,16 +226,9 @@ class PairSums:
         epsilon_NB = self._log_z_difference(origins_2NB) - offset_NB
         divergences = self.ratios.divergences(epsilon_NB, *log_scales)
         js_NB, is_coarse_NB = divergences.jensen_shannon_NB, divergences.is_coarse_NB
-        width = self.width
         for n in is_coarse_NB.any(dim=1).nonzero()[:, 0].tolist():
-            columns = slice(n * width, min((n + 1) * width, self.vocabulary_size))
             rows_R = is_coarse_NB[n].nonzero()[:, 0]
-            js_NB[n, rows_R] = block_jensen_shannon(
-                *(
-                    normaliser.log_probabilities(chunk.block_of(rows_R, columns), rows_R)
-                    for normaliser, chunk in zip(self.normalisers, self.chunks, strict=True)
-                )
-            )
+            js_NB[n, rows_R] = self._exact_terms(rows_R, n)[0]
         js_B = js_NB.sum(dim=0).clamp_(0, math.log(2))
         return divergences.kl_B, divergences.reverse_kl_B, js_B, self._total_variation(log_scales)
 
@@ -230,16 +239,26 @@ class PairSums:
         )
         rows_R = (is_coarse_B | (not self.by_library)).nonzero()[:, 0]
         if len(rows_R):
-            parts = []
-            for start in range(0, self.vocabulary_size, self.width):
-                columns = slice(start, min(start + self.width, self.vocabulary_size))
-                log_p_RW, log_q_RW = (
-                    normaliser.log_probabilities(chunk.block_of(rows_R, columns), rows_R)
-                    for normaliser, chunk in zip(self.normalisers, self.chunks, strict=True)
-                )
-                parts.append(block_variation(log_p_RW, log_q_RW))
+            parts = [self._exact_terms(rows_R, n)[1:] for n in range(self.ratios.added)]
             variation_B[rows_R] = total_of_parts(parts)
         return variation_B.clamp_(0, 1)
+
+    def _exact_terms(self, rows_R: Int[Tensor, "R"], n: int) -> Float[Tensor, "5 R"]:
+        """The term of block n in JS and the four in TV, from the logits of some rows."""
+        columns = slice(n * self.width, min((n + 1) * self.width, self.vocabulary_size))
+        x_RW, y_RW = (chunk.block_of(rows_R, columns) for chunk in self.chunks)
+        library = block_library()
+        if library is not None and library.takes(x_RW, y_RW):
+            first, second = self.normalisers
+            scales = (first.largest_B, first.z_B.log(), second.largest_B, second.z_B.log())
+            scales_4R = torch.stack([wide(scale_B)[rows_R] for scale_B in scales])
+            return library.exact_terms((x_RW, y_RW), scales_4R)
+        log_p_RW, log_q_RW = (
+            normaliser.log_probabilities(logits_RW, rows_R)
+            for normaliser, logits_RW in zip(self.normalisers, (x_RW, y_RW), strict=True)
+        )
+        js_R = block_jensen_shannon(log_p_RW, log_q_RW)
+        return torch.cat([js_R[None], block_variation(log_p_RW, log_q_RW)])
 
     def _padding(self, model: int) -> Float[Tensor, "B"]:
         """The probability of the columns from V on, which are not compared."""

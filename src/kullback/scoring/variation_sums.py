@@ -21,7 +21,7 @@ Axes: B rows of a chunk, R some of them, N blocks, K bins, L listed tokens.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -64,6 +64,15 @@ class VariationSums:
             like_B.new_zeros((B, BINS, 4), dtype=torch.float32),
             like_B.new_empty((B, LISTED, 4), dtype=torch.float32),
         )
+
+    @classmethod
+    def joined(cls, parts: Sequence[VariationSums]) -> VariationSums:
+        """The sums of the rows of all parts."""
+        whole = cls(parts[0].buffers.lists_BL4[:0, 0, 0])
+        whole.buffers = VariationBuffers(
+            *(torch.cat(buffers) for buffers in zip(*(part.buffers for part in parts), strict=True))
+        )
+        return whole
 
     def total_variation(
         self, only_p_B: Float[Tensor, "B"], only_q_B: Float[Tensor, "B"]
