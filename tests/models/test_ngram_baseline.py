@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 
 from kullback.models import ngram_baseline
 from kullback.models.kneser_ney import NgramModel
-from kullback.models.ngram_baseline import fit_baselines, ngram_losses
+from kullback.models.ngram_baseline import fit_baselines, ngram_losses, running_losses
 from kullback.training.batches import Batches
 from tiny_runs import sequences, text, weather
 
@@ -33,6 +34,26 @@ def test_a_target_is_scored_after_the_tokens_before_it_in_its_sequence(
             padded = np.array([[-1] * (order - 1 - len(context)) + context], dtype=int)
             log_probs = model.log_probs(padded.reshape(1, order - 1))[0]
             assert next(losses) == pytest.approx(-log_probs[target], abs=1e-12)
+
+
+@pytest.mark.parametrize("limit", [10**9, 40])
+def test_running_text_is_scored_after_the_tokens_before_the_window(
+    limit: int, tmp_path: Path
+) -> None:
+    """Each loss is −log p(target | the order − 1 tokens before it in the validation split)."""
+    batches = replace(text(tmp_path), context=3)
+    (model,), *_ = fit_baselines(batches, STEPS, orders=[6])
+    shards, before = batches.validation(limit), batches.preceding(limit, 5)
+    losses = running_losses(model, shards, before)
+    held = batches.held_out[:]
+    whole = -model.token_log_probs(held[None])[0]
+    if limit > len(held):
+        np.testing.assert_array_equal(losses, whole[1:])
+    else:
+        assert len(losses) == 39
+        starts = np.arange(13) * len(range(0, len(held) - 1, 3)) // 13 * 3
+        expected = np.concatenate([whole[start + 1 : start + 4] for start in starts])
+        np.testing.assert_array_equal(losses, expected)
 
 
 def test_a_text_is_counted_up_to_the_validation_split(tmp_path: Path) -> None:

@@ -99,7 +99,13 @@ def test_metrics_of_a_text_have_bits_per_byte_and_the_baselines(text_run: Traini
     assert last["validation_bits_per_byte"] == pytest.approx(summary["bits_per_byte"], rel=1e-6)
     assert summary["bits_per_byte_interval"] == list(text_run.bits_per_byte.interval)
     best = text_run.best_baseline
-    assert set(summary["baselines"]) == {"uniform", "unigram", f"kneser_ney_{best.order}"}
+    assert text_run.running_text is not None
+    assert set(summary["baselines"]) == {
+        "uniform",
+        "unigram",
+        f"kneser_ney_{best.order}",
+        f"kneser_ney_{text_run.running_text.order}_running_text",
+    }
     of_best = summary["baselines"][f"kneser_ney_{best.order}"]
     assert of_best["cross_entropy"] == best.cross_entropy.value
 

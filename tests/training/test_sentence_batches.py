@@ -72,6 +72,26 @@ def test_endless_languages_are_cut_at_the_context(tmp_path: Path):
         assert shard.surprisals_M[~on].numpy() == pytest.approx(-math.log(0.01))
 
 
+def test_the_floor_of_an_endless_language_is_of_the_tokens_before_the_cut(tmp_path: Path):
+    """It is the expected surprisal of the tokens of a batch, over their expected number."""
+    path = tmp_path / "endless.toml"
+    path.write_text(
+        'name = "endless"\nstart = "s"\n[rules]\n'
+        's = [{ p = 0.99, then = "a <t>" }, { p = 0.01, then = "" }]\n'
+        't = [{ p = 0.5, then = "b <t>" }, { p = 0.497, then = "c <t>" }, '
+        '{ p = 0.003, then = "" }]\n'
+    )
+    batches = SentenceBatches(open_source(str(path)), sentences=64)
+    assert batches.cut_at == 256
+    start = -0.99 * math.log(0.99) - 0.01 * math.log(0.01)
+    later = -sum(p * math.log(p) for p in (0.5, 0.497, 0.003))
+    expected = [0.99 * 0.997**t for t in range(255)]  # sentences that reach token 1 + t
+    tokens = 1 + sum(expected)
+    assert batches.floor == pytest.approx((start + later * sum(expected)) / tokens, rel=1e-12)
+    assert batches.tokens_per_batch == round(64 * tokens)
+    assert abs(batches.floor - batches.source.training.entropy_per_token) > 1e-4
+
+
 @pytest.mark.parametrize(
     ("make", "changes", "message"),
     [

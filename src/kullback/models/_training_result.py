@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 from kullback.errors import RunError
-from kullback.models.ngram_baseline import fit_baselines, ngram_losses
+from kullback.models.ngram_baseline import fit_baselines, ngram_losses, running_losses
 from kullback.results.measurement import Measurement
 from kullback.results.training import NgramBaseline, TrainingRun, TrainingSeconds
 from kullback.runtime.threads import workers
@@ -41,12 +41,19 @@ def training_result(
     """Measure the finished model and its baselines on the validation data."""
     progress.stage("scoring the validation data")
     start = time.perf_counter()
-    shards = batches.validation(validation_tokens(config.steps, batches))
+    limit = validation_tokens(config.steps, batches)
+    shards = batches.validation(limit)
     validation = _Validation.of(shards, model, config.shards)
     progress.stage("fitting n-gram baselines")
     start_of_baseline = time.perf_counter()
     ngrams, fitted_tokens, split_tokens = fit_baselines(batches, config.steps)
     losses = [ngram_losses(ngram, shards) for ngram in ngrams]
+    before = batches.preceding(limit, max(ngram.order for ngram in ngrams) - 1)
+    running = {
+        ngram.order: running_losses(ngram, shards, before)
+        for ngram in ngrams
+        if before is not None and ngram.order > 1
+    }
     seconds = TrainingSeconds(
         training=training_seconds,
         validation=start_of_baseline - start,
@@ -65,6 +72,7 @@ def training_result(
     by_order = {ngram.order: nll_M for ngram, nll_M in zip(ngrams, losses, strict=True)}
     unigram_M = by_order.pop(1, None)
     lowest = min(by_order.values(), key=lambda nll_M: float(nll_M.mean()))
+    of_running = min(running, key=lambda order: float(running[order].mean()), default=None)
     lines = read_metrics(run / "metrics.jsonl")
     if not lines:
         raise RunError(f"{run / 'metrics.jsonl'} is missing or empty; restore it")
@@ -86,6 +94,8 @@ def training_result(
         seconds=seconds,
         uniform=baseline(0, uniform_M) if on_text else None,
         unigram=None if unigram_M is None else baseline(1, unigram_M),
+        running_text=None if of_running is None else baseline(of_running, running[of_running]),
+        cut_at=batches.cut_at,
     )
     if "shards" in batches.spec and SUMMARY not in lines[-1]:
         write_metrics(run / "metrics.jsonl", [*lines[:-1], lines[-1] | {SUMMARY: _summary(result)}])
@@ -105,6 +115,8 @@ def _summary(result: TrainingRun) -> dict[str, object]:
         "unigram": result.unigram,
         f"kneser_ney_{result.best_baseline.order}": result.best_baseline,
     }
+    if result.running_text is not None:
+        named[f"kneser_ney_{result.running_text.order}_running_text"] = result.running_text
     return {
         "training_cross_entropy": result.training_cross_entropy,
         "validation_cross_entropy": result.cross_entropy.value,

@@ -1,7 +1,9 @@
 """n-gram baselines of a training run, scored on the targets that its model is validated on.
 
 Fitted to the training data and scored after the same contexts: an n-gram model sees the tokens of
-the window or sentence, at most the last ``order - 1`` of them, and nothing before.
+the window or sentence, at most the last ``order - 1`` of them, and nothing before.  On a text also
+as running text, where it sees the tokens before the window, which the model does not: that is the
+figure that others report.
 
 Axes: M target tokens, N sequences, T tokens of the longest sequence and the token before it.
 """
@@ -11,12 +13,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Bool, Float64, Int64
 
 from kullback.models.kneser_ney import NgramModel
 from kullback.training.batches import Batches, Shard
 
-__all__ = ["BASELINE_ORDERS", "BASELINE_TOKENS", "TEXT_ORDERS", "fit_baselines", "ngram_losses"]
+__all__ = [
+    "BASELINE_ORDERS",
+    "BASELINE_TOKENS",
+    "TEXT_ORDERS",
+    "fit_baselines",
+    "ngram_losses",
+    "running_losses",
+]
 
 # Of a source, whose sentences are short.
 BASELINE_ORDERS = (3, 5, 7)
@@ -53,13 +62,45 @@ def ngram_losses(model: NgramModel, shards: Sequence[Shard]) -> Float64[np.ndarr
 
 
 def _losses(model: NgramModel, shard: Shard) -> Float64[np.ndarray, "M"]:
-    inputs_M, targets_M = shard.inputs_M.numpy(), shard.targets_M.numpy()
-    starts_N = np.cumsum(shard.lengths_N) - shard.lengths_N
-    tokens_NT = np.zeros((len(starts_N), int(shard.lengths_N.max()) + 1), dtype=np.int64)
-    in_row_NT = np.arange(tokens_NT.shape[1]) <= shard.lengths_N[:, None]
-    tokens_NT[in_row_NT] = np.insert(targets_M, starts_N, inputs_M[starts_N])
+    tokens_NT, in_row_NT = _rows(shard)
     if model.bos is None:
         log_probs_NT = model.token_log_probs(tokens_NT, shard.lengths_N + 1)[:, 1:]
     else:  # the model adds the first input itself
         log_probs_NT = model.token_log_probs(tokens_NT[:, 1:], shard.lengths_N)
     return -log_probs_NT[in_row_NT[:, 1:]]
+
+
+def running_losses(
+    model: NgramModel, shards: Sequence[Shard], preceding: Sequence[Int64[np.ndarray, "N C"]]
+) -> Float64[np.ndarray, "M"]:
+    """As `ngram_losses`, of windows of a text with the tokens `preceding` each; -1 is none.
+
+    Windows of a shard are equally long.
+    """
+    return np.concatenate(
+        [_running(model, *of_shard) for of_shard in zip(shards, preceding, strict=True)]
+    )
+
+
+def _running(
+    model: NgramModel, shard: Shard, before_NC: Int64[np.ndarray, "N C"]
+) -> Float64[np.ndarray, "M"]:
+    tokens_NT, _ = _rows(shard)
+    losses_NL = np.empty((len(tokens_NT), tokens_NT.shape[1] - 1))
+    known_N = (before_NC >= 0).sum(axis=1)
+    for known in np.unique(known_N):
+        rows = np.flatnonzero(known_N == known)
+        before = before_NC[rows, before_NC.shape[1] - known :]
+        whole = np.concatenate([before, tokens_NT[rows]], axis=1)
+        losses_NL[rows] = -model.token_log_probs(whole)[:, known + 1 :]
+    return losses_NL.reshape(-1)
+
+
+def _rows(shard: Shard) -> tuple[Int64[np.ndarray, "N T"], Bool[np.ndarray, "N T"]]:
+    """The tokens of each sequence, the first input before its targets, and which are no padding."""
+    inputs_M, targets_M = shard.inputs_M.numpy(), shard.targets_M.numpy()
+    starts_N = np.cumsum(shard.lengths_N) - shard.lengths_N
+    tokens_NT = np.zeros((len(starts_N), int(shard.lengths_N.max()) + 1), dtype=np.int64)
+    in_row_NT = np.arange(tokens_NT.shape[1]) <= shard.lengths_N[:, None]
+    tokens_NT[in_row_NT] = np.insert(targets_M, starts_N, inputs_M[starts_N])
+    return tokens_NT, in_row_NT

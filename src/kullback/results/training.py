@@ -76,7 +76,10 @@ class TrainingRun(Result, frozen=True, kw_only=True, tag="kullback.training/1"):
     bits_per_byte: Measurement | None
     """None on a source."""
     floor: float | None
-    """The exact entropy of the source in nats/token; None on a text, where it is unknown."""
+    """The exact entropy of the source in nats/token; None on a text, where it is unknown.
+
+    Of the tokens before `cut_at`, where it is given.
+    """
     kl: Measurement | None
     """KL(source‖model), estimated by the mean of nll − true surprisal; None on a text."""
     baselines: tuple[NgramBaseline, ...]
@@ -92,6 +95,13 @@ class TrainingRun(Result, frozen=True, kw_only=True, tag="kullback.training/1"):
     """Of a text: every entry of the vocabulary equally probable."""
     unigram: NgramBaseline | None = None
     """Of a text: the frequencies of its tokens."""
+    running_text: NgramBaseline | None = None
+    """Of a text: the best n-gram model where it sees the tokens before a window, too.
+
+    The model does not see these.
+    """
+    cut_at: int | None = None
+    """Tokens after which sentences of a source are cut; `floor` and losses are of those before."""
 
     @property
     def best_baseline(self) -> NgramBaseline:

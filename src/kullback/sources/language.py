@@ -242,6 +242,14 @@ class Language:
             entropies.append(float(reach @ self.state_entropies) / float(reach.sum()))
         return np.array(entropies)
 
+    def entropy_of_first(self, positions: int) -> tuple[float, float]:
+        """Of sentences that are cut after so many tokens: nats/token, and tokens per sentence."""
+        entropy = tokens = 0.0
+        for _, reach in zip(range(positions), self._reach(), strict=False):
+            entropy += float(reach @ self.state_entropies)
+            tokens += float(reach.sum())
+        return entropy / tokens, tokens
+
     def entropy_by_slot(self) -> dict[str, SlotEntropy]:
         """The entropy of each slot's tokens; Σ tokens × entropy is `entropy_per_sentence`."""
         mass = self.expected_visits[self.arc_states] * self.probabilities

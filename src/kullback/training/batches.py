@@ -88,6 +88,10 @@ class Batches(Protocol):
         """The exact entropy in nats/token; None on a text, where it is unknown."""
 
     @property
+    def cut_at(self) -> int | None:
+        """The tokens after which sentences of a source are cut; `floor` is of those before."""
+
+    @property
     def tokenizer(self) -> Tokenizer:
         """The tokenizer of the data."""
 
@@ -110,6 +114,12 @@ class Batches(Protocol):
         """A fixed validation sample, independent of the training batches.
 
         Of a text with more than `limit` tokens about as many, evenly spread over all of it.
+        """
+
+    def preceding(self, limit: int, count: int) -> list[Int[np.ndarray, "N count"]] | None:
+        """The tokens before each window of ``validation(limit)``, -1 where there are none.
+
+        An array for each of its shards; None on a source, where no token is before a sentence.
         """
 
     def training_rows(self, steps: int, limit: int) -> TokenRows:

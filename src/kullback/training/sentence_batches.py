@@ -69,13 +69,28 @@ class SentenceBatches:
     @property
     def tokens_per_batch(self) -> int:
         """The expected tokens of a batch."""
-        length = min(self.source.training.tokens_per_sentence, self.context)
-        return round(self.sentences * length)
+        return round(self.sentences * self._first[1])
 
     @property
     def floor(self) -> float:
-        """The exact entropy of the training language, nats/token."""
-        return self.source.training.entropy_per_token
+        """The exact entropy of the training language, of the tokens up to `cut_at`, nats/token."""
+        return self._first[0]
+
+    @property
+    def cut_at(self) -> int | None:
+        """The tokens after which a sentence is cut; None where none is longer."""
+        return None if self.source.training.is_finite else self.context
+
+    @cached_property
+    def _first(self) -> tuple[float, float]:
+        """Nats/token, and tokens per sentence, of sentences as they are in batches."""
+        language = self.source.training
+        if self.cut_at is None:
+            return language.entropy_per_token, language.tokens_per_sentence
+        return language.entropy_of_first(self.cut_at)
+
+    def preceding(self, limit: int, count: int) -> None:
+        """Nothing: no token is before a sentence."""
 
     @cached_property
     def tokenizer(self) -> Tokenizer:

@@ -116,6 +116,7 @@ class TextBatches:
         return cls.of_tokens(tokens, tokenizer, resolved, context, windows, seed)
 
     floor = None
+    cut_at = None
 
     @cached_property
     def vocabulary_size(self) -> int:
@@ -155,6 +156,22 @@ class TextBatches:
 
         With `limit`, about as many tokens, in windows at equal distances.
         """
+        return [self._held_out_shard(starts, length) for starts, length in self._windows(limit)]
+
+    def preceding(self, limit: int, count: int) -> list[Int[np.ndarray, "N count"]]:
+        """The `count` tokens before each window of ``validation(limit)``, -1 where there are none.
+
+        An array for each of its shards.
+        """
+        before = np.arange(-count, 0)
+        arrays = []
+        for starts, _ in self._windows(limit):
+            places = starts[:, None] + before
+            arrays.append(np.where(places < 0, -1, self.held_out[np.maximum(places, 0)]))
+        return arrays
+
+    def _windows(self, limit: int | None) -> list[tuple[Int[np.ndarray, "N"], int]]:
+        """Where the windows of each shard of the validation split begin, and their length."""
         predicted = len(self.held_out) - 1
         starts = np.arange(0, predicted, self.context)
         if limit is not None and limit < predicted:
@@ -162,13 +179,10 @@ class TextBatches:
             starts = starts[np.arange(count) * len(starts) // count]
         whole = starts[starts + self.context <= predicted]
         at_once = min(SHARD_WINDOWS, max(1, SHARD_TOKENS // self.context))
-        shards = [
-            self._held_out_shard(whole[i : i + at_once], self.context)
-            for i in range(0, len(whole), at_once)
-        ]
+        groups = [(whole[i : i + at_once], self.context) for i in range(0, len(whole), at_once)]
         if len(whole) < len(starts):
-            shards.append(self._held_out_shard(starts[-1:], predicted - int(starts[-1])))
-        return shards
+            groups.append((starts[-1:], predicted - int(starts[-1])))
+        return groups
 
     def training_rows(self, steps: int, limit: int) -> TokenRows:
         """The last `limit` tokens of the training split, as one row."""

@@ -136,6 +136,20 @@ def test_the_summary_of_a_source_run() -> None:
     assert "bits/byte" not in text
 
 
+def test_the_summary_names_what_the_numbers_are_of() -> None:
+    """Sentences that are cut, and which n-gram model sees the tokens before a window."""
+    running = NgramBaseline(
+        order=6, cross_entropy=measurement(3.3), bits_per_byte=measurement(2.05, "bits/byte")
+    )
+    text = plain_text(msgspec.structs.replace(RESULT, running_text=running), width=80)
+    assert "6-gram Kneser-Ney, running text" in text
+    assert "5-gram Kneser-Ney, in the same windows" in text
+    assert "better than the 5-gram in the same windows" in text
+    assert all(len(line) <= 80 and "…" not in line for line in text.splitlines())
+    cut = msgspec.structs.replace(RESULT, floor=0.7, kl=measurement(0.01), cut_at=256)
+    assert "first 256 tokens" in plain_text(cut, width=80)
+
+
 @pytest.mark.parametrize(
     ("difference", "words"), [(-0.2, "better"), (0.2, "worse"), (0.001, "indistinguishable")]
 )

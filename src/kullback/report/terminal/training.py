@@ -177,13 +177,21 @@ def training_summary(result: TrainingRun, verbose: bool = False) -> RenderableTy
     training = nats(result.training_cross_entropy)
     add_row(table, [f"training, steps {first} to {last}", training])
     add_row(table, ["validation", *_cells(result.cross_entropy, result.bits_per_byte)])
-    name = f"{baseline.order}-gram Kneser-Ney, same tokens"
+    same = "same tokens" if result.running_text is None else "in the same windows"
+    name = f"{baseline.order}-gram Kneser-Ney, {same}"
     add_row(table, [name, *_cells(baseline.cross_entropy, baseline.bits_per_byte)])
-    for other, called in ((result.unigram, "unigram"), (result.uniform, "uniform")):
+    others = [(result.unigram, "unigram"), (result.uniform, "uniform")]
+    if result.running_text is not None:
+        running = f"{result.running_text.order}-gram Kneser-Ney, running text"
+        others.insert(0, (result.running_text, running))
+    for other, called in others:
         if other is not None:
             add_row(table, [called, *_cells(other.cross_entropy, other.bits_per_byte)])
     if result.floor is not None:
-        add_row(table, ["floor (exact entropy)", f"{result.floor:.6f}"])
+        name = "floor (exact entropy)"
+        if result.cut_at is not None:
+            name += f", first {count(result.cut_at)} tokens"
+        add_row(table, [name, f"{result.floor:.6f}"])
     if result.kl is not None:
         add_row(table, ["KL(source‖model), validation", write(result.kl).both])
     folder = visible(result.folder)
@@ -207,6 +215,8 @@ def _verdict(result: TrainingRun) -> str:
     low, high = result.difference.interval
     difference = write(result.difference, Measure("", signed=True))
     name = f"the {result.best_baseline.order}-gram"
+    if result.running_text is not None:
+        name += " in the same windows"
     if high < 0:
         return f"The model is better than {name}: {difference}."
     if low > 0:
