@@ -154,9 +154,11 @@ def test_a_configuration_file_gives_options(
 ) -> None:
     """Fields of a TOML file are options; those of the command line come first."""
     config = tmp_path / "c.toml"
-    config.write_text("steps = 30\nwidth = 8\nlayers = 1\nmlp_width = 16\nbatch = 8\nthreads = 1\n")
+    config.write_text(
+        "minutes = 30\nwidth = 8\nlayers = 2\nmlp_width = 16\nbatch = 8\nthreads = 1\n"
+    )
     run = tmp_path / "run"
-    command = f"train --source {grammar} --config {config} --steps 4 -o {run} --json"
+    command = f"train --source {grammar} --config {config} --steps 4 --layers 1 -o {run} --json"
     assert main(command.split()) == 0
     assert json.loads(capsys.readouterr().out)["steps"] == 4
     assert json.loads((run / "training.json").read_text())["model"]["width"] == 8

@@ -160,7 +160,11 @@ def _train(options: argparse.Namespace) -> int:
     if hasattr(options, "config") and options.resume is None:
         names = {*TEXTS, *NAMES}
         known = {keyword for _, keyword, *_ in OPTIONS} | names | {*SWITCHES}
-        keywords = read_config(options.config, known, names, SWITCHES) | keywords
+        of_file = read_config(options.config, known, names, SWITCHES)
+        for name, other in (("steps", "minutes"), ("minutes", "steps")):
+            if name in keywords:  # each says when the run ends
+                of_file.pop(other, None)
+        keywords = of_file | keywords
     _check(options, keywords)
     log = getattr(options, "log", [])
     check_loggers(log)

@@ -93,7 +93,8 @@ def _running(
         before = before_NC[rows, before_NC.shape[1] - known :]
         whole = np.concatenate([before, tokens_NT[rows]], axis=1)
         losses_NL[rows] = -model.token_log_probs(whole)[:, known + 1 :]
-    return losses_NL.reshape(-1)
+    losses_M: Float64[np.ndarray, "M"] = losses_NL.reshape(-1)
+    return losses_M
 
 
 def _rows(shard: Shard) -> tuple[Int64[np.ndarray, "N T"], Bool[np.ndarray, "N T"]]:
