@@ -67,7 +67,8 @@ def _losses(model: NgramModel, shard: Shard) -> Float64[np.ndarray, "M"]:
         log_probs_NT = model.token_log_probs(tokens_NT, shard.lengths_N + 1)[:, 1:]
     else:  # the model adds the first input itself
         log_probs_NT = model.token_log_probs(tokens_NT[:, 1:], shard.lengths_N)
-    return -log_probs_NT[in_row_NT[:, 1:]]
+    losses_M: Float64[np.ndarray, "M"] = -log_probs_NT[in_row_NT[:, 1:]]
+    return losses_M
 
 
 def running_losses(
