@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import shutil
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +17,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, Phi3Config, Phi3ForCausa
 from kullback.evaluation.predictors import inputs_at_once
 from kullback.models.huggingface import HuggingFaceModel
 from kullback.models.length_scaling import LengthScaling
+from kullback.models.load_streamed import load_streamed
 from tiny_models import byte_tokenizer
 
 SIZES = {
@@ -103,6 +106,21 @@ def test_threads_read_one_input_at_a_time(kind: str) -> None:
     assert not any(crowded)
     for length, logits_TV in zip(2 * LENGTHS, read, strict=True):
         torch.testing.assert_close(logits_TV, alone[length], rtol=1e-4, atol=1e-4)
+
+
+def test_layers_that_are_streamed_get_the_same(tmp_path: Path, tiny_llama_folder: Path) -> None:
+    """Every layer's pass over inputs of several lengths begins with the frequencies as made."""
+    kind, folder = "Phi-3 with LongRoPE", tmp_path / "phi"
+    fresh(kind).save_pretrained(folder)
+    for file in tiny_llama_folder.glob("tokenizer*"):
+        shutil.copy(file, folder)
+    alone, model = expected(kind), load_streamed(str(folder), torch.float32)
+    assert model.exclusive
+    assert model.sharing(64) == "equal lengths"
+    model.prepare([ids(length).numpy() for length in LENGTHS], 2)
+    for length in LENGTHS:
+        read = model.predict(ids(length)).logits(slice(0, length))
+        torch.testing.assert_close(read, alone[length], rtol=1e-4, atol=1e-4)
 
 
 def test_code_of_its_own_is_noted_and_other_models_are_left_alone() -> None:

@@ -233,12 +233,22 @@ def batch() -> list[np.ndarray]:
     return [np.random.default_rng(2).integers(0, 256, (3, 24))]
 
 
+def massive(hidden_NTD: Tensor) -> Tensor:
+    """With a massive activation at the first position, as trained models have them."""
+    hidden_NTD[:, 0, 0] = 1e7
+    return hidden_NTD
+
+
 @pytest.mark.parametrize(
     ("change", "sharing"),
     [
         (lambda x: x + x.mean(dim=0, keepdim=True), "alone"),
         (lambda x: x * (1 + x.shape[1] / 8), "equal lengths"),
         (lambda x: x + 0.1, "padded"),
+        # One huge value, which is the scale of no other position.
+        (lambda x: massive(x + x.mean(dim=0, keepdim=True)), "alone"),
+        (lambda x: massive(x * (1 + x.shape[1] / 8)), "equal lengths"),
+        (lambda x: massive(x + 0.1), "padded"),
     ],
 )
 def test_what_may_share_a_batch_is_tried(change, sharing: str, tmp_path: Path) -> None:

@@ -57,9 +57,13 @@ class LengthScaling:
             yield
             return
         with _lock:
-            for layer in self._layers:
-                _forget(layer)
+            self.forget()
             yield
+
+    def forget(self) -> None:
+        """Let all layers have the frequencies that they were made with."""
+        for layer in self._layers:
+            _forget(layer)
 
 
 def _kinds(module: nn.Module) -> list[str]:
@@ -69,12 +73,13 @@ def _kinds(module: nn.Module) -> list[str]:
 
 
 def _forget(layer: Any) -> None:
-    """Let a layer have the frequencies that it was made with."""
     for kind in _kinds(layer):
         own, original = f"{kind}inv_freq", getattr(layer, f"{kind}{ORIGINAL}")
         # A buffer of its own, since LongRoPE writes into it, in training too.
         with torch.inference_mode(False):
             layer.register_buffer(own, original.clone(), persistent=False)
+        # Of a model that is streamed, made where tensors have no numbers.
+        vars(layer).pop(f"{kind}long_inv_freq", None)
         if kind:
             vars(layer).pop(f"{kind}max_seq_len_cached", None)
     if hasattr(layer, "original_max_seq_len"):

@@ -29,7 +29,7 @@ from kullback.errors import InvalidValueError, RunError
 from kullback.models._context import context_of, context_probe
 from kullback.models._loading_errors import explained
 from kullback.models._probes import probes_of
-from kullback.models.batch_probe import SharedInputs, scales_with_length
+from kullback.models.batch_probe import SharedInputs
 from kullback.models.hidden_states import HiddenStates
 from kullback.models.huggingface import (
     TOLERANCE,
@@ -44,6 +44,7 @@ from kullback.models.huggingface import (
 from kullback.models.interface import Sharing
 from kullback.models.layer_probe import Layers
 from kullback.models.layer_stream import LayerStream
+from kullback.models.length_scaling import LengthScaling
 from kullback.models.locate import Location
 from kullback.models.stream_plan import Plan, Sizes, estimated_seconds
 from kullback.models.streamed_text import Text
@@ -101,7 +102,9 @@ class StreamedModel:
         self.tokenizer = with_known_rows(model, tokenizer, self.vocabulary_size, self.name)
         self._stream.install()
         self._matrix: Any = output_matrix(model)
-        self.exclusive = scales_with_length(model.config)
+        scaling = LengthScaling(model)
+        scaling.forget()
+        self.exclusive = scaling.is_used
         """Whether it reads one window at a time, as `HuggingFaceModel` does."""
         self._sharing: Sharing = "equal lengths" if self.exclusive else "padded"
         self._text: Text | None = None
@@ -177,7 +180,7 @@ class StreamedModel:
 
         Nothing where all of them did already; else earlier ones are forgotten.  False, with what
         may be shared in `sharing`, where sequences that share a batch do not get the hidden states
-        that they have alone: short ones beside the text are compared after every layer.  Raises
+        and logits that they have alone: short ones beside the text are compared.  Raises
         `InvalidValueError` where weights are damaged, or a layer reads more than the layer before
         returns; `RunError` where there is no space for the hidden states, or for a layer.
         """
@@ -251,6 +254,7 @@ class StreamedModel:
             self._check_shared(shared)
         first, again = text.hidden[text.first_probe], text.hidden[count - 1]
         check_repeatable(again, first, self.dtype, self.name)
+        self._check_shared_logits(shared)
 
     def _plan(self, first_NTD: Tensor, reading: float) -> Plan:
         """Where everything goes; the user is told before it starts."""
@@ -313,7 +317,10 @@ class StreamedModel:
                 )
 
     def _check_shared(self, shared: SharedInputs) -> None:
-        """Raise `_NotSharedError` where a batch changes the hidden states of its sequences."""
+        """Raise `_NotSharedError` where a batch clearly changes hidden states of its sequences.
+
+        Beside a massive activation small changes are not seen: those are seen in the logits.
+        """
 
         def hidden(ids_NT: Tensor) -> Tensor:
             i = self.text.find(ids_NT)
@@ -324,6 +331,20 @@ class StreamedModel:
             for row_TD, name in zip(hidden(batch_NT), names, strict=True):
                 alone_TD = hidden(shared.alone[name])[0]
                 if distance(row_TD[: len(alone_TD)], alone_TD) > TOLERANCE[self.dtype]:
+                    raise _NotSharedError(otherwise)
+
+    def _check_shared_logits(self, shared: SharedInputs) -> None:
+        """Raise `_NotSharedError` where a batch changes the logits, as of a model in memory."""
+        if not shared.batches:
+            return
+        wrapped = self._wrapped = self._wrap()
+        for batch_NT, names, otherwise in shared.batches.values():
+            together, T = wrapped.predict(batch_NT), batch_NT.shape[1]
+            for n, name in enumerate(names):
+                ids_1T = shared.alone[name]
+                rows = slice(n * T, n * T + ids_1T.shape[1])
+                alone_TV = wrapped.predict(ids_1T).logits(slice(0, ids_1T.shape[1]))
+                if distance(together.logits(rows), alone_TV) > TOLERANCE[self.dtype]:
                     raise _NotSharedError(otherwise)
 
     def _wrap(self) -> HuggingFaceModel:
