@@ -400,3 +400,39 @@ def test_a_device_that_fails_is_one_sentence(
     assert said.partition("\n")[0].partition(".")[0] in error
     assert remedy in error
     assert "Compile with" not in error
+
+
+@pytest.mark.parametrize(
+    ("command", "has", "lacks"),
+    [
+        ("evaluate M --text T", ["--stream", "--device-map", "--dtype", "--window"], []),
+        ("record M --text T -o r.rec --distributions exact", ["--dtype", "--window"], ["--stream"]),
+        ("compare M M@int8 --text T --dtype bfloat16", ["--window"], ["--stream", "--dtype"]),
+        ("train --text T -o R", ["--batch", "--accumulate", "--resume"], ["--window", "--stream"]),
+        ("quantise M --scheme int8 -o Q", ["more memory"], ["--window"]),
+    ],
+)
+@pytest.mark.parametrize("kind", [MemoryError, RuntimeError])
+def test_a_memory_that_is_too_small_is_one_sentence(
+    command: str,
+    has: list[str],
+    lacks: list[str],
+    kind: type[Exception],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Where a CPU's allocation fails outside of a pass: only options of the command are named."""
+    import torch  # noqa: F401 # which a command that computes has loaded
+
+    def fail(options: argparse.Namespace) -> None:
+        raise kind("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+
+    name = command.split()[0]
+    monkeypatch.setattr(f"kullback.cli.{name}._{name}", fail)
+    assert main(command.split()) == 2
+    error = the_error(capsys.readouterr().err)
+    assert "memory is too small (DefaultCPUAllocator" in error
+    for word in has:
+        assert word in error
+    for word in lacks:
+        assert word not in error

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import gc
 import json
 import weakref
@@ -315,3 +317,39 @@ def test_one_candidate_is_in_memory_at_a_time(folder: str) -> None:
     candidates = [Candidate(name, partial(opened, name)) for name in names]
     compare_models(side(folder), candidates, DOCUMENTS, PROTOCOL)
     assert len(models) == len(names)
+
+
+def test_a_candidate_that_begins_texts_otherwise_is_noted_once(folder):
+    """Of models of transformers, too: one note a candidate, none where --bos decides it."""
+    sized = load_sized(folder)
+    with_bos = copy.copy(sized.model.tokenizer)
+    with_bos.bos_id, with_bos.adds_bos = 7, True
+    begun = dataclasses.replace(
+        sized, model=dataclasses.replace(sized.model, tokenizer=with_bos, name="begun")
+    )
+    candidates = [
+        Candidate("same", lambda: ModelOperand(sized)),
+        Candidate("begun", lambda: ModelOperand(begun)),
+    ]
+
+    def notes(**settings: str) -> list[str]:
+        result = compare_models(
+            ModelOperand(sized), candidates, DOCUMENTS, Protocol(window=32, **settings)
+        )
+        return [note for note in result.notes if "begins a text with" in note]
+
+    (note,) = notes()
+    assert "begun begins a text with the BOS" in note
+    assert "--bos always or never" in note
+    assert not notes(bos="never")
+
+
+def test_a_second_type_that_does_not_fit_is_noted(folder):
+    """The comparison and the floor of the batch shape are given without it."""
+
+    def fail():
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9")
+
+    result = compare(folder, folder, task=Task(noise=True, noise_dtype=fail))
+    assert [*result.noise_floor] == ["batch shape"]
+    assert any("noise floor" in note and "memory" in note for note in result.notes)

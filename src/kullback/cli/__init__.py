@@ -81,12 +81,10 @@ def _run(argv: Sequence[str] | None, interrupted: Callable[[int], object]) -> in
         interrupted(exit_code())
         return exit_code()
     except MemoryError as error:
-        print_error(
-            f"there is not enough memory ({error}): choose smaller sizes, or a larger machine"
-        )
+        print_error(_too_little_memory(error, options))
         return 2
     except RuntimeError as error:
-        sentence = _of_device(error)
+        sentence = _of_device(error, options)
         if sentence is None:
             raise
         print_error(sentence)
@@ -102,15 +100,37 @@ def _run(argv: Sequence[str] | None, interrupted: Callable[[int], object]) -> in
         return 2
 
 
-def _of_device(error: RuntimeError) -> str | None:
-    """What an error of torch says about an accelerator; None for others."""
-    torch = sys.modules.get("torch")
+def _too_little_memory(error: Exception, options: argparse.Namespace) -> str:
+    """That the memory is too small, and what the command can do."""
     first = str(error).partition("\n")[0].rstrip(". ")
-    if isinstance(error, getattr(torch, "OutOfMemoryError", ())):
+    reason = f"the memory is too small{f' ({first})' if first else ''}"
+    if options.command == "train":
         return (
-            f"the device has not enough memory ({first}): give a smaller --window, --dtype "
-            "bfloat16, --device-map auto or --device cpu"
+            f"{reason}: train with a smaller --batch or --size, --accumulate K, "
+            "--checkpoint-activations, fewer --threads or more memory; a run that is finished is "
+            "measured again by --resume"
         )
+    if options.command not in ("evaluate", "compare", "record"):
+        return f"{reason}: choose smaller sizes, or use more memory"
+    from kullback.evaluation.memory_remedies import memory_remedies
+
+    if options.command == "compare":
+        models = [options.reference, *options.candidate]
+    else:
+        models = [options.model]
+    return f"{reason}: {memory_remedies(models, vars(options), options.command != 'record')}"
+
+
+def _of_device(error: RuntimeError, options: argparse.Namespace) -> str | None:
+    """What an error of torch says about the memory or an accelerator; None for others."""
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return None
+    from kullback.runtime.memory import is_out_of_memory
+
+    if is_out_of_memory(error):
+        return _too_little_memory(error, options)
+    first = str(error).partition("\n")[0].rstrip(". ")
     failed = isinstance(error, getattr(torch, "AcceleratorError", ()))
     if failed or first.startswith(("CUDA error", "NCCL error")):
         return (

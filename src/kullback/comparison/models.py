@@ -107,7 +107,7 @@ def compare_models(
     tokenized = TokenizedText.of(documents, protocol, reader.tokenizer, reader.context, progress)
     check_same_tokens(processes, tokenized)
     reference.check(documents, tokenized, reader)
-    beginnings = _check_tokenizers(candidates, reader, tokenized)
+    _check_tokenizers(candidates, reader, tokenized)
     began = time.perf_counter()
     source = _source(reference, len(candidates), task, tokenized, processes, progress)
     of_reference = _identity(reference, documents, tokenized, processes)
@@ -142,7 +142,7 @@ def compare_models(
         documents=len(documents),
         bytes=tokenized.coverage.bytes,
         seconds=time.perf_counter() - began,
-        notes=(*_notes(reference, compared, tokenized), *passes.limit.notes, *beginnings),
+        notes=(*_notes(reference, compared, tokenized), *passes.limit.notes, *passes.notes),
         ranked=ranked,
         tolerance=task.tolerance,
         budget=task.budget,
@@ -207,11 +207,14 @@ class _Passes:
     progress: Progress
     kept: KeptPasses = field(default_factory=KeptPasses)
     limit: BatchLimit = field(default_factory=BatchLimit)
+    notes: list[str] = field(default_factory=list)
+    """Beside the models' own."""
 
     def of(self, name: str, operand: Operand) -> list[_Compared]:
         """What is kept of a candidate; nothing on non-zero ranks."""
         tokenized, progress = self.tokenized, self.progress
         operand.check(self.documents, tokenized, self.reader)
+        self._note_beginning(name, operand)
         progress.stage(f"comparing {name}")
         identity = _identity(operand, self.documents, tokenized, self.processes)
         kinds = [type(model).__name__ for model in (self.reference, operand)]
@@ -229,6 +232,13 @@ class _Passes:
             _Compared.of(name, operand, identity, divergences, tokenized, self.reader, self.task)
         ]
 
+    def _note_beginning(self, name: str, operand: Operand) -> None:
+        """Note where a model would begin a text in another way than the reader does."""
+        if operand.model is not None:
+            reader, own = self.reader, operand.model.tokenizer
+            bos = self.tokenized.protocol.bos
+            self.notes.extend(bos_note(name, own, reader.name, reader.tokenizer, bos))
+
     def _divergences(self, operand: Operand, first_window: int) -> Iterator[DivergenceStatistics]:
         """The rows of the windows from one on."""
         vocabulary_size = min(self.reference.vocabulary_size, operand.vocabulary_size)
@@ -243,8 +253,9 @@ class _Passes:
         if not self.task.noise or model is None:
             return {}
         return noise_floor(
-            self.source, model, self.tokenized, self.task.noise_dtype, self.processes, self.progress
-        )
+            self.source, model, self.tokenized, self.task.noise_dtype, self.processes,
+            self.progress, self.notes.append,
+        )  # fmt: skip
 
     def sensitivity(self) -> Sensitivity | None:
         """What quantising each group of layers costs, where it is asked for; on rank 0."""
@@ -307,19 +318,15 @@ def _kept(
 
 def _check_tokenizers(
     candidates: Sequence[Candidate], reader: TextModel, tokenized: TokenizedText
-) -> list[str]:
-    """Notes on how candidates begin a text; raises `InvalidValueError` where one's tokens differ.
+) -> None:
+    """Raise `InvalidValueError` where the tokens of a candidate differ.
 
     Before anything is computed, of those whose tokenizer can be read alone.
     """
-    notes: dict[str, None] = {}
     for candidate in candidates:
         if candidate.tokenizer is not None:
             tokenizer = candidate.tokenizer()
             check_tokens(candidate.name, tokenizer, (reader.name, reader.tokenizer), tokenized)
-            for note in bos_note(candidate.name, tokenizer, reader.name, reader.tokenizer):
-                notes[note] = None
-    return list(notes)
 
 
 def title_of(candidates: Sequence[str], reference: str) -> str:

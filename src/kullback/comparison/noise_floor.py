@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
+from kullback.errors import KullbackError
 from kullback.evaluation.measures import weighted_mean
 from kullback.evaluation.passes import (
     Batch,
@@ -25,6 +26,7 @@ from kullback.models.llama_cpp import LlamaCppModel
 from kullback.predictions.base import Predictions, joined
 from kullback.results.comparison import BATCH_SHAPE
 from kullback.results.measurement import Measurement
+from kullback.runtime.memory import lacks_memory
 from kullback.runtime.progress import Progress
 from kullback.runtime.workers import ProcessGroup
 from kullback.scoring.divergence import concatenate_divergences
@@ -71,13 +73,15 @@ def noise_floor(
     in_other_type: Callable[[], TextModel] | None = None,
     processes: ProcessGroup | None = None,
     progress: Progress | None = None,
+    note: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Measurement]:
     """KL of `model` from itself in another batch shape, and in another type, by what is changed.
 
     A model that llama.cpp runs reads the text in batches of 16 tokens instead of its own.
     `reference` gives its predictions, which may be kept; `in_other_type` loads it in another type.
     In nats/token on a part of the text: rounding is much the same everywhere.  The `processes`
-    share its windows, and non-zero ranks get nothing.
+    share its windows, and non-zero ranks get nothing.  `note` is told where the model in another
+    type does not fit into memory beside it, in one of them.
     """
     processes, progress = processes or ProcessGroup(), progress or Progress()
     part = subsample(tokenized)
@@ -94,9 +98,26 @@ def noise_floor(
     else:
         measure(BATCH_SHAPE, _InABatch(model))
     if in_other_type is not None:
-        other = in_other_type()
-        measure(str(other.dtype).removeprefix("torch."), ModelPredictor(other))
+        other = _loaded(in_other_type)
+        if all(processes.gather(other is not None)):
+            assert other is not None
+            measure(str(other.dtype).removeprefix("torch."), ModelPredictor(other))
+        else:
+            note(
+                "the noise floor of another type was not measured: the memory is too small for the "
+                "reference in that type beside it"
+            )
     return floor
+
+
+def _loaded(load: Callable[[], TextModel]) -> TextModel | None:
+    """The model; None where the memory is too small for it."""
+    try:
+        return load()
+    except (KullbackError, RuntimeError, MemoryError) as error:
+        if not lacks_memory(error):
+            raise
+        return None
 
 
 def above_noise(kl: Measurement, floor: Mapping[str, Measurement]) -> bool | None:

@@ -8,6 +8,7 @@ from kullback.errors import InvalidValueError
 from kullback.evaluation.passes import TokenizedText
 from kullback.runtime.columns import PART_ROWS
 from kullback.text.encoded_documents import encode_documents, equal_tokens
+from kullback.text.protocol import Bos
 from kullback.text.tokenizer import TextTokenizer
 from kullback.text.windows import Tokens
 
@@ -43,26 +44,30 @@ def check_tokens(
             )
 
 
-def bos_note(name: str, tokenizer: TextTokenizer, reader: str, reading: TextTokenizer) -> list[str]:
+def bos_note(
+    name: str, tokenizer: TextTokenizer, reader: str, reading: TextTokenizer, bos: Bos = "auto"
+) -> list[str]:
     """A note where a model's own tokenizer begins a text in another way than it is read here.
 
     `reading` is the tokenizer of `reader`, which decides where the protocol leaves it open.
     """
-    if _added_bos(tokenizer) == _added_bos(reading):
+    own, theirs = (_bos_of(part, bos) for part in (tokenizer, reading))
+    if own == theirs:
         return []
+    remedy = "--bos always or never decides it for both" if bos == "auto" else "see --bos never"
     return [
-        f"the tokenizer of {name} begins a text with {_shown(tokenizer)}, that of {reader} with "
-        f"{_shown(reading)}: both models read it as {reader} does; --bos always or never decides "
-        "it for both"
+        f"the tokenizer of {name} begins a text with {_shown(tokenizer, own)}, that of {reader} "
+        f"with {_shown(reading, theirs)}: both models read it as {reader} does; {remedy}"
     ]
 
 
-def _added_bos(tokenizer: TextTokenizer) -> int | None:
-    return tokenizer.bos_id if tokenizer.adds_bos else None
+def _bos_of(tokenizer: TextTokenizer, bos: Bos) -> int | None:
+    """What a text begins with, were this the tokenizer that reads it."""
+    wanted = bos == "always" or (bos == "auto" and tokenizer.adds_bos)
+    return tokenizer.bos_id if wanted else None
 
 
-def _shown(tokenizer: TextTokenizer) -> str:
-    bos = _added_bos(tokenizer)
+def _shown(tokenizer: TextTokenizer, bos: int | None) -> str:
     return "no BOS" if bos is None else f"the BOS {tokenizer.token_text(bos)!r}"
 
 

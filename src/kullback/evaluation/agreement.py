@@ -17,6 +17,7 @@ from kullback.errors import InvalidValueError
 from kullback.evaluation.batches import PlannedBatch
 from kullback.evaluation.predictors import Predictor, parts_of, token_budget
 from kullback.evaluation.tokenized_text import TokenizedText
+from kullback.models.weight_matrices import modules_of
 from kullback.runtime.weights import weights_sample
 from kullback.runtime.workers import ProcessGroup
 
@@ -73,9 +74,7 @@ def _about(predictor: Predictor) -> str:
         known.append(type(part).__name__)
         known += [str(getattr(part, name, None)) for name in ABOUT]
         known.append(getattr(getattr(part, "recording", None), "metadata", None))
-        values = getattr(part, "__dict__", {}).values()
-        modules = [value for value in values if isinstance(value, nn.Module)]
-        known += [weights_sample(module.state_dict()) for module in modules]
+        known += [weights_sample(module.state_dict()) for module in modules_of(part)]
     return repr(known)
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
+from kullback.errors import KullbackError
 from kullback.evaluation.passes import (
     ModelPredictor,
     TokenizedText,
@@ -11,6 +14,7 @@ from kullback.evaluation.passes import (
     subsample,
 )
 from kullback.models.interface import TextModel
+from kullback.runtime.memory import lacks_memory
 from kullback.scoring.divergence import concatenate_divergences, nll_differences
 from kullback.uncertainty.intervals import mean_with_interval
 
@@ -20,8 +24,26 @@ __all__ = ["arithmetic_noise"]
 NOISE_TOKENS = 2048
 
 
-def arithmetic_noise(model: TextModel, exact: TextModel, tokenized: TokenizedText) -> str:
-    """What the arithmetic of `model` costs against that of `exact`, as a note."""
+def arithmetic_noise(
+    model: TextModel, load_exact: Callable[[], TextModel], tokenized: TokenizedText
+) -> str:
+    """What the arithmetic of `model` costs against that of the model that is loaded, as a note.
+
+    Where that cannot be loaded or read beside `model`, the note says why it was not measured.
+    """
+    try:
+        return _measured(model, load_exact(), tokenized)
+    except (KullbackError, RuntimeError, MemoryError) as error:
+        if not isinstance(error, KullbackError) and not lacks_memory(error):
+            raise
+        reason = str(error)
+        if lacks_memory(error):
+            reason = "the memory is too small for a float32 copy beside the model"
+    name = str(model.dtype).removeprefix("torch.")
+    return f"what {name} changes against float32 was not measured: {reason}"
+
+
+def _measured(model: TextModel, exact: TextModel, tokenized: TokenizedText) -> str:
     part = subsample(tokenized, NOISE_TOKENS)
     rows = divergence_rows(ModelPredictor(exact), ModelPredictor(model), part)
     divergences = concatenate_divergences(list(rows))

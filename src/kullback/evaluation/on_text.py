@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from kullback.errors import KullbackError
 from kullback.evaluation.agreement import check_same_tokens
 from kullback.evaluation.measures import TextMeasures, measure_text
 from kullback.evaluation.numeric_type import arithmetic_noise
@@ -29,6 +30,7 @@ from kullback.results.build import curve
 from kullback.results.evaluation import Evaluation, NonZeroRank, ReliabilityBin
 from kullback.results.table import Table
 from kullback.runtime.background import in_background
+from kullback.runtime.memory import lacks_memory
 from kullback.runtime.progress import Progress
 from kullback.runtime.threads import cores, workers
 from kullback.runtime.workers import ProcessGroup
@@ -95,12 +97,10 @@ def evaluate_text(
     notes = [*model.notes, *coverage_notes(tokenized), *limit.notes]
     if task.exact is not None:
         progress.stage("measuring the noise of the arithmetic, against float32")
-        notes.append(arithmetic_noise(model, task.exact(), tokenized))
+        notes.append(arithmetic_noise(model, task.exact, tokenized))
     if task.temperature:
         progress.stage("searching the best temperature")
-        fit, tokens = _fit_temperature(model, tokenized)
-        measured.measures["temperature_saves"] = fit.saved
-        notes.append(_temperature_note(fit, tokens))
+        notes.append(_add_temperature(model, tokenized, measured))
     progress.part("the result, and the fingerprint of the weights")
     return _result(model, documents, tokenized, identity, recorded, measured, task, tuple(notes))
 
@@ -215,6 +215,21 @@ def coverage_notes(tokenized: TokenizedText) -> list[str]:
             "guide; measures of calibration count each token once"
         )
     return notes
+
+
+def _add_temperature(model: TextModel, tokenized: TokenizedText, measured: TextMeasures) -> str:
+    """Add what the best temperature saves to the measures; a note on it, or why it is missing."""
+    try:
+        fit, tokens = _fit_temperature(model, tokenized)
+    except (KullbackError, RuntimeError, MemoryError) as error:
+        if not lacks_memory(error):
+            raise
+        return (
+            "the temperature was not searched: the memory is too small for the predictions of the "
+            f"{len(subsample(tokenized)):,} tokens that it is fitted to"
+        )
+    measured.measures["temperature_saves"] = fit.saved
+    return _temperature_note(fit, tokens)
 
 
 def _fit_temperature(model: TextModel, tokenized: TokenizedText) -> tuple[TemperatureFit, int]:

@@ -9,13 +9,17 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 
-from kullback.errors import InvalidValueError
+from kullback.errors import InvalidValueError, KullbackError, RunError
+from kullback.evaluation.memory_remedies import NARROW, memory_remedies
 from kullback.models.interface import TextModel
 from kullback.models.llama_cpp_options import BACKENDS, Backend, split_gguf
 from kullback.models.load import load_sized, model_name
 from kullback.models.load_streamed import check_streamable, load_streamed
 from kullback.models.placement import DeviceMap
 from kullback.models.quantized import SizedModel, split_scheme
+from kullback.models.weight_matrices import weights_count
+from kullback.runtime.free_memory import free_on
+from kullback.runtime.memory import lacks_memory
 from kullback.runtime.progress import Progress
 from kullback.runtime.ranks import process_count
 from kullback.runtime.workers import ProcessGroup
@@ -115,9 +119,24 @@ class PassOptions:
         model: Model,
         dtype: torch.dtype | None = None,
         progress: Progress | None = None,
+        streams: bool = True,
     ) -> SizedModel:
-        """The model, in `dtype` where that is given and else as the options say."""
-        progress = progress or Progress()
+        """The model, in `dtype` where that is given and else as the options say.
+
+        `streams` says whether the user may give --stream.  Raises `InvalidValueError` where the
+        memory is too small for it, and as `load_sized` and `load_streamed` do.
+        """
+        try:
+            return self._loaded(model, dtype, progress or Progress())
+        except (KullbackError, RuntimeError, MemoryError) as error:
+            if not lacks_memory(error):
+                raise
+            raise InvalidValueError(
+                f"the model {model_name(model)} does not fit into memory: "
+                f"{memory_remedies([model], vars(self), streams)}"
+            ) from error
+
+    def _loaded(self, model: Model, dtype: torch.dtype | None, progress: Progress) -> SizedModel:
         if self.stream:
             streamed = load_streamed(model, dtype or self.dtype, self.device or "auto")
             streamed.progress = progress
@@ -203,11 +222,25 @@ class PassOptions:
     @property
     def _is_narrow(self) -> bool:
         """Whether 16 bits were asked for."""
-        return str(self.dtype).removeprefix("torch.") in ("bfloat16", "float16")
+        return str(self.dtype).removeprefix("torch.") in NARROW
 
-    def in_float32(self, model: Model) -> Callable[[], TextModel] | None:
-        """Loads the model in float32 where the options ask for 16 bits; None elsewhere."""
+    def in_float32(self, model: Model, loaded: TextModel) -> Callable[[], TextModel] | None:
+        """Loads the model in float32 where the options ask for 16 bits; None elsewhere.
+
+        `loaded` is the model as it is.  What is returned raises `RunError` where the memory that is
+        free is too small for it, and as `load` does.
+        """
         # A streamed model would be read a second time as a whole.
         if not self._is_narrow or not isinstance(model, str | Path) or self.stream:
             return None
-        return lambda: self.load(model, torch.float32).model
+
+        def load() -> TextModel:
+            needed, free = 4 * weights_count(loaded), free_on(loaded.device)
+            if self.device_map is None and free is not None and needed > free:
+                raise RunError(
+                    f"a float32 copy beside the model takes {needed / 1e6:,.0f} MB, and "
+                    f"{free / 1e6:,.0f} MB are free"
+                )
+            return self.load(model, torch.float32).model
+
+        return load

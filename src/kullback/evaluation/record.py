@@ -98,7 +98,7 @@ def record(
     documents = options.documents(text, progress)
     with process_group() as processes, _alone(path, kind, processes):
         progress.stage(f"loading {model_name(model)}")
-        sized = options.load(model, progress=progress)
+        sized = options.load(model, progress=progress, streams=False)
         if kind == "records":
             task = TextTask(records=path, what="recording")
             result = evaluate_text(sized.model, documents, cut, task, processes, progress)

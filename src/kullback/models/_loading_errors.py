@@ -15,13 +15,17 @@ from json import JSONDecodeError
 from pickle import UnpicklingError
 from zipfile import BadZipFile
 
-import torch
-
 from kullback.errors import InvalidValueError, KullbackError, MissingExtraError
 from kullback.models.locate import Location
+from kullback.runtime.memory import is_out_of_memory
 
-__all__ = ["explained", "is_unreachable", "not_streamed"]
+__all__ = ["FULL", "explained", "is_unreachable", "not_streamed"]
 
+# The commands that read a text name their own options (`kullback.evaluation.options`).
+FULL = (
+    "does not fit into memory: choose 16 bits (dtype bfloat16), several devices (device_map auto), "
+    "another device or more memory"
+)
 UNREACHABLE = (
     "is neither a folder nor in the cache of the Hugging Face hub, and the hub cannot be reached: "
     "check the name and the connection, or download the model first"
@@ -74,8 +78,8 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 def _reason(error: BaseException, location: Location) -> str | None:
     """What an error of a known class says about a model, after its name; None for other classes."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return "does not fit into memory: choose a smaller dtype (bfloat16) or another device"
+    if is_out_of_memory(error):
+        return FULL
     reason = _reason_of_hub(error)
     if reason and location.path is not None:
         return (

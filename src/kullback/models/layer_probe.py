@@ -24,6 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 
 from kullback.models.huggingface import output_matrix
+from kullback.runtime.memory import is_out_of_memory
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -90,6 +91,8 @@ def find_layers(model: PreTrainedModel) -> Layers:
             raise
         # Of any class: it is the model's own code that runs, on tensors without numbers.
         except Exception as error:
+            if is_out_of_memory(error):
+                raise
             raise Unstreamable(
                 f"its forward cannot be followed without weights ({type(error).__name__})"
             ) from error

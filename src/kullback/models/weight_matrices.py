@@ -24,7 +24,13 @@ from torch import Tensor, nn
 
 from kullback.results.quantised import UnquantisedWeights
 
-__all__ = ["WeightMatrix", "unquantised_weights", "weight_matrices"]
+__all__ = [
+    "WeightMatrix",
+    "modules_of",
+    "unquantised_weights",
+    "weight_matrices",
+    "weights_count",
+]
 
 # Experts of transformers that do not say how their parameters are laid out: whether (in, out).
 EXPERTS = {"Llama4TextExperts": True, "JetMoeParallelExperts": False}
@@ -41,6 +47,16 @@ class WeightMatrix:
     """A view into the model."""
     is_linear: bool
     """Whether the layer is an ``nn.Linear``: torchao and transformers quantise no other."""
+
+
+def modules_of(model: object) -> list[nn.Module]:
+    """The modules of torch that a model consists of; none where another library runs it."""
+    return [part for part in getattr(model, "__dict__", {}).values() if isinstance(part, nn.Module)]
+
+
+def weights_count(model: object) -> int:
+    """The numbers in the weights of a model, each shared one once; 0 where it has no modules."""
+    return sum(weight.numel() for part in modules_of(model) for weight in part.parameters())
 
 
 def weight_matrices(model: nn.Module) -> list[WeightMatrix]:

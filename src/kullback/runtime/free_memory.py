@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-__all__ = ["available_memory"]
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["available_memory", "free_on"]
 
 _GROUP = Path("/sys/fs/cgroup")
 
@@ -21,6 +25,21 @@ def available_memory() -> int:
     """
     known = [_of_machine(), _of_group(), *_of_limits()]
     return max(0, min(size for size in known if size is not None))
+
+
+def free_on(device: torch.device) -> int | None:
+    """Bytes that tensors on `device` can take now; None where that is unknown.
+
+    What torch keeps of a GPU for reuse counts as free.
+    """
+    if device.type in ("cpu", "mps"):  # Apple's GPU shares the machine's
+        return available_memory()
+    if device.type != "cuda":
+        return None
+    from torch import cuda
+
+    kept = cuda.memory_reserved(device) - cuda.memory_allocated(device)
+    return int(cuda.mem_get_info(device)[0] + kept)
 
 
 def _of_machine() -> int:

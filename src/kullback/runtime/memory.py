@@ -29,6 +29,7 @@ __all__ = [
     "free_accelerator_memory",
     "is_out_of_memory",
     "kept_freed_memory",
+    "lacks_memory",
     "returned_freed_memory",
 ]
 
@@ -53,6 +54,22 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and any(part in str(error) for part in OUT_OF_MEMORY)
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """Whether an error, or one that it was raised from, is that of a memory that is too small.
+
+    >>> error = ValueError("the model cannot be loaded")
+    >>> error.__cause__ = MemoryError()
+    >>> lacks_memory(error), lacks_memory(ValueError())
+    (True, False)
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        if is_out_of_memory(cause):
+            return True
+        cause = cause.__cause__
+    return False
 
 
 def free_accelerator_memory(device: torch.device) -> None:

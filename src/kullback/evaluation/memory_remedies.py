@@ -1,0 +1,44 @@
+"""What a command that reads a text with models can do where the memory is too small."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from kullback.models.llama_cpp_options import split_gguf
+from kullback.models.quantized import split_scheme
+
+__all__ = ["memory_remedies"]
+
+NARROW = ("bfloat16", "float16")
+# Options that exclude --stream and --device-map, and further ones that exclude --stream.
+LOADED = ("stream", "device_map", "schemes")
+WHOLE = ("trust_remote_code", "backend", "noise_floor", "sensitivity")
+
+
+def memory_remedies(
+    models: Sequence[object], given: Mapping[str, object], streams: bool = True
+) -> str:
+    """The options that need less memory and were not given, as the end of a sentence.
+
+    `given` are options by their names in the API, `streams` says whether there is a --stream.
+
+    >>> memory_remedies(["folder"], {"stream": True})
+    'use --dtype bfloat16, a shorter --window or more memory'
+    """
+    remedies = []
+    if not any(map(given.get, LOADED)) and all(map(_is_stored_whole, models)):
+        if streams and not any(map(given.get, WHOLE)):
+            remedies.append("--stream (the model is then read layer by layer)")
+        remedies.append("--device-map auto")
+    if str(given.get("dtype")).removeprefix("torch.") not in NARROW:
+        remedies.append("--dtype bfloat16")
+    return f"use {', '.join([*remedies, 'a shorter --window'])} or more memory"
+
+
+def _is_stored_whole(model: object) -> bool:
+    """Whether it is named, and its weights are read as they are stored, by transformers."""
+    if not isinstance(model, str | Path):
+        return False
+    base, scheme = split_scheme(str(model))
+    return scheme is None and not split_gguf(base)[0].endswith(".gguf")
