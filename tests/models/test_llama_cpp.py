@@ -17,10 +17,12 @@ from gguf_architectures import byte_tokenizer, tiny
 from gguf_files import Value, gguf_of, gguf_vocabulary
 from kullback.errors import InvalidValueError, MissingExtraError
 from kullback.models import _llama_cpp_library
+from kullback.models._llama_cpp_errors import no_model
 from kullback.models._llama_cpp_library import Library, load_library
+from kullback.models._llama_cpp_placement import ALL_LAYERS
 from kullback.models._llama_cpp_tokenizer import tokenizer_of
 from kullback.models.gguf_file import read_gguf
-from kullback.models.llama_cpp import ALL_LAYERS, LlamaCppModel, LlamaCppPredictions
+from kullback.models.llama_cpp import LlamaCppModel, LlamaCppPredictions
 from kullback.models.load import load_sized, load_text_model, tokenizer_alone
 from tiny_models import TEXT, llama_and_gguf
 
@@ -372,3 +374,44 @@ def test_an_unknown_pre_tokenizer_names_what_may_know_it(folder: Path, tmp_path:
     path.write_bytes((folder / "tiny.gguf").read_bytes().replace(b"gpt-2", b"zorks"))
     with pytest.raises(InvalidValueError, match=r"'zorks'.*upgrade"):
         LlamaCppModel.load(read_gguf(path), "zork")
+
+
+def test_processes_of_torchrun_share_gpus_and_cores(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each has the GPU of its rank and its part of the cores; too few GPUs are an error."""
+    library, given = load_library(), []
+
+    class WithGpus:
+        """The functions of the library, which says that it computes on two GPUs."""
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(library.c, name)
+
+        def llama_supports_gpu_offload(self) -> bool:
+            return True
+
+        def llama_model_load_from_file(self, path: bytes, parameters: Any) -> object:
+            given.append((parameters.split_mode, parameters.main_gpu))
+            parameters.split_mode, parameters.main_gpu = 1, 0
+            return library.c.llama_model_load_from_file(path, parameters)
+
+        def llama_init_from_model(self, model: Any, parameters: Any) -> object:
+            given.append(parameters.n_threads)
+            return library.c.llama_init_from_model(model, parameters)
+
+    with_gpus = Library(cast(ctypes.CDLL, WithGpus()), "it")
+    monkeypatch.setattr("kullback.models.llama_cpp.load_library", lambda: with_gpus)
+    monkeypatch.setattr("kullback.models._llama_cpp_placement.cores", lambda: 6)
+    header = read_gguf(folder / "tiny.gguf")
+    LlamaCppModel.load(header, "m")
+    for name, value in (("WORLD_SIZE", 4), ("LOCAL_WORLD_SIZE", 2), ("LOCAL_RANK", 1)):
+        monkeypatch.setenv(name, str(value))
+    model = LlamaCppModel.load(header, "m")
+    assert given == [(1, 0), (0, 1)]
+    logits_of(model, ids_of(model, 5))
+    assert given[2:] == [3]
+    said = ["llama_model_load_from_file_impl: invalid value for main_gpu: 1 (available devices: 1)"]
+    error = no_model("m.gguf", said, "llama.cpp 1")
+    assert isinstance(error, InvalidValueError)
+    assert "--nproc-per-node 1" in str(error)

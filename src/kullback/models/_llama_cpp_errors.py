@@ -11,6 +11,7 @@ __all__ = ["no_context", "no_model"]
 
 UNKNOWN_ARCHITECTURE = re.compile(r"unknown model architecture: '([^']*)'")
 UNKNOWN_SPLIT = re.compile(r"unknown pre-tokenizer type: '([^']*)'")
+TOO_FEW_GPUS = re.compile(r"invalid value for main_gpu: \d+ \(available devices: (\d+)\)")
 INCOMPLETE = re.compile(r"not within the file bounds|failed to read|corrupted|incomplete|truncated")
 MEMORY = re.compile(r"failed to allocate|unable to allocate|out of memory|alloc_buffer", re.I)
 PART = re.compile(r"-\d{5}-of-\d{5}\.gguf$")
@@ -32,6 +33,12 @@ def no_model(name: str, errors: Sequence[str], library: str) -> InvalidValueErro
         return InvalidValueError(
             f"the model {name} names a pre-tokenizer, {split[1]!r}, that {library} does not know: "
             "upgrade the package that brings llama.cpp, or convert the model again with that one"
+        )
+    gpus = TOO_FEW_GPUS.search(said)
+    if gpus:
+        return InvalidValueError(
+            f"torchrun starts more processes on this machine than {library}, which runs {name}, "
+            f"finds GPUs: give --nproc-per-node {gpus[1]}, or --device cpu"
         )
     if MEMORY.search(said):
         return RunError(

@@ -32,13 +32,13 @@ from torch import Tensor
 from kullback.errors import InvalidValueError, RunError
 from kullback.models._llama_cpp_errors import no_context, no_model
 from kullback.models._llama_cpp_library import Batch, Library, collected_errors, load_library
+from kullback.models._llama_cpp_placement import own_cores, place
 from kullback.models._llama_cpp_rope import RopeFactors
 from kullback.models._llama_cpp_tokenizer import tokenizer_of
 from kullback.models.gguf_file import GGUFFile
 from kullback.models.interface import Sharing
 from kullback.models.llama_cpp_options import CACHE_TYPES, FLASH_ATTENTION, LlamaCppOptions
 from kullback.predictions.base import ALL
-from kullback.runtime.threads import cores
 from kullback.text.tokenizer import TextTokenizer
 
 __all__ = ["LlamaCppModel", "LlamaCppPredictions", "read_tokenizer"]
@@ -47,8 +47,6 @@ __all__ = ["LlamaCppModel", "LlamaCppPredictions", "read_tokenizer"]
 LOGITS_BYTES = 32 << 20
 # Tokens at a time, as llama.cpp's own tools have it.
 BATCH = 512
-ALL_LAYERS = 1 << 16
-NO_DEVICES = (ctypes.c_void_p * 1)(None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,21 +88,8 @@ class LlamaCppModel:
         options = options or LlamaCppOptions()
         library = load_library()
         c = library.c
-        offloads = bool(c.llama_supports_gpu_offload())
-        if (options.ngl or device == "cuda") and not offloads:
-            what = f"ngl is {options.ngl}" if options.ngl else f"device (--device) is {device}"
-            raise InvalidValueError(
-                f"{what}: {library.name}, which runs {name}, was built without an accelerator; "
-                "leave it out, or install a build for yours"
-            )
         parameters = c.llama_model_default_params()
-        on_gpu = offloads and device != "cpu"
-        parameters.n_gpu_layers = (
-            0 if not on_gpu else ALL_LAYERS if options.ngl is None else options.ngl
-        )
-        if not on_gpu:
-            # It would multiply large matrices on a GPU also where that has no layer.
-            parameters.devices = ctypes.addressof(NO_DEVICES)
+        on_gpu = place(parameters, library, name, options, device)
         path = header.parts[0]
         handle = _Handle.open(library, path, parameters, RopeFactors.of(header), on_gpu)
         pointer = handle.pointer
@@ -382,7 +367,7 @@ class Session:
         parameters.n_ctx = size
         parameters.n_batch = parameters.n_ubatch = self.batch
         parameters.n_outputs_max = self.rows
-        parameters.n_threads = parameters.n_threads_batch = options.threads or cores()
+        parameters.n_threads = parameters.n_threads_batch = options.threads or own_cores()
         parameters.flash_attn_type = FLASH_ATTENTION[options.fa or "auto"]
         parameters.op_offload = parameters.offload_kqv = self.handle.on_gpu
         parameters.type_k = CACHE_TYPES[options.ctk or "f16"]
