@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import kullback
 from kullback.errors import InvalidValueError
+from kullback.evaluation.options import PassOptions
 from kullback.text.documents import Document
 
 TEXT = Document("mine", "the night river " * 5)
@@ -108,3 +109,18 @@ def test_standard_input_is_refused_under_torchrun(
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(InvalidValueError, match=r"standard input.*torchrun.*to a file"):
         kullback.evaluate(tiny_llama_folder, "-")
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "abacus"])
+def test_an_unusable_device_is_named_before_anything_is_read(device: str, tmp_path: Path) -> None:
+    """Of models that torch runs: files in llama.cpp and recordings are another's."""
+    options = PassOptions(device=device)
+    recording = tmp_path / "model.rec"
+    recording.touch()
+    for name in ("FOLDER", "file.gguf@transformers", "file.gguf@int8"):
+        with pytest.raises(InvalidValueError, match=f"{device}.*use cpu"):
+            options.check_device(recording, name)
+    options.check_device(recording, "file.gguf", "file.gguf@ngl=3")
+    PassOptions(device="auto").check_device("FOLDER")
+    with pytest.raises(InvalidValueError, match=f"{device}.*use cpu"):
+        kullback.evaluate("no-such-model", "no-such-text.txt", device=device)

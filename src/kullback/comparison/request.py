@@ -54,6 +54,7 @@ def check_values(request: Request) -> None:
     for name in named_paths(*request.operands):
         split_scheme(str(name))
     request.options.check_backend(*request.operands)
+    request.options.check_device(*request.operands)
     request.options.check_spread(*request.operands, schemes=request.schemes)
     whole = ["--noise-floor"] * request.noise_floor + ["--sensitivity"] * request.sensitivity
     request.options.check_stream(*request.operands, schemes=(*whole, *request.schemes))

@@ -78,6 +78,7 @@ def evaluate(
         stream=stream or None,
     )  # fmt: skip
     options.check_backend(model)
+    options.check_device(model)
     options.check_spread(model)
     options.check_stream(model)
     progress = progress or Progress()

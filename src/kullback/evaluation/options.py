@@ -11,6 +11,7 @@ import torch
 
 from kullback.errors import InvalidValueError, KullbackError, RunError
 from kullback.evaluation.memory_remedies import NARROW, memory_remedies
+from kullback.models.devices import check_device, own_device
 from kullback.models.interface import TextModel
 from kullback.models.llama_cpp_options import BACKENDS, Backend, split_gguf
 from kullback.models.load import load_sized, model_name
@@ -156,6 +157,23 @@ class PassOptions:
             self.backend,
             self.device_map,
         )
+
+    def check_device(self, *models: Model) -> None:
+        """Raise `InvalidValueError` where a model is to be put on a device that torch cannot use.
+
+        Loading finds that too, after the text was read.  llama.cpp has devices of its own.
+        """
+        if self.device is None or str(self.device) == "auto":
+            return
+        for model in named_paths(*models):
+            base, scheme = split_scheme(str(model))
+            file, backend, _ = split_gguf(base)
+            is_whole = scheme is None and (backend or self.backend) != "transformers"
+            # Other files are recordings.
+            is_read = file.endswith(".gguf") or not Path(file).is_file()
+            if is_read and not (file.endswith(".gguf") and is_whole):
+                check_device(own_device(self.device))
+                return
 
     def check_spread(self, *models: Model, schemes: Sequence[str] = ()) -> None:
         """Raise `InvalidValueError` where models are to be spread that are quantised or loaded."""

@@ -90,6 +90,7 @@ def record(
         trust_remote_code=trust_remote_code, backend=backend,
     )  # fmt: skip
     options.check_backend(model)
+    options.check_device(model)
     options.check_spread(model)
     progress = progress or Progress()
     cut = options.to_protocol()
