@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from kullback.cli import main
+from kullback.results.evaluation import NonZeroRank
 
 
 def test_a_folder_of_json_lines_is_read_and_other_files_are_noted(
@@ -43,3 +44,13 @@ def test_verbose_prints_the_seconds_of_stages(
         lines = re.findall(r"^ *\d+\.\d\d s  (\w+)", capsys.readouterr().err, re.MULTILINE)
         assert ({"starting", "loading", "cutting"} <= set(lines)) == timed
         assert bool(lines) == timed
+
+
+def test_a_non_zero_rank_of_torchrun_prints_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Rank 0 wrote the records, and says so."""
+    rank = NonZeroRank(rank=1, world_size=2)
+    monkeypatch.setattr("kullback.cli.evaluate._evaluated", lambda options: rank)
+    assert main(["evaluate", "M", "--text", "T", "--records", "r.parquet"]) == 0
+    assert capsys.readouterr().out == ""

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from kullback.comparison.measures import compare_tokens, kl_quantiles, worst_tokens
-from kullback.evaluation.measures import Places
+from kullback.evaluation.measures import Places, weighted_mean
 from kullback.predictions.base import DensePredictions
+from kullback.results.measurement import student_critical_value
 from kullback.scoring.divergence import (
     DivergenceStatistics,
     concatenate_divergences,
@@ -68,6 +69,20 @@ def test_measures_are_the_means_of_their_definitions():
     assert low < measured["kl"].value < high
 
 
+def test_the_error_of_the_root_is_that_of_the_root():
+    """By the delta method: half of the interval is about two errors; the design effect stays."""
+    found, log_p, log_q, target = compared(0.3)
+    rows = np.arange(M)
+    square = (np.exp(log_q) - np.exp(log_p))[rows, target] ** 2
+    measured = compare_tokens(found, places())["delta_p_rms"]
+    mean = weighted_mean(square, places(), "")
+    assert measured.standard_error == pytest.approx(mean.standard_error / (2 * measured.value))
+    assert measured.design_effect == pytest.approx(mean.design_effect)
+    low, high = measured.interval
+    half = student_critical_value(measured.degrees_of_freedom, measured.level)
+    assert (high - low) / 2 == pytest.approx(half * measured.standard_error, rel=0.05)
+
+
 def test_a_model_against_itself_is_exactly_zero():
     """Equal logits give exactly 0 in every distance, and exactly 1 in every agreement."""
     found, *_ = compared(0.0)
@@ -78,6 +93,7 @@ def test_a_model_against_itself_is_exactly_zero():
     )  # fmt: skip
     assert [measured[name].value for name in zero] == [0.0] * len(zero)
     assert measured["delta_p_rms"].value == 0.0
+    assert measured["delta_p_rms"].standard_error == 0.0
     assert measured["top1_agreement"].value == measured["top5_overlap"].value == 1.0
 
 

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import kullback
 from kullback.errors import RunError
 from kullback.evaluation.record import record_text
 from kullback.models.interface import TextModel
 from kullback.models.load import load_text_model
 from kullback.predictions import kept_columns
 from kullback.predictions.recording import Kind
+from kullback.results.evaluation import NonZeroRank
 from kullback.runtime.progress import Progress
+from kullback.runtime.workers import ProcessGroup
 from kullback.text.documents import Document
 from kullback.text.protocol import Protocol
 from tiny_models import TEXT
@@ -192,3 +197,14 @@ def test_the_mode_of_an_earlier_file_is_kept(tiny_llama, part):
     (part / "r.rec").chmod(0o600)
     record(tiny_llama, part, "top-k")
     assert (part / "r.rec").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("kind", [{"distributions": "exact"}, {"format": "llama.cpp"}])
+def test_a_process_that_would_not_use_a_model_does_not_load_it(
+    kind: dict[str, Any], text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under torchrun rank 0 alone records distributions: the others return at once."""
+    group = nullcontext(ProcessGroup(1, 2, 2))
+    monkeypatch.setattr("kullback.evaluation.record.process_group", lambda: group)
+    result = kullback.record("no model", text_file, tmp_path / "r.rec", **kind)
+    assert isinstance(result, NonZeroRank)

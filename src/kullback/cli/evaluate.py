@@ -118,6 +118,10 @@ def _on_text(options: argparse.Namespace) -> None:
     with reserved(report, records, inputs=[options.model, *options.text], **force):
         result = _evaluated(options)
         print_result(result, options.json, options.report, options.verbose, **force)
+    from kullback.results.evaluation import NonZeroRank
+
+    if isinstance(result, NonZeroRank):  # rank 0 writes and prints
+        return
     if options.records is not None and not options.json:
         print_line(f"written: {options.records}")
 

@@ -13,6 +13,8 @@ Axes: M scored tokens, in text order.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from jaxtyping import Bool, Float, Int
 from msgspec.structs import replace
@@ -87,11 +89,22 @@ def _share(share_M: Float[np.ndarray, "M"] | Bool[np.ndarray, "M"], places: Plac
 
 
 def _root(square: Measurement) -> Measurement:
-    """sqrt of a mean, its interval the roots of the mean's."""
+    """sqrt of a mean, its interval the roots of the mean's, its errors by the delta method."""
     low, high = square.interval
     value = max(square.value, 0.0) ** 0.5
-    bounds = (max(low, 0.0) ** 0.5, max(high, 0.0) ** 0.5)
-    return replace(square, value=value, bounds=bounds)
+
+    def error_of_root(error: float) -> float:
+        if value == 0.0:
+            return error if math.isinf(error) else 0.0
+        return error / (2 * value)
+
+    return replace(
+        square,
+        value=value,
+        standard_error=error_of_root(square.standard_error),
+        independent_error=error_of_root(square.independent_error),
+        bounds=(max(low, 0.0) ** 0.5, max(high, 0.0) ** 0.5),
+    )
 
 
 def kl_quantiles(kl_M: Float[np.ndarray, "M"]) -> dict[str, float]:

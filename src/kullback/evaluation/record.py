@@ -98,6 +98,9 @@ def record(
         cut = as_llama_cpp(cut, protocol is not None)
     documents = options.documents(text, progress)
     with process_group() as processes, _alone(path, kind, processes):
+        # Before a model is loaded that this process would not use.
+        if kind != "records" and not processes.is_rank_zero:
+            return NonZeroRank(rank=processes.rank, world_size=processes.world_size)
         progress.stage(f"loading {model_name(model)}")
         sized = options.load(model, progress=progress, streams=False)
         if kind == "records":
@@ -106,8 +109,6 @@ def record(
             if isinstance(result, NonZeroRank):
                 return result
             return _result(path, "token records", result.scored_tokens, result.notes)
-        if not processes.is_rank_zero:
-            return NonZeroRank(rank=processes.rank, world_size=processes.world_size)
         limit = BatchLimit()
         if distributions is None:
             tokenized = record_llama_cpp(sized.model, documents, cut, path, progress)
