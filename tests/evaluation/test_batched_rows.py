@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from kullback.evaluation import predictors
 from kullback.evaluation.batched_rows import BatchLimit, batched_rows, window_predictions
 from kullback.evaluation.passes import ModelPredictor, TokenizedText, divergence_rows, token_rows
 from kullback.models.load import load_text_model
+from kullback.runtime import workers
 from kullback.scoring.divergence import concatenate_divergences
 from kullback.scoring.token_statistics import (
     concatenate_statistics,
@@ -202,3 +204,44 @@ def test_the_next_batch_is_started_before_one_is_waited_for(model, monkeypatch):
     assert events[:4] == ["start", "start", "wait", "start"]
     assert events[-2:] == ["wait", "wait"]
     assert events.count("start") == events.count("wait") > 3
+
+
+def test_a_window_that_does_not_fit_beside_others_is_read_alone(model, monkeypatch):
+    """Where one window fits at a time: the usual rows, a note, fewer at a time from then on."""
+    monkeypatch.setattr(workers, "cores", lambda: 4)
+    tokenized = reading_of(model)
+    usual = concatenate_statistics(list(token_rows(ModelPredictor(model), tokenized)))
+    running, together, met = [], threading.Barrier(2), threading.Event()
+
+    class Crowded(ModelPredictor):
+        def predictions(self, batch):
+            running.append(1)
+            try:
+                if not met.is_set():  # the first two batches are read at the same time
+                    together.wait(20)
+                    met.set()
+                if len(running) > 1:
+                    raise MemoryError
+                return super().predictions(batch)
+            finally:
+                running.pop()
+
+    limit = BatchLimit()
+    rows = concatenate_statistics(list(token_rows(Crowded(model), tokenized, limit=limit)))
+    np.testing.assert_allclose(rows.nll, usual.nll, atol=2e-5)
+    assert limit.at_once == 1
+    assert any("1 was read at the same time" in note for note in limit.notes)
+
+
+@pytest.mark.parametrize("top_rows", [1, 30, 100, 300])
+def test_top_tokens_of_batches_that_were_halved_are_those_of_the_text(model, top_rows):
+    """Parts of a planned batch on both sides of the last such row are computed alike."""
+    tokenized = reading_of(model)
+
+    def top(predictor) -> np.ndarray:
+        rows = token_rows(predictor, tokenized, top_k=3, top_rows=top_rows)
+        return np.concatenate([part.top_tokens for part in rows if part.top_tokens.shape[1]])
+
+    expected = top(ModelPredictor(model))
+    assert len(expected) >= top_rows
+    np.testing.assert_array_equal(top(small_memory(40, MemoryError())(model)), expected)

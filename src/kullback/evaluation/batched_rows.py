@@ -1,6 +1,7 @@
 """Rows of a text, computed batch by batch and put back into the order of the text.
 
-Where the memory is too small for a batch it is halved, and so are those after it.
+Where the memory is too small for a batch it is halved, and so are those after it; a window that
+does not fit beside those of other threads is read when these rest, and fewer threads read after it.
 
 Axes: N windows of a batch, M rows, K columns of a statistic that has several.
 """
@@ -8,7 +9,7 @@ Axes: N windows of a batch, M rows, K columns of a statistic that has several.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import partial
 from typing import Any, Generic, TypeVar
 
@@ -18,6 +19,7 @@ from jaxtyping import Int
 
 from kullback.errors import InvalidValueError, RunError
 from kullback.evaluation.agreement import check_same_plan, check_same_reading
+from kullback.evaluation.batch_limit import BatchLimit
 from kullback.evaluation.batches import Batch, PlannedBatch, cut, padded_tokens, plan_batches
 from kullback.evaluation.predictors import (
     ModelPredictor,
@@ -42,28 +44,6 @@ Rows = TypeVar("Rows", TokenStatistics, DivergenceStatistics)
 AnyRows = TypeVar("AnyRows")
 Value = TypeVar("Value")
 Result = TypeVar("Result")
-
-
-@dataclass(eq=False)
-class BatchLimit:
-    """The tokens that the memory allowed in a batch; shared by the threads of a pass."""
-
-    tokens: int | None = None
-    """None where it allowed all that were planned."""
-
-    @property
-    def notes(self) -> list[str]:
-        """What the user should know of it."""
-        if self.tokens is None:
-            return []
-        return [
-            f"the memory was too small for the usual batches: {self.tokens:,} tokens were read at "
-            "a time, which takes longer and changes the numbers by rounding only"
-        ]
-
-    def lower(self, tokens: int) -> None:
-        """At most so many from now on."""
-        self.tokens = tokens if self.tokens is None else min(self.tokens, tokens)
 
 
 def batched_rows(
@@ -101,9 +81,8 @@ def batched_rows(
         else processes.map(lambda batch: _start_rows(reader, batch)(), planned, at_once)
     )
     # Non-zero ranks have no results.
-    for (rows, tokens), batch in zip(results, planned, strict=False):
-        if tokens is not None:
-            limit.lower(tokens)
+    for (rows, reached), batch in zip(results, planned, strict=False):
+        limit.lower(*reached)
         if group is None or group.windows != batch.group:
             group = _Group(tokenized, batch.group, first_window)
         done += int(scored_W[batch.numbers_N[batch.numbers_N >= first_window]].sum())
@@ -227,20 +206,37 @@ class _Reader(Generic[Value]):
     limit: BatchLimit
 
     def parts(
-        self, numbers_N: Int[np.ndarray, "N"]
+        self, numbers_N: Int[np.ndarray, "N"], first_row: int | None = None
     ) -> Iterator[tuple[Int[np.ndarray, "n"], Callable[[], Value]]]:
-        """Start a batch; the windows of each part of it, in its order, and what waits for it."""
+        """Start a batch; the windows of each part of it, in its order, and what waits for it.
+
+        `first_row` is that of the planned batch, where these windows are a part of one.
+        """
+        if first_row is None:
+            first_row = int(self.tokenized.starts[numbers_N.min()])
+        turns = self.limit.turns
         for part_N in self._cut(numbers_N):
-            started = self._attempt(part_N)
-            if started is not None:
-                yield part_N, started
+            with turns.shared() as running:
+                started = self._attempt(part_N, first_row)
+            if started is None:
+                for predictor in self.predictors:
+                    free_accelerator_memory(predictor.device)
+            if started is None and len(part_N) > 1:
+                self.limit.lower(padded_tokens(part_N, self.n_inputs_W) // 2)
+                yield from self.parts(part_N, first_row)
                 continue
-            for predictor in self.predictors:
-                free_accelerator_memory(predictor.device)
-            if len(part_N) == 1:
-                raise RunError(self._too_long(int(self.n_inputs_W[part_N[0]])))
-            self.limit.lower(padded_tokens(part_N, self.n_inputs_W) // 2)
-            yield from self.parts(part_N)
+            if started is None:
+                # What the other threads were reading may have been too much beside it.
+                with turns.alone():
+                    started = self._attempt(part_N, first_row)
+                if started is None:
+                    # Without torch's own error, whose traceback keeps tensors.
+                    too_long = self._too_long(int(self.n_inputs_W[part_N[0]]))
+                    raise RunError(too_long) from MemoryError()
+                if running > 1:
+                    self.limit.lower(at_once=running // 2)
+                    turns.lower(running // 2)
+            yield part_N, started
 
     def _cut(self, numbers_N: Int[np.ndarray, "N"]) -> list[Int[np.ndarray, "n"]]:
         tokens = self.limit.tokens
@@ -248,18 +244,22 @@ class _Reader(Generic[Value]):
             return [numbers_N]
         return cut(numbers_N, self.n_inputs_W, tokens)
 
-    def _attempt(self, numbers_N: Int[np.ndarray, "N"]) -> Callable[[], Value] | None:
+    def _attempt(
+        self, numbers_N: Int[np.ndarray, "N"], first_row: int
+    ) -> Callable[[], Value] | None:
         """What waits for the result; None where the memory is too small."""
         try:
-            return self._started(numbers_N)
+            return self._started(numbers_N, first_row)
         # torch has one class of errors for its accelerators, and none for its memory on a CPU.
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
             return None
 
-    def _started(self, numbers_N: Int[np.ndarray, "N"]) -> Callable[[], Value]:
-        batch = self.tokenized.batch(numbers_N.tolist())
+    def _started(
+        self, numbers_N: Int[np.ndarray, "N"], first_row: int | None = None
+    ) -> Callable[[], Value]:
+        batch = replace(self.tokenized.batch(numbers_N.tolist()), planned_from=first_row)
         finish = self._placed(numbers_N, lambda: self.start_batch(batch))
         return lambda: self._placed(numbers_N, finish)
 
@@ -286,13 +286,13 @@ class _Reader(Generic[Value]):
 
 def _start_rows(
     reader: _Reader[Rows], planned: PlannedBatch
-) -> Callable[[], tuple[Rows, int | None]]:
-    """Start a batch; what is returned waits for its rows, and the limit if there is one."""
+) -> Callable[[], tuple[Rows, tuple[int | None, int | None]]]:
+    """Start a batch; what is returned waits for its rows, and what the memory allowed."""
     parts = list(reader.parts(planned.numbers_N))
 
-    def finish() -> tuple[Rows, int | None]:
+    def finish() -> tuple[Rows, tuple[int | None, int | None]]:
         rows = [part() for _, part in parts]
-        return rows[0] if len(rows) == 1 else _concatenated(rows), reader.limit.tokens
+        return rows[0] if len(rows) == 1 else _concatenated(rows), reader.limit.reached
 
     return finish
 

@@ -38,6 +38,14 @@ class Batch:
     windows: tuple[Window, ...]
     rows: tuple[slice, ...]
     """The rows of the text that are theirs."""
+    planned_from: int | None = None
+    """The first row of the planned batch that this is a part of; None where it is all of one."""
+
+    @property
+    def first_row(self) -> int:
+        """The first row of the planned batch, so that its parts are computed alike."""
+        own = min(rows.start for rows in self.rows)
+        return own if self.planned_from is None else self.planned_from
 
     @cached_property
     def targets(self) -> Int[np.ndarray, "M"]:

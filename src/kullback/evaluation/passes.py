@@ -62,7 +62,7 @@ def token_rows(
     threads = _threads_of_statistics(predictor)
 
     def start(batch: Batch) -> Callable[[], TokenStatistics]:
-        k = top_k if min(rows.start for rows in batch.rows) < top_rows else 0
+        k = top_k if batch.first_row < top_rows else 0
         predictions = _reported(predictor, batch, len(tokenized), progress, processes)
         return start_statistics(predictions, torch.from_numpy(batch.targets), k, threads)
 

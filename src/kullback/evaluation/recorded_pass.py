@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from itertools import takewhile
 from pathlib import Path
 
 import numpy as np
@@ -247,6 +246,7 @@ def _statistics(records: Records) -> TokenStatistics:
 
 
 def _beginning_again(model: TextModel, tokenized: TokenizedText) -> list[TokenStatistics]:
-    """The beginning of the text, for a run that resumed after it."""
-    rows = token_rows(ModelPredictor(model), tokenized, top_k=TOP_K, top_rows=SHOWN_TOKENS)
-    return list(takewhile(lambda statistics: statistics.top_tokens.shape[1], rows))
+    """The beginning of the text, for a run that resumed after it; no other windows are read."""
+    count = int(np.searchsorted(tokenized.starts, SHOWN_TOKENS))
+    begin = replace(tokenized, windows=tokenized.windows[: min(count, len(tokenized.windows))])
+    return list(token_rows(ModelPredictor(model), begin, top_k=TOP_K, top_rows=SHOWN_TOKENS))

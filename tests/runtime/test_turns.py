@@ -1,0 +1,69 @@
+"""Threads that take turns."""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+from kullback.runtime.turns import Turns
+
+SECONDS = 20.0
+
+
+def test_who_is_alone_waits_for_the_others_and_they_for_it() -> None:
+    """Nothing else runs meanwhile, whoever came first."""
+    turns, begun, go_on = Turns(), threading.Event(), threading.Event()
+    order: list[str] = []
+
+    def shared(name: str) -> None:
+        with turns.shared():
+            if name == "first":
+                begun.set()
+                assert go_on.wait(SECONDS)
+            order.append(name)
+
+    def alone() -> None:
+        with turns.alone():
+            order.append("alone")
+
+    with ThreadPoolExecutor(3) as pool:
+        waiting = [pool.submit(shared, "first")]
+        assert begun.wait(SECONDS)
+        waiting.append(pool.submit(alone))
+        while not turns._waiting_alone:
+            time.sleep(0.001)
+        waiting.append(pool.submit(shared, "second"))
+        go_on.set()
+        for future in waiting:
+            future.result(SECONDS)
+    assert order == ["first", "alone", "second"]
+
+
+def test_at_most_so_many_run() -> None:
+    """The number is lowered while they run, and never raised."""
+    turns, most = Turns(), []
+    turns.lower(2)
+    turns.lower(3)
+
+    def shared(_: int) -> None:
+        with turns.shared() as running:
+            most.append(running)
+            time.sleep(0.001)
+
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(shared, range(30)))
+    assert max(most) <= 2
+
+
+def test_a_failure_ends_its_turn() -> None:
+    """Those that wait go on."""
+    turns = Turns()
+    for turn in (turns.shared(), turns.alone()):
+        try:
+            with turn:
+                raise MemoryError
+        except MemoryError:
+            pass
+    with turns.alone():
+        pass
