@@ -91,7 +91,7 @@ def _share(share_M: Float[np.ndarray, "M"] | Bool[np.ndarray, "M"], places: Plac
 def _root(square: Measurement) -> Measurement:
     """sqrt of a mean, its interval the roots of the mean's, its errors by the delta method."""
     low, high = square.interval
-    value = max(square.value, 0.0) ** 0.5
+    value = math.sqrt(max(square.value, 0.0))
 
     def error_of_root(error: float) -> float:
         if value == 0.0:
@@ -103,7 +103,7 @@ def _root(square: Measurement) -> Measurement:
         value=value,
         standard_error=error_of_root(square.standard_error),
         independent_error=error_of_root(square.independent_error),
-        bounds=(max(low, 0.0) ** 0.5, max(high, 0.0) ** 0.5),
+        bounds=(math.sqrt(max(low, 0.0)), math.sqrt(max(high, 0.0))),
     )
 
 
