@@ -185,6 +185,9 @@ def test_the_hooks_of_lightning(exported: Path, tmp_path: Path):
     callback.on_exception(trainer, module, None)
     assert callback.state_dict() == {}
     assert callback._legacy_state_key is FloorCallback  # asked for where a training is resumed
+    assert (
+        callback.state_key != FloorCallback(exported).state_key
+    )  # Lightning refuses two equal ones
     with pytest.raises(AttributeError, match="no_hook"):
         _ = callback.no_hook
 

@@ -176,6 +176,8 @@ def test_a_configuration_file_gives_options(
         ("width = 63", ["width", "63"]),
         ("width =", ["c.toml", "TOML"]),
         ("[model]\nwidth = 8", ["model"]),
+        ("text = 'book.txt'", ["text", "command line", "--text"]),
+        ("output = 'run'", ["output", "command line", "-o RUN"]),
     ],
 )
 def test_bad_configuration_files(

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from kullback.errors import InvalidValueError
-from kullback.models import _training_plan
+from kullback.models import training_plan
 from kullback.models.train import resume_training, train_model
 from kullback.results.training import StepMetrics, TrainingRun
 from kullback.text.documents import Document
@@ -324,7 +324,7 @@ def test_minutes_decide_the_steps_once(tmp_path: Path, monkeypatch: pytest.Monke
     """A probe gives the steps, which the description keeps, so that a resumed run ends there."""
     text(tmp_path)
     sizes = {**TEXT, "steps": None}
-    monkeypatch.setattr(_training_plan, "seconds_per_step", lambda *_: 0.01)
+    monkeypatch.setattr(training_plan, "seconds_per_step", lambda *_: 0.01)
     with pytest.raises(Interrupted):
         train_model(
             tmp_path / "run",

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from kullback.errors import InvalidValueError
-from kullback.models import _training_device, _training_plan
+from kullback.models import _training_device, training_plan
 from kullback.models._training_device import Hardware, device_of_resumed, training_hardware
 from kullback.models.train import resume_training, train_model
 from kullback.training.description import read_description
@@ -90,7 +90,7 @@ class Notes(TrainingProgress):
 
 def test_the_choice_is_in_the_description(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Device and type are recorded, and a finished run is measured in its own type."""
-    monkeypatch.setattr(_training_plan, "multiplies_bfloat16", lambda: False)
+    monkeypatch.setattr(training_plan, "multiplies_bfloat16", lambda: False)
     weather(tmp_path)
     progress = Notes()
     source = str(tmp_path / "weather.toml")

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from kullback.runtime import fast_linear
-from kullback.runtime.fast_linear import fast_forwards, linear, multiplies
+from kullback.runtime.fast_linear import fast_forwards, linear
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -62,12 +62,6 @@ def test_onednn_is_used_only_where_it_gives_the_numbers_of_torch(
     assert not check()
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
     assert not check()
-
-
-def test_float32_is_always_multiplied() -> None:
-    """Only 16-bit types depend on the processor."""
-    assert multiplies(torch.float32)
-    assert multiplies(torch.float64)
 
 
 @pytest.mark.parametrize("dynamic", [False, True])

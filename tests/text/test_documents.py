@@ -92,6 +92,26 @@ def test_files_of_a_folder_that_are_not_read_are_noted(tmp_path: Path) -> None:
         read_documents([tmp_path])
 
 
+def test_hidden_texts_of_a_folder_are_not_read(tmp_path: Path) -> None:
+    """Nor those of a hidden folder within it; a note names them, and each can be given."""
+    (tmp_path / "a.txt").write_text("a")
+    (tmp_path / ".cache").mkdir()
+    for name in ("._a.txt", ".cache/b.txt"):
+        (tmp_path / name).write_text("hidden")
+    notes: list[str] = []
+    assert [d.text for d in read_documents([tmp_path], note=notes.append)] == ["a"]
+    (note,) = notes
+    assert "._a.txt" in note
+    assert ".cache/b.txt" in note
+    assert [d.text for d in read_documents([tmp_path / ".cache", tmp_path / "._a.txt"])] == [
+        "hidden",
+        "hidden",
+    ]
+    (tmp_path / "a.txt").unlink()
+    with pytest.raises(InvalidValueError, match=r"no .*\.txt.* only .*\._a\.txt"):
+        read_documents([tmp_path])
+
+
 def test_json_lines_and_parquet_hold_a_document_a_row(tmp_path: Path) -> None:
     """Each line or row is a document, also an empty one, read from the field that is named."""
     texts = ["año 😀", "", "two\u2028lines"]

@@ -249,6 +249,20 @@ def test_ids_are_those_of_transformers() -> None:
         ours.encode("a c")
 
 
+@pytest.mark.parametrize("kind", ["WordLevel", "WordPiece"])
+def test_a_word_without_a_token_is_named(kind: str):
+    """Where none is for unknown words; the library's own sentence is not shown."""
+    vocabulary = {"a": 0, "b": 1}
+    tokenizer = Tokenizer(getattr(models, kind)(vocabulary))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    with pytest.raises(
+        InvalidValueError, match="no token for 'año', and none for unknown"
+    ) as error:
+        TextTokenizer(tokenizer, None, None).encode("a b año b")
+    assert "UNK" not in str(error.value)
+    assert "byte-level" in str(error.value)
+
+
 def test_spellings_of_special_tokens_are_text_or_tokens():
     """Either way the bytes are those of the text, also where the token takes whitespace with it."""
     tokenizer = Tokenizer(models.WordLevel({"a": 0, "<": 1, "x": 2, ">": 3, "<x>": 4, "<m>": 5}))

@@ -8,6 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from kullback.runtime.processor import multiplies_bfloat16
+from kullback.training import muon
 from kullback.training.muon import Muon, orthogonalise, orthogonalise_wide
 
 SHAPES = [(16, 16), (40, 16), (16, 40), (16, 16), (16, 40), (1, 8), (8, 1)]
@@ -42,7 +44,7 @@ def test_muon_is_torchs(settings: dict[str, float]):
 
 def test_muon_is_jordans_in_float32(monkeypatch: pytest.MonkeyPatch):
     """Without bfloat16, eight steps are those of Jordan's rule written out in float64."""
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    monkeypatch.setattr(muon, "multiplies_bfloat16", lambda: False)
     weights = [nn.Parameter(m) for m in matrices(0)]
     walk(Muon(weights, lr=0.05, momentum=0.9), weights)
     for place, (updated, begin) in enumerate(zip(weights, matrices(0), strict=True)):
@@ -62,7 +64,7 @@ def test_muon_is_jordans_in_float32(monkeypatch: pytest.MonkeyPatch):
 @pytest.mark.parametrize("in_bfloat16", [False, True])
 def test_orthogonalise_keeps_the_directions(in_bfloat16: bool, monkeypatch: pytest.MonkeyPatch):
     """Singular vectors stay, and singular values come to lie between 0.65 and 1.25."""
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: in_bfloat16)
+    monkeypatch.setattr(muon, "multiplies_bfloat16", lambda: in_bfloat16)
     matrix = torch.stack([m for m in matrices(1) if m.shape == (16, 40)])
     left, values, right = torch.linalg.svd(matrix, full_matrices=False)
     product = left.mT @ orthogonalise(matrix) @ right.mT
@@ -124,7 +126,7 @@ def test_wide_matrices_by_the_shorter_way():
 
 
 def _rounds() -> bool:
-    return bool(torch.cpu._is_avx512_bf16_supported())
+    return multiplies_bfloat16()
 
 
 def test_blocks_are_matrices_of_their_own():

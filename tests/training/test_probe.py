@@ -68,15 +68,6 @@ def test_nothing_is_timed_without_the_instructions(
     assert clock.steps == []
 
 
-def test_the_processor_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On x86, the instructions of AVX-512 or AMX, not what torch emulates."""
-    monkeypatch.setattr(probe.platform, "machine", lambda: "x86_64")
-    for avx, amx in ((False, False), (True, False), (False, True)):
-        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda able=avx: able)
-        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda able=amx: able)
-        assert probe.multiplies_bfloat16() == (avx or amx)
-
-
 def test_the_probe_takes_about_a_second(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where steps are slow it ends before its number of steps."""
     clock = Clock(monkeypatch, {"float32": 0.7})

@@ -7,6 +7,7 @@ needs neither package: both call hooks by their names.  Units are nats/token.
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ BUDGETS = Range(1e-6, 1.0, whole=False)
 ROWS = Range(2, 10**9)
 # Hooks of Lightning that do not begin with "on_".
 OTHER_HOOKS = ("setup", "teardown")
+
+_numbers = count(1)
 
 
 class FloorCallback:
@@ -66,6 +69,7 @@ class FloorCallback:
         self._pace = Pace(every, self._rows.rows if rows is not None else None, budget)
         self._latest: dict[str, float] = {}
         self._measured = -1
+        self._number = next(_numbers)
         self.history: list[dict[str, float]] = []
 
     # --- transformers ----------------------------------------------------------------------
@@ -126,8 +130,11 @@ class FloorCallback:
 
     @property
     def state_key(self) -> str:
-        """Lightning's name of the callback in a checkpoint, where it keeps nothing."""
-        return type(self).__qualname__
+        """Lightning's name of the callback in a checkpoint, where it keeps nothing.
+
+        Each has its own, since Lightning refuses two of one name.
+        """
+        return f"{type(self).__qualname__}-{self._number}"
 
     @property
     def _legacy_state_key(self) -> type:

@@ -14,6 +14,15 @@ from kullback.runtime.wording import suggestion
 __all__ = ["read_config"]
 
 MOST_BYTES = 1 << 20
+# What is given beside the file, as a user might name it in it.
+ON_COMMAND_LINE = {
+    "text": "--text FILE",
+    "source": "--source NAME",
+    "output": "-o RUN",
+    "resume": "--resume RUN",
+    "config": "--config FILE",
+    "log": "--log NAME",
+}
 
 
 def read_config(
@@ -34,6 +43,11 @@ def read_config(
     except (ValueError, RecursionError) as error:
         raise InvalidValueError(f"the configuration {path} is not a TOML file: {error}") from None
     for name, value in data.items():
+        if name in ON_COMMAND_LINE:
+            raise InvalidValueError(
+                f"the configuration {path} has the field {name}, which is no hyperparameter: give "
+                f"it on the command line ({ON_COMMAND_LINE[name]}), and remove it from the file"
+            )
         if name not in known:
             meant = suggestion(name, known) or f": it may have {', '.join(sorted(known))}"
             raise InvalidValueError(f"the configuration {path} has the unknown field {name}{meant}")

@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 
 from kullback.errors import InvalidValueError, RunError
-from kullback.models._training_plan import Settings
+from kullback.models.training_plan import Settings
 from kullback.results.scaling import Vary
 from kullback.runtime.decoding import decode_json, read_bounded
 from kullback.runtime.files import write_atomically

@@ -12,8 +12,8 @@ from jaxtyping import Float64
 from kullback.errors import InvalidValueError, KullbackError
 from kullback.ladder.plan import BATCHES, FILE, LadderPlan, Request, made_plan
 from kullback.ladder.rungs import Sample, TrainedRung, bootstrap, check_same_data, measured, trained
-from kullback.models._training_plan import shown_time
 from kullback.models.train import given_text
+from kullback.models.training_plan import shown_time
 from kullback.results.scaling import Scaling, ScalingLaw, ScalingRung, Vary
 from kullback.runtime.locks import locked_output
 from kullback.runtime.outputs import Output, check_outputs

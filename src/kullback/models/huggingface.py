@@ -38,7 +38,7 @@ from kullback.models.placement import computing_device, is_spread, read_weight
 from kullback.models.weights_identity import WeightsIdentity
 from kullback.predictions.base import DensePredictions, FactoredPredictions, Head, at_least_float32
 from kullback.runtime.fast_layers import FastLayers
-from kullback.runtime.fast_linear import multiplies
+from kullback.runtime.processor import multiplies
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel

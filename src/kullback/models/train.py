@@ -18,7 +18,7 @@ from kullback.models._training_device import (
     device_of_resumed,
     training_hardware,
 )
-from kullback.models._training_plan import PreparedRun, Settings
+from kullback.models.training_plan import PreparedRun, Settings
 from kullback.results.evaluation import NonZeroRank
 from kullback.results.training import TrainingRun
 from kullback.runtime.outputs import Output, check_outputs

@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from kullback.runtime.fast_linear import multiplies
+from kullback.runtime.processor import multiplies
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel

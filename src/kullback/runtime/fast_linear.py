@@ -31,7 +31,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the name that everyone uses
 
-__all__ = ["fast_forwards", "linear", "multiplies"]
+from kullback.runtime.processor import multiplies
+
+__all__ = ["fast_forwards", "linear"]
 
 # 8-bit floats and packed integers are the weights of other libraries' layers.
 FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
@@ -60,23 +62,6 @@ def linear(
     if x.dtype == torch.float32 and _onednn_is_faster():
         return _onednn_linear(x, weight_ED, bias_E)
     return F.linear(x, weight_ED, bias_E)
-
-
-@cache
-def multiplies(dtype: torch.dtype) -> bool:
-    """Whether this processor (and torch on it) multiplies matrices of that type at full speed.
-
-    >>> multiplies(torch.float32)
-    True
-    """
-    checks = {
-        torch.bfloat16: "_is_mkldnn_bf16_supported",
-        torch.float16: "_is_mkldnn_fp16_supported",
-    }
-    if dtype not in checks:
-        return True
-    check = getattr(torch.ops.mkldnn, checks[dtype], None)
-    return check is not None and bool(check())
 
 
 def fast_forwards(model: nn.Module) -> list[tuple[nn.Module, Callable[[Tensor], Tensor]]]:

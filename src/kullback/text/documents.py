@@ -196,8 +196,9 @@ def _read(
 def files_of(source: str | Path, note: Callable[[str], None]) -> list[tuple[Path, str]]:
     """The file, or the files of the folder that are read, each with its name in that folder.
 
-    `note` is called with a sentence where a folder has files which are not read.  Raises
-    `InvalidValueError` for a pipe or device, and for a folder without a file that is read.
+    Files whose name begins with a dot, or that are in such a folder, are not read.  `note` is
+    called with a sentence where a folder has texts that are not read for that, and other files.
+    Raises `InvalidValueError` for a pipe or device, and for a folder without a file that is read.
     """
     path = Path(source).expanduser()
     check_regular(path, "the text")
@@ -205,16 +206,24 @@ def files_of(source: str | Path, note: Callable[[str], None]) -> list[tuple[Path
         return [(path, _shown(path.name))]
     # With pipes and links that lead nowhere, which are refused when they are opened.
     files = sorted(file for file in path.rglob("*") if not file.is_dir())
-    read = [file for file in files if is_read_of_folder(file)]
+    texts = [file for file in files if is_read_of_folder(file)]
+    read = [file for file in texts if not _is_hidden(file, path)]
+    hidden = [file.relative_to(path).as_posix() for file in texts if _is_hidden(file, path)]
     skipped = [
         file.relative_to(path).as_posix()
         for file in files
-        if not is_read_of_folder(file) and not file.name.startswith(".")
+        if not is_read_of_folder(file) and not _is_hidden(file, path)
     ]
     if not read:
         raise InvalidValueError(
             f"the folder {path} has no {', '.join(FOLDER_SUFFIXES[:-1])} or "
-            f"{FOLDER_SUFFIXES[-1]} file{_listed(skipped, ', only ')}: give the names of the files"
+            f"{FOLDER_SUFFIXES[-1]} file{_listed([*skipped, *hidden], ', only ')}: give the names "
+            "of the files"
+        )
+    if hidden:
+        note(
+            f"of the folder {path} files whose names begin with a dot are not read "
+            f"({_listed(hidden)}): give the names of those that are to be read"
         )
     if skipped:
         note(
@@ -222,6 +231,11 @@ def files_of(source: str | Path, note: Callable[[str], None]) -> list[tuple[Path
             f"{_listed(skipped)}: give the names of other files that are to be read"
         )
     return [(file, _shown(file.relative_to(path).as_posix())) for file in read]
+
+
+def _is_hidden(file: Path, folder: Path) -> bool:
+    """Whether its name, or that of a folder between, begins with a dot."""
+    return any(part.startswith(".") for part in file.relative_to(folder).parts)
 
 
 def _standard_input() -> BinaryIO:

@@ -37,6 +37,7 @@ from kullback.text.tokenizer_file import (
     read_tokenizer,
     remove_dropout,
     unknown_id,
+    word_without_token,
 )
 
 if TYPE_CHECKING:
@@ -258,9 +259,11 @@ class TextTokenizer:
             ids = self.ids(text, special_tokens)
         # The library raises a bare Exception where a word has no token and none for unknown words.
         except Exception as error:
+            word = word_without_token(self._reader(special_tokens), text)
+            why = f"cannot read the text: {error}" if word is None else f"has no token for {word}"
             raise InvalidValueError(
-                f"the tokenizer cannot read the text: {error}; give a text that its vocabulary "
-                "can spell, or measure on a source (--source)"
+                f"the tokenizer {why}; give a text that its vocabulary can spell, a tokenizer that "
+                "knows all (byte-level ones do), or measure a model of a source on that (--source)"
             ) from error
         source = text.encode()
         spans = spans_from_pieces(source, [self._pieces[i] for i in ids])

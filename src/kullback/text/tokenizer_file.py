@@ -20,6 +20,7 @@ __all__ = [
     "read_tokenizer",
     "remove_dropout",
     "unknown_id",
+    "word_without_token",
 ]
 
 MOST_TOKENS = 10_000_000
@@ -118,3 +119,24 @@ def unknown_id(model: dict[str, object], vocabulary: dict[str, int]) -> int | No
 
 def _int_or_none(value: object) -> int | None:
     return value if isinstance(value, int) else None
+
+
+def word_without_token(tokenizer: Tokenizer, text: str) -> str | None:
+    """The first word of a text that has no token, quoted.
+
+    None where every word has one.
+
+    >>> from kullback.text.tokenizer_training import word_tokenizer
+    >>> word_without_token(word_tokenizer(["a", "b"], bos=False), "a b año")
+    "'año', and none for unknown words"
+    """
+    if tokenizer.normalizer is not None:
+        text = tokenizer.normalizer.normalize_str(text)
+    splitter = tokenizer.pre_tokenizer
+    words = [text] if splitter is None else (w for w, _ in splitter.pre_tokenize_str(text))
+    for word in words:
+        try:
+            tokenizer.model.tokenize(word)
+        except Exception:  # the library's bare one: "Missing [UNK] token from the vocabulary"
+            return f"{word[:20]!r}, and none for unknown words"
+    return None

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kullback.runtime.fast_linear import multiplies
+from kullback.runtime.processor import multiplies
 from kullback.runtime.progress import Progress
 from kullback.training.config import TrainingConfig
 

@@ -29,6 +29,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from kullback.runtime.processor import multiplies_bfloat16
 from kullback.training.optimisers import EagerOptimizer
 
 __all__ = ["Muon", "orthogonalise", "orthogonalise_wide"]
@@ -43,7 +44,7 @@ def orthogonalise(matrices_BRC: Float[Tensor, "B R C"]) -> Float[Tensor, "B R C"
     """The matrices with all singular values close to 1; rows must not exceed columns."""
     a, b, c = COEFFICIENTS
     x = _normalised(matrices_BRC)
-    if x.device.type != "cpu" or bool(torch.cpu._is_avx512_bf16_supported()):
+    if x.device.type != "cpu" or multiplies_bfloat16():
         x = x.bfloat16()
     for _ in range(STEPS):
         gram = x @ x.mT

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 import statistics
 import time
 from collections.abc import Sequence
@@ -10,7 +9,7 @@ from dataclasses import replace
 
 import torch
 
-from kullback.runtime.fast_linear import multiplies
+from kullback.runtime.processor import multiplies_bfloat16
 from kullback.runtime.workers import ProcessGroup
 from kullback.training.arithmetic import CPU, Arithmetic
 from kullback.training.batches import Batches
@@ -27,7 +26,6 @@ from kullback.training.torch_block import forget_compiled_blocks
 __all__ = [
     "compilation_that_pays",
     "faster_type",
-    "multiplies_bfloat16",
     "seconds_per_step",
     "steps_in",
 ]
@@ -85,13 +83,6 @@ def faster_type(
     if ratio >= GAIN:
         return types[1], f"bfloat16: {ratio:.2g} times the speed of float32 here"
     return types[0], f"float32: bfloat16 would have {ratio:.2g} times its speed here"
-
-
-def multiplies_bfloat16() -> bool:
-    """Whether the processor has products of bfloat16, which torch may emulate otherwise."""
-    if platform.machine().lower() in ("x86_64", "amd64"):
-        return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
-    return multiplies(torch.bfloat16)
 
 
 def compilation_that_pays(

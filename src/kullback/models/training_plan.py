@@ -14,6 +14,7 @@ from tokenizers import Tokenizer
 
 from kullback.errors import InvalidValueError
 from kullback.models._training_device import Hardware
+from kullback.runtime.processor import multiplies_bfloat16
 from kullback.runtime.ranges import TRAINED_VOCABULARIES
 from kullback.runtime.workers import ProcessGroup, local_processes
 from kullback.training.batches import Batches
@@ -27,7 +28,6 @@ from kullback.training.probe import (
     STEPS,
     compilation_that_pays,
     faster_type,
-    multiplies_bfloat16,
     seconds_per_step,
     steps_in,
 )
@@ -35,7 +35,7 @@ from kullback.training.progress import TrainingProgress
 from kullback.training.replicas import check_divides
 from kullback.training.sizes import MINUTES, chinchilla_steps, named
 
-__all__ = ["PreparedRun", "Settings"]
+__all__ = ["PreparedRun", "Settings", "shown_time"]
 
 SENTENCES = 256
 # Muennighoff et al. 2023, "Scaling data-constrained language models": four passes over a text are

@@ -1,0 +1,39 @@
+"""Which types of numbers the processor, and torch on it, multiplies.
+
+Two questions are asked of 16-bit numbers: whether torch has matrix products of that type that are
+as fast as those of float32 (`multiplies`), and whether the processor itself has such products,
+so that they may be faster (`multiplies_bfloat16`).
+"""
+
+from __future__ import annotations
+
+import platform
+from functools import cache
+
+import torch
+
+__all__ = ["multiplies", "multiplies_bfloat16"]
+
+
+@cache
+def multiplies(dtype: torch.dtype) -> bool:
+    """Whether this processor (and torch on it) multiplies matrices of that type at full speed.
+
+    >>> multiplies(torch.float32)
+    True
+    """
+    checks = {
+        torch.bfloat16: "_is_mkldnn_bf16_supported",
+        torch.float16: "_is_mkldnn_fp16_supported",
+    }
+    if dtype not in checks:
+        return True
+    check = getattr(torch.ops.mkldnn, checks[dtype], None)
+    return check is not None and bool(check())
+
+
+def multiplies_bfloat16() -> bool:
+    """Whether the processor has products of bfloat16, which torch may emulate otherwise."""
+    if platform.machine().lower() in ("x86_64", "amd64"):
+        return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    return multiplies(torch.bfloat16)
