@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from gguf_files import gguf_of
 from kullback.predictions.llama_cpp_logits import LlamaCppLogits
 from kullback.predictions.llama_cpp_writer import write_llama_cpp_logits
 from tiny_models import llama_and_gguf
@@ -39,3 +40,14 @@ def reproducible_llama(folder: Path, noise: float) -> Path:
                 weight.copy_(torch.from_numpy(spread * values))
     model.save_pretrained(folder)
     return folder
+
+
+def reproducible_gguf(folder: Path) -> Path:
+    """Save the Llama of `reproducible_llama` without noise as a GGUF file in float32."""
+    from tokenizers import Tokenizer
+    from transformers import AutoModelForCausalLM
+
+    reproducible_llama(folder, noise=0.0)
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    return gguf_of(folder / "tiny.gguf", model, tokenizer)

@@ -145,7 +145,11 @@ def test_ids_are_those_of_llama_cpp(tmp_path: Path, pre: str | None) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("pre", sorted({*PRE_TOKENIZERS} - {*NAMES}))
 def test_ids_of_all_names_are_those_of_llama_cpp(tmp_path: Path, pre: str) -> None:
-    """The other names."""
+    """The other names; a llama.cpp of another version than the table's may not know all."""
+    if ids_of_llama_cpp(vocabulary(tmp_path / "m.gguf", pre), [""]) is None:
+        if find_spec("llama_cpp") is not None:
+            pytest.skip(f"this llama-cpp-python has no pre-tokenizer {pre}")
+        pytest.fail(f"xllamacpp of the pinned version has no pre-tokenizer {pre}")
     test_ids_are_those_of_llama_cpp(tmp_path, pre)
 
 

@@ -13,6 +13,7 @@ import torch
 from tokenizers import Tokenizer
 from transformers import LlamaForCausalLM
 
+import kullback
 from gguf_architectures import byte_tokenizer, tiny
 from gguf_files import Value, gguf_of, gguf_vocabulary
 from kullback.errors import InvalidValueError, MissingExtraError
@@ -24,6 +25,7 @@ from kullback.models._llama_cpp_tokenizer import tokenizer_of
 from kullback.models.gguf_file import read_gguf
 from kullback.models.llama_cpp import LlamaCppModel, LlamaCppPredictions
 from kullback.models.load import load_sized, load_text_model, tokenizer_alone
+from tiny_logits import reproducible_gguf
 from tiny_models import TEXT, llama_and_gguf
 
 # float32 in another order: what llama.cpp's own attention and products differ by.
@@ -415,3 +417,19 @@ def test_processes_of_torchrun_share_gpus_and_cores(
     error = no_model("m.gguf", said, "llama.cpp 1")
     assert isinstance(error, InvalidValueError)
     assert "--nproc-per-node 1" in str(error)
+
+
+def test_the_protocol_of_llama_cpp_gives_the_perplexity_that_its_tool_prints(
+    tmp_path: Path,
+) -> None:
+    """Of all chunks of the text and of the first three, in the file that the tool read.
+
+    ``llama-perplexity -m tiny.gguf -f text.txt -c 64 -b 64 -ctk f32 -ctv f32 -fa off -t 1`` (of
+    llama.cpp 0.6.0-dev) printed them: [3]46944.6086 and the final estimate.
+    """
+    path = reproducible_gguf(tmp_path / "model")
+    model = f"{path}@ctk=f32,ctv=f32,fa=off,threads=1"
+    for text, printed in ((TEXT, 41999.7221), (TEXT[: 3 * 64 + 20], 46944.6086)):
+        (tmp_path / "text.txt").write_text(text, encoding="utf-8")
+        result = kullback.evaluate(model, tmp_path / "text.txt", protocol="llama.cpp", window=64)
+        assert result.measures["perplexity"].value == pytest.approx(printed, rel=1e-5)
