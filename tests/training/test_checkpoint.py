@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from interrupted_runs import assert_same_run, complaint, start
 from kullback.runtime.progress import Progress
@@ -76,7 +77,7 @@ def changed(path: Path, change: Callable[[dict[str, torch.Tensor], dict[str, Any
     tensors = {name: tensor.clone() for name, tensor in tensors.items()}
     counters = json.loads(metadata["state"])
     change(tensors, counters)
-    save_tensors(path, tensors, {"state": json.dumps(counters)})
+    save_file(tensors, path, {"state": json.dumps(counters)})
 
 
 @pytest.mark.parametrize("kind", ["momentum_buffer", "exp_avg", "exp_avg_sq", "step"])

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
 
 from interrupted_runs import BATCHES, CONFIG, complaint, edit_json
@@ -140,6 +141,10 @@ def test_a_full_disk_keeps_the_checkpoints(copied: Path, monkeypatch: pytest.Mon
 def test_a_model_is_written_tensor_by_tensor(tmp_path: Path):
     """The file has the bytes that the library writes of all tensors at once."""
     tensors = {"b.weight": torch.arange(6.0).view(2, 3), "a": torch.ones(3), "c": torch.zeros(1, 1)}
+    tensors["s"] = torch.tensor(3.0)
+    for metadata in ({"format": "pt"}, {"state": '{"a": "é\\"\\n"}'}, {}):
+        save_tensors(tmp_path / "whole", tensors, metadata)
+        assert (tmp_path / "whole").read_bytes() == save(tensors, metadata)
     save_tensors(tmp_path / "whole", tensors, {"format": "pt"})
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     save_streamed(tmp_path / "streamed", shapes, (tensors[name] for name in sorted(tensors)))

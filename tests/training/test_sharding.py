@@ -173,8 +173,8 @@ def test_the_estimate_of_memory_knows_shards():
 
 @pytest.mark.parametrize(
     ("choice", "gigabytes", "is_sharded"),
-    [("auto", 2000, False), ("auto", 400, True), ("auto", 10, False), ("never", 400, False),
-     ("always", 2000, True)],
+    [("auto", 4000, False), ("auto", 400, True), ("auto", 10, False), ("never", 400, False),
+     ("always", 4000, True)],
 )  # fmt: skip
 def test_automatic_sharding(
     choice: str, gigabytes: int, is_sharded: bool, monkeypatch: pytest.MonkeyPatch

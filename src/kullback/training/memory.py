@@ -12,8 +12,15 @@ from kullback.runtime.limits import check_fits, machine_memory
 from kullback.training.arithmetic import CPU
 from kullback.training.config import SHARDING, TrainingConfig
 from kullback.training.gpt import GPTConfig
+from kullback.training.packed_attention import QUERIES
 
 __all__ = ["check_memory", "training_bytes", "with_sharding"]
+
+# What the process has at its peak, over what is in use: glibc keeps freed blocks.  Measured 1.3 to
+# 1.5 in runs whose gradients, and others whose activations, take most.
+KEPT = 1.4
+# The matrices of one shape that Newton-Schulz has at once: themselves, joined, and its products.
+MUON_STACKS = 6
 
 
 def training_bytes(
@@ -24,23 +31,49 @@ def training_bytes(
 ) -> int:
     """The bytes that each process takes to train on batches of so many tokens, about.
 
-    Of a weight: itself and two moments, in float32, and its gradient, with accumulation also the
-    partial sums of gradients; of a token of the part of a batch that is processed at once: what
-    each block keeps for the backward pass, with activation checkpointing only its input, and of one
-    block all.  A sharded run has its share of the former, of the
-    `sharding_processes` (those that it began with by default), and what it gathers.
+    The state: of a weight itself, one moment (Muon) or two, and its gradient.  Beside it the larger
+    of what two parts of a step take:
+
+    * the backward pass: the gradients of all pieces that are computed at once, with accumulation
+      partial sums of them, and what each block keeps of a token, with activation checkpointing only
+      its input and of one block all;
+    * Muon: the update of every matrix, and the temporaries of those of one shape.
+
+    A sharded run has its share of the state, of the `sharding_processes` (those that it began with
+    by default), and what it gathers.
     """
     shards = _shards(config, sharding_processes)
-    gradients = 1 if config.accumulate == 1 else 2 + math.ceil(math.log2(config.accumulate))
-    of_block = 8 * gpt.width + 3 * gpt.mlp_width
-    of_token = gpt.layers * of_block
-    if config.checkpoint_activations:
-        of_token = gpt.layers * gpt.width + of_block
+    matrices = gpt.layers * _block_numbers(gpt)
+    state = 2 * matrices + 3 * (gpt.parameters - matrices)
     tokens = math.ceil(tokens_per_batch / (config.processes * config.accumulate))
-    if shards == 1:
-        return 4 * ((3 + gradients) * gpt.parameters + tokens * of_token)
-    gathered = _gathered(gpt, config.checkpoint_activations)
-    return 4 * (math.ceil(4 * gpt.parameters / shards) + gathered + tokens * of_token)
+    activations = tokens * _numbers_of_token(gpt, config)
+    if shards > 1:
+        gathered = _gathered(gpt, config.checkpoint_activations)
+        of_shards = math.ceil((state + gpt.parameters + matrices) / shards)
+        return 4 * (of_shards + gathered + activations)
+    threads = config.shards if config.device == "cpu" else 1
+    pieces = config.accumulate * threads
+    gradients = min(pieces, threads + math.ceil(math.log2(pieces)))
+    of_shape = gpt.layers * max(4 * gpt.width**2, 3 * gpt.width * gpt.mlp_width)
+    muon = gpt.parameters + matrices + MUON_STACKS * of_shape
+    numbers = state + max(gradients * gpt.parameters + activations, muon)
+    return math.ceil(4 * numbers * (KEPT if config.device == "cpu" else 1.0))
+
+
+def _block_numbers(gpt: GPTConfig) -> int:
+    """The numbers in the matrices of a block."""
+    return 4 * gpt.width**2 + 3 * gpt.width * gpt.mlp_width
+
+
+def _numbers_of_token(gpt: GPTConfig, config: TrainingConfig) -> int:
+    """The numbers that the backward pass keeps of a token, and those of the block it is at."""
+    of_block = 6 * gpt.width + 5 * gpt.mlp_width
+    if config.device == "cpu":  # our own attention keeps its weights: of the keys before a query
+        of_block += math.ceil(gpt.heads * (gpt.context + QUERIES) / 2)
+    at_block = 4 * gpt.width + 2 * gpt.mlp_width
+    if config.checkpoint_activations:
+        return gpt.layers * gpt.width + of_block + at_block
+    return gpt.layers * of_block + at_block
 
 
 def _shards(config: TrainingConfig, sharding_processes: int | None) -> int:
@@ -58,7 +91,7 @@ def _gathered(gpt: GPTConfig, checkpoint_activations: bool) -> int:
     for the backward pass.
     """
     read = 3 * gpt.width**2 + 2 * gpt.width * gpt.mlp_width
-    block = read + gpt.width**2 + gpt.width * gpt.mlp_width
+    block = _block_numbers(gpt)
     kept = read * (1 if checkpoint_activations else gpt.layers)
     return 5 * gpt.vocabulary_size * gpt.width + 5 * block + kept
 

@@ -21,6 +21,7 @@ multiplies X by a polynomial of G, which commutes with those of the other steps,
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Executor
 from typing import overload
@@ -132,18 +133,14 @@ class Muon(EagerOptimizer):
                 wide = update_BRC if update_BRC.shape[1] <= update_BRC.shape[2] else update_BRC.mT
                 shape = (wide.shape[1], wide.shape[2])
                 by_shape.setdefault(shape, []).append((part_BRC, wide))
-        stacks = [torch.cat([wide for _, wide in pairs]) for pairs in by_shape.values()]
-        counts = [[len(wide) for _, wide in pairs] for pairs in by_shape.values()]
-        done = (
-            part
-            for stack, count in zip(self._orthogonalise(stacks), counts, strict=True)
-            for part in torch.split(stack, count)
-        )
-        parts = [part for pairs in by_shape.values() for part, _ in pairs]
-        for part_BRC, update in zip(parts, done, strict=True):
-            rows, columns = part_BRC.shape[1:]
-            scale = max(1.0, rows / columns) ** 0.5
-            part_BRC.add_(update.mT if rows > columns else update, alpha=-lr * scale)
+        # One shape at a time, so that the temporaries of one are in memory.
+        for pairs in by_shape.values():
+            stack = self._orthogonalise(torch.cat([wide for _, wide in pairs]))
+            done = torch.split(stack, [len(wide) for _, wide in pairs])
+            for (part_BRC, _), update in zip(pairs, done, strict=True):
+                rows, columns = part_BRC.shape[1:]
+                scale = max(1.0, rows / columns) ** 0.5
+                part_BRC.add_(update.mT if rows > columns else update, alpha=-lr * scale)
 
     def _momenta(self, weights: list[Tensor], momentum: float) -> list[Tensor]:
         """The Nesterov momentum of each weight."""
@@ -165,12 +162,16 @@ class Muon(EagerOptimizer):
         blocks = [matrix_RC[:whole].view(-1, rows, columns)]
         return blocks if whole == total else [*blocks, matrix_RC[None, whole:]]
 
-    def _orthogonalise(self, stacks: list[Float[Tensor, "B R C"]]) -> list[Tensor]:
-        pieces = [stack.tensor_split(min(self.parts, len(stack))) for stack in stacks]
-        every = (piece for of_stack in pieces for piece in of_stack)
+    def _orthogonalise(self, stack: Float[Tensor, "B R C"]) -> Float[Tensor, "B R C"]:
+        """In place, by the threads of the pool."""
         function = _whole if self.rows is None else _in_blocks
-        done = iter((self.pool.map if self.pool else map)(function, every))
-        return [torch.cat([next(done) for _ in of_stack]) for of_stack in pieces]
+
+        def replace(piece: Tensor) -> None:
+            piece.copy_(function(piece))
+
+        pieces = stack.tensor_split(min(self.parts, len(stack)))
+        deque((self.pool.map if self.pool else map)(replace, pieces), maxlen=0)
+        return stack
 
 
 def _whole(matrices_BRC: Float[Tensor, "B R C"]) -> Float[Tensor, "B R C"]:

@@ -23,11 +23,10 @@ import math
 import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from tokenizers import Tokenizer
 from torch import Tensor
 
@@ -93,10 +92,13 @@ def save_tensors(
     metadata: Mapping[str, str],
     before_publishing: Callable[[], None] = lambda: None,
 ) -> None:
-    """Write a safetensors file atomically; the function is called when it is on the disk."""
-    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    """Write a safetensors file of float32 tensors atomically, one tensor at a time.
+
+    The function is called when it is on the disk.
+    """
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     with replaced(path) as file:
-        file.write(save(contiguous, metadata=dict(metadata)))
+        _write_streamed(file, shapes, (tensors[name] for name in sorted(tensors)), metadata)
         file.flush()
         os.fsync(file.fileno())
         before_publishing()
@@ -107,19 +109,29 @@ def save_streamed(
 ) -> None:
     """Write a safetensors file of float32 tensors, in the order of their names, one at a time.
 
-    With the bytes that `save_tensors` writes; only one tensor needs to be in memory.
+    Only one tensor needs to be in memory.
     """
-    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    with replaced(path) as file:
+        _write_streamed(file, shapes, tensors, {"format": "pt"})
+
+
+def _write_streamed(
+    file: IO[bytes],
+    shapes: Mapping[str, tuple[int, ...]],
+    tensors: Iterable[Tensor],
+    metadata: Mapping[str, str],
+) -> None:
+    """The bytes that `safetensors.torch.save` returns, which makes two copies of all tensors."""
+    header: dict[str, object] = {"__metadata__": dict(metadata)}
     end = 0
     for name in sorted(shapes):
         begin, end = end, end + 4 * math.prod(shapes[name])
         header[name] = {"dtype": "F32", "shape": shapes[name], "data_offsets": [begin, end]}
-    content = json.dumps(header, separators=(",", ":")).encode()
+    content = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     content += b" " * (-len(content) % 8)
-    with replaced(path) as file:
-        file.write(len(content).to_bytes(8, "little") + content)
-        for tensor in tensors:
-            file.write(tensor_bytes(tensor.float()))
+    file.write(len(content).to_bytes(8, "little") + content)
+    for tensor in tensors:
+        file.write(tensor_bytes(tensor.float()))
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -108,6 +108,8 @@ class TrainingState:
             for group in optimiser.param_groups:
                 group["lr"] = learning_rate * factor
             optimiser.step()
+        for weight in self.weights:
+            weight.grad = None  # the next gradients are other tensors
         return lambda: self._check_norm(wait(), step)
 
     def _clip(self) -> Tensor:
