@@ -36,7 +36,8 @@ def gguf_of(
     With `split_max_tensors` the file is split, and the path is that of the first part.
     """
     writer = gguf.GGUFWriter(path, architecture, split_max_tensors=split_max_tensors)
-    writer.add_name("tiny")
+    if "general.name" not in (entries or {}):
+        writer.add_name("tiny")
     for key, value in {**sizes_of(model), **(entries or {})}.items():
         if value is None:
             continue

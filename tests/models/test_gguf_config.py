@@ -336,6 +336,12 @@ def test_a_split_file_is_refused_and_a_file_that_is_no_model(tmp_path: Path) -> 
         load_text_model(f"{adapter}@transformers")
 
 
+def test_a_name_that_transformers_takes_for_an_architecture_is_refused(tmp_path: Path) -> None:
+    """It has no tensors of that one."""
+    path = written(tmp_path / "m.gguf", tiny("Llama"), entries={"general.name": "mistral"})
+    assert "general.name = 'mistral'" in message_of(path)
+
+
 def test_weights_are_dequantised_where_kernels_are_there(tmp_path: Path) -> None:
     """Transformers would leave them packed where the package kernels is installed."""
     assert loading_options("m.gguf")["quantization_config"].dequantize is True

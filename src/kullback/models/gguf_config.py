@@ -189,6 +189,8 @@ class _Header:
         """Raise `InvalidValueError` for an entry that is missing, and has no default."""
         epsilon = EPSILON if self._is_of(*LAYER_NORMS) else RMS_EPSILON
         needed = [epsilon, *(key for key in REQUIRED if self._names_of(key))]
+        if self._is_of("gpt-oss"):
+            needed.append("attention.sliding_window")
         missing = next((key for key in needed if key not in self.entries), None)
         if missing is not None:
             raise InvalidValueError(

@@ -30,9 +30,15 @@ __all__ = ["check_placed", "check_readable", "header_defaults", "load_tokenizer"
 def check_readable(file: GGUFFile) -> None:
     """Raise `InvalidValueError` for what transformers cannot read.
 
-    Split files, of which it reads one part, and entries that differ from layer to layer.
+    Split files, of which it reads one part, entries that differ from layer to layer, and a name
+    that it takes for an architecture.
     """
     check_types(file)
+    if file.architecture == "llama" and file.metadata.get("general.name") == "mistral":
+        raise InvalidValueError(
+            f"the model {file.name} has general.name = 'mistral' in its header, which transformers "
+            f"takes for an architecture that it cannot read: {REMEDY}"
+        )
     if len(file.parts) > 1:
         raise InvalidValueError(
             f"the model {file.name} is split into {len(file.parts)} parts, which transformers "

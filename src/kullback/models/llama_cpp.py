@@ -125,8 +125,8 @@ class LlamaCppModel:
     @property
     def backend(self) -> str:
         """The library and its version, a GPU, and the options on which numbers depend."""
-        place = "on a GPU" if self.session.handle.on_gpu else ""
-        given = [self.library.name, place, str(self.options)]
+        gpu = "on a GPU" if self.session.handle.on_gpu else ""
+        given = [self.library.name, gpu, str(self.options)]
         return ", ".join(part for part in given if part)
 
     @cached_property
