@@ -228,7 +228,13 @@ MANY_KEY_HEADS: dict[str, tuple[str, dict[str, Any], dict[str, Value | None]]] =
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", MANY_KEY_HEADS)
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param(kind, marks=[] if kind in ("Llama", "Qwen2") else pytest.mark.slow)
+        for kind in MANY_KEY_HEADS
+    ],
+)
 def test_without_a_number_of_key_heads_there_are_as_many_as_heads(
     tmp_path: Path, kind: str
 ) -> None:
