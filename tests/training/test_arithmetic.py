@@ -12,6 +12,7 @@ from torch import Tensor
 
 from interrupted_runs import CONFIG
 from kullback.errors import RunError
+from kullback.runtime.processor import arithmetic_of_processor
 from kullback.runtime.progress import Progress
 from kullback.training import arithmetic, block_functions
 from kullback.training.arithmetic import CPU, Arithmetic, note_other_bits, product
@@ -197,6 +198,21 @@ def test_other_bits_are_noted(began: str, resumed: str, said: str) -> None:
     progress = Notes()
     note_other_bits(TrainingConfig(device=began), torch.device(resumed), progress)
     assert [said in note for note in progress.notes] == [True] * bool(said)
+
+
+def test_another_torch_or_processor_is_noted() -> None:
+    """What the run began with is named where it differs, and nothing where it is unknown."""
+    here = torch.__version__, arithmetic_of_processor()
+    for began, words in (
+        (here, ()),
+        (("", ""), ()),
+        (("0.9", here[1]), ("torch 0.9",)),
+        (("0.9", "SVE256"), ("torch 0.9", "SVE256")),
+    ):
+        progress = Notes()
+        note_other_bits(TrainingConfig(), CPU, progress, began)
+        assert len(progress.notes) == bool(words)
+        assert all(word in note for note in progress.notes for word in words)
 
 
 def test_a_run_of_before_is_of_a_cpu_in_float32() -> None:

@@ -25,6 +25,7 @@ from kullback.theory.scaling_law import ScalingLaw as FittedLaw
 from kullback.training.config import RANGES, SIZES
 from kullback.training.prepare_text import TextOptions, check_text
 from kullback.training.progress import TrainingProgress
+from kullback.training.sentence_batches import SentenceBatches
 
 __all__ = ["scaling"]
 
@@ -185,7 +186,7 @@ def _result(
     low_R, high_R = np.quantile(samples_BR, (0.025, 0.975), axis=0)
     exact = None
     if request.source is not None:
-        exact = open_source(request.source).training.entropy_per_token
+        exact = SentenceBatches(open_source(request.source)).floor
     return Scaling(
         folder=str(folder),
         data=request.source or request.text[0],
@@ -265,7 +266,9 @@ def _notes(
                 "time: E is that of repeated text; give more text for one pass"
             )
     elif not open_source(request.source or "").training.is_finite:
-        notes.append("sentences longer than 256 tokens are cut; the exact entropy is of all tokens")
+        notes.append(
+            "sentences are cut after 256 tokens; the exact entropy is of the tokens before"
+        )
     if len(sample.tokens) < FEW_PIECES:
         notes.append(
             f"the validation sample has {len(sample.tokens)} {sample.piece}s, too few for "

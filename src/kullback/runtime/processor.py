@@ -12,7 +12,7 @@ from functools import cache
 
 import torch
 
-__all__ = ["multiplies", "multiplies_bfloat16"]
+__all__ = ["arithmetic_of_processor", "multiplies", "multiplies_bfloat16"]
 
 
 @cache
@@ -37,3 +37,20 @@ def multiplies_bfloat16() -> bool:
     if platform.machine().lower() in ("x86_64", "amd64"):
         return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
     return multiplies(torch.bfloat16)
+
+
+def arithmetic_of_processor() -> str:
+    """What the rounding of sums and products depends on: vector instructions, 16-bit products.
+
+    >>> arithmetic_of_processor().startswith(torch.backends.cpu.get_cpu_capability())
+    True
+    """
+    parts = [torch.backends.cpu.get_cpu_capability()]
+    if platform.machine().lower() in ("x86_64", "amd64"):
+        if torch.cpu._is_avx512_bf16_supported():
+            parts.append("AVX512-BF16")
+        if torch.cpu._is_amx_tile_supported():
+            parts.append("AMX")
+    elif multiplies_bfloat16():
+        parts.append("bfloat16")
+    return ", ".join(parts)

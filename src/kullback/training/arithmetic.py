@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kullback.runtime.processor import multiplies
+from kullback.runtime.processor import arithmetic_of_processor, multiplies
 from kullback.runtime.progress import Progress
 from kullback.training.config import TrainingConfig
 
@@ -61,8 +61,28 @@ def product(a: Tensor, b: Tensor, bfloat16: bool) -> Tensor:
     return (a.bfloat16().float() @ b.bfloat16().float()).bfloat16().float()
 
 
-def note_other_bits(config: TrainingConfig, device: torch.device, progress: Progress) -> None:
-    """Note where a run that is resumed on a device may end with other bits."""
+def note_other_bits(
+    config: TrainingConfig,
+    device: torch.device,
+    progress: Progress,
+    began: tuple[str, str] = ("", ""),
+) -> None:
+    """Note where a run that is resumed on a device may end with other bits.
+
+    `began` are the version of torch and the processor (`arithmetic_of_processor`) that it began
+    with, empty where these are unknown.
+    """
+    version, processor = began
+    changes = []
+    if version not in ("", torch.__version__):
+        changes.append(f"torch {version}, not {torch.__version__}")
+    if device.type == config.device == "cpu" and processor not in ("", arithmetic_of_processor()):
+        changes.append(f"a processor with {processor}, not {arithmetic_of_processor()}")
+    if changes:
+        progress.note(
+            f"the run began with {' and '.join(changes)}: the last bits of the weights may differ "
+            "from those of an uninterrupted run"
+        )
     if device.type != config.device:
         progress.note(
             f"the run began on {config.device} and is resumed on {device.type}, which rounds "

@@ -2,7 +2,7 @@
 
 Its keys are ``data`` (what :func:`batches_of_run` builds the batches from), ``floor`` (the exact
 entropy in nats/token, null on a text), ``config`` (`TrainingConfig`), ``model`` (`GPTConfig`) and
-``torch`` (the version that trained).
+``torch`` and ``processor`` (the version and the vector instructions it began with).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from tokenizers import Tokenizer
 from kullback.errors import RunError
 from kullback.runtime.decoding import Hash
 from kullback.runtime.files import write_atomically
+from kullback.runtime.processor import arithmetic_of_processor
 from kullback.runtime.progress import Progress
 from kullback.training.batches import Batches
 from kullback.training.config import TrainingConfig
@@ -105,6 +106,8 @@ class _Description(msgspec.Struct):
     config: dict[str, Any]
     model: dict[str, Any]
     floor: float | None
+    torch: str = ""
+    processor: str = ""
 
     def __post_init__(self) -> None:
         msgspec.convert(self.config, _Steps)
@@ -126,6 +129,10 @@ class RunDescription:
     floor: float | None
     config: TrainingConfig
     model: GPTConfig
+    torch: str = ""
+    """The version that the run began with; empty where that is unknown."""
+    processor: str = ""
+    """What `kullback.runtime.processor.arithmetic_of_processor` said of where it began."""
 
 
 def write_description(run: Path, batches: Batches, gpt: GPTConfig, config: TrainingConfig) -> None:
@@ -140,6 +147,7 @@ def write_description(run: Path, batches: Batches, gpt: GPTConfig, config: Train
         "config": asdict(config),
         "model": asdict(gpt),
         "torch": torch.__version__,
+        "processor": arithmetic_of_processor(),
     }
     write_atomically(run / "tokenizer.json", batches.tokenizer.to_str(pretty=True).encode())
     content = json.dumps(description, indent=2, ensure_ascii=False).encode()
@@ -190,7 +198,8 @@ def read_description(run: Path) -> RunDescription:
     try:
         checked = msgspec.convert(content, _Description)
         config, model = _built(TrainingConfig, checked.config), _built(GPTConfig, checked.model)
-        return RunDescription(path, content["data"], checked.floor, config, model)
+        began = checked.torch, checked.processor
+        return RunDescription(path, content["data"], checked.floor, config, model, *began)
     except ValueError as error:
         raise _not_a_description(path, error) from None
 

@@ -154,12 +154,12 @@ def resume(
 ) -> GPT:
     """Resume the run in the folder `run`; the model of a finished run is returned, unchanged.
 
-    Bit for bit on a CPU, where it began on one.
+    Bit for bit on a CPU, where it began on one of the same kind, with the same torch.
 
     `progress` is told where the last checkpoint is damaged or all are missing, a text is no longer
-    there, or another device or number of processes changes the last bits.  Raises `RunError` when
-    the folder is not a run, is damaged or locked, or its data has changed; `InvalidValueError`
-    where the processes cannot share its batches.
+    there, or another device, processor, torch or number of processes changes the last bits.  Raises
+    `RunError` when the folder is not a run, is damaged or locked, or its data has changed;
+    `InvalidValueError` where the processes cannot share its batches.
     """
     progress = progress or Progress()
     read_description(run)  # before locking, which would create the folder
@@ -179,7 +179,8 @@ def resume(
             state = initial_state(description.model, config, processes, device)
             load_checkpoint_of_run(state, run, progress, processes)
             if state.step < config.steps:
-                note_other_bits(config, device, progress)
+                began = description.torch, description.processor
+                note_other_bits(config, device, progress, began)
                 check_compilation(state, batches, Replicas(processes), progress)
         loop = _Loop(run, batches, state, on_metrics, stop_requested, stop_at, processes)
         return loop.run_to_end()

@@ -31,7 +31,7 @@ def training_bytes(
 ) -> int:
     """The bytes that each process takes to train on batches of so many tokens, about.
 
-    The state: of a weight itself, one moment (Muon) or two, and its gradient.  Beside it the larger
+    The state: of a weight itself, and one moment (Muon) or two.  Beside it the larger
     of what two parts of a step take:
 
     * the backward pass: the gradients of all pieces that are computed at once, with accumulation
