@@ -50,8 +50,11 @@ def worker(began: float, text: str, folder: str, modules: list[str]) -> None:
     from kullback.cli import main
 
     enter("import of torch and the trainer")
-    import kullback.models.train
-    from kullback.report.terminal.training import TrainingDisplay
+    from kullback.runtime.imports import without_collections
+
+    with without_collections():
+        import kullback.models.train
+        from kullback.report.terminal.training import TrainingDisplay
 
     class Stages(TrainingDisplay):
         def stage(self, name: str) -> None:

@@ -81,7 +81,7 @@ def test_finished_rungs_are_kept_and_an_unfinished_one_is_resumed(ladder, monkey
     folder, grammar, result = ladder
     monkeypatch.setattr(rungs, "SENTENCES", 64)
     monkeypatch.setattr(scaling, "REPLICATES", 40)
-    monkeypatch.setattr(rungs, "train_model", None)
+    monkeypatch.setattr(rungs, "_train", None)
     weights = folder / "rung-2" / "model.safetensors"
     weights.unlink()
     unchanged = (folder / "rung-1" / "model.safetensors").stat().st_mtime_ns
@@ -97,13 +97,26 @@ def test_finished_rungs_are_kept_and_an_unfinished_one_is_resumed(ladder, monkey
             kullback.scaling(folder, source=str(grammar), **TINY | {name: value})
 
 
+def test_a_rung_is_a_run_of_train(tmp_path: Path, ladder):
+    """Its weights are those of `kullback.train` with the same options, to the last bit."""
+    folder, grammar, _ = ladder
+    rung = json.loads((folder / "ladder.json").read_text())["rungs"][3]
+    kullback.train(
+        tmp_path / "run", source=str(grammar), batch=TINY["batch"], threads=TINY["threads"],
+        steps=rung["steps"], width=rung["width"], seed=rung["seed"], evaluate_every=10**9,
+        device="cpu", dtype="float32",
+    )  # fmt: skip
+    ours, theirs = (f / "model.safetensors" for f in (folder / "rung-4", tmp_path / "run"))
+    assert ours.read_bytes() == theirs.read_bytes()
+
+
 def test_an_interruption_keeps_the_plan(tmp_path: Path, ladder, monkeypatch):
     """Ctrl-C in a rung leaves ``ladder.json``, with which the same call resumes."""
 
-    def stop(run: Path, **options: object) -> None:
+    def stop(run: Path, *others: object) -> None:
         raise Interrupted(run, 1)
 
-    monkeypatch.setattr(rungs, "train_model", stop)
+    monkeypatch.setattr(rungs, "_train", stop)
     with pytest.raises(Interrupted):
         kullback.scaling(tmp_path / "out", source=str(ladder[1]), **TINY)
     assert (tmp_path / "out" / "ladder.json").exists()
@@ -147,14 +160,14 @@ def test_two_ladders_in_one_folder_are_refused(tmp_path: Path, ladder, monkeypat
 
     rungs_begun: list[Path] = []
 
-    def second(run: Path, **options: object) -> None:
+    def second(run: Path, *others: object) -> None:
         rungs_begun.append(run)
         with pytest.raises(RunError) as error:
             kullback.scaling(tmp_path / "out", source=str(ladder[1]), **TINY)
         refused.append(str(error.value))
         raise Interrupted(tmp_path, 1)
 
-    monkeypatch.setattr(rungs, "train_model", second)
+    monkeypatch.setattr(rungs, "_train", second)
     with pytest.raises(Interrupted):
         kullback.scaling(tmp_path / "out", source=str(ladder[1]), **TINY)
     assert len(rungs_begun) == 1  # the second one began none
@@ -177,15 +190,18 @@ def test_a_text_is_tokenised_once(tmp_path: Path, monkeypatch):
                  for rung in result.rungs]  # fmt: skip
     assert len({data["fingerprint"] for data in described}) == 1
     assert len({data["seed"] for data in described}) == 4
+    # No rung is measured by itself, beside n-gram models that nobody reads.
+    lines = [(Path(rung.folder) / "metrics.jsonl").read_text() for rung in result.rungs]
+    assert not any("summary" in line for line in lines)
 
 
 def test_a_second_signal_names_what_is_kept(tmp_path: Path, ladder, monkeypatch):
     """Where no rung writes a checkpoint, the finished ones are named."""
 
-    def stop(run: Path, **options: object) -> None:
+    def stop(run: Path, *others: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(rungs, "train_model", stop)
+    monkeypatch.setattr(rungs, "_train", stop)
     with pytest.raises(KeyboardInterrupt) as stopped:
         kullback.scaling(tmp_path / "out", source=str(ladder[1]), **TINY)
     assert str(tmp_path / "out") in stopped.value.__notes__[0]

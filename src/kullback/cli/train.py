@@ -10,6 +10,7 @@ from kullback.cli.output import print_error, print_result, progress_console
 from kullback.cli.parsing import add_command, given, input_name, number, output_name
 from kullback.cli.training_config import read_config
 from kullback.errors import InvalidValueError
+from kullback.runtime.imports import without_collections
 from kullback.runtime.interruption import exit_code
 from kullback.runtime.outputs import Output, check_outputs
 from kullback.runtime.ranges import HOLDOUTS, SEEDS, TRAINED_VOCABULARIES
@@ -168,12 +169,13 @@ def _train(options: argparse.Namespace) -> int:
     _check(options, keywords)
     log = getattr(options, "log", [])
     check_loggers(log)
-    from kullback.cli.live_page import LivePage
-    from kullback.models.train import resume_training, train_model
-    from kullback.report.terminal.training import TrainingDisplay
-    from kullback.results.training import TrainingRun
-    from kullback.training.interruption import Interrupted
-    from kullback.training.progress import TrainingProgress
+    with without_collections():
+        from kullback.cli.live_page import LivePage
+        from kullback.models.train import resume_training, train_model
+        from kullback.report.terminal.training import TrainingDisplay
+        from kullback.results.training import TrainingRun
+        from kullback.training.interruption import Interrupted
+        from kullback.training.progress import TrainingProgress
 
     run = options.output if options.resume is None else options.resume
     progress = TrainingProgress()

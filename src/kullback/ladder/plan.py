@@ -40,7 +40,7 @@ FILE = "ladder.json"
 DOUBLINGS = 5
 # The widest model is as many times as wide as the first; widths are divisible by two even heads.
 WIDENING, MULTIPLE = 4, 4
-# Of a rung, beside its steps: data, probe, n-gram baseline and validation, in seconds.
+# Of a rung, beside its steps, at most: data, the checkpoint and its validation, in seconds.
 OVERHEAD = 4.0
 # Fewer are mostly warm-up, and no part of the law.
 FEWEST_STEPS = 20

@@ -15,16 +15,20 @@ from jaxtyping import Float64, Int64
 
 from kullback.errors import RunError
 from kullback.ladder.plan import PlannedRung, Request
-from kullback.models.train import resume_training, train_model
+from kullback.models.training_plan import Settings
 from kullback.runtime.threads import workers
 from kullback.sources.catalogue import open_source
 from kullback.training.batches import Batches, Shard
+from kullback.training.config import TrainingConfig
 from kullback.training.description import batches_of_run, read_description
+from kullback.training.loop import Plan, resume, train_prepared
 from kullback.training.loss import token_losses
 from kullback.training.metrics import read_metrics
+from kullback.training.prepare_text import prepare_text
 from kullback.training.progress import TrainingProgress
 from kullback.training.run_folder import load_model, load_tokenizer
 from kullback.training.sentence_batches import SentenceBatches
+from kullback.training.shared_tokens import share_tokens
 
 __all__ = ["Sample", "TrainedRung", "bootstrap", "check_same_data", "measured", "trained"]
 
@@ -89,7 +93,8 @@ def trained(
 ) -> None:
     """Train the rung, resume it, or leave it as it is where it is finished.
 
-    On a text the rungs share the tokens of the `first` one.
+    On a text the rungs share the tokens of the `first` one.  A rung has no result of its own, and
+    so no n-gram baselines: all rungs are scored on one sample.
     """
     if (run / "model.safetensors").exists():
         description = read_description(run)
@@ -99,14 +104,37 @@ def trained(
                 "remove it, or choose another folder with -o"
             )
     elif (run / "training.json").exists():
-        resume_training(run, progress=progress)
+        description = read_description(run)
+        progress.begin(description.config.steps, description.floor)
+        resume(run, progress.step, progress=progress)
     else:
-        train_model(
-            run, source=request.source, text=list(request.text) or None,
-            tokens_of=first if request.text and run != first else None, steps=rung.steps,
-            width=rung.width, batch=request.batch, threads=request.threads, seed=rung.seed,
-            evaluate_every=NEVER, device="cpu", dtype="float32", progress=progress,
-        )  # fmt: skip
+        _train(run, request, rung, first, progress)
+
+
+def _train(
+    run: Path, request: Request, rung: PlannedRung, first: Path, progress: TrainingProgress
+) -> None:
+    """Train a new run, as `kullback.train` does, without its probe and result."""
+    settings = Settings(steps=rung.steps, width=rung.width, batch=request.batch)
+
+    def prepare() -> Plan:
+        batches: Batches
+        if request.source is not None:
+            source = open_source(request.source, 0, rung.seed)
+            batches = SentenceBatches(source, settings.sentences, rung.seed)
+        else:
+            options = settings.text_options(request.text, (), None, None, rung.seed)
+            if run == first:
+                batches = prepare_text(run, options, progress)
+            else:
+                batches = share_tokens(run, first, options, progress)
+        config = TrainingConfig(
+            rung.steps, seed=rung.seed, shards=request.threads, evaluate_every=NEVER
+        )
+        progress.begin(rung.steps, batches.floor)
+        return batches, settings.model(batches.vocabulary_size, batches.context), config
+
+    train_prepared(run, prepare, progress.step)
 
 
 def measured(run: Path, sample: Sample, threads: int) -> TrainedRung:
