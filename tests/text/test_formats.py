@@ -111,6 +111,11 @@ def test_compressed_text_is_one_document(tmp_path, compression):
         ("a.jl", b'\n{"text": "a"}\n{"text": "b"}\n', ["JSON object", ".jsonl", "standard input"]),
         ("a.data.gz", gzip.compress(b'{"text": "a"}\n'), ["JSON object", ".jsonl"]),
         ("docs", b'{"text": "' + b"a" * 20_000 + b'"}\n', ["JSON object", ".jsonl"]),
+        ("a.txt", gzip.compress(b"a"), ["gzip", "name does not say so"]),
+        ("a.jsonl", bz2.compress(b'{"text": "a"}'), ["bzip2"]),
+        ("a.txt.gz", gzip.compress(lzma.compress(b"a")), ["xz"]),
+        ("a.csv", compressed_zst(b"text\na"), ["Zstandard"]),
+        ("a.md", b"PAR1\x15\x00", ["Parquet"]),
         ("a.parquet.gz", b"", ["Parquet", "decompress"]),
         ("a.PDF", b"%PDF", [".txt"]),
         ("a.xlsx", b"PK", [".parquet"]),
@@ -145,8 +150,10 @@ def test_other_text_is_one_document(tmp_path, name):
     """Braces and numbers at the end of a name are of many kinds of text; .txt is always one."""
     text = '{"text": "a"}\n' if name == "a.txt" else "{ f(x) = 1 }\n"
     (tmp_path / name).write_text(text)
-    (document,) = read_documents([tmp_path / name])
+    notes = []
+    (document,) = read_documents([tmp_path / name], note=notes.append)
     assert document.text == text
+    assert ["JSON object" in sentence for sentence in notes] == [True] * (name == "a.txt")
 
 
 def test_long_values_of_tables_leave_no_limit_behind(tmp_path):

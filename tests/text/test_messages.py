@@ -35,8 +35,8 @@ def test_files_of_a_folder_that_are_skipped(tmp_path: Path) -> None:
     notes: list[str] = []
     read_documents([tmp_path], note=notes.append)
     assert notes == [
-        f"of the folder {tmp_path} only .txt, .jsonl, .ndjson, .parquet files are read, not b.md: "
-        "give the names of other files that are to be read"
+        f"of the folder {tmp_path} only .txt, .jsonl, .jsonlines, .ndjson, .parquet files are "
+        "read, not b.md: give the names of other files that are to be read"
     ]
 
 

@@ -152,8 +152,9 @@ def read_documents(
     """The documents in files, folders and standard input, in the order given.
 
     `field` is the name of the text in files with rows, whose empty rows are documents too.  `note`
-    is called with a sentence for each folder that has files which are not read; the texts are
-    appended to `stored`, by default to bytes of their own.
+    is called with a sentence for each folder that has files which are not read, and each .txt file
+    that begins with a JSON object; the texts are appended to `stored`, by default to bytes of
+    their own.
 
     Raises `InvalidValueError` naming the file and the byte, line or column for what is missing,
     unreadable, empty, not a regular file, not UTF-8, not JSON, or without the field, `RunError`
@@ -190,7 +191,7 @@ def _read(
         yield _store(_standard_input(), "standard input", "standard input", stored)
         return
     for path, name in files_of(source, note):
-        yield from _read_file(path, name, field, stored)
+        yield from _read_file(path, name, field, note, stored)
 
 
 def files_of(source: str | Path, note: Callable[[str], None]) -> list[tuple[Path, str]]:
@@ -254,11 +255,13 @@ def _standard_input() -> BinaryIO:
     return sys.stdin.buffer
 
 
-def _read_file(path: Path, name: str, field: str, stored: TemporaryBytes) -> Iterator[Document]:
+def _read_file(
+    path: Path, name: str, field: str, note: Callable[[str], None], stored: TemporaryBytes
+) -> Iterator[Document]:
     kind = format_of(path)
     with opened(path) as file:
         if kind.rows is None:
-            check_whole(file, path)
+            check_whole(file, path, note)
             yield _store(file, name, str(path), stored)
             return
         for row, content in rows_of(file, path, name, kind, field):

@@ -47,6 +47,17 @@ PIECE = re.compile(r"\.(part\d*|partial|crdownload|download|tmp|bak|old|\d+)")
 # The first line of a file with JSON objects, or its beginning.
 JSON_OBJECT = re.compile(rb'(\xef\xbb\xbf)?\s*\{\s*"([^"\\\n]|\\.)*"\s*:')
 FIRST_BYTES = 4096
+# How files begin whose names should say so.
+BEGINNINGS = {
+    "compressed with gzip": re.compile(rb"\x1f\x8b\x08"),
+    "compressed with bzip2": re.compile(rb"BZh[1-9]1AY&SY"),
+    "compressed with xz": re.compile(rb"\xfd7zXZ\0"),
+    "compressed with Zstandard": re.compile(rb"\x28\xb5\x2f\xfd"),
+    "compressed with LZ4": re.compile(rb"\x04\x22\x4d\x18"),
+    "an archive (zip), or a document made of one": re.compile(rb"PK\x03\x04"),
+    "a PDF": re.compile(rb"%PDF-\d"),
+    "a Parquet file": re.compile(rb"PAR1"),
+}
 OTHERS = {
     **dict.fromkeys(
         (".zip", ".tar", ".tgz", ".tbz", ".tbz2", ".txz", ".tzst", ".7z", ".rar"),
@@ -140,19 +151,45 @@ def is_read_of_folder(path: Path) -> bool:
     return name.suffix in FOLDER_SUFFIXES
 
 
-def check_whole(file: BinaryIO, path: Path) -> None:
+def check_whole(
+    file: BinaryIO, path: Path, note: Callable[[str], None] = lambda sentence: None
+) -> None:
     """Raise `InvalidValueError` where a file that is one text by its name has JSON objects as rows.
 
-    `file` is at its beginning, and stays there.  The name of a .txt file says that it is a text.
+    `file` is at its beginning, and stays there.  The name of a .txt file says that it is a text;
+    `note` is told of one that has them.
     """
-    if _by_name(path).suffix == ".txt":
+    if not JSON_OBJECT.match(_beginning(file)):
         return
-    peek: Callable[[int], bytes] = getattr(file, "peek", lambda size: b"")
-    if JSON_OBJECT.match(peek(FIRST_BYTES)):
-        raise InvalidValueError(
-            f"the text {path} begins with a JSON object, and its name says nothing of rows: rename "
-            "it to .jsonl, or to measure the file as it is, give it through standard input (-)"
+    if _by_name(path).suffix == ".txt":
+        note(
+            f"the text {path} begins with a JSON object, and is measured as it is, keys and all, "
+            "as its name says: rename it to .jsonl to measure the texts in it"
         )
+        return
+    raise InvalidValueError(
+        f"the text {path} begins with a JSON object, and its name says nothing of rows: rename "
+        "it to .jsonl, or to measure the file as it is, give it through standard input (-)"
+    )
+
+
+def _check_beginning(file: BinaryIO, path: Path) -> None:
+    """Raise `InvalidValueError` where a file is of another kind than its name says."""
+    if _by_name(path).suffix == ".parquet":
+        return
+    content = _beginning(file)
+    for kind, beginning in BEGINNINGS.items():
+        if beginning.match(content):
+            raise InvalidValueError(
+                f"the text {path} is {kind}, and its name does not say so: give it the name of its "
+                "kind, or convert it to text first"
+            )
+
+
+def _beginning(file: BinaryIO) -> bytes:
+    """The first bytes of a file, which stays where it is."""
+    peek: Callable[[int], bytes] = getattr(file, "peek", lambda size: b"")
+    return peek(FIRST_BYTES)
 
 
 @contextmanager
@@ -162,7 +199,9 @@ def opened(path: Path) -> Iterator[BinaryIO]:
         check_regular(path, "the text")
         compression = format_of(path).compression
         with path.open("rb") as file:
-            yield _decompressed(file, compression)
+            content = _decompressed(file, compression)
+            _check_beginning(content, path)
+            yield content
     except InvalidValueError:
         raise
     except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
