@@ -104,8 +104,7 @@ class LlamaCppModel:
             )
         tokenizer = tokenizer_of(library, pointer, header, handle)
         session = Session(library, handle, name, options, tokenizer.vocabulary_size)
-        given = f", {options}" if str(options) else ""
-        notes = [f"{name} runs in {library.name}{given}: its weights are used as they are stored"]
+        notes = [f"GGUF runs in {library.name}: weights are used as they are stored"]
         if handle.factors is not None:
             notes.append(handle.factors.note(name, options.ctx))
         trained = int(c.llama_model_n_ctx_train(pointer))
