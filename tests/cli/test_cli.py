@@ -410,6 +410,7 @@ def test_a_device_that_fails_is_one_sentence(
         ("compare M M@int8 --text T --dtype bfloat16", ["--window"], ["--stream", "--dtype"]),
         ("train --text T -o R", ["--batch", "--accumulate", "--resume"], ["--window", "--stream"]),
         ("quantise M --scheme int8 -o Q", ["more memory"], ["--window"]),
+        ("evaluate M --source S", ["more memory"], ["--stream", "--dtype"]),
     ],
 )
 @pytest.mark.parametrize("kind", [MemoryError, RuntimeError])

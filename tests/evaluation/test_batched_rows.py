@@ -208,18 +208,18 @@ def test_the_next_batch_is_started_before_one_is_waited_for(model, monkeypatch):
 
 def test_a_window_that_does_not_fit_beside_others_is_read_alone(model, monkeypatch):
     """Where one window fits at a time: the usual rows, a note, fewer at a time from then on."""
-    monkeypatch.setattr(workers, "cores", lambda: 4)
+    monkeypatch.setattr(workers, "cores", lambda: 2)
     tokenized = reading_of(model)
     usual = concatenate_statistics(list(token_rows(ModelPredictor(model), tokenized)))
-    running, together, met = [], threading.Barrier(2), threading.Event()
+    running, met = [], threading.Event()
 
     class Crowded(ModelPredictor):
         def predictions(self, batch):
             running.append(1)
             try:
-                if not met.is_set():  # the first two batches are read at the same time
-                    together.wait(20)
+                if len(running) > 1:
                     met.set()
+                met.wait(20)  # until two are read at the same time
                 if len(running) > 1:
                     raise MemoryError
                 return super().predictions(batch)

@@ -13,7 +13,7 @@ import torch
 from kullback.errors import InvalidValueError
 from kullback.evaluation import recorded_pass
 from kullback.evaluation.on_text import TextTask, evaluate_text
-from kullback.evaluation.passes import TokenizedText
+from kullback.evaluation.passes import ModelPredictor, TokenizedText
 from kullback.evaluation.token_records import read_records
 from kullback.evaluation.token_records_writer import RecordsWriter
 from kullback.models.interface import TextModel
@@ -208,3 +208,21 @@ def test_the_best_temperature_is_the_one_of_a_fine_grid(tiny_llama):
     assert best_of_ours == pytest.approx(best, rel=0.004) or best_of_ours == 4.0
     saved = float(torch.nn.functional.cross_entropy(whole, target)) - min(nll)
     assert results.measures["temperature_saves"].value == pytest.approx(saved, rel=1e-3)
+
+
+def test_the_beginning_is_read_again_without_the_rest(found, tiny_llama, monkeypatch):
+    """Of records that are finished a report needs the windows of the tokens that it shows."""
+    results, path = found
+    rows, predict = [], ModelPredictor.predictions
+
+    def predictions(predictor, batch):
+        rows.extend(map(len, batch.windows))
+        return predict(predictor, batch)
+
+    monkeypatch.setattr(recorded_pass, "SHOWN_TOKENS", 40)
+    monkeypatch.setattr(ModelPredictor, "predictions", predictions)
+    again = evaluate(tiny_llama, records=path, passages=True)
+    assert 40 <= sum(rows) < 40 + 32
+    texts = [[token.text for token in result.passages[0].tokens] for result in (again, results)]
+    assert texts[0][:40] == texts[1][:40]
+    assert again.measures == results.measures

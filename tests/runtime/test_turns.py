@@ -31,7 +31,7 @@ def test_who_is_alone_waits_for_the_others_and_they_for_it() -> None:
         waiting = [pool.submit(shared, "first")]
         assert begun.wait(SECONDS)
         waiting.append(pool.submit(alone))
-        while not turns._waiting_alone:
+        while not turns._alone:
             time.sleep(0.001)
         waiting.append(pool.submit(shared, "second"))
         go_on.set()
@@ -47,8 +47,8 @@ def test_at_most_so_many_run() -> None:
     turns.lower(3)
 
     def shared(_: int) -> None:
-        with turns.shared() as running:
-            most.append(running)
+        with turns.shared() as turn:
+            most.append(turn.most)
             time.sleep(0.001)
 
     with ThreadPoolExecutor(6) as pool:
@@ -67,3 +67,32 @@ def test_a_failure_ends_its_turn() -> None:
             pass
     with turns.alone():
         pass
+
+
+def test_a_turn_knows_how_many_ran_beside_it() -> None:
+    """Those that began after it, too."""
+    turns = Turns()
+    with turns.shared() as first:
+        assert first.most == 1
+        with turns.shared() as second:
+            pass
+        assert (first.most, second.most) == (2, 2)
+    with turns.shared() as third:
+        assert third.most == 1
+
+
+def test_nobody_joins_who_is_alone() -> None:
+    """A turn that is asked for while another is alone begins after it."""
+    turns, order = Turns(), []
+
+    def shared() -> None:
+        with turns.shared():
+            order.append("shared")
+
+    with ThreadPoolExecutor(1) as pool:
+        with turns.alone():
+            waiting = pool.submit(shared)
+            time.sleep(0.02)
+            order.append("alone")
+        waiting.result(SECONDS)
+    assert order == ["alone", "shared"]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -160,3 +162,33 @@ def test_processes_that_cannot_meet_are_one_sentence(
     with pytest.raises(RunError, match=r"WORLD_SIZE is 2.*torchrun.*unset") as refused:
         process_group().__enter__()
     assert "more" not in str(refused.value)
+
+
+@pytest.mark.slow  # processes of their own
+def test_two_processes_with_two_texts_are_refused(tiny_llama_folder: Path, tmp_path: Path) -> None:
+    """As on two machines whose files differ: both say which part, and neither writes a row."""
+    texts = [tmp_path / "a.txt", tmp_path / "b.txt"]
+    for text, words in zip(texts, ("the night river ", "the river night "), strict=True):
+        text.write_text(words * 20, encoding="utf-8")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    common = {
+        "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+    }  # fmt: skip
+    arguments = (str(tiny_llama_folder), str(tmp_path / "out"))
+    started = [
+        subprocess.Popen(
+            [sys.executable, shared_evaluation.__file__, arguments[0], str(text), arguments[1]],
+            env={**os.environ, **common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stderr=subprocess.PIPE, text=True,
+        )
+        for rank, text in enumerate(texts)
+    ]  # fmt: skip
+    for process in started:
+        said = process.communicate(timeout=200)[1]
+        assert process.returncode
+        assert "differ in the tokens of the text" in said
+    assert not list(tmp_path.glob("out*"))

@@ -110,7 +110,8 @@ def _too_little_memory(error: Exception, options: argparse.Namespace) -> str:
             "--checkpoint-activations, fewer --threads or more memory; a run that is finished is "
             "measured again by --resume"
         )
-    if options.command not in ("evaluate", "compare", "record"):
+    on_source = options.command == "evaluate" and options.text is None
+    if on_source or options.command not in ("evaluate", "compare", "record"):
         return f"{reason}: choose smaller sizes, or use more memory"
     from kullback.evaluation.memory_remedies import memory_remedies
 

@@ -17,6 +17,7 @@ from kullback.errors import InvalidValueError
 from kullback.evaluation.batches import PlannedBatch
 from kullback.evaluation.predictors import Predictor, parts_of, token_budget
 from kullback.evaluation.tokenized_text import TokenizedText
+from kullback.models.placement import is_spread
 from kullback.models.weight_matrices import modules_of
 from kullback.runtime.weights import weights_sample
 from kullback.runtime.workers import ProcessGroup
@@ -74,8 +75,15 @@ def _about(predictor: Predictor) -> str:
         known.append(type(part).__name__)
         known += [str(getattr(part, name, None)) for name in ABOUT]
         known.append(getattr(getattr(part, "recording", None), "metadata", None))
-        known += [weights_sample(module.state_dict()) for module in modules_of(part)]
+        known += map(_sample, modules_of(part))
     return repr(known)
+
+
+def _sample(module: nn.Module) -> str:
+    weights = module.state_dict()
+    if is_spread(module):  # in each process as its memory allows
+        weights = {name: weight.to("meta") for name, weight in weights.items()}
+    return weights_sample(weights)
 
 
 def _check_equal(processes: ProcessGroup, parts: Mapping[str, str]) -> None:

@@ -32,7 +32,7 @@ from kullback.evaluation.predictors import (
 from kullback.evaluation.tokenized_text import TokenizedText
 from kullback.models.interface import Sharing
 from kullback.predictions.base import Predictions
-from kullback.runtime.memory import free_accelerator_memory, is_out_of_memory
+from kullback.runtime.memory import free_kept_memory, is_out_of_memory
 from kullback.runtime.progress import Tokens as TokensDone
 from kullback.runtime.workers import ProcessGroup
 from kullback.scoring.divergence import DivergenceStatistics
@@ -214,29 +214,35 @@ class _Reader(Generic[Value]):
         """
         if first_row is None:
             first_row = int(self.tokenized.starts[numbers_N.min()])
-        turns = self.limit.turns
         for part_N in self._cut(numbers_N):
-            with turns.shared() as running:
+            with self.limit.turns.shared() as turn:
                 started = self._attempt(part_N, first_row)
-            if started is None:
-                for predictor in self.predictors:
-                    free_accelerator_memory(predictor.device)
             if started is None and len(part_N) > 1:
+                self._free()
                 self.limit.lower(padded_tokens(part_N, self.n_inputs_W) // 2)
                 yield from self.parts(part_N, first_row)
                 continue
-            if started is None:
-                # What the other threads were reading may have been too much beside it.
-                with turns.alone():
-                    started = self._attempt(part_N, first_row)
-                if started is None:
-                    # Without torch's own error, whose traceback keeps tensors.
-                    too_long = self._too_long(int(self.n_inputs_W[part_N[0]]))
-                    raise RunError(too_long) from MemoryError()
-                if running > 1:
-                    self.limit.lower(at_once=running // 2)
-                    turns.lower(running // 2)
-            yield part_N, started
+            yield part_N, started or self._started_alone(part_N, first_row, turn.most)
+
+    def _started_alone(
+        self, numbers_N: Int[np.ndarray, "1"], first_row: int, together: int
+    ) -> Callable[[], Value]:
+        """Start a window that did not fit beside what other threads read, `together` with it."""
+        with self.limit.turns.alone():
+            self._free()
+            started = self._attempt(numbers_N, first_row)
+        if started is None:
+            # From an error without torch's own, whose traceback keeps tensors.
+            raise RunError(self._too_long(int(self.n_inputs_W[numbers_N[0]]))) from MemoryError()
+        if together > 1:
+            self.limit.lower(at_once=together // 2)
+            self.limit.turns.lower(together // 2)
+        return started
+
+    def _free(self) -> None:
+        """Give memory that is kept for reuse back to the devices."""
+        for predictor in self.predictors:
+            free_kept_memory(predictor.device)
 
     def _cut(self, numbers_N: Int[np.ndarray, "N"]) -> list[Int[np.ndarray, "n"]]:
         tokens = self.limit.tokens

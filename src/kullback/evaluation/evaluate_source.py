@@ -124,7 +124,7 @@ def _load(model: Model) -> LanguageModel:
     """A mini-GPT of a run folder, or a model that transformers loads."""
     if isinstance(model, str | Path) and not _is_foreign(Path(model)):
         return GPTModel.load(Path(model))
-    return PassOptions().load(model).model
+    return PassOptions().load(model, remedy="use a machine with more memory").model
 
 
 def _is_foreign(folder: Path) -> bool:

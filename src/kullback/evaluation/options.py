@@ -120,12 +120,12 @@ class PassOptions:
         model: Model,
         dtype: torch.dtype | None = None,
         progress: Progress | None = None,
-        streams: bool = True,
+        remedy: str | None = None,
     ) -> SizedModel:
         """The model, in `dtype` where that is given and else as the options say.
 
-        `streams` says whether the user may give --stream.  Raises `InvalidValueError` where the
-        memory is too small for it, and as `load_sized` and `load_streamed` do.
+        Raises `InvalidValueError` where the memory is too small for it, with `remedy` (by default
+        the options that were not given), and as `load_sized` and `load_streamed` do.
         """
         try:
             return self._loaded(model, dtype, progress or Progress())
@@ -134,7 +134,7 @@ class PassOptions:
                 raise
             raise InvalidValueError(
                 f"the model {model_name(model)} does not fit into memory: "
-                f"{memory_remedies([model], vars(self), streams)}"
+                f"{remedy or memory_remedies([model], vars(self))}"
             ) from error
 
     def _loaded(self, model: Model, dtype: torch.dtype | None, progress: Progress) -> SizedModel:

@@ -12,6 +12,7 @@ import torch
 
 from kullback.errors import InvalidValueError, RunError
 from kullback.evaluation.batched_rows import BatchLimit, window_predictions
+from kullback.evaluation.memory_remedies import memory_remedies
 from kullback.evaluation.on_text import TextTask, coverage_notes, evaluate_text, model_fingerprint
 from kullback.evaluation.options import Model, PassOptions, model_name, named_paths
 from kullback.evaluation.passes import ModelPredictor, TokenizedText
@@ -102,7 +103,8 @@ def record(
         if kind != "records" and not processes.is_rank_zero:
             return NonZeroRank(rank=processes.rank, world_size=processes.world_size)
         progress.stage(f"loading {model_name(model)}")
-        sized = options.load(model, progress=progress, streams=False)
+        remedy = memory_remedies([model], vars(options), streams=False)
+        sized = options.load(model, progress=progress, remedy=remedy)
         if kind == "records":
             task = TextTask(records=path, what="recording")
             result = evaluate_text(sized.model, documents, cut, task, processes, progress)

@@ -26,7 +26,7 @@ import torch
 from kullback.runtime.scopes import shared_scope
 
 __all__ = [
-    "free_accelerator_memory",
+    "free_kept_memory",
     "is_out_of_memory",
     "kept_freed_memory",
     "lacks_memory",
@@ -57,7 +57,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def lacks_memory(error: BaseException) -> bool:
-    """Whether an error, or one that it was raised from, is that of a memory that is too small.
+    """Whether an error, or one that led to it, is that of a memory that is too small.
 
     >>> error = ValueError("the model cannot be loaded")
     >>> error.__cause__ = MemoryError()
@@ -68,16 +68,18 @@ def lacks_memory(error: BaseException) -> bool:
     while cause is not None:
         if is_out_of_memory(cause):
             return True
-        cause = cause.__cause__
+        cause = cause.__cause__ or cause.__context__
     return False
 
 
-def free_accelerator_memory(device: torch.device) -> None:
-    """Give blocks that torch keeps for reuse back to an accelerator."""
+def free_kept_memory(device: torch.device) -> None:
+    """Give blocks that are kept for reuse back to an accelerator, or of a CPU to the system."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
     elif device.type == "mps":
         torch.mps.empty_cache()
+    elif device.type == "cpu" and (library := _glibc()) is not None:
+        library.malloc_trim(0)  # in the arenas of all threads
 
 
 @contextmanager

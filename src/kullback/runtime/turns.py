@@ -5,59 +5,79 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
-__all__ = ["Turns"]
+__all__ = ["Turn", "Turns"]
+
+
+@dataclass(eq=False)
+class Turn:
+    """A computation of one thread."""
+
+    most: int = 0
+    """The most that ran at the same time since it began, itself included."""
 
 
 class Turns:
     """Computations of several threads: as many at a time as are allowed, or one alone.
 
     >>> turns = Turns()
-    >>> with turns.shared() as running:
-    ...     running
+    >>> with turns.shared() as turn:
+    ...     turn.most
     1
     """
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._running = 0
-        self._waiting_alone = 0
-        self._most: int | None = None
+        self._running: set[Turn] = set()
+        self._alone = 0
+        self._limit: int | None = None
 
     @contextmanager
-    def shared(self) -> Iterator[int]:
-        """Compute beside others; yields how many then do."""
+    def shared(self) -> Iterator[Turn]:
+        """Compute beside others."""
         with self._changed:
             self._changed.wait_for(self._may_start)
-            self._running += 1
-            running = self._running
+            turn = self._begin()
         try:
-            yield running
+            yield turn
         finally:
-            self._end()
+            self._end(turn)
 
     @contextmanager
     def alone(self) -> Iterator[None]:
         """Compute when no other does; those that come later wait until this has ended."""
         with self._changed:
-            self._waiting_alone += 1
-            self._changed.wait_for(lambda: self._running == 0)
-            self._running += 1
-            self._waiting_alone -= 1
+            self._alone += 1  # until it has ended
         try:
-            yield
+            with self._changed:
+                self._changed.wait_for(lambda: not self._running)
+                turn = self._begin()
+            try:
+                yield
+            finally:
+                self._end(turn)
         finally:
-            self._end()
+            with self._changed:
+                self._alone -= 1
+                self._changed.notify_all()
 
-    def lower(self, most: int) -> None:
+    def lower(self, limit: int) -> None:
         """At most so many at a time from now on."""
         with self._changed:
-            self._most = most if self._most is None else min(self._most, most)
+            self._limit = limit if self._limit is None else min(self._limit, limit)
 
     def _may_start(self) -> bool:
-        return not self._waiting_alone and (self._most is None or self._running < self._most)
+        return not self._alone and (self._limit is None or len(self._running) < self._limit)
 
-    def _end(self) -> None:
+    def _begin(self) -> Turn:
+        turn = Turn()
+        self._running.add(turn)
+        for other in self._running:
+            other.most = max(other.most, len(self._running))
+        return turn
+
+    def _end(self, turn: Turn) -> None:
         with self._changed:
-            self._running -= 1
+            self._running.remove(turn)
             self._changed.notify_all()
