@@ -39,6 +39,9 @@ __all__ = ["Muon", "orthogonalise", "orthogonalise_wide"]
 # increase small singular values fastest while all end between about 0.7 and 1.2.
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 STEPS = 5
+# Of the matrices that are orthogonalised together; of more, one shape at a time, so that the
+# temporaries of one are in memory.
+SMALL_BYTES = 8 << 20
 
 
 def orthogonalise(matrices_BRC: Float[Tensor, "B R C"]) -> Float[Tensor, "B R C"]:
@@ -133,14 +136,17 @@ class Muon(EagerOptimizer):
                 wide = update_BRC if update_BRC.shape[1] <= update_BRC.shape[2] else update_BRC.mT
                 shape = (wide.shape[1], wide.shape[2])
                 by_shape.setdefault(shape, []).append((part_BRC, wide))
-        # One shape at a time, so that the temporaries of one are in memory.
-        for pairs in by_shape.values():
-            stack = self._orthogonalise(torch.cat([wide for _, wide in pairs]))
-            done = torch.split(stack, [len(wide) for _, wide in pairs])
-            for (part_BRC, _), update in zip(pairs, done, strict=True):
-                rows, columns = part_BRC.shape[1:]
-                scale = max(1.0, rows / columns) ** 0.5
-                part_BRC.add_(update.mT if rows > columns else update, alpha=-lr * scale)
+        shapes = list(by_shape.values())
+        size = sum(update.nbytes for update in updates)
+        for group in [shapes] if size <= SMALL_BYTES else [[pairs] for pairs in shapes]:
+            stacks = [torch.cat([wide for _, wide in pairs]) for pairs in group]
+            self._orthogonalise(stacks)
+            for pairs, stack in zip(group, stacks, strict=True):
+                done = torch.split(stack, [len(wide) for _, wide in pairs])
+                for (part_BRC, _), update in zip(pairs, done, strict=True):
+                    rows, columns = part_BRC.shape[1:]
+                    scale = max(1.0, rows / columns) ** 0.5
+                    part_BRC.add_(update.mT if rows > columns else update, alpha=-lr * scale)
 
     def _momenta(self, weights: list[Tensor], momentum: float) -> list[Tensor]:
         """The Nesterov momentum of each weight."""
@@ -162,16 +168,16 @@ class Muon(EagerOptimizer):
         blocks = [matrix_RC[:whole].view(-1, rows, columns)]
         return blocks if whole == total else [*blocks, matrix_RC[None, whole:]]
 
-    def _orthogonalise(self, stack: Float[Tensor, "B R C"]) -> Float[Tensor, "B R C"]:
+    def _orthogonalise(self, stacks: list[Float[Tensor, "B R C"]]) -> None:
         """In place, by the threads of the pool."""
         function = _whole if self.rows is None else _in_blocks
 
         def replace(piece: Tensor) -> None:
             piece.copy_(function(piece))
 
-        pieces = stack.tensor_split(min(self.parts, len(stack)))
+        split = (stack.tensor_split(min(self.parts, len(stack))) for stack in stacks)
+        pieces = (piece for of_stack in split for piece in of_stack)
         deque((self.pool.map if self.pool else map)(replace, pieces), maxlen=0)
-        return stack
 
 
 def _whole(matrices_BRC: Float[Tensor, "B R C"]) -> Float[Tensor, "B R C"]:
