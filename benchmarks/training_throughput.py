@@ -66,6 +66,7 @@ def nanogpt(setting: str) -> float:
 def ours(setting: str) -> float:
     from tokenizers import Tokenizer, models
 
+    from kullback.runtime.threads import cores
     from kullback.sources.catalogue import open_source
     from kullback.training.config import TrainingConfig
     from kullback.training.gpt import GPTConfig
@@ -86,7 +87,9 @@ def ours(setting: str) -> float:
     mlp_width = 32 * round(8 / 3 * width / 32)
     gpt = GPTConfig(batches.vocabulary_size, batches.context, width, layers, heads, mlp_width)
     warm_up = count // 8
-    config = TrainingConfig(steps=10 * count, log_every=warm_up, evaluate_every=10**9)
+    config = TrainingConfig(
+        steps=10 * count, log_every=warm_up, evaluate_every=10**9, shards=min(2, cores())
+    )
     seen: list[tuple[float, int]] = []
     with tempfile.TemporaryDirectory() as folder, contextlib.suppress(Interrupted):
         train(

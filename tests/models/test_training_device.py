@@ -56,10 +56,21 @@ def test_other_types_are_refused(dtype: object) -> None:
         pass
 
 
+@pytest.mark.parametrize(("available", "threads"), [(1, 1), (2, 2), (8, 2)])
+def test_one_core_has_one_thread(
+    available: int, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unless more are given; two threads on a core would each compute half of a batch in turn."""
+    monkeypatch.setattr(_training_device, "cores", lambda: available)
+    hardware = Hardware(torch.device("cpu"), "float32")
+    assert hardware.shards(None) == threads
+    assert hardware.shards(3) == 3
+
+
 def test_threads_are_of_a_cpu() -> None:
-    """2 by default; a GPU takes a batch at once, and refuses more than one."""
+    """A GPU takes a batch at once, and refuses more than one."""
     cpu, gpu = Hardware(torch.device("cpu"), "auto"), Hardware(torch.device("cuda:0"), "float32")
-    assert (cpu.shards(None), cpu.shards(5), gpu.shards(None), gpu.shards(1)) == (2, 5, 1, 1)
+    assert (cpu.shards(5), gpu.shards(None), gpu.shards(1)) == (5, 1, 1)
     with pytest.raises(InvalidValueError, match=r"threads.*4.*cuda:0.*--accumulate"):
         gpu.shards(4)
 

@@ -58,7 +58,7 @@ OPTIONS = (
      "steps between validations"),
     ("--checkpoint-every", "checkpoint_every", RANGES["checkpoint_every"], "100",
      "steps between checkpoints"),
-    ("--threads", "threads", RANGES["shards"], "2; 1 on a GPU",
+    ("--threads", "threads", RANGES["shards"], "2; 1 on a GPU or one core",
      "threads of a CPU, one shard of the batch each"),
     ("--accumulate", "accumulate", RANGES["accumulate"], "1",
      "parts of a batch, one after another, which take less memory"),
