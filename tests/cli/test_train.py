@@ -149,18 +149,24 @@ def test_a_finished_run_is_not_trained_over(
     assert contents(weather_run) == before
 
 
+@pytest.mark.parametrize(
+    ("of_file", "given"), [("minutes = 30", "--steps 4"), ("steps = 30000", "--minutes 0.0001")]
+)
 def test_a_configuration_file_gives_options(
-    grammar: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    of_file: str,
+    given: str,
+    grammar: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Fields of a TOML file are options; those of the command line come first."""
     config = tmp_path / "c.toml"
-    config.write_text(
-        "minutes = 30\nwidth = 8\nlayers = 2\nmlp_width = 16\nbatch = 8\nthreads = 1\n"
-    )
+    config.write_text(f"{of_file}\nwidth = 8\nlayers = 2\nmlp_width = 16\nbatch = 8\nthreads = 1\n")
     run = tmp_path / "run"
-    command = f"train --source {grammar} --config {config} --steps 4 --layers 1 -o {run} --json"
+    command = f"train --source {grammar} --config {config} {given} --layers 1 -o {run} --json"
     assert main(command.split()) == 0
-    assert json.loads(capsys.readouterr().out)["steps"] == 4
+    steps = json.loads(capsys.readouterr().out)["steps"]
+    assert steps == 4 if "steps" in given else steps < 30000
     assert json.loads((run / "training.json").read_text())["model"]["width"] == 8
     line = refusal(f"train --resume {run} --config {config}", capsys)
     assert "--config" in line

@@ -16,6 +16,7 @@ import kullback
 from kullback.cli import main
 from kullback.errors import InvalidValueError, KullbackError, RunError
 from kullback.ladder import rungs, scaling
+from kullback.ladder.plan import LadderPlan, Request
 from kullback.ladder.rungs import bootstrap
 from kullback.results.scaling import Scaling
 from kullback.sources.catalogue import open_source
@@ -28,6 +29,24 @@ from tiny_runs import WEATHER, text
 TINY: dict[str, Any] = {
     "rungs": 4, "steps": 1, "width": 8, "batch": 4, "threads": 1,
 }  # fmt: skip
+
+
+@pytest.mark.parametrize(("cores", "threads"), [(1, 1), (8, 2)])
+def test_one_core_has_one_thread(
+    cores: int, threads: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By default two threads have a shard each, where two cores may be used."""
+    requests: list[Request] = []
+
+    def planned(request: Request) -> LadderPlan:
+        requests.append(request)
+        raise RunError("planned")
+
+    monkeypatch.setattr(scaling, "cores", lambda: cores)
+    monkeypatch.setattr(scaling, "made_plan", planned)
+    with pytest.raises(RunError, match="planned"):
+        kullback.scaling(tmp_path / "ladder", steps=1)
+    assert [request.threads for request in requests] == [threads]
 
 
 class Told(TrainingProgress):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 
@@ -18,10 +20,12 @@ def test_float32_and_float64_are_multiplied() -> None:
 def test_the_processor_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     """On x86, the instructions of AVX-512 or AMX, not what torch emulates."""
     monkeypatch.setattr(processor.platform, "machine", lambda: "x86_64")
-    for avx, amx in ((False, False), (True, False), (False, True)):
+    for avx, amx in itertools.product((False, True), repeat=2):
         monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda able=avx: able)
         monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda able=amx: able)
         assert processor.multiplies_bfloat16() == (avx or amx)
+        ends = ["AVX512-BF16"] * avx + ["AMX"] * amx
+        assert processor.arithmetic_of_processor().split(", ")[1:] == ends
 
 
 def test_other_processors_are_asked_through_torch(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -30,3 +34,4 @@ def test_other_processors_are_asked_through_torch(monkeypatch: pytest.MonkeyPatc
     for able in (False, True):
         monkeypatch.setattr(processor, "multiplies", lambda dtype, able=able: able)
         assert processor.multiplies_bfloat16() == able
+        assert processor.arithmetic_of_processor().split(", ")[1:] == ["bfloat16"] * able

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from interrupted_runs import CONFIG, complaint, edit_json
 from kullback.errors import RunError
+from kullback.runtime.processor import arithmetic_of_processor
+from kullback.runtime.progress import Progress
 from kullback.training.batches import Batches
 from kullback.training.config import TrainingConfig
 from kullback.training.description import batches_of_run, read_description, write_description
 from kullback.training.gpt import GPT, GPTConfig
+from kullback.training.interruption import Interrupted
 from kullback.training.loop import resume, train, train_prepared
 from kullback.training.prepare_text import TextOptions, prepare_text
 from kullback.training.progress import TrainingProgress
@@ -126,6 +131,21 @@ def test_a_model_is_not_trained_over(name: str, tmp_path: Path):
     assert said.startswith(f"{folder} already contains {name}, ")
     assert "-o" in said
     assert (folder / name).read_text() == "precious"
+
+
+def test_a_run_that_began_with_other_arithmetic_is_noted(half: Path):
+    """The description keeps torch and processor, and a resumed run is told which differ."""
+    path, notes = half / "training.json", list[str]()
+    description = json.loads(path.read_text())
+    assert description["torch"] == torch.__version__
+    assert description["processor"] == arithmetic_of_processor()
+    edit_json(path, torch="0.9", processor="SVE256")
+    progress = Progress()
+    progress.note = notes.append  # type: ignore[method-assign]
+    with pytest.raises(Interrupted):
+        resume(half, progress=progress, stop_at=7)
+    (note,) = notes
+    assert all(word in note for word in ("torch 0.9", "SVE256", "last bits")), note
 
 
 def test_a_run_that_does_not_begin_leaves_nothing(tmp_path: Path):

@@ -25,6 +25,7 @@ from interrupted_runs import CONFIG, assert_same_run, edit_json
 from kullback.errors import InvalidValueError, RunError
 from kullback.runtime.progress import Progress
 from kullback.text.tokenizer_training import train_tokenizer
+from kullback.training.description import preparing
 from kullback.training.interruption import Interrupted
 from kullback.training.loop import resume, train_prepared
 from kullback.training.prepare_text import TextOptions, check_text, prepare_text
@@ -76,9 +77,12 @@ def test_validation_on_what_is_trained_on_is_refused(tmp_path: Path) -> None:
     path, copy = lines(tmp_path / "a.jsonl", FORTY), lines(tmp_path / "b.jsonl", FORTY)
     other = lines(tmp_path / "c.jsonl", FORTY[:10])
     for validation, words in ((path, "a.jsonl is"), (copy, r"content of .*a\.jsonl,")):
-        with pytest.raises(InvalidValueError, match=rf"validation text .*{words} trained on"):
+        with (
+            pytest.raises(InvalidValueError, match=rf"validation text .*{words} trained on"),
+            preparing(tmp_path / "run"),
+        ):
             prepared(tmp_path / "run", path, validation=(validation,))
-    with pytest.raises(InvalidValueError, match="given twice"):
+    with pytest.raises(InvalidValueError, match="given twice"), preparing(tmp_path / "run"):
         prepared(tmp_path / "run", path, path)
     assert not (tmp_path / "run" / "tokens").exists()
     notes = Notes()
@@ -146,7 +150,7 @@ def test_an_existing_tokenizer(tmp_path: Path) -> None:
 def test_texts_that_are_too_short(changes: dict[str, object], words: str, tmp_path: Path) -> None:
     """A text shorter than the context, or with fewer tokens than asked for, leaves no files."""
     path = lines(tmp_path / "rows.jsonl", FORTY)
-    with pytest.raises(InvalidValueError, match=words):
+    with pytest.raises(InvalidValueError, match=words), preparing(tmp_path / "run"):
         prepared(tmp_path / "run", path, **changes)
     assert not (tmp_path / "run" / "tokens").exists()
 

@@ -68,6 +68,18 @@ def test_a_resumed_run_ends_like_another(copied: Path, tmp_path: Path):
     assert folders(copied) == ["24", "26"]
 
 
+def test_a_damaged_model_is_written_again_from_the_shards(copied: Path):
+    """The sentence names the file to remove, and resuming then writes it."""
+    resume(copied)
+    model = copied / "model.safetensors"
+    content = model.read_bytes()
+    model.write_bytes(content[:-100])
+    assert "remove model.safetensors" in complaint(resume, copied)
+    model.unlink()
+    resume(copied)
+    assert model.read_bytes() == content
+
+
 @pytest.mark.parametrize("damage", ["bit", "cut", "missing", "added", "counters", "no counters"])
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(damage: str, copied: Path):
     """Whatever is damaged, the run resumes from step 4 with a note, and keeps that checkpoint."""

@@ -63,14 +63,20 @@ def add(commands: Commands) -> None:
     length.add_argument(
         "--steps", type=number(RANGES["steps"]), metavar="N", help="of the first rung"
     )
-    for flag, limits, default, what in (
-        ("--width", SIZES["width"], 64, "width of the last rung's model"),
-        ("--threads", RANGES["shards"], 2, "threads, one shard of the batch each"),
-        ("--seed", SEEDS, 0, "seed of weights, data and bootstrap"),
+    for flag, limits, default, shown, what in (
+        ("--width", SIZES["width"], 64, "64", "width of the last rung's model"),
+        (
+            "--threads",
+            RANGES["shards"],
+            None,
+            "2; 1 on one core",
+            "threads, a shard of a batch each",
+        ),
+        ("--seed", SEEDS, 0, "0", "seed of weights, data and bootstrap"),
     ):
         scaling.add_argument(
             flag, type=number(limits), default=default, metavar="N",
-            help=f"{what} (default: {default})",
+            help=f"{what} (default: {shown})",
         )  # fmt: skip
     scaling.add_argument(
         "--batch", type=number(SIZES["batch"]), metavar="N",

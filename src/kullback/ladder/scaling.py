@@ -19,10 +19,11 @@ from kullback.runtime.locks import locked_output
 from kullback.runtime.outputs import Output, check_outputs
 from kullback.runtime.ranges import LADDER_MINUTES, RUNGS, SEEDS
 from kullback.runtime.ranks import process_count
+from kullback.runtime.threads import cores
 from kullback.sources.catalogue import open_source
 from kullback.theory.scaling_law import FEWEST_RUNGS, fit_scaling_law
 from kullback.theory.scaling_law import ScalingLaw as FittedLaw
-from kullback.training.config import RANGES, SIZES
+from kullback.training.config import RANGES, SIZES, TrainingConfig
 from kullback.training.prepare_text import TextOptions, check_text
 from kullback.training.progress import TrainingProgress
 from kullback.training.sentence_batches import SentenceBatches
@@ -45,7 +46,7 @@ def scaling(
     steps: int | None = None,
     width: int = 64,
     batch: int | None = None,
-    threads: int = 2,
+    threads: int | None = None,
     seed: int = 0,
     progress: TrainingProgress | None = None,
 ) -> Scaling:
@@ -54,7 +55,8 @@ def scaling(
     On a `source` ("conjugation" by default) or on the files `text`.  `vary` is "data" (x is the
     training tokens of one model) or "size" (x is the parameters, with tokens in proportion).  All
     rungs together take about `minutes` (default 4), or the first one has `steps`.  `width` is that
-    of the last rung.  Finished rungs in the folder are kept, an unfinished one is resumed.
+    of the last rung; `threads` are by default 2, or 1 on one core.  Finished rungs in the folder
+    are kept, an unfinished one is resumed.
 
     Ctrl-C writes a checkpoint and raises `kullback.training.interruption.Interrupted`.  Raises
     `InvalidValueError` for values out of range (fewer than four rungs, say), for a source together
@@ -112,7 +114,7 @@ def _request(
     steps: int | None,
     width: int,
     batch: int | None,
-    threads: int,
+    threads: int | None,
     seed: int,
 ) -> Request:
     """What is asked for, checked; its arguments are those of `scaling`."""
@@ -131,6 +133,7 @@ def _request(
     RUNGS.check("rungs", rungs)
     SEEDS.check("seed", seed)
     SIZES["width"].check("width", width)
+    threads = min(TrainingConfig.shards, cores()) if threads is None else threads
     RANGES["shards"].check("threads", threads)
     if steps is not None:
         RANGES["steps"].check("steps", steps)

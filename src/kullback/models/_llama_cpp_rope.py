@@ -45,7 +45,10 @@ class RopeFactors:
         return (size > self.short_limit) == (length > self.short_limit)
 
     def sized(self, size: int, length: int) -> int:
-        """The size of a context for a window of `length`; `size` where no factors depend on it."""
+        """The size of a context for a window of `length`.
+
+        `size` is what it would be if no factors depended on it.
+        """
         if length <= self.short_limit:
             return min(size, self.short_limit)
         return max(size, self.original + 1)

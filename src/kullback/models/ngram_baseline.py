@@ -2,8 +2,8 @@
 
 Fitted to the training data and scored after the same contexts: an n-gram model sees the tokens of
 the window or sentence, at most the last ``order - 1`` of them, and nothing before.  On a text also
-as running text, where it sees the tokens before the window, which the model does not: that is the
-figure that others report.
+as running text, where it sees the tokens before the window, which the model does not, as n-gram
+toolkits (KenLM, SRILM) report the perplexity of a text.
 
 Axes: M target tokens, N sequences, T tokens of the longest sequence and the token before it.
 """

@@ -192,13 +192,14 @@ class PreparedRun:
         self.config = replace(self.config, steps=steps)
         tokens = steps * batches.tokens_per_batch
         memory = _shown_bytes(training_bytes(gpt, batches.tokens_per_batch, self.config))
+        own = " above the program's own 300 MB" if device.type == "cpu" else ""
         self._progress.tell(
             f"{gpt.parameters:,} parameters ({gpt.layers} layers of width {gpt.width}, {gpt.heads} "
             f"heads, vocabulary {gpt.vocabulary_size:,}, context {gpt.context})"
         )
         self._progress.tell(
             f"{steps:,} steps of {batches.tokens_per_batch:,} tokens: {tokens:,} tokens, "
-            f"{tokens / gpt.parameters:.1f} a parameter; about {memory} of memory"
+            f"{tokens / gpt.parameters:.1f} a parameter; about {memory} of memory{own}"
             f"{' in each process' if self._processes.world_size > 1 else ''} and "
             f"{shown_time(steps * probe)}"
         )

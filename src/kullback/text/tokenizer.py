@@ -260,7 +260,9 @@ class TextTokenizer:
         # The library raises a bare Exception where a word has no token and none for unknown words.
         except Exception as error:
             word = word_without_token(self._reader(special_tokens), text)
-            why = f"cannot read the text: {error}" if word is None else f"has no token for {word}"
+            why = f"cannot read the text: {error}"
+            if word is not None:
+                why = f"has no token for {word!r}, and none for unknown words"
             raise InvalidValueError(
                 f"the tokenizer {why}; give a text that its vocabulary can spell, a tokenizer that "
                 "knows all (byte-level ones do), or measure a model of a source on that (--source)"

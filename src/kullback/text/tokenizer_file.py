@@ -122,13 +122,13 @@ def _int_or_none(value: object) -> int | None:
 
 
 def word_without_token(tokenizer: Tokenizer, text: str) -> str | None:
-    """The first word of a text that has no token, quoted.
+    """The first word of a text that has no token, at most 20 characters of it.
 
     None where every word has one.
 
     >>> from kullback.text.tokenizer_training import word_tokenizer
     >>> word_without_token(word_tokenizer(["a", "b"], bos=False), "a b año")
-    "'año', and none for unknown words"
+    'año'
     """
     if tokenizer.normalizer is not None:
         text = tokenizer.normalizer.normalize_str(text)
@@ -138,5 +138,5 @@ def word_without_token(tokenizer: Tokenizer, text: str) -> str | None:
         try:
             tokenizer.model.tokenize(word)
         except Exception:  # the library's bare one: "Missing [UNK] token from the vocabulary"
-            return f"{word[:20]!r}, and none for unknown words"
+            return word[:20]
     return None

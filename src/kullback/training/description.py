@@ -157,7 +157,7 @@ def write_description(run: Path, batches: Batches, gpt: GPTConfig, config: Train
 def check_is_new(run: Path) -> None:
     """Raise `RunError` where training into `run` would overwrite something.
 
-    What a run that was killed while it was prepared has left there is no such thing.
+    Files that a run left which was killed while it was prepared may be overwritten.
     """
     check_no_run(run)
     existing = [name for name in RUN_FILES if (run / name).exists()]

@@ -23,7 +23,7 @@ __all__ = ["Interrupted", "resume_command", "stop_on_signal"]
 class Interrupted(Exception):  # noqa: N818 - not an error: the user asked for it
     """Training stopped at the user's request; the checkpoint of `step` is on disk.
 
-    Where the run is `trained`, its model is, too, and only its measurement is left to do.
+    Where `trained` is true, the model is on disk as well, and only measuring it is left.
     """
 
     def __init__(self, run: Path, step: int, trained: bool = False) -> None:

@@ -42,7 +42,6 @@ from kullback.training.text_data import Dtype, Split, TextData, batches_of_shard
 from kullback.training.text_shards import (
     NAMES,
     Stamp,
-    removed_on_failure,
     shard_writers,
     shards_folder,
 )
@@ -140,13 +139,8 @@ def prepare_text(run: Path, options: TextOptions, progress: TrainingProgress) ->
 
     Raises `InvalidValueError` for a text that cannot be read, is too short, or does not support
     the vocabulary, and for a tokenizer that cannot spell it; `RunError` where the disk is full.
+    What was written by then is removed by `kullback.training.description.preparing`.
     """
-    with removed_on_failure(run):
-        return _prepare(run, options, progress)
-
-
-def _prepare(run: Path, options: TextOptions, progress: TrainingProgress) -> TextBatches:
-    """Read the text, get its tokenizer, encode it, and describe what was done."""
     corpus = Corpus.of(options.sources, options.field, progress.note)
     held_out = Corpus.of(options.validation, options.field, progress.note)
     progress.stage("reading the text")

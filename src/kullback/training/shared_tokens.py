@@ -22,7 +22,7 @@ from kullback.training.progress import TrainingProgress
 from kullback.training.run_folder import load_tokenizer
 from kullback.training.text_batches import TextBatches
 from kullback.training.text_data import TextData, batches_of_shards, check_unchanged
-from kullback.training.text_shards import NAMES, removed_on_failure, shards_folder
+from kullback.training.text_shards import NAMES, shards_folder
 
 __all__ = ["share_tokens"]
 
@@ -55,7 +55,7 @@ def share_tokens(
     tokenizer = load_tokenizer(other / "tokenizer.json")
     progress.tell(f"the tokens of {other} are shared")
     source, folder = shards_folder(other), shards_folder(run)
-    with removed_on_failure(run), explained(folder, "the run has not begun"):
+    with explained(folder, "the run has not begun"):
         folder.mkdir(parents=True, exist_ok=True)
         for name in NAMES:
             _link(source / name, folder / name)

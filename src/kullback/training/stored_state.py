@@ -32,7 +32,8 @@ def finished_model(
     try:
         return whole_model(run, Arithmetic.of(description.config, device))
     except RunError as error:
-        if not has_checkpoint(run):
+        sharded = description.config.fsdp
+        if not ((run / "checkpoint-sharded").is_dir() if sharded else has_checkpoint(run)):
             raise
         raise RunError(
             f"{error}; or remove model.safetensors: resuming then writes it from the checkpoint"
@@ -66,9 +67,9 @@ def _read_checkpoint(
 
 
 def whole_model(run: Path, arithmetic: Arithmetic) -> GPT:
-    """The model of a sharded run as the process that measures it has it: on its device, if it fits.
+    """The model in a run's folder, on the device that measures it, or on the CPU.
 
-    Beside the shards, that is; else on the CPU.
+    On the CPU where it does not fit there: beside the shards, where a sharded run has just ended.
     """
     try:
         return load_model(run).compute_with(arithmetic)

@@ -37,7 +37,6 @@ __all__ = [
     "ShardWriter",
     "Stamp",
     "remove_tokens",
-    "removed_on_failure",
     "shard_writers",
     "shards_folder",
 ]
@@ -193,16 +192,6 @@ class MappedTokens:
             if hasattr(mmap, "MADV_DONTNEED"):
                 self._mapped.madvise(mmap.MADV_DONTNEED)
             self._read[0] = 0
-
-
-@contextmanager
-def removed_on_failure(run: Path) -> Iterator[None]:
-    """Remove the tokens of a run that does not begin: an exception passes."""
-    try:
-        yield
-    except BaseException:
-        remove_tokens(run)
-        raise
 
 
 def remove_tokens(run: Path) -> None:
