@@ -43,8 +43,9 @@ def test_an_interrupted_pass_is_resumed_bit_for_bit(limit, tmp_path, monkeypatch
             raise KeyboardInterrupt
 
     passes = KeptPasses()
-    with pytest.raises(KeyboardInterrupt) as interruption:
+    with pytest.raises(KeyboardInterrupt) as interruption, passes.noted():
         passes.rows(lambda: ["a"], tokenized, lambda first: compute(first, 7), ProcessGroup())
+    assert len(interruption.value.__notes__) == 1
     assert f"{sum(sizes[:7]):,} of {sum(sizes):,} tokens" in interruption.value.__notes__[0]
     expected = concatenate_divergences(windows)
     for _ in range(2):
@@ -54,6 +55,9 @@ def test_an_interrupted_pass_is_resumed_bit_for_bit(limit, tmp_path, monkeypatch
                 attrgetter(name)(resumed), attrgetter(name)(expected), err_msg=name
             )
     assert begun == [0, 7]
+    with pytest.raises(KeyboardInterrupt) as later, passes.noted():
+        raise KeyboardInterrupt
+    assert "2 finished candidates" in later.value.__notes__[0]
     passes.forget()
     assert not [kept for kept in Path(tmp_path).rglob("*") if kept.is_file()]
 

@@ -31,9 +31,10 @@ FULL = RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to al
         (["folder"], {"device_map": "auto"}, {"--dtype", "--window"}),
         (["folder"], {"schemes": "int8"}, {"--dtype", "--window"}),
         (["folder"], {"noise_floor": True}, {"--device-map", "--dtype", "--window"}),
-        (["folder", "file.gguf"], {}, {"--dtype", "--window"}),
+        (["folder", "file.gguf"], {}, {"--window"}),
+        (["file.gguf@transformers"], {}, {"--dtype", "--window"}),
         (["folder@int8"], {}, {"--dtype", "--window"}),
-        ([object()], {}, {"--dtype", "--window"}),
+        ([object()], {}, {"--window"}),
     ],
 )
 def test_only_what_can_be_given_is_named(

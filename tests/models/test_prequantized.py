@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -193,6 +194,16 @@ def checkpoint(form: str, folder: Path) -> tuple[Path, Any]:
 def logits(name: str | Path) -> Tensor:
     """Return the logits of the model called `name`."""
     return load_sized(str(name)).model.predict(INPUTS).logits(slice(None))
+
+
+@pytest.mark.parametrize("form", ["gptq", "awq", "fp8 blocks", "compressed packed", "bitsandbytes"])
+def test_a_form_that_no_weight_has_is_refused(form: str, tmp_path: Path) -> None:
+    """The configuration alone does not make a model quantised."""
+    folder, _ = checkpoint(form, tmp_path / "model")
+    tiny_llama(tmp_path / "plain")
+    shutil.copyfile(tmp_path / "plain/model.safetensors", folder / "model.safetensors")
+    with pytest.raises(InvalidValueError, match=r"config.json of .*none of them is"):
+        load_sized(str(folder))
 
 
 @pytest.mark.parametrize("form", FORMS)

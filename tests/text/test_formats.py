@@ -108,7 +108,7 @@ def test_compressed_text_is_one_document(tmp_path, compression):
         ("a.txt.lz4", b"\x04", ["LZ4", "decompress"]),
         ("a.jsonl.br", b"\x04", ["Brotli", "decompress"]),
         ("a.txt.Z.1", b"\x1f\x9d", ["compress"]),
-        ("a.jl", b'\n{"text": "a"}\n{"text": "b"}\n', ["JSON object", ".jsonl", "standard input"]),
+        ("a.jl", b'\n{"text": "a"}\n{"text": "b"}\n', ["JSON object", ".jsonl", ".txt"]),
         ("a.data.gz", gzip.compress(b'{"text": "a"}\n', mtime=0), ["JSON object", ".jsonl"]),
         ("docs", b'{"text": "' + b"a" * 20_000 + b'"}\n', ["JSON object", ".jsonl"]),
         ("a.txt", gzip.compress(b"a", mtime=0), ["gzip", "name does not say so"]),

@@ -154,6 +154,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(
     (note,) = notes.notes
     assert "step 4" in note
     assert str(path) in note
+    assert "restore" not in note
     assert_same_run(copied, uninterrupted["source"])
 
 

@@ -42,6 +42,7 @@ from kullback.comparison.recordings import compare_recorded
 from kullback.comparison.request import Request, as_tuple, check_values
 from kullback.comparison.token_records import TokenRows, compare_records
 from kullback.errors import InvalidValueError
+from kullback.evaluation.memory_remedies import memory_remedies
 from kullback.evaluation.options import Model, PassOptions, model_name, named_paths
 from kullback.models.interface import TextModel
 from kullback.models.llama_cpp import LlamaCppModel
@@ -49,7 +50,7 @@ from kullback.models.llama_cpp_options import Backend, split_gguf
 from kullback.models.load import load_sized, tokenizer_alone
 from kullback.models.placement import DeviceMap
 from kullback.models.quantization import Scheme
-from kullback.models.quantized import check_scheme_fits, split_scheme
+from kullback.models.quantized import SizedModel, check_scheme_fits, split_scheme
 from kullback.results.comparison import Comparison
 from kullback.results.evaluation import NonZeroRank
 from kullback.runtime.byte_sizes import parse_byte_size
@@ -209,7 +210,15 @@ def _open(operand: Model, request: Request) -> ModelOperand | RecordingOperand:
     if isinstance(operand, str | Path) and is_recorded(Path(operand)):
         return RecordingOperand.open(Path(operand))
     request.progress.stage(f"loading {model_name(operand)}")
-    return ModelOperand(request.options.load(operand, progress=request.progress))
+    return ModelOperand(_load(operand, request))
+
+
+def _load(operand: Model, request: Request) -> SizedModel:
+    """A model; where it does not fit, options that the comparison allows are named."""
+    asked = ("schemes", "noise_floor", "sensitivity")
+    given = vars(request.options) | {name: getattr(request, name) for name in asked}
+    remedy = memory_remedies(request.operands, given)
+    return request.options.load(operand, progress=request.progress, remedy=remedy)
 
 
 def _by_bytes(request: Request, kinds: list[Kind]) -> Comparison:
@@ -222,7 +231,7 @@ def _by_bytes(request: Request, kinds: list[Kind]) -> Comparison:
     models = []
     for operand in request.operands:
         request.progress.stage(f"loading {model_name(operand)}")
-        models.append(options.load(operand, progress=request.progress).model)
+        models.append(_load(operand, request).model)
     return compare_by_bytes(models[0], models[1], documents, cut, request.progress)
 
 

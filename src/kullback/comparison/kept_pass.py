@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +42,8 @@ class KeptPasses:
 
     def __init__(self) -> None:
         self._paths: list[Path] = []
+        self._finished = 0
+        """Passes all of whose rows are kept."""
 
     def rows(
         self,
@@ -59,6 +62,7 @@ class KeptPasses:
             first = _read(self._path(identities()), tokenized, columns)
         first = processes.broadcast(first)
         if first == len(tokenized.windows):
+            self._finished += 1
             return columns.statistics()
         began = time.monotonic()
         try:
@@ -71,8 +75,19 @@ class KeptPasses:
                 )
             raise
         if processes.is_rank_zero and time.monotonic() - began >= SECONDS_WORTH_KEEPING:
-            _write(self._path(identities()), columns)
+            self._finished += _write(self._path(identities()), columns)
         return columns.statistics()
+
+    @contextmanager
+    def noted(self) -> Iterator[None]:
+        """Tell of the passes that are kept, where the comparison is interrupted inside."""
+        try:
+            yield
+        except KeyboardInterrupt as interruption:
+            if self._finished:
+                are = "candidate is" if self._finished == 1 else "candidates are"
+                interruption.add_note(f"{self._finished} finished {are} kept")
+            raise
 
     def _path(self, identities: Sequence[str]) -> Path | None:
         path = interrupted_path(hashlib.sha256("\0".join(identities).encode()).hexdigest())

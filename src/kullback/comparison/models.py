@@ -115,10 +115,13 @@ def compare_models(
         reference, source, of_reference, documents, tokenized, reader, task, processes, progress
     )
     compared: list[_Compared] = []
-    for i, candidate in enumerate(candidates):
-        # Each is freed before the next is loaded.
-        compared += passes.of(candidate.name, opened.pop(i) if i in opened else candidate.open())
-    floor, layers = passes.noise(), passes.sensitivity()
+    with passes.kept.noted():
+        for i, candidate in enumerate(candidates):
+            # Each is freed before the next is loaded.
+            operand = opened.pop(i) if i in opened else candidate.open()
+            compared += passes.of(candidate.name, operand)
+            del operand
+        floor, layers = passes.noise(), passes.sensitivity()
     if not processes.is_rank_zero:
         return NonZeroRank(rank=processes.rank, world_size=processes.world_size)
     ranked = rank_candidates(

@@ -45,3 +45,5 @@ class BatchLimit:
         """At most so many from now on; None changes nothing."""
         self.tokens = min((n for n in (self.tokens, tokens) if n is not None), default=None)
         self.at_once = min((n for n in (self.at_once, at_once) if n is not None), default=None)
+        if at_once is not None:
+            self.turns.lower(at_once)

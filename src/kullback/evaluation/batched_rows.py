@@ -236,7 +236,6 @@ class _Reader(Generic[Value]):
             raise RunError(self._too_long(int(self.n_inputs_W[numbers_N[0]]))) from MemoryError()
         if together > 1:
             self.limit.lower(at_once=together // 2)
-            self.limit.turns.lower(together // 2)
         return started
 
     def _free(self) -> None:

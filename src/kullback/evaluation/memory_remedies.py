@@ -12,8 +12,8 @@ __all__ = ["memory_remedies"]
 
 NARROW = ("bfloat16", "float16")
 # Options that exclude --stream and --device-map, and further ones that exclude --stream.
-LOADED = ("stream", "device_map", "schemes")
-WHOLE = ("trust_remote_code", "backend", "noise_floor", "sensitivity")
+EXCLUDE_BOTH = ("stream", "device_map", "schemes")
+EXCLUDE_STREAM = ("trust_remote_code", "backend", "noise_floor", "sensitivity")
 
 
 def memory_remedies(
@@ -27,13 +27,22 @@ def memory_remedies(
     'use --dtype bfloat16, a shorter --window or more memory'
     """
     remedies = []
-    if not any(map(given.get, LOADED)) and all(map(_is_stored_whole, models)):
-        if streams and not any(map(given.get, WHOLE)):
+    if not any(map(given.get, EXCLUDE_BOTH)) and all(map(_is_stored_whole, models)):
+        if streams and not any(map(given.get, EXCLUDE_STREAM)):
             remedies.append("--stream (the model is then read layer by layer)")
         remedies.append("--device-map auto")
-    if str(given.get("dtype")).removeprefix("torch.") not in NARROW:
+    narrow = str(given.get("dtype")).removeprefix("torch.") in NARROW
+    if not narrow and all(map(_takes_dtype, models)):
         remedies.append("--dtype bfloat16")
     return f"use {', '.join([*remedies, 'a shorter --window'])} or more memory"
+
+
+def _takes_dtype(model: object) -> bool:
+    """Whether it is named, and loaded in a type that can be chosen: llama.cpp has its own."""
+    if not isinstance(model, str | Path):
+        return False
+    file, backend, _ = split_gguf(split_scheme(str(model))[0])
+    return not file.endswith(".gguf") or backend == "transformers"
 
 
 def _is_stored_whole(model: object) -> bool:

@@ -17,12 +17,12 @@ from zipfile import BadZipFile
 
 from kullback.errors import InvalidValueError, KullbackError, MissingExtraError
 from kullback.models.locate import Location
-from kullback.runtime.memory import is_out_of_memory
+from kullback.runtime.memory import causes, is_out_of_memory
 
-__all__ = ["FULL", "explained", "is_unreachable", "not_streamed"]
+__all__ = ["DOES_NOT_FIT", "explained", "is_unreachable", "not_streamed"]
 
 # The commands that read a text name their own options (`kullback.evaluation.options`).
-FULL = (
+DOES_NOT_FIT = (
     "does not fit into memory: choose 16 bits (dtype bfloat16), several devices (device_map auto), "
     "another device or more memory"
 )
@@ -49,13 +49,13 @@ def explained(location: Location, part: str) -> Iterator[None]:
         raise
     # Of any class: safetensors, huggingface_hub, gguf, tokenizers and json each have their own.
     except Exception as error:
-        for cause in _chain(error):
+        for cause in causes(error):
             if isinstance(cause, ImportError):
                 raise MissingExtraError(
                     f"the model {location.name} needs a library that is not installed "
                     f"({first_sentence(cause)})"
                 ) from error
-        reasons = (_reason(cause, location) for cause in _chain(error))
+        reasons = (_reason(cause, location) for cause in causes(error))
         reason = next(filter(None, reasons), None) or _unreadable(location, part, error)
         raise InvalidValueError(f"the model {location.name} {reason}") from error
 
@@ -67,19 +67,10 @@ def not_streamed(name: str, reason: str) -> InvalidValueError:
     )
 
 
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    """The error, its cause, the cause of that, and so on."""
-    following: BaseException | None = error
-    while following is not None:
-        yield following
-        context = None if following.__suppress_context__ else following.__context__
-        following = following.__cause__ or context
-
-
 def _reason(error: BaseException, location: Location) -> str | None:
     """What an error of a known class says about a model, after its name; None for other classes."""
     if is_out_of_memory(error):
-        return FULL
+        return DOES_NOT_FIT
     reason = _reason_of_hub(error)
     if reason and location.path is not None:
         return (
@@ -165,7 +156,7 @@ def _unreadable(location: Location, part: str, error: Exception) -> str:
     """What can be said where no class of the chain names a cause: only some mean damage."""
     if part == "tokenizer":
         return f"has no tokenizer that can be read ({first_sentence(error)})"
-    if not any(isinstance(cause, _damage()) for cause in _chain(error)):
+    if not any(isinstance(cause, _damage()) for cause in causes(error)):
         return (
             f"cannot be loaded: its {part} made transformers raise {type(error).__name__} "
             f"({first_sentence(error)}); see whether config.json fits the weights, and whether a "

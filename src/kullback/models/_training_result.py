@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import numpy as np
 from jaxtyping import Float64, Int64
 
@@ -69,6 +70,15 @@ def training_result(
         )
 
     uniform_M = np.full(len(validation.nll_M), math.log(batches.vocabulary_size))
+    uniform = baseline(0, uniform_M)
+    exact = msgspec.structs.replace(
+        uniform.cross_entropy,
+        value=float(uniform_M[0]),
+        standard_error=0.0,
+        clusters=0,
+        bounds=None,
+    )
+    uniform = msgspec.structs.replace(uniform, cross_entropy=exact)
     by_order = {ngram.order: nll_M for ngram, nll_M in zip(ngrams, losses, strict=True)}
     unigram_M = by_order.pop(1, None)
     lowest = min(by_order.values(), key=lambda nll_M: float(nll_M.mean()))
@@ -92,7 +102,7 @@ def training_result(
         training_split_tokens=split_tokens,
         difference=validation.nats(validation.nll_M - lowest),
         seconds=seconds,
-        uniform=baseline(0, uniform_M) if on_text else None,
+        uniform=uniform if on_text else None,
         unigram=None if unigram_M is None else baseline(1, unigram_M),
         running_text=None if of_running is None else baseline(of_running, running[of_running]),
         cut_at=batches.cut_at,

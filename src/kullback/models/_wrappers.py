@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from kullback.errors import InvalidValueError, KullbackError
-from kullback.models._loading_errors import FULL, first_sentence
+from kullback.models._loading_errors import DOES_NOT_FIT, first_sentence
 from kullback.models.huggingface import HuggingFaceModel
 from kullback.runtime.memory import is_out_of_memory
 from kullback.text.tokenizer import TextTokenizer
@@ -73,7 +73,7 @@ def wrapped(
     # Of any class: it is the model's own code that runs.
     except Exception as error:
         if is_out_of_memory(error):
-            raise InvalidValueError(f"the model {name} {FULL}") from error
+            raise InvalidValueError(f"the model {name} {DOES_NOT_FIT}") from error
         raise InvalidValueError(
             f"the model {name} ({type(model).__name__}) cannot read a text in {model.dtype} "
             f"({type(error).__name__}: {first_sentence(error)}): try another --dtype, or choose a "

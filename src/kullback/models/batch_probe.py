@@ -10,6 +10,7 @@ Axes: N sequences, T positions, M rows, V vocabulary.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
@@ -70,12 +71,19 @@ class BatchProbe:
     """Whether logits are the same but for rounding."""
     scales_with_length: bool = False
     """Whether the configuration says that positions depend on the length of the input."""
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
     _of_short: list[Sharing] = field(default_factory=list)
     _safe_to: int = 0
     _unsafe_from: int | None = None
 
     def sharing(self, predict: Predict, longest: int) -> Sharing:
-        """How sequences of at most `longest` tokens may be read in one batch."""
+        """How sequences of at most `longest` tokens may be read in one batch; of several threads,
+        one tries.
+        """
+        with self._lock:
+            return self._shared(predict, longest)
+
+    def _shared(self, predict: Predict, longest: int) -> Sharing:
         if not self._of_short:
             self._of_short.append(self._try_short(predict))
             self._safe_to = self.probe_1T.shape[1]

@@ -21,6 +21,7 @@ Axes: N sequences, T positions, M rows (positions of all sequences), D width, V 
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -84,6 +85,7 @@ class HuggingFaceModel:
     """The size of the .gguf file that the weights were dequantised from, where they were."""
     _identity: WeightsIdentity = field(default_factory=WeightsIdentity, repr=False)
     _batch_probes: list[BatchProbe] = field(default_factory=list, repr=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     @classmethod
     def wrap(
@@ -173,6 +175,11 @@ class HuggingFaceModel:
 
     def sharing(self, longest: int) -> Sharing:
         """As probes find it; each is made once."""
+        with self._lock:
+            probe = self._batch_probe()
+        return probe.sharing(self.predict, longest)
+
+    def _batch_probe(self) -> BatchProbe:
         if not self._batch_probes:
             config = self.model.config.get_text_config(decoder=True)
             size = min(config.vocab_size, self.tokenizer.vocabulary_size)
@@ -184,7 +191,7 @@ class HuggingFaceModel:
                     self.scaling.is_used,
                 )
             )
-        return self._batch_probes[0].sharing(self.predict, longest)
+        return self._batch_probes[0]
 
     @property
     def bytes_a_token(self) -> int:

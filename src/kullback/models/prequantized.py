@@ -55,6 +55,7 @@ COMPRESSED = ("dense", "float-quantized", "int-quantized", "naive-quantized", "p
 QUANTISED = re.compile(
     r"(_scale_inv|weight_scale|weight_packed|weight_zero_point|qweight|qzeros|\.absmax|_blocks)$"
 )
+NARROW = (torch.float8_e4m3fn, torch.float8_e5m2, torch.int8, torch.uint8, torch.int32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,7 +136,8 @@ class StoredForm:
             for file in files:
                 with safe_open(file, framework="pt") as weights:
                     stored.update({key: weights.get_tensor(key) for key in weights.keys()})  # noqa: SIM118
-            dequantised = DEQUANTISERS[self.method](stored, self.settings)
+            is_any = any(_is_quantised(key, value) for key, value in stored.items())
+            dequantised = DEQUANTISERS[self.method](stored, self.settings) if is_any else {}
         except InvalidValueError as error:
             raise self.unusable(str(error)) from None
         # A tensor that is missing, shapes that do not fit, settings of another kind.
@@ -151,15 +153,24 @@ class StoredForm:
                 f"the weights of {self.name} are not what {self._described()} needs "
                 f"({type(error).__name__}: {error}): download it again"
             ) from error
-        left = sorted(key for key in dequantised if QUANTISED.search(key))
-        narrow = (torch.float8_e4m3fn, torch.float8_e5m2, torch.int8, torch.uint8, torch.int32)
-        left += sorted(key for key, value in dequantised.items() if value.dtype in narrow)
+        if not is_any:
+            raise InvalidValueError(
+                f"config.json of {self.name} says that its weights are stored as "
+                f"{self._described()}, and none of them is: remove quantization_config from it to "
+                "measure them as they are, or download it again"
+            )
+        left = sorted(key for key, value in dequantised.items() if _is_quantised(key, value))
         if left:
             raise self.unusable(f"{left[0]} has no scale")
         return (
             {k: v.to(dtype) if v.is_floating_point() else v for k, v in dequantised.items()},
             sum(file.stat().st_size for file in files),
         )
+
+
+def _is_quantised(key: str, value: Tensor) -> bool:
+    """Whether a tensor is quantised numbers, or a scale of some, by its name or type."""
+    return bool(QUANTISED.search(key)) or value.dtype in NARROW
 
 
 def stored_form(location: Location, config: PreTrainedConfig) -> StoredForm | None:

@@ -9,6 +9,7 @@ stays; an existing file keeps its mode, a new one gets that of the umask.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import secrets
@@ -216,7 +217,8 @@ def _flush_files(folder: Path) -> None:
 
 
 def _cannot_be_written(path: Path, reason: str, otherwise: str) -> RunError:
+    is_full = reason in (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT))
+    remedy = "Free some space or choose another place" if is_full else "Choose another place"
     return RunError(
-        f"{path} cannot be written: {reason}; {otherwise}. Free some space or choose another "
-        "place, then run the command again"
+        f"{path} cannot be written: {reason}; {otherwise}. {remedy}, then run the command again"
     )

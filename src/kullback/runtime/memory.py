@@ -26,6 +26,7 @@ import torch
 from kullback.runtime.scopes import shared_scope
 
 __all__ = [
+    "causes",
     "free_kept_memory",
     "is_out_of_memory",
     "kept_freed_memory",
@@ -64,12 +65,16 @@ def lacks_memory(error: BaseException) -> bool:
     >>> lacks_memory(error), lacks_memory(ValueError())
     (True, False)
     """
-    cause: BaseException | None = error
-    while cause is not None:
-        if is_out_of_memory(cause):
-            return True
-        cause = cause.__cause__ or cause.__context__
-    return False
+    return any(map(is_out_of_memory, causes(error)))
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """The error, its cause, the cause of that, and so on."""
+    following: BaseException | None = error
+    while following is not None:
+        yield following
+        context = None if following.__suppress_context__ else following.__context__
+        following = following.__cause__ or context
 
 
 def free_kept_memory(device: torch.device) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from kullback.errors import InvalidValueError
 from kullback.text.documents import files_of
-from kullback.text.formats import check_whole, format_of, has_fields, opened
+from kullback.text.formats import check_no_json_rows, format_of, has_fields, opened
 from kullback.text.rows import check_utf8, rows_of
 
 __all__ = ["Corpus", "Piece"]
@@ -70,7 +70,9 @@ class Corpus:
             for path in _matches(source):
                 files += files_of(path, note)
         for path, _ in files:
-            format_of(path)
+            if format_of(path).rows is None:
+                with opened(path) as file:
+                    check_no_json_rows(file, path, note)
             try:
                 str(path.resolve()).encode()
             except UnicodeEncodeError:
@@ -110,7 +112,6 @@ class Corpus:
             kind = format_of(path)
             with opened(path) as file:
                 if kind.rows is None:
-                    check_whole(file, path)
                     for text in _cut(_decoded(iter(lambda: file.read(BLOCK), b""), str(path))):
                         yield Piece(document, text)
                     document += 1

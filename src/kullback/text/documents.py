@@ -40,7 +40,13 @@ from typing import BinaryIO
 from kullback.errors import InvalidValueError
 from kullback.runtime.inputs import check_regular
 from kullback.runtime.temporary import TemporaryBytes
-from kullback.text.formats import FOLDER_SUFFIXES, check_whole, format_of, is_read_of_folder, opened
+from kullback.text.formats import (
+    FOLDER_SUFFIXES,
+    check_no_json_rows,
+    format_of,
+    is_read_of_folder,
+    opened,
+)
 from kullback.text.rows import check_utf8, rows_of, utf8
 
 __all__ = ["IN_MEMORY", "STANDARD_INPUT", "Document", "files_of", "read_documents", "read_texts"]
@@ -262,7 +268,7 @@ def _read_file(
     kind = format_of(path)
     with opened(path) as file:
         if kind.rows is None:
-            check_whole(file, path, note)
+            check_no_json_rows(file, path, note)
             yield _store(file, name, str(path), stored)
             return
         for row, content in rows_of(file, path, name, kind, field):

@@ -25,7 +25,7 @@ __all__ = [
     "FOLDER_SUFFIXES",
     "ROWS",
     "Format",
-    "check_whole",
+    "check_no_json_rows",
     "format_of",
     "has_fields",
     "is_read_of_folder",
@@ -151,7 +151,7 @@ def is_read_of_folder(path: Path) -> bool:
     return name.suffix in FOLDER_SUFFIXES
 
 
-def check_whole(
+def check_no_json_rows(
     file: BinaryIO, path: Path, note: Callable[[str], None] = lambda sentence: None
 ) -> None:
     """Raise `InvalidValueError` where a file that is one text by its name has JSON objects as rows.
@@ -163,13 +163,13 @@ def check_whole(
         return
     if _by_name(path).suffix == ".txt":
         note(
-            f"the text {path} begins with a JSON object, and is measured as it is, keys and all, "
-            "as its name says: rename it to .jsonl to measure the texts in it"
+            f"the text {path} begins with a JSON object, and is read as it is, keys and all, as "
+            "its name says: rename it to .jsonl to read the texts in it"
         )
         return
     raise InvalidValueError(
         f"the text {path} begins with a JSON object, and its name says nothing of rows: rename "
-        "it to .jsonl, or to measure the file as it is, give it through standard input (-)"
+        "it to .jsonl, or to .txt to read it as it is, keys and all"
     )
 
 

@@ -239,13 +239,17 @@ def _of_object(row: dict[str, object], field: str, place: str) -> bytes:
             f"{place} has no field {field!r}, only {_names(list(row))}: name the field that "
             "contains the text with --field"
         )
-    return _checked(row[field], f"field {field!r}, {place}")
+    return _checked(row[field], f"field {field!r} of {place}")
 
 
 def _checked(value: object, place: str) -> bytes:
     """The UTF-8 of a row, which must be a string."""
     if not isinstance(value, str):
-        raise InvalidValueError(f"{place} is {value!r:.40}: it must be a text")
+        shown = {list: "a list", dict: "an object"}.get(type(value), f"{value!r:.40}")
+        raise InvalidValueError(
+            f"{place} is {shown} and no text: write a row for each "
+            'text, {"text": "..."}, or name another field with --field'
+        )
     return utf8(value, place)
 
 

@@ -25,7 +25,12 @@ from kullback.runtime.decoding import Count, decode_json
 from kullback.runtime.progress import Progress
 from kullback.runtime.workers import ProcessGroup
 from kullback.training.metrics import Sums
-from kullback.training.run_folder import load_tensors, load_weights, save_tensors
+from kullback.training.run_folder import (
+    load_tensors,
+    load_weights,
+    save_tensors,
+    without_remedy,
+)
 from kullback.training.state import TrainingState
 
 __all__ = [
@@ -97,7 +102,7 @@ def load_last_checkpoint(state: TrainingState, run: Path, progress: Progress) ->
         state.last_is_damaged = True
         progress.note(
             f"the run is resumed from step {state.step}, its checkpoint before the last, since "
-            f"{error}"
+            f"{without_remedy(error)}"
         )
 
 

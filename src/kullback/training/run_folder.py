@@ -49,7 +49,13 @@ __all__ = [
     "save_model",
     "save_streamed",
     "save_tensors",
+    "without_remedy",
 ]
+
+
+def without_remedy(error: RunError) -> str:
+    """What is wrong with a file, without what to do."""
+    return str(error).partition("; ")[0]
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -42,6 +42,7 @@ from kullback.runtime.workers import ProcessGroup, lost_processes
 from kullback.training.checkpoint import optimiser_states
 from kullback.training.metrics import Sums
 from kullback.training.replicas import Replicas
+from kullback.training.run_folder import without_remedy
 from kullback.training.state import TrainingState
 
 __all__ = ["load_last_sharded_checkpoint", "save_sharded_checkpoint"]
@@ -123,7 +124,7 @@ def load_last_sharded_checkpoint(
         if first is not None:
             progress.note(
                 f"the run is resumed from step {state.step}, its checkpoint before the last, since "
-                f"{first}"
+                f"{without_remedy(first)}"
             )
         return
     if first is not None:

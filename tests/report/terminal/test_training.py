@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import re
 from dataclasses import replace
 
@@ -159,3 +160,20 @@ def test_which_of_both_is_better_is_said_where_the_interval_allows_it(
     """The sign of the difference decides, unless its interval contains zero."""
     result = msgspec.structs.replace(RESULT, difference=measurement(difference))
     assert words in plain_text(result)
+
+
+def test_without_an_interval_neither_is_better() -> None:
+    """Too few independent pieces are no sign that both are as good."""
+    unknown = msgspec.structs.replace(measurement(-0.5), standard_error=math.inf, bounds=None)
+    text = plain_text(msgspec.structs.replace(RESULT, difference=unknown))
+    assert "too few independent pieces" in text.replace("\n", " ")
+    assert "indistinguishable" not in text
+
+
+def test_what_to_do_next_can_be_done() -> None:
+    """A run on a text is evaluated on a text, one on a source on its source."""
+    assert ("--text FILE" in plain_text(RESULT)) == (RESULT.bits_per_byte is not None)
+    other = msgspec.structs.replace(
+        RESULT, bits_per_byte=None if RESULT.bits_per_byte else measurement(1.0)
+    )
+    assert ("--text FILE" in plain_text(other)) == (other.bits_per_byte is not None)

@@ -199,7 +199,7 @@ def training_summary(result: TrainingRun, verbose: bool = False) -> RenderableTy
         _verdict(result),
         _fit(result),
         f"written: {folder}",
-        f"next: kullback evaluate {folder}",
+        f"next: kullback evaluate {folder}{'' if result.bits_per_byte is None else ' --text FILE'}",
         f"      kullback sample {folder}",
     )
     return Group(table, *(Text(line) for line in lines))
@@ -217,6 +217,11 @@ def _verdict(result: TrainingRun) -> str:
     name = f"the {result.best_baseline.order}-gram"
     if result.running_text is not None:
         name += " in the same windows"
+    if not result.difference.has_interval:
+        return (
+            f"The validation data has too few independent pieces to compare the model with {name}: "
+            f"{difference}, without an interval."
+        )
     if high < 0:
         return f"The model is better than {name}: {difference}."
     if low > 0:
