@@ -245,7 +245,9 @@ def _of_object(row: dict[str, object], field: str, place: str) -> bytes:
 def _checked(value: object, place: str) -> bytes:
     """The UTF-8 of a row, which must be a string."""
     if not isinstance(value, str):
-        shown = {list: "a list", dict: "an object"}.get(type(value), f"{value!r:.40}")
+        shown = f"{value!r:.40}"
+        if isinstance(value, list | dict):
+            shown = "a list" if isinstance(value, list) else "an object"
         raise InvalidValueError(
             f"{place} is {shown} and no text: write a row for each "
             'text, {"text": "..."}, or name another field with --field'
