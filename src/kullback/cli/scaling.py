@@ -65,13 +65,7 @@ def add(commands: Commands) -> None:
     )
     for flag, limits, default, shown, what in (
         ("--width", SIZES["width"], 64, "64", "width of the last rung's model"),
-        (
-            "--threads",
-            RANGES["shards"],
-            None,
-            "2; 1 on one core",
-            "threads, a shard of a batch each",
-        ),
+        ("--threads", RANGES["shards"], None, "2; 1 on one core", "threads, one shard each"),
         ("--seed", SEEDS, 0, "0", "seed of weights, data and bootstrap"),
     ):
         scaling.add_argument(
