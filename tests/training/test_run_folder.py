@@ -226,3 +226,10 @@ def test_nested_json(name: str, run: Path):
     """A hundred thousand brackets are no crash."""
     (run / name).write_text('{"a": ' + "[" * 100_000)
     assert "nested" in complaint(load_model if name == "config.json" else resume, run)
+
+
+def test_the_folder_of_an_export_is_no_run(tmp_path: Path) -> None:
+    """The sentence says what it is, and what can be evaluated."""
+    (tmp_path / "floor.json").write_text("{}")
+    with pytest.raises(RunError, match=r"exported source.*--source"):
+        read_json(tmp_path / "config.json")

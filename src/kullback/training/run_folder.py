@@ -63,6 +63,11 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         return decode_json(read_bounded(path), dict[str, Any])
     except (FileNotFoundError, NotADirectoryError):
+        if (path.parent / "floor.json").is_file():
+            raise RunError(
+                f"{path.parent} is an exported source, not a model: train on it, and give the "
+                f"folder of the model, with --source {path.parent} where that is elsewhere"
+            ) from None
         raise RunError(
             f"{path.parent} is not a run folder: it has no {path.name}; "
             "give a folder that `kullback train` wrote"
