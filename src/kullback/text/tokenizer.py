@@ -259,8 +259,9 @@ class TextTokenizer:
             ids = self.ids(text, special_tokens)
         # The library raises a bare Exception where a word has no token and none for unknown words.
         except Exception as error:
-            word = word_without_token(self._reader(special_tokens), text)
-            why = f"cannot read the text: {error}"
+            why, word = f"cannot read the text: {error}", None
+            if self._slow is None:
+                word = word_without_token(self._reader(special_tokens), text)
             if word is not None:
                 why = f"has no token for {word!r}, and none for unknown words"
             raise InvalidValueError(
