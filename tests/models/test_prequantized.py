@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
 from kullback.errors import InvalidValueError, MissingExtraError
@@ -284,6 +284,27 @@ def test_experts_in_4_bit_floats_are_those_of_transformers(tmp_path: Path) -> No
     assert any("mxfp4" in note and "dequantised in float32" in note for note in loaded.notes)
     for name, weight in model.named_parameters():
         assert torch.equal(loaded.model.get_parameter(name), weight), name
+
+
+@pytest.mark.slow
+def test_bitsandbytes_in_4_bits_runs_as_it_is(tmp_path: Path) -> None:
+    """Where the package is there: the logits are those of transformers, and the note names it."""
+    pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed (60 MB)")
+    tiny_llama(tmp_path / "plain")
+    settings = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32
+    )
+    quantised = AutoModelForCausalLM.from_pretrained(
+        tmp_path / "plain", quantization_config=settings, device_map="cpu"
+    )
+    shutil.copytree(tmp_path / "plain", tmp_path / "model")
+    (tmp_path / "model/model.safetensors").unlink()
+    quantised.save_pretrained(tmp_path / "model")
+    loaded = load_sized(str(tmp_path / "model")).model
+    with torch.no_grad():
+        expected = quantised(INPUTS).logits.reshape(-1, loaded.vocabulary_size)
+    assert torch.equal(loaded.predict(INPUTS).logits(slice(None)), expected)
+    assert any("bitsandbytes (4 bits) and run in that form" in note for note in loaded.notes)
 
 
 @pytest.mark.parametrize(
