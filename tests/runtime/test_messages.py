@@ -18,8 +18,8 @@ def test_a_file_that_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(RunError) as error:
         write_atomically(path, b"")
     assert str(error.value) == (
-        f"{path} cannot be written: File exists; an existing file is unchanged. Free some "
-        "space or choose another place, then run the command again"
+        f"{path} cannot be written: File exists; an existing file is unchanged. Choose "
+        "another place, then run the command again"
     )
 
 

@@ -99,8 +99,7 @@ def compare_models(
     recording is of another text or protocol, and where the task needs a model and the reference is
     a recording.
     """
-    task, progress = task or Task(), progress or Progress()
-    processes = processes or ProcessGroup()
+    task, progress, processes = task or Task(), progress or Progress(), processes or ProcessGroup()
     _check_task(reference, task)
     reader, opened = _reader(reference, candidates)
     progress.part("cutting the text into tokens")
@@ -118,9 +117,9 @@ def compare_models(
     with passes.kept.noted():
         for i, candidate in enumerate(candidates):
             # Each is freed before the next is loaded.
-            operand = opened.pop(i) if i in opened else candidate.open()
-            compared += passes.of(candidate.name, operand)
-            del operand
+            compared += passes.of(
+                candidate.name, opened.pop(i) if i in opened else candidate.open()
+            )
         floor, layers = passes.noise(), passes.sensitivity()
     if not processes.is_rank_zero:
         return NonZeroRank(rank=processes.rank, world_size=processes.world_size)
@@ -356,17 +355,15 @@ def _notes(
 
 
 def _padding(divergences: DivergenceStatistics) -> float:
-    paddings = (divergences.reference_padding, divergences.candidate_padding)
-    return max(float(padding_M.max()) for padding_M in paddings)
+    return float(max(divergences.reference_padding.max(), divergences.candidate_padding.max()))
 
 
 def _padding_note(padding: float) -> list[str]:
-    if padding <= 0:
-        return []
-    return [
+    note = (
         f"tokens that only one of the models has were left out: at most {padding:.2g} of the "
         "probability at any token"
-    ]
+    )
+    return [note] if padding > 0 else []
 
 
 def _check_task(reference: Operand, task: Task) -> None:

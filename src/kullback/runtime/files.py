@@ -217,8 +217,8 @@ def _flush_files(folder: Path) -> None:
 
 
 def _cannot_be_written(path: Path, reason: str, otherwise: str) -> RunError:
-    is_full = reason in (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT))
-    remedy = "Free some space or choose another place" if is_full else "Choose another place"
+    is_of_name = reason in map(os.strerror, (errno.EEXIST, errno.ENOTDIR, errno.EISDIR))
+    remedy = "Choose another place" if is_of_name else "Free some space or choose another place"
     return RunError(
         f"{path} cannot be written: {reason}; {otherwise}. {remedy}, then run the command again"
     )
