@@ -136,7 +136,10 @@ def test_a_comparison_keeps_finished_candidates(folder):
     said, seconds = interrupted(process, signal.SIGINT, "comparing m@int4-g32", 1)
     assert process.returncode == 130, said
     assert seconds < ANSWER
-    assert "of this candidate are kept; resume with: kullback compare" in said.splitlines()[-1]
+    assert (
+        "of this candidate are kept; 1 finished candidate is kept; resume with: kullback compare"
+        in said.splitlines()[-1]
+    )
     assert len(list((folder / "state/kullback/interrupted").iterdir())) == 2
     output, errors = end(folder, *command, "--json", code=COUNTED)
     assert list((folder / "state/kullback/interrupted").iterdir()) == []
