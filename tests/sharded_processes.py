@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -31,6 +30,7 @@ from kullback.training.sentence_batches import SentenceBatches
 from kullback.training.sharding import ShardedState
 from kullback.training.state import TrainingState
 from kullback.training.text_batches import TextBatches
+from two_processes import two_processes
 
 #: 26 steps; the vocabulary of the text is odd, so that shards are of unequal size.
 SHARDED = replace(CONFIG, shards=1, fsdp=True)
@@ -134,14 +134,7 @@ ACTIONS: dict[str, Callable[[Path, ProcessGroup], None]] = {
 
 def started(action: str, folder: Path) -> list[subprocess.Popen[str]]:
     """Start both processes."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    common = {
-        "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
-    }  # fmt: skip
+    common = two_processes()
     return [
         subprocess.Popen(
             [sys.executable, __file__, action, str(folder)],

@@ -68,6 +68,8 @@ def test_a_failure_ends_its_turn() -> None:
             pass
     with turns.alone():
         pass
+    with turns.shared() as turn:
+        assert turn.most == 1
 
 
 def test_a_turn_knows_how_many_ran_beside_it() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +17,7 @@ from shared_evaluation import evaluate
 from kullback.errors import InvalidValueError, RunError
 from kullback.runtime import workers as module
 from kullback.runtime.workers import ProcessGroup, local_processes, lost_processes, process_group
+from two_processes import two_processes
 
 
 @pytest.mark.slow  # processes of their own
@@ -170,14 +170,7 @@ def test_two_processes_with_two_texts_are_refused(tiny_llama_folder: Path, tmp_p
     texts = [tmp_path / "a.txt", tmp_path / "b.txt"]
     for text, words in zip(texts, ("the night river ", "the river night "), strict=True):
         text.write_text(words * 20, encoding="utf-8")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    common = {
-        "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
-    }  # fmt: skip
+    common = two_processes()
     arguments = (str(tiny_llama_folder), str(tmp_path / "out"))
     started = [
         subprocess.Popen(
