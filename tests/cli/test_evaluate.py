@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from kullback.cli import main
 from kullback.results.evaluation import NonZeroRank
+from two_processes import run_two
 
 
 def test_a_folder_of_json_lines_is_read_and_other_files_are_noted(
@@ -54,3 +57,16 @@ def test_a_non_zero_rank_of_torchrun_prints_nothing(
     monkeypatch.setattr("kullback.cli.evaluate._evaluated", lambda options: rank)
     assert main(["evaluate", "M", "--text", "T", "--records", "r.parquet"]) == 0
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.slow  # processes of their own
+def test_two_processes_share_a_source(weather_run: Path) -> None:
+    """One document on standard output, which is that of one process; nothing on standard error."""
+    command = ["evaluate", str(weather_run), "--sentences", "3000", "--json"]
+    alone = subprocess.run(
+        [sys.executable, "-m", "kullback", *command], capture_output=True, check=True, timeout=200
+    )
+    outputs = run_two(*command)
+    assert json.loads(outputs[0].stdout) == json.loads(alone.stdout)
+    assert outputs[1].stdout == ""
+    assert [output.returncode for output in outputs] == [0, 0]

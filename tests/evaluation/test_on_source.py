@@ -10,14 +10,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from rank_threads import in_ranks
 
 from kullback.errors import InvalidValueError
+from kullback.evaluation import source_corpora
 from kullback.evaluation.on_source import Corpus, evaluate_on_source, evaluate_parts
 from kullback.models.interface import Sharing
 from kullback.models.mini_gpt import GPTModel
-from kullback.predictions.base import DensePredictions
+from kullback.predictions.base import DensePredictions, Predictions
+from kullback.results.evaluation import NonZeroRank
 from kullback.results.source import SourceEvaluation
 from kullback.runtime.progress import Progress
+from kullback.runtime.workers import ProcessGroup
 from kullback.sources.catalogue import open_source
 from kullback.sources.language import Language
 from kullback.training.gpt import GPT, GPTConfig
@@ -328,3 +332,59 @@ def test_rows_share_a_batch_as_the_model_says(language, allowed):
     together = evaluate_on_source(Oracle(language, 0.1), corpus)
     assert part.kl.value == pytest.approx(together.kl.value, rel=1e-12)
     assert part.prefixes == together.prefixes
+
+
+def test_two_ranks_share_the_prefixes(
+    tmp_path: Path, model: GPTModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rank 0 has the very numbers of one process, of which each rank has read a part."""
+    monkeypatch.setattr(source_corpora, "BATCH_POSITIONS", 16)
+    source = weather(tmp_path).source
+    alone = evaluate_parts(model, source, None, 0, Progress())
+    read = [Counting(model), Counting(model)]
+
+    def evaluated(processes: ProcessGroup) -> SourceEvaluation | NonZeroRank:
+        mine = read[processes.rank]
+        return evaluate_parts(mine, source, None, 0, Progress(), processes=processes)
+
+    together, other = in_ranks(evaluated, local=2)
+    assert together == alone
+    assert isinstance(other, NonZeroRank)
+    assert all(mine.rows > 0 for mine in read)
+    assert sum(mine.rows for mine in read) == len(Corpus.everything(source.training).sentences)
+
+
+def test_ranks_with_other_samples_are_refused(tmp_path: Path, model: GPTModel) -> None:
+    """As with two versions of numpy: both ranks say what differs."""
+    source = weather(tmp_path).source
+    results = in_ranks(
+        lambda processes: evaluate_parts(
+            model, source, 20, processes.rank, Progress(), processes=processes
+        )
+    )
+    for result in results:
+        assert isinstance(result, InvalidValueError)
+        assert "differ in the prefixes of weather" in str(result)
+
+
+@dataclass
+class Counting:
+    """A model that counts the rows that it reads."""
+
+    model: GPTModel
+    rows: int = 0
+
+    @property
+    def name(self) -> str:
+        """The model's."""
+        return self.model.name
+
+    @property
+    def vocabulary_size(self) -> int:
+        """The model's."""
+        return self.model.vocabulary_size
+
+    def predict(self, inputs_NT: torch.Tensor) -> Predictions:
+        """The model's."""
+        self.rows += len(inputs_NT)
+        return self.model.predict(inputs_NT)

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from kullback.errors import InvalidValueError
 from kullback.evaluation.source_corpora import Batch, Corpus, SourceCorpus, WindowCorpus
-from kullback.evaluation.source_sums import SourceSums
+from kullback.evaluation.source_sums import BatchSums, SourceSums
 from kullback.predictions.base import DensePredictions, at_least_float32
 from kullback.results.source import PartEvaluation
 from kullback.scoring.source_statistics import row_statistics
@@ -72,7 +72,8 @@ class FixedRows:
 
         Raises `InvalidValueError` where it has fewer ids than the source.
         """
-        sums = SourceSums(self._corpus.summed, has_reference=False)
+        summed = self._corpus.summed
+        sums = SourceSums(summed, has_reference=False)
         device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
         with torch.no_grad(), _evaluation_mode(model):
             for batch in self._batches:
@@ -80,7 +81,8 @@ class FixedRows:
                 self._check(logits_NTV, batch.inputs_BT)
                 logits_MV = at_least_float32(logits_NTV.flatten(0, 1).cpu())
                 predictions = DensePredictions(logits_MV).select(batch.keep_M)
-                sums.add(batch.prefixes, row_statistics(predictions, batch.prefixes.truth))
+                statistics = row_statistics(predictions, batch.prefixes.truth)
+                sums.add(BatchSums.of(batch.prefixes, statistics, summed))
         return sums.evaluation(name, "training")
 
     def metrics(self, model: nn.Module, logits: Logits) -> dict[str, float]:

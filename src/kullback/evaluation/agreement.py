@@ -1,7 +1,7 @@
-"""Whether processes that share the windows of a text read the same tokens with the same models.
+"""Whether processes that share a text or a source read the same tokens with the same models.
 
-Each process cuts the text, loads the models and plans the batches by itself, perhaps on another
-machine.  Where these differ, rows would be taken for those of other windows.
+Each process cuts the text or samples the source, loads the models and plans the batches by itself,
+perhaps on another machine.  Where these differ, rows would be taken for those of others.
 """
 
 from __future__ import annotations
@@ -11,19 +11,23 @@ import socket
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import torch
 from torch import nn
 
 from kullback.errors import InvalidValueError
 from kullback.evaluation.batches import PlannedBatch
 from kullback.evaluation.predictors import Predictor, parts_of, token_budget
+from kullback.evaluation.source_corpora import SourceCorpus
 from kullback.evaluation.tokenized_text import TokenizedText
+from kullback.models.interface import LanguageModel
 from kullback.models.placement import is_spread
 from kullback.models.weight_matrices import modules_of
 from kullback.runtime.weights import weights_sample
 from kullback.runtime.workers import ProcessGroup
 
-__all__ = ["check_same_plan", "check_same_reading", "check_same_tokens"]
+__all__ = ["check_same_plan", "check_same_reading", "check_same_source", "check_same_tokens"]
 
+CPU = torch.device("cpu")
 # What is compared of a model beside its weights, where it has that.
 ABOUT = ("name", "vocabulary_size", "context", "dtype", "backend", "file_bytes")
 
@@ -50,6 +54,14 @@ def check_same_reading(
         _check_equal(processes, parts)
 
 
+def check_same_source(processes: ProcessGroup, model: LanguageModel, corpus: SourceCorpus) -> None:
+    """Raise `InvalidValueError` in all processes unless all have the same prefixes and model."""
+    if processes.world_size > 1:
+        parts = {f"the prefixes of {corpus.name}": corpus.digest()}
+        parts[f"the model {model.name}"] = _about(model)
+        _check_equal(processes, parts)
+
+
 def check_same_plan(processes: ProcessGroup, planned: Sequence[PlannedBatch], at_once: int) -> None:
     """Raise `InvalidValueError` in all processes unless all read the same batches."""
     if processes.world_size > 1:
@@ -66,9 +78,9 @@ def _of_text(tokenized: TokenizedText) -> dict[str, str]:
     }
 
 
-def _about(predictor: Predictor) -> str:
-    """What tells a predictor from one that predicts something else."""
-    known: list[object] = [predictor.device.type]
+def _about(predictor: Predictor | LanguageModel) -> str:
+    """What tells a predictor or model from one that predicts something else."""
+    known: list[object] = [getattr(predictor, "device", CPU).type]
     for part in parts_of(predictor):
         if isinstance(part, nn.Module):
             continue  # found in what wraps it
@@ -93,7 +105,7 @@ def _check_equal(processes: ProcessGroup, parts: Mapping[str, str]) -> None:
         differing = [name for name, value in first.items() if theirs.get(name) != value]
         if differing:
             raise InvalidValueError(
-                f"the processes of torchrun cannot share this text: rank {rank} on {other} and "
+                f"the processes of torchrun cannot share this work: rank {rank} on {other} and "
                 f"rank 0 on {host} differ in {', '.join(differing)}: give each machine the same "
                 "files, the same kind of device and the same versions of the libraries"
             )

@@ -10,9 +10,11 @@ from kullback.evaluation.options import Model, PassOptions, model_name
 from kullback.models.interface import LanguageModel
 from kullback.models.mini_gpt import GPTModel
 from kullback.models.quantized import split_scheme
+from kullback.results.evaluation import NonZeroRank
 from kullback.results.source import SourceEvaluation
 from kullback.runtime.progress import Progress
 from kullback.runtime.ranges import LENGTHS, SEEDS, SENTENCES
+from kullback.runtime.workers import process_group
 from kullback.sources.catalogue import AnySource, Source, source_from_spec
 from kullback.sources.facts import window_of
 from kullback.sources.finding import find_source, open_named
@@ -30,7 +32,7 @@ def evaluate_source(
     seed: int = 0,
     progress: Progress | None = None,
     window: int | None = None,
-) -> SourceEvaluation:
+) -> SourceEvaluation | NonZeroRank:
     """Cross-entropy = entropy + KL(truth‖model) of `model` on a source, by slot and by position.
 
     `model` is a run folder, or any model whose vocabulary is the source's, such as one that was
@@ -39,7 +41,8 @@ def evaluate_source(
     trained on, and for other folders the source whose tokenizer they have.  The sums are over all
     prefixes where that is feasible, else, or where a number of `sentences` is given, over a sample
     drawn with `seed`.  Of a process, sentences are windows of `window` symbols (default: those of
-    the export, or 64), the first of which is given.
+    the export, or 64), the first of which is given.  Under torchrun the processes share the
+    prefixes, and non-zero ranks get a `NonZeroRank`.
 
     Raises `InvalidValueError` where the source is unknown or has another vocabulary, `RunError` for
     a damaged run folder.
@@ -57,10 +60,12 @@ def evaluate_source(
             "quantise), or give a text (--text FILE)"
         )
     window = window_of(opened, exported if window is None else window)
-    progress.stage(f"loading {model_name(model)}")
-    loaded = _load(model)
-    padded = _is_padded(model, loaded, opened, progress)
-    if isinstance(opened, Process):
+    with process_group() as processes:
+        progress.stage(f"loading {model_name(model)}")
+        loaded = _load(model)
+        padded = _is_padded(model, loaded, opened, progress)
+        if not isinstance(opened, Process):
+            return evaluate_parts(loaded, opened, sentences, seed, progress, padded, processes)
         context = getattr(loaded, "context", None)
         if context is not None and context < window - 1:
             progress.note(
@@ -68,8 +73,9 @@ def evaluate_source(
                 f"not {window}"
             )
             window = context + 1
-        return evaluate_on_process(loaded, opened, window, sentences, seed, progress, padded)
-    return evaluate_parts(loaded, opened, sentences, seed, progress, padded)
+        return evaluate_on_process(
+            loaded, opened, window, sentences, seed, progress, padded, processes
+        )
 
 
 def _source(

@@ -14,21 +14,23 @@ import torch
 from jaxtyping import Int
 
 from kullback.errors import InvalidValueError
+from kullback.evaluation.agreement import check_same_source
 from kullback.evaluation.predictors import inputs_at_once, predict_rows
 from kullback.evaluation.source_corpora import Batch, Corpus, SourceCorpus, WindowCorpus
-from kullback.evaluation.source_sums import Prefixes, SourceSums
+from kullback.evaluation.source_sums import BatchSums, SourceSums
 from kullback.models.interface import LanguageModel, Sharing
 from kullback.models.llama_cpp import LlamaCppModel
 from kullback.predictions.base import Predictions, joined
+from kullback.results.evaluation import NonZeroRank
 from kullback.results.source import LanguagePart, PartEvaluation, SourceEvaluation
 from kullback.runtime.progress import Progress, Tokens
-from kullback.runtime.threads import cores, workers
-from kullback.scoring.source_statistics import RowStatistics, row_statistics
+from kullback.runtime.workers import ProcessGroup
+from kullback.scoring.source_statistics import row_statistics
 from kullback.sources.catalogue import Source
 from kullback.sources.language import Language
 from kullback.sources.process import Process
 
-__all__ = ["Corpus", "evaluate_on_process", "evaluate_on_source", "evaluate_parts"]
+__all__ = ["Corpus", "evaluate_on_process", "evaluate_on_source", "evaluate_parts", "source_sums"]
 
 # Sentences to sample where a language has too many prefixes to enumerate.
 SAMPLED_SENTENCES = 20_000
@@ -41,12 +43,15 @@ def evaluate_parts(
     seed: int,
     progress: Progress,
     padded: bool = False,
-) -> SourceEvaluation:
+    processes: ProcessGroup | None = None,
+) -> SourceEvaluation | NonZeroRank:
     """Measure `model` on the training language of `source`, and on the held-out one if it has one.
 
     All prefixes are read where that is feasible, or a sample of so many `sentences`, drawn with
-    `seed`.  `progress` has a stage for each part, and its prefixes as tokens.
+    `seed`.  `progress` has a stage for each part, and its prefixes as tokens.  The `processes`
+    share the prefixes; rank 0 has the result.
     """
+    processes = processes or ProcessGroup()
     languages: dict[LanguagePart, Language | None] = {
         "training": source.training,
         "held out": source.held_out,
@@ -61,7 +66,11 @@ def evaluate_parts(
             corpus = Corpus.best(language, SAMPLED_SENTENCES, seed)
         progress.stage(f"evaluating {model.name} on {language.name}")
         corpus = _cut(model, corpus, progress)
-        parts.append(evaluate_on_source(model, corpus, None, progress.tokens, part, padded))
+        sums = source_sums(model, corpus, None, progress.tokens, padded, processes)
+        if processes.is_rank_zero:
+            parts.append(sums.evaluation(model.name, part))
+    if not processes.is_rank_zero:
+        return NonZeroRank(rank=processes.rank, world_size=processes.world_size)
     return SourceEvaluation(model=model.name, source=source.name, parts=tuple(parts))
 
 
@@ -73,17 +82,22 @@ def evaluate_on_process(
     seed: int,
     progress: Progress,
     padded: bool = False,
-) -> SourceEvaluation:
+    processes: ProcessGroup | None = None,
+) -> SourceEvaluation | NonZeroRank:
     """Measure `model` on windows of `window` symbols, the first of which is given.
 
     All windows are read where that is feasible, or a sample of so many `windows`, drawn with
-    `seed`.
+    `seed`.  The `processes` share them; rank 0 has the result.
     """
+    processes = processes or ProcessGroup()
     corpus = None if windows else WindowCorpus.everything(process, window)
     if corpus is None:
         corpus = WindowCorpus.sample(process, window, windows, seed)
     progress.stage(f"evaluating {model.name} on {process.name}")
-    part = evaluate_on_source(model, corpus, None, progress.tokens, padded=padded)
+    sums = source_sums(model, corpus, None, progress.tokens, padded, processes)
+    if not processes.is_rank_zero:
+        return NonZeroRank(rank=processes.rank, world_size=processes.world_size)
+    part = sums.evaluation(model.name, "training")
     return SourceEvaluation(model=model.name, source=process.name, parts=(part,))
 
 
@@ -101,21 +115,36 @@ def _cut(model: LanguageModel, corpus: Corpus, progress: Progress) -> Corpus:
     return Corpus(sentences, corpus.weights[:, :context], corpus.exact)
 
 
-@torch.inference_mode()
 def evaluate_on_source(
     model: LanguageModel,
     corpus: SourceCorpus,
     reference: LanguageModel | None = None,
     progress: Tokens = lambda done, total: None,
     part: LanguagePart = "training",
-    padded: bool = False,
 ) -> PartEvaluation:
     """Measure `model` on `corpus`, and its KL from `reference` where one is given.
 
-    `progress` is called with the prefixes done and their number; `part` is the part of its source
-    that the language of the corpus is; `padded` allows ids beyond those of the language, as of a
-    model whose embeddings were padded: what they get counts as KL.  Raises `InvalidValueError`
-    where the model's vocabulary is another one.
+    `part` is the part of its source that the language of the corpus is.  Otherwise, and raises, as
+    `source_sums`.
+    """
+    return source_sums(model, corpus, reference, progress).evaluation(model.name, part)
+
+
+@torch.inference_mode()
+def source_sums(
+    model: LanguageModel,
+    corpus: SourceCorpus,
+    reference: LanguageModel | None = None,
+    progress: Tokens = lambda done, total: None,
+    padded: bool = False,
+    processes: ProcessGroup | None = None,
+) -> SourceSums:
+    """The sums of `model` over `corpus`, which `processes` share; on non-zero ranks of nothing.
+
+    `progress` is called with the prefixes done and their number; `padded` allows ids beyond those
+    of the language, as of a model whose embeddings were padded: what they get counts as KL.  Raises
+    `InvalidValueError` where the model's vocabulary is another one, and where processes do not read
+    the same.
     """
     for other in (model, reference):
         if other is None or other.vocabulary_size == corpus.vocabulary_size:
@@ -125,24 +154,25 @@ def evaluate_on_source(
                 f"{other.name} has a vocabulary of {other.vocabulary_size}, the language "
                 f"{corpus.name} one of {corpus.vocabulary_size}: they do not belong together"
             )
-    prefixes = corpus.prefixes
-    sums = SourceSums(corpus.summed, reference is not None)
+    processes, prefixes, summed = processes or ProcessGroup(), corpus.prefixes, corpus.summed
+    check_same_source(processes, model, corpus)
+    sums = SourceSums(summed, reference is not None)
 
-    def measured(rows: Int[np.ndarray, "B"]) -> tuple[Prefixes, RowStatistics]:
+    @torch.inference_mode()  # a setting of the thread
+    def measured(rows: Int[np.ndarray, "B"]) -> BatchSums:
         batch = corpus.batch(rows)
         statistics = row_statistics(
             _predictions(model, batch),
             batch.prefixes.truth,
             None if reference is None else _predictions(reference, batch),
         )
-        return batch.prefixes, statistics
+        return BatchSums.of(batch.prefixes, statistics, summed)
 
     at_once = inputs_at_once(model, reference)
-    with workers(at_once, cores_each=cores() // at_once) as pool:
-        for batch in pool.map(measured, corpus.batches()):
-            sums.add(*batch)
-            progress(sums.prefixes, prefixes)
-    return sums.evaluation(model.name, part)
+    for batch in processes.map(measured, list(corpus.batches()), at_once):
+        sums.add(batch)
+        progress(sums.prefixes, prefixes)
+    return sums
 
 
 def _predictions(model: LanguageModel, batch: Batch) -> Predictions:

@@ -10,13 +10,14 @@ K entries of all true distributions, V symbols.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from scipy.special import entr
 from torch import Tensor
 
@@ -70,6 +71,9 @@ class SourceCorpus(Protocol):
 
     def batch(self, rows: Int[np.ndarray, "B"]) -> Batch:
         """What is read of these rows."""
+
+    def digest(self) -> str:
+        """A hash of the tokens and weights."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,6 +131,11 @@ class Corpus:
     def prefixes(self) -> int:
         """How many positions count."""
         return int(np.count_nonzero(self.weights > 0))
+
+    def digest(self) -> str:
+        """Of the arcs of the sentences, which stand for their tokens and what the source says."""
+        language = self.sentences.language
+        return _digest(self.sentences.arcs, self.weights, language.probabilities)
 
     def batches(self) -> Iterator[Int[np.ndarray, "B"]]:
         """Row indices, sentences of like length together."""
@@ -227,6 +236,10 @@ class WindowCorpus:
         """How many positions count."""
         return int(np.count_nonzero(self.weights > 0))
 
+    def digest(self) -> str:
+        """Of the windows and their weights."""
+        return _digest(self.symbols, self.weights)
+
     def batches(self) -> Iterator[Int[np.ndarray, "B"]]:
         """Row indices in their order."""
         count = max(1, BATCH_POSITIONS // self.symbols.shape[1])
@@ -253,3 +266,11 @@ class WindowCorpus:
         )
         inputs = torch.from_numpy(symbols + FIRST_SYMBOL)
         return Batch(inputs, torch.from_numpy(keep), prefixes)
+
+
+def _digest(*arrays: Shaped[np.ndarray, "..."]) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for array in arrays:
+        digest.update(f"{array.shape} {array.dtype}".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()

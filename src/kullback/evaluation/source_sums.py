@@ -22,7 +22,7 @@ from kullback.scoring.source_statistics import RowStatistics, TrueDistributions
 from kullback.uncertainty.intervals import perplexity, ratio_of_sums
 from kullback.uncertainty.reliability import expected_calibration_error, reliability
 
-__all__ = ["MOST_POSITIONS", "Prefixes", "SourceSums", "Summed"]
+__all__ = ["MOST_POSITIONS", "BatchSums", "Prefixes", "SourceSums", "Summed"]
 
 UNIT = "nats/token"
 MOST_POSITIONS = 1024
@@ -56,65 +56,100 @@ class Summed:
     window: int | None = None
 
 
+@dataclass(frozen=True)
+class BatchSums:
+    """The sums over the prefixes of one batch, and what the reliability of all is made of.
+
+    Axes: R rows of the batch, P positions, S slots, M prefixes.
+    """
+
+    rows_R: Int[np.ndarray, "R"]
+    """Sentences or windows; each is in one batch."""
+    per_row_5R: Float[np.ndarray, "5 R"]
+    """Weight, CE, H, KL, KL from the reference."""
+    per_position_4P: Float[np.ndarray, "4 P"]
+    """Weight, CE, H, KL."""
+    per_slot_4S: Float[np.ndarray, "4 S"]
+    """Tokens, CE, H, and KL from the reference."""
+    shares: Float[np.ndarray, "4"]
+    """Correct, among the five most probable, best, and in agreement with the reference."""
+    confidence_M: Float[np.ndarray, "M"]
+    accuracy_M: Float[np.ndarray, "M"]
+    weight_M: Float[np.ndarray, "M"]
+
+    @classmethod
+    def of(cls, prefixes: Prefixes, statistics: RowStatistics, summed: Summed) -> BatchSums:
+        """Those of some prefixes, after which the model has these statistics."""
+        truth = prefixes.truth
+        row_K, p_K = truth.row_K, truth.probability_K
+        weight_M, M = prefixes.weight_M, len(prefixes.weight_M)
+        log_q_K, log_p_K = statistics.log_q_K, prefixes.log_p_K
+        cross_entropy_M = np.bincount(row_K, -p_K * log_q_K, M)
+        kl_M = np.bincount(row_K, p_K * (log_p_K - log_q_K), M)
+        reference_M = statistics.kl_from_reference
+        if reference_M is None:
+            reference_M = np.zeros(M)
+        columns = (np.ones(M), cross_entropy_M, prefixes.entropy_M, kl_M, reference_M)
+        rows_R, row_M = np.unique(prefixes.row_M, return_inverse=True)
+        near = np.flatnonzero(prefixes.tokens_before_M < MOST_POSITIONS)
+        place = prefixes.tokens_before_M[near]
+        mass_K, slot_K = weight_M[row_K] * p_K, prefixes.slot_K
+        entries = (np.ones(len(p_K)), -log_q_K, -log_p_K, reference_M[row_K])
+        accuracy_M = np.bincount(row_K, p_K * (truth.token_K == statistics.top1[row_K]), M)
+        best_M, same_M = np.zeros(M), np.zeros(M)
+        np.maximum.at(best_M, row_K, p_K)
+        if statistics.reference_top1 is not None:
+            same_M = (statistics.reference_top1 == statistics.top1).astype(np.float64)
+        return cls(
+            rows_R,
+            np.stack([np.bincount(row_M, weight_M * column) for column in columns]),
+            np.stack([
+                np.bincount(place, (weight_M * column)[near], MOST_POSITIONS)
+                for column in columns[:4]
+            ]),
+            np.stack([np.bincount(slot_K, mass_K * entry, len(summed.slots)) for entry in entries]),
+            np.array([
+                weight_M @ accuracy_M, mass_K @ statistics.in_top5_K, weight_M @ best_M,
+                weight_M @ same_M,
+            ]),
+            statistics.top1_probability,
+            accuracy_M,
+            weight_M,
+        )  # fmt: skip
+
+
 class SourceSums:
     """Sufficient statistics over all batches."""
 
     def __init__(self, summed: Summed, has_reference: bool) -> None:
         self.summed = summed
         self.prefixes = 0
-        # Per sentence: weight, CE, H, KL, KL from the reference.
+        # As in `BatchSums`, of all sentences or windows.
         self.per_sentence = np.zeros((5, summed.rows))
-        # Per position: weight, CE, H, KL.
         self.per_position = np.zeros((4, MOST_POSITIONS))
-        # Per slot: tokens, CE, H, and KL from the reference.
         self.per_slot = np.zeros((4, len(summed.slots)))
         self.has_reference = has_reference
-        self.correct = self.in_top5 = self.best = self.agree = 0.0
+        self.shares = np.zeros(4)
         self.confidence: list[np.ndarray] = []
         self.accuracy: list[np.ndarray] = []
         self.weight: list[np.ndarray] = []
 
-    def add(self, prefixes: Prefixes, statistics: RowStatistics) -> None:
-        """Add the sums of some prefixes, after which the model has these statistics."""
-        truth = prefixes.truth
-        row_K, p_K = truth.row_K, truth.probability_K
-        weight_M, rows = prefixes.weight_M, len(prefixes.weight_M)
-        log_q_K, log_p_K = statistics.log_q_K, prefixes.log_p_K
-        cross_entropy_M = np.bincount(row_K, -p_K * log_q_K, rows)
-        kl_M = np.bincount(row_K, p_K * (log_p_K - log_q_K), rows)
-        entropy_M = prefixes.entropy_M
-        reference_M = statistics.kl_from_reference
-        if reference_M is None:
-            reference_M = np.zeros(rows)
-        columns = (np.ones(rows), cross_entropy_M, entropy_M, kl_M, reference_M)
-        for sums, column in zip(self.per_sentence, columns, strict=True):
-            np.add.at(sums, prefixes.row_M, weight_M * column)
-        near = np.flatnonzero(prefixes.tokens_before_M < MOST_POSITIONS)
-        place = prefixes.tokens_before_M[near]
-        for sums, column in zip(self.per_position, columns, strict=False):
-            sums += np.bincount(place, (weight_M * column)[near], MOST_POSITIONS)
-        mass_K, slot_K = weight_M[row_K] * p_K, prefixes.slot_K
-        entries = (np.ones(len(p_K)), -log_q_K, -log_p_K, reference_M[row_K])
-        for sums, entry in zip(self.per_slot, entries, strict=True):
-            sums += np.bincount(slot_K, mass_K * entry, len(self.summed.slots))
-        hit_K = truth.token_K == statistics.top1[row_K]
-        accuracy_M = np.bincount(row_K, p_K * hit_K, rows)
-        best_M = np.zeros(rows)
-        np.maximum.at(best_M, row_K, p_K)
-        self.correct += float(weight_M @ accuracy_M)
-        self.in_top5 += float(mass_K @ statistics.in_top5_K)
-        self.best += float(weight_M @ best_M)
-        if statistics.reference_top1 is not None:
-            self.agree += float(weight_M @ (statistics.reference_top1 == statistics.top1))
-        self.confidence.append(statistics.top1_probability)
-        self.accuracy.append(accuracy_M)
-        self.weight.append(weight_M)
-        self.prefixes += rows
+    def add(self, batch: BatchSums) -> None:
+        """Add the sums of a batch."""
+        self.per_sentence[:, batch.rows_R] += batch.per_row_5R
+        self.per_position += batch.per_position_4P
+        self.per_slot += batch.per_slot_4S
+        self.shares += batch.shares
+        self.confidence.append(batch.confidence_M)
+        self.accuracy.append(batch.accuracy_M)
+        self.weight.append(batch.weight_M)
+        self.prefixes += len(batch.weight_M)
 
     def evaluation(self, model: str, part: LanguagePart) -> PartEvaluation:
         """The evaluation of the model of that name on that part of the language."""
         exact = self.summed.exact
         total = float(self.per_sentence[0].sum())
+        correct, in_top5, best, agree = (float(share) / total for share in self.shares)
         cross_entropy, entropy, kl = (self._measurement(row, exact) for row in (1, 2, 3))
         residual = cross_entropy.value - entropy.value - kl.value
         scale = max(1.0, abs(cross_entropy.value))
@@ -135,9 +170,9 @@ class SourceSums:
             kl=kl,
             identity_residual=residual,
             perplexity=perplexity(cross_entropy).value,
-            top1_accuracy=self.correct / total,
-            top5_accuracy=self.in_top5 / total,
-            best_top1_accuracy=self.best / total,
+            top1_accuracy=correct,
+            top5_accuracy=in_top5,
+            best_top1_accuracy=best,
             ece=expected_calibration_error(diagram),
             reliability=tuple(ReliabilityBin(*bin) for bin in diagram),
             by_slot=self._slots(total),
@@ -146,7 +181,7 @@ class SourceSums:
             floor_error=self.summed.floor_error,
             window=self.summed.window,
             kl_from_reference=self._measurement(4, exact) if self.has_reference else None,
-            top1_agreement=self.agree / total if self.has_reference else None,
+            top1_agreement=agree if self.has_reference else None,
         )
 
     def _measurement(self, row: int, exact: bool) -> Measurement:
