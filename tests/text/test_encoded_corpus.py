@@ -55,8 +55,13 @@ def test_parts_of_words_give_the_tokens_of_the_library(
     assert tokens(Corpus.of([tmp_path / "hard.txt"]), BPE) == [reader.ids(HARD)]
 
 
-def test_processes_give_the_same_tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Encoded by processes, in small batches, a corpus has the same tokens in the same order."""
+@pytest.mark.parametrize("by", ["table", "processes"])
+def test_several_encoders_give_the_same_tokens(
+    by: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Encoded by threads or processes, in small batches, a corpus has the same tokens in order."""
+    if by == "processes":
+        monkeypatch.setattr(encoded_corpus, "table_encoder", lambda *arguments: None)
     corpus, _ = rows(tmp_path)
     expected = tokens(corpus, BPE)
     monkeypatch.setattr(encoded_corpus, "SMALL_CORPUS", 0)

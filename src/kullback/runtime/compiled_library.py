@@ -61,8 +61,7 @@ def load_compiled(source: Path, flags: Sequence[str]) -> ctypes.CDLL | None:
         return None
     except (_OddError, OSError, subprocess.SubprocessError) as error:
         warnings.warn(
-            f"torch computes what {source.name} would, with the same results but more slowly: "
-            f"{error}",
+            f"{source.name} is not used, and the same results are computed more slowly: {error}",
             Note,
             stacklevel=2,
         )

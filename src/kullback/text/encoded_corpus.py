@@ -1,4 +1,4 @@
-"""The tokens of a corpus, piece by piece and in order, encoded by several processes.
+"""The tokens of a corpus, piece by piece and in order, encoded by several threads or processes.
 
 Axes: n tokens.
 """
@@ -27,7 +27,7 @@ from kullback.text.corpus import Corpus, Piece
 from kullback.text.documents import IN_MEMORY, Document
 from kullback.text.encoded_documents import encode_documents
 from kullback.text.encoding_worker import read_frame, write_frame
-from kullback.text.piece_encoders import piece_encoder
+from kullback.text.piece_encoders import piece_encoder, table_encoder
 from kullback.text.tokenizer import TextTokenizer
 
 __all__ = ["EncodedPiece", "encode_corpus"]
@@ -38,7 +38,7 @@ Encode: TypeAlias = Callable[[Sequence[str]], list[bytes]]
 # Characters that are encoded at a time, and documents.
 BATCH = 1 << 20
 BATCH_DOCUMENTS = 1 << 14
-# Below it, no process has begun before the text is encoded.
+# Below it, no process has begun, and nothing is compiled, before the text is encoded.
 SMALL_CORPUS = 32 << 20
 # Bytes of documents whose tokens are found with their bytes.
 SLOW_BATCH = 8 << 20
@@ -70,7 +70,7 @@ def encode_corpus(
         for batch in _batches(corpus.pieces()):
             yield from _of_batch(batch, encoder.encode(_texts(batch)), dtype)
     else:
-        with _processes(tokenizer, dtype, cores()) as encode, workers(cores()) as pool:
+        with _encoders(tokenizer, dtype) as encode, workers(cores()) as pool:
             encoded = map_ahead(
                 pool,
                 lambda batch: (batch, encode(_texts(batch))),
@@ -105,6 +105,17 @@ def _of_batch(
         yield EncodedPiece(
             piece.document, np.frombuffer(ids, dtype), None, len(piece.text.encode())
         )
+
+
+@contextmanager
+def _encoders(tokenizer: Tokenizer, dtype: str) -> Iterator[Encode]:
+    """A function that threads call: in C, or else in processes, which share no lock."""
+    encoder = table_encoder(tokenizer, dtype)
+    if encoder is not None:
+        yield encoder.encode
+        return
+    with _processes(tokenizer, dtype, cores()) as encode:
+        yield encode
 
 
 @contextmanager
