@@ -2,9 +2,11 @@
 
 ``python benchmarks/large_corpus.py [MEGABYTES] [FOLDER]`` writes MEGABYTES (default 200; the goal
 is stated for 5,000) of text into FOLDER, once as one .txt file and once as JSON Lines of documents
-of about 2 kB, and prepares both for training in a process of its own: tokenizer, tokens on disk,
-splits.  It prints the peak of the resident memory of that process and of those that it starts, and
-the speed of the encoding and of everything.
+of about 2 kB, and trains on both, each in a process of its own, for three steps: tokenizer, tokens
+on disk, splits, validation, n-gram baselines.  It prints the speed of the encoding by time and by
+processor time, and of everything before the first step; and, for each stage, the largest resident
+memory of that process and of those that it starts, divided into anonymous memory and pages of files
+(libraries and memory-mapped tokens, which the system may drop).
 The peer in the same run is the library's own `encode_batch_fast`, on 4 MB of the same text.
 
 The words are drawn from Zipf's law over 300,000, so that, as in real text, rare words never end.
@@ -29,7 +31,7 @@ import numpy as np
 GOAL_MB, GOAL_SPEED = 500, 5.0
 WORDS, EXPONENT = 300_000, 1.05
 PEER_BYTES = 4_000_000
-SUMS: list[int] = []
+ENCODING, ENCODED = "encoding the text", "probe"
 
 
 def vocabulary(rng: np.random.Generator) -> np.ndarray:
@@ -57,63 +59,85 @@ def documents(size: int) -> Iterator[str]:
 
 
 def prepare(path: Path, run: Path) -> None:
-    """Prepare a corpus, and print what it took; in a process of its own."""
-    from kullback.training.prepare_text import TextOptions, prepare_text
+    """Train on a corpus, and print what it took; in a process of its own."""
+    from kullback.models.train import train_model
     from kullback.training.progress import TrainingProgress
 
     class Times(TrainingProgress):
-        begun: dict[str, float] = {}  # noqa: RUF012 - one object
-        processor = 0.0
+        now = "import"
+        began: dict[str, tuple[float, float]] = {}  # noqa: RUF012 - one object
 
         def stage(self, what: str) -> None:
-            self.begun[what] = time.perf_counter()
-            self.processor = processor_seconds()
+            self.now = what
+            self.began[what] = time.perf_counter(), processor_seconds()
+
+        def tell(self, text: str) -> None:
+            if ENCODING in self.began and ENCODED not in self.began:
+                self.stage(ENCODED)
+
+        def begin(self, steps: int, floor: float | None) -> None:
+            self.stage("training")
 
         def note(self, text: str) -> None:
             print("note:", text, file=sys.stderr)
 
+    progress = Times()
+    peaks: dict[str, tuple[float, float, float]] = {}
+
+    def watch() -> None:
+        while True:
+            anonymous, of_files = resident()
+            total = anonymous + of_files
+            peaks[progress.now] = max(peaks.get(progress.now, (0,)), (total, anonymous, of_files))
+            time.sleep(0.1)
+
     threading.Thread(target=watch, daemon=True).start()
-    start, progress = time.perf_counter(), Times()
-    batches = prepare_text(run, TextOptions([path], default_vocabulary=8192), progress)
-    end, processor = time.perf_counter(), processor_seconds() - progress.processor
-    for step in range(2000):  # reads at random places
-        batches.shards(step, 2)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
-    size = path.stat().st_size / 1e6
+    start = time.perf_counter()
+    result = train_model(run, text=[path], steps=3, vocabulary_size=8192, progress=progress)
+    began, size = progress.began, path.stat().st_size / 1e6
+    seconds, processor = np.subtract(began[ENCODED], began[ENCODING])
     with path.open("rb") as file:
         text = file.read(PEER_BYTES).decode(errors="ignore")
     parts = [text[i : i + 65_536] for i in range(0, len(text), 65_536)]
+    from kullback.training.run_folder import load_tokenizer
+
     begin = processor_seconds()
-    batches.tokenizer.encode_batch_fast(parts, add_special_tokens=False)
+    load_tokenizer(run / "tokenizer.json").encode_batch_fast(parts, add_special_tokens=False)
     peer = len(text) / 1e6 / (processor_seconds() - begin)
     print(
         json.dumps(
             {
                 "MB": round(size),
-                "tokens": len(batches.training) + len(batches.held_out),
-                "encoding MB/s": round(size / (end - progress.begun["encoding the text"]), 2),
+                "tokens": result.training_split_tokens,
+                "encoding MB/s": round(size / seconds, 2),
                 "MB/processor s": round(size / processor, 2),
                 "library's MB/processor s": round(peer, 2),
-                "all MB/s": round(size / (end - start), 2),
-                "peak MB": round(peak),
-                "with its processes MB": round(max(SUMS) / 1000),
+                "to the first step MB/s": round(size / (began["training"][0] - start), 2),
+                "load": round(os.getloadavg()[0], 1),
+                "peak MB": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000),
+                "with its processes MB": round(max(total for total, *_ in peaks.values())),
+                "MB by stage (anonymous + files)": {
+                    stage: f"{anonymous:.0f} + {of_files:.0f}"
+                    for stage, (_, anonymous, of_files) in peaks.items()
+                },
             }
         )
     )
 
 
-def watch() -> None:
-    """Add up the resident memory of this process and of those that it has started, in kB."""
-    while True:
-        tasks = Path("/proc/self/task").glob("*/children")
-        own = [os.getpid(), *(int(i) for task in tasks for i in task.read_text().split())]
-        total = 0
-        for process in own:
-            with contextlib.suppress(OSError, StopIteration):  # it has ended
-                lines = Path(f"/proc/{process}/status").read_text().splitlines()
-                total += int(next(line for line in lines if line.startswith("VmRSS")).split()[1])
-        SUMS.append(total)
-        time.sleep(0.2)
+def resident() -> tuple[float, float]:
+    """Anonymous memory and pages of files of this process and of those that it has started, MB."""
+    tasks = Path("/proc/self/task").glob("*/children")
+    own = [os.getpid(), *(int(i) for task in tasks for i in task.read_text().split())]
+    totals = [0, 0]
+    for process in own:
+        with contextlib.suppress(OSError, KeyError):  # it has ended
+            lines = Path(f"/proc/{process}/status").read_text().splitlines()
+            fields = dict(line.split(":", 1) for line in lines)
+            sizes = [int(fields[name].split()[0]) for name in ("RssAnon", "RssFile", "RssShmem")]
+            totals[0] += sizes[0]
+            totals[1] += sizes[1] + sizes[2]
+    return totals[0] / 1000, totals[1] / 1000
 
 
 def processor_seconds() -> float:
@@ -134,7 +158,8 @@ def main(megabytes: int, folder: Path) -> None:
         run = folder / f"run-{path.suffix[1:]}"
         command = [sys.executable, __file__, "--prepare", str(path), str(run)]
         result = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
-        met = result["peak MB"] <= GOAL_MB and result["encoding MB/s"] >= GOAL_SPEED
+        fast = result["encoding MB/s"] >= GOAL_SPEED
+        met = result["with its processes MB"] <= GOAL_MB and fast
         print(f"{path.suffix}: {result} {'met' if met else 'MISSED'}", flush=True)
 
 

@@ -23,10 +23,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from jaxtyping import Int
 from tokenizers import Tokenizer
 
 from kullback.errors import InvalidValueError
+from kullback.runtime.memory import free_kept_memory
 from kullback.text.byte_spans import bytes_of_token
 from kullback.text.corpus import Corpus, file_hash
 from kullback.text.encoded_corpus import encode_corpus
@@ -59,6 +61,7 @@ CHARACTERS = "characters"
 SAMPLE_BYTES = 8_000_000
 # Of a vocabulary that is stored in 16 bits.
 SHORT_VOCABULARY = 1 << 16
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -157,6 +160,8 @@ def prepare_text(run: Path, options: TextOptions, progress: TrainingProgress) ->
         if not of_validation.size:
             raise InvalidValueError(f"the validation text {options.validation[0]} is empty")
     reader, tokenizer = _tokenizer(options, scan, progress)
+    scan.sample = None
+    free_kept_memory(CPU)  # of the sample and of the trainer's counts
     table = byte_table(tokenizer, reader)
     dtype: Dtype = "uint16" if reader.vocabulary_size <= SHORT_VOCABULARY else "uint32"
     stamps = [Stamp.of(path, file_hash(path)) for path, _ in (*corpus.files, *held_out.files)]
@@ -167,6 +172,7 @@ def prepare_text(run: Path, options: TextOptions, progress: TrainingProgress) ->
         writer = SplitWriter(files, reader, table, lambda done: progress.advance(done, scan.size))
         split = _write(writer, corpus, held_out, scan, (tokenizer, reader, dtype, options.context))
         shards = [file.publish(folder / name) for file, name in zip(files, NAMES, strict=True)]
+    free_kept_memory(CPU)
     progress.tell(_split_note(split, writer, [file.length for file in files]))
     if scan.documents > 1 and not writer.has_separator:
         progress.note(
