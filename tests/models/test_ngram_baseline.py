@@ -11,7 +11,7 @@ import pytest
 
 from kullback.models import ngram_baseline
 from kullback.models.kneser_ney import NgramModel
-from kullback.models.ngram_baseline import fit_baselines, ngram_losses, running_losses
+from kullback.models.ngram_baseline import fit_baselines, ngram_losses, running_losses, scored_rows
 from kullback.training.batches import Batches
 from tiny_runs import sequences, text, weather
 
@@ -79,6 +79,29 @@ def test_sentences_are_those_of_the_training_steps(tmp_path: Path) -> None:
     np.testing.assert_array_equal(
         models[0].next_token_distribution(prefix), expected.next_token_distribution(prefix)
     )
+
+
+@pytest.mark.parametrize("make", [weather, text])
+def test_models_of_what_is_scored_give_the_same_losses(
+    make: Callable[[Path], Batches], tmp_path: Path
+) -> None:
+    """Models that keep only the n-grams of the scored rows are smaller, with equal losses."""
+    batches = make(tmp_path)
+    shards, before = batches.validation()[:1], batches.preceding(10**9, 5)
+    before = None if before is None else before[:1]
+    whole, *_ = fit_baselines(batches, STEPS, orders=range(1, 7))
+    small, *_ = fit_baselines(
+        batches, STEPS, orders=range(1, 7), scored=scored_rows(shards, before)
+    )
+    for model, expected in zip(small, whole, strict=True):
+        np.testing.assert_array_equal(ngram_losses(model, shards), ngram_losses(expected, shards))
+        if before is not None:
+            ours, theirs = (running_losses(m, shards, before) for m in (model, expected))
+            np.testing.assert_array_equal(ours, theirs)
+        sizes = [sum(len(table.keys) for table in m._tables) for m in (model, expected)]
+        assert sizes[0] < sizes[1] or model.order == 1
+    with pytest.raises(AssertionError):
+        small[1].next_token_distribution([1])
 
 
 @pytest.mark.parametrize("make", [weather, text])

@@ -73,7 +73,9 @@ def test_words_are_found_once_they_are_added() -> None:
     control = re.compile(r"[\x00-\x08\x0e-\x1b]")  # not whitespace, but no end of a part in C
     for k, text in enumerate(some):
         if not control.search(text):
-            of_text = [part.decode() for part, n in zip(parts, missing[:, 3], strict=True) if n == k]
+            of_text = [
+                part.decode() for part, n in zip(parts, missing[:, 3], strict=True) if n == k
+            ]
             assert of_text == PART.findall(text)
     assert b"".join(parts) == content
     first = {part: number for number, part in enumerate(dict.fromkeys(parts))}
@@ -114,7 +116,7 @@ def test_parts_with_one_hash(monkeypatch: pytest.MonkeyPatch) -> None:
     table = WordTable(library, "uint16", 1, word_table.RECORD_BYTES)
     words = [f" {i}".encode() for i in range(20)]
     assert not table.add(words, np.arange(20), np.ones(20))
-    ids, counts, missing = table.find(b"".join(words), np.array([len(b"".join(words))]))
+    ids, _, missing = table.find(b"".join(words), np.array([len(b"".join(words))]))
     assert len(ids) + len(missing) == 20
     assert 0 < len(ids) <= 2
     absent = {int(begin) for begin in missing[:, 0]}

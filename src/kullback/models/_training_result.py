@@ -9,12 +9,20 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
+import torch
 from jaxtyping import Float64, Int64
 
 from kullback.errors import RunError
-from kullback.models.ngram_baseline import fit_baselines, ngram_losses, running_losses
+from kullback.models.ngram_baseline import (
+    TEXT_ORDERS,
+    fit_baselines,
+    ngram_losses,
+    running_losses,
+    scored_rows,
+)
 from kullback.results.measurement import Measurement
 from kullback.results.training import NgramBaseline, TrainingRun, TrainingSeconds
+from kullback.runtime.memory import free_kept_memory
 from kullback.runtime.threads import workers
 from kullback.training.batches import Batches, Shard
 from kullback.training.config import TrainingConfig
@@ -45,11 +53,13 @@ def training_result(
     limit = validation_tokens(config.steps, batches)
     shards = batches.validation(limit)
     validation = _Validation.of(shards, model, config.shards)
+    free_kept_memory(torch.device("cpu"))  # of training
     progress.stage("fitting n-gram baselines")
     start_of_baseline = time.perf_counter()
-    ngrams, fitted_tokens, split_tokens = fit_baselines(batches, config.steps)
+    before = batches.preceding(limit, max(TEXT_ORDERS) - 1)
+    scored = scored_rows(shards, before)
+    ngrams, fitted_tokens, split_tokens = fit_baselines(batches, config.steps, scored=scored)
     losses = [ngram_losses(ngram, shards) for ngram in ngrams]
-    before = batches.preceding(limit, max(ngram.order for ngram in ngrams) - 1)
     running = {
         ngram.order: running_losses(ngram, shards, before)
         for ngram in ngrams

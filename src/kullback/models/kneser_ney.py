@@ -76,6 +76,8 @@ class NgramModel:
     _unigram: Float64[np.ndarray, " V"] = field(repr=False)
     _tables: tuple[Table, ...] = field(repr=False)
     """Of orders 2, 3, …"""
+    _of_scored: bool = field(default=False, repr=False)
+    """Whether the tables have only the n-grams of some rows."""
 
     @classmethod
     def fit(
@@ -119,10 +121,13 @@ class NgramModel:
         vocabulary_size: int,
         bos: int | None,
         lengths: Row | None = None,
+        scored: Sequence[Row] | None = None,
     ) -> list[Self]:
         """The models that `fit` gives for each of `orders`, in the time of the highest.
 
-        Their n-grams are counted once.  Raises what `fit` raises.
+        Their n-grams are counted once.  With `scored` the models keep only the n-grams of these
+        rows, and `token_log_probs` of these rows is all that they give: they take less memory.
+        Raises what `fit` raises.
         """
         orders = [positive(order, "order") for order in orders]
         if not orders:
@@ -134,13 +139,21 @@ class NgramModel:
             )
         values, sizes = rows_of(sentences, lengths, "sentences")
         stream = token_stream(values, sizes, bos, vocabulary_size, "sentences[{row}][{column}]")
+        del values
         if not stream.predicted.any():
             raise InvalidValueError("sentences contain no token: at least one is needed to count")
+        of_scored = None
+        if scored is not None:
+            rows = rows_of(scored, None, "scored")
+            of_scored = token_stream(*rows, bos, vocabulary_size, "scored[{row}][{column}]")
         models = []
-        for order, tables in tables_of_orders(stream, orders, vocabulary_size).items():
+        by_order = tables_of_orders(stream, orders, vocabulary_size, of_scored)
+        for order, tables in by_order.items():
             discounts = np.array([table.discounts for table in tables])
             unigram = tables[0].alphas + tables[0].gammas[0] / vocabulary_size
-            models.append(cls(order, vocabulary_size, bos, discounts, unigram, tables[1:]))
+            models.append(
+                cls(order, vocabulary_size, bos, discounts, unigram, tables[1:], scored is not None)
+            )
         return models
 
     def token_log_probs(
@@ -229,6 +242,7 @@ class NgramModel:
 
     def _distributions(self, contexts: Int64[np.ndarray, "N C"]) -> Float64[np.ndarray, "N V"]:
         """p(· | context), from the unigrams up: scale by γ, add the followers' α."""
+        assert not self._of_scored, "its tables lack most followers"
         p = np.tile(self._unigram, (len(contexts), 1))
         for k, table in enumerate(self._tables, start=1):
             # The ids of the last k tokens, looked up order by order: the contexts of this table.

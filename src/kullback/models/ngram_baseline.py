@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
+from kullback.models._token_rows import Row
 from kullback.models.kneser_ney import NgramModel
 from kullback.training.batches import Batches, Shard
 
@@ -25,6 +26,7 @@ __all__ = [
     "fit_baselines",
     "ngram_losses",
     "running_losses",
+    "scored_rows",
 ]
 
 # Of a source, whose sentences are short.
@@ -37,11 +39,15 @@ BASELINE_TOKENS = 2_000_000
 
 
 def fit_baselines(
-    batches: Batches, steps: int, orders: Sequence[int] | None = None
+    batches: Batches,
+    steps: int,
+    orders: Sequence[int] | None = None,
+    scored: Sequence[Row] | None = None,
 ) -> tuple[list[NgramModel], int, int]:
     """Models of each order, the tokens that they are fitted to, and those of the training data.
 
-    By default the orders are `TEXT_ORDERS`, or `BASELINE_ORDERS` of a source.
+    By default the orders are `TEXT_ORDERS`, or `BASELINE_ORDERS` of a source.  With `scored` the
+    models are for these rows only, as `NgramModel.fit_orders` has it.
     """
     if orders is None:
         orders = TEXT_ORDERS if batches.floor is None else BASELINE_ORDERS
@@ -52,8 +58,25 @@ def fit_baselines(
         vocabulary_size=batches.vocabulary_size,
         bos=rows.bos,
         lengths=rows.lengths_N,
+        scored=scored,
     )
     return models, int(rows.lengths_N.sum()), rows.total
+
+
+def scored_rows(
+    shards: Sequence[Shard], preceding: Sequence[Int64[np.ndarray, "N C"]] | None
+) -> list[Row]:
+    """Rows that have every n-gram that `ngram_losses` and `running_losses` look up."""
+    rows: list[Row] = []
+    for number, shard in enumerate(shards):
+        tokens_NT, in_row_NT = _rows(shard)
+        for i, (tokens_T, in_row_T) in enumerate(zip(tokens_NT, in_row_NT, strict=True)):
+            row_T = tokens_T[in_row_T]
+            if preceding is not None:
+                before_C = preceding[number][i]
+                row_T = np.concatenate([before_C[before_C >= 0], row_T])
+            rows.append(row_T)
+    return rows
 
 
 def ngram_losses(model: NgramModel, shards: Sequence[Shard]) -> Float64[np.ndarray, "M"]:

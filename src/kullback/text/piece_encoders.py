@@ -123,9 +123,7 @@ class TableEncoder:
         edges = [0, *bytes_K.tolist()]
         return [stored[begin:end] for begin, end in pairwise(edges)]
 
-    def _ids_of(
-        self, parts: Sequence[bytes]
-    ) -> tuple[Int[np.ndarray, "n"], Int[np.ndarray, "P"]]:
+    def _ids_of(self, parts: Sequence[bytes]) -> tuple[Int[np.ndarray, "n"], Int[np.ndarray, "P"]]:
         """The ids of parts by the library, and how many each has; they are kept."""
         distinct = [*dict.fromkeys(parts)]
         ids: list[list[int]] = []

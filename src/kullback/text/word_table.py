@@ -103,6 +103,13 @@ def word_library() -> ctypes.CDLL | None:
     library.kullback_words_free.restype = None
     library.kullback_words_find.argtypes = [POINTER, ctypes.c_char_p, POINTER, LONG, *[POINTER] * 3]
     library.kullback_words_find.restype = LONG
-    library.kullback_words_add.argtypes = [POINTER, ctypes.c_char_p, POINTER, LONG, POINTER, POINTER]
+    library.kullback_words_add.argtypes = [
+        POINTER,
+        ctypes.c_char_p,
+        POINTER,
+        LONG,
+        POINTER,
+        POINTER,
+    ]
     library.kullback_words_add.restype = ctypes.c_int
     return library

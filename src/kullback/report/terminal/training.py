@@ -237,7 +237,9 @@ def _fit(result: TrainingRun) -> str:
     orders = ", ".join(str(baseline.order) for baseline in result.baselines)
     tokens = count(result.baseline_tokens)
     if result.baseline_tokens < result.training_split_tokens:
-        tokens += f" of {count(result.training_split_tokens)}"
+        of = count(result.training_split_tokens)
+        # A text is counted from its end, beside which its validation split may be.
+        tokens = f"the last {tokens} of {of}" if result.uniform is not None else f"{tokens} of {of}"
     return (
         f"n-grams: the best of orders {orders}, fitted to {tokens} training tokens in "
         f"{seconds(result.seconds.baseline)}"
