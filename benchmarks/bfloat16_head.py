@@ -9,11 +9,12 @@ within 2e-6 of float64's of the same hidden states in the mean, and 1e-5 at wors
 Then the head alone, by every way that torch offers to multiply bfloat16 numbers on a CPU, with the
 time and the errors of the nll:
 
-* float32: the numbers widened, as our pass does;
+* float32: the numbers widened, as our pass does where it has no such products;
+* brgemm: float32 results (`kullback.runtime.bfloat16_products`), as our pass does where it has them;
 * rounded: bfloat16 results;
 * twice: bfloat16 results, plus what they lost by a second product, rounded likewise;
 * oneDNN: float32 numbers that are bfloat16 ones under ``fp32_precision = "bf16"``.  This is a
-  setting of the process: it may round other threads' float32 matmuls, so our pass does not use it.
+  setting of the process: it would round other threads' float32 matmuls, so our pass does not use it.
 
 Run it: ``python benchmarks/bfloat16_head.py [--shape small] [--rounds N]``
 """
@@ -32,6 +33,7 @@ from torch.nn.functional import linear
 
 from accelerator import SHAPES, Jobs, Shape, random_llama, seconds
 from kullback.predictions.base import FactoredPredictions
+from kullback.runtime.bfloat16_products import bfloat16_products
 from kullback.scoring.token_statistics import token_statistics
 
 SHAPES["smollm2-135m"] = Shape(576, 1536, 30, 9, 3, 49152, windows=8, window=1024, documents=1)
@@ -69,7 +71,15 @@ def by_onednn(hidden: Tensor, weight: Tensor) -> Tensor:
         return linear(hidden.float(), weight.float())
 
 
+def by_brgemm(hidden: Tensor, weight: Tensor) -> Tensor:
+    products = bfloat16_products()
+    assert products is not None, "this processor, or torch on it, has no such products"
+    return products.product(hidden, weight)
+
+
 HEADS = {"float32": by_float32, "rounded": rounded, "twice": twice, "oneDNN": by_onednn}
+if bfloat16_products() is not None:
+    HEADS["brgemm"] = by_brgemm
 
 
 def errors(nll: Tensor, exact: Tensor) -> str:

@@ -23,6 +23,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from kullback.runtime.bfloat16_products import bfloat16_products
 from kullback.runtime.fast_linear import linear
 
 __all__ = [
@@ -75,12 +76,18 @@ class Head:
     scale: float = 1.0
     softcap: float | None = None
     product_dtype: torch.dtype | None = None
-    """The 16-bit type that the hidden states had before they were widened, where known.  An
-    accelerator multiplies them in this type: the products are exact and summed in float32."""
+    """The 16-bit type that the hidden states had before they were widened, where known.  CUDA, and
+    a CPU that has such products, multiply them in this type: the products are exact and summed in
+    float32."""
 
     def multiplies_16_bits(self, device: torch.device) -> bool:
         """Whether the products on `device` are of 16-bit numbers, summed in float32."""
-        return device.type == "cuda" and self.product_dtype == self.weight_VD.dtype
+        if self.product_dtype != self.weight_VD.dtype:
+            return False
+        if device.type == "cpu":
+            is_paired = self.product_dtype == torch.bfloat16 and self.weight_VD.shape[1] % 2 == 0
+            return is_paired and bfloat16_products() is not None
+        return device.type == "cuda"
 
     def on(self, device: torch.device) -> Head:
         """The head with its weights on `device`."""
@@ -122,7 +129,10 @@ class StoredHead(Head):
 def _product_of_16_bits(
     hidden_BD: Float[Tensor, "B D"], weight_WD: Float[Tensor, "W D"]
 ) -> Float[Tensor, "B W"]:
-    """hidden @ weight.T in float32, summed over parts of `SUMMED_AT_ONCE` first."""
+    """hidden @ weight.T in float32, on CUDA summed over parts of `SUMMED_AT_ONCE` first."""
+    products = bfloat16_products() if hidden_BD.device.type == "cpu" else None
+    if products is not None:
+        return products.product(hidden_BD, weight_WD)
     D = hidden_BD.shape[1]
     parts = [slice(first, first + SUMMED_AT_ONCE) for first in range(0, D, SUMMED_AT_ONCE)]
     first, *others = ((hidden_BD[:, part], weight_WD[:, part].T) for part in parts)
