@@ -64,9 +64,11 @@ class _Normaliser:
 
     def add(self, largest_B: Float[Tensor, "B"], z_B: Float[Tensor, "B"]) -> None:
         """Add the m and Z of a block."""
-        before_B, self.largest_B = self.largest_B, torch.maximum(self.largest_B, largest_B)
+        # In place: what is kept from one block to the next keeps its memory, as in `BlockSums`.
+        before_B = wide(self.largest_B).clone()
+        torch.maximum(self.largest_B, largest_B, out=self.largest_B)
         m_B = wide(self.largest_B)
-        self.z_B = self.z_B * (wide(before_B) - m_B).exp()
+        self.z_B *= (before_B - m_B).exp()
         self.z_B += wide(z_B) * (wide(largest_B) - m_B).exp()
 
     def log_probabilities(
@@ -239,8 +241,11 @@ class PairSums:
         )
         rows_R = (is_coarse_B | (not self.by_library)).nonzero()[:, 0]
         if len(rows_R):
-            parts = [self._exact_terms(rows_R, n)[1:] for n in range(self.ratios.added)]
-            variation_B[rows_R] = total_of_parts(parts)
+            # Memory for all blocks at once, as in `BlockSums`.
+            parts_N4R = variation_B.new_empty(self.ratios.added, 4, len(rows_R))
+            for n, parts_4R in enumerate(parts_N4R):
+                parts_4R.copy_(self._exact_terms(rows_R, n)[1:])
+            variation_B[rows_R] = total_of_parts(parts_N4R)
         return variation_B.clamp_(0, 1)
 
     def _exact_terms(self, rows_R: Int[Tensor, "R"], n: int) -> Float[Tensor, "5 R"]:

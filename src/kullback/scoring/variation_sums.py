@@ -21,7 +21,7 @@ Axes: B rows of a chunk, R some of them, N blocks, K bins, L listed tokens.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -161,16 +161,16 @@ def block_variation(
     return torch.stack([part_RW.sum(dim=1) for part_RW in parts])
 
 
-def total_of_parts(parts: Iterable[Float[Tensor, "4 R"]]) -> Float[Tensor, "R"]:
+def total_of_parts(parts_N4R: Float[Tensor, "N 4 R"]) -> Float[Tensor, "R"]:
     """TV from `block_variation` of all blocks.
 
     Both Σ (p - q)⁺ and Σ (q - p)⁺ are TV; in the mean with these weights an error of the
     normalisers enters as its square.
 
     >>> logs = torch.tensor([[0.5, 0.5], [0.9, 0.1]], dtype=torch.float64).log()
-    >>> round(float(total_of_parts([block_variation(logs[:1], logs[1:])])[0]), 4)
+    >>> round(float(total_of_parts(block_variation(logs[:1], logs[1:])[None])[0]), 4)
     0.4
     """
-    more_R, less_R, q_more_R, q_less_R = torch.stack(list(parts)).sum(dim=0).unbind(0)
+    more_R, less_R, q_more_R, q_less_R = parts_N4R.sum(dim=0).unbind(0)
     variation_R: Tensor = (more_R * q_less_R + less_R * q_more_R).clamp(0, 1)
     return variation_R
