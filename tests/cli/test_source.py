@@ -31,7 +31,7 @@ def document(capsys: pytest.CaptureFixture[str], *arguments: str):
 
 def test_list_names_the_sources(capsys):
     """The list has the embedded sources, in the table as in the JSON."""
-    names = {"conjugation", "golden-mean", "even", "rrxor", "mess3"}
+    names = {"conjugation", "associations", "golden-mean", "even", "rrxor", "mess3"}
     assert main(["source", "list"]) == 0
     listed = capsys.readouterr().out
     assert all(name in listed for name in names)

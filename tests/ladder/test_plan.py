@@ -30,21 +30,25 @@ def step_of_ten_milliseconds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plan, "seconds_per_step", lambda *arguments: 0.01)
 
 
-def test_a_ladder_of_data_doubles_the_steps_within_the_minutes(tmp_path: Path):
-    """31 units of steps of 10 ms, and what a rung takes beside them, are the minutes."""
-    made = made_plan(request_of(tmp_path, minutes=2))
+def test_a_ladder_of_data_doubles_the_tokens_within_the_minutes(tmp_path: Path):
+    """Steps and batch grow by half a doubling each; the steps fit into the minutes."""
+    made = made_plan(request_of(tmp_path, minutes=2, batch=64))
+    assert [rung.batch for rung in made.rungs] == [16, 23, 32, 45, 64]
     steps = [rung.steps for rung in made.rungs]
-    assert [count / steps[0] for count in steps] == [1, 2, 4, 8, 16]
-    assert steps[0] == int((120 - 5 * plan.OVERHEAD) / 0.31)
+    sentences = [rung.steps * rung.batch / (16 * steps[0]) for rung in made.rungs]
+    assert sentences == pytest.approx([1, 2, 4, 8, 16], rel=0.005)
+    longer = sum(2**i * 16 / rung.batch for i, rung in enumerate(made.rungs))
+    assert steps[0] == int((120 - 5 * plan.OVERHEAD) / (0.01 * longer))
     assert made.seconds <= 120
     assert {rung.width for rung in made.rungs} == {64}
     assert len({rung.seed for rung in made.rungs}) == 5
 
 
 def test_more_rungs_are_closer_together(tmp_path: Path):
-    """The last of many rungs is trained 32 times as long as the first."""
-    made = made_plan(request_of(tmp_path, rungs=11, steps=100))
-    assert [rung.steps for rung in made.rungs][::2] == [100, 200, 400, 800, 1600, 3200]
+    """The last of many rungs has 64 times the sentences of the first."""
+    made = made_plan(request_of(tmp_path, rungs=13, steps=100, batch=64))
+    sentences = [rung.steps * rung.batch / 800 for rung in made.rungs]
+    assert sentences[::2] == pytest.approx([1, 2, 4, 8, 16, 32, 64], rel=0.01)
 
 
 def test_a_ladder_of_sizes_has_steps_in_proportion_to_the_parameters(tmp_path: Path):
@@ -54,6 +58,7 @@ def test_a_ladder_of_sizes_has_steps_in_proportion_to_the_parameters(tmp_path: P
     steps = [rung.steps for rung in made.rungs]
     assert steps[0] == 100
     assert steps == sorted(steps)
+    assert {rung.batch for rung in made.rungs} == {8}
     with pytest.raises(InvalidValueError, match=r"rungs is 6.*width 16"):
         made_plan(request_of(tmp_path, vary="size", rungs=6, width=16, steps=100))
 
@@ -61,7 +66,9 @@ def test_a_ladder_of_sizes_has_steps_in_proportion_to_the_parameters(tmp_path: P
 def test_a_text_is_timed_on_random_tokens(tmp_path: Path):
     """The plan needs no file of the text."""
     made = made_plan(request_of(tmp_path, source=None, text=("book.txt",), steps=10))
-    assert [rung.steps for rung in made.rungs] == [10, 20, 40, 80, 160]
+    assert [(rung.steps, rung.batch) for rung in made.rungs] == [
+        (10, 2), (13, 3), (20, 4), (27, 6), (40, 8),
+    ]  # fmt: skip
 
 
 def test_too_few_minutes_are_refused_with_those_that_suffice(tmp_path: Path):

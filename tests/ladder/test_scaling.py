@@ -17,7 +17,7 @@ from kullback.cli import main
 from kullback.errors import InvalidValueError, KullbackError, RunError
 from kullback.ladder import rungs, scaling
 from kullback.ladder.plan import LadderPlan, Request
-from kullback.ladder.rungs import bootstrap
+from kullback.ladder.rungs import Sample, bootstrap
 from kullback.results.scaling import Scaling
 from kullback.sources.catalogue import open_source
 from kullback.theory.scaling_law import fit_scaling_law
@@ -27,7 +27,7 @@ from kullback.training.progress import TrainingProgress
 from tiny_runs import WEATHER, text
 
 TINY: dict[str, Any] = {
-    "rungs": 4, "steps": 1, "width": 8, "batch": 4, "threads": 1,
+    "rungs": 4, "steps": 2, "width": 8, "batch": 4, "threads": 1,
 }  # fmt: skip
 
 
@@ -74,9 +74,9 @@ def ladder(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Scalin
 
 
 def test_a_ladder_is_a_run_for_each_rung_and_a_law(ladder):
-    """Steps double, x is the tokens, the fit is E + A·x^(−α), the floor is that of the source."""
+    """Steps and batch grow, x is the tokens, the fit E + A·x^(−α), the floor that of the source."""
     _, grammar, result = ladder
-    assert [rung.steps for rung in result.rungs] == [1, 2, 4, 8]
+    assert [(rung.steps, rung.batch) for rung in result.rungs] == [(2, 1), (2, 2), (3, 3), (4, 4)]
     assert len({rung.parameters for rung in result.rungs}) == 1
     assert all(rung.loss_interval[0] < rung.loss < rung.loss_interval[1] for rung in result.rungs)
     for rung in result.rungs:
@@ -110,7 +110,7 @@ def test_finished_rungs_are_kept_and_an_unfinished_one_is_resumed(ladder, monkey
     assert [rung.loss for rung in again.rungs] == [rung.loss for rung in result.rungs]
     assert (folder / "rung-1" / "model.safetensors").stat().st_mtime_ns == unchanged
     assert any("resumed" in line for line in told.lines)
-    assert any("4 rungs from 1 to 8 steps" in line for line in told.lines)
+    assert any("4 rungs from 2 to 4 steps" in line for line in told.lines)
     for name, value in {"rungs": 5, "width": 16, "vary": "size"}.items():
         with pytest.raises(RunError, match=f"{name} .*not {value}"):
             kullback.scaling(folder, source=str(grammar), **TINY | {name: value})
@@ -155,7 +155,7 @@ def test_a_signal_in_a_rung_loses_nothing(tmp_path: Path, ladder, monkeypatch, c
 
     def killing(state, *others: object) -> None:
         step(state, *others)
-        if state.config.steps == 4 and state.step == 2:  # of the third rung
+        if state.config.steps == 3 and state.step == 2:  # of the third rung
             os.kill(os.getpid(), signal.SIGINT)
 
     with monkeypatch.context() as patch:
@@ -235,6 +235,16 @@ def test_the_bootstrap_resamples_pieces_for_all_rungs_at_once():
     np.testing.assert_allclose(samples[:, 2] - samples[:, 0], 0.5)
     assert samples[:, 0].std() == pytest.approx(nll.std() / 20, rel=0.15)
     assert samples[:, 0].mean() == pytest.approx(nll.mean(), abs=0.01)
+
+
+def test_the_surprisal_of_a_source_is_a_control_variate(ladder):
+    """A model that is c above the surprisal of every token has the loss H + c in every piece."""
+    request = Request(str(ladder[1]), (), "data", 4, None, 1, 8, 4, 1, 0)
+    sample = Sample.of(request, ladder[0] / "rung-1")
+    surprisal_M = np.concatenate([shard.surprisals_M.numpy() for shard in sample.shards])
+    nll_C = sample.nll(surprisal_M.astype(float) + 0.25)
+    entropy = open_source(str(ladder[1])).training.entropy_per_token
+    np.testing.assert_allclose(nll_C / sample.tokens, entropy + 0.25, rtol=1e-5)
 
 
 def test_rungs_of_no_one_law_are_noted():

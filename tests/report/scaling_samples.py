@@ -17,6 +17,7 @@ def scaling_results(identified: bool = True, on_text: bool = False) -> Scaling:
         exponent_interval=(0.38, 0.42),
         noise=0.02,
         identified=identified,
+        transient=False,
     )
     rungs = []
     for i in range(5):
@@ -28,6 +29,7 @@ def scaling_results(identified: bool = True, on_text: bool = False) -> Scaling:
                 width=64,
                 parameters=133_184,
                 steps=10 * 2**i,
+                batch=64,
                 tokens=tokens,
                 loss=loss + 0.001,
                 loss_interval=(loss - 0.004, loss + 0.006),

@@ -22,8 +22,12 @@ def coin(tmp_path: Path) -> Path:
 
 
 def test_a_spec_builds_the_same_source(coin: Path):
-    """From the JSON of its spec, a source with held-out cells and a grammar come back equal."""
-    for source in (open_source("conjugation", holdout=5, seed=1), open_source(str(coin))):
+    """From the JSON of its spec, sources come back equal, also with held-out cells."""
+    for source in (
+        open_source("conjugation", holdout=5, seed=1),
+        open_source("associations"),
+        open_source(str(coin)),
+    ):
         again = source_from_spec(json.loads(json.dumps(source.spec)))
         assert again.name == source.name
         assert again.fingerprint() == source.fingerprint()

@@ -92,6 +92,51 @@ def test_a_small_validation_sample_does_not_hide_the_floor() -> None:
     assert fitted.identified
 
 
+def test_an_excess_that_falls_faster_than_1_over_x_is_a_transient() -> None:
+    """E is not identified, however narrow its interval; an exponent of 1 is no transient."""
+    for exponent, transient in ((0.9, False), (1.0, False), (1.6, True)):
+        fitted = fit_scaling_law(X, law(0.7, 0.9 * X[0] ** exponent, exponent, 0.02), None, 300)
+        assert fitted.transient == transient
+        assert fitted.identified != transient
+        assert (fitted.exponent_interval[0] > 1) == transient
+
+
+def test_a_first_rung_of_another_law_is_in_the_interval() -> None:
+    """Of seven rungs the first one is left out once; its interval has the others' one in it."""
+    x = 1e4 * 2.0 ** np.arange(7)
+    losses = 0.7 + 40.0 * x**-0.4 * (1 + 0.004 * np.array([0.5, *NOISE]))
+    losses[0] += 0.1
+    low, high = fit_scaling_law(x, losses, replicates=300).floor_interval
+    below, above = fit_scaling_law(x[1:], losses[1:], replicates=300).floor_interval
+    assert low <= below + 0.2 * (above - below)
+    assert high >= above - 0.2 * (above - below)
+    assert low < 0.7 < high
+
+
+def test_the_error_of_the_sample_is_no_noise_of_training() -> None:
+    """Residuals that the sample explains leave no noise; those beyond it do."""
+    losses = law(0.7, 40.0, 0.4, 0.01)
+    rng = np.random.default_rng(0)
+    alone = fit_scaling_law(X, losses, None, 100).noise
+    for error, share in ((0.05, 0.0), (0.0001, 0.99)):
+        samples = losses + error * rng.standard_normal((400, len(X)))
+        noise = fit_scaling_law(X, losses, samples, 100).noise
+        assert noise == pytest.approx(share * alone, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    "losses", [[2.6] * 5, [2.6, 2.61, 2.62, 2.63, 2.64], [2.6, 2.7, 2.5, 3, 2]]
+)
+def test_losses_that_do_not_fall_have_a_law_without_a_floor(losses: list[float]) -> None:
+    """Its numbers are finite, and E is not identified."""
+    x = 2.0 ** np.arange(5)
+    samples = np.array(losses) + 0.01 * np.random.default_rng(0).standard_normal((50, 5))
+    for of_sample in (None, samples):
+        fitted = fit_scaling_law(x, np.array(losses), of_sample, 50)
+        assert np.isfinite([fitted.floor, *fitted.floor_interval, fitted.noise]).all()
+        assert not fitted.identified
+
+
 @pytest.mark.parametrize(
     ("x", "loss", "words"),
     [

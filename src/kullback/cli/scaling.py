@@ -52,8 +52,8 @@ def add(commands: Commands) -> None:
         help="what grows from rung to rung (default: data)",
     )  # fmt: skip
     scaling.add_argument(
-        "--rungs", type=number(RUNGS), default=5, metavar="N",
-        help="runs of the ladder, at least 4 (default: 5)",
+        "--rungs", type=number(RUNGS), default=7, metavar="N",
+        help="runs of the ladder, at least 4 (default: 7)",
     )  # fmt: skip
     length = scaling.add_mutually_exclusive_group()
     length.add_argument(

@@ -1,7 +1,10 @@
 """The plan of a ladder: the width and the steps of every rung, made once and kept in its folder.
 
-The plan of data doubles the steps from rung to rung, with one size of model.  That of sizes widens
-the model by a factor of four in all, with steps in proportion to the parameters.
+The plan of data doubles the tokens from rung to rung, with one size of model: half of the doubling
+are steps, half the batch.  With a batch of one size the noise of the gradient, at one learning
+rate, would keep the loss above its limit; and the first rungs would have too few steps to be
+limited by their data.  The plan of sizes widens the model by a factor of four in all, with steps in
+proportion to the parameters.
 """
 
 from __future__ import annotations
@@ -37,13 +40,13 @@ __all__ = ["BATCHES", "FILE", "LadderPlan", "PlannedRung", "Request", "made_plan
 BATCHES = {"source": 64, "text": 48}
 FILE = "ladder.json"
 # Doublings between the first and the last rung; more rungs are closer together.
-DOUBLINGS = 5
+DOUBLINGS = 6
 # The widest model is as many times as wide as the first; widths are divisible by two even heads.
 WIDENING, MULTIPLE = 4, 4
 # Of a rung, beside its steps, at most: data, the checkpoint and its validation, in seconds.
 OVERHEAD = 4.0
-# Fewer are mostly warm-up, and no part of the law.
-FEWEST_STEPS = 20
+# In fewer an optimiser gets nowhere near what the data allows: they are no part of the law.
+FEWEST_STEPS = 100
 TEXT_VOCABULARY = 1024
 
 
@@ -61,6 +64,7 @@ class Request:
     width: int
     """Of the last rung."""
     batch: int
+    """Of the last rung."""
     threads: int
     seed: int
 
@@ -70,13 +74,14 @@ class PlannedRung(msgspec.Struct, frozen=True):
 
     width: Annotated[int, msgspec.Meta(ge=1, lt=2**31)]
     steps: Annotated[int, msgspec.Meta(ge=1, lt=2**31)]
+    batch: Annotated[int, msgspec.Meta(ge=1, lt=2**31)]
     seed: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 
 
 class LadderPlan(msgspec.Struct, frozen=True):
     """The content of ``ladder.json``."""
 
-    schema: Literal["kullback.ladder/1"]
+    schema: Literal["kullback.ladder/2"]
     request: dict[str, object]
     rungs: list[PlannedRung]
     seconds: float
@@ -113,16 +118,20 @@ def made_plan(request: Request) -> LadderPlan:
     Raises `InvalidValueError` where the minutes are too few, and where there are not so many
     different widths.
     """
-    batches = _batches_to_time(request)
+    sizes = _batch_sizes(request)
+    batches_R = [_batches_to_time(request, size) for size in sizes]
     widths = _widths(request)
-    models = [_model(request, width, batches) for width in widths]
+    models = [_model(request, width, batches_R[0]) for width in widths]
     config = TrainingConfig(shards=request.threads, evaluate_every=10**9)
-    for model in models:
+    timed: dict[tuple[GPTConfig, int], float] = {}
+    for model, batches, size in zip(models, batches_R, sizes, strict=True):
         check_memory(model, batches.tokens_per_batch, config, 1)
-    timed = {model: seconds_per_step(batches, model, config) for model in dict.fromkeys(models)}
-    seconds_R = np.array([timed[model] for model in models])
+        if (model, size) not in timed:
+            timed[model, size] = seconds_per_step(batches, model, config)
+    seconds_R = np.array([timed[key] for key in zip(models, sizes, strict=True)])
     if request.vary == "data":
-        ratio_R = 2.0 ** (np.arange(request.rungs) * _doublings(request.rungs))
+        sentences_R = 2.0 ** (np.arange(request.rungs) * _doublings(request.rungs))
+        ratio_R = sentences_R * sizes[0] / np.array(sizes)
     else:
         ratio_R = np.array([model.parameters for model in models]) / models[0].parameters
     first = request.steps
@@ -135,8 +144,8 @@ def made_plan(request: Request) -> LadderPlan:
             needed = FEWEST_STEPS * float(seconds_R @ ratio_R) + OVERHEAD * request.rungs
             raise InvalidValueError(
                 f"minutes is {request.minutes:g}: the first of {request.rungs} rungs would have "
-                f"{first} steps, and fewer than {FEWEST_STEPS} are mostly warm-up; give at least "
-                f"{math.ceil(needed / 6) / 10:g} minutes, or fewer rungs"
+                f"{first} steps, and fewer than {FEWEST_STEPS} are too short for the law; give at "
+                f"least {math.ceil(needed / 6) / 10:g} minutes, or fewer rungs"
             )
     steps_R = np.round(first * ratio_R).astype(int)
     if steps_R.max() > RANGES["steps"].high:
@@ -145,16 +154,24 @@ def made_plan(request: Request) -> LadderPlan:
             f"and a run has at most {RANGES['steps'].high:,}; give fewer steps"
         )
     rungs = [
-        PlannedRung(width, int(steps), (1000 * request.seed + i) % 2**63)
-        for i, (width, steps) in enumerate(zip(widths, steps_R, strict=True))
+        PlannedRung(width, int(steps), batch, (1000 * request.seed + i) % 2**63)
+        for i, (width, steps, batch) in enumerate(zip(widths, steps_R, sizes, strict=True))
     ]
     seconds = float(steps_R @ seconds_R) + OVERHEAD * request.rungs
-    return LadderPlan("kullback.ladder/1", _as_json(request), rungs, seconds)
+    return LadderPlan("kullback.ladder/2", _as_json(request), rungs, seconds)
 
 
 def _doublings(rungs: int) -> float:
     """Between a rung and the next one."""
     return min(1.0, DOUBLINGS / (rungs - 1))
+
+
+def _batch_sizes(request: Request) -> list[int]:
+    """Sentences or windows of a step of each rung: of data half of what the tokens grow by."""
+    if request.vary == "size":
+        return [request.batch] * request.rungs
+    place_R = (np.arange(request.rungs) + 1 - request.rungs) * _doublings(request.rungs) / 2
+    return [max(1, round(request.batch * 2.0**place)) for place in place_R]
 
 
 def _widths(request: Request) -> list[int]:
@@ -176,17 +193,15 @@ def _model(request: Request, width: int, batches: Batches) -> GPTConfig:
     return Settings(width=width).model(batches.vocabulary_size, batches.context)
 
 
-def _batches_to_time(request: Request) -> Batches:
+def _batches_to_time(request: Request, size: int) -> Batches:
     """Those of the source; of a text random tokens in batches of the same size."""
     if request.source is not None:
         source = open_source(request.source)
-        return SentenceBatches(source, request.batch, request.seed)
+        return SentenceBatches(source, size, request.seed)
     settings = Settings()
     tokens = np.random.default_rng(0).integers(0, TEXT_VOCABULARY, 20_000)
     tokenizer = word_tokenizer([BOS, EOS, *(f"word{i}" for i in range(TEXT_VOCABULARY - 2))])
-    return TextBatches.of_tokens(
-        tokens, tokenizer, context=settings.context_of_text, windows=request.batch
-    )
+    return TextBatches.of_tokens(tokens, tokenizer, context=settings.context_of_text, windows=size)
 
 
 def _as_json(request: Request) -> dict[str, object]:

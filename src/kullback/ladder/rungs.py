@@ -43,7 +43,7 @@ NEVER = 10**9
 
 @dataclass(frozen=True)
 class TrainedRung:
-    """A finished run, its tokens, and the nll of each piece of the sample."""
+    """A finished run, its tokens, and the nll of each piece of the sample (`Sample.nll`)."""
 
     folder: Path
     parameters: int
@@ -61,11 +61,24 @@ class Sample:
     """The piece of each target, from 0."""
     training_tokens: int | None
     """Of the training split of a text; None on a source, whose sentences are always new."""
+    entropy: float | None = None
+    """Of the source, exact, in nats/token."""
 
     @property
     def tokens(self) -> Float64[np.ndarray, "C"]:
         """Tokens of each piece."""
         return np.bincount(self.piece_M).astype(np.float64)
+
+    def nll(self, nll_M: Float64[np.ndarray, "M"]) -> Float64[np.ndarray, "C"]:
+        """The nll of each piece; on a source with the exact entropy in place of the true surprisal.
+
+        That is a control variate: the surprisal of the sampled tokens, less its known mean, is what
+        a sample of the source is off by for a model that is near it.
+        """
+        if self.entropy is not None:
+            surprisal_M = np.concatenate([_surprisals(shard) for shard in self.shards])
+            nll_M = nll_M - surprisal_M + self.entropy
+        return np.bincount(self.piece_M, weights=nll_M)
 
     @classmethod
     def of(cls, request: Request, run: Path) -> Sample:
@@ -75,7 +88,8 @@ class Sample:
             batches = SentenceBatches(source, SENTENCES, request.seed)
             shards = batches.shards(2**41, 8)  # a step that no run reaches
             lengths_N = np.concatenate([shard.lengths_N for shard in shards])
-            return cls(shards, "sentence", np.repeat(np.arange(len(lengths_N)), lengths_N), None)
+            piece_M = np.repeat(np.arange(len(lengths_N)), lengths_N)
+            return cls(shards, "sentence", piece_M, None, batches.floor)
         text = _batches(run)
         shards = text.validation(VALIDATION_TOKENS)
         training_tokens = text.training_rows(1, 1).total
@@ -115,7 +129,7 @@ def _train(
     run: Path, request: Request, rung: PlannedRung, first: Path, progress: TrainingProgress
 ) -> None:
     """Train a new run, as `kullback.train` does, without its probe and result."""
-    settings = Settings(steps=rung.steps, width=rung.width, batch=request.batch)
+    settings = Settings(steps=rung.steps, width=rung.width, batch=rung.batch)
 
     def prepare() -> Plan:
         batches: Batches
@@ -148,8 +162,12 @@ def measured(run: Path, sample: Sample, threads: int) -> TrainedRung:
     if not lines:
         raise RunError(f"{run / 'metrics.jsonl'} is missing or empty; restore it")
     parameters = sum(weight.numel() for weight in model.parameters())
-    nll_C = np.bincount(sample.piece_M, weights=nll_M)
-    return TrainedRung(run, parameters, int(lines[-1]["tokens"]), nll_C)
+    return TrainedRung(run, parameters, int(lines[-1]["tokens"]), sample.nll(nll_M))
+
+
+def _surprisals(shard: Shard) -> Float64[np.ndarray, "M"]:
+    assert shard.surprisals_M is not None
+    return shard.surprisals_M.double().numpy()
 
 
 def check_same_data(runs: list[Path]) -> None:

@@ -41,7 +41,7 @@ def scaling(
     source: str | None = None,
     text: str | Path | Sequence[str | Path] | None = None,
     vary: Vary = "data",
-    rungs: int = 5,
+    rungs: int = 7,
     minutes: float | None = None,
     steps: int | None = None,
     width: int = 64,
@@ -185,7 +185,8 @@ def _result(
         [rung.tokens if request.vary == "data" else rung.parameters for rung in ladder],
         dtype=np.float64,
     )
-    law = fit_scaling_law(x_R, loss_R, samples_BR, REPLICATES, request.seed)
+    of_data = request.vary == "data"
+    law = fit_scaling_law(x_R, loss_R, samples_BR, REPLICATES, request.seed, of_data)
     low_R, high_R = np.quantile(samples_BR, (0.025, 0.975), axis=0)
     exact = None
     if request.source is not None:
@@ -200,6 +201,7 @@ def _result(
                 width=planned.width,
                 parameters=rung.parameters,
                 steps=planned.steps,
+                batch=planned.batch,
                 tokens=rung.tokens,
                 loss=float(loss_R[i]),
                 loss_interval=(float(low_R[i]), float(high_R[i])),
@@ -215,13 +217,14 @@ def _result(
             exponent_interval=law.exponent_interval,
             noise=law.noise,
             identified=law.identified,
+            transient=law.transient,
         ),
         exact_entropy=exact,
         validation_tokens=int(tokens_C.sum()),
         validation_pieces=len(tokens_C),
         piece=sample.piece,
         seconds=time.perf_counter() - begin,
-        notes=(*_notes(request, sample, ladder, law.identified), *misfit_notes(x_R, loss_R, law)),
+        notes=(*_notes(request, sample, ladder, law), *misfit_notes(x_R, loss_R, law)),
     )
 
 
@@ -246,13 +249,19 @@ def misfit_notes(
 
 
 def _notes(
-    request: Request, sample: Sample, ladder: list[TrainedRung], identified: bool
+    request: Request, sample: Sample, ladder: list[TrainedRung], law: FittedLaw
 ) -> list[str]:
     notes = []
-    if not identified:
+    if law.transient:
         notes.append(
-            "E is not identified: the noise of training makes its interval wider than the excess "
-            "of the last rung over it; train longer (--minutes) or more rungs"
+            f"E is not identified: the excess falls like x^(−{law.exponent:.2f}), faster than 1/x, "
+            "which no model keeps up where the next token is random: the rungs are too short for "
+            "their law; train longer (--minutes)"
+        )
+    elif not law.identified:
+        notes.append(
+            "E is not identified: the noise of training makes its interval wider than a quarter of "
+            "what the losses fall by; train longer (--minutes) or more rungs"
         )
     if request.vary == "data":
         notes.append(

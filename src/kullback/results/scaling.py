@@ -23,6 +23,8 @@ class ScalingRung(Data, frozen=True, kw_only=True):
     parameters: int
     """All of the model, its embeddings among them."""
     steps: int
+    batch: int
+    """Sentences or windows of a step."""
     tokens: int
     """Target tokens of all steps."""
     loss: float
@@ -45,13 +47,16 @@ class ScalingLaw(Data, frozen=True, kw_only=True):
     noise: float
     """Standard deviation of the excess about the curve, relative to it."""
     identified: bool
-    """Whether the interval of E is narrower than the excess of the last rung over E.
+    """Whether the losses bend towards E, and in a way that can last.
 
-    Without the error of the validation sample, which shifts E and the losses alike.
+    The interval of E is narrower than a quarter of what the losses fall by, without the error of
+    the validation sample, which shifts E and the losses alike; and the exponent may be 1 or less.
     """
+    transient: bool
+    """Whether the interval of the exponent is above 1: no loss falls so fast for long."""
 
 
-class Scaling(Result, frozen=True, kw_only=True, tag="kullback.scaling/1"):
+class Scaling(Result, frozen=True, kw_only=True, tag="kullback.scaling/2"):
     """A ladder, its law, and on a source the exact entropy."""
 
     named_by: ClassVar[str] = "folder"

@@ -1,6 +1,6 @@
 """Sources: languages whose entropy is known exactly.
 
-`conjugation` is the embedded source of sentences; `open_source` opens one by its name, grammar file
+`conjugation` and `associations` are the embedded sources of sentences; `open_source` opens one by its name, grammar file
 or text, and `open_process` a stationary process.
 """
 

@@ -20,6 +20,7 @@ from scipy.sparse.linalg import MatrixRankWarning
 
 from kullback.errors import GrammarError, InvalidValueError
 from kullback.sources._checks import read_toml
+from kullback.sources.associations import associations_language
 from kullback.sources.conjugation_source import Cell, ConjugationSource
 from kullback.sources.grammar import Grammar
 from kullback.sources.known_processes import KNOWN, known_process
@@ -32,6 +33,7 @@ __all__ = ["NAMES", "AnySource", "Source", "open_any_source", "open_source", "so
 
 NAMES = {
     "conjugation": "English sentences with their Spanish translation; about 600 tokens",
+    "associations": "pairs of a word of Zipf's law and its answer; learned by a power of the data",
     **{name: what for name, (what, _) in KNOWN.items()},
 }
 """The embedded sources, with what each contains."""
@@ -85,6 +87,8 @@ def open_any_source(
     _check_options(name, holdout, order, unit)
     if name == "conjugation":
         return _conjugation(ConjugationSource().with_random_holdout(holdout, seed))
+    if name == "associations":
+        return Source(name, associations_language(), spec={"name": name})
     if name in KNOWN:
         return known_process(name)
     path = Path(name)
@@ -157,6 +161,8 @@ def source_from_spec(spec: Mapping[str, Any]) -> Source:
     if "text" in spec:
         language = ngram_language(Path(spec["text"]), spec["order"], spec["unit"])
         return Source(language.name, language, spec=dict(spec))
+    if spec.get("name") == "associations":
+        return open_source("associations")
     cells = tuple(Cell(*cell) for cell in spec["holdout"])
     return _conjugation(ConjugationSource(tuple(spec["verbs"]), cells))
 

@@ -65,6 +65,8 @@ def find_source(folder: Path) -> tuple[AnySource, int | None] | None:
     # Building it takes two seconds; every sentence of it has an arrow.
     if not embedded and "→" in vocabulary and _is_of("conjugation", vocabulary, named):
         embedded = ["conjugation"]
+    if not embedded and "cue-1" in vocabulary and _is_of("associations", vocabulary, named):
+        embedded = ["associations"]
     if len(embedded) > 1:
         raise InvalidValueError(
             f"the tokenizer in {folder} belongs to several sources, {', '.join(embedded)}: name "

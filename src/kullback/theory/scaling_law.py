@@ -14,6 +14,7 @@ Axes: R rungs of the ladder, B replicates, K exponents of the grid.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float64
@@ -29,7 +30,11 @@ EXPONENTS = 0.01, 5.0
 # Where Huber's function becomes linear, in standard errors: 95 % efficient for normal errors.
 HUBER = 1.345
 STEPS = 60
+#: Rungs besides the first one, for which their own interval is computed.
+FEWEST_AFTER_THE_FIRST = 6
 LEVEL = 0.95
+# The widest interval of E that is identified, over what the losses of the ladder fall by.
+NARROW = 0.25
 
 
 @dataclass(frozen=True)
@@ -45,9 +50,16 @@ class ScalingLaw:
     noise: float
     """Standard deviation of log(excess) about the curve that the residuals show; 0 if none."""
     identified: bool
-    """Whether the interval of E is narrower than the excess of the last rung over E.
+    """Whether the losses bend towards E, and in a way that can last.
 
-    Without the error of the validation sample, which shifts E and the losses alike.
+    The interval of E is narrower than a quarter of what the losses fall by, without the error of
+    the validation sample, which shifts E and the losses alike; and the exponent may be 1 or less.
+    """
+    transient: bool
+    """Whether the exponent is above 1: the excess of no estimator falls faster than 1/x for long.
+
+    (Where the next token is random: its regret grows with log x, Rissanen 1986.)  The law of such
+    rungs ends beyond the ladder, and so its E is no limit of anything.
     """
 
     def loss(self, x: float) -> float:
@@ -76,7 +88,10 @@ def fit_scaling_laws(
         normal_B33 = np.einsum("bri,br,brj->bij", jacobian_BR3, weight_BR, jacobian_BR3)
         gradient_B3 = np.einsum("bri,br,br->bi", jacobian_BR3, weight_BR, r_BR)
         diagonal_B3 = np.einsum("bii->bi", normal_B33)
-        damped = normal_B33 + np.eye(3) * (damping_B[:, None] * (diagonal_B3 + 1e-12))[:, None, :]
+        # Where the losses do not fall, A is next to nothing and so are two of the derivatives.
+        least_B1 = 1e-9 * (1 + diagonal_B3.max(axis=1, keepdims=True))
+        added_B3 = damping_B[:, None] * (diagonal_B3 + least_B1)
+        damped = normal_B33 + np.eye(3) * added_B3[:, None, :]
         step_B3 = np.clip(-np.linalg.solve(damped, gradient_B3[..., None])[..., 0], -2.0, 2.0)
         new_B3 = theta_B3 + step_B3
         new_B3[:, 2] = np.clip(new_B3[:, 2], *EXPONENTS)
@@ -85,7 +100,9 @@ def fit_scaling_laws(
         theta_B3 = np.where(better_B[:, None], new_B3, theta_B3)
         converged = better_B & (cost_B - new_cost_B <= 1e-13 * (1 + cost_B))
         cost_B = np.where(better_B, new_cost_B, cost_B)
-        damping_B = np.where(better_B, damping_B / 5, np.minimum(damping_B * 8, 1e12))
+        damping_B = np.where(
+            better_B, np.maximum(damping_B / 5, 1e-9), np.minimum(damping_B * 8, 1e12)
+        )
         if np.all(converged | (damping_B >= 1e12)):
             break
     floor_B, at_unit_B, exponent_B = np.exp(theta_B3[:, 0]), np.exp(theta_B3[:, 1]), theta_B3[:, 2]
@@ -98,48 +115,106 @@ def fit_scaling_law(
     samples_BR: Float64[np.ndarray, "B R"] | None = None,
     replicates: int = 1000,
     seed: int = 0,
+    of_data: bool = False,
 ) -> ScalingLaw:
     """The law of the losses of a ladder, with bootstrap intervals.
 
     `samples_BR` are the losses on resampled validation data, the same resample for all rungs; None
     where the losses are exact.  Each replicate adds noise of training to the fitted curve, in
-    proportion to the excess over E: its size is that of the residuals, drawn anew for each
-    replicate from its distribution (R − 3 degrees of freedom), so that few rungs give wide
-    intervals.
+    proportion to the excess over E: its size is that of the residuals, beyond the error of the
+    sample, drawn anew for each replicate from its distribution (R − 3 degrees of freedom), so that
+    few rungs give wide intervals.
+
+    No law need hold for all rungs, nor beyond them, and two departures are in the interval of E.
+    First rungs may be too short for the law of the others: it contains the interval of the ladder
+    without its first rung, where that has six or more besides.  And where x is data (`of_data`),
+    the exponent of a model with finitely many parameters becomes 1 in the end: it contains the
+    interval of the E that the last four rungs have with that exponent.
 
     Raises `InvalidValueError` for fewer than four rungs, and for numbers that are not positive.
     """
     x_R, loss_R = np.asarray(x_R, dtype=np.float64), np.asarray(loss_R, dtype=np.float64)
     _check(x_R, loss_R)
-    error_R, law_3 = _weighted(x_R, loss_R)
-    excess_R = law_3[1] * x_R ** -law_3[2]
-    curve_R = law_3[0] + excess_R
-    degrees = len(x_R) - 3
     rng = np.random.default_rng(seed)
-    noise = float(np.sqrt(np.sum(((loss_R - curve_R) / excess_R) ** 2) / degrees))
     shift_BR = np.zeros((replicates, len(x_R)))
     if samples_BR is not None:
-        rows = rng.integers(len(samples_BR), size=replicates)
-        shift_BR = samples_BR[rows] - loss_R
-    size_B = noise * np.sqrt(degrees / rng.chisquare(degrees, replicates))
-    drawn_BR = curve_R + excess_R * size_B[:, None] * rng.standard_normal(shift_BR.shape) + shift_BR
+        shift_BR = samples_BR[rng.integers(len(samples_BR), size=replicates)] - loss_R
+    laws = _replicates(x_R, loss_R, shift_BR, rng)
+    floors, exponents = [laws.floors_B], [laws.exponents_B]
+    later_R = x_R > x_R.min()
+    if len(np.unique(x_R[later_R])) >= FEWEST_AFTER_THE_FIRST:
+        rest = _replicates(x_R[later_R], loss_R[later_R], shift_BR[:, later_R], rng)
+        floors.append(rest.floors_B)
+        exponents.append(rest.exponents_B)
+    if of_data:
+        floors.append(_floors_at_exponent_1(x_R, laws))
+    common_B = shift_BR[:, int(np.argmax(x_R))]
+    low, high = _hull(floors)
+    steep, flat = _hull(exponents)
+    below, above = _hull([floors_B - common_B for floors_B in floors])
+    return ScalingLaw(
+        floor=float(laws.law_3[0]),
+        scale=float(laws.law_3[1]),
+        exponent=float(laws.law_3[2]),
+        floor_interval=(low, high),
+        exponent_interval=(steep, flat),
+        noise=laws.noise,
+        identified=bool(above - below < NARROW * np.ptp(laws.excess_R) and steep <= 1.0),
+        transient=steep > 1.0,
+    )
+
+
+def _hull(samples: list[Float64[np.ndarray, "B"]]) -> tuple[float, float]:
+    """The least interval that contains the central 95 % of each."""
+    tails = (1 - LEVEL) / 2, (1 + LEVEL) / 2
+    ends = np.array([np.quantile(values_B, tails) for values_B in samples])
+    return float(ends[:, 0].min()), float(ends[:, 1].max())
+
+
+class _Replicates(NamedTuple):
+    """The fitted law, and those of the replicates of the bootstrap."""
+
+    law_3: Float64[np.ndarray, "3"]
+    noise: float
+    excess_R: Float64[np.ndarray, "R"]
+    error_R: Float64[np.ndarray, "R"]
+    drawn_BR: Float64[np.ndarray, "B R"]
+    floors_B: Float64[np.ndarray, "B"]
+    exponents_B: Float64[np.ndarray, "B"]
+
+
+def _replicates(
+    x_R: Float64[np.ndarray, "R"],
+    loss_R: Float64[np.ndarray, "R"],
+    shift_BR: Float64[np.ndarray, "B R"],
+    rng: np.random.Generator,
+) -> _Replicates:
+    own_R = (shift_BR - shift_BR.mean(axis=1, keepdims=True)).std(axis=0)
+    error_R, law_3, noise = _weighted(x_R, loss_R, own_R)
+    excess_R = law_3[1] * x_R ** -law_3[2]
+    degrees = len(x_R) - 3
+    size_B = noise * np.sqrt(degrees / rng.chisquare(degrees, len(shift_BR)))
+    normal_BR = rng.standard_normal(shift_BR.shape)
+    drawn_BR = law_3[0] + excess_R * (1 + size_B[:, None] * normal_BR) + shift_BR
     # Losses are positive; where the noise is that large, the interval begins at next to nothing.
     drawn_BR = np.maximum(drawn_BR, 1e-3 * loss_R.min())
     laws_B3 = fit_scaling_laws(x_R, drawn_BR, error_R)
-    tails = (1 - LEVEL) / 2, (1 + LEVEL) / 2
-    low, high = map(float, np.quantile(laws_B3[:, 0], tails))
-    steep, flat = map(float, np.quantile(laws_B3[:, 2], tails))
-    last = int(np.argmax(x_R))
-    below, above = np.quantile(laws_B3[:, 0] - shift_BR[:, last], tails)
-    return ScalingLaw(
-        floor=float(law_3[0]),
-        scale=float(law_3[1]),
-        exponent=float(law_3[2]),
-        floor_interval=(low, high),
-        exponent_interval=(steep, flat),
-        noise=noise,
-        identified=bool(above - below < excess_R[last]),
-    )
+    return _Replicates(law_3, noise, excess_R, error_R, drawn_BR, laws_B3[:, 0], laws_B3[:, 2])
+
+
+def _floors_at_exponent_1(
+    x_R: Float64[np.ndarray, "R"], laws: _Replicates
+) -> Float64[np.ndarray, "B"]:
+    """The E of each replicate by the line in 1/x through its last rungs."""
+    last = np.argsort(x_R, kind="stable")[-FEWEST_RUNGS:]
+    weight_R = 1 / laws.error_R[last] ** 2
+    weight_R /= weight_R.sum()
+    inverse_R = x_R.max() / x_R[last]
+    centred_R = inverse_R - weight_R @ inverse_R
+    drawn_BR = laws.drawn_BR[:, last]
+    slope_B = drawn_BR @ (weight_R * centred_R) / (weight_R @ centred_R**2)
+    floors_B = drawn_BR @ weight_R - slope_B * (weight_R @ inverse_R)
+    return np.asarray(np.maximum(floors_B, 0.0))
 
 
 def _check(x_R: Float64[np.ndarray, "R"], loss_R: Float64[np.ndarray, "R"]) -> None:
@@ -162,18 +237,42 @@ def _check(x_R: Float64[np.ndarray, "R"], loss_R: Float64[np.ndarray, "R"]) -> N
 
 
 def _weighted(
-    x_R: Float64[np.ndarray, "R"], loss_R: Float64[np.ndarray, "R"]
-) -> tuple[Float64[np.ndarray, "R"], Float64[np.ndarray, "3"]]:
-    """Errors in proportion to the fitted excess, and the fit with them; a few rounds of both."""
+    x_R: Float64[np.ndarray, "R"],
+    loss_R: Float64[np.ndarray, "R"],
+    own_R: Float64[np.ndarray, "R"],
+) -> tuple[Float64[np.ndarray, "R"], Float64[np.ndarray, "3"], float]:
+    """Errors of the losses, the fit with them, and the noise of training; a few rounds of all.
+
+    An error has two parts: noise in proportion to the fitted excess, and that of the sample
+    (`own_R`, of each rung by itself).
+    """
     error_R = loss_R - 0.9 * loss_R.min()
     law_3 = fit_scaling_laws(x_R, loss_R[None], error_R)[0]
+    noise = 0.0
     for _ in range(4):
         excess_R = law_3[1] * x_R ** -law_3[2]
-        relative_R = (loss_R - law_3[0] - excess_R) / excess_R
-        size = max(float(np.sqrt(np.sum(relative_R**2) / (len(x_R) - 3))), 1e-9)
-        error_R = size * excess_R
+        noise = _noise((loss_R - law_3[0] - excess_R) / excess_R, own_R / excess_R)
+        error_R = np.sqrt((max(noise, 1e-9) * excess_R) ** 2 + own_R**2)
         law_3 = fit_scaling_laws(x_R, loss_R[None], error_R)[0]
-    return error_R, law_3
+    return error_R, law_3, noise
+
+
+def _noise(relative_R: Float64[np.ndarray, "R"], own_R: Float64[np.ndarray, "R"]) -> float:
+    """The noise that gives residuals their expected size: R − 3 is the sum of their squares.
+
+    `own_R` is the rest of their error; 0 where that alone explains them.
+    """
+    degrees = len(relative_R) - 3
+    low, high = 0.0, float(np.sqrt(np.sum(relative_R**2) / degrees))
+    if high == 0 or (own_R.min() > 0 and np.sum((relative_R / own_R) ** 2) <= degrees):
+        return 0.0
+    for _ in range(50):
+        middle = (low + high) / 2
+        if np.sum(relative_R**2 / (middle**2 + own_R**2)) > degrees:
+            low = middle
+        else:
+            high = middle
+    return high
 
 
 def _start(

@@ -64,8 +64,9 @@ _Seed = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 
 
 class _SourceSpec(msgspec.Struct):
-    """What `source_from_spec` takes: a file, or the verbs and held-out cells of conjugation."""
+    """What `source_from_spec` takes: a file, a name, or conjugation's verbs and held-out cells."""
 
+    name: str | None = None
     grammar: str | None = None
     text: str | None = None
     order: Annotated[int, msgspec.Meta(ge=1, le=64)] | None = None
