@@ -1,7 +1,7 @@
 """Sources: languages whose entropy is known exactly.
 
-`conjugation` and `associations` are the embedded sources of sentences; `open_source` opens one by its name, grammar file
-or text, and `open_process` a stationary process.
+`conjugation` and `associations` are the embedded sources of sentences; `open_source` opens one by
+its name, grammar file or text, and `open_process` a stationary process.
 """
 
 from __future__ import annotations
