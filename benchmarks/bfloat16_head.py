@@ -42,7 +42,7 @@ MEAN_GOAL, WORST_GOAL = 2e-6, 1e-5
 
 
 @contextmanager
-def bfloat16_products() -> Iterator[None]:
+def rounded_inputs() -> Iterator[None]:
     """Float32 matmuls round their inputs to bfloat16, in the whole process."""
     matmul = torch.backends.mkldnn.matmul
     before = matmul.fp32_precision
@@ -67,7 +67,7 @@ def twice(hidden: Tensor, weight: Tensor) -> Tensor:
 
 
 def by_onednn(hidden: Tensor, weight: Tensor) -> Tensor:
-    with bfloat16_products():
+    with rounded_inputs():
         return linear(hidden.float(), weight.float())
 
 

@@ -27,6 +27,7 @@ def ways() -> list[Bfloat16Products]:
 
 
 def factors(B: int, D: int, W: int) -> tuple[Tensor, Tensor]:
+    """Hidden states and a weight of bfloat16 numbers."""
     draw = torch.Generator().manual_seed(B + D + W)
     return (
         torch.randn(B, D, generator=draw).bfloat16(),
