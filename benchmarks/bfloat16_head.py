@@ -10,11 +10,11 @@ Then the head alone, by every way that torch offers to multiply bfloat16 numbers
 time and the errors of the nll:
 
 * float32: the numbers widened, as our pass does where it has no such products;
-* brgemm: float32 results (`kullback.runtime.bfloat16_products`), as our pass does where it has them;
+* brgemm: float32 results (:mod:`kullback.runtime.bfloat16_products`), as our pass does otherwise;
 * rounded: bfloat16 results;
 * twice: bfloat16 results, plus what they lost by a second product, rounded likewise;
 * oneDNN: float32 numbers that are bfloat16 ones under ``fp32_precision = "bf16"``.  This is a
-  setting of the process: it would round other threads' float32 matmuls, so our pass does not use it.
+  setting of the process: it would round other threads' float32 matmuls; our pass does not use it.
 
 Run it: ``python benchmarks/bfloat16_head.py [--shape small] [--rounds N]``
 """
