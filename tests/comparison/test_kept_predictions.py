@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from dataclasses import dataclass
 
 import numpy as np
 import pytest
 import torch
+from rank_threads import in_ranks
 
-from kullback.comparison import kept_predictions
+from kullback.comparison import kept_predictions, window_rows
 from kullback.comparison.kept_predictions import KeptPredictions, is_wide, logits_fit
 from kullback.errors import RunError
+from kullback.evaluation import batched_rows, predictors
 from kullback.evaluation.passes import Batch, TokenizedText, divergence_rows, token_rows
 from kullback.models.interface import Sharing
 from kullback.predictions.base import FactoredPredictions, Head, Predictions
+from kullback.runtime.workers import ProcessGroup
 from kullback.scoring.divergence import concatenate_divergences
-from kullback.scoring.token_statistics import concatenate_statistics
+from kullback.scoring.token_statistics import TokenStatistics, concatenate_statistics
 from kullback.text.documents import Document
 from kullback.text.plan import plan
 from kullback.text.protocol import Protocol
@@ -25,25 +26,6 @@ from kullback.text.tokenizer import Encoding, TextTokenizer
 from tiny_tokenizers import trained
 
 V, WIDTH = 700, 256
-
-
-def test_a_disk_without_room_for_the_hidden_states_is_one_sentence() -> None:
-    """The room is taken before anything is computed: writing never ends the process."""
-    code = (
-        "import resource, torch\n"
-        "from kullback.comparison import kept_predictions\n"
-        "from kullback.errors import RunError\n"
-        "kept_predictions.IN_MEMORY = 0\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
-        "kept_predictions._buffer((10, 10), torch.float32).fill_(1)\n"
-        "try:\n    kept_predictions._buffer((1000, 10), torch.float32).fill_(1)\n"
-        "except RunError as error:\n    print(error)\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
-    )
-    assert "40,000 bytes" in done.stdout
-    assert "TMPDIR" in done.stdout
 
 
 @dataclass(eq=False)
@@ -98,7 +80,7 @@ def test_what_is_kept_gives_the_same_bits(
     text: TokenizedText, on_disk: int | None, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In the first pass and later ones, as hidden states or logits; windows are read once."""
-    monkeypatch.setattr(kept_predictions, "IN_MEMORY", 0)
+    monkeypatch.setattr(window_rows, "IN_MEMORY", 0)
     expected = concatenate_statistics(list(token_rows(Counted(head(dtype)), text)))
     counted = Counted(head(dtype))
     kept = KeptPredictions(counted, text, on_disk=on_disk)
@@ -110,6 +92,39 @@ def test_what_is_kept_gives_the_same_bits(
     assert counted.windows == len(text.windows)
     itself = concatenate_divergences(list(divergence_rows(kept, Counted(head(dtype)), text)))
     assert not itself.kl.any()
+
+
+@pytest.mark.parametrize("on_disk", [None, V])
+def test_a_process_has_space_for_its_share(
+    text: TokenizedText, on_disk: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two ranks together keep the rows once, beside a batch each, and have the bits of one."""
+    monkeypatch.setattr(predictors, "CPU_TOKENS", 64)
+    # Of encodings that are stored, which these are not.
+    monkeypatch.setattr(batched_rows, "check_same_reading", lambda *parts: None)
+    taken: list[int] = []
+    buffer = window_rows._buffer
+
+    def counted(shape: tuple[int, int], dtype: torch.dtype) -> torch.Tensor:
+        taken.append(shape[0])
+        return buffer(shape, dtype)
+
+    monkeypatch.setattr(window_rows, "_buffer", counted)
+    expected = concatenate_statistics(list(token_rows(Counted(head()), text)))
+
+    def twice(processes: ProcessGroup) -> tuple[int, list[TokenStatistics]]:
+        model = Counted(head())
+        kept = KeptPredictions(model, text, on_disk=on_disk, processes=2)
+        passes = [list(token_rows(kept, text, processes)) for _ in range(2)]
+        return model.windows, [concatenate_statistics(rows) for rows in passes if rows]
+
+    first, second = in_ranks(twice, local=2)
+    assert not isinstance(first, Exception)
+    assert not isinstance(second, Exception)
+    assert first[0] + second[0] == len(text.windows)
+    assert sum(taken) <= len(text) + 2 * 64
+    for rows in first[1]:
+        assert np.array_equal(rows.nll, expected.nll)
 
 
 def test_logits_are_kept_of_wide_heads_on_a_cpu() -> None:
@@ -135,5 +150,5 @@ def test_logits_that_do_not_fit_are_not_kept(
         raise RunError("a quota")
 
     monkeypatch.undo()
-    monkeypatch.setattr(kept_predictions, "_buffer", refuse)
+    monkeypatch.setattr(window_rows, "_buffer", refuse)
     assert KeptPredictions(Counted(head()), text, on_disk=V).disk_bytes == 0

@@ -6,25 +6,23 @@ temporary file.  Where reading V logits is faster than computing them from the h
 there is space, the logits themselves are kept in such a file: those of a model that llama.cpp runs,
 and those of a wide head on a CPU.
 
-Axes: M scored tokens, D width, V vocabulary.
+Axes: M scored tokens, m of some windows, D width, V vocabulary.
 """
 
 from __future__ import annotations
 
-import os
+import math
 import shutil
-import tempfile
 import threading
 from collections.abc import Sequence
-from contextlib import suppress
-from pathlib import Path
 
-import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
+from kullback.comparison.window_rows import WindowRows
 from kullback.errors import RunError
 from kullback.evaluation.passes import Batch, Predictor, TokenizedText
+from kullback.evaluation.predictors import token_budget
 from kullback.models.interface import Sharing
 from kullback.predictions.base import (
     DensePredictions,
@@ -38,10 +36,8 @@ from kullback.runtime.free_memory import available_memory
 from kullback.runtime.temporary import temporary_folder
 from kullback.scoring.logit_blocks import Chunk, row_chunks
 
-__all__ = ["KeptPredictions", "is_wide", "logits_fit"]
+__all__ = ["KeptPredictions", "is_wide", "logits_fit", "rows_of_share"]
 
-# Hidden states of at most so many bytes are kept in memory, larger ones in a temporary file.
-IN_MEMORY = 64 << 20
 # Logits that are written to a temporary file rather than computed again for each candidate.
 MOST_ON_DISK = 8 << 30
 # From this D on a core reads a logit faster than it computes one.
@@ -55,8 +51,17 @@ def is_wide(head: Head | None) -> bool:
     return head.weight_VD.shape[1] >= WIDE and head.weight_VD.dtype != torch.float64
 
 
+def rows_of_share(predictor: Predictor, tokenized: TokenizedText, processes: int) -> int:
+    """The most rows that one of so many processes reads of a text, about: its batches of a pass."""
+    M = len(tokenized)
+    if processes == 1 or M == 0:
+        return M
+    batch = max(token_budget(predictor), int(tokenized.windows.scored().max()))
+    return min(M, math.ceil(M / processes) + batch)
+
+
 def logits_fit(M: int, V: int, processes: int = 1) -> bool:
-    """Whether all logits fit into a temporary file in each of so many processes of this machine.
+    """Whether M rows of logits fit into a temporary file of each of so many processes here.
 
     Half of the folder of temporary files is left free, and half of the memory, by which a file is
     read again.
@@ -70,7 +75,8 @@ class KeptPredictions:
 
     Predictions without hidden states (dense ones) are computed anew each time, unless `dense` asks
     to keep them, which takes V numbers a token.  `on_disk` says how many logits there are a token,
-    where these are to be kept in a temporary file (`logits_fit`).
+    where these are to be kept in a temporary file (`logits_fit`).  There is space for the share of
+    one of so many `processes`; for what is read beyond it, more is taken.
     """
 
     def __init__(
@@ -79,17 +85,17 @@ class KeptPredictions:
         tokenized: TokenizedText,
         dense: bool = False,
         on_disk: int | None = None,
+        processes: int = 1,
     ) -> None:
         self.predictor = predictor
         self._windows = {window.key: i for i, window in enumerate(tokenized.windows)}
         self._tokenized = tokenized
         self._dense: dict[int, Predictions] | None = {} if dense else None
-        self._hidden_MD: torch.Tensor | None = None
+        self._rows = rows_of_share(predictor, tokenized, processes)
+        self._hidden: WindowRows | None = None
         self._head: tuple[Head, torch.device] | None = None
         self._lock = threading.Lock()
-        self._logits_MV = _logits_buffer(len(tokenized), on_disk) if on_disk else None
-        self.disk_bytes = 0 if self._logits_MV is None else 4 * self._logits_MV.numel()
-        """What the logits take on disk; 0 where they are not kept."""
+        self._logits = _logits_rows(self._rows, on_disk) if on_disk else None
         self._kept: set[int] = set()
 
     @property
@@ -101,6 +107,11 @@ class KeptPredictions:
     def device(self) -> torch.device:
         """The predictor's."""
         return self.predictor.device
+
+    @property
+    def disk_bytes(self) -> int:
+        """What the logits take on disk; 0 where they are not kept."""
+        return 0 if self._logits is None else self._logits.size_bytes
 
     def sharing(self, longest: int) -> Sharing:
         """The predictor's."""
@@ -118,30 +129,22 @@ class KeptPredictions:
             self._kept.update(numbers)
         return self._read(numbers)
 
-    def _rows(self, numbers: Sequence[int]) -> Int[torch.Tensor, "m"] | slice:
-        """The rows of some windows."""
-        rows = [self._tokenized.rows_of(number) for number in numbers]
-        if len(rows) == 1:
-            return rows[0]
-        return torch.from_numpy(np.concatenate([np.arange(r.start, r.stop) for r in rows]))
-
     def _read(self, numbers: Sequence[int]) -> Predictions:
         if self._dense is not None and numbers[0] in self._dense:
             return joined([self._dense[number] for number in numbers])
-        if self._logits_MV is not None:
-            return DensePredictions(self._logits_MV[self._rows(numbers)])
-        assert self._hidden_MD is not None
+        if self._logits is not None:
+            return DensePredictions(self._logits.read(numbers))
+        assert self._hidden is not None
         assert self._head is not None
         head, device = self._head
-        hidden_MD = self._hidden_MD[self._rows(numbers)].to(device)
-        return FactoredPredictions(at_least_float32(hidden_MD), head)
+        return FactoredPredictions(at_least_float32(self._hidden.read(numbers).to(device)), head)
 
     def _keep(self, numbers: Sequence[int], predictions: Predictions, batch: Batch) -> bool:
         """Keep what these windows need later; False where nothing can be kept."""
-        if self._logits_MV is not None:
-            self._keep_logits(numbers, predictions, self._logits_MV, batch)
+        if self._logits is not None:
+            self._keep_logits(numbers, predictions, self._logits, batch)
         elif isinstance(predictions, FactoredPredictions):
-            self._keep_hidden(numbers, predictions)
+            self._keep_hidden(numbers, predictions, batch)
         elif self._dense is not None:
             first = 0
             for number, window in zip(numbers, batch.windows, strict=True):
@@ -152,69 +155,37 @@ class KeptPredictions:
             return False
         return True
 
-    def _keep_hidden(self, numbers: Sequence[int], predictions: FactoredPredictions) -> None:
+    def _keep_hidden(
+        self, numbers: Sequence[int], predictions: FactoredPredictions, batch: Batch
+    ) -> None:
         head, hidden_MD = predictions.head, predictions.hidden_MD
         # What was widened from 16 bits is kept in them.
         kept_MD = hidden_MD.detach().to("cpu", head.product_dtype or hidden_MD.dtype)
         with self._lock:
-            if self._hidden_MD is None:
-                shape = (len(self._tokenized), kept_MD.shape[1])
-                self._hidden_MD, self._head = _buffer(shape, kept_MD.dtype), (head, self.device)
-        self._hidden_MD[self._rows(numbers)] = kept_MD
+            if self._hidden is None:
+                self._hidden = WindowRows(self._rows, kept_MD.shape[1], kept_MD.dtype)
+                self._head = (head, self.device)
+        self._hidden.space(numbers, [len(window) for window in batch.windows]).copy_(kept_MD)
 
     def _keep_logits(
-        self,
-        numbers: Sequence[int],
-        predictions: Predictions,
-        logits_MV: Float[torch.Tensor, "M V"],
-        batch: Batch,
+        self, numbers: Sequence[int], predictions: Predictions, kept: WindowRows, batch: Batch
     ) -> None:
         """Write all logits of some windows, in the blocks that a pass computes."""
-        own, targets_m = self._rows(numbers), torch.from_numpy(batch.targets)
+        logits_mV: Float[torch.Tensor, "m V"] = kept.space(
+            numbers, [len(window) for window in batch.windows]
+        )
+        targets_m = torch.from_numpy(batch.targets)
         for rows in row_chunks(predictions, torch.device("cpu"), len(predictions)):
             chunk = Chunk.of(predictions, rows, targets_m[rows])
             for columns, block_BW in chunk.blocks(0, predictions.vocabulary_size):
-                if isinstance(own, slice):
-                    logits_MV[own][rows, columns] = block_BW
-                else:
-                    logits_MV[own[rows], columns] = block_BW
+                logits_mV[rows, columns] = block_BW
 
 
-def _logits_buffer(M: int, V: int) -> Float[torch.Tensor, "M V"] | None:
-    """Space for all logits; None where there is too little."""
+def _logits_rows(M: int, V: int) -> WindowRows | None:
+    """Space for M rows of logits; None where there is too little."""
     if not logits_fit(M, V):
         return None
     try:
-        return _buffer((M, V), torch.float32)
+        return WindowRows(M, V, torch.float32)
     except RunError:  # a quota or a limit of the process; hidden states take less
         return None
-
-
-def _buffer(shape: tuple[int, int], dtype: torch.dtype) -> torch.Tensor:
-    """A tensor in memory, or in a file without a name where it is large."""
-    count = shape[0] * shape[1]
-    size = count * dtype.itemsize
-    if size <= IN_MEMORY:
-        return torch.empty(shape, dtype=dtype)
-    path, folder = None, temporary_folder()
-    try:
-        with tempfile.NamedTemporaryFile(prefix="kullback-", dir=folder, delete=False) as file:
-            path = Path(file.name)
-            # Written to through the mapping, where a disk that fills up would end the process.
-            if hasattr(os, "posix_fallocate"):
-                os.posix_fallocate(file.fileno(), 0, size)
-            else:  # macOS
-                file.truncate(size)
-        return torch.from_file(str(path), shared=True, size=count, dtype=dtype).view(shape)
-    except (OSError, RuntimeError) as error:
-        raise RunError(
-            f"the predictions of the reference take {size:,} bytes, and {folder} "
-            f"cannot hold them ({error}): set TMPDIR to a folder with more space, or compare with "
-            "one candidate alone"
-        ) from error
-    finally:
-        if path is not None:
-            with suppress(
-                OSError
-            ):  # the mapping stays; where it cannot be removed yet, it is later
-                path.unlink()

@@ -16,7 +16,12 @@ import msgspec
 
 from kullback.comparison.detail import describe_candidate
 from kullback.comparison.kept_pass import KeptPasses
-from kullback.comparison.kept_predictions import KeptPredictions, is_wide, logits_fit
+from kullback.comparison.kept_predictions import (
+    KeptPredictions,
+    is_wide,
+    logits_fit,
+    rows_of_share,
+)
 from kullback.comparison.noise_floor import above_noise, noise_floor
 from kullback.comparison.operands import Operand
 from kullback.comparison.ranking import CandidateRows, choose, rank_candidates
@@ -304,16 +309,18 @@ def _kept(
     """The reference, read once; what its logits take on disk is announced."""
     is_slow = is_exclusive(reference) and not getattr(reference.model, "factored", False)
     reads_logits = is_slow or is_wide(getattr(reference.model, "head", None))
-    V, local = reference.vocabulary_size, processes.local_world_size
+    V, count = reference.vocabulary_size, processes.world_size
+    fits = logits_fit(rows_of_share(reference, tokenized, count), V, processes.local_world_size)
     # All processes keep the same, or they would round differently.
-    fit = all(processes.gather(reads_logits and logits_fit(len(tokenized), V, local)))
-    kept = KeptPredictions(reference, tokenized, on_disk=V if fit else None)
+    fit = all(processes.gather(reads_logits and fits))
+    kept = KeptPredictions(reference, tokenized, on_disk=V if fit else None, processes=count)
     if fit and not all(processes.gather(kept.disk_bytes > 0)):
-        kept = KeptPredictions(reference, tokenized)
+        kept = KeptPredictions(reference, tokenized, processes=count)
     if kept.disk_bytes:
+        own = " in each process" if count > 1 else ""
         progress.note(
             f"the logits of {reference.name} are kept in {temporary_folder()} until the end, "
-            f"{kept.disk_bytes / 1e6:,.0f} MB: they are computed once"
+            f"{kept.disk_bytes / 1e6:,.0f} MB{own}: they are computed once"
         )
     return kept
 
