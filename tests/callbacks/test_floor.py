@@ -96,6 +96,45 @@ def test_a_trainer_logs_what_kullback_measures(exported: Path, tmp_path: Path):
     model.train()
 
 
+def trainer_with(callbacks: list[FloorCallback], tmp_path: Path) -> Trainer:
+    """A trainer of four steps with these callbacks."""
+    vocabulary = len(weather(tmp_path).source.training.vocabulary)
+    rows = [{"input_ids": row, "labels": row} for row in torch.tensor([[0, 2, 3, 4]] * 8)]
+    arguments = TrainingArguments(
+        str(tmp_path), max_steps=4, per_device_train_batch_size=2, logging_steps=4,
+        report_to=[], disable_tqdm=True, use_cpu=True, save_strategy="no",
+    )  # fmt: skip
+    return Trainer(tiny(vocabulary), arguments, train_dataset=rows, callbacks=callbacks)
+
+
+def test_two_callbacks_have_names_of_their_own(exported: Path, tmp_path: Path) -> None:
+    """Each logs under its own; of one name they are refused before the first step."""
+    callbacks = [FloorCallback(exported, every=4, rows=20, name=name) for name in ("a", None)]
+    trainer = trainer_with(callbacks, tmp_path)
+    trainer.train()
+    (record,) = [row for row in trainer.state.log_history if "kullback/kl" in row]
+    assert record["kullback/a/kl"] == callbacks[0].history[-1]["kl"]
+    trainer.train()  # the same callbacks again
+    same = [FloorCallback(exported, every=4, rows=20) for _ in range(2)]
+    with pytest.raises(InvalidValueError, match=r"two FloorCallbacks.*kullback/kl.*name="):
+        trainer_with(same, tmp_path).train()
+    assert not any(callback.history for callback in same)
+    with pytest.raises(InvalidValueError, match="two FloorCallbacks"):
+        same[0].on_fit_start(SimpleNamespace(callbacks=same), None)  # as Lightning calls it
+    with pytest.raises(InvalidValueError, match="name is empty"):
+        FloorCallback(exported, name="")
+
+
+def test_a_callback_takes_the_place_of_another(exported: Path, tmp_path: Path) -> None:
+    """Of the same name, in a trainer that trains again."""
+    trainer = trainer_with([first := FloorCallback(exported, every=4, rows=20)], tmp_path)
+    trainer.train()
+    trainer.remove_callback(first)
+    trainer.add_callback(second := FloorCallback(exported, every=4, rows=20))
+    trainer.train()
+    assert second.history
+
+
 def test_attached_it_is_called_before_the_reporters(exported: Path, tmp_path: Path):
     """A reporter that the trainer was made with gets the numbers of an attached callback."""
     from transformers import TrainerCallback

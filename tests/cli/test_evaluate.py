@@ -70,3 +70,18 @@ def test_two_processes_share_a_source(weather_run: Path) -> None:
     assert json.loads(outputs[0].stdout) == json.loads(alone.stdout)
     assert outputs[1].stdout == ""
     assert [output.returncode for output in outputs] == [0, 0]
+
+
+@pytest.mark.slow  # processes of their own
+@pytest.mark.parametrize("options", [["@int8"], ["", "--device-map", "auto"]])
+def test_libraries_say_nothing(options: list[str], tiny_llama_folder: Path, text_file: Path):
+    """torchao's import warns of its CUDA libraries, and torch of torchao: not in a command."""
+    pytest.importorskip("torchao", reason="the extra quantise is not installed")
+    model = f"{tiny_llama_folder}{options[0]}"
+    command = ["evaluate", model, "--text", str(text_file), *options[1:], "--json"]
+    done = subprocess.run(
+        [sys.executable, "-m", "kullback", *command],
+        capture_output=True, text=True, check=True, timeout=200,
+    )  # fmt: skip
+    lines = [line.strip() for line in done.stderr.splitlines()]
+    assert all(line.startswith(("loading ", "evaluating ", "0%")) for line in lines), lines

@@ -122,7 +122,7 @@ def test_a_process_has_space_for_its_share(
     assert not isinstance(first, Exception)
     assert not isinstance(second, Exception)
     assert first[0] + second[0] == len(text.windows)
-    assert sum(taken) <= len(text) + 2 * 64
+    assert sum(taken) <= len(text) + 2 * (64 + 1)
     for rows in first[1]:
         assert np.array_equal(rows.nll, expected.nll)
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec import UNSET
 
 from kullback.comparison.models import Candidate, compare_models
 from kullback.comparison.operands import ModelOperand, RecordingOperand
@@ -15,6 +17,8 @@ from kullback.errors import InvalidValueError
 from kullback.evaluation.on_text import TextTask, evaluate_text
 from kullback.evaluation.record import record_text
 from kullback.evaluation.token_records import read_records
+from kullback.models.huggingface import HuggingFaceModel
+from kullback.models.interface import TextModel
 from kullback.models.load import load_sized
 from kullback.runtime.progress import Progress
 from kullback.text.documents import Document
@@ -131,7 +135,7 @@ def test_other_readings_are_refused(parts, message, files):
 
 def test_another_tokenizer_with_the_same_tokens_is_compared(files):
     """With a note; with other tokens it is refused."""
-    rows = TokenRows.of_file(files[0])
+    rows = replace(TokenRows.of_file(files[0]), begins_with=UNSET)  # of an earlier version
     again = other(rows, tokenizer="x")
     result = compare_records(rows, again)
     assert result.measures["delta_cross_entropy"].value == 0
@@ -140,6 +144,51 @@ def test_another_tokenizer_with_the_same_tokens_is_compared(files):
     tokens[3] += 1
     with pytest.raises(InvalidValueError, match=r"the tokenizers are not the same .*--by-bytes"):
         compare_records(rows, replace(again, target_M=tokens))
+
+
+def reading_after(model: HuggingFaceModel, bos: int | None, eos: int) -> HuggingFaceModel:
+    """The model, whose texts begin with the token `bos` by itself; `eos` is the other mark."""
+    tokenizer = copy.copy(model.tokenizer)
+    tokenizer.bos_id, tokenizer.eos_id, tokenizer.adds_bos = bos, eos, bos is not None
+    return replace(model, tokenizer=tokenizer)
+
+
+def test_texts_that_begin_in_two_ways_are_noted(sides, tmp_path):
+    """Where the same rows are scored: records made after one BOS beside a model that reads after
+    another, and no note where both read after the same.
+    """
+    protocol = Protocol(window=32)
+    begun, other = (reading_after(sides[1].model, bos, 2) for bos in (3, 4))
+    path = tmp_path / "begun.parquet"
+    evaluate_text(begun, DOCUMENTS, protocol, TextTask(records=path))
+    rows = TokenRows.of_file(path)
+    assert rows.begins_with == 3
+
+    def notes(candidate: TextModel) -> list[str]:
+        live = TokenRows.of_model(candidate, DOCUMENTS, protocol, against=rows)
+        return [note for note in compare_records(rows, live).notes if "BOS" in note]
+
+    assert notes(begun) == []
+    (note,) = notes(other)
+    assert f"{path} begins a text with the BOS 3, {other.name} with the BOS 4" in note
+    assert "--bos never" in note
+
+
+def test_rows_that_differ_since_texts_begin_in_two_ways_are_refused(sides, files):
+    """Before the model reads: its first tokens are not scored, or scored after BOS."""
+    rows = TokenRows.of_file(files[0])
+    assert rows.begins_with is None
+    model = reading_after(sides[1].model, 3, 2)
+    with pytest.raises(InvalidValueError, match=r"no BOS, .* with the BOS 3.*--bos always"):
+        TokenRows.of_model(model, DOCUMENTS, PROTOCOL, against=rows)
+
+
+def test_a_recording_says_what_its_texts_begin_with(sides, tmp_path):
+    """Where its protocol leaves that to the tokenizer; else it is known for "never" alone."""
+    for bos, begins_with in (("auto", None), ("never", None)):
+        path = tmp_path / bos
+        record_text(sides[0].model, DOCUMENTS, Protocol(window=32, bos=bos), path, "exact")
+        assert TokenRows.of_recording(RecordingOperand.open(path)).begins_with is begins_with
 
 
 def test_a_model_of_another_reading_is_refused_before_it_reads(sides, files):

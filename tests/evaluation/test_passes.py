@@ -113,8 +113,9 @@ def test_a_text_of_one_batch_has_all_cores(model, first_window, monkeypatch):
     asked = []
 
     class Watched(ProcessGroup):
-        def map(self, measure, windows, at_once=None):
+        def map(self, measure, windows, at_once=None, one_each=False):
             asked.append(at_once)
+            assert not one_each
             return super().map(measure, windows, at_once)
 
     for texts, at_once in (([TEXT[:60], "No!", TEXT[:40]], 2), ([TEXT[:60], "No!"], 1)):

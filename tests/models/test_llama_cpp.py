@@ -404,7 +404,7 @@ def test_processes_of_torchrun_share_gpus_and_cores(
 
     with_gpus = Library(cast(ctypes.CDLL, WithGpus()), "it")
     monkeypatch.setattr("kullback.models.llama_cpp.load_library", lambda: with_gpus)
-    monkeypatch.setattr("kullback.models._llama_cpp_placement.cores", lambda: 6)
+    monkeypatch.setattr("kullback.runtime.workers.cores", lambda: 6)
     header = read_gguf(folder / "tiny.gguf")
     LlamaCppModel.load(header, "m")
     for name, value in (("WORLD_SIZE", 4), ("LOCAL_WORLD_SIZE", 2), ("LOCAL_RANK", 1)):

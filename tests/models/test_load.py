@@ -12,7 +12,9 @@ import pytest
 import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
+import kullback
 from kullback.errors import InvalidValueError
+from kullback.evaluation.options import PassOptions
 from kullback.models import load
 from kullback.models.huggingface import HuggingFaceModel
 from kullback.models.interface import TextModel
@@ -244,3 +246,33 @@ def test_what_is_no_model_is_named(model: object) -> None:
     """The message says what can be given."""
     with pytest.raises(InvalidValueError, match=rf"{type(model).__name__}.*\(model, tokenizer\)"):
         load_sized(model)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to"),
+        MemoryError(),
+    ],
+)
+def test_a_model_that_does_not_fit_is_one_sentence(
+    folder: Path, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`kullback.load_model` says what needs less memory, loaded or quantised; no other error does.
+
+    A command names its own options instead.
+    """
+
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(load, "apply_scheme", fail)
+    for name, words in ((f"{folder}@int8", "kullback quantise"), (str(folder), "device_map")):
+        with pytest.raises(InvalidValueError, match=f"{name} does not fit into memory.*{words}"):
+            kullback.load_model(name)
+    with pytest.raises(InvalidValueError, match=r"does not fit into memory: use .*--dtype"):
+        PassOptions().load(f"{folder}@int8")
+    monkeypatch.setattr(load, "apply_scheme", lambda *_: torch.ones(2, 3) @ torch.ones(2))
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        kullback.load_model(str(folder))

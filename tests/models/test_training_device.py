@@ -11,6 +11,7 @@ from kullback.errors import InvalidValueError
 from kullback.models import _training_device, training_plan
 from kullback.models._training_device import Hardware, device_of_resumed, training_hardware
 from kullback.models.train import resume_training, train_model
+from kullback.runtime import workers
 from kullback.training.description import read_description
 from kullback.training.progress import TrainingProgress
 from tiny_runs import contents, weather
@@ -61,10 +62,13 @@ def test_one_core_has_one_thread(
     available: int, threads: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Unless more are given; two threads on a core would each compute half of a batch in turn."""
-    monkeypatch.setattr(_training_device, "cores", lambda: available)
+    monkeypatch.setattr(workers, "cores", lambda: available)
     hardware = Hardware(torch.device("cpu"), "float32")
     assert hardware.shards(None) == threads
     assert hardware.shards(3) == 3
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")  # each has its part of the cores
+    assert hardware.shards(None) == min(2, max(1, available // 4))
 
 
 def test_threads_are_of_a_cpu() -> None:

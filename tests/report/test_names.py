@@ -21,10 +21,19 @@ def named(reference: str, *names: str) -> list[str]:
 
 def test_names_lose_what_all_of_them_share():
     """Only whole folders and model names are dropped, and never all of a name."""
+    assert short_names(["/x/y/q4.gguf", "/z/q8.gguf", "orga/m"]) == ["q4.gguf", "q8.gguf", "m"]
     assert short_names(["a/b@int4-g32", "a/b@int4-g64"]) == ["int4-g32", "int4-g64"]
     assert short_names(["a/model", "a/model@int8"]) == ["model", "model@int8"]
-    assert short_names(["a/b@int8", "a/b@int8"]) == ["a/b@int8", "a/b@int8"]
+    assert short_names(["a/b@int8", "a/b@int8"]) == ["b@int8", "b@int8"]
     assert short_names([]) == []
+
+
+def test_equal_base_names_stay_distinct():
+    """With as many folders as tell them apart; a name that another ends with stays whole."""
+    assert short_names(["/a/x/m", "/b/x/m", "/b/y/m"]) == ["a/x/m", "b/x/m", "y/m"]
+    assert short_names(["m", "b/m"]) == ["m", "b/m"]
+    assert short_names(["a/m", "a/m/", "c/n"]) == ["a/m", "a/m/", "n"]
+    assert named("/data/llama/model", "/a/v1/model", "/a/v2/model") == ["v1/model", "v2/model"]
 
 
 def test_candidates_are_named_by_their_scheme():

@@ -16,7 +16,13 @@ from shared_evaluation import evaluate
 
 from kullback.errors import InvalidValueError, RunError
 from kullback.runtime import workers as module
-from kullback.runtime.workers import ProcessGroup, local_processes, lost_processes, process_group
+from kullback.runtime.workers import (
+    ProcessGroup,
+    local_processes,
+    lost_processes,
+    own_cores,
+    process_group,
+)
 from two_processes import two_processes
 
 
@@ -67,6 +73,35 @@ def test_few_windows_share_all_cores(
     group = ProcessGroup(local_world_size=local)
     assert list(group.map(str, range(3), at_once)) == ["0", "1", "2"]
     assert asked == [(threads, cores_each)]
+
+
+@pytest.mark.parametrize(("local", "cores_each"), [(1, 6), (2, 3), (4, 1), (9, 1)])
+def test_processes_that_compute_one_at_a_time_divide_the_cores(
+    local: int, cores_each: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside an accelerator or llama.cpp: one thread each, with its process's part of the cores."""
+    asked = []
+
+    def record(count: int, cores_each: int) -> AbstractContextManager[ThreadPoolExecutor]:
+        asked.append((count, cores_each))
+        return ThreadPoolExecutor(1)
+
+    monkeypatch.setattr(module, "cores", lambda: 6)
+    monkeypatch.setattr(module, "workers", record)
+    group = ProcessGroup(local_world_size=local)
+    assert list(group.map(str, range(3), 1, one_each=True)) == ["0", "1", "2"]
+    assert asked == [(1, cores_each)]
+
+
+def test_own_cores_are_a_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of them alone; a part under torchrun, and at least one."""
+    monkeypatch.setattr(module, "cores", lambda: 6)
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    assert own_cores() == 6
+    monkeypatch.setenv("WORLD_SIZE", "16")
+    for local, part in ((2, 3), (4, 1), (8, 1)):
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", str(local))
+        assert own_cores() == part
 
 
 def test_an_error_in_a_thread_is_the_callers():

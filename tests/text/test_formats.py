@@ -111,6 +111,8 @@ def test_compressed_text_is_one_document(tmp_path, compression):
         ("a.jl", b'\n{"text": "a"}\n{"text": "b"}\n', ["JSON object", ".jsonl", ".txt"]),
         ("a.data.gz", gzip.compress(b'{"text": "a"}\n', mtime=0), ["JSON object", ".jsonl"]),
         ("docs", b'{"text": "' + b"a" * 20_000 + b'"}\n', ["JSON object", ".jsonl"]),
+        ("docs", b'[\n {"text": "a"}]', ["JSON array", ".json", ".txt"]),
+        ("docs", b'["a", "b"]', ["JSON array", ".json", ".txt"]),
         ("a.txt", gzip.compress(b"a", mtime=0), ["gzip", "name does not say so"]),
         ("a.jsonl", bz2.compress(b'{"text": "a"}'), ["bzip2"]),
         ("a.txt.gz", gzip.compress(lzma.compress(b"a"), mtime=0), ["xz"]),
@@ -154,6 +156,31 @@ def test_other_text_is_one_document(tmp_path, name):
     (document,) = read_documents([tmp_path / name], note=notes.append)
     assert document.text == text
     assert ["JSON object" in sentence for sentence in notes] == [True] * (name == "a.txt")
+
+
+@pytest.mark.parametrize(
+    ("text", "is_array"),
+    [
+        ('[{"text": "a"}, {"text": "b"}]', True),
+        ('\n [ "a\\"b" ]', True),
+        ('["' + "a " * 5000 + '"]', True),
+        ('["Go", he said, "away"]\n', False),
+        ('["Go"] he said', False),
+        ("[Music] It begins.", False),
+        ('["Go away," he said.]', False),
+        ("[1, 2]", False),
+        ("[]", False),
+    ],
+)
+def test_an_array_in_a_txt_is_noted(tmp_path, text, is_array):
+    """It is one text, and the name that would read the texts in it is given."""
+    (tmp_path / "a.txt").write_text(text)
+    notes = []
+    (document,) = read_documents([tmp_path / "a.txt"], note=notes.append)
+    assert document.text == text
+    assert ["JSON array" in note and "rename it to .json " in note for note in notes] == (
+        [True] * is_array
+    )
 
 
 def test_long_values_of_tables_leave_no_limit_behind(tmp_path):

@@ -15,6 +15,7 @@ import pytest
 
 from interrupted_runs import assert_same_run, start
 from kullback.cli import main
+from kullback.cli.live_page import LivePage
 from kullback.results.training import StepMetrics
 from kullback.training.config import TrainingConfig
 from kullback.training.interruption import Interrupted
@@ -49,6 +50,25 @@ def test_ctrl_c_says_how_to_resume(tmp_path: Path):
     alone = train(tmp_path / "alone", batches, sizes(batches), config)
     assert fingerprint(load_model(run)) == fingerprint(alone)
     assert metrics_but_times(run) == metrics_but_times(tmp_path / "alone")
+
+
+def test_ctrl_c_after_the_run_was_measured_says_that_it_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """While its page is written: code 130, and the command that measures it again."""
+
+    def interrupted(page: LivePage, result: object) -> None:
+        raise KeyboardInterrupt
+
+    weather(tmp_path, sentences=4)
+    monkeypatch.setattr(LivePage, "finish", interrupted)
+    options = "--width 8 --heads 2 --layers 1 --mlp-width 16 --batch 4 --threads 1 --steps 4"
+    run = tmp_path / "run"
+    source = ["--source", str(tmp_path / "weather.toml"), *options.split()]
+    assert main(["train", *source, "-o", str(run)]) in (130, 143)  # of the last signal
+    said = capsys.readouterr().err
+    assert f"{run} is trained, and is measured with: kullback train --resume {run}" in said
+    assert "nothing of this run" not in said
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -12,7 +12,7 @@ import pytest
 
 from kullback.errors import InvalidValueError, KullbackError, MissingExtraError, RunError
 from kullback.models.train import resume_training, train_model
-from kullback.results.training import StepMetrics
+from kullback.results.training import StepMetrics, TrainingRun
 from kullback.training import loggers
 from kullback.training.interruption import Interrupted
 from kullback.training.loggers import LoggedProgress, check_loggers, logged_values
@@ -141,6 +141,53 @@ def test_a_logger_that_fails_stops_nothing(monkeypatch: pytest.MonkeyPatch, tmp_
     assert (good.closed, bad.closed) == (1, 1)
 
 
+@pytest.mark.parametrize("trained", [True, False])
+def test_ctrl_c_outside_of_the_steps_says_what_is_on_disk(
+    trained: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """While loggers are closed after the last step, or a second time within a step."""
+
+    class Slow(Kept):
+        def log(self, step: int, values: Mapping[str, float]) -> None:
+            if step == 12 and not trained:
+                raise KeyboardInterrupt
+
+        def close(self) -> None:
+            if trained:
+                raise KeyboardInterrupt
+
+    opened_as(monkeypatch, wandb=Slow())
+    weather(tmp_path)
+    run = tmp_path / "run"
+    with pytest.raises(Interrupted) as stop:
+        train_model(
+            run, source=str(tmp_path / "weather.toml"), log=["wandb"], checkpoint_every=4, **SIZES
+        )
+    assert ("is trained, and is measured with" in str(stop.value)) == trained
+    assert ("resumed from its last checkpoint with" in str(stop.value)) != trained
+    assert str(stop.value).endswith(f"kullback train --resume {run}")
+    notes = Notes()
+    result = resume_training(run, progress=notes)
+    assert isinstance(result, TrainingRun)
+    assert any("measured, not trained" in note for note in notes.notes) == trained
+
+
+def test_ctrl_c_before_the_first_checkpoint_says_so(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The run is in its folder, which a new one cannot take."""
+
+    class Stops(Kept):
+        def log(self, step: int, values: Mapping[str, float]) -> None:
+            raise KeyboardInterrupt
+
+    opened_as(monkeypatch, wandb=Stops())
+    weather(tmp_path)
+    run = tmp_path / "run"
+    with pytest.raises(Interrupted, match=r"step 0; resume with: kullback train --resume"):
+        train_model(run, source=str(tmp_path / "weather.toml"), log=["wandb"], **SIZES)
+
+
 def test_a_logger_that_cannot_begin_is_refused(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -155,6 +202,48 @@ def test_a_logger_that_cannot_begin_is_refused(
     with pytest.raises(RunError, match=r"wandb.*no key"):
         train_model(tmp_path / "run", source=str(tmp_path / "weather.toml"), log=["wandb"], **SIZES)
     assert not (tmp_path / "run" / "training.json").exists()
+
+
+def test_loggers_that_began_leave_nothing_where_another_cannot(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Neither their files nor ids; what an earlier part of a resumed run wrote stays."""
+    closed: list[str] = []
+
+    class Writes(Kept):
+        def __init__(self, run: Path, settings: object, ids: dict[str, str]) -> None:
+            super().__init__()
+            (run / "mlflow" / "part").mkdir(parents=True, exist_ok=True)
+            (run / "mlflow" / "part" / "new").touch()
+            ids["mlflow"] = "x"
+
+        def close(self) -> None:
+            closed.append("mlflow")
+
+    def fail(*_: object) -> Kept:
+        raise ConnectionError("no key")
+
+    opened_as(monkeypatch, tensorboard=Kept())
+    monkeypatch.setitem(loggers._OPENERS, "mlflow", Writes)
+    monkeypatch.setitem(loggers._OPENERS, "wandb", fail)
+    run = tmp_path / "run"
+
+    def begin(resumed: bool) -> None:
+        names = ["tensorboard", "mlflow", "wandb"]
+        with LoggedProgress(Notes(), names, run, dict, resumed) as progress:
+            progress.begin(12, None)
+
+    with pytest.raises(RunError, match=r"wandb.*no key"):
+        begin(resumed=False)
+    assert closed == ["mlflow"]
+    assert not run.exists()
+    (run / "mlflow").mkdir(parents=True)
+    (run / "mlflow" / "old").touch()
+    with pytest.raises(RunError):
+        begin(resumed=True)
+    assert [path.relative_to(run).as_posix() for path in sorted(run.rglob("*"))] == [
+        "mlflow", "mlflow/old"
+    ]  # fmt: skip
 
 
 def logged(name: str, run: Path, steps: tuple[int, ...], resumed: bool = False) -> None:

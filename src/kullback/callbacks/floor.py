@@ -6,7 +6,8 @@ needs neither package: both call hooks by their names.  Units are nats/token.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterable
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from torch import nn
 
 from kullback.callbacks.fixed_rows import FixedRows, Logits, logits_of, open_rows
 from kullback.callbacks.pace import LEAST, MOST, Pace, seconds_now
+from kullback.errors import InvalidValueError
 from kullback.runtime.ranges import LENGTHS, SEEDS, Range
 from kullback.sources.catalogue import AnySource
 
@@ -29,6 +31,8 @@ ROWS = Range(2, 10**9)
 OTHER_HOOKS = ("setup", "teardown")
 
 _numbers = count(1)
+# The controls of transformers' trainers that are training, each with one of its callbacks.
+_begun: list[tuple[weakref.ref[Any], weakref.ref[FloorCallback]]] = []
 
 
 class FloorCallback:
@@ -41,9 +45,11 @@ class FloorCallback:
 
     Rows and steps between two measurements are chosen from the first steps so that measuring takes
     at most `budget` of the time of the steps; `rows` and `every` fix them.  `logits` is called with
-    the model and token ids [N, T] where the model's forward does not return logits.  `history` has
-    what was logged, with its step.  Raises `InvalidValueError` for an unknown source, a number out
-    of range and, during the training, a model with fewer ids than the source.
+    the model and token ids [N, T] where the model's forward does not return logits.  Numbers are
+    logged as ``kullback/kl``; with a `name`, which several callbacks of one trainer need, as
+    ``kullback/NAME/kl``.  `history` has what was logged, with its step.  Raises
+    `InvalidValueError` for an unknown source, a number out of range and, when the training begins,
+    for two callbacks of one name, or a model with fewer ids than the source.
     """
 
     def __init__(
@@ -55,12 +61,15 @@ class FloorCallback:
         window: int | None = None,
         seed: int = 0,
         logits: Logits = logits_of,
+        name: str | None = None,
     ) -> None:
-        for name, value, limits in (
+        for option, value, limits in (
             ("every", every, LENGTHS), ("rows", rows, ROWS), ("window", window, LENGTHS),
         ):  # fmt: skip
             if value is not None:
-                limits.check(name, value)
+                limits.check(option, value)
+        if name == "":
+            raise InvalidValueError("name is empty: give one that tells it from other callbacks")
         BUDGETS.check("budget", budget)
         SEEDS.check("seed", seed)
         self._rows: FixedRows = open_rows(source, rows or MOST, window, seed)
@@ -70,6 +79,7 @@ class FloorCallback:
         self._latest: dict[str, float] = {}
         self._measured = -1
         self._number = next(_numbers)
+        self._prefix = PREFIX if name is None else f"{PREFIX}{name}/"
         self.history: list[dict[str, float]] = []
 
     # --- transformers ----------------------------------------------------------------------
@@ -88,6 +98,17 @@ class FloorCallback:
         """
         trainer.callback_handler.callbacks.insert(0, self)
         return trainer
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **named: Any) -> None:
+        """Refuse a second callback of this name: its numbers would be taken for this one's."""
+        _begun[:] = [one for one in _begun if None not in (one[0](), one[1]())]
+        others = [callback() for trainer, callback in _begun if trainer() is control]
+        self._check_names(others)
+        _begun.append((weakref.ref(control), weakref.ref(self)))
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **named: Any) -> None:
+        """The names of the trainer's callbacks may change."""
+        _begun[:] = [one for one in _begun if one[1]() is not self]
 
     def on_step_end(self, args: Any, state: Any, control: Any, **named: Any) -> None:
         """Measure where it is time, and let the trainer log at this step."""
@@ -110,6 +131,10 @@ class FloorCallback:
         self._latest = {}
 
     # --- Lightning -------------------------------------------------------------------------
+
+    def on_fit_start(self, trainer: Any, module: Any) -> None:
+        """Refuse a second callback of this name, as `on_train_begin` does."""
+        self._check_names(getattr(trainer, "callbacks", ()))
 
     def on_train_batch_end(self, trainer: Any, module: Any, *others: Any, **named: Any) -> None:
         """Measure where it is time, and log it to Lightning's loggers and metrics."""
@@ -156,6 +181,16 @@ class FloorCallback:
 
     # --- both ------------------------------------------------------------------------------
 
+    def _check_names(self, callbacks: Iterable[object]) -> None:
+        for other in callbacks:
+            if not isinstance(other, FloorCallback) or other is self:
+                continue
+            if other._prefix == self._prefix:
+                raise InvalidValueError(
+                    f"two FloorCallbacks of this trainer log {self._prefix}kl: give each a name of "
+                    "its own, FloorCallback(..., name='held-out')"
+                )
+
     def _step(self, model: nn.Module, step: int, between: int | None, is_last: bool) -> bool:
         """A step ended: whether the rows were measured, so that `_latest` has numbers to log."""
         if step <= max(self._measured, 0):  # a part of a step, or the same step again
@@ -172,7 +207,7 @@ class FloorCallback:
         metrics = self._rows.metrics(model, self._logits)
         self._pace.took(seconds_now(device) - began)
         self._measured = step
-        self._latest = {f"{PREFIX}{name}": value for name, value in metrics.items()}
+        self._latest = {f"{self._prefix}{name}": value for name, value in metrics.items()}
         self.history.append({"step": step, **metrics})
         return True
 

@@ -22,6 +22,8 @@ from kullback.training.sizes import MINUTES, NAMED_SIZES
 
 if TYPE_CHECKING:
     from kullback.cli.parsing import Commands
+    from kullback.results.evaluation import NonZeroRank
+    from kullback.results.training import TrainingRun
 
 __all__ = ["OPTIONS", "add"]
 
@@ -58,7 +60,7 @@ OPTIONS = (
      "steps between validations"),
     ("--checkpoint-every", "checkpoint_every", RANGES["checkpoint_every"], "100",
      "steps between checkpoints"),
-    ("--threads", "threads", RANGES["shards"], "2; 1 on a GPU or one core",
+    ("--threads", "threads", RANGES["shards"], "2; 1 on a GPU or with one core a process",
      "threads of a CPU, one shard of the batch each"),
     ("--accumulate", "accumulate", RANGES["accumulate"], "1",
      "parts of a batch, one after another, which take less memory"),
@@ -173,12 +175,13 @@ def _train(options: argparse.Namespace) -> int:
         from kullback.cli.live_page import LivePage
         from kullback.models.train import resume_training, train_model
         from kullback.report.terminal.training import TrainingDisplay
-        from kullback.results.training import TrainingRun
+        from kullback.results.training import TrainingRun as Run
         from kullback.training.interruption import Interrupted
         from kullback.training.progress import TrainingProgress
 
     run = options.output if options.resume is None else options.resume
     progress = TrainingProgress()
+    result: TrainingRun | NonZeroRank | None = None
     try:
         with ExitStack() as shown:
             if is_rank_zero():
@@ -191,10 +194,15 @@ def _train(options: argparse.Namespace) -> int:
                     options.output, text=options.text, source=options.source, log=log,
                     progress=progress, **keywords,
                 )  # fmt: skip
-            if isinstance(progress, LivePage) and isinstance(result, TrainingRun):
+            if isinstance(progress, LivePage) and isinstance(result, Run):
                 progress.finish(result)
     except Interrupted as stop:
         print_error(str(stop))
+        return exit_code()
+    except KeyboardInterrupt:
+        if result is None:
+            raise
+        print_error(str(Interrupted(run, None, trained=True)))  # the page is not finished
         return exit_code()
     print_result(result, options.json)
     return 0

@@ -13,9 +13,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 from jaxtyping import Float, Int
+from msgspec import UNSET, UnsetType
 
 from kullback.comparison.measures import paired_measures
 from kullback.comparison.operands import RecordingOperand, check_is_text
@@ -32,19 +34,22 @@ from kullback.runtime.progress import Progress
 from kullback.runtime.workers import ProcessGroup
 from kullback.text.documents import Document
 from kullback.text.fingerprint import Fingerprint, check_same_text
+from kullback.text.plan import bos_of
 from kullback.text.protocol import Protocol
 
 __all__ = ["TokenRows", "compare_records"]
+
+#: The id of the BOS that each text was read after, None for none; of two operands.
+Begins: TypeAlias = "tuple[int | UnsetType | None, int | UnsetType | None]"
 
 ROWS = 512
 NO_KL = (
     "a KL cannot be computed from token records, which hold no distributions: kullback record "
     "with --distributions exact (or top-k, for bounds) keeps them"
 )
-OTHER_TOKENIZER = (
-    "two tokenizers, or two implementations of one, read the text as the same tokens; records do "
-    "not say whether they begin it with the same BOS"
-)
+OTHER_TOKENIZER = "two tokenizers, or two implementations of one, read the text as the same tokens"
+UNKNOWN_BOS = "{}; records do not say whether they begin it with the same BOS"
+BOTH = "read both with --bos always, or both with --bos never"
 SIGN = "above 0 the candidate predicts worse"
 
 
@@ -66,6 +71,8 @@ class TokenRows:
     """The most probable token."""
     notes: tuple[str, ...] = ()
     """Sentences that the user should read."""
+    begins_with: int | UnsetType | None = UNSET
+    """The id of the BOS that each text was read after, None for none; unset where unknown."""
 
     def __len__(self) -> int:
         return len(self.nll_M)
@@ -74,7 +81,8 @@ class TokenRows:
     def of_file(cls, path: Path) -> TokenRows:
         """A file of token records; raises as `read_records` does."""
         metadata, records = read_records(path)
-        return cls._of_records(str(path), metadata.fingerprint, records)
+        rows = cls._of_records(str(path), metadata.fingerprint, records)
+        return replace(rows, begins_with=metadata.begins_with)
 
     @classmethod
     def of_model(
@@ -95,15 +103,20 @@ class TokenRows:
         identity = model_fingerprint(model, documents, tokenized)
         if against is not None:
             names = (against.name, f"the reading of {model.name}")
+            begins = (against.begins_with, bos_of(tokenized.protocol, model.tokenizer))
             same = np.array_equal(against.target_M, tokenized.targets)
-            _check_same_text(against.identity, identity, names, same)
+            same = same and np.array_equal(against.position_M, tokenized.places.position_M)
+            _check_same_text(against.identity, identity, names, begins, same)
         rows = token_rows(
             ModelPredictor(model), tokenized, progress=(progress or Progress()).tokens
         )
         windows = slice(0, len(tokenized.windows))
         records = window_records(tokenized, windows, list(rows))
         notes = (*model.notes, *coverage_notes(tokenized))
-        return replace(cls._of_records(model.name, identity, records), notes=notes)
+        return replace(
+            cls._of_records(model.name, identity, records), notes=notes,
+            begins_with=bos_of(tokenized.protocol, model.tokenizer),
+        )  # fmt: skip
 
     @classmethod
     def of_recording(cls, operand: RecordingOperand) -> TokenRows:
@@ -124,6 +137,7 @@ class TokenRows:
             None,
             np.concatenate([nll_B for nll_B, _ in parts]),
             np.concatenate([top1_B for _, top1_B in parts]),
+            begins_with=_recorded_bos(operand),
         )
 
     @classmethod
@@ -151,7 +165,8 @@ def compare_records(
     names = (reference.name, candidate.name)
     rows = ("document_M", "position_M", "target_M")
     same = all(np.array_equal(getattr(reference, n), getattr(candidate, n)) for n in rows)
-    other_tokenizer = _check_same_text(reference.identity, candidate.identity, names, same)
+    begins = (reference.begins_with, candidate.begins_with)
+    other_tokenizer = _check_same_text(reference.identity, candidate.identity, names, begins, same)
     if documents:
         check_is_text(reference.name, reference.identity.parts, documents)
     if not same:
@@ -182,23 +197,66 @@ def compare_records(
         notes=[
             SIGN,
             NO_KL,
-            *([OTHER_TOKENIZER] if other_tokenizer else []),
+            *_reading_notes(names, begins, other_tokenizer),
             *dict.fromkeys([*reference.notes, *candidate.notes]),
         ],
         documents=documents,
     )
 
 
+def _recorded_bos(operand: RecordingOperand) -> int | UnsetType | None:
+    """What texts begin with in a recording, where its metadata and protocol say it."""
+    protocol = operand.identity.parts.get("protocol")
+    bos = protocol.get("bos") if isinstance(protocol, dict) else None
+    if bos == "never":
+        return None
+    known = operand.recording.metadata.get("begins_with", UNSET)
+    # Under "always" a tokenizer begins texts in another way than by itself.
+    return known if bos == "auto" and (known is None or isinstance(known, int)) else UNSET
+
+
+def _reading_notes(names: tuple[str, str], begins: Begins, other_tokenizer: bool) -> list[str]:
+    """Notes on two tokenizers, and on texts that begin in two ways."""
+    if other_tokenizer and UNSET in begins:
+        return [UNKNOWN_BOS.format(OTHER_TOKENIZER)]
+    notes = [OTHER_TOKENIZER] if other_tokenizer else []
+    if _begin_in_two_ways(begins):
+        notes.append(f"{_shown_begins(names, begins)}: the differences are of that, too; {BOTH}")
+    return notes
+
+
+def _begin_in_two_ways(begins: Begins) -> bool:
+    return UNSET not in begins and begins[0] != begins[1]
+
+
+def _shown_begins(names: tuple[str, str], begins: Begins) -> str:
+    first, second = ("no BOS" if id_ is None else f"the BOS {id_}" for id_ in begins)
+    return f"{names[0]} begins a text with {first}, {names[1]} with {second}"
+
+
 def _check_same_text(
-    first: Fingerprint, second: Fingerprint, names: tuple[str, str], same_tokens: bool
+    first: Fingerprint,
+    second: Fingerprint,
+    names: tuple[str, str],
+    begins: Begins,
+    same_tokens: bool,
 ) -> bool:
     """Raise as `check_same_text` does, but not for another tokenizer that gives the same tokens.
 
-    Returns whether it is another: of a folder and a .gguf file of one model, for example.
+    Also where a text has other rows because it begins in another way.  Returns whether the
+    tokenizer is another: of a folder and a .gguf file of one model, for example.
     """
     parts = dict(second.parts)
     other = parts.get("tokenizer") != first.parts.get("tokenizer")
-    if other and same_tokens and "tokenizer" in parts and "tokenizer" in first.parts:
+    of_begin = not same_tokens and _begin_in_two_ways(begins)
+    if (
+        other and (same_tokens or of_begin)
+        and "tokenizer" in parts and "tokenizer" in first.parts
+    ):  # fmt: skip
         parts["tokenizer"] = first.parts["tokenizer"]
     check_same_text(first.parts, parts, names)
+    if of_begin:
+        raise InvalidValueError(
+            f"{_shown_begins(names, begins)}: other tokens are scored, or after other ones; {BOTH}"
+        )
     return other

@@ -67,8 +67,10 @@ def batched_rows(
     n_inputs_W = tokenized.windows.read()
     reader = _Reader(start, tokenized, predictors, n_inputs_W, limit)
     on_accelerator = any(predictor.device.type != "cpu" for predictor in predictors)
+    # An accelerator is filled by one batch.
+    is_alone = on_accelerator or any(map(is_exclusive, predictors))
     check_same_reading(processes, tokenized, predictors)
-    planned, at_once = _planned(tokenized, predictors, first_window, on_accelerator, processes)
+    planned, at_once = _planned(tokenized, predictors, first_window, is_alone, processes)
     check_same_plan(processes, planned, at_once)
     done = int(tokenized.starts[first_window])
     group: _Group[Rows] | None = None
@@ -78,7 +80,7 @@ def batched_rows(
     results = (
         _one_ahead(partial(_start_rows, reader), planned)
         if in_caller
-        else processes.map(lambda batch: _start_rows(reader, batch)(), planned, at_once)
+        else processes.map(lambda batch: _start_rows(reader, batch)(), planned, at_once, is_alone)
     )
     # Non-zero ranks have no results.
     for (rows, reached), batch in zip(results, planned, strict=False):
@@ -96,7 +98,7 @@ def _planned(
     tokenized: TokenizedText,
     predictors: tuple[Predictor, ...],
     first_window: int,
-    on_accelerator: bool,
+    is_alone: bool,
     processes: ProcessGroup,
 ) -> tuple[list[PlannedBatch], int]:
     """The batches from a window on, which streamed models have read, and how many at a time.
@@ -104,7 +106,6 @@ def _planned(
     Whether windows share batches is tried by rank 0, where the memory may be another's.
     """
     n_inputs_W, budget = tokenized.windows.read(), token_budget(*predictors)
-    is_alone = on_accelerator or any(map(is_exclusive, predictors))
 
     def sharing(longest: int) -> Sharing:
         return processes.decide(lambda: joint_sharing(longest, *predictors))
@@ -112,7 +113,7 @@ def _planned(
     while True:
         plan = plan_batches(n_inputs_W, budget, sharing)
         # It depends on all windows, not on those left to do: where a run resumes, the same cores
-        # share a batch as in one that was never stopped.  An accelerator is filled by one batch.
+        # share a batch as in one that was never stopped.
         at_once = 1 if is_alone else plan.full_batches
         planned = plan.from_window(first_window)
         inputs = _Inputs(tokenized, planned)

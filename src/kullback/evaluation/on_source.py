@@ -169,7 +169,7 @@ def source_sums(
         return BatchSums.of(batch.prefixes, statistics, summed)
 
     at_once = inputs_at_once(model, reference)
-    for batch in processes.map(measured, list(corpus.batches()), at_once):
+    for batch in processes.map(measured, list(corpus.batches()), at_once, at_once == 1):
         sums.add(batch)
         progress(sums.prefixes, prefixes)
     return sums

@@ -23,8 +23,7 @@ from kullback.evaluation.predictors import ModelPredictor, Predictor, is_exclusi
 from kullback.evaluation.tokenized_text import TokenizedText, subsample
 from kullback.predictions.base import ALL, FactoredPredictions, Predictions
 from kullback.runtime.progress import Tokens as TokensDone
-from kullback.runtime.threads import cores
-from kullback.runtime.workers import ProcessGroup
+from kullback.runtime.workers import ProcessGroup, own_cores
 from kullback.scoring.divergence import DivergenceStatistics, start_divergences
 from kullback.scoring.token_statistics import TokenStatistics, start_statistics
 
@@ -108,8 +107,8 @@ def divergence_rows(
 
 
 def _threads_of_statistics(*predictors: Predictor) -> int:
-    """All cores where windows are read one at a time: else each core has one of its own."""
-    return cores() if any(map(is_exclusive, predictors)) else 1
+    """All cores of this process where it reads windows one at a time: else each has its own."""
+    return own_cores() if any(map(is_exclusive, predictors)) else 1
 
 
 def _reported(

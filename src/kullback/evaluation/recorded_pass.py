@@ -29,6 +29,7 @@ from kullback.runtime.progress import Progress
 from kullback.runtime.workers import ProcessGroup
 from kullback.scoring.token_statistics import TokenStatistics, concatenate_statistics
 from kullback.text.fingerprint import Fingerprint
+from kullback.text.plan import bos_of
 
 __all__ = ["RecordedPass", "record_pass", "window_records"]
 
@@ -81,7 +82,8 @@ def record_pass(
     """
     began = time.perf_counter()
     records = RecordColumns()
-    metadata = RecordsMetadata.of(model.name, identity, tokenized.documents)
+    begins_with = bos_of(tokenized.protocol, model.tokenizer)
+    metadata = RecordsMetadata.of(model.name, identity, tokenized.documents, begins_with)
     is_finished = processes.is_rank_zero and path is not None and _is_finished(path, metadata)
     if processes.broadcast(is_finished):
         return _finished(path, model, tokenized, processes, progress, with_beginning)

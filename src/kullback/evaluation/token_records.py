@@ -99,6 +99,7 @@ class _Metadata(msgspec.Struct):
     fingerprint: str
     parts: dict[str, str | int | bool | dict[str, str | int | bool | None] | None]
     documents: list[_Document]
+    begins_with: int | msgspec.UnsetType | None = msgspec.UNSET
 
 
 @dataclass(frozen=True)
@@ -108,17 +109,23 @@ class RecordsMetadata:
     model: str
     fingerprint: Fingerprint
     documents: tuple[DocumentInfo, ...]
+    begins_with: int | msgspec.UnsetType | None = msgspec.UNSET
+    """The id of the BOS that each text was read after, None for none; unset where unknown."""
 
     @classmethod
     def of(
-        cls, model: str, fingerprint: Fingerprint, documents: Sequence[Document]
+        cls,
+        model: str,
+        fingerprint: Fingerprint,
+        documents: Sequence[Document],
+        begins_with: int | msgspec.UnsetType | None = msgspec.UNSET,
     ) -> RecordsMetadata:
         """The metadata of documents that are in memory."""
         infos = tuple(
             DocumentInfo(document.name, document.n_bytes, document.n_words)
             for document in documents
         )
-        return cls(model, fingerprint, infos)
+        return cls(model, fingerprint, infos, begins_with)
 
     def to_json(self) -> str:
         """Canonical JSON, as it is in the file."""
@@ -132,6 +139,7 @@ class RecordsMetadata:
                     {"name": info.name, "bytes": info.n_bytes, "words": info.n_words}
                     for info in self.documents
                 ],
+                **({} if self.begins_with is msgspec.UNSET else {"begins_with": self.begins_with}),
             },
             sort_keys=True,
             separators=(",", ":"),
@@ -150,7 +158,7 @@ class RecordsMetadata:
         documents = tuple(
             DocumentInfo(info.name, info.bytes, info.words) for info in data.documents
         )
-        return cls(data.model, fingerprint, documents)
+        return cls(data.model, fingerprint, documents, data.begins_with)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,4 +1,4 @@
-"""The devices and cores of this machine that llama.cpp uses in this process."""
+"""The devices of this machine that llama.cpp uses in this process."""
 
 from __future__ import annotations
 
@@ -8,20 +8,14 @@ from typing import Any
 from kullback.errors import InvalidValueError
 from kullback.models._llama_cpp_library import Library
 from kullback.models.llama_cpp_options import LlamaCppOptions
-from kullback.runtime.threads import cores
 from kullback.runtime.workers import local_processes
 
-__all__ = ["ALL_LAYERS", "own_cores", "place"]
+__all__ = ["ALL_LAYERS", "place"]
 
 ALL_LAYERS = 1 << 16
 NO_DEVICES = (ctypes.c_void_p * 1)(None)
 # LLAMA_SPLIT_MODE_NONE of llama.h: all layers are on `main_gpu`.
 NOT_SPLIT = 0
-
-
-def own_cores() -> int:
-    """This process's part of the cores where torchrun starts several, at least one."""
-    return max(1, cores() // local_processes()[1])
 
 
 def place(

@@ -12,7 +12,7 @@ from torch.distributed import is_nccl_available
 from kullback.errors import InvalidValueError
 from kullback.models.devices import best_device, check_device, check_dtype, own_device
 from kullback.runtime.ranks import process_count
-from kullback.runtime.threads import cores
+from kullback.runtime.workers import own_cores
 from kullback.training.config import DTYPES, RANGES, TrainingConfig
 
 __all__ = ["Hardware", "device_of_resumed", "training_hardware"]
@@ -34,12 +34,13 @@ class Hardware:
         return "float32" if self.dtype == "auto" else self.dtype
 
     def shards(self, threads: int | None) -> int:
-        """The threads that each process a shard: 2 on a CPU with as many cores, else 1.
+        """The threads that each process a shard: 2 on a CPU with as many cores for this process.
 
-        Raises `InvalidValueError` for several on an accelerator, which processes a batch at once.
+        Else 1.  Raises `InvalidValueError` for several on an accelerator, which processes
+        a batch at once.
         """
         if threads is None:
-            return min(TrainingConfig.shards, cores()) if self.device.type == "cpu" else 1
+            return min(TrainingConfig.shards, own_cores()) if self.device.type == "cpu" else 1
         RANGES["shards"].check("threads", threads)
         if self.device.type != "cpu" and threads != 1:
             raise InvalidValueError(

@@ -32,13 +32,14 @@ from torch import Tensor
 from kullback.errors import InvalidValueError, RunError
 from kullback.models._llama_cpp_errors import no_context, no_model
 from kullback.models._llama_cpp_library import Batch, Library, collected_errors, load_library
-from kullback.models._llama_cpp_placement import own_cores, place
+from kullback.models._llama_cpp_placement import place
 from kullback.models._llama_cpp_rope import RopeFactors
 from kullback.models._llama_cpp_tokenizer import tokenizer_of
 from kullback.models.gguf_file import GGUFFile
 from kullback.models.interface import Sharing
 from kullback.models.llama_cpp_options import CACHE_TYPES, FLASH_ATTENTION, LlamaCppOptions
 from kullback.predictions.base import ALL
+from kullback.runtime.workers import own_cores
 from kullback.text.tokenizer import TextTokenizer
 
 __all__ = ["LlamaCppModel", "LlamaCppPredictions", "read_tokenizer"]

@@ -15,6 +15,7 @@ import torch
 
 from kullback.errors import InvalidValueError
 from kullback.models._llama_cpp_library import is_installed
+from kullback.models._loading_errors import DOES_NOT_FIT
 from kullback.models.devices import best_device, check_device, own_device
 from kullback.models.from_transformers import load_from_transformers
 from kullback.models.gguf import dequantised, load_llama_cpp
@@ -27,6 +28,7 @@ from kullback.models.mini_gpt import GPTTextModel
 from kullback.models.placement import DeviceMap, Place, check_device_map
 from kullback.models.quantized import SizedModel, apply_scheme, sized, split_scheme
 from kullback.models.quiet import no_steps
+from kullback.runtime.memory import is_out_of_memory
 from kullback.runtime.progress import Steps
 from kullback.runtime.wording import with_article
 from kullback.runtime.workers import local_processes
@@ -39,6 +41,10 @@ if TYPE_CHECKING:
 
 __all__ = ["load_sized", "load_text_model", "model_name", "tokenizer_alone", "torch_dtype"]
 
+DOES_NOT_FIT_TO_BE_QUANTISED = (
+    "does not fit into memory, where it is loaded before it is quantised: choose 16 bits (dtype "
+    "bfloat16) or more memory, or load the folder that kullback quantise wrote elsewhere"
+)
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
@@ -65,8 +71,9 @@ def load_sized(
     `progress` is told how many of the weights are loaded, then how many layers are quantised.
     `backend` is what runs a ``.gguf`` file whose name does not say it (`load_text_model`).
 
-    Raises `InvalidValueError` where `model` is none of these, where `dtype` or `device` is unknown
-    or not that of a loaded model, and as `load_text_model` and `apply_scheme` do.
+    Raises `InvalidValueError` where `model` is none of these, where it does not fit into memory,
+    where `dtype` or `device` is unknown or not that of a loaded model, and as `load_text_model` and
+    `apply_scheme` do.
     """
     dtype = torch_dtype(dtype)
     if isinstance(model, str | Path):
@@ -74,10 +81,16 @@ def load_sized(
         if scheme is not None:  # only weights that are here are quantised further
             backend = "transformers"
             Place(torch.device("cpu"), device_map).check_stored(str(model), "quantises them")
-        named = load_text_model(
-            name, dtype, device, trust_remote_code, progress, backend, device_map
-        )
-        return apply_scheme(named, scheme, progress)
+        try:
+            named = load_text_model(
+                name, dtype, device, trust_remote_code, progress, backend, device_map
+            )
+            return apply_scheme(named, scheme, progress)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            why = DOES_NOT_FIT if scheme is None else DOES_NOT_FIT_TO_BE_QUANTISED
+            raise InvalidValueError(f"the model {model} {why}") from error
     model_name(model)
     if isinstance(model, tuple):
         loaded: TextModel = _wrap_pair(*model)

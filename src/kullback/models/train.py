@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import timedelta
 from functools import partial
@@ -40,6 +41,7 @@ from kullback.training.sentence_batches import SentenceBatches
 from kullback.training.shared_tokens import share_tokens
 from kullback.training.sizes import recipe_of
 from kullback.training.state import DivergedError
+from kullback.training.stored_state import is_checkpointed
 
 if TYPE_CHECKING:
     from kullback.sources.catalogue import Source
@@ -129,7 +131,23 @@ def train_model(
         else:
             read = settings.text_options(files, held_out, field, tokenizer, seed)
             make = _windows(run, read, holdout, tokens_of, progress)
-        return _trained(run, processes, hardware, make, settings, config, log, progress)
+        with _kept_run(run, processes):
+            return _trained(run, processes, hardware, make, settings, config, log, progress)
+
+
+@contextmanager
+def _kept_run(run: Path, processes: ProcessGroup) -> Iterator[None]:
+    """Say what of a new run is on disk where it is interrupted outside of its loop.
+
+    A second Ctrl-C ends the loop, and one may arrive while loggers are closed.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        if processes.is_rank_zero and (run / "training.json").exists():
+            step = None if is_checkpointed(run) else 0
+            raise Interrupted(run, step, (run / "model.safetensors").exists()) from None
+        raise
 
 
 def _trained(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from kullback.report.labels import NOT_ABOVE, measure
-from kullback.report.names import candidate_names
+from kullback.report.names import candidate_names, reference_name
 from kullback.report.numbers import NO_NUMBER, Written, byte_size, percent, write, write_number
 from kullback.report.verdict import noise_type, share_of_original
 from kullback.results.comparison import Comparison, RankedCandidate
@@ -35,6 +35,7 @@ class CandidateRow:
     size: str
     share: str
     """Of the reference's size."""
+    full_name: str
     kl: Written | None = None
     """None for the reference, as all that follows."""
     mark: str = ""
@@ -76,10 +77,11 @@ def candidate_table(result: Comparison) -> CandidateTable:
     has_ratio = any(candidate.noise_ratio is not None for candidate in ranked)
     return CandidateTable(
         reference=CandidateRow(
-            visible(reference.name),
+            reference_name(result),
             "reference",
             NO_NUMBER if reference.size_bytes is None else byte_size(reference.size_bytes),
             NO_NUMBER if reference.size_bytes is None else "100 %",
+            visible(reference.name),
         ),
         candidates=tuple(_row(candidate, result) for candidate in ranked),
         interval=interval if any(candidate.kl.has_interval for candidate in ranked) else "",
@@ -112,6 +114,7 @@ def _row(candidate: RankedCandidate, result: Comparison) -> CandidateRow:
         remark=_remark(candidate, result),
         size=NO_NUMBER if size is None else byte_size(size),
         share=NO_NUMBER if share is None else share_of_original(share),
+        full_name=visible(candidate.name),
         kl=write(candidate.kl, measure("kl")),
         mark=NOT_ABOVE if candidate.above_noise is False else "",
         ratio=NO_NUMBER if ratio is None else f"{write_number(ratio, 2)} ×",

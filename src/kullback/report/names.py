@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from rich.cells import cell_len
 
 from kullback.results.comparison import Comparison
 from kullback.runtime.escaping import visible
 
-__all__ = ["candidate_names", "short_names", "shorten"]
+__all__ = ["candidate_names", "reference_name", "short_names", "shorten"]
 
 
 def candidate_names(result: Comparison) -> dict[str, str]:
@@ -17,15 +17,27 @@ def candidate_names(result: Comparison) -> dict[str, str]:
 
     Two candidates of the same name have the same short name.
     """
+    return _short_names(result)[1]
+
+
+def reference_name(result: Comparison) -> str:
+    """A short name of the reference, which no candidate has."""
+    return _short_names(result)[0]
+
+
+def _short_names(result: Comparison) -> tuple[str, dict[str, str]]:
+    """That of the reference, and those of the candidates by their names."""
     reference = result.reference.name
     names = [candidate.name for candidate in result.candidates]
     schemes = {name: scheme for name in names if (scheme := _scheme_of(name, reference))}
     rest = [name for name in names if name not in schemes]
-    shortened = dict(zip(rest, short_names([reference, *rest])[1:], strict=True))
+    first, *others = short_names([reference, *rest])
+    shortened = dict(zip(rest, others, strict=True))
     short = {name: visible(schemes.get(name) or shortened[name]) for name in names}
-    return (
-        short if len(set(short.values())) == len(short) else {name: visible(name) for name in names}
-    )
+    if len(set(short.values())) == len(short):
+        return first, short
+    first, *others = short_names([reference, *names])
+    return first, dict(zip(names, others, strict=True))
 
 
 def _scheme_of(name: str, reference: str) -> str:
@@ -39,19 +51,33 @@ def _scheme_of(name: str, reference: str) -> str:
 
 
 def short_names(names: Sequence[str]) -> list[str]:
-    """The names, visible, without the folders and the model that all of them begin with.
+    """The names, visible: each by its last folders that no other has, and without the model that
+    all of them quantise.
 
     >>> short_names(["runs/mine@int8", "runs/mine@int4-g32"]), short_names(["runs/mine@int8"])
-    (['int8', 'int4-g32'], ['runs/mine@int8'])
+    (['int8', 'int4-g32'], ['mine@int8'])
+    >>> short_names(["/a/b/model", "/a/c/model", "/d/e/other"])
+    ['b/model', 'c/model', 'other']
     """
+    ends = [_distinct_end(name, set(names)) for name in names]
     begin = 0
-    if len(set(names)) > 1:
-        for i, letters in enumerate(zip(*names, strict=False)):
+    if len(set(ends)) > 1:
+        for i, letters in enumerate(zip(*ends, strict=False)):
             if len(set(letters)) > 1:
                 break
             if letters[0] in "/@":
                 begin = i + 1
-    return [visible(name[begin:]) for name in names]
+    return [visible(end[begin:]) for end in ends]
+
+
+def _distinct_end(name: str, names: Collection[str]) -> str:
+    """The fewest parts of a path, from its end, that no other of the names ends with."""
+    parts = name.rstrip("/").split("/")
+    others = [other.rstrip("/").split("/") for other in names if other != name]
+    for count in range(1, len(parts)):
+        if not any(other[-count:] == parts[-count:] for other in others):
+            return "/".join(parts[-count:])
+    return name
 
 
 def shorten(text: str, width: int) -> str:

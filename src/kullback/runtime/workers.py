@@ -23,7 +23,7 @@ from kullback.runtime.memory import kept_freed_memory
 from kullback.runtime.ranks import process_count
 from kullback.runtime.threads import cores, map_ahead, workers
 
-__all__ = ["ProcessGroup", "local_processes", "lost_processes", "process_group"]
+__all__ = ["ProcessGroup", "local_processes", "lost_processes", "own_cores", "process_group"]
 
 # Windows that each thread of each process computes before rank 0 collects the results, or ahead of
 # what it has taken where it is alone.
@@ -87,15 +87,18 @@ class ProcessGroup:
         measure: Callable[[Window], Result],
         windows: Sequence[Window],
         at_once: int | None = None,
+        one_each: bool = False,
     ) -> Iterator[Result]:
         """`measure` of each window, in order, on rank 0; non-zero ranks compute and yield nothing.
 
         This machine computes at most `at_once` windows at a time, by default one per core; they
-        share its cores evenly.  Other machines use as many cores for a window as that of rank 0,
-        and as many threads as their own cores allow.  Freed memory is kept until the last window
-        is done.
+        share its cores evenly.  With `one_each` each process computes one at a time, on its part of
+        the cores: for what runs on an accelerator or in threads of its own.  Other machines use as
+        many cores for a window as that of rank 0, and as many threads as their own cores allow.
+        Freed memory is kept until the last window is done.
         """
-        at_once = max(1, min(at_once or cores(), cores()))
+        wanted = self.local_world_size if one_each else at_once or cores()
+        at_once = max(1, min(wanted, cores()))
         threads = math.ceil(at_once / self.local_world_size)
         cores_each, per_round = self.broadcast(
             (cores() // at_once, WINDOWS_A_THREAD * threads * self.world_size)
@@ -163,6 +166,11 @@ def local_processes() -> tuple[int, int]:
     if world_size == 1:
         return 0, 1
     return process_count("LOCAL_RANK", 0, least=0), process_count("LOCAL_WORLD_SIZE", world_size)
+
+
+def own_cores() -> int:
+    """This process's part of the cores where torchrun starts several here, at least one."""
+    return max(1, cores() // local_processes()[1])
 
 
 @contextmanager

@@ -18,8 +18,8 @@ or ``.ndjson``              also as a piece or a version (``.jsonl.part``, ``.js
 ``.tab``
 ``.parquet``                the column `field` of each row, named by the row's number from 0
 archives, office documents  none: an error
-any other file              one document; an error where it begins with a JSON object (a note
-                            for ``.txt``)
+any other file              one document; an error where it begins with a JSON object, or an
+                            array of objects or strings (a note for ``.txt``)
 ==========================  ================================================================
 
 All but Parquet may be compressed: ``.gz`` or ``.gzip``, ``.bz2``, ``.xz``, ``.zst`` or ``.zstd``.

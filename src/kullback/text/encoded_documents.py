@@ -22,7 +22,8 @@ from jaxtyping import Int
 
 from kullback.errors import InvalidValueError
 from kullback.runtime.columns import PART_ROWS, Column
-from kullback.runtime.threads import cores, map_ahead, workers
+from kullback.runtime.threads import map_ahead, workers
+from kullback.runtime.workers import own_cores
 from kullback.text.documents import Document
 from kullback.text.special_spellings import Spelled
 from kullback.text.tokenizer import Encoding, TextTokenizer
@@ -172,9 +173,10 @@ def encode_documents(
     tokens = _Tokens(Column(np.int32), Column(np.int64))
     total, done = sum(document.n_bytes for document in documents), 0
     sizes = []
-    with workers(cores()) as pool:
+    threads = own_cores()
+    with workers(threads) as pool:
         pieces = (piece for document in documents for piece in _pieces(document))
-        encoded = map_ahead(pool, lambda piece: piece.encode(encode), pieces, 2 * cores())
+        encoded = map_ahead(pool, lambda piece: piece.encode(encode), pieces, 2 * threads)
         for document in documents:
             begin = len(tokens.ids)
             for ids, ends in _joined(document, encoded, encode):

@@ -46,6 +46,11 @@ FOLDER_SUFFIXES = (".txt", ".jsonl", ".jsonlines", ".ndjson", ".parquet")
 PIECE = re.compile(r"\.(part\d*|partial|crdownload|download|tmp|bak|old|\d+)")
 # The first line of a file with JSON objects, or its beginning.
 JSON_OBJECT = re.compile(rb'(\xef\xbb\xbf)?\s*\{\s*"([^"\\\n]|\\.)*"\s*:')
+# An array of objects or strings, the first of which may be longer than what is looked at.
+JSON_ARRAY = re.compile(
+    rb'(\xef\xbb\xbf)?\s*\[\s*(\{\s*"([^"\\\n]|\\.)*"\s*:|'
+    rb'"(([^"\\\n]|\\.)*"\s*(\]\s*\Z|,\s*")|([^"\\\n]|\\.){4000}))'
+)
 FIRST_BYTES = 4096
 # How files begin whose names should say so.
 BEGINNINGS = {
@@ -154,22 +159,27 @@ def is_read_of_folder(path: Path) -> bool:
 def check_no_json_rows(
     file: BinaryIO, path: Path, note: Callable[[str], None] = lambda sentence: None
 ) -> None:
-    """Raise `InvalidValueError` where a file that is one text by its name has JSON objects as rows.
+    """Raise `InvalidValueError` where a file that is one text by its name has rows of JSON.
 
-    `file` is at its beginning, and stays there.  The name of a .txt file says that it is a text;
-    `note` is told of one that has them.
+    Objects, or an array of objects or strings.  `file` is at its beginning, and stays there.  The
+    name of a .txt file says that it is a text; `note` is told of one that has them.
     """
-    if not JSON_OBJECT.match(_beginning(file)):
+    content = _beginning(file)
+    if JSON_OBJECT.match(content):
+        what, suffix = "a JSON object", ".jsonl"
+    elif JSON_ARRAY.match(content):
+        what, suffix = "a JSON array", ".json"
+    else:
         return
     if _by_name(path).suffix == ".txt":
         note(
-            f"the text {path} begins with a JSON object, and is read as it is, keys and all, as "
-            "its name says: rename it to .jsonl to read the texts in it"
+            f"the text {path} begins with {what}, and is read as it is, keys and quotes and all, "
+            f"as its name says: rename it to {suffix} to read the texts in it"
         )
         return
     raise InvalidValueError(
-        f"the text {path} begins with a JSON object, and its name says nothing of rows: rename "
-        "it to .jsonl, or to .txt to read it as it is, keys and all"
+        f"the text {path} begins with {what}, and its name says nothing of rows: rename "
+        f"it to {suffix}, or to .txt to read it as it is, keys and quotes and all"
     )
 
 

@@ -12,7 +12,7 @@ from kullback.text.protocol import Protocol
 from kullback.text.tokenizer import TextTokenizer
 from kullback.text.windows import Ids, Stream, Tokens, Window, Windows
 
-__all__ = ["plan"]
+__all__ = ["bos_of", "plan"]
 
 
 def plan(
@@ -53,7 +53,7 @@ def plan(
     return windows
 
 
-def _bos(protocol: Protocol, tokenizer: TextTokenizer) -> int | None:
+def bos_of(protocol: Protocol, tokenizer: TextTokenizer) -> int | None:
     """The BOS that a text begins with under this protocol, or None."""
     wanted = protocol.bos == "always" or (protocol.bos == "auto" and tokenizer.adds_bos)
     return tokenizer.bos_id if wanted else None
@@ -68,7 +68,7 @@ def _sliding(
     document: int, ids: Ids, protocol: Protocol, tokenizer: TextTokenizer
 ) -> Iterator[Window]:
     window, stride = _resolved(protocol.window), _resolved(protocol.stride)
-    bos, n, stream = _bos(protocol, tokenizer), len(ids), Stream(ids)
+    bos, n, stream = bos_of(protocol, tokenizer), len(ids), Stream(ids)
     n_leading = int(bos is not None)
     start = _start(tokenizer)
     done = 0
@@ -88,7 +88,7 @@ def _hf_stride(
     document: int, ids: Ids, protocol: Protocol, tokenizer: TextTokenizer
 ) -> Iterator[Window]:
     window, stride = _resolved(protocol.window), _resolved(protocol.stride)
-    stream = Stream(ids, _bos(protocol, tokenizer))
+    stream = Stream(ids, bos_of(protocol, tokenizer))
     done = 0
     for begin in range(0, len(stream), stride):
         last = min(begin + window, len(stream))
@@ -116,7 +116,7 @@ def _lm_eval(
         )
     if not len(ids):
         return
-    stream = Stream(ids, _bos(protocol, tokenizer))
+    stream = Stream(ids, bos_of(protocol, tokenizer))
     n = len(stream)
     last = min(window, n)
     yield Window(document, stream, leading=prefix, begin=0, first=0, last=last)
@@ -129,7 +129,7 @@ def _llama_cpp(
     document: int, ids: Ids, protocol: Protocol, tokenizer: TextTokenizer
 ) -> Iterator[Window]:
     window = _resolved(protocol.window)
-    bos = _bos(protocol, tokenizer)
+    bos = bos_of(protocol, tokenizer)
     stream = Stream(ids, bos)
     n = len(stream)
     if n < 2 * window:

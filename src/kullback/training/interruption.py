@@ -23,13 +23,17 @@ __all__ = ["Interrupted", "resume_command", "stop_on_signal"]
 class Interrupted(Exception):  # noqa: N818 - not an error: the user asked for it
     """Training stopped at the user's request; the checkpoint of `step` is on disk.
 
-    Where `trained` is true, the model is on disk as well, and only measuring it is left.
+    Where `trained` is true, the model is on disk as well, and only measuring it is left.  Where the
+    step is None, it is that of the last checkpoint.
     """
 
-    def __init__(self, run: Path, step: int, trained: bool = False) -> None:
+    def __init__(self, run: Path, step: int | None, trained: bool = False) -> None:
         said = f"stopped at step {step}; resume with"
         if trained:
-            said = f"stopped after the last step, {step}; {run} is trained, and is measured with"
+            after = "" if step is None else f", {step}"
+            said = f"stopped after the last step{after}; {run} is trained, and is measured with"
+        elif step is None:
+            said = f"interrupted; {run} is resumed from its last checkpoint with"
         super().__init__(f"{said}: {resume_command(run)}")
         self.run, self.step = run, step
 

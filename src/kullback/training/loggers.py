@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
@@ -117,17 +117,26 @@ class LoggedProgress(ForwardedProgress):
         if floor is not None:
             settings["floor"] = floor
         ids = _read_ids(self._run) if self._resumed else {}
-        for name in self._names:
-            try:
-                self._open[name] = _OPENERS[name](self._run, settings, ids)
-            except Exception as error:  # each library has its own
-                raise RunError(
-                    f"log is {name}, which cannot begin ({_sentence(error)}); see how it is set up "
-                    "here, or leave it out"
-                ) from error
+        with _nothing_left(self._run):
+            # What only writes files is last: nothing of it begins where another logger cannot.
+            for name in sorted(self._names, key=LOGGERS.index, reverse=True):
+                self._begin(name, settings, ids)
         if ids:
             write_atomically(self._run / IDS, json.dumps(ids).encode())
         super().begin(steps, floor)
+
+    def _begin(self, name: str, settings: Mapping[str, object], ids: dict[str, str]) -> None:
+        """Open a logger; where that fails, those that are open are closed."""
+        try:
+            self._open[name] = _OPENERS[name](self._run, settings, ids)
+        except Exception as error:  # each library has its own
+            for other, logger in self._open.items():
+                self._guarded(other, logger.close)
+            self._open.clear()
+            raise RunError(
+                f"log is {name}, which cannot begin ({_sentence(error)}); see how it is set up "
+                "here, or leave it out"
+            ) from error
 
     def step(self, metrics: StepMetrics) -> None:
         """Log a line of metrics."""
@@ -229,6 +238,28 @@ class _MLflow:
 
     def close(self) -> None:
         self._client.set_terminated(self._id)
+
+
+@contextmanager
+def _nothing_left(run: Path) -> Iterator[None]:
+    """Remove what loggers wrote into a run where an error is raised inside."""
+    before, had_run = _written(run), run.exists()
+    try:
+        yield
+    except RunError:
+        for path in sorted(_written(run) - before, reverse=True):  # what is in a folder first
+            with suppress(OSError):
+                path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
+        if not had_run:
+            with suppress(OSError):
+                run.rmdir()
+        raise
+
+
+def _written(run: Path) -> set[Path]:
+    """All files and folders of loggers in a run."""
+    folders = [run / name for name in LOGGERS]
+    return {path for folder in folders if folder.exists() for path in [folder, *folder.rglob("*")]}
 
 
 _Opener = Callable[[Path, Mapping[str, object], dict[str, str]], MetricsLogger]

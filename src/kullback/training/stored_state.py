@@ -17,7 +17,7 @@ from kullback.training.metrics import read_metrics
 from kullback.training.run_folder import load_model
 from kullback.training.state import TrainingState
 
-__all__ = ["finished_model", "load_checkpoint_of_run", "whole_model"]
+__all__ = ["finished_model", "is_checkpointed", "load_checkpoint_of_run", "whole_model"]
 
 
 def finished_model(
@@ -38,6 +38,11 @@ def finished_model(
         raise RunError(
             f"{error}; or remove model.safetensors: resuming then writes it from the checkpoint"
         ) from None
+
+
+def is_checkpointed(run: Path) -> bool:
+    """Whether a run has a checkpoint, in one piece or sharded."""
+    return has_checkpoint(run) or (run / "checkpoint-sharded").is_dir()
 
 
 def load_checkpoint_of_run(

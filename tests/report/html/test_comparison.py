@@ -46,7 +46,7 @@ def test_the_verdict_is_first_and_the_table_above_the_detail():
     shown = Page(several()).words
     order = [
         *("int4: 1.00 MB of 4.00 MB", "int8: 2.00 MB", "Smallest candidate", "Candidates"),
-        *("runs/modelreference 4.00 MB", "int8 2.00 MB 50 %", "Candidate in detail", "Measures"),
+        *("modelreference 4.00 MB", "int8 2.00 MB 50 %", "Candidate in detail", "Measures"),
     ]
     places = []
     for part in order:

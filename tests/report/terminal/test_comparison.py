@@ -79,7 +79,7 @@ def test_the_reference_is_the_first_row():
     """Its size is all of the original, and it has no KL."""
     lines = printed(comparison_summary(several_candidates())).splitlines()
     header = next(i for i, line in enumerate(lines) if line.startswith("candidate"))
-    assert lines[header + 1].split()[:4] == ["runs/model", "4.00", "MB", "100"]
+    assert lines[header + 1].split()[:4] == ["model", "4.00", "MB", "100"]
     assert "(reference)" in lines[header + 2]
 
 
