@@ -28,7 +28,16 @@ def test_a_number_of_processes(monkeypatch: pytest.MonkeyPatch) -> None:
         process_count("WORLD_SIZE")
 
 
-@pytest.mark.parametrize("command", [["doctor", "--", "true"], ["scaling", "-o", "ladder"]])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["doctor", "--", "true"],
+        ["scaling", "-o", "ladder"],
+        ["lab", "-o", "lab"],
+        ["quantise", "folder", "--scheme", "int8", "-o", "out"],
+        ["source", "export", "conjugation", "--tokens", "100", "-o", "data"],
+    ],
+)
 def test_commands_of_one_process(
     command: list[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -41,3 +50,19 @@ def test_commands_of_one_process(
         monkeypatch.setenv("WORLD_SIZE", value)
         assert main(command) == 2
         assert "WORLD_SIZE" in capsys.readouterr().err
+        assert not list(tmp_path.iterdir())
+
+
+def test_rank_zero_alone_says_what_an_interruption_left(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Other ranks keep nothing, and would deny what rank 0 has kept."""
+
+    def interrupt(options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("kullback.cli.derive._derive", interrupt)
+    for rank in ("0", "1"):
+        monkeypatch.setenv("RANK", rank)
+        main(["derive"])
+        assert ("interrupted" in capsys.readouterr().err) == (rank == "0")

@@ -34,6 +34,7 @@ from kullback.cli.parsing import Parser
 from kullback.cli.streams import StandardOutputError, checked_streams
 from kullback.errors import KullbackError
 from kullback.runtime.interruption import exit_code
+from kullback.runtime.ranks import is_rank_zero
 
 __all__ = ["main", "make_parser"]
 
@@ -77,7 +78,8 @@ def _run(argv: Sequence[str] | None, interrupted: Callable[[int], object]) -> in
         print_error(str(error))
         return 2
     except KeyboardInterrupt as error:
-        print_error(_interrupted(error, options.command_line))
+        if is_rank_zero():  # which alone keeps what is done
+            print_error(_interrupted(error, options.command_line))
         interrupted(exit_code())
         return exit_code()
     except MemoryError as error:

@@ -12,6 +12,7 @@ from kullback.report.lab_files import lab_outputs
 from kullback.runtime.interruption import exit_code
 from kullback.runtime.outputs import check_outputs
 from kullback.runtime.ranges import SEEDS
+from kullback.runtime.ranks import check_one_process
 from kullback.training.config import RANGES
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ def add(commands: Commands) -> None:
 
 
 def _lab(options: argparse.Namespace) -> int:
+    check_one_process("the lab is run")
     # Before torch is imported, which takes seconds; `run_lab` decides again.
     check_outputs(*lab_outputs(options.output), **given(options, "force"))
     from kullback.lab import LabConfig, run_lab

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from kullback.cli.output import print_document, print_line, terminal_progress
 from kullback.cli.parsing import add_command, output_name
 from kullback.runtime.outputs import Output, check_outputs
+from kullback.runtime.ranks import check_one_process
 
 if TYPE_CHECKING:
     from kullback.cli.parsing import Commands
@@ -45,6 +46,7 @@ def add(commands: Commands) -> None:
 
 
 def _quantise(options: argparse.Namespace) -> None:
+    check_one_process("a model is quantised")
     # Before torch is imported, which takes seconds; `quantise` decides again.
     check_outputs(Output("the output (-o)", options.output, "new folder"), inputs=[options.model])
     from kullback.models.quantise import quantise

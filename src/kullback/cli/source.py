@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from kullback.cli.output import print_json, print_line, result_console, terminal_progress
 from kullback.cli.parsing import add_command, number, output_name
 from kullback.runtime.ranges import EXPORTED_TOKENS, HOLDOUTS, LENGTHS, SEEDS, SENTENCES, Range
+from kullback.runtime.ranks import check_one_process
 from kullback.sources.help import EXPORT_HELP, FORMATS, GRAMMAR_HELP
 
 if TYPE_CHECKING:
@@ -142,6 +143,7 @@ def _source_sample(options: argparse.Namespace) -> None:
 def _source_export(options: argparse.Namespace) -> None:
     from kullback.runtime.outputs import Output, check_outputs
 
+    check_one_process("a source is exported")
     # Before SciPy is imported, which takes a second.
     check_outputs(Output("-o", options.output, "new folder"), inputs=[options.name])
     from kullback.sources.export import export_source

@@ -18,7 +18,7 @@ from kullback.results.scaling import Scaling, ScalingLaw, ScalingRung, Vary
 from kullback.runtime.locks import locked_output
 from kullback.runtime.outputs import Output, check_outputs
 from kullback.runtime.ranges import LADDER_MINUTES, RUNGS, SEEDS
-from kullback.runtime.ranks import process_count
+from kullback.runtime.ranks import check_one_process
 from kullback.runtime.threads import cores
 from kullback.sources.catalogue import open_source
 from kullback.theory.scaling_law import FEWEST_RUNGS, fit_scaling_law
@@ -140,10 +140,7 @@ def _request(
     else:
         minutes = MINUTES_BY_DEFAULT if minutes is None else minutes
         LADDER_MINUTES.check("minutes", minutes)
-    if process_count("WORLD_SIZE") > 1:
-        raise InvalidValueError(
-            "WORLD_SIZE is above 1: a ladder is trained by one process; start it without torchrun"
-        )
+    check_one_process("a ladder is trained")
     files = given_text(text)
     if text is not None:
         check_text(TextOptions(files))

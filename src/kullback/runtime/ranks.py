@@ -6,12 +6,20 @@ import os
 
 from kullback.errors import InvalidValueError
 
-__all__ = ["is_rank_zero", "process_count"]
+__all__ = ["check_one_process", "is_rank_zero", "process_count"]
 
 
 def is_rank_zero() -> bool:
     """Whether this process writes and prints: the only one, or the first of torchrun's."""
     return os.environ.get("RANK", "0") == "0"
+
+
+def check_one_process(what: str) -> None:
+    """Raise `InvalidValueError` where torchrun starts several processes: `what` is done by one."""
+    if process_count("WORLD_SIZE") > 1:
+        raise InvalidValueError(
+            f"WORLD_SIZE is above 1: {what} by one process; start it without torchrun"
+        )
 
 
 def process_count(name: str, default: int = 1, least: int = 1) -> int:
