@@ -183,7 +183,7 @@ def test_ctrl_c_while_a_run_is_measured(
 ) -> None:
     """Interrupted at its baselines, a run is trained, and the sentence says what measures it."""
 
-    def interrupted(*arguments: object) -> None:
+    def interrupted(*arguments: object, **named: object) -> None:
         raise KeyboardInterrupt
 
     path = Path(text_run.folder).parent / "weather.txt"

@@ -175,6 +175,8 @@ def test_what_a_killed_process_prepared_is_replaced(tmp_path: Path):
     (folder / "tokens").mkdir(parents=True)
     for name in (".preparing", "tokenizer.json", "tokens/train.bin"):
         (folder / name).write_text("{}")
+    with pytest.raises(RunError, match="stopped before its first step"):
+        resume(folder)
     train(folder, batches, sizes(batches), CONFIG)
     assert not (folder / ".preparing").exists()
 

@@ -31,6 +31,7 @@ from kullback.training.loop import resume, train_prepared
 from kullback.training.prepare_text import TextOptions, check_text, prepare_text
 from kullback.training.progress import TrainingProgress
 from kullback.training.text_batches import TextBatches
+from kullback.training.text_shards import NAMES
 from tiny_runs import sizes, text
 
 FORTY = [f"the night {i} is long and señor {i * i} sleeps" for i in range(40)]
@@ -153,6 +154,18 @@ def test_texts_that_are_too_short(changes: dict[str, object], words: str, tmp_pa
     with pytest.raises(InvalidValueError, match=words), preparing(tmp_path / "run"):
         prepared(tmp_path / "run", path, **changes)
     assert not (tmp_path / "run" / "tokens").exists()
+
+
+def test_what_a_killed_process_left_is_noted(tmp_path: Path) -> None:
+    """Tokens that were being written when a run was killed are replaced, and that is said."""
+    path, run = lines(tmp_path / "rows.jsonl", FORTY), tmp_path / "run"
+    (run / "tokens").mkdir(parents=True)
+    (run / "tokens" / ".train.bin.0123abcd.part").write_bytes(bytes(100))
+    notes = Notes()
+    for _ in range(2):
+        prepare_text(run, TextOptions([path], context=4, default_vocabulary=270), notes)
+    assert len([note for note in notes.notes if "was stopped while its text" in note]) == 2
+    assert sorted(file.name for file in (run / "tokens").iterdir()) == sorted(NAMES)
 
 
 def begin(run: Path, path: Path, stop_at: int | None = None) -> None:

@@ -125,25 +125,27 @@ class TableEncoder:
 
     def _ids_of(self, parts: Sequence[bytes]) -> tuple[Int[np.ndarray, "n"], Int[np.ndarray, "P"]]:
         """The ids of parts by the library, and how many each has; they are kept."""
-        distinct = [*dict.fromkeys(parts)]
-        ids: list[list[int]] = []
+        places = {part: place for place, part in enumerate(dict.fromkeys(parts))}
+        distinct = [*places]
+        some_ids, some_counts = [], []
         for begin in range(0, len(distinct), _AT_ONCE):
-            some = distinct[begin : begin + _AT_ONCE]
             encodings = self._tokenizer.encode_batch_fast(
-                [part.decode() for part in some], add_special_tokens=False
+                [part.decode() for part in distinct[begin : begin + _AT_ONCE]],
+                add_special_tokens=False,
             )
-            ids += [encoding.ids for encoding in encodings]
-        counts_K = np.fromiter(map(len, ids), np.int64, len(ids))
-        ids_n = np.fromiter(chain.from_iterable(ids), self._dtype, int(counts_K.sum()))
+            ids = [encoding.ids for encoding in encodings]
+            some_counts.append(np.fromiter(map(len, ids), np.int64, len(ids)))
+            total = int(some_counts[-1].sum())
+            some_ids.append(np.fromiter(chain.from_iterable(ids), self._dtype, total))
+        ids_n, counts_K = np.concatenate(some_ids), np.concatenate(some_counts)
         table = self._table
         if not table.add(distinct, ids_n, counts_K) and table is self._table:
             self._table = WordTable(self._library, self._dtype)
-        if len(distinct) == len(parts):
-            return ids_n, counts_K
-        ids_of = dict(zip(distinct, ids, strict=True))
-        all_ids = [ids_of[part] for part in parts]
-        counts_P = np.fromiter(map(len, all_ids), np.int64, len(all_ids))
-        return np.fromiter(chain.from_iterable(all_ids), self._dtype, counts_P.sum()), counts_P
+        place_P = np.fromiter(map(places.__getitem__, parts), np.int64, len(parts))
+        counts_P = counts_K[place_P]
+        first_P = (np.cumsum(counts_K) - counts_K)[place_P]
+        shift_P = first_P - (np.cumsum(counts_P) - counts_P)
+        return ids_n[np.repeat(shift_P, counts_P) + np.arange(counts_P.sum())], counts_P
 
 
 class CharacterEncoder:

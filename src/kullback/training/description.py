@@ -195,6 +195,11 @@ def read_description(run: Path) -> RunDescription:
     Raises `RunError` where there is no ``training.json``, or where it does not describe a run.
     """
     path = run / "training.json"
+    if (run / MARKER).exists() and not path.exists():
+        raise RunError(
+            f"the run in {run} was stopped before its first step, or is being prepared now: there "
+            "is nothing to resume; give its `kullback train` command again, without --resume"
+        )
     content = read_json(path)
     try:
         checked = msgspec.convert(content, _Description)

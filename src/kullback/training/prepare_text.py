@@ -44,6 +44,7 @@ from kullback.training.text_data import Dtype, Split, TextData, batches_of_shard
 from kullback.training.text_shards import (
     NAMES,
     Stamp,
+    has_tokens,
     shard_writers,
     shards_folder,
 )
@@ -146,6 +147,11 @@ def prepare_text(run: Path, options: TextOptions, progress: TrainingProgress) ->
     """
     corpus = Corpus.of(options.sources, options.field, progress.note)
     held_out = Corpus.of(options.validation, options.field, progress.note)
+    if has_tokens(run):
+        progress.note(
+            f"an earlier run in {run} was stopped while its text was prepared, before its first "
+            "step: what it left is replaced"
+        )
     progress.stage("reading the text")
     scan = _Scan(
         sample=[] if options.tokenizer is None else None,

@@ -36,6 +36,7 @@ __all__ = [
     "MappedTokens",
     "ShardWriter",
     "Stamp",
+    "has_tokens",
     "remove_tokens",
     "shard_writers",
     "shards_folder",
@@ -192,6 +193,12 @@ class MappedTokens:
             if hasattr(mmap, "MADV_DONTNEED"):
                 self._mapped.madvise(mmap.MADV_DONTNEED)
             self._read[0] = 0
+
+
+def has_tokens(run: Path) -> bool:
+    """Whether the folder of a run has tokens, complete or not."""
+    folder = shards_folder(run)
+    return folder.is_dir() and any(folder.iterdir())
 
 
 def remove_tokens(run: Path) -> None:
