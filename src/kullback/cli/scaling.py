@@ -74,7 +74,7 @@ def add(commands: Commands) -> None:
         )  # fmt: skip
     scaling.add_argument(
         "--batch", type=number(SIZES["batch"]), metavar="N",
-        help="sentences or windows of text per step (default: 64 and 48)",
+        help="sentences or windows of text per step of the last rung (default: 64 and 48)",
     )  # fmt: skip
     scaling.add_argument(
         "--report", type=output_name, metavar="FILE.html", help="write an HTML report"

@@ -54,9 +54,9 @@ def scaling(
 
     On a `source` ("conjugation" by default) or on the files `text`.  `vary` is "data" (x is the
     training tokens of one model) or "size" (x is the parameters, with tokens in proportion).  All
-    rungs together take about `minutes` (default 4), or the first one has `steps`.  `width` is that
-    of the last rung; `threads` are by default 2, or 1 on one core.  Finished rungs in the folder
-    are kept, an unfinished one is resumed.
+    rungs together take about `minutes` (default 4), or the first one has `steps`.  `width` and
+    `batch` are those of the last rung; `threads` are by default 2, or 1 on one core.  Finished
+    rungs in the folder are kept, an unfinished one is resumed.
 
     Ctrl-C writes a checkpoint and raises `kullback.training.interruption.Interrupted`.  Raises
     `InvalidValueError` for values out of range (fewer than four rungs, say), for a source together
