@@ -166,6 +166,7 @@ class Chunk:
 
     def block_of(self, rows_R: Int[Tensor, "R"], columns: slice) -> Float[Tensor, "R W"]:
         """Some rows of a block, computed again; the caller may overwrite the logits."""
+        rows_R = rows_R.to(self.targets_B.device)  # on the CPU where that of `wide` numbers is
         if self.whole_BV is not None:
             block_RW = at_least_float32(self.whole_BV[:, columns][rows_R])
         elif isinstance(self.predictions, DensePredictions):

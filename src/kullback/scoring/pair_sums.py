@@ -22,7 +22,7 @@ from kullback.scoring.block_sums import BlockSums, RowTotals
 from kullback.scoring.compiled import BlockLibrary, block_library
 from kullback.scoring.divergence_terms import block_jensen_shannon
 from kullback.scoring.log_ratio_sums import LogRatioSums
-from kullback.scoring.logit_blocks import Chunk, wide
+from kullback.scoring.logit_blocks import Chunk, is_compiled, wide
 from kullback.scoring.variation_sums import VariationSums, block_variation, total_of_parts
 
 __all__ = ["TOP_K", "PairSums", "PairTotals"]
@@ -91,8 +91,8 @@ class PairSums:
         self.sums = [BlockSums(like_B, count, TOP_K) for like_B in likes]
         self.normalisers = [_Normaliser.of_nothing(like_B) for like_B in likes]
         self.ratios = LogRatioSums(likes[0].to(self.dtype), count)
-        self.variation = VariationSums(likes[0])
-        self.by_library = True
+        # Only the library adds to them.
+        self.variation = VariationSums(likes[0]) if all(map(is_compiled, likes)) else None
         # For each block an origin of either model's logits, and the estimate of log Z_p - log Z_q
         # that was subtracted, both Z relative to the origins.
         self.estimates_N3B = wide(likes[0]).new_empty(count, 3, len(likes[0]))
@@ -110,8 +110,9 @@ class PairSums:
         for i in range(2):
             whole.sums[i] = BlockSums.joined([part.sums[i] for part in parts])
         whole.ratios = LogRatioSums.joined([part.ratios for part in parts])
-        whole.variation = VariationSums.joined([part.variation for part in parts])
-        whole.by_library = all(part.by_library for part in parts)
+        variations = [part.variation for part in parts if part.variation is not None]
+        is_whole = len(variations) == len(parts)
+        whole.variation = VariationSums.joined(variations) if is_whole else None
         whole.estimates_N3B = torch.cat([part.estimates_N3B for part in parts], dim=2)
         whole.at_top1_B = torch.cat([part.at_top1_B for part in parts])
         return whole
@@ -121,10 +122,10 @@ class PairSums:
         library = block_library()
         blocks = [chunk.blocks(0, self.vocabulary_size, self.width) for chunk in self.chunks]
         for (columns, x_BW), (_, y_BW) in zip(*blocks, strict=True):
-            if library is not None and library.takes(x_BW, y_BW):
-                self._add_by_library(library, columns, x_BW, y_BW)
+            if library is not None and self.variation is not None and library.takes(x_BW, y_BW):
+                self._add_by_library(library, self.variation, columns, x_BW, y_BW)
             else:
-                self.by_library = False
+                self.variation = None
                 self._add_by_torch(columns, x_BW, y_BW)
 
     def totals(self, first_row: int) -> PairTotals:
@@ -157,7 +158,12 @@ class PairSums:
         )
 
     def _add_by_library(
-        self, library: BlockLibrary, columns: slice, x_BW: Float[Tensor, "B W"], y_BW: Tensor
+        self,
+        library: BlockLibrary,
+        variation: VariationSums,
+        columns: slice,
+        x_BW: Float[Tensor, "B W"],
+        y_BW: Float[Tensor, "B W"],
     ) -> None:
         """Add a block of both models' logits with the compiled library."""
         first, second = self.sums
@@ -168,7 +174,7 @@ class PairSums:
             (first.top.buffers, second.top.buffers),
             self.state_4B,
             (first.next_slot(), second.next_slot()), estimate_3B[2], self.ratios.next_slot(),
-            self.variation.buffers,
+            variation.buffers,
         )  # fmt: skip
         estimate_3B[:2] = self.state_4B[::2]
         self.ratios.commit(has_far, has_excluded)
@@ -236,10 +242,14 @@ class PairSums:
 
     def _total_variation(self, log_scales: list[Float[Tensor, "N B"]]) -> Float[Tensor, "B"]:
         """TV: the library's; where that is too coarse, and without the library, from the logits."""
-        variation_B, is_coarse_B = self.variation.total_variation(
-            *self.ratios.excluded_probabilities(*log_scales)
-        )
-        rows_R = (is_coarse_B | (not self.by_library)).nonzero()[:, 0]
+        if self.variation is None:
+            variation_B = torch.zeros_like(self.normalisers[0].z_B)
+            is_coarse_B = torch.ones_like(variation_B, dtype=torch.bool)
+        else:
+            variation_B, is_coarse_B = self.variation.total_variation(
+                *self.ratios.excluded_probabilities(*log_scales)
+            )
+        rows_R = is_coarse_B.nonzero()[:, 0]
         if len(rows_R):
             # Memory for all blocks at once, as in `BlockSums`.
             parts_N4R = variation_B.new_empty(self.ratios.added, 4, len(rows_R))
