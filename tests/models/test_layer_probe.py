@@ -25,6 +25,12 @@ def test_layers_that_read_older_hidden_states_are_refused(architecture: str) -> 
         find_layers(tiny(architecture).to("meta"))
 
 
+def test_a_forward_that_changes_weights_is_refused() -> None:
+    """RWKV divides some at the first call, which are then not read yet."""
+    with pytest.raises(Unstreamable, match="changes its weights"):
+        find_layers(tiny("rwkv").to("meta"))
+
+
 class _Remembering(nn.Module):
     """A layer that keeps what it computed on a module that another one reads."""
 

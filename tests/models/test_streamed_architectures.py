@@ -22,6 +22,7 @@ REFUSED = {
     "gemma4_text": "layer 1 reads",
     "jetmoe": "cannot be followed",
     "llama4_text": "not known",
+    "rwkv": "changes its weights",
     "zamba2": "layer 1 reads",
     "zaya": "layer 1 reads",
 }

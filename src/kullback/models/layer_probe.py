@@ -191,6 +191,8 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call] # theirs
         labels = [vars(tensor)[LABEL] for tensor in tensors if LABEL in vars(tensor)]
         if name.endswith(CREATION):
             labels = []
+        if function._schema.is_mutable and isinstance(arguments[0], nn.Parameter):
+            raise Unstreamable("its forward changes its weights")
         if any(label < self._now for label in labels):
             raise Unstreamable(
                 f"layer {self._now} reads hidden states other than those that it is given"

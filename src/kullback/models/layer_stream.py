@@ -2,9 +2,9 @@
 
 No forward is written here.  Every time the model's own runs as a whole, on the ids of one input:
 the embedding and all layers but one are stand-ins, and the one layer is given the hidden states
-that the layer before returned for that input.  So positions, masks and whatever else the model
-derives from the ids are made anew by the model itself, and what comes after the layers (a norm,
-the head) is computed in the same way, with the last layer's results in its place.
+that the model gave it for that input when the layer before ran.  So positions, masks and whatever
+else the model derives from the ids are made anew by the model itself, and what comes between the
+layers or after them (a scale, a norm, the head) is computed in the same way.
 
 Stand-ins return NaN.  Where a layer should read more than it is given in spite of the check of
 `kullback.models.layer_probe`, its results are NaN, which is noticed.
@@ -42,7 +42,7 @@ class _Call:
     at: int
     """The layer that runs; `EMBEDDING` before all."""
     hidden_NTD: Tensor | None = None
-    """What it is given; of `EMBEDDING` and of a layer, what it has returned."""
+    """What it is given; once it has run, what the next layer is given, of the last its result."""
 
 
 class LayerStream:
@@ -132,7 +132,7 @@ class LayerStream:
             if call is None:
                 if i == last and self._local.known is not None:
                     given = self._local.known
-            elif call.at == EMBEDDING and i == 0:
+            elif call.at == i - 1:  # what the model has made of the embedding, or of that result
                 call.hidden_NTD = given
             elif call.at == i:
                 if arguments:
@@ -140,7 +140,7 @@ class LayerStream:
                 else:
                     named["hidden_states"] = call.hidden_NTD
                 returned = own(*arguments, **named)
-                call.hidden_NTD = returned if result.kind is None else returned[0]
+                given = call.hidden_NTD = returned if result.kind is None else returned[0]
             return result.around(given)
 
         return run
