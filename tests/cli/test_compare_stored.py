@@ -229,3 +229,45 @@ def test_a_pipe_is_no_operand(run, folder):
         code, out, error = run(f"compare {name} {name}")
         assert (code, out) == (2, "")
         assert f"{name} is a named pipe" in the_error(error)
+
+
+@pytest.mark.parametrize("option", ["--field text", "--special-tokens tokens"])
+def test_options_of_a_text_need_one_beside_a_logits_file(option, run):
+    """Its tokens are those of the file."""
+    code, _, err = run(f"compare a.kld b {option}")
+    assert code == 2
+    assert the_error(err).startswith(f"kullback: {option.split()[0]}: no text is read")
+
+
+def test_schemes_are_names_between_commas(run, folder, monkeypatch, capsys):
+    """Spaces are none of a name; an empty name is refused."""
+    code, _, err = run(f"compare a --schemes int8, {ON_TEXT}")
+    assert code == 2
+    assert "the scheme '' is unknown" in the_error(err)
+    monkeypatch.chdir(folder)
+    names = ["compare", "a", "--schemes", "int8, bf16", *ON_TEXT.split(), "--json"]
+    assert exit_code(names) == 0
+    ranked = json.loads(capsys.readouterr().out)["candidates"]
+    assert [row["operand"]["name"] for row in ranked] == ["a@int8", "a@bf16"]
+
+
+def test_recordings_of_models_of_one_name_are_told_apart(folder, tmp_path, monkeypatch, capsys):
+    """By their files; logits files of one name by their folders."""
+    monkeypatch.chdir(tmp_path)
+    for side in "ab":
+        shutil.copytree(folder / side, tmp_path / side / "model")
+        shutil.copy(folder / f"{side}.kld", tmp_path / side / "base.kld")
+        name, text = f"{side}/model", str(folder / "text.txt")
+        assert (
+            main(["record", name, "--text", text, "--distributions", "exact", "-o", side + ".rec"])
+            == 0
+        )
+    capsys.readouterr()
+    for files, names in (
+        (["a.rec", "b.rec"], ["model (a.rec)", "model (b.rec)"]),
+        (["a/base.kld", "b/base.kld"], ["a/base.kld", "b/base.kld"]),
+    ):
+        assert main(["compare", *files, "--json"]) == 0
+        result = json.loads(capsys.readouterr().out)
+        operands = result["reference"], result["candidates"][0]["operand"]
+        assert [operand["name"] for operand in operands] == names

@@ -49,6 +49,15 @@ def test_verbose_prints_the_seconds_of_stages(
         assert bool(lines) == timed
 
 
+def test_verbose_prints_the_seconds_on_a_source(
+    weather_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As on a text."""
+    assert main(["evaluate", str(weather_run), "--verbose", "--json"]) == 0
+    lines = re.findall(r"^ *\d+\.\d\d s  (\w+)", capsys.readouterr().err, re.MULTILINE)
+    assert {"starting", "loading"} <= set(lines)
+
+
 def test_a_non_zero_rank_of_torchrun_prints_nothing(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

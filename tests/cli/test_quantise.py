@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -64,3 +65,15 @@ def test_a_misspelt_scheme_is_one_line(
     (line,) = capsys.readouterr().err.splitlines()
     assert "int4g32" in line
     assert "did you mean int4-g32" in line
+
+
+def test_what_comes_next_can_be_pasted(
+    tiny_llama_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A folder with a space is quoted."""
+    out = tmp_path / "two words"
+    assert main(["quantise", str(tiny_llama_folder), "--scheme", "bf16", "-o", str(out)]) == 0
+    following = capsys.readouterr().out.splitlines()[-1]
+    assert shlex.split(following)[1:] == [
+        "kullback", "compare", str(tiny_llama_folder), str(out), "--text", "FILE",
+    ]  # fmt: skip

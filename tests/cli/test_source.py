@@ -151,3 +151,11 @@ def test_help_has_examples_and_describes_every_option(action, capsys):
     options = text[text.index("options:") : text.index("examples:")]
     for option in re.split(r"\n  (?=-)", options)[1:]:
         assert re.search(r"\S(?:\s{2,}|\n\s+)\S", option), option
+
+
+def test_a_window_of_sentences_is_refused_with_what_the_command_has(capsys):
+    """No text can be given to `source`."""
+    assert main(["source", "describe", "conjugation", "--window", "5"]) == 2
+    error = capsys.readouterr().err
+    assert "a window is for a process; leave it out" in error
+    assert "--text" not in error

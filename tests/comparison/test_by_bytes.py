@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from tokenizers import Tokenizer
 from kullback.comparison.by_bytes import compare_by_bytes
 from kullback.evaluation.on_text import evaluate_text
 from kullback.models.load import load_text_model
+from kullback.scoring.token_statistics import concatenate_statistics
 from kullback.text.documents import Document
 from kullback.text.protocol import Protocol
 from tiny_models import TEXT
@@ -51,3 +53,26 @@ def test_different_tokenizers_are_compared_by_bytes(tiny_llama, other_tiny_llama
     for model, operand in zip(models, (found.reference, found.candidates[0].operand), strict=True):
         alone = evaluate_text(model, documents, PROTOCOL)
         assert operand.fingerprint == alone.fingerprint
+
+
+def test_every_token_counts_once(tiny_llama, other_tiny_llama_folder):
+    """Windows that overlap have no weights here, and the note says so."""
+    other = load_text_model(str(other_tiny_llama_folder))
+    protocol = Protocol("hf-stride", window=32, stride=16)
+    found = compare_by_bytes(tiny_llama, other, DOCUMENTS, protocol)
+    assert any(note.startswith("every token counts once here") for note in found.notes)
+    assert not any("count a little less than 1" in note for note in found.notes)
+
+
+def test_excluded_tokens_are_scored(tiny_llama, other_tiny_llama_folder, monkeypatch):
+    """A token whose surprisal is infinite is one of those that were scored."""
+
+    def with_infinity(parts):
+        whole = concatenate_statistics(parts)
+        whole.nll[3] = math.inf
+        return whole
+
+    other = load_text_model(str(other_tiny_llama_folder))
+    expected = compare_by_bytes(tiny_llama, other, DOCUMENTS, PROTOCOL).scored_tokens
+    monkeypatch.setattr("kullback.comparison.by_bytes.concatenate_statistics", with_infinity)
+    assert compare_by_bytes(tiny_llama, other, DOCUMENTS, PROTOCOL).scored_tokens == expected

@@ -127,6 +127,10 @@ def test_a_model_beside_its_own_file_differs_by_rounding(
     again = kullback.compare(written / "base.kld", tiny_llama_folder, written / "text.txt")
     assert again.measures == result.measures
     assert again.documents == 1
+    read = kullback.compare(
+        written / "base.kld", tiny_llama_folder, written / "text.txt", special_tokens="tokens"
+    )
+    assert read.measures == result.measures
 
 
 def test_a_file_has_the_numbers_of_the_protocol(written: Path, tiny_llama_folder: Path) -> None:

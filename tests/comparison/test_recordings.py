@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from kullback.comparison.recordings import NO_WEIGHTS, compare_recorded
 from kullback.errors import InvalidValueError
 from kullback.evaluation.record import record_text
 from kullback.models.load import load_sized
-from kullback.results.comparison import Comparison
+from kullback.results.comparison import MOVED_IS_NOT_WORSE, Comparison
 from kullback.text.documents import Document
 from kullback.text.protocol import Protocol
 from tiny_models import TEXT
@@ -98,6 +99,43 @@ def test_recordings_of_other_texts_are_refused(recorded, pair, tmp_path):
         compare_recorded(recorded[0], pair[1], DOCUMENTS, Protocol(window=16))
     with pytest.raises(InvalidValueError, match="was recorded on another text"):
         compare_recorded(*recorded, DOCUMENTS[:2])
+
+
+@pytest.fixture(scope="module")
+def padded(
+    tiny_llama_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, RecordingOperand]:
+    """Recordings of the model whose vocabulary is padded to 272 tokens."""
+    from transformers import LlamaForCausalLM
+
+    folder = tmp_path_factory.mktemp("padded")
+    shutil.copytree(tiny_llama_folder, folder / "model")
+    model = LlamaForCausalLM.from_pretrained(tiny_llama_folder)
+    model.resize_token_embeddings(272, mean_resizing=False)
+    model.save_pretrained(folder / "model")
+    wide, made = load_sized(str(folder / "model")).model, {}
+    for kind in ("exact", "top-k"):
+        record_text(wide, DOCUMENTS, PROTOCOL, folder / kind, kind)
+        made[kind] = RecordingOperand.open(folder / kind)
+    return made
+
+
+def test_tokens_that_only_one_recording_has_are_noted(recorded, padded, pair):
+    """Two recordings say what was left out, as the comparison of their models does."""
+    found = compare_recorded(recorded[0], padded["exact"])
+    live = compare_models(
+        padded["exact"], [Candidate("narrow", lambda: pair[0])], DOCUMENTS, PROTOCOL
+    )
+    (left_out,) = [note for note in found.notes if note.startswith("tokens that only one")]
+    assert left_out in live.notes
+    assert MOVED_IS_NOT_WORSE in found.notes
+
+
+def test_a_top_k_recording_of_another_vocabulary_is_refused(padded, pair, recorded):
+    """With a remedy that the command has."""
+    for candidate in (pair[0], recorded[0]):
+        with pytest.raises(InvalidValueError, match=r"272 tokens.*256.*--distributions exact"):
+            compare_recorded(padded["top-k"], candidate, DOCUMENTS, PROTOCOL)
 
 
 def test_weights_that_a_recording_has_not_are_noted(pair, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -44,6 +45,26 @@ def test_only_what_can_be_given_is_named(
     words = memory_remedies(models, given).replace(",", " ").split()
     assert {word for word in words if word.startswith("--")} == named
     assert "--stream" not in memory_remedies(models, given, streams=False)
+
+
+def test_what_a_recorded_file_fixes_is_not_named(
+    tiny_llama_folder: Path, text_file: Path, tmp_path: Path
+) -> None:
+    """Its windows; beside logits and top-k rows a model is read as a whole, too."""
+    forms: dict[str, dict[str, Any]] = {
+        "exact": {"distributions": "exact"},
+        "records.parquet": {},
+        "top": {"distributions": "top-k", "k": 4},
+        "logits": {"format": "llama.cpp"},
+    }
+    streams = {}
+    for name, how in forms.items():
+        kullback.record(tiny_llama_folder, text_file, tmp_path / name, window=16, **how)
+        words = memory_remedies([tmp_path / name, "folder"], {})
+        assert "--window" not in words
+        assert "--dtype bfloat16" in words
+        streams[name] = "--stream" in words
+    assert streams == {"exact": True, "records.parquet": True, "top": False, "logits": False}
 
 
 @pytest.mark.parametrize("name", ["", "@int8"])

@@ -284,3 +284,25 @@ def test_the_headline_of_an_evaluation():
         "0.812 ± 0.012 bits/byte, perplexity 12.30 [11.90, 13.10], top-1 accuracy 45.1 ± 1.2 %"
     )
     assert evaluation_verdict(nearly_empty_text()) == ""
+
+
+def test_the_noise_is_that_of_the_table():
+    """A KL that is above the noise by itself, and not with joint intervals, is marked in both."""
+    result = compared(0.0089, 0.0013)
+    row = replace(result.ranked[0], above_noise=False)
+    result = replace(result, ranked=(row,))
+    assert candidate_table(result).candidates[0].mark == "≈"
+    assert "KL not above the noise of another batch shape" in text_of(result)
+
+
+def test_a_bound_that_is_rounding_is_zero():
+    """As every KL below the rounding of float64."""
+    bounds = {"kl_lower_bound": measured(6e-32, 1e-32), "kl_upper_bound": measured(3.5, 0.1)}
+    result = with_candidate(replace(stored_results(), kind="bounds"), measures=bounds)
+    assert "KL between 0 and 3.50 nats/token" in text_of(result)
+
+
+def test_tiny_changes_of_the_perplexity_have_their_sign():
+    """Below what three decimals of a per cent show."""
+    assert "< +0.001 % perplexity" in text_of(compared(2e-8, 1e-8))
+    assert "> −0.001 % perplexity" in text_of(compared(-2e-8, 1e-8))

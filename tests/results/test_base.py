@@ -11,6 +11,7 @@ from text_samples import comparison_results, measured, text_results
 
 from kullback.errors import InvalidValueError
 from kullback.results.evaluation import Evaluation, NonZeroRank
+from kullback.results.measurement import Measurement
 from kullback.results.table import Table
 
 
@@ -108,3 +109,8 @@ def test_a_result_replaces_only_its_own_kind(write, tmp_path):
     assert path.stat().st_size > 1000
     if write == "to_json":
         assert Evaluation.from_json(path) == text_results()
+
+
+def test_an_exact_number_without_a_unit_ends_with_its_digits():
+    """No space is left where the unit would be."""
+    assert str(Measurement(0.5, "", 0.0, 9, 0, "exact")) == "0.500000"

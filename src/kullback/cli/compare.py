@@ -53,7 +53,7 @@ def add(commands: Commands) -> None:
         "candidate", metavar="CANDIDATE", nargs="*", help="what to compare with it, as above"
     )
     compare.add_argument(
-        "--schemes", default="", metavar="NAMES",
+        "--schemes", metavar="NAMES",
         help="quantisations of the reference, separated by commas: int8,int4-g32,fp8,bf16 ...",
     )  # fmt: skip
     compare.add_argument(
@@ -107,7 +107,7 @@ def _compared(options: argparse.Namespace) -> Comparison | NonZeroRank:
             options.reference,
             options.candidate,
             options.text,
-            schemes=[name for name in options.schemes.split(",") if name],
+            schemes=_names(options.schemes),
             noise_floor=options.noise_floor,
             sensitivity=options.sensitivity,
             by_bytes=options.by_bytes,
@@ -117,3 +117,8 @@ def _compared(options: argparse.Namespace) -> Comparison | NonZeroRank:
             **given(options, "tolerance", "budget"),
             **text_options(options),
         )
+
+
+def _names(text: str | None) -> list[str]:
+    """What stands between commas; an empty name is left to be refused."""
+    return [] if text is None else [name.strip() for name in text.split(",")]

@@ -146,7 +146,7 @@ def _evaluated(options: argparse.Namespace) -> Evaluation | NonZeroRank:
 def _on_source(options: argparse.Namespace) -> None:
     from kullback.evaluation.evaluate_source import evaluate_source
 
-    with terminal_progress() as progress:
+    with terminal_progress(options.verbose) as progress:
         result = evaluate_source(
             options.model, progress=progress, **given(options, *SOURCE_ONLY, *OF_BOTH)
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from typing import TYPE_CHECKING
 
 from kullback.cli.output import print_document, print_line, terminal_progress
@@ -62,4 +63,5 @@ def _quantise(options: argparse.Namespace) -> None:
     print_line(f"written: {sizes}")
     for line in others:
         print_line(f"  {line}")
-    print_line(f"next: kullback compare {options.model} {result.folder} --text FILE")
+    operands = shlex.join([options.model, result.folder])
+    print_line(f"next: kullback compare {operands} --text FILE")

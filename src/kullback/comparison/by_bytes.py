@@ -52,7 +52,7 @@ def compare_by_bytes(
         progress.stage(f"reading with {model.name}")
         tokenized = TokenizedText.of(documents, protocol, model.tokenizer, model.context, progress)
         origins.append(origin(model.name, model_fingerprint(model, documents, tokenized)))
-        read_notes |= dict.fromkeys([*model.notes, *coverage_notes(tokenized)])
+        read_notes |= dict.fromkeys([*model.notes, *coverage_notes(tokenized, weighted=False)])
         rows = token_rows(ModelPredictor(model), tokenized, progress=progress.tokens)
         nll_M: Float[np.ndarray, "M"] = concatenate_statistics(list(rows)).nll
         lengths = np.array([document.n_bytes for document in tokenized.documents])
@@ -71,7 +71,7 @@ def compare_by_bytes(
             "delta_cross_entropy_per_byte": compared.per_byte,
             "delta_cross_entropy_per_document": compared.per_document,
         },
-        int(np.isfinite(scored[0].nll_M).sum()),
+        int((~np.isnan(scored[0].nll_M)).sum()),
         notes=notes,
         documents=documents,
         spans=_largest_spans(compared, tokenized),

@@ -241,15 +241,16 @@ def _logits(request: Request, kinds: list[Kind]) -> Comparison:
     if kinds[1] == "logits":
         return compare_logits_files(base, Path(str(candidate)), request.progress)
     options = request.options
-    check_cut(options)
+    check_cut(options, has_text=request.text is not None)
     if options.stream:
         raise InvalidValueError("stream (--stream) does not go with a logits file: leave it out")
     documents = [] if request.text is None else options.documents(request.text, request.progress)
     operand = _open(candidate, request)
     assert isinstance(operand, ModelOperand)
     return compare_logits_with_model(
-        base, operand, model_name(candidate), options.bos or "auto", documents, request.progress
-    )
+        base, operand, model_name(candidate), options.bos or "auto", documents, request.progress,
+        options.special_tokens,
+    )  # fmt: skip
 
 
 def _records(

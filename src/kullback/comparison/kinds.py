@@ -134,7 +134,8 @@ def labels_of(operands: Sequence[Model], kinds: Sequence[Kind]) -> list[str]:
     """What a result calls the operands, of which the first have these kinds.
 
     A recording is called as the model that it is of, without its folders, and so are the models
-    beside it, where their names then differ.
+    beside it, where their names then differ.  Recordings of models of one name are told apart by
+    their files.
     """
     labels = [model_name(operand) for operand in operands]
     recorded = {
@@ -147,9 +148,11 @@ def labels_of(operands: Sequence[Model], kinds: Sequence[Kind]) -> list[str]:
     others = {i: _without_folders(name) for i, name in enumerate(labels) if i not in recorded}
     if len(set(others.values())) == len(others):
         labels = [others.get(i, name) for i, name in enumerate(labels)]
-    for i, model in recorded.items():
-        name = _without_folders(str(model))
-        choices = (name, f"{name} (recorded)")
+    names = {i: _without_folders(str(model)) for i, model in recorded.items()}
+    for i, name in names.items():
+        choices = [name, f"{name} (recorded)"]
+        if list(names.values()).count(name) > 1:  # models of one name in two folders, perhaps
+            choices = [f"{name} ({Path(str(operands[i])).name})"]
         labels[i] = next((label for label in choices if label not in labels), labels[i])
     return labels
 

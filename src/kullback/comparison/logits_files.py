@@ -30,7 +30,7 @@ from kullback.evaluation.predictors import inputs_at_once
 from kullback.predictions.base import DensePredictions
 from kullback.predictions.llama_cpp_logits import LlamaCppLogits
 from kullback.predictions.rounded import RoundedRows
-from kullback.results.comparison import Comparison
+from kullback.results.comparison import MOVED_IS_NOT_WORSE, Comparison
 from kullback.results.comparison import Operand as Origin
 from kullback.results.measurement import Measurement
 from kullback.runtime.progress import Progress
@@ -43,6 +43,7 @@ from kullback.scoring.divergence import (
 from kullback.scoring.rounded_bounds import rounded_kl_bounds
 from kullback.text.documents import Document
 from kullback.text.protocol import Bos
+from kullback.text.special_spellings import Spelled
 
 __all__ = ["compare_logits_files", "compare_logits_with_model"]
 
@@ -98,12 +99,13 @@ def compare_logits_files(base: Path, q: Path, progress: Progress | None = None) 
         second.check_mass(rows.start, rounded.log_p_BV.exp().sum(dim=1).numpy())
         return second.log_probabilities(rows), rounded
 
+    names = (base.name, q.name) if base.name != q.name else (str(base), str(q))
     starts = range(0, len(first), ROWS)
     pieces = [slice(start, min(start + ROWS, len(first))) for start in starts]
     candidate = _Candidate(
-        origin(q.name), pieces, lambda piece: block, second.clipped, True, len(pieces)
+        origin(names[1]), pieces, lambda piece: block, second.clipped, True, len(pieces)
     )
-    return _compare(first, candidate, (), progress or Progress())
+    return _compare(first, names[0], candidate, (), progress or Progress())
 
 
 def compare_logits_with_model(
@@ -113,11 +115,13 @@ def compare_logits_with_model(
     bos: Bos = "auto",
     documents: Sequence[Document] = (),
     progress: Progress | None = None,
+    special_tokens: Spelled | None = None,
 ) -> Comparison:
     """The comparison of a file with a model, called `name`, that reads the file's tokens.
 
     As in llama.cpp, BOS replaces the first token of each chunk where the tokenizer begins a text
-    with it, or where `bos` is "always".  `documents` is the text, where it is given.  Raises
+    with it, or where `bos` is "always".  `documents` is the text, where it is given, and
+    `special_tokens` how it spells special tokens.  Raises
     `InvalidValueError` where the file is damaged, and where vocabulary, tokenizer, text or context
     are not those of the file.
     """
@@ -125,7 +129,7 @@ def compare_logits_with_model(
     first, model = LlamaCppLogits.open(base), operand.model
     check_model(first, model, bos)
     if documents:
-        check_text(first, model, bos, documents, progress)
+        check_text(first, model, bos, documents, progress, special_tokens)
     progress.stage(f"comparing {name}")
     windows = windows_of(first, model, bos)
     predictor, V = ModelPredictor(model), first.vocabulary_size
@@ -151,11 +155,15 @@ def compare_logits_with_model(
         at_once=inputs_at_once(predictor),
         notes=[*bos_notes(first, model, bos), *operand.notes],
     )
-    return _compare(first, candidate, documents, progress)
+    return _compare(first, first.name, candidate, documents, progress)
 
 
 def _compare(
-    base: LlamaCppLogits, candidate: _Candidate, documents: Sequence[Document], progress: Progress
+    base: LlamaCppLogits,
+    base_name: str,
+    candidate: _Candidate,
+    documents: Sequence[Document],
+    progress: Progress,
 ) -> Comparison:
     parts: list[_Rows] = []
     done = 0
@@ -178,11 +186,11 @@ def _compare(
     measures, quantiles, notes = _measures(parts, places)
     return stored_comparison(
         "llama.cpp",
-        (origin(base.name), candidate.origin),
+        (origin(base_name), candidate.origin),
         measures,
         len(base),
         kl_quantiles=quantiles,
-        notes=[*notes, *candidate.notes],
+        notes=[*notes, *candidate.notes, MOVED_IS_NOT_WORSE],
         llama_cpp=str(llama_cpp_statistics(base, printed)),
         documents=documents,
     )

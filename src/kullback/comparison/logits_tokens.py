@@ -19,6 +19,7 @@ from kullback.predictions.llama_cpp_logits import LlamaCppLogits
 from kullback.runtime.progress import Progress
 from kullback.text.documents import Document
 from kullback.text.protocol import Bos, Protocol
+from kullback.text.special_spellings import Spelled
 from kullback.text.windows import Stream, Window
 
 __all__ = ["bos_notes", "check_cut", "check_model", "check_text", "windows_of"]
@@ -29,11 +30,20 @@ READ_AGAIN = 20_000
 LEAST_SHARE = 0.9
 
 
-def check_cut(options: PassOptions) -> None:
-    """Raise `InvalidValueError` for an option that would cut the tokens of a file otherwise."""
+def check_cut(options: PassOptions, has_text: bool) -> None:
+    """Raise `InvalidValueError` for an option that would cut the tokens of a file otherwise.
+
+    Without a text also for those that say how one is read.
+    """
     fixed = [flag for flag in options.given if flag in ("--window", "--stride", "--joined")]
     if options.protocol not in (None, "llama.cpp"):
         fixed.insert(0, "--protocol")
+    of_text = [flag for flag in options.given if flag in ("--field", "--special-tokens")]
+    if of_text and not has_text:
+        raise InvalidValueError(
+            f"{', '.join(of_text)}: no text is read, since the logits file has the tokens; give "
+            f"its text (--text FILE), or leave {'that' if len(of_text) == 1 else 'these'} out"
+        )
     if fixed:
         raise InvalidValueError(
             f"{', '.join(fixed)}: the tokens of a logits file are cut as llama.cpp cuts them; "
@@ -118,9 +128,10 @@ def check_text(
     bos: Bos,
     documents: Sequence[Document],
     progress: Progress,
+    special_tokens: Spelled | None = None,
 ) -> None:
     """Raise `InvalidValueError` unless the file's tokens are those of the text."""
-    protocol = Protocol("llama.cpp", base.context, bos=bos)
+    protocol = Protocol("llama.cpp", base.context, bos=bos, special_tokens=special_tokens)
     tokenized = TokenizedText.of(documents, protocol, model.tokenizer, model.context, progress)
     first = base.context // 2 + 1
     if len(tokenized.windows) < len(base.tokens_CT):

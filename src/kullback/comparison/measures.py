@@ -14,6 +14,7 @@ Axes: M scored tokens, in text order.
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -29,6 +30,8 @@ __all__ = [
     "QUANTILES",
     "compare_tokens",
     "kl_quantiles",
+    "largest_padding",
+    "padding_notes",
     "paired_measures",
     "worst_tokens",
 ]
@@ -112,9 +115,36 @@ def kl_quantiles(kl_M: Float[np.ndarray, "M"]) -> dict[str, float]:
 
     >>> kl_quantiles(np.arange(5.0))["median"], kl_quantiles(np.arange(5.0))["maximum"]
     (2.0, 4.0)
+    >>> kl_quantiles(np.array([0.5, 0.5, np.inf]))["median"]
+    0.5
     """
-    quantiles = {name: float(np.quantile(kl_M, share)) for name, share in QUANTILES.items()}
-    return {**quantiles, "maximum": float(kl_M.max())}
+    maximum = float(kl_M.max())
+    # Between an infinite value and another NumPy finds NaN: then no two are averaged.
+    method: Literal["linear", "inverted_cdf"] = "linear"
+    if not math.isfinite(maximum):
+        method = "inverted_cdf"
+    quantiles = {
+        name: float(np.quantile(kl_M, share, method=method)) for name, share in QUANTILES.items()
+    }
+    return {**quantiles, "maximum": maximum}
+
+
+def largest_padding(divergences: DivergenceStatistics) -> float:
+    """The largest probability of tokens that only one of the models has."""
+    return float(max(divergences.reference_padding.max(), divergences.candidate_padding.max()))
+
+
+def padding_notes(padding: float) -> list[str]:
+    """That tokens were left out, where they have any probability.
+
+    >>> padding_notes(0.0)
+    []
+    """
+    note = (
+        f"tokens that only one of the models has were left out: at most {padding:.2g} of the "
+        "probability at any token"
+    )
+    return [note] if padding > 0 else []
 
 
 def worst_tokens(kl_M: Float[np.ndarray, "M"], count: int) -> Int[np.ndarray, "count"]:

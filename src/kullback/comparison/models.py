@@ -22,6 +22,7 @@ from kullback.comparison.kept_predictions import (
     logits_fit,
     rows_of_share,
 )
+from kullback.comparison.measures import largest_padding, padding_notes
 from kullback.comparison.noise_floor import above_noise, noise_floor
 from kullback.comparison.operands import Operand
 from kullback.comparison.ranking import CandidateRows, choose, rank_candidates
@@ -194,7 +195,7 @@ class _Compared:
             CandidateRows.of(name, operand.size_bytes, divergences),
             result,
             operand.notes,
-            _padding(divergences),
+            largest_padding(divergences),
         )
 
 
@@ -357,20 +358,8 @@ def _notes(
         *dict.fromkeys(own),
         *coverage_notes(tokenized),
         results.MOVED_IS_NOT_WORSE,
-        *_padding_note(max(candidate.padding for candidate in compared)),
+        *padding_notes(max(candidate.padding for candidate in compared)),
     )
-
-
-def _padding(divergences: DivergenceStatistics) -> float:
-    return float(max(divergences.reference_padding.max(), divergences.candidate_padding.max()))
-
-
-def _padding_note(padding: float) -> list[str]:
-    note = (
-        f"tokens that only one of the models has were left out: at most {padding:.2g} of the "
-        "probability at any token"
-    )
-    return [note] if padding > 0 else []
 
 
 def _check_task(reference: Operand, task: Task) -> None:

@@ -29,7 +29,7 @@ from kullback.errors import InvalidValueError
 from kullback.evaluation.measures import weighted_mean
 from kullback.evaluation.on_text import coverage_notes
 from kullback.evaluation.passes import TokenizedText
-from kullback.results.comparison import Comparison
+from kullback.results.comparison import MOVED_IS_NOT_WORSE, Comparison
 from kullback.results.measurement import Measurement
 from kullback.runtime.progress import Progress, Tokens
 from kullback.scoring.kl_bounds import KLBounds, kl_bounds
@@ -106,23 +106,24 @@ def compare_recorded(
         origin(names[1], identities[1], candidate.size_bytes),
     )
     if any(operand.recording.kind == "top-k" for operand in recorded):
+        _check_vocabularies(reference, candidate)
         measures, bounds = _bounds(rows)
         return stored_comparison(
             "bounds",
             origins,
             measures,
             len(rows.places),
-            notes=[*bounds, *notes],
+            notes=[*bounds, *notes, MOVED_IS_NOT_WORSE],
             documents=documents,
         )
-    measures, quantiles = rows.divergences()
+    measures, quantiles, padding = rows.divergences()
     return stored_comparison(
         "recordings",
         origins,
         measures,
         len(rows.places),
         kl_quantiles=quantiles,
-        notes=notes,
+        notes=[*notes, MOVED_IS_NOT_WORSE, *padding],
         documents=documents,
     )
 
@@ -140,6 +141,19 @@ def _recorded_rows(
         )
     places = unweighted_places(first.documents, first.positions)
     return pairs_of_files(first, second, places, progress)
+
+
+def _check_vocabularies(
+    reference: RecordingOperand | ModelOperand, candidate: RecordingOperand | ModelOperand
+) -> None:
+    """Raise `InvalidValueError` where the vocabularies differ: top-k rows cannot be cut."""
+    sizes = [operand.vocabulary_size for operand in (reference, candidate)]
+    if sizes[0] != sizes[1]:
+        raise InvalidValueError(
+            f"{reference.name} has a vocabulary of {sizes[0]:,} tokens and {candidate.name} one of "
+            f"{sizes[1]:,}: what a top-k recording keeps cannot be cut to the tokens that both "
+            "have; record with --distributions exact"
+        )
 
 
 def _bounds(rows: RowPairs) -> tuple[dict[str, Measurement], list[str]]:

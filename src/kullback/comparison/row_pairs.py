@@ -15,7 +15,12 @@ import torch
 from jaxtyping import Float, Int
 
 from kullback.comparison.divergence_columns import DivergenceColumns
-from kullback.comparison.measures import compare_tokens, kl_quantiles
+from kullback.comparison.measures import (
+    compare_tokens,
+    kl_quantiles,
+    largest_padding,
+    padding_notes,
+)
 from kullback.evaluation.measures import Places
 from kullback.evaluation.passes import Predictor, TokenizedText
 from kullback.evaluation.predictors import inputs_at_once
@@ -79,8 +84,8 @@ class RowPairs:
             done += rows
             self.progress(done, len(self.places))
 
-    def divergences(self) -> tuple[dict[str, Measurement], dict[str, float]]:
-        """The measures of a comparison, and the quantiles of the KL."""
+    def divergences(self) -> tuple[dict[str, Measurement], dict[str, float], list[str]]:
+        """The measures of a comparison, the quantiles of the KL, and notes."""
 
         def measure(pair: RowPair) -> DivergenceStatistics:
             targets_M = torch.from_numpy(pair.targets_M.astype(np.int64))
@@ -90,7 +95,11 @@ class RowPairs:
         for rows in self.map(measure):
             columns.append(rows)
         divergences = columns.statistics()
-        return compare_tokens(divergences, self.places), kl_quantiles(divergences.kl)
+        return (
+            compare_tokens(divergences, self.places),
+            kl_quantiles(divergences.kl),
+            padding_notes(largest_padding(divergences)),
+        )
 
 
 def pairs_of_files(

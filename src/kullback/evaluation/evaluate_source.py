@@ -59,7 +59,7 @@ def evaluate_source(
             f"{model}: on a source no scheme is applied; save the quantised model first (kullback "
             "quantise), or give a text (--text FILE)"
         )
-    window = window_of(opened, exported if window is None else window)
+    window = window_of(opened, exported if window is None else window, or_text=True)
     with process_group() as processes:
         progress.stage(f"loading {model_name(model)}")
         loaded = _load(model)

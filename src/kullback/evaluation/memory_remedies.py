@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from kullback.errors import InvalidValueError
 from kullback.models.llama_cpp_options import split_gguf
 from kullback.models.quantized import split_scheme
+from kullback.predictions.llama_cpp_logits import is_llama_cpp_logits
+from kullback.predictions.recording import read_header
 
 __all__ = ["memory_remedies"]
 
@@ -27,14 +30,35 @@ def memory_remedies(
     'use --dtype bfloat16, a shorter --window or more memory'
     """
     remedies = []
+    files = [path for path in map(_recorded, models) if path is not None]
     if not any(map(given.get, EXCLUDE_BOTH)) and all(map(_is_stored_whole, models)):
+        streams &= not any(map(_is_read_whole, files))
         if streams and not any(map(given.get, EXCLUDE_STREAM)):
             remedies.append("--stream (the model is then read layer by layer)")
         remedies.append("--device-map auto")
     narrow = str(given.get("dtype")).removeprefix("torch.") in NARROW
     if not narrow and all(map(_takes_dtype, models)):
         remedies.append("--dtype bfloat16")
-    return f"use {', '.join([*remedies, 'a shorter --window'])} or more memory"
+    if not files:  # whose windows are those that were recorded
+        remedies.append("a shorter --window")
+    return f"use {', '.join(remedies)} or more memory" if remedies else "use more memory"
+
+
+def _recorded(model: object) -> Path | None:
+    """The file, where it is one and no model."""
+    if not isinstance(model, str | Path) or not Path(model).is_file():
+        return None
+    return None if Path(model).suffix == ".gguf" else Path(model)
+
+
+def _is_read_whole(file: Path) -> bool:
+    """Whether a model that is read beside this file cannot be read layer by layer."""
+    if is_llama_cpp_logits(file):
+        return True
+    try:
+        return read_header(file).kind == "top-k"
+    except InvalidValueError:  # token records
+        return False
 
 
 def _takes_dtype(model: object) -> bool:

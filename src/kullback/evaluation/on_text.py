@@ -200,8 +200,11 @@ def model_fingerprint(
     )
 
 
-def coverage_notes(tokenized: TokenizedText) -> list[str]:
-    """What the user must know about what was read and scored."""
+def coverage_notes(tokenized: TokenizedText, weighted: bool = True) -> list[str]:
+    """What the user must know about what was read and scored.
+
+    `weighted` is whether tokens count as often as the protocol says.
+    """
     covered = tokenized.coverage
     notes = spelled_note(tokenized.spelled, tokenized.protocol.special_tokens or "text")
     if not covered.complete:
@@ -213,6 +216,9 @@ def coverage_notes(tokenized: TokenizedText) -> list[str]:
         notes.append(
             "tokens of overlapping windows count a little less than 1, as in the Transformers "
             "guide; measures of calibration count each token once"
+            if weighted
+            else "every token counts once here, unlike in the Transformers guide, where those of "
+            "overlapping windows count a little less"
         )
     return notes
 

@@ -10,7 +10,14 @@ from itertools import pairwise
 
 from kullback.report.labels import NOT_ABOVE, measure
 from kullback.report.names import candidate_names, reference_name
-from kullback.report.numbers import NO_NUMBER, Written, byte_size, percent, write, write_number
+from kullback.report.numbers import (
+    NO_NUMBER,
+    Written,
+    byte_size,
+    percent_change,
+    write,
+    write_number,
+)
 from kullback.report.verdict import noise_type, share_of_original
 from kullback.results.comparison import Comparison, RankedCandidate
 from kullback.runtime.escaping import visible
@@ -119,7 +126,7 @@ def _row(candidate: RankedCandidate, result: Comparison) -> CandidateRow:
         mark=NOT_ABOVE if candidate.above_noise is False else "",
         ratio=NO_NUMBER if ratio is None else f"{write_number(ratio, 2)} ×",
         change=write(candidate.delta_cross_entropy, measure("delta_cross_entropy")),
-        perplexity=f"{'+' if change > 0 else ''}{percent(change)}",
+        perplexity=percent_change(change),
         agreement=write(candidate.top1_agreement, measure("top1_agreement")),
     )
 

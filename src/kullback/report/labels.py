@@ -122,10 +122,14 @@ MEASURES = {
     ),
     "delta_p_rms": Measure("RMS Δp", "Root mean square of that change.", True),
     "kl_lower_bound": Measure(
-        "KL, lower bound", "KL(reference‖candidate) is at least this; a part of it is unknown."
+        "KL, lower bound",
+        "KL(reference‖candidate) is at least this; a part of it is unknown.",
+        rounded=True,
     ),
     "kl_upper_bound": Measure(
-        "KL, upper bound", "KL(reference‖candidate) is at most this; ∞ where nothing bounds it."
+        "KL, upper bound",
+        "KL(reference‖candidate) is at most this; ∞ where nothing bounds it.",
+        rounded=True,
     ),
     "delta_cross_entropy_per_byte": Measure(
         "ΔCE per byte",

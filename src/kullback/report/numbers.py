@@ -28,6 +28,7 @@ __all__ = [
     "count",
     "nats",
     "percent",
+    "percent_change",
     "power_of_ten",
     "probability",
     "seconds",
@@ -212,8 +213,8 @@ def nats(value: float | None, decimals: int = 4) -> str:
 def percent(share: float | None) -> str:
     """A share as a percentage; only 1 is 100 %, and only 0 is 0 %.
 
-    >>> [percent(x) for x in (0.984, 1.0, 0.99961, 0.0, 0.0001, 0.999999999)]
-    ['98.4 %', '100 %', '99.96 %', '0 %', '0.01 %', '> 99.999 %']
+    >>> [percent(x) for x in (0.984, 1.0, 0.99961, 0.0, 0.0001, 0.999999999, -1e-9)]
+    ['98.4 %', '100 %', '99.96 %', '0 %', '0.01 %', '> 99.999 %', '> −0.001 %']
     """
     special = _special(share)
     if special is not None:
@@ -225,7 +226,21 @@ def percent(share: float | None) -> str:
         text = f"{100 * share:.{decimals}f}"
         if float(text) not in (0.0, 100.0):
             return f"{_fixed(100 * share, decimals)} %"
+    if share < 0:
+        return "> −0.001 %"
     return "> 99.999 %" if share > 0.5 else "< 0.001 %"
+
+
+def percent_change(share: float) -> str:
+    """A relative change as a percentage, with + where it is above zero.
+
+    >>> [percent_change(x) for x in (0.0089, -0.03, 0.0, 1e-9)]
+    ['+0.9 %', '−3.0 %', '0 %', '< +0.001 %']
+    """
+    text = percent(share)
+    if share > 0 and not text.startswith("∞"):
+        return text.replace("< ", "< +") if text.startswith("< ") else f"+{text}"
+    return text
 
 
 def probability(value: float) -> str:

@@ -12,7 +12,14 @@ from dataclasses import dataclass
 
 from kullback.report.labels import ROUNDING, measure
 from kullback.report.names import candidate_names
-from kullback.report.numbers import below_rounding, byte_size, percent, write, write_number
+from kullback.report.numbers import (
+    below_rounding,
+    byte_size,
+    percent,
+    percent_change,
+    write,
+    write_number,
+)
 from kullback.results.comparison import (
     BATCH_SHAPE,
     CandidateComparison,
@@ -156,8 +163,7 @@ def _perplexity(change: float) -> str:
     factor = math.exp(change) if change < 700 else math.inf
     if factor >= 2:
         return f"{_unbroken(write_number(factor, 2) + ' ×')} the perplexity"
-    sign = "+" if factor > 1 else ""
-    return f"{_unbroken(sign + percent(math.expm1(change)))} perplexity"
+    return f"{_unbroken(percent_change(math.expm1(change)))} perplexity"
 
 
 def _divergence(
@@ -169,7 +175,9 @@ def _divergence(
     """The KL over the noise of another type where that is known, else the KL or its bounds."""
     kl = measures.get("kl")
     if kl is not None:
-        if candidate.above_noise is False:
+        # With joint intervals where the table of the candidates has them.
+        above = candidate.above_noise if ranked is None else ranked.above_noise
+        if above is False:
             yield "KL not above the noise of another batch shape"
         elif ranked is not None and ranked.noise_ratio is not None:
             ratio = _unbroken(write_number(ranked.noise_ratio, 2) + " ×")
@@ -178,6 +186,7 @@ def _divergence(
             yield f"KL {_unbroken(str(write(kl, measure('kl'))))}"
     elif "kl_lower_bound" in measures:
         low, high = measures["kl_lower_bound"].value, measures["kl_upper_bound"].value
+        low = low if low >= ROUNDING else 0.0
         if math.isfinite(high):
             yield f"KL between {_unbroken(f'{_ends(low, high)} nats/token')}"
         else:

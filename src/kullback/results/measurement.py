@@ -110,7 +110,7 @@ class Measurement(Data, frozen=True, kw_only=False):
         low, high = self.interval
         half = (high - low) / 2 if self.standard_error else 0.0
         if half == 0.0:
-            return f"{self.value:.6f} {self.unit}"
+            return f"{self.value:.6f} {self.unit}".rstrip()
         if not math.isfinite(half):
             why = self.note or "too few clusters for an interval"
             return f"{self.value:.6g} {self.unit} ({why})"

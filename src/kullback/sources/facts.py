@@ -46,16 +46,20 @@ def source_facts(source: AnySource, window: int | None = None) -> dict[str, obje
     return facts
 
 
-def window_of(source: AnySource, window: int | None) -> int:
-    """The symbols of a window of a process; `InvalidValueError` for one of sentences."""
+def window_of(source: AnySource, window: int | None, or_text: bool = False) -> int:
+    """The symbols of a window of a process; `InvalidValueError` for one of sentences.
+
+    `or_text` is whether a text could have been given instead.
+    """
     if isinstance(source, Process):
         window = WINDOW if window is None else window
         check_window(window)
         return window
     if window is not None:
+        other = ", or for a text (--text FILE)" if or_text else "; leave it out"
         raise InvalidValueError(
-            f"--window is {window}: {source.name} is made of sentences; it is for a process, or "
-            "for a text (--text FILE)"
+            f"--window is {window}: {source.name} is made of sentences, and a window is for a "
+            f"process{other}"
         )
     return 0
 

@@ -169,6 +169,7 @@ def asymptotics_step(support: FloatArray, rng: np.random.Generator) -> list[Exce
     """A row per sample size; none for a point mass, whose fit has no error."""
     if support.size < 2:
         return []
+    support = support / support.sum()
     rows = []
     for samples in _SAMPLE_SIZES:
         run = simulate_excess(support, samples, DATA_SETS, rng)

@@ -208,3 +208,20 @@ def test_missing_numbers_leave_a_page():
     page = render_comparison(result)
     assert "KL ∞ nats/token" in Page(page).words
     assert page.count("<svg") == 3
+
+
+def test_an_identical_candidate_keeps_its_place_among_the_tokens():
+    """The buttons count all candidates: what is shown of the second is that of the second."""
+    result = with_candidate(several_candidates(), identical=True)
+    page = render_comparison(result)
+    classes = re.findall(r'<span class="t ([^"]*)"', page)
+    assert classes
+    letters = "abcdefgh"[: len(result.candidates)]
+    assert all("".join(name[0] for name in each.split()) == letters for each in classes)
+
+
+def test_a_group_of_layers_whose_kl_is_rounding_is_bounded():
+    """As in the terminal."""
+    result = comparison_results()
+    layers = (replace(result.sensitivity[0], kl=measured(1e-16, 1e-17)),)
+    assert "< 10⁻¹³" in Page(render_comparison(replace(result, sensitivity=layers))).words

@@ -74,3 +74,27 @@ def test_missing_numbers_leave_a_page():
     result = replace(text_results(), measures={"cross_entropy": measured(math.inf, None)})
     shown = Page(render_evaluation(result)).words
     assert "∞ Cross-entropy, nats/token no interval" in shown
+
+
+def test_why_there_is_no_interval_is_said():
+    """The note of the measure, and not always that pieces are too few."""
+    result = text_results()
+    infinite = replace(
+        measured(math.inf, None), note="no interval: a value is infinite", method="no interval"
+    )
+    short = replace(
+        measured(2.0, None), note="no interval: one document of 9 tokens; give more", method="none"
+    )
+    measures = result.measures | {"cross_entropy": infinite, "bits_per_byte": short}
+    shown = Page(render_evaluation(replace(result, measures=measures))).words
+    assert "no interval: a value is infinite" in shown
+    assert "no interval: one document of 9 tokens" in shown
+    assert "no interval: too few" not in shown
+
+
+def test_what_an_interval_is_for_is_beside_its_method():
+    """The note of a measure that has an interval."""
+    result = text_results()
+    of_these = replace(measured(), note="the interval is for more text of these documents")
+    shown = Page(render_evaluation(replace(result, measures={"cross_entropy": of_these}))).words
+    assert "; the interval is for more text of these documents" in shown

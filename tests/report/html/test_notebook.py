@@ -35,3 +35,11 @@ def test_what_a_text_says_is_shown_and_not_obeyed():
         assert "<script" not in fragment
         Page(fragment)
         fragment.encode()
+
+
+def test_a_kl_that_is_not_above_the_noise_is_marked():
+    """As in the terminal and in the report, with what the mark means."""
+    shown = Page(several_candidates()._repr_html_()).words
+    assert "0 ± 0 ≈" in shown
+    assert shown.count("not above the noise floor: rounding") == 1
+    assert "≈" not in Page(comparison_results()._repr_html_()).words

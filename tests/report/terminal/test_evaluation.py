@@ -6,8 +6,9 @@ import pytest
 from msgspec.structs import replace
 from rich.cells import cell_len
 from terminal_text import cells, printed
-from text_samples import nearly_empty_text, text_results
+from text_samples import measured, nearly_empty_text, text_results
 
+from kullback.report import plain_text
 from kullback.report.terminal.evaluation import evaluation_summary
 
 RESULTS = {
@@ -77,3 +78,15 @@ def test_notes_and_methods_are_shown_once():
     shown = printed(evaluation_summary(text_results()))
     assert shown.count("• 20 documents: ratio of sums\n") == 1
     assert "• book.txt\n" in shown
+
+
+def test_what_an_interval_is_for_is_said():
+    """Once, however probable the difference of the documents is in each measure."""
+    result = text_results()
+    note = "the interval is for these documents; these differ (p = {})"
+    measures = {
+        name: replace(measured(), note=note.format(p))
+        for name, p in (("cross_entropy", 0.001), ("entropy", 2e-5))
+    }
+    shown = plain_text(replace(result, measures=measures))
+    assert shown.count("the interval is for these documents; these differ") == 1

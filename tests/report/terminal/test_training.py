@@ -115,7 +115,7 @@ def test_the_summary_of_a_text_run() -> None:
     for part in (
         "steps 1,991 to 2,000", "3.1234", "3.400 ± 0.020", "2.100 ± 0.020", "5-gram", "3.600",
         "2,000,000 of 45,000,000", "3.2 s", "better than the 5-gram", "−0.200 ± 0.020",
-        "kullback evaluate runs/a [bold]folder",
+        "kullback evaluate 'runs/a [bold]folder' --text FILE",
     ):  # fmt: skip
         assert part in text
     assert "floor" not in text

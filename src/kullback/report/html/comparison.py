@@ -20,7 +20,7 @@ from kullback.report.html.parts import (
     protocol_parts,
 )
 from kullback.report.html.passages import Beginning, beginning
-from kullback.report.labels import NOT_ABOVE, NOT_ABOVE_MEANS
+from kullback.report.labels import NOT_ABOVE, NOT_ABOVE_MEANS, measure
 from kullback.report.names import candidate_names
 from kullback.report.numbers import write
 from kullback.report.verdict import comparison_verdict, floor_text
@@ -50,9 +50,10 @@ def render_comparison(result: Comparison) -> str:
     figures = dict(shown.figures)
     for detail in details:
         figures |= candidate_figures(detail.candidate, detail.number)
+    # Of identical ones, too: the style sheet counts a token's candidates as it counts the details.
+    differ = any(not candidate.identical for candidate in detailed)
     text = beginning(
-        [candidate.passages for candidate in detailed if not candidate.identical],
-        models=1 + len(detailed),
+        [candidate.passages for candidate in detailed] if differ else [], models=1 + len(detailed)
     )
     verdict = comparison_verdict(result)
     return render(
@@ -75,7 +76,7 @@ def render_comparison(result: Comparison) -> str:
         details=details,
         undetailed=len(result.candidates) - len(detailed),
         layers=[
-            (visible(layer.layer), write(layer.kl), layer.bytes_saved)
+            (visible(layer.layer), write(layer.kl, measure("kl")), layer.bytes_saved)
             for layer in result.sensitivity
         ],
         layers_left_out=shown.layers_left_out,

@@ -23,6 +23,7 @@ from kullback.report.html.passages import beginning
 from kullback.report.labels import measure
 from kullback.report.numbers import write, write_number
 from kullback.results.evaluation import Evaluation
+from kullback.results.measurement import Measurement
 
 __all__ = ["render_evaluation"]
 
@@ -48,7 +49,7 @@ def render_evaluation(result: Evaluation) -> str:
         draw(figures),
         result=result,
         headline=[
-            (measure(name).label + unit, write(measures[name], measure(name)))
+            (measure(name).label + unit, write(measures[name], measure(name)), _why(measures[name]))
             for name, unit in _HEADLINE.items()
             if name in measures
         ],
@@ -59,6 +60,11 @@ def render_evaluation(result: Evaluation) -> str:
         distribution_open=histogram is not None and histogram.open_right,
         text=text,
     )
+
+
+def _why(measured: Measurement) -> str:
+    """Why there is no interval, without what to do."""
+    return measured.note.partition(";")[0] or "no interval"
 
 
 def _figures(result: Evaluation) -> Figures:

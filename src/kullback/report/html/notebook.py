@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
 from kullback.report.candidates import candidate_table
-from kullback.report.labels import measure
+from kullback.report.labels import NOT_ABOVE, NOT_ABOVE_MEANS, measure
 from kullback.report.numbers import NO_NUMBER, Written, write
 from kullback.report.verdict import comparison_verdict, evaluation_verdict
 from kullback.results.comparison import Comparison
@@ -56,14 +56,15 @@ def _candidates(result: Comparison) -> str:
             f"{row.name} ({row.remark})" if row.remark else row.name,
             row.size,
             row.share,
-            _both(row.kl),
+            f"{_both(row.kl)} {row.mark}".rstrip(),
             _both(row.change),
             row.perplexity,
             _both(row.agreement),
         )
         for row in table.rows
     ]
-    return _table(rows, head) + "".join(map(_paragraph, table.meanings))
+    marks = [f"{NOT_ABOVE} {NOT_ABOVE_MEANS}"] if any(row.mark for row in table.rows) else []
+    return _table(rows, head) + "".join(map(_paragraph, (*table.meanings, *marks)))
 
 
 def _both(written: Written | None) -> str:

@@ -47,11 +47,14 @@ def measure_rows(measures: Mapping[str, Measurement]) -> list[MeasureRow]:
 
 
 def methods_of(measures: Mapping[str, Measurement]) -> list[tuple[str, str]]:
-    """The labels of the measures that each method gives the intervals of, and the method."""
+    """The labels of the measures that each method gives the intervals of, and the method.
+
+    What the reader must know of these intervals is a part of it.
+    """
     labels: dict[str, list[str]] = {}
     for name, measured in measures.items():
-        if measured.method:
-            labels.setdefault(measured.method, []).append(visible(measure(name).label))
+        if measured.how:
+            labels.setdefault(measured.how, []).append(visible(measure(name).label))
     return [(", ".join(names), visible(method)) for method, names in labels.items()]
 
 

@@ -27,7 +27,9 @@ __all__ = [
 _SETTINGS = {"preset": 0, "window": 1, "stride": 2, "bos": 3, "joined": 4, "special_tokens": 5}
 # What differs between the methods of measures that are otherwise the same.
 NO_INTERVAL = "no interval"
-_DEGREES = re.compile(r", Student t with [\d.]+ degrees of freedom|(?<=the )\d+ (?=lowest freq)")
+_DEGREES = re.compile(
+    r", Student t with [\d.]+ degrees of freedom|(?<=the )\d+ (?=lowest freq)| \(p = [^)]*\)"
+)
 
 
 def title_of(title: str) -> Text:
@@ -115,7 +117,7 @@ def notes_of(measures: Mapping[str, Measurement], notes: Sequence[str]) -> Itera
         # The note says why there is none, and what to give.
         measured.note
         if measured.method == NO_INTERVAL and measured.note
-        else _DEGREES.sub("", measured.method): None
+        else _DEGREES.sub("", measured.how): None
         for measured in measures.values()
     }
     for text in (*methods, *notes):

@@ -7,6 +7,7 @@ pipe a line every five seconds.  Losses are cross-entropies in nats/token.  No l
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Iterable
 from types import TracebackType
@@ -194,13 +195,14 @@ def training_summary(result: TrainingRun, verbose: bool = False) -> RenderableTy
         add_row(table, [name, f"{result.floor:.6f}"])
     if result.kl is not None:
         add_row(table, ["KL(source‖model), validation", write(result.kl).both])
-    folder = visible(result.folder)
+    folder, operand = visible(result.folder), visible(shlex.quote(result.folder))
+    of_text = "" if result.bits_per_byte is None else " --text FILE"
     lines = (
         _verdict(result),
         _fit(result),
         f"written: {folder}",
-        f"next: kullback evaluate {folder}{'' if result.bits_per_byte is None else ' --text FILE'}",
-        f"      kullback sample {folder}",
+        f"next: kullback evaluate {operand}{of_text}",
+        f"      kullback sample {operand}",
     )
     return Group(table, *(Text(line) for line in lines))
 
