@@ -96,6 +96,8 @@ def test_each_way_prints_json_and_writes_a_page(kind, run, folder, tmp_path):
     assert reference["protocol"]["protocol"]["window"] == 32
     assert candidate["fingerprint"] in shown
     assert candidate["fingerprint"] != reference["fingerprint"]
+    if kind == "by bytes":  # of the models, which are here
+        assert reference["size_bytes"] == candidate["size_bytes"] > 0
 
 
 @pytest.mark.parametrize(

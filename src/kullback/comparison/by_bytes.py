@@ -39,19 +39,21 @@ def compare_by_bytes(
     documents: Sequence[Document],
     protocol: Protocol,
     progress: Progress | None = None,
+    sizes: tuple[int | None, int | None] = (None, None),
 ) -> Comparison:
     """Two models that read a text as different tokens: ΔCE by byte and by document, in nats.
 
+    `sizes` are the bytes of their weights, where these are known.
     Each reads with its own tokenizer under the same protocol, and has a fingerprint of its own.
     Raises `InvalidValueError` where nothing can be compared.
     """
     progress = progress or Progress()
     scored, origins = [], []
     read_notes: dict[str, None] = {}
-    for model in (reference, candidate):
+    for model, size in zip((reference, candidate), sizes, strict=True):
         progress.stage(f"reading with {model.name}")
         tokenized = TokenizedText.of(documents, protocol, model.tokenizer, model.context, progress)
-        origins.append(origin(model.name, model_fingerprint(model, documents, tokenized)))
+        origins.append(origin(model.name, model_fingerprint(model, documents, tokenized), size))
         read_notes |= dict.fromkeys([*model.notes, *coverage_notes(tokenized, weighted=False)])
         rows = token_rows(ModelPredictor(model), tokenized, progress=progress.tokens)
         nll_M: Float[np.ndarray, "M"] = concatenate_statistics(list(rows)).nll

@@ -231,8 +231,12 @@ def _by_bytes(request: Request, kinds: list[Kind]) -> Comparison:
     models = []
     for operand in request.operands:
         request.progress.stage(f"loading {model_name(operand)}")
-        models.append(_load(operand, request).model)
-    return compare_by_bytes(models[0], models[1], documents, cut, request.progress)
+        models.append(_load(operand, request))
+    first, second = models
+    return compare_by_bytes(
+        first.model, second.model, documents, cut, request.progress,
+        (first.size_bytes, second.size_bytes),
+    )  # fmt: skip
 
 
 def _logits(request: Request, kinds: list[Kind]) -> Comparison:
