@@ -6,6 +6,7 @@ import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 import msgspec
 import numpy as np
@@ -35,6 +36,8 @@ from kullback.uncertainty.intervals import mean_with_interval
 
 __all__ = ["training_result"]
 
+Losses: TypeAlias = Float64[np.ndarray, "M"]
+
 # In the last line of the metrics of a text.
 SUMMARY = "summary"
 
@@ -56,15 +59,7 @@ def training_result(
     free_kept_memory(torch.device("cpu"))  # of training
     progress.stage("fitting n-gram baselines")
     start_of_baseline = time.perf_counter()
-    before = batches.preceding(limit, max(TEXT_ORDERS) - 1)
-    scored = scored_rows(shards, before)
-    ngrams, fitted_tokens, split_tokens = fit_baselines(batches, config.steps, scored=scored)
-    losses = [ngram_losses(ngram, shards) for ngram in ngrams]
-    running = {
-        ngram.order: running_losses(ngram, shards, before)
-        for ngram in ngrams
-        if before is not None and ngram.order > 1
-    }
+    losses, running, fitted_tokens, split_tokens = _baselines(batches, config.steps, shards, limit)
     seconds = TrainingSeconds(
         training=training_seconds,
         validation=start_of_baseline - start,
@@ -89,9 +84,8 @@ def training_result(
         bounds=None,
     )
     uniform = msgspec.structs.replace(uniform, cross_entropy=exact)
-    by_order = {ngram.order: nll_M for ngram, nll_M in zip(ngrams, losses, strict=True)}
-    unigram_M = by_order.pop(1, None)
-    lowest = min(by_order.values(), key=lambda nll_M: float(nll_M.mean()))
+    unigram_M = losses.pop(1, None)
+    lowest = min(losses.values(), key=lambda nll_M: float(nll_M.mean()))
     of_running = min(running, key=lambda order: float(running[order].mean()), default=None)
     lines = read_metrics(run / "metrics.jsonl")
     if not lines:
@@ -107,7 +101,7 @@ def training_result(
         bits_per_byte=validation.bits_per_byte(validation.nll_M),
         floor=batches.floor,
         kl=validation.kl,
-        baselines=tuple(baseline(order, nll_M) for order, nll_M in by_order.items()),
+        baselines=tuple(baseline(order, nll_M) for order, nll_M in losses.items()),
         baseline_tokens=fitted_tokens,
         training_split_tokens=split_tokens,
         difference=validation.nats(validation.nll_M - lowest),
@@ -120,6 +114,24 @@ def training_result(
     if "shards" in batches.spec and SUMMARY not in lines[-1]:
         write_metrics(run / "metrics.jsonl", [*lines[:-1], lines[-1] | {SUMMARY: _summary(result)}])
     return result
+
+
+def _baselines(
+    batches: Batches, steps: int, shards: list[Shard], limit: int
+) -> tuple[dict[int, Losses], dict[int, Losses], int, int]:
+    """The losses of each order, in windows and on running text; the tokens as in `fit_baselines`.
+
+    Of what is counted only the n-grams of the validation data are kept.
+    """
+    before = batches.preceding(limit, max(TEXT_ORDERS) - 1)
+    ngrams, *tokens = fit_baselines(batches, steps, scored=scored_rows(shards, before))
+    losses = {ngram.order: ngram_losses(ngram, shards) for ngram in ngrams}
+    running = {
+        ngram.order: running_losses(ngram, shards, before)
+        for ngram in ngrams
+        if before is not None and ngram.order > 1
+    }
+    return losses, running, tokens[0], tokens[1]
 
 
 def _ends(mean: Measurement) -> list[float] | None:
