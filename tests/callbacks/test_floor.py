@@ -107,6 +107,25 @@ def trainer_with(callbacks: list[FloorCallback], tmp_path: Path) -> Trainer:
     return Trainer(tiny(vocabulary), arguments, train_dataset=rows, callbacks=callbacks)
 
 
+def test_a_second_training_is_measured(exported: Path, tmp_path: Path) -> None:
+    """Its steps count from the first one again; a training that goes on repeats none."""
+    callback = FloorCallback(exported, every=2, rows=4)
+    trainer = trainer_with([callback], tmp_path)
+    trainer.train()
+    trainer.train()
+    assert [row["step"] for row in callback.history] == [2, 4, 2, 4]
+    source = weather(tmp_path).source.training
+    lightly, module, logger = lightning(step=4)
+    callback = FloorCallback(
+        exported, 2, 4, logits=lambda m, ids: torch.zeros(*ids.shape, len(source.vocabulary))
+    )
+    for step in (4, 4):
+        callback.on_fit_start(lightly, module)
+        lightly.global_step = step
+        callback.on_train_batch_end(lightly, module, None, None, 0)
+    assert [step for step, _ in logger.rows] == [4]
+
+
 def test_two_callbacks_have_names_of_their_own(exported: Path, tmp_path: Path) -> None:
     """Each logs under its own; of one name they are refused before the first step."""
     callbacks = [FloorCallback(exported, every=4, rows=20, name=name) for name in ("a", None)]

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -123,13 +124,19 @@ def test_noise_that_cannot_be_measured_is_a_note(
 def test_a_temperature_that_cannot_be_searched_is_a_note(
     tiny_llama_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The result of the pass is given, without what the temperature saves."""
+    """The result of the pass is given, without what the temperature saves: where the memory is too
+    small, and where a target has probability 0.
+    """
 
     def fail(*arguments: object) -> None:
         raise FULL
 
-    monkeypatch.setattr("kullback.evaluation.on_text.tempered_nll", fail)
-    result = kullback.evaluate(tiny_llama_folder, TEXT, temperature=True, passages=False)
-    assert isinstance(result, kullback.Evaluation)
-    assert "temperature_saves" not in result.measures
-    assert any("temperature" in note and "memory" in note for note in result.notes)
+    def excluded(_, targets_M: torch.Tensor, temperature_T: np.ndarray) -> np.ndarray:
+        return np.full((len(temperature_T), len(targets_M)), np.inf)
+
+    for function, reason in ((fail, "memory"), (excluded, "probability 0")):
+        monkeypatch.setattr("kullback.evaluation.on_text.tempered_nll", function)
+        result = kullback.evaluate(tiny_llama_folder, TEXT, temperature=True, passages=False)
+        assert isinstance(result, kullback.Evaluation)
+        assert "temperature_saves" not in result.measures
+        assert any("temperature" in note and reason in note for note in result.notes)

@@ -52,6 +52,19 @@ def test_products_are_those_of_float64(shape: tuple[int, int, int]) -> None:
         assert torch.equal(way.product(hidden, strided), way.product(hidden, weight))
 
 
+def test_what_would_end_the_process_is_widened() -> None:
+    """oneDNN that was turned off, no columns; and a weight that begins within another's word."""
+    hidden, weight = factors(3, 4, 9)
+    exact = hidden.float() @ weight.float().T
+    shifted = torch.cat([torch.zeros(1).bfloat16(), weight.flatten()])[1:].view(9, 4)
+    for way in ways():
+        with torch.backends.mkldnn.flags(enabled=False):
+            assert torch.allclose(way.product(hidden, weight), exact, atol=1e-5)
+        assert way.product(hidden, weight[:0]).shape == (3, 0)
+        assert way.product(hidden[:0], weight).shape == (0, 9)
+        assert torch.equal(way.product(hidden, shifted), way.product(hidden, weight))
+
+
 def test_a_row_does_not_depend_on_the_others() -> None:
     """The same bits whatever rows are multiplied with it, in several threads, too."""
     hidden, weight = factors(130, 66, 300)

@@ -101,3 +101,17 @@ def test_loading_a_model_leaves_malloc_alone(
     assert len(model.predict(torch.arange(5)[None])) == 5
     with pytest.raises(RuntimeError, match="mallopt"):
         list(ProcessGroup().map(str, range(3)))
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes.",
+        "MPS backend out of memory (MPS allocated: 1 GB)",
+    ],
+)
+def test_libraries_without_a_class_of_errors_for_it(message: str) -> None:
+    """cuBLAS, Windows and Apple's GPU say in a RuntimeError that the memory is too small."""
+    assert memory.is_out_of_memory(RuntimeError(message))
+    assert not memory.is_out_of_memory(ValueError(message))

@@ -105,6 +105,7 @@ class FloorCallback:
         others = [callback() for trainer, callback in _begun if trainer() is control]
         self._check_names(others)
         _begun.append((weakref.ref(control), weakref.ref(self)))
+        self._begin(state.global_step)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **named: Any) -> None:
         """The names of the trainer's callbacks may change."""
@@ -135,6 +136,7 @@ class FloorCallback:
     def on_fit_start(self, trainer: Any, module: Any) -> None:
         """Refuse a second callback of this name, as `on_train_begin` does."""
         self._check_names(getattr(trainer, "callbacks", ()))
+        self._begin(trainer.global_step)
 
     def on_train_batch_end(self, trainer: Any, module: Any, *others: Any, **named: Any) -> None:
         """Measure where it is time, and log it to Lightning's loggers and metrics."""
@@ -190,6 +192,10 @@ class FloorCallback:
                     f"two FloorCallbacks of this trainer log {self._prefix}kl: give each a name of "
                     "its own, FloorCallback(..., name='held-out')"
                 )
+
+    def _begin(self, step: int) -> None:
+        """Measure what follows `step`, also where an earlier training went beyond it."""
+        self._measured, self._latest = min(self._measured, step), {}
 
     def _step(self, model: nn.Module, step: int, between: int | None, is_last: bool) -> bool:
         """A step ended: whether the rows were measured, so that `_latest` has numbers to log."""

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from kullback.errors import KullbackError
+from kullback.errors import InvalidValueError, KullbackError
 from kullback.evaluation.agreement import check_same_tokens
 from kullback.evaluation.measures import TextMeasures, measure_text
 from kullback.evaluation.numeric_type import arithmetic_noise
@@ -228,6 +228,9 @@ def _add_temperature(model: TextModel, tokenized: TokenizedText, measured: TextM
     try:
         fit, tokens = _fit_temperature(model, tokenized)
     except (KullbackError, RuntimeError, MemoryError) as error:
+        # A target of probability 0: the measures are an answer, if infinite ones.
+        if isinstance(error, InvalidValueError):
+            return f"the temperature was not searched: {error}"
         if not lacks_memory(error):
             raise
         return (

@@ -20,7 +20,7 @@ import platform
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import torch
@@ -51,6 +51,9 @@ class Bfloat16Products:
     packs: bool
     """Whether the processor wants pairs of neighbouring rows of the second factor side by side, as
     AMX does."""
+    is_able: Callable[[], bool] = lambda: True
+    """Whether packed numbers are multiplied now: not inside
+    ``torch.backends.mkldnn.flags(enabled=False)``, where libtorch would end the process."""
 
     def product(
         self, hidden_BD: Float[Tensor, "B D"], weight_WD: Float[Tensor, "W D"]
@@ -61,10 +64,14 @@ class Bfloat16Products:
         result are views of more rows in memory.
         """
         (B, D), W = hidden_BD.shape, len(weight_WD)
+        if not W or (self.packs and not self.is_able()):
+            return hidden_BD.float() @ weight_WD.float().T
         rows = -(-B // ROWS) * ROWS
         left_BD = torch.zeros(rows, D, dtype=torch.bfloat16)
         left_BD[:B] = hidden_BD
         right = weight_WD.contiguous()
+        if right.storage_offset() % 2:  # of a view into other weights
+            right = right.clone()
         # Two bfloat16 numbers are moved as one integer of 32 bits.
         right = (right.view(torch.int32) if self.packs else right).T.contiguous()
         out_BW = torch.empty(rows, W)
@@ -102,7 +109,8 @@ def _from_torch() -> Bfloat16Products | None:
     brgemm.restype, could_pack.restype, release.restype = None, flag, None
     # Packed numbers are refused by an exception where they are not supported, which would end the
     # process; where could_pack says yes, AMX multiplies them.
-    return Bfloat16Products(brgemm, release, bool(could_pack(BFLOAT16)))
+    packs = partial(could_pack, BFLOAT16)
+    return Bfloat16Products(brgemm, release, packs(), packs)
 
 
 def _is_right(products: Bfloat16Products) -> bool:

@@ -43,7 +43,10 @@ GIVE_BACK = {M_MMAP_THRESHOLD: 32 << 20, M_TRIM_THRESHOLD: 64 << 20}
 
 # What torch says where the memory of a CPU, or of Apple's GPU, has no space for a tensor; it has a
 # class of errors for the memory of the other accelerators only.
-OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "bad_alloc")
+# "ALLOC_FAILED" is what cuBLAS and cuDNN say, "not enough memory" Windows.
+OUT_OF_MEMORY = (
+    "can't allocate memory", "out of memory", "bad_alloc", "not enough memory", "_ALLOC_FAILED",
+)  # fmt: skip
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -188,8 +188,11 @@ def pair_sums_kernel(
     largest_y, log_z_y, _ = _log_sum(y_sums_ptr, M, row, N, N_AT_LEAST)
     first, second = _offset(largest_x, log_z_x, largest_y, log_z_y)
     if block == 0:
-        top1 = tl.load(x_top_columns_ptr + (row * N + top_block) * K)
-        tl.store(at_top1_ptr + row, tl.load(y_row_ptr + top1))
+        # The largest of NaN may be found in padding: nothing is read there.
+        at = x_top_columns_ptr + (row * N + top_block) * K
+        top1 = tl.load(at, mask=top_block < N, other=0)
+        is_column = (top1 >= 0) & (top1 < V)
+        tl.store(at_top1_ptr + row, tl.load(y_row_ptr + top1, mask=is_column, other=0.0))
     zero = tl.zeros([T], tl.float32)
     near_kl, near_reverse, near_js = zero, zero, zero
     far_p, far_q, far_p_l, far_q_l, far_p_s, far_q_s = zero, zero, zero, zero, zero, zero
