@@ -16,9 +16,13 @@ from kullback.training.packed_attention import QUERIES
 
 __all__ = ["check_memory", "training_bytes", "with_sharding"]
 
-# What the process has at its peak, over what is in use: glibc keeps freed blocks.  Measured 1.3 to
-# 1.5 in runs whose gradients, and others whose activations, take most.
-KEPT = 1.4
+# What a process on a CPU has at its peak is `KEPT` times what is in use, since glibc keeps freed
+# blocks, and what the first products of a size and threads take, `FIRST`.  Chosen by eight small
+# runs, with and without accumulation and checkpointed activations, whose gradients or activations
+# take most: the estimate is 0.89 to 1.19 of the peak.
+KEPT, FIRST = 1.25, 55e6
+# Of a sharded run, whose freed blocks are given back: 0.88 to 1.09 of the peak of rank 0.
+FIRST_SHARDED = 20e6
 # The matrices of one shape that Newton-Schulz has at once: themselves, joined, and its products.
 MUON_STACKS = 6
 
@@ -50,14 +54,16 @@ def training_bytes(
     if shards > 1:
         gathered = _gathered(gpt, config.checkpoint_activations)
         of_shards = math.ceil((state + gpt.parameters + matrices) / shards)
-        return 4 * (of_shards + gathered + activations)
+        first = FIRST_SHARDED if config.device == "cpu" else 0.0
+        return math.ceil(4 * (of_shards + gathered + activations) + first)
     threads = config.shards if config.device == "cpu" else 1
     pieces = config.accumulate * threads
     gradients = min(pieces, threads + math.ceil(math.log2(pieces)))
     of_shape = gpt.layers * max(4 * gpt.width**2, 3 * gpt.width * gpt.mlp_width)
     muon = gpt.parameters + matrices + MUON_STACKS * of_shape
     numbers = state + max(gradients * gpt.parameters + activations, muon)
-    return math.ceil(4 * numbers * (KEPT if config.device == "cpu" else 1.0))
+    kept, first = (KEPT, FIRST) if config.device == "cpu" else (1.0, 0.0)
+    return math.ceil(4 * numbers * kept + first)
 
 
 def _block_numbers(gpt: GPTConfig) -> int:
