@@ -12,7 +12,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
 
 from kullback.callbacks import FloorCallback
-from kullback.callbacks.fixed_rows import open_rows
+from kullback.callbacks.fixed_rows import LOGITS_BYTES, open_rows
 from kullback.callbacks.pace import LEAST, MOST, WARM_UP, Pace
 from kullback.errors import InvalidValueError
 from kullback.evaluation.on_source import evaluate_on_source
@@ -105,6 +105,22 @@ def trainer_with(callbacks: list[FloorCallback], tmp_path: Path) -> Trainer:
         report_to=[], disable_tqdm=True, use_cpu=True, save_strategy="no",
     )  # fmt: skip
     return Trainer(tiny(vocabulary), arguments, train_dataset=rows, callbacks=callbacks)
+
+
+def test_a_large_vocabulary_is_read_in_parts(exported: Path) -> None:
+    """Logits beside those of a training take a bounded memory; the numbers are the same."""
+    columns, sizes = 100_000, []
+
+    def logits(_: object, ids_NT: torch.Tensor) -> torch.Tensor:
+        sizes.append(ids_NT.numel())
+        return torch.zeros(1).expand(*ids_NT.shape, columns)
+
+    rows = open_rows(exported, 200, None, 0)
+    for _ in range(2):
+        part = rows.evaluation(torch.nn.Linear(1, 1), logits)
+        assert part.cross_entropy.value == pytest.approx(math.log(columns))
+        assert part.prefixes == rows.tokens
+    assert 1 < max(sizes) <= LOGITS_BYTES // (4 * columns)
 
 
 def test_a_second_training_is_measured(exported: Path, tmp_path: Path) -> None:

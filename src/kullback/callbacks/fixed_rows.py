@@ -36,6 +36,8 @@ from kullback.text.special_tokens import EOS_ID
 
 __all__ = ["FixedRows", "Logits", "logits_of", "open_rows"]
 
+# Logits that are in memory at once, beside those of the training: 8,192 positions of 4,096 columns.
+LOGITS_BYTES = 128 << 20
 #: From a model and token ids to logits.
 Logits: TypeAlias = Callable[[Any, Int[Tensor, "N T"]], Float[Tensor, "N T V"]]
 
@@ -46,6 +48,7 @@ class FixedRows:
     def __init__(self, corpus: Corpus | WindowCorpus) -> None:
         self._corpus = corpus
         self._batches: list[Batch] = [corpus.batch(rows) for rows in corpus.batches()]
+        self._is_fitted = False
         self.rows: int = corpus.summed.rows
         self.tokens: int = corpus.prefixes
         self.bytes: int = _bytes_of(corpus)
@@ -76,6 +79,9 @@ class FixedRows:
         sums = SourceSums(summed, has_reference=False)
         device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
         with torch.no_grad(), _evaluation_mode(model):
+            if not self._is_fitted:
+                first = self._batches[0].inputs_BT[:1, :1].to(device)
+                self._batches, self._is_fitted = self._fitting(logits(model, first).shape[-1]), True
             for batch in self._batches:
                 logits_NTV = logits(model, batch.inputs_BT.to(device))
                 self._check(logits_NTV, batch.inputs_BT)
@@ -84,6 +90,16 @@ class FixedRows:
                 statistics = row_statistics(predictions, batch.prefixes.truth)
                 sums.add(BatchSums.of(batch.prefixes, statistics, summed))
         return sums.evaluation(name, "training")
+
+    def _fitting(self, columns: int) -> list[Batch]:
+        """The batches, smaller where the model has so many more ids that the memory matters."""
+        most = LOGITS_BYTES // (4 * columns)
+        fitting: list[Batch] = []
+        for rows, batch in zip(self._corpus.batches(), self._batches, strict=True):
+            count = max(1, most // batch.inputs_BT.shape[1])
+            parts = [rows[start : start + count] for start in range(0, len(rows), count)]
+            fitting += map(self._corpus.batch, parts) if len(parts) > 1 else [batch]
+        return fitting
 
     def metrics(self, model: nn.Module, logits: Logits) -> dict[str, float]:
         """What the callback logs: nats/token, and bits/byte of the text of the rows."""
