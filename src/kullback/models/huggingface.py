@@ -9,12 +9,11 @@ hidden states stretched so far that a soft-cap bends the logits.  A model that n
 used as it is ("dense": N×V logits in memory), with a note.
 
 In 16-bit types the body computes in that type; hidden states are widened to float32 and so is the
-head.  An accelerator multiplies the 16-bit numbers and sums in float32, which is the same; on a CPU
-(SmolLM2-135M, 1,024 positions, Zen 4) a bfloat16 head would save 0.3 s of 2.3 a core, but its
-rounded logits tie at the top of 5 % of the rows, change the most probable token in 2 %, and raise
-the mean nll by 2e-4 nats.  Products of bfloat16 numbers with float32 results would be exact, but
-torch 2.13 has them on CUDA only: on a CPU they are a setting of the whole process, which would
-round the float32 matmuls of other threads, too (``benchmarks/bfloat16_head.py`` compares them).
+head.  An accelerator multiplies the 16-bit numbers and sums in float32, which is the same, and so
+does a CPU that multiplies bfloat16 (`kullback.runtime.bfloat16_products`).  Logits rounded to
+bfloat16 would save 0.3 s of 2.3 a core (SmolLM2-135M, 1,024 positions, Zen 4), but they tie at the
+top of 5 % of the rows, change the most probable token in 2 %, and raise the mean nll by 2e-4 nats
+(``benchmarks/bfloat16_head.py`` compares them).
 
 Axes: N sequences, T positions, M rows (positions of all sequences), D width, V vocabulary.
 """
