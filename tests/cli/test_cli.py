@@ -364,6 +364,7 @@ def test_an_interrupted_process_ends_once_it_has_said_what_is_kept(monkeypatch, 
 
     said = []
     monkeypatch.setattr("kullback.cli.derive._derive", interrupt)
+    monkeypatch.setattr("kullback.runtime.interruption._numbers", [])  # of signals in other tests
     code = main(["derive"], interrupted=lambda code: said.append((code, capsys.readouterr().err)))
     assert said == [(130, "kullback: interrupted: nothing of this run is on disk\n")]
     assert code == 130
