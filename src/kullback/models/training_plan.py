@@ -17,6 +17,7 @@ from kullback.models._training_device import Hardware
 from kullback.runtime.processor import multiplies_bfloat16
 from kullback.runtime.ranges import TRAINED_VOCABULARIES
 from kullback.runtime.workers import ProcessGroup, local_processes
+from kullback.training.arithmetic import with_native
 from kullback.training.batches import Batches
 from kullback.training.config import SHARDING, SIZES, TrainingConfig
 from kullback.training.description import batches_of_data
@@ -183,7 +184,9 @@ class PreparedRun:
         tokens = batches.tokens_per_batch
         # As rank 0 decides: machines may have different memories.
         self.config = self._processes.broadcast(
-            with_sharding(self.config, self._settings.fsdp, gpt, tokens, local, device)
+            with_native(
+                with_sharding(self.config, self._settings.fsdp, gpt, tokens, local, device), device
+            )
         )
         check_memory(gpt, tokens, self.config, local, device)
         self._progress.stage("timing a few steps")

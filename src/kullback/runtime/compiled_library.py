@@ -32,8 +32,8 @@ from kullback.runtime.progress import Note
 
 __all__ = ["COMPILER_SECONDS", "cache_folder", "compiler", "load_compiled"]
 
-COMPILER_SECONDS = 10.0
-"""A compiler that takes longer is stopped; it takes about one second."""
+COMPILER_SECONDS = 60.0
+"""A compiler that takes longer is stopped; it takes up to three seconds, on a busy machine ten."""
 DRAFT = ".compiling-"
 # A draft this old is that of a killed process: a compiler is stopped long before.
 OLD_SECONDS = 600.0

@@ -11,16 +11,17 @@ given torch's operations (:mod:`kullback.training.torch_block`), which `torch.co
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from kullback.runtime.processor import arithmetic_of_processor, multiplies
 from kullback.runtime.progress import Progress
+from kullback.training.block_library import BlockFunctions, block_functions
 from kullback.training.config import TrainingConfig
 
-__all__ = ["CPU", "Arithmetic", "note_other_bits", "product"]
+__all__ = ["CPU", "Arithmetic", "note_other_bits", "product", "with_native"]
 
 CPU = torch.device("cpu")
 # Tests set it, to run on a CPU what an accelerator runs.
@@ -38,12 +39,25 @@ class Arithmetic:
     """Whether torch's operations are used, and the host does not wait for a step to end."""
     compiled: bool = False
     """Whether `torch.compile` fuses the operations of a block."""
+    functions: BlockFunctions | None = None
+    """Those between the products of a block, in C."""
 
     @classmethod
     def of(cls, config: TrainingConfig, device: torch.device) -> Arithmetic:
         """That of a run on this device."""
         accelerated = device.type != "cpu" or ACCELERATED_ON_CPU
-        return cls(device, config.dtype == "bfloat16", accelerated, config.compiled)
+        native = config.native and not accelerated and not config.fsdp
+        functions = block_functions() if native else None
+        return cls(device, config.dtype == "bfloat16", accelerated, config.compiled, functions)
+
+
+def with_native(config: TrainingConfig, device: torch.device) -> TrainingConfig:
+    """The configuration of a new run, in C where that is possible: on a CPU with a C compiler.
+
+    A sharded run, whose process computes a piece in several threads, is given torch's functions.
+    """
+    possible = device.type == "cpu" and not ACCELERATED_ON_CPU and not config.fsdp
+    return replace(config, native=possible and block_functions() is not None)
 
 
 def product(a: Tensor, b: Tensor, bfloat16: bool) -> Tensor:
@@ -78,6 +92,8 @@ def note_other_bits(
         changes.append(f"torch {version}, not {torch.__version__}")
     if device.type == config.device == "cpu" and processor not in ("", arithmetic_of_processor()):
         changes.append(f"a processor with {processor}, not {arithmetic_of_processor()}")
+    if device.type == "cpu" and config.native and Arithmetic.of(config, device).functions is None:
+        changes.append("functions in C, which are not compiled here")
     if changes:
         progress.note(
             f"the run began with {' and '.join(changes)}: the last bits of the weights may differ "

@@ -85,6 +85,8 @@ class TrainingConfig:
     """Of the operands of matrix products."""
     compiled: bool = False
     """Whether `torch.compile` fuses the operations of a block, which changes the last bits."""
+    native: bool = False
+    """Whether the functions between the products of a block are in C (other last bits)."""
 
     def __post_init__(self) -> None:
         for name, limits in RANGES.items():
@@ -93,7 +95,7 @@ class TrainingConfig:
             raise InvalidValueError(
                 f"dtype is {self.dtype!r:.60}: it must be {' or '.join(DTYPES)}"
             )
-        for name in ("checkpoint_activations", "fsdp", "compiled"):
+        for name in ("checkpoint_activations", "fsdp", "compiled", "native"):
             if not isinstance(value := getattr(self, name), bool):
                 raise InvalidValueError(f"{name} is {value!r:.60}: it must be True or False")
 

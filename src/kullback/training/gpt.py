@@ -31,6 +31,7 @@ from kullback.runtime.weights import allocate_on_cpu
 from kullback.training.arithmetic import Arithmetic
 from kullback.training.block_functions import add_linear, normalised_linear, swiglu
 from kullback.training.config import SIZES
+from kullback.training.native_block import native_block, positions_of
 from kullback.training.packed_attention import PackedLayout, packed_attention
 from kullback.training.torch_block import BlockWeights, Rows, compiled_block, torch_block
 
@@ -248,6 +249,11 @@ class Block(nn.Module):
         arithmetic = self.arithmetic
         if arithmetic.accelerated:
             return self._accelerated(x_MD, rotation_TP, layout)
+        if arithmetic.functions is not None and x_MD.dtype == torch.float32:
+            return native_block(
+                x_MD, arithmetic.functions, positions_of(layout, rotation_TP), self._weights,
+                self.self_attn.heads, self.input_layernorm.eps, arithmetic.bfloat16,
+            )  # fmt: skip
         x_MD = self.self_attn(x_MD, self.input_layernorm, rotation_TP, layout, arithmetic.bfloat16)
         out: Tensor = self.mlp(x_MD, self.post_attention_layernorm, arithmetic.bfloat16)
         return out
@@ -259,18 +265,21 @@ class Block(nn.Module):
         layout: PackedLayout | tuple[int, int],
     ) -> Float[Tensor, "M D"]:
         """The same in torch's operations."""
-        attention, mlp = self.self_attn, self.mlp
-        weights = BlockWeights(
-            self.input_layernorm.weight, attention.q_proj.weight, attention.k_proj.weight,
-            attention.v_proj.weight, attention.o_proj.weight, self.post_attention_layernorm.weight,
-            mlp.gate_proj.weight, mlp.up_proj.weight, mlp.down_proj.weight,
-        )  # fmt: skip
         # Validation, without gradients, would have to be compiled for itself.
         compiled = self.arithmetic.compiled and torch.is_grad_enabled()
         function = compiled_block() if compiled else torch_block
         return function(
-            x_MD, torch.view_as_real(rotation_TP), weights, Rows.of(layout), attention.heads,
-            self.input_layernorm.eps, self.arithmetic.bfloat16,
+            x_MD, torch.view_as_real(rotation_TP), self._weights, Rows.of(layout),
+            self.self_attn.heads, self.input_layernorm.eps, self.arithmetic.bfloat16,
+        )  # fmt: skip
+
+    @property
+    def _weights(self) -> BlockWeights:
+        attention, mlp = self.self_attn, self.mlp
+        return BlockWeights(
+            self.input_layernorm.weight, attention.q_proj.weight, attention.k_proj.weight,
+            attention.v_proj.weight, attention.o_proj.weight, self.post_attention_layernorm.weight,
+            mlp.gate_proj.weight, mlp.up_proj.weight, mlp.down_proj.weight,
         )  # fmt: skip
 
 

@@ -22,6 +22,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from kullback.training.arithmetic import product
+from kullback.training.block_library import BlockFunctions
 
 __all__ = ["linear_cross_entropy"]
 
@@ -41,6 +42,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         weight_M: Tensor,
         bfloat16: bool,
         with_gradient: bool,
+        functions: BlockFunctions | None,
     ) -> tuple[Tensor, Tensor]:
         M, V = len(hidden_MD), len(head_VD)
         on_cpu = hidden_MD.device.type == "cpu"
@@ -60,15 +62,24 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 q_BV = _float32_product(hidden_BD, factor_VD.T)
             else:
                 torch.mm(hidden_BD, head_VD.T, out=q_BV)
-            q_BV.sub_(q_BV.amax(dim=1, keepdim=True))
-            target_logit_B1 = q_BV.gather(1, target_B1)
-            total_B1 = q_BV.exp_().sum(dim=1, keepdim=True)
-            nll_M[part] = (total_B1.log() - target_logit_B1)[:, 0]
+            if functions is not None:
+                rounded_BV = torch.empty_like(q_BV, dtype=torch.bfloat16) if bfloat16 else None
+                functions.cross_entropy(
+                    q_BV, target_M[part], weight_M[part] if with_gradient else None, nll_M[part],
+                    rounded_BV,
+                )  # fmt: skip
+                q_BV = q_BV if rounded_BV is None else rounded_BV
+            else:
+                q_BV.sub_(q_BV.amax(dim=1, keepdim=True))
+                target_logit_B1 = q_BV.gather(1, target_B1)
+                total_B1 = q_BV.exp_().sum(dim=1, keepdim=True)
+                nll_M[part] = (total_B1.log() - target_logit_B1)[:, 0]
+                if with_gradient:
+                    weight_B1 = weight_M[part, None]
+                    q_BV.mul_(weight_B1 / total_B1)
+                    q_BV.scatter_add_(1, target_B1, -weight_B1)
             if grad_hidden_MD is None or grad_head_VD is None:
                 continue
-            weight_B1 = weight_M[part, None]
-            q_BV.mul_(weight_B1 / total_B1)
-            q_BV.scatter_add_(1, target_B1, -weight_B1)
             if bfloat16:
                 q_BV = q_BV.bfloat16()
                 grad_hidden_MD[part] = _float32_product(q_BV, factor_VD)
@@ -84,9 +95,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(
         ctx: torch.autograd.function.FunctionCtx, grad_loss: Tensor, _: Tensor
-    ) -> tuple[Tensor, Tensor, None, None, None, None]:
+    ) -> tuple[Tensor | None, ...]:
         grad_hidden_MD, grad_head_VD = ctx.saved_tensors  # type: ignore[attr-defined]
-        return grad_hidden_MD * grad_loss, grad_head_VD * grad_loss, None, None, None, None
+        return grad_hidden_MD * grad_loss, grad_head_VD * grad_loss, None, None, None, None, None
 
 
 def _float32_product(a: Tensor, b: Tensor) -> Tensor:
@@ -102,11 +113,13 @@ def linear_cross_entropy(
     target_M: Int[Tensor, "M"],
     weight_M: Float[Tensor, "M"],
     bfloat16: bool = False,
+    functions: BlockFunctions | None = None,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, "M"]]:
     """The weighted sum of the negative log-likelihoods, and those of all rows, in nats.
 
     The sum is differentiable in `hidden_MD` and `head_VD`; the second result carries no gradient.
-    Under `torch.no_grad` only the logits are multiplied.
+    Under `torch.no_grad` only the logits are multiplied.  With `functions`, for float32 on a CPU,
+    rows of logits are processed in C.
 
     >>> hidden, head = torch.zeros(2, 4), torch.zeros(8, 4)
     >>> total, nll = linear_cross_entropy(hidden, head, torch.tensor([0, 7]), torch.ones(2) / 2)
@@ -114,6 +127,6 @@ def linear_cross_entropy(
     (2.0794, [2.0794, 2.0794])
     """
     total, nll_M = _LinearCrossEntropy.apply(  # type: ignore[no-untyped-call]
-        hidden_MD, head_VD, target_M, weight_M, bfloat16, torch.is_grad_enabled()
+        hidden_MD, head_VD, target_M, weight_M, bfloat16, torch.is_grad_enabled(), functions
     )
     return total, nll_M

@@ -36,7 +36,7 @@ from kullback.results.training import StepMetrics
 from kullback.runtime.progress import Progress
 from kullback.runtime.workers import ProcessGroup
 from kullback.text.tokenizer_training import tokenizer_config
-from kullback.training.arithmetic import CPU, note_other_bits
+from kullback.training.arithmetic import CPU, note_other_bits, with_native
 from kullback.training.batches import Batches, Shard
 from kullback.training.batches_ahead import batches_ahead
 from kullback.training.checkpoint import save_checkpoint
@@ -91,6 +91,7 @@ def train(
     cannot be written, or training diverges; `InvalidValueError` when model and data do not fit.
     """
     config = replace(config, processes=processes.world_size, device=device.type)
+    config = with_native(config, device)
     _check(batches, gpt, config, processes, device)
     return train_prepared(
         run, lambda: (batches, gpt, config), on_metrics, stop_at, processes, device

@@ -64,6 +64,7 @@ def losses(model: GPT, shard: Shard, weight: float) -> tuple[Float[Tensor, ""], 
     shard = shard.on(model.head_weight.device)
     hidden_MD = model.hidden_packed(shard.inputs_M, shard.layout)
     weight_M = hidden_MD.new_full((len(hidden_MD),), weight)
+    functions = arithmetic.functions if hidden_MD.dtype == torch.float32 else None
     return linear_cross_entropy(
-        hidden_MD, model.head_weight, shard.targets_M, weight_M, arithmetic.bfloat16
+        hidden_MD, model.head_weight, shard.targets_M, weight_M, arithmetic.bfloat16, functions
     )

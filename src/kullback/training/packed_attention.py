@@ -47,6 +47,8 @@ class PackedLayout:
     """T: columns of the rows."""
     tokens_of_longest: int
     """Tokens of the longest sequence; T may be a little more."""
+    bounds_N: Int[Tensor, "N+1"]
+    """Sequence n has the flat tokens from the n-th bound until before the next; on the CPU."""
 
     @classmethod
     def of(cls, lengths_N: Int[Tensor, "N"]) -> PackedLayout:
@@ -57,10 +59,10 @@ class PackedLayout:
         """
         shortest, tokens_of_longest = (int(bound) for bound in lengths_N.aminmax())
         longest = max(SHORTEST_ROW, tokens_of_longest)
+        bounds_N = torch.cat((lengths_N.new_zeros(1), lengths_N.cumsum(0)))
         if shortest == longest:
-            return cls(None, None, len(lengths_N), longest, longest)
-        ends_N = lengths_N.cumsum(0)
-        starts_N = ends_N - lengths_N
+            return cls(None, None, len(lengths_N), longest, longest, bounds_N)
+        starts_N, ends_N = bounds_N[:-1], bounds_N[1:]
         sequence_M = torch.repeat_interleave(torch.arange(len(lengths_N)), lengths_N)
         position_M = torch.arange(int(ends_N[-1])) - starts_N[sequence_M]
         column_T = torch.arange(longest)
@@ -71,6 +73,7 @@ class PackedLayout:
             len(lengths_N),
             longest,
             tokens_of_longest,
+            bounds_N,
         )
 
     def on(self, device: torch.device) -> PackedLayout:

@@ -1,0 +1,597 @@
+/* The functions of a block of the mini-GPT between its matrix products, and the cross-entropy of
+   logits: each reads its operands from memory once, where torch makes a pass for each operation.
+
+   block_library.py compiles and calls these functions; native_block.py has the formulas.  Operands
+   are float32 or, where `half` is set, bfloat16 (the upper half of a float); arithmetic is float32.
+   Sums over a row are added in LANES lanes, always in one order.
+
+   M tokens, D width, H heads, K head width, P = K / 2 rotated pairs, F width of the MLP, V
+   vocabulary, T tokens of a sequence. */
+
+#include <math.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#if defined(__AVX512F__)
+enum { LANES = 16 };
+#else
+enum { LANES = 8 };
+#endif
+enum { ROWS = 4, QUERIES = 64 };
+
+static const float LOG_2 = 0.69314718055994530942f, BITS_PER_NAT = 1.44269504088896340736f;
+
+typedef float vf __attribute__((vector_size(4 * LANES)));
+typedef int32_t vi __attribute__((vector_size(4 * LANES)));
+typedef uint32_t vu __attribute__((vector_size(4 * LANES)));
+typedef uint16_t vh __attribute__((vector_size(2 * LANES)));
+
+#define INLINE static inline __attribute__((always_inline))
+
+INLINE vf all(float x) { return x - (vf){0}; }
+
+INLINE vf choose(vi where, vf a, vf b) { return (vf)(((vi)a & where) | ((vi)b & ~where)); }
+
+/* The lanes are added, or compared, in halves: a fixed order, and few dependent steps. */
+INLINE float sum(vf v) {
+  float parts[LANES];
+  memcpy(parts, &v, sizeof v);
+  for (int half = LANES / 2; half; half /= 2)
+    for (int i = 0; i < half; i++) parts[i] += parts[i + half];
+  return parts[0];
+}
+
+INLINE float highest_of(vf v) {
+  float parts[LANES];
+  memcpy(parts, &v, sizeof v);
+  for (int half = LANES / 2; half; half /= 2)
+    for (int i = 0; i < half; i++) parts[i] = parts[i + half] > parts[i] ? parts[i + half] : parts[i];
+  return parts[0];
+}
+
+INLINE vf load(const float *x) {
+  vf v;
+  memcpy(&v, x, sizeof v);
+  return v;
+}
+
+INLINE void store(float *x, vf v) { memcpy(x, &v, sizeof v); }
+
+INLINE vf widened(vh h) { return (vf)(__builtin_convertvector(h, vu) << 16); }
+
+/* To the nearest bfloat16, to even between two; NaN stays NaN. */
+INLINE vh narrowed(vf v) {
+  const vu bits = (vu)v, up = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+  const vu is_nan = (vu)(v != v);
+  return __builtin_convertvector((up & ~is_nan) | (0x7fc0 & is_nan), vh);
+}
+
+INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+
+/* The elements of an array from i on, at most LANES; beyond n they are 0. */
+INLINE vf get(const void *x, int64_t i, int64_t n, int half) {
+  const int64_t count = least(LANES, n - i);
+  if (half) {
+    vh h = {0};
+    if (count == LANES) memcpy(&h, (const uint16_t *)x + i, sizeof h);
+    else memcpy(&h, (const uint16_t *)x + i, 2 * (size_t)count);
+    return widened(h);
+  }
+  vf v = {0};
+  if (count == LANES) memcpy(&v, (const float *)x + i, sizeof v);
+  else memcpy(&v, (const float *)x + i, 4 * (size_t)count);
+  return v;
+}
+
+INLINE void put(void *x, int64_t i, int64_t n, int half, vf v) {
+  const int64_t count = least(LANES, n - i);
+  if (half) {
+    const vh h = narrowed(v);
+    if (count == LANES) memcpy((uint16_t *)x + i, &h, sizeof h);
+    else memcpy((uint16_t *)x + i, &h, 2 * (size_t)count);
+  } else {
+    if (count == LANES) memcpy((float *)x + i, &v, sizeof v);
+    else memcpy((float *)x + i, &v, 4 * (size_t)count);
+  }
+}
+
+INLINE const void *row_of(const void *x, int64_t offset, int half) {
+  return (const char *)x + offset * (half ? 2 : 4);
+}
+
+INLINE void *own_row(void *x, int64_t offset, int half) {
+  return (char *)x + offset * (half ? 2 : 4);
+}
+
+/* 2^t for t <= 0, or hardly above; 0 below 2^-126.  2^t = 2^n e^(f log 2) with |f| <= 1/2; the error
+   of the series of e^x up to x^7 is 5e-9. */
+INLINE vf exp2_of(vf t) {
+  const vi tiny = t < -126.0f;
+  t = choose(tiny, all(-126.0f), t);
+  const float magic = 12582912.0f; /* 1.5 × 2^23: adding it rounds to an integer */
+  const vf shifted = t + magic, f = (t - (shifted - magic)) * LOG_2;
+  const vi n = (vi)shifted - 0x4B400000;
+  vf e = all(1.0f / 5040);
+  e = e * f + 1.0f / 720;
+  e = e * f + 1.0f / 120;
+  e = e * f + 1.0f / 24;
+  e = e * f + 1.0f / 6;
+  e = e * f + 0.5f;
+  e = e * f + 1.0f;
+  e = e * f + 1.0f;
+  return (vf)((vi)((vf)((vi)e + (n << 23))) & ~tiny);
+}
+
+/* 1 / (1 + e^-x) */
+INLINE vf sigmoid_of(vf x) {
+  const vf negative = choose(x < 0, x, -x), e = exp2_of(negative * BITS_PER_NAT);
+  return choose(x < 0, e, all(1.0f)) / (e + 1.0f);
+}
+
+/* --- normalisation --------------------------------------------------------------------------- */
+
+INLINE void normalise(int64_t M, int64_t D, const float *x, const void *y, float eps, float *total,
+                      void *unit, float *inverse, const int half) {
+  for (int64_t m = 0; m < M; m++) {
+    const float *row = x + m * D;
+    vf squares = {0};
+    if (y) {
+      const void *other = row_of(y, m * D, half);
+      for (int64_t i = 0; i < D; i += LANES) {
+        const vf v = get(row, i, D, 0) + get(other, i, D, half);
+        put(total + m * D, i, D, 0, v);
+        squares += v * v;
+      }
+      row = total + m * D;
+    } else {
+      for (int64_t i = 0; i < D; i += LANES) {
+        const vf v = get(row, i, D, 0);
+        squares += v * v;
+      }
+    }
+    const float scale = 1.0f / sqrtf(sum(squares) / (float)D + eps);
+    inverse[m] = scale;
+    void *out = own_row(unit, m * D, half);
+    for (int64_t i = 0; i < D; i += LANES) put(out, i, D, half, get(row, i, D, 0) * scale);
+  }
+}
+
+/* total = x + y (only x where y is null), unit = total / rms(total), inverse = 1 / rms(total). */
+void kullback_normalise(int64_t M, int64_t D, const float *x, const void *y, float eps,
+                        float *total, void *unit, float *inverse, int half) {
+  if (half) normalise(M, D, x, y, eps, total, unit, inverse, 1);
+  else normalise(M, D, x, y, eps, total, unit, inverse, 0);
+}
+
+INLINE void normalise_backward(int64_t M, int64_t D, const void *grad_unit, const void *unit,
+                               const float *inverse, const float *grad, float *out, void *rounded,
+                               const int half) {
+  for (int64_t m = 0; m < M; m++) {
+    const void *g = row_of(grad_unit, m * D, half), *u = row_of(unit, m * D, half);
+    vf products = {0};
+    for (int64_t i = 0; i < D; i += LANES) products += get(g, i, D, half) * get(u, i, D, half);
+    const float mean = sum(products) / (float)D, scale = inverse[m];
+    for (int64_t i = 0; i < D; i += LANES) {
+      const vf of_norm = (get(g, i, D, half) - get(u, i, D, half) * mean) * scale;
+      const vf v = get(grad + m * D, i, D, 0) + of_norm;
+      put(out + m * D, i, D, 0, v);
+      if (half && rounded) put(own_row(rounded, m * D, 1), i, D, 1, v);
+    }
+  }
+}
+
+/* out = grad + (du - u mean(du u)) / rms, and the same in bfloat16 in `rounded`, unless null. */
+void kullback_normalise_backward(int64_t M, int64_t D, const void *grad_unit, const void *unit,
+                                 const float *inverse, const float *grad, float *out,
+                                 void *rounded, int half) {
+  if (half) normalise_backward(M, D, grad_unit, unit, inverse, grad, out, rounded, 1);
+  else normalise_backward(M, D, grad_unit, unit, inverse, grad, out, rounded, 0);
+}
+
+/* out = x + y, y in bfloat16. */
+void kullback_add(int64_t count, const float *x, const void *y, float *out) {
+  for (int64_t i = 0; i < count; i += LANES) {
+    put(out, i, count, 0, get(x, i, count, 0) + get(y, i, count, 1));
+  }
+}
+
+/* Each column of a matrix times its weight, and back: the gradients of both. */
+void kullback_scale(int64_t C, int64_t D, const float *matrix, const float *weight, void *out,
+                    int half) {
+  for (int64_t c = 0; c < C; c++) {
+    void *row = own_row(out, c * D, half);
+    for (int64_t i = 0; i < D; i += LANES) {
+      put(row, i, D, half, get(matrix + c * D, i, D, 0) * get(weight, i, D, 0));
+    }
+  }
+}
+
+void kullback_scale_backward(int64_t C, int64_t D, const void *grad_out, const float *matrix,
+                             const float *weight, float *grad_matrix, float *grad_weight,
+                             int half) {
+  for (int64_t c = 0; c < C; c++) {
+    const void *g = row_of(grad_out, c * D, half);
+    for (int64_t i = 0; i < D; i += LANES) {
+      const vf v = get(g, i, D, half);
+      put(grad_matrix + c * D, i, D, 0, v * get(weight, i, D, 0));
+      const vf before = get(grad_weight, i, D, 0);
+      put(grad_weight, i, D, 0, before + v * get(matrix + c * D, i, D, 0));
+    }
+  }
+}
+
+/* --- SwiGLU ---------------------------------------------------------------------------------- */
+
+INLINE void swiglu(int64_t M, int64_t F, const void *gate_up, void *out, const int half) {
+  for (int64_t m = 0; m < M; m++) {
+    const void *gate = row_of(gate_up, 2 * m * F, half), *up = row_of(gate, F, half);
+    void *row = own_row(out, m * F, half);
+    for (int64_t i = 0; i < F; i += LANES) {
+      const vf g = get(gate, i, F, half);
+      put(row, i, F, half, g * sigmoid_of(g) * get(up, i, F, half));
+    }
+  }
+}
+
+/* silu(gate) × up */
+void kullback_swiglu(int64_t M, int64_t F, const void *gate_up, void *out, int half) {
+  if (half) swiglu(M, F, gate_up, out, 1);
+  else swiglu(M, F, gate_up, out, 0);
+}
+
+INLINE void swiglu_backward(int64_t M, int64_t F, const void *gate_up, const void *grad, void *out,
+                            void *grads, const int half) {
+  for (int64_t m = 0; m < M; m++) {
+    const void *gate = row_of(gate_up, 2 * m * F, half), *up = row_of(gate, F, half);
+    const void *upstream = row_of(grad, m * F, half);
+    void *row = own_row(out, m * F, half);
+    void *grad_gate = own_row(grads, 2 * m * F, half), *grad_up = own_row(grad_gate, F, half);
+    for (int64_t i = 0; i < F; i += LANES) {
+      const vf g = get(gate, i, F, half), u = get(up, i, F, half), d = get(upstream, i, F, half);
+      const vf s = sigmoid_of(g), silu = s * g;
+      put(row, i, F, half, silu * u);
+      put(grad_up, i, F, half, d * silu);
+      put(grad_gate, i, F, half, d * u * (s + silu * (1.0f - s)));
+    }
+  }
+}
+
+/* The gradients of both halves, and what kullback_swiglu gave. */
+void kullback_swiglu_backward(int64_t M, int64_t F, const void *gate_up, const void *grad,
+                              void *out, void *grads, int half) {
+  if (half) swiglu_backward(M, F, gate_up, grad, out, grads, 1);
+  else swiglu_backward(M, F, gate_up, grad, out, grads, 0);
+}
+
+/* --- attention ------------------------------------------------------------------------------- */
+
+/* ROWS rows by VECTORS vectors of c = a b, or added to c; element (r, k) of a is at
+   a[r row_a + k inner_a]. */
+INLINE void tile(const int vectors, int64_t inner, const float *a, int64_t row_a, int64_t inner_a,
+                 const float *b, int64_t row_b, float *c, int64_t row_c, const int add) {
+  vf totals[ROWS][2];
+  for (int r = 0; r < ROWS; r++)
+    for (int v = 0; v < vectors; v++)
+      totals[r][v] = add ? load(c + r * row_c + v * LANES) : (vf){0};
+  for (int64_t k = 0; k < inner; k++) {
+    vf values[2];
+    for (int v = 0; v < vectors; v++) values[v] = load(b + k * row_b + v * LANES);
+    for (int r = 0; r < ROWS; r++) {
+      const vf factor = all(a[r * row_a + k * inner_a]);
+      for (int v = 0; v < vectors; v++) totals[r][v] += factor * values[v];
+    }
+  }
+  for (int r = 0; r < ROWS; r++)
+    for (int v = 0; v < vectors; v++) store(c + r * row_c + v * LANES, totals[r][v]);
+}
+
+/* ROWS rows of c, whose columns are a multiple of LANES. */
+static void product(int64_t inner, int64_t columns, const float *a, int64_t row_a, int64_t inner_a,
+                    const float *b, int64_t row_b, float *c, int64_t row_c, int add) {
+  int64_t i = 0;
+  for (; i + 2 * LANES <= columns; i += 2 * LANES) {
+    if (add) tile(2, inner, a, row_a, inner_a, b + i, row_b, c + i, row_c, 1);
+    else tile(2, inner, a, row_a, inner_a, b + i, row_b, c + i, row_c, 0);
+  }
+  if (i == columns) return;
+  if (add) tile(1, inner, a, row_a, inner_a, b + i, row_b, c + i, row_c, 1);
+  else tile(1, inner, a, row_a, inner_a, b + i, row_b, c + i, row_c, 0);
+}
+
+INLINE int64_t rounded_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
+
+typedef struct {
+  int64_t D, H, K, P, padded_K, longest; /* longest: rounded up to LANES, with ROWS more */
+  const float *cosine, *sine;            /* of each position and pair */
+} Shape;
+
+/* A head of a token, coordinate i turned with coordinate i + P, times a factor; the rest is 0. */
+INLINE void rotated(const Shape *s, const void *x, int64_t t, float factor, float *out,
+                    const int half) {
+  const int64_t P = s->P;
+  const float *cosine = s->cosine + t * P, *sine = s->sine + t * P;
+  for (int64_t i = 0; i < P; i += LANES) {
+    const vf a = get(x, i, P, half), b = get(row_of(x, P, half), i, P, half);
+    const vf c = get(cosine, i, P, 0) * factor, d = get(sine, i, P, 0) * factor;
+    put(out, i, P, 0, a * c - b * d);
+    put(out + P, i, P, 0, b * c + a * d);
+  }
+  for (int64_t i = s->K; i < s->padded_K; i++) out[i] = 0;
+}
+
+/* The gradient of what was rotated, from that of what it gave. */
+INLINE void turned_back(const Shape *s, const float *grad, int64_t t, float factor, void *out,
+                        const int half) {
+  const int64_t P = s->P;
+  const float *cosine = s->cosine + t * P, *sine = s->sine + t * P;
+  for (int64_t i = 0; i < P; i += LANES) {
+    const vf a = get(grad, i, P, 0), b = get(grad + P, i, P, 0);
+    const vf c = get(cosine, i, P, 0) * factor, d = get(sine, i, P, 0) * factor;
+    put(out, i, P, half, a * c + b * d);
+    put(own_row(out, P, half), i, P, half, b * c - a * d);
+  }
+}
+
+/* A head of a token as it is; the rest is 0. */
+INLINE void copied(const Shape *s, const void *x, float *out, const int half) {
+  for (int64_t i = 0; i < s->K; i += LANES) put(out, i, s->K, 0, get(x, i, s->K, half));
+  for (int64_t i = s->K; i < s->padded_K; i++) out[i] = 0;
+}
+
+INLINE void transpose(int64_t T, int64_t K, const float *x, int64_t row_x, float *out,
+                      int64_t row_out) {
+  for (int64_t t = 0; t < T; t++)
+    for (int64_t i = 0; i < K; i++) out[i * row_out + t] = x[t * row_x + i];
+  for (int64_t i = 0; i < K; i++)
+    for (int64_t t = T; t < rounded_up(T, LANES); t++) out[i * row_out + t] = 0;
+}
+
+/* Which of LANES columns from j on are below a number. */
+INLINE vi below(int64_t j, int64_t columns) {
+  vi place;
+  for (int i = 0; i < LANES; i++) place[i] = i;
+  return place < (int32_t)(columns - j) - (vi){0};
+}
+
+/* Of the keys that the tile of a query may see, as many columns as are computed. */
+INLINE int64_t columns_of(int64_t first, int64_t r, int64_t T) {
+  return rounded_up(least(first + r / ROWS * ROWS + ROWS, T), LANES);
+}
+
+/* Products of the rows of a block of queries with the keys that they may see. */
+INLINE void score(const Shape *s, int64_t first, int64_t rows, int64_t T, const float *q,
+                  const float *transposed, int64_t row, float *scores) {
+  for (int64_t r = 0; r < rows; r += ROWS) {
+    product(s->K, columns_of(first, r, T), q + r * s->padded_K, s->padded_K, 1, transposed, row,
+            scores + r * row, row, 0);
+  }
+}
+
+/* Attention of one head of one sequence of T tokens, which begins at the row `start`. */
+INLINE void attend(const Shape *s, int64_t start, int64_t T, int64_t h, const void *qkv, void *out,
+                   float *normaliser, float *memory, const int half) {
+  const int64_t K = s->K, row = rounded_up(T, LANES), padded_K = s->padded_K;
+  float *q = memory, *keys = q + (QUERIES + ROWS) * padded_K;
+  float *values = keys + s->longest * padded_K, *mixed = values + s->longest * padded_K;
+  float *scores = mixed + (QUERIES + ROWS) * padded_K, *key = q; /* q is not in use yet */
+  for (int64_t t = 0; t < T; t++) {
+    const void *of_token = row_of(qkv, (start + t) * 3 * s->D + h * K, half);
+    rotated(s, row_of(of_token, s->D, half), t, 1.0f, key, half);
+    for (int64_t i = 0; i < K; i++) keys[i * row + t] = key[i];
+    copied(s, row_of(of_token, 2 * s->D, half), values + t * padded_K, half);
+  }
+  for (int64_t i = 0; i < K; i++)
+    for (int64_t t = T; t < row; t++) keys[i * row + t] = 0;
+  const float scale = BITS_PER_NAT / sqrtf((float)K);
+  for (int64_t first = 0; first < T; first += QUERIES) {
+    const int64_t rows = least(QUERIES, T - first);
+    for (int64_t r = 0; r < rows; r++) {
+      const void *of_token = row_of(qkv, (start + first + r) * 3 * s->D + h * K, half);
+      rotated(s, of_token, first + r, scale, q + r * padded_K, half);
+    }
+    memset(q + rows * padded_K, 0, sizeof(float) * (size_t)(ROWS * padded_K));
+    score(s, first, rows, T, q, keys, row, scores);
+    for (int64_t r = 0; r < rows; r++) {
+      const int64_t seen = first + r + 1, columns = columns_of(first, r, T);
+      float *of_row = scores + r * row;
+      vf highest = all(-INFINITY);
+      for (int64_t j = 0; j < seen; j += LANES) {
+        const vf v = choose(below(j, seen), load(of_row + j), all(-INFINITY));
+        highest = choose(v > highest, v, highest);
+      }
+      const float top = highest_of(highest);
+      vf totals = {0};
+      for (int64_t j = 0; j < columns; j += LANES) {
+        const vf e = (vf)((vi)exp2_of(load(of_row + j) - top) & below(j, seen));
+        totals += e;
+        store(of_row + j, e);
+      }
+      const float total = sum(totals), inverse = 1.0f / total;
+      for (int64_t j = 0; j < columns; j += LANES) store(of_row + j, load(of_row + j) * inverse);
+      normaliser[first + r] = top + log2f(total);
+    }
+    for (int64_t r = 0; r < rows; r += ROWS) {
+      for (int64_t i = rows; i < r + ROWS; i++) /* rows that are not there */
+        memset(scores + i * row, 0, sizeof(float) * (size_t)row);
+      product(least(first + r + ROWS, T), padded_K, scores + r * row, row, 1, values, padded_K,
+              mixed + r * padded_K, padded_K, 0);
+    }
+    for (int64_t r = 0; r < rows; r++) {
+      void *of_token = own_row(out, (start + first + r) * s->D + h * K, half);
+      for (int64_t i = 0; i < K; i += LANES)
+        put(of_token, i, K, half, get(mixed + r * padded_K, i, K, 0));
+    }
+  }
+}
+
+INLINE void attend_backward(const Shape *s, int64_t start, int64_t T, int64_t h, const void *qkv,
+                            const void *out, const float *normaliser, const void *grad,
+                            void *grads, float *memory, const int half) {
+  const int64_t K = s->K, row = rounded_up(T, LANES), padded_K = s->padded_K;
+  const int64_t of_sequence = s->longest * padded_K;
+  float *q = memory, *upstream = q + (QUERIES + ROWS) * padded_K;
+  float *grad_q = upstream + (QUERIES + ROWS) * padded_K;
+  float *keys = grad_q + (QUERIES + ROWS) * padded_K, *key_columns = keys + of_sequence;
+  float *value_columns = key_columns + of_sequence, *grad_keys = value_columns + of_sequence;
+  float *grad_values = grad_keys + of_sequence, *weights = grad_values + of_sequence;
+  float *grad_scores = weights + (QUERIES + ROWS) * s->longest;
+  for (int64_t t = 0; t < T; t++) {
+    const void *of_token = row_of(qkv, (start + t) * 3 * s->D + h * K, half);
+    rotated(s, row_of(of_token, s->D, half), t, 1.0f, keys + t * padded_K, half);
+    copied(s, row_of(of_token, 2 * s->D, half), grad_values + t * padded_K, half);
+  }
+  memset(keys + T * padded_K, 0, sizeof(float) * (size_t)(ROWS * padded_K));
+  transpose(T, K, keys, padded_K, key_columns, row);
+  transpose(T, K, grad_values, padded_K, value_columns, row);
+  memset(grad_keys, 0, sizeof(float) * (size_t)((T + ROWS) * padded_K));
+  memset(grad_values, 0, sizeof(float) * (size_t)((T + ROWS) * padded_K));
+  const float scale = 1.0f / sqrtf((float)K);
+  for (int64_t first = 0; first < T; first += QUERIES) {
+    const int64_t rows = least(QUERIES, T - first);
+    for (int64_t r = 0; r < rows; r++) {
+      const int64_t m = start + first + r;
+      rotated(s, row_of(qkv, m * 3 * s->D + h * K, half), first + r, scale * BITS_PER_NAT,
+              q + r * padded_K, half);
+      copied(s, row_of(grad, m * s->D + h * K, half), upstream + r * padded_K, half);
+    }
+    memset(q + rows * padded_K, 0, sizeof(float) * (size_t)(ROWS * padded_K));
+    memset(upstream + rows * padded_K, 0, sizeof(float) * (size_t)(ROWS * padded_K));
+    score(s, first, rows, T, q, key_columns, row, weights);
+    score(s, first, rows, T, upstream, value_columns, row, grad_scores);
+    for (int64_t r = 0; r < rows; r++) {
+      const int64_t seen = first + r + 1, columns = columns_of(first, r, T);
+      const void *of_out = row_of(out, (start + first + r) * s->D + h * K, half);
+      float *P = weights + r * row, *dS = grad_scores + r * row;
+      vf products = {0};
+      for (int64_t i = 0; i < K; i += LANES)
+        products += get(of_out, i, K, half) * get(upstream + r * padded_K, i, K, 0);
+      const float mean = sum(products), total = normaliser[first + r];
+      for (int64_t j = 0; j < columns; j += LANES) {
+        const vf p = (vf)((vi)exp2_of(load(P + j) - total) & below(j, seen));
+        store(P + j, p);
+        store(dS + j, p * (load(dS + j) - mean));
+      }
+    }
+    for (int64_t i = rows; i < rounded_up(rows, ROWS); i++) { /* rows that are not there */
+      memset(weights + i * row, 0, sizeof(float) * (size_t)row);
+      memset(grad_scores + i * row, 0, sizeof(float) * (size_t)row);
+    }
+    for (int64_t r = 0; r < rows; r += ROWS)
+      product(least(first + r + ROWS, T), padded_K, grad_scores + r * row, row, 1, keys, padded_K,
+              grad_q + r * padded_K, padded_K, 0);
+    for (int64_t j = 0; j < first + rows; j += ROWS) {
+      /* Queries before a key do not see it. */
+      const int64_t from = j > first ? j - first : 0, inner = rows - from;
+      product(inner, padded_K, weights + from * row + j, 1, row, upstream + from * padded_K,
+              padded_K, grad_values + j * padded_K, padded_K, 1);
+      product(inner, padded_K, grad_scores + from * row + j, 1, row, q + from * padded_K, padded_K,
+              grad_keys + j * padded_K, padded_K, 1);
+    }
+    for (int64_t r = 0; r < rows; r++)
+      turned_back(s, grad_q + r * padded_K, first + r, scale,
+                  own_row(grads, (start + first + r) * 3 * s->D + h * K, half), half);
+  }
+  for (int64_t t = 0; t < T; t++) {
+    void *of_token = own_row(grads, (start + t) * 3 * s->D + h * K, half);
+    turned_back(s, grad_keys + t * padded_K, t, LOG_2, own_row(of_token, s->D, half), half);
+    void *of_value = own_row(of_token, 2 * s->D, half);
+    for (int64_t i = 0; i < K; i += LANES)
+      put(of_value, i, K, half, get(grad_values + t * padded_K, i, K, 0));
+  }
+}
+
+static Shape shape_of(int64_t N, const int64_t *bounds, int64_t H, int64_t K, const float *cosine,
+                      const float *sine) {
+  int64_t longest = 0;
+  for (int64_t n = 0; n < N; n++) {
+    const int64_t T = bounds[n + 1] - bounds[n];
+    longest = T > longest ? T : longest;
+  }
+  return (Shape){H * K, H, K, K / 2, rounded_up(K, LANES), rounded_up(longest, LANES) + LANES,
+                 cosine, sine};
+}
+
+static float *memory_of(const Shape *s, int64_t blocks, int64_t sequences, int64_t squares) {
+  const int64_t count = blocks * (QUERIES + ROWS) * s->padded_K +
+                        sequences * s->longest * s->padded_K +
+                        squares * (QUERIES + ROWS) * s->longest;
+  return aligned_alloc(64, (size_t)rounded_up(4 * count, 64));
+}
+
+/* Causal attention of N sequences, sequence n in the rows from bounds[n] until bounds[n + 1]: out
+   M×D of qkv M×3D, and the normaliser of each head and token, H×M, in bits.  1 where there is no
+   memory. */
+int kullback_attention(int64_t N, const int64_t *bounds, int64_t H, int64_t K, const float *cosine,
+                       const float *sine, const void *qkv, void *out, float *normaliser,
+                       int half) {
+  const Shape s = shape_of(N, bounds, H, K, cosine, sine);
+  const int64_t M = bounds[N];
+  float *memory = memory_of(&s, 2, 2, 1);
+  if (!memory) return 1;
+  for (int64_t n = 0; n < N; n++) {
+    const int64_t start = bounds[n], T = bounds[n + 1] - start;
+    for (int64_t h = 0; h < H; h++) {
+      float *of_head = normaliser + h * M + start;
+      if (half) attend(&s, start, T, h, qkv, out, of_head, memory, 1);
+      else attend(&s, start, T, h, qkv, out, of_head, memory, 0);
+    }
+  }
+  free(memory);
+  return 0;
+}
+
+/* The gradient of qkv. */
+int kullback_attention_backward(int64_t N, const int64_t *bounds, int64_t H, int64_t K,
+                                const float *cosine, const float *sine, const void *qkv,
+                                const void *out, const float *normaliser, const void *grad,
+                                void *grads, int half) {
+  const Shape s = shape_of(N, bounds, H, K, cosine, sine);
+  const int64_t M = bounds[N];
+  float *memory = memory_of(&s, 3, 5, 2);
+  if (!memory) return 1;
+  for (int64_t n = 0; n < N; n++) {
+    const int64_t start = bounds[n], T = bounds[n + 1] - start;
+    for (int64_t h = 0; h < H; h++) {
+      const float *of_head = normaliser + h * M + start;
+      if (half) attend_backward(&s, start, T, h, qkv, out, of_head, grad, grads, memory, 1);
+      else attend_backward(&s, start, T, h, qkv, out, of_head, grad, grads, memory, 0);
+    }
+  }
+  free(memory);
+  return 0;
+}
+
+/* --- cross-entropy --------------------------------------------------------------------------- */
+
+/* nll = logsumexp(row) - row[target] of B rows of logits; these become weight (q - onehot) unless
+   weight is null, in bfloat16 in `rounded` unless that is null. */
+void kullback_cross_entropy(int64_t B, int64_t V, float *logits, const int64_t *target,
+                            const float *weight, float *nll, void *rounded) {
+  for (int64_t b = 0; b < B; b++) {
+    float *row = logits + b * V;
+    vf highest = all(-INFINITY);
+    for (int64_t i = 0; i < V; i += LANES) {
+      const vf v = choose(below(i, V), get(row, i, V, 0), all(-INFINITY));
+      highest = choose(v > highest, v, highest);
+    }
+    const float top = highest_of(highest);
+    const float of_target = row[target[b]] - top;
+    vf totals = {0};
+    for (int64_t i = 0; i < V; i += LANES) {
+      const vf e = exp2_of((get(row, i, V, 0) - top) * BITS_PER_NAT);
+      totals += (vf)((vi)e & below(i, V));
+      if (weight) put(row, i, V, 0, e);
+    }
+    const float total = sum(totals);
+    nll[b] = logf(total) - of_target;
+    if (!weight) continue;
+    const float factor = weight[b] / total;
+    row[target[b]] -= total; /* weight times it is subtracted */
+    for (int64_t i = 0; i < V; i += LANES) {
+      const vf v = get(row, i, V, 0) * factor;
+      if (rounded) put(own_row(rounded, b * V, 1), i, V, 1, v);
+      else put(row, i, V, 0, v);
+    }
+  }
+}

@@ -1,0 +1,203 @@
+"""Blocks in C against those of torch in float64, and runs where they can no longer be compiled."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812 - the name that everyone uses
+
+from interrupted_runs import CONFIG
+from kullback.runtime.progress import Progress
+from kullback.training import arithmetic
+from kullback.training.arithmetic import CPU, Arithmetic, with_native
+from kullback.training.batches import Shard
+from kullback.training.block_library import BlockFunctions, block_functions
+from kullback.training.config import TrainingConfig
+from kullback.training.gpt import GPT, GPTConfig
+from kullback.training.interruption import Interrupted
+from kullback.training.linear_cross_entropy import linear_cross_entropy
+from kullback.training.loop import resume, train
+from kullback.training.loss import losses, token_losses
+from kullback.training.packed_attention import PackedLayout
+from tiny_runs import metrics_but_times, sizes, weather
+
+HAS_COMPILER = any(shutil.which(name) for name in ("cc", "gcc", "clang"))
+needs_compiler = pytest.mark.skipif(not HAS_COMPILER, reason="there is no C compiler")
+V = 37
+# One token, fewer than a tile, a vector with one more, and more than a block of queries.
+LENGTHS = [[1], [3, 1, 2], [16, 16], [17, 9, 23], [64], [65, 2], [150, 40]]
+# Width, heads, width of the MLP: heads narrower than a vector, as wide, and wider by half.
+SHAPES = [(24, 3, 40), (32, 1, 33), (4, 2, 1), (96, 2, 48)]
+
+
+@pytest.fixture
+def functions() -> BlockFunctions:
+    """Return the C functions."""
+    compiled = block_functions()
+    assert compiled is not None
+    return compiled
+
+
+def model(shape: tuple[int, int, int], dtype: torch.dtype = torch.float32) -> GPT:
+    """Return a model with random norms, and logits that are far from uniform."""
+    width, heads, mlp_width = shape
+    gpt = GPT(GPTConfig(V, 256, width, 2, heads, mlp_width, rope_theta=50.0), seed=1)
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        gpt.head_weight.mul_(20)
+        for name, weight in gpt.named_parameters():
+            if name.endswith("norm.weight"):
+                weight.copy_(torch.rand(weight.shape, generator=generator) + 0.5)
+    return gpt.to(dtype)
+
+
+def shard(lengths: list[int]) -> Shard:
+    """Return random sequences of these lengths."""
+    generator = torch.Generator().manual_seed(3)
+    tokens = torch.randint(V, (2, sum(lengths)), generator=generator)
+    layout = PackedLayout.of(torch.tensor(lengths))
+    return Shard(tokens[0], tokens[1], None, layout, np.array(lengths))
+
+
+def loss_and_gradients(gpt: GPT, batch: Shard) -> tuple[Tensor, list[Tensor]]:
+    """Return the mean loss of a shard, and its gradients, in float64."""
+    loss, _ = losses(gpt, batch, 1 / len(batch.targets_M))
+    gradients = torch.autograd.grad(loss, list(gpt.parameters()))
+    return loss.double(), [gradient.double() for gradient in gradients]
+
+
+def relative_error(ours: list[Tensor], theirs: list[Tensor]) -> float:
+    """Return the largest error of a gradient, in its norm or in a thousandth of the largest."""
+    least = max(float(gradient.norm()) for gradient in theirs) / 1000
+    pairs = zip(ours, theirs, strict=True)
+    return max(float((a - b).norm() / b.norm().clamp_min(least)) for a, b in pairs)
+
+
+def test_there_are_functions_where_there_is_a_compiler() -> None:
+    """They are used wherever they can be made, so that the other tests here mean something."""
+    assert (block_functions() is not None) == HAS_COMPILER
+    assert with_native(TrainingConfig(), CPU).native == HAS_COMPILER
+    assert not with_native(TrainingConfig(fsdp=True), CPU).native
+    assert not with_native(TrainingConfig(), torch.device("cuda")).native
+
+
+@needs_compiler
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("lengths", LENGTHS)
+def test_gradients_are_those_of_float64(
+    lengths: list[int], shape: tuple[int, int, int], functions: BlockFunctions
+) -> None:
+    """Loss and gradients of float32 are those of torch in float64 up to rounding."""
+    batch = shard(lengths)
+    exact_loss, exact = loss_and_gradients(model(shape, torch.float64), batch)
+    native = model(shape).compute_with(Arithmetic(functions=functions))
+    loss, gradients = loss_and_gradients(native, batch)
+    torch.testing.assert_close(loss, exact_loss, rtol=2e-6, atol=0)
+    assert relative_error(gradients, exact) < 1e-4
+
+
+@needs_compiler
+@pytest.mark.parametrize("lengths", [[17, 9, 23], [150, 40]])
+def test_bfloat16_rounds_as_torch_does(lengths: list[int], functions: BlockFunctions) -> None:
+    """The errors of bfloat16 are as large as those of our functions in torch, and not zero."""
+    batch = shard(lengths)
+    _, exact = loss_and_gradients(model(SHAPES[0], torch.float64), batch)
+    errors = [
+        relative_error(loss_and_gradients(model(SHAPES[0]).compute_with(rounded), batch)[1], exact)
+        for rounded in (Arithmetic(bfloat16=True), Arithmetic(bfloat16=True, functions=functions))
+    ]
+    assert 1e-3 < errors[1] < 1.5 * errors[0]
+
+
+@needs_compiler
+@pytest.mark.parametrize("bfloat16", [False, True])
+def test_sequences_do_not_see_one_another(bfloat16: bool, functions: BlockFunctions) -> None:
+    """The losses of a sequence are the same alone and among others, up to rounding."""
+    gpt = model(SHAPES[0]).compute_with(Arithmetic(bfloat16=bfloat16, functions=functions))
+    batch = shard([5, 70, 33])
+    part = slice(5, 75)
+    layout = PackedLayout.of(torch.tensor([70]))
+    alone = Shard(batch.inputs_M[part], batch.targets_M[part], None, layout, np.array([70]))
+    np.testing.assert_allclose(token_losses(gpt, batch)[part], token_losses(gpt, alone), atol=2e-6)
+
+
+@needs_compiler
+def test_rows_of_one_length_are_hidden_states_of_sequences(functions: BlockFunctions) -> None:
+    """A batch of rows gives the hidden states of the same sequences in a packed layout."""
+    gpt = model(SHAPES[0]).compute_with(Arithmetic(functions=functions))
+    tokens = torch.arange(60).view(3, 20) % V
+    with torch.no_grad():
+        rows = gpt.hidden(tokens)
+        packed = gpt.hidden_packed(tokens.flatten(), PackedLayout.of(torch.full((3,), 20)))
+    assert torch.equal(rows.flatten(0, 1), packed)
+
+
+@needs_compiler
+def test_a_weight_that_is_not_a_number_is_seen(functions: BlockFunctions) -> None:
+    """Its loss is not a number either, in both types."""
+    for bfloat16 in (False, True):
+        gpt = model(SHAPES[0]).compute_with(Arithmetic(bfloat16=bfloat16, functions=functions))
+        with torch.no_grad():
+            gpt.model.layers[0].self_attn.q_proj.weight[0, 0] = torch.nan  # type: ignore[union-attr,index,operator]
+        loss, _ = loss_and_gradients(gpt, shard([20, 5]))
+        assert torch.isnan(loss)
+
+
+@needs_compiler
+@pytest.mark.parametrize("columns", [1, 15, 16, 17, 604])
+def test_cross_entropy_is_that_of_float64(columns: int, functions: BlockFunctions) -> None:
+    """Losses and gradients are torch's in float64 to float32 rounding, a hopeless row, too."""
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(40, 8, generator=generator)
+    head = 3 * torch.randn(columns, 8, generator=generator)
+    hidden[0] = 30 * hidden[0]
+    target = torch.randint(columns, (40,), generator=generator)
+    weight = torch.rand(40, generator=generator)
+    operands = [hidden.requires_grad_(), head.requires_grad_()]
+    total, nll = linear_cross_entropy(hidden, head, target, weight, functions=functions)
+    exact_nll = F.cross_entropy(hidden.double() @ head.double().T, target, reduction="none")
+    exact = torch.autograd.grad((exact_nll * weight).sum(), operands)
+    torch.testing.assert_close(nll.double(), exact_nll, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(torch.autograd.grad(total, operands), exact, rtol=1e-4, atol=1e-4)
+    with torch.no_grad():
+        _, again = linear_cross_entropy(hidden, head, target, weight, functions=functions)
+    assert torch.equal(again, nll)
+
+
+@needs_compiler
+def test_a_run_without_a_compiler_any_more_is_resumed_with_a_note(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ends near the weights of an uninterrupted run, computed by torch."""
+    batches, runs = weather(tmp_path), [tmp_path / name for name in ("whole", "stopped")]
+    train(runs[0], batches, sizes(batches), CONFIG)
+    with pytest.raises(Interrupted):
+        train(runs[1], batches, sizes(batches), CONFIG, stop_at=6)
+    monkeypatch.setattr(arithmetic, "block_functions", lambda: None)
+    notes: list[str] = []
+    progress = Progress()
+    monkeypatch.setattr(progress, "note", notes.append)
+    resume(runs[1], progress=progress)
+    assert "functions in C" in " ".join(notes)
+    whole, resumed = (metrics_but_times(run) for run in runs)
+    assert [line["step"] for line in resumed] == [line["step"] for line in whole]
+    assert resumed[-1]["cross_entropy"] == pytest.approx(whole[-1]["cross_entropy"], rel=1e-4)
+
+
+@needs_compiler
+def test_a_run_that_began_in_torch_ends_in_torch(tmp_path: Path) -> None:
+    """A description without the field, as older versions wrote it, is of torch's functions."""
+    batches, run = weather(tmp_path), tmp_path / "run"
+    with pytest.raises(Interrupted):
+        train(run, batches, sizes(batches), CONFIG, stop_at=6)
+    description = json.loads((run / "training.json").read_text())
+    assert description["config"].pop("native") is True
+    (run / "training.json").write_text(json.dumps(description))
+    gpt = resume(run)
+    assert gpt.arithmetic.functions is None
