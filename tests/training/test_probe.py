@@ -50,7 +50,7 @@ def test_bfloat16_is_chosen_where_it_is_faster(
     monkeypatch.setattr(probe, "multiplies_bfloat16", lambda: True)
     clock = Clock(monkeypatch, {"float32": 0.02, "bfloat16": seconds})
     batches = weather(tmp_path)
-    config, why = faster_type(batches, sizes(batches), CONFIG)
+    config, why = faster_type(batches, sizes(batches, width=64), CONFIG)
     assert config == replace(CONFIG, dtype=dtype)
     assert why is not None
     assert said in why
@@ -64,7 +64,18 @@ def test_nothing_is_timed_without_the_instructions(
     monkeypatch.setattr(probe, "multiplies_bfloat16", lambda: False)
     clock = Clock(monkeypatch, {})
     batches = weather(tmp_path)
-    assert faster_type(batches, sizes(batches), CONFIG) == (CONFIG, None)
+    assert faster_type(batches, sizes(batches, width=64), CONFIG) == (CONFIG, None)
+    assert clock.steps == []
+
+
+def test_narrow_models_are_float32_whatever_the_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No probe chooses the bits of a tiny run."""
+    monkeypatch.setattr(probe, "multiplies_bfloat16", lambda: True)
+    clock = Clock(monkeypatch, {"float32": 0.02, "bfloat16": 0.01})
+    batches = weather(tmp_path)
+    assert faster_type(batches, sizes(batches, width=56), CONFIG) == (CONFIG, None)
     assert clock.steps == []
 
 

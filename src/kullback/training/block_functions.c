@@ -18,7 +18,7 @@ enum { LANES = 16 };
 #else
 enum { LANES = 8 };
 #endif
-enum { ROWS = 4, QUERIES = 64 };
+enum { ROWS = 4, QUERIES = 64, GROUP = 32 };
 
 static const float LOG_2 = 0.69314718055994530942f, BITS_PER_NAT = 1.44269504088896340736f;
 
@@ -207,16 +207,21 @@ void kullback_scale(int64_t C, int64_t D, const float *matrix, const float *weig
   }
 }
 
+/* The gradient of the weight is added in groups of rows, whose sums have small errors. */
 void kullback_scale_backward(int64_t C, int64_t D, const void *grad_out, const float *matrix,
                              const float *weight, float *grad_matrix, float *grad_weight,
                              int half) {
-  for (int64_t c = 0; c < C; c++) {
-    const void *g = row_of(grad_out, c * D, half);
+  for (int64_t first = 0; first < C; first += GROUP) {
+    const int64_t end = least(first + GROUP, C);
     for (int64_t i = 0; i < D; i += LANES) {
-      const vf v = get(g, i, D, half);
-      put(grad_matrix + c * D, i, D, 0, v * get(weight, i, D, 0));
-      const vf before = get(grad_weight, i, D, 0);
-      put(grad_weight, i, D, 0, before + v * get(matrix + c * D, i, D, 0));
+      const vf factor = get(weight, i, D, 0);
+      vf total = {0};
+      for (int64_t c = first; c < end; c++) {
+        const vf v = get(row_of(grad_out, c * D, half), i, D, half);
+        put(grad_matrix + c * D, i, D, 0, v * factor);
+        total += v * get(matrix + c * D, i, D, 0);
+      }
+      put(grad_weight, i, D, 0, get(grad_weight, i, D, 0) + total);
     }
   }
 }

@@ -36,6 +36,8 @@ STEPS, SECONDS = 2, 1.0
 STEPS_OF_TYPE = 50
 # By how much bfloat16 must be faster to be chosen: more than two probes differ.
 GAIN = 1.05
+# Narrower models have products too small for it; their runs do not depend on a probe.
+NARROWEST = 64
 # A run is compiled for where it takes so many times as long as the compilation, or so long.  A
 # shorter run is not tried: the compilation of a block, forward and backward, takes many seconds (on
 # a GPU it was not measured), which would be lost.
@@ -72,10 +74,10 @@ def faster_type(
 ) -> tuple[TrainingConfig, str | None]:
     """The configuration with the faster type of products on this CPU, and why, for the plan.
 
-    bfloat16 only where the processor multiplies it, and a probe of about a second is faster by
-    `GAIN`; rank 0's.
+    bfloat16 only where the processor multiplies it, the model has a width of at least `NARROWEST`,
+    and a probe of about a second is faster by `GAIN`; rank 0's.
     """
-    if not processes.broadcast(multiplies_bfloat16()):
+    if gpt.width < NARROWEST or not processes.broadcast(multiplies_bfloat16()):
         return replace(config, dtype="float32"), None
     types = [replace(config, dtype=dtype) for dtype in ("float32", "bfloat16")]
     seconds = _median_seconds(batches, gpt, types, STEPS_OF_TYPE, processes, CPU)
