@@ -7,10 +7,11 @@ cosine decay to 1e-4, gradient clipping at 1.0, float32, eager, no dropout and n
 on 12 windows a step for 2,000 steps of its recipe for a CPU (4 layers, width 128, 64 characters),
 or with `--size large` on 6 layers, width 384, 256 characters.
 
-Ours has the same layers, heads, width and context, and `kullback train`'s own MLP, optimisers and
-schedule for a fraction of the steps.  The two alternate in chunks of a twentieth, on one thread,
-and their processor times are added up without the validation; both are scored on the same windows
-of the last tenth of the text.  The text is `--text FILE`, else sentences of the embedded language.
+Ours has the same layers, heads, width and context, and `kullback train`'s own MLP, optimisers,
+schedule and arithmetic for a fraction of the steps.  The two alternate in chunks of a twentieth, on
+one thread, and their processor times are added up without the validation; both are scored on the
+same windows of the last tenth of the text.  The text is `--text FILE`, else sentences of the
+embedded language.
 
 Run it: ``python benchmarks/time_to_loss.py [--size small|large] [--iterations N] [--steps N]``
 """
@@ -29,11 +30,13 @@ from tokenizers import Tokenizer, models
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
-from kullback.runtime.threads import workers
 from kullback.sources.catalogue import open_source
+from kullback.training.arithmetic import CPU, with_native
 from kullback.training.config import TrainingConfig
-from kullback.training.gpt import GPT, GPTConfig
+from kullback.training.gpt import GPTConfig
+from kullback.training.initial_state import training_workers
 from kullback.training.loss import shard_sums
+from kullback.training.probe import faster_type
 from kullback.training.replicas import ALONE, Replicas
 from kullback.training.state import TrainingState
 from kullback.training.steps import train_step
@@ -137,7 +140,7 @@ def nanogpt_steps(
 
 def our_steps(state: TrainingState, batches: TextBatches) -> Iterator[None]:
     """Train, one step at a time."""
-    with workers(1) as pool:
+    with training_workers(state) as pool:
         while state.step < state.config.steps:
             train_step(state, batches.shards(state.step, 1), pool, Replicas(ALONE))
             yield
@@ -175,7 +178,10 @@ def main() -> None:
         steps=ours, muon_lr=MUON_LR, adamw_lr=ADAMW_LR, decay_fraction=DECAY, shards=1,
         muon_rows=width // heads,
     )  # fmt: skip
-    state = TrainingState(GPT(gpt, seed=0), config)
+    config, why = faster_type(batches, gpt, with_native(config, CPU))
+    if why is not None:
+        print(why)
+    state = TrainingState.begin(gpt, config)
     torch.manual_seed(0)
     model = NanoGPT(V, layers, heads, width, T)
     split = len(tokens) * 9 // 10

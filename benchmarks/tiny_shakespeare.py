@@ -33,12 +33,14 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer, models
 
-from kullback.runtime.threads import workers
+from kullback.training.arithmetic import CPU, with_native
 from kullback.training.batches import Shard
 from kullback.training.config import TrainingConfig
 from kullback.training.gpt import GPT, GPTConfig
+from kullback.training.initial_state import training_workers
 from kullback.training.loss import token_losses
 from kullback.training.packed_attention import PackedLayout
+from kullback.training.probe import faster_type
 from kullback.training.replicas import ALONE, Replicas
 from kullback.training.state import TrainingState
 from kullback.training.steps import train_step
@@ -93,7 +95,7 @@ RECIPES = {
 def our_steps(state: TrainingState, batches: TextBatches) -> Iterator[None]:
     """Train, one step at a time."""
     threads = state.config.shards
-    with workers(threads) as pool:
+    with training_workers(state) as pool:
         state.muon.pool, state.muon.parts = pool, threads
         while state.step < state.config.steps:
             train_step(state, batches.shards(state.step, threads), pool, Replicas(ALONE))
@@ -146,7 +148,10 @@ def main() -> None:
     config = TrainingConfig(
         **{name: getattr(recipe, name) for name in names}, shards=threads, seed=arguments.seed
     )
-    state = TrainingState(GPT(gpt, seed=arguments.seed), config)
+    config, why = faster_type(batches, gpt, with_native(config, CPU))
+    if why is not None:
+        print(why)
+    state = TrainingState.begin(gpt, config)
     torch.set_num_threads(1)
     steps = our_steps(state, batches)
     if in_budget:

@@ -13,7 +13,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
@@ -202,6 +202,8 @@ def _train(
         return time.perf_counter() - began
     description = read_description(run)
     data = json.loads(json.dumps(dict(batches.spec)))
+    # Whether there is a compiler does not make it another lab.
+    training = replace(training, native=description.config.native)
     for key, value in {"data": data, "config": training, "model": gpt}.items():
         if getattr(description, key) != value:
             raise RunError(

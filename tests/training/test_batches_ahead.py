@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from kullback.runtime.threads import workers
-from kullback.training.arithmetic import CPU
+from kullback.training.arithmetic import CPU, with_native
 from kullback.training.batches import Shard
 from kullback.training.batches_ahead import batches_ahead
 from kullback.training.config import TrainingConfig
@@ -108,7 +108,7 @@ def test_a_run_has_the_bits_of_batches_that_are_made_in_turn(tmp_path: Path) -> 
     """Its weights are those of steps that each make their batch first."""
     batches, config = weather(tmp_path), TrainingConfig(steps=6, shards=1)
     model = train(tmp_path / "run", batches, sizes(batches), config)
-    state = TrainingState.begin(sizes(batches), config)
+    state = TrainingState.begin(sizes(batches), with_native(config, CPU))
     with workers(1) as pool:
         for step in range(6):
             train_step(state, batches.shards(step, 1), pool, Replicas(ALONE))

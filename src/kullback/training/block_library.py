@@ -57,6 +57,11 @@ class Positions:
     cosine_TP: Float[Tensor, "T P"]
     sine_TP: Float[Tensor, "T P"]
 
+    @property
+    def tokens(self) -> int:
+        """Of all sequences."""
+        return int(self.bounds_N[-1])
+
     def arguments(self, heads: int, head_width: int) -> tuple[int, ...]:
         """What the C functions take first."""
         bounds, cosine, sine = self.bounds_N, self.cosine_TP, self.sine_TP
@@ -161,7 +166,8 @@ class BlockFunctions:
     ) -> tuple[Float[Tensor, "M D"], Float[Tensor, "H M"]]:
         """Causal attention with rotary positions, and the normaliser of each token, for backward.
 
-        Coordinate i of a head of queries and keys is turned with coordinate i + P.
+        Coordinate i of a head of queries and keys is turned with coordinate i + P.  Rows after the
+        last sequence give zeros.
         """
         M, D = len(qkv_MC), qkv_MC.shape[1] // 3
         out_MD = qkv_MC.new_empty(M, D)
@@ -171,6 +177,7 @@ class BlockFunctions:
             normaliser_HM.data_ptr(), _is_half(qkv_MC),
         )  # fmt: skip
         _check_memory(failed)
+        out_MD[positions.tokens :] = 0.0
         return out_MD, normaliser_HM
 
     def attention_backward(
@@ -190,6 +197,7 @@ class BlockFunctions:
             _is_half(qkv_MC),
         )  # fmt: skip
         _check_memory(failed)
+        grads_MC[positions.tokens :] = 0.0
         return grads_MC
 
     def cross_entropy(

@@ -91,7 +91,6 @@ def train(
     cannot be written, or training diverges; `InvalidValueError` when model and data do not fit.
     """
     config = replace(config, processes=processes.world_size, device=device.type)
-    config = with_native(config, device)
     _check(batches, gpt, config, processes, device)
     return train_prepared(
         run, lambda: (batches, gpt, config), on_metrics, stop_at, processes, device
@@ -118,6 +117,7 @@ def train_prepared(
         with preparing(run) if processes.is_rank_zero else nullcontext():
             with explained_out_of_memory(device, lambda: "no run has begun"):
                 batches, gpt, config = prepare()
+                config = with_native(config, device)
                 _check(batches, gpt, config, processes, device)
                 state = initial_state(gpt, config, processes, device)
             stop_requested = held.enter_context(stop_on_signal())
