@@ -11,6 +11,7 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from kullback.errors import InvalidValueError
+from kullback.text import corpus as corpus_module
 from kullback.text import encoded_corpus, piece_encoders
 from kullback.text.corpus import Corpus
 from kullback.text.encoded_corpus import encode_corpus
@@ -67,6 +68,20 @@ def test_several_encoders_give_the_same_tokens(
     monkeypatch.setattr(encoded_corpus, "SMALL_CORPUS", 0)
     monkeypatch.setattr(encoded_corpus, "BATCH_DOCUMENTS", 3)
     assert tokens(corpus, BPE) == expected
+
+
+def test_a_text_without_whitespace_is_cut_at_its_punctuation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Chinese and Japanese text is cut before punctuation, with the tokens of the library."""
+    monkeypatch.setattr(corpus_module, "PIECE", 8)
+    dice = random.Random(1)
+    text = "".join(dice.choices("漢字龥ひらカナー々〇・゛a1é，。、！？：；「」\ufffd'", k=3000))
+    tokenizer = train_tokenizer([text], 500)
+    (tmp_path / "a.txt").write_text(text, encoding="utf-8")
+    corpus = Corpus.of([tmp_path / "a.txt"])
+    assert sum(1 for _ in corpus.pieces()) > 100
+    assert tokens(corpus, tokenizer) == [TextTokenizer(tokenizer, BOS, EOS).ids(text)]
 
 
 def test_other_tokenizers_give_bytes_too(tmp_path: Path) -> None:

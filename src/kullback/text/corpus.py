@@ -2,8 +2,9 @@
 
 What `kullback.text.documents` reads for a measurement, which goes back to each document, is read
 here for training, which does not: memory does not grow with the corpus.  A piece is a part of a
-document of about `PIECE` characters.  It ends before whitespace that follows other characters, a
-place that no byte-level BPE with GPT-2's pre-tokenizer has a token across.
+document of about `PIECE` characters.  It ends before whitespace that follows other characters, or
+before Chinese or Japanese punctuation that follows a letter: places that no byte-level BPE with
+GPT-2's pre-tokenizer has a token across.
 """
 
 from __future__ import annotations
@@ -28,7 +29,11 @@ PIECE = 1 << 18
 LONGEST_WORD = 1 << 24
 BLOCK = 1 << 20
 _PATTERN = re.compile(r"[*?\[]")
-_BOUNDARY = re.compile(r"(?<=\S)[ \t\n\r]")
+# Letters of every version of Unicode; without whitespace a text would be one long word.
+_BOUNDARY = re.compile(
+    "(?<=\\S)[ \\t\\n\\r]|(?<=[\u3041-\u3094\u30a1-\u30fa\u4e00-\u9fa5])"
+    "[\u3001\u3002\uff01\uff0c\uff1a\uff1b\uff1f]"
+)
 # Characters at the end of a piece in which a boundary is looked for first.
 _TAIL = 256
 # Of the size of text in a compressed file: gzip and zstd reach 3 to 4 on English.

@@ -46,8 +46,8 @@ _PART = re.compile(r"\s*\S+(?:[^\S \t\n\r]\s*\S*)*|\s+")
 # Entries that are kept, about 200 bytes each, and their longest.
 _KEPT = 200_000
 _LONGEST = 40
-# Parts that the library encodes at a time: its encodings take a few hundred bytes each.
-_AT_ONCE = 1 << 13
+# Bytes that the library encodes at a time: it takes about 250 bytes of memory for each.
+_AT_ONCE = 1 << 17
 
 
 class PieceEncoder(Protocol):
@@ -128,10 +128,11 @@ class TableEncoder:
         places = {part: place for place, part in enumerate(dict.fromkeys(parts))}
         distinct = [*places]
         some_ids, some_counts = [], []
-        for begin in range(0, len(distinct), _AT_ONCE):
+        total_K = np.cumsum([len(part) for part in distinct])
+        edges = [0, *(1 + np.flatnonzero(np.diff(total_K // _AT_ONCE))).tolist(), len(distinct)]
+        for begin, end in pairwise(edges):
             encodings = self._tokenizer.encode_batch_fast(
-                [part.decode() for part in distinct[begin : begin + _AT_ONCE]],
-                add_special_tokens=False,
+                [part.decode() for part in distinct[begin:end]], add_special_tokens=False
             )
             ids = [encoding.ids for encoding in encodings]
             some_counts.append(np.fromiter(map(len, ids), np.int64, len(ids)))
