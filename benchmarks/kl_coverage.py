@@ -15,7 +15,8 @@ import torch
 from kullback.evaluation.on_source import Corpus, evaluate_on_source
 from kullback.models.mini_gpt import GPTModel
 from kullback.sources.conjugation_source import ConjugationSource
-from kullback.training.gpt import GPT, GPTConfig
+from kullback.training.gpt import GPT
+from kullback.training.gpt_config import GPTConfig
 
 SEEDS = 100
 SENTENCES = 200

@@ -33,7 +33,7 @@ from torch.nn import functional as F  # noqa: N812
 from kullback.sources.catalogue import open_source
 from kullback.training.arithmetic import CPU, with_native
 from kullback.training.config import TrainingConfig
-from kullback.training.gpt import GPTConfig
+from kullback.training.gpt_config import GPTConfig
 from kullback.training.initial_state import training_workers
 from kullback.training.loss import shard_sums
 from kullback.training.probe import faster_type

@@ -36,7 +36,8 @@ from tokenizers import Tokenizer, models
 from kullback.training.arithmetic import CPU, with_native
 from kullback.training.batches import Shard
 from kullback.training.config import TrainingConfig
-from kullback.training.gpt import GPT, GPTConfig
+from kullback.training.gpt import GPT
+from kullback.training.gpt_config import GPTConfig
 from kullback.training.initial_state import training_workers
 from kullback.training.loss import token_losses
 from kullback.training.packed_attention import PackedLayout

@@ -77,7 +77,7 @@ def ours(setting: str, dtype: str) -> float:
     from kullback.sources.catalogue import open_source
     from kullback.training.arithmetic import CPU, with_native
     from kullback.training.config import TrainingConfig
-    from kullback.training.gpt import GPTConfig
+    from kullback.training.gpt_config import GPTConfig
     from kullback.training.interruption import Interrupted
     from kullback.training.loop import train
     from kullback.training.probe import faster_type

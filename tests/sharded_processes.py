@@ -21,7 +21,7 @@ from kullback.errors import KullbackError
 from kullback.results.training import StepMetrics
 from kullback.runtime.progress import Progress
 from kullback.runtime.workers import ProcessGroup, process_group
-from kullback.training.gpt import GPTConfig
+from kullback.training.gpt_config import GPTConfig
 from kullback.training.interruption import Interrupted
 from kullback.training.loop import resume, train
 from kullback.training.loss import gradients

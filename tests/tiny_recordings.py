@@ -12,7 +12,8 @@ from kullback.models.mini_gpt import GPTModel
 from kullback.predictions.base import DensePredictions, Predictions
 from kullback.predictions.recording import Recording
 from kullback.predictions.recording_writer import RecordingWriter
-from kullback.training.gpt import GPT, GPTConfig
+from kullback.training.gpt import GPT
+from kullback.training.gpt_config import GPTConfig
 
 V, T = 61, 24
 METADATA: dict[str, object] = {

@@ -17,7 +17,8 @@ from kullback.sources.catalogue import open_source
 from kullback.sources.language import Language
 from kullback.training.batches import Shard
 from kullback.training.config import TrainingConfig
-from kullback.training.gpt import GPT, GPTConfig
+from kullback.training.gpt import GPT
+from kullback.training.gpt_config import GPTConfig
 from kullback.training.loop import train
 from kullback.training.sentence_batches import SentenceBatches
 from kullback.training.text_batches import TextBatches

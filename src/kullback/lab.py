@@ -54,7 +54,7 @@ from kullback.runtime.ranges import HOLDOUTS, Range
 from kullback.sources.catalogue import Source, open_source
 from kullback.training.config import SIZES, TrainingConfig
 from kullback.training.description import read_description
-from kullback.training.gpt import GPTConfig
+from kullback.training.gpt_config import GPTConfig
 from kullback.training.loop import resume, train
 from kullback.training.metrics import read_metrics
 from kullback.training.sentence_batches import SentenceBatches

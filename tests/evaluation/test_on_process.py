@@ -25,7 +25,8 @@ from kullback.runtime.progress import Progress
 from kullback.sources.export import export_source
 from kullback.sources.known_processes import known_process
 from kullback.sources.process import FIRST_SYMBOL, Process
-from kullback.training.gpt import GPT, GPTConfig
+from kullback.training.gpt import GPT
+from kullback.training.gpt_config import GPTConfig
 from tiny_runs import weather
 
 WINDOW = 5

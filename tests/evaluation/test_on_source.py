@@ -24,7 +24,8 @@ from kullback.runtime.progress import Progress
 from kullback.runtime.workers import ProcessGroup
 from kullback.sources.catalogue import open_source
 from kullback.sources.language import Language
-from kullback.training.gpt import GPT, GPTConfig
+from kullback.training.gpt import GPT
+from kullback.training.gpt_config import GPTConfig
 from other_device import OtherModel, use_other_device
 from tiny_runs import exact_kl, weather
 

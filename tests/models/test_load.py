@@ -22,7 +22,8 @@ from kullback.models.load import load_sized, load_text_model
 from kullback.models.mini_gpt import GPTTextModel
 from kullback.predictions.base import FactoredPredictions
 from kullback.text.tokenizer_training import tokenizer_config, train_tokenizer
-from kullback.training.gpt import GPT, GPTConfig
+from kullback.training.gpt import GPT
+from kullback.training.gpt_config import GPTConfig
 from kullback.training.run_folder import save_model
 from tiny_models import tiny_llama
 

@@ -11,7 +11,8 @@ from kullback.errors import InvalidValueError, RunError
 from kullback.models.mini_gpt import GPTModel, GPTTextModel
 from kullback.runtime.weights import weights_fingerprint
 from kullback.text.tokenizer_training import tokenizer_config, train_tokenizer
-from kullback.training.gpt import GPT, GPTConfig
+from kullback.training.gpt import GPT
+from kullback.training.gpt_config import GPTConfig
 from kullback.training.run_folder import save_model
 
 TOKENIZER = train_tokenizer(["A quick brown fox; naïve façade. " * 5], 300)

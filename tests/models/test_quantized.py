@@ -14,7 +14,8 @@ from kullback.models.load import load_sized, load_text_model
 from kullback.models.mini_gpt import GPTTextModel
 from kullback.models.quantization import Scheme, quantise_layers
 from kullback.models.quantized import apply_scheme, sized, split_scheme
-from kullback.training.gpt import GPT, GPTConfig
+from kullback.training.gpt import GPT
+from kullback.training.gpt_config import GPTConfig
 from tiny_models import gguf_header
 
 

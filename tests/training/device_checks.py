@@ -26,7 +26,8 @@ from kullback.training.arithmetic import CPU, Arithmetic
 from kullback.training.batches import Shard
 from kullback.training.compilation import without_compilation_where_it_fails
 from kullback.training.config import TrainingConfig
-from kullback.training.gpt import GPT, GPTConfig
+from kullback.training.gpt import GPT
+from kullback.training.gpt_config import GPTConfig
 from kullback.training.interruption import Interrupted
 from kullback.training.loop import resume, train
 from kullback.training.loss import losses

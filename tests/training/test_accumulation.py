@@ -12,7 +12,8 @@ from interrupted_runs import BATCHES, CONFIG, assert_same_run
 from kullback.errors import InvalidValueError
 from kullback.training import muon
 from kullback.training.config import TrainingConfig
-from kullback.training.gpt import GPT, GPTConfig
+from kullback.training.gpt import GPT
+from kullback.training.gpt_config import GPTConfig
 from kullback.training.interruption import Interrupted
 from kullback.training.loop import resume, train
 from kullback.training.loss import gradients

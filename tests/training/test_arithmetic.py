@@ -19,7 +19,8 @@ from kullback.training.arithmetic import CPU, Arithmetic, note_other_bits, produ
 from kullback.training.batches import Shard
 from kullback.training.checkpoint import has_checkpoint
 from kullback.training.config import TrainingConfig
-from kullback.training.gpt import GPT, GPTConfig
+from kullback.training.gpt import GPT
+from kullback.training.gpt_config import GPTConfig
 from kullback.training.interruption import Interrupted
 from kullback.training.loop import resume, train
 from kullback.training.loss import losses

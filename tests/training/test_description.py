@@ -16,7 +16,8 @@ from kullback.runtime.progress import Progress
 from kullback.training.batches import Batches
 from kullback.training.config import TrainingConfig
 from kullback.training.description import batches_of_run, read_description, write_description
-from kullback.training.gpt import GPT, GPTConfig
+from kullback.training.gpt import GPT
+from kullback.training.gpt_config import GPTConfig
 from kullback.training.interruption import Interrupted
 from kullback.training.loop import resume, train, train_prepared
 from kullback.training.prepare_text import TextOptions, prepare_text

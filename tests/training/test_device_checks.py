@@ -9,7 +9,7 @@ from device_checks import check_gradients, check_resume, check_speed
 
 from kullback.training import arithmetic
 from kullback.training.arithmetic import CPU
-from kullback.training.gpt import GPTConfig
+from kullback.training.gpt_config import GPTConfig
 
 
 @pytest.mark.slow

@@ -13,7 +13,8 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812 - the name that everyone uses
 
 from kullback.errors import InvalidValueError
-from kullback.training.gpt import GPT, GPTConfig
+from kullback.training.gpt import GPT
+from kullback.training.gpt_config import GPTConfig
 from kullback.training.packed_attention import PackedLayout
 
 # Nothing is at its default, so that a field that gets lost on the way shows.

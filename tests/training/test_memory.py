@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from kullback.training.config import TrainingConfig
-from kullback.training.gpt import GPTConfig
+from kullback.training.gpt_config import GPTConfig
 from kullback.training.memory import training_bytes
 
 STATUS = Path("/proc/self/status")
@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 from kullback.text.tokenizer_training import train_tokenizer
 from kullback.training.config import TrainingConfig
-from kullback.training.gpt import GPTConfig
+from kullback.training.gpt_config import GPTConfig
 from kullback.training.loop import train
 from kullback.training.memory import training_bytes
 from kullback.training.text_batches import TextBatches

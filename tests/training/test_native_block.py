@@ -19,7 +19,8 @@ from kullback.training.arithmetic import CPU, Arithmetic, with_native
 from kullback.training.batches import Shard
 from kullback.training.block_library import BlockFunctions, block_functions
 from kullback.training.config import TrainingConfig
-from kullback.training.gpt import GPT, GPTConfig
+from kullback.training.gpt import GPT
+from kullback.training.gpt_config import GPTConfig
 from kullback.training.interruption import Interrupted
 from kullback.training.linear_cross_entropy import linear_cross_entropy
 from kullback.training.loop import resume, train

@@ -11,7 +11,7 @@ import torch
 from interrupted_runs import CONFIG
 from kullback.errors import InvalidValueError, RunError
 from kullback.training import steps
-from kullback.training.gpt import GPTConfig
+from kullback.training.gpt_config import GPTConfig
 from kullback.training.loop import resume, train
 from kullback.training.memory import check_memory, training_bytes
 from kullback.training.out_of_memory import explained_out_of_memory

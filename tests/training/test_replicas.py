@@ -17,7 +17,8 @@ from kullback.errors import InvalidValueError, RunError
 from kullback.runtime.progress import Progress
 from kullback.runtime.workers import ProcessGroup
 from kullback.training.config import TrainingConfig
-from kullback.training.gpt import GPT, GPTConfig
+from kullback.training.gpt import GPT
+from kullback.training.gpt_config import GPTConfig
 from kullback.training.replicas import ALONE, Replicas, check_shares
 from kullback.training.state import TrainingState
 from tiny_runs import metrics_but_times, text

@@ -15,7 +15,8 @@ from interrupted_runs import CONFIG, complaint, edit_json
 from kullback.cli import main
 from kullback.errors import RunError
 from kullback.runtime import files
-from kullback.training.gpt import GPT, GPTConfig
+from kullback.training.gpt import GPT
+from kullback.training.gpt_config import GPTConfig
 from kullback.training.loop import resume, train
 from kullback.training.run_folder import (
     load_model,

@@ -14,7 +14,8 @@ from scipy.stats import chisquare
 
 from kullback.errors import InvalidValueError
 from kullback.sources.language import Language
-from kullback.training.gpt import GPT, GPTConfig
+from kullback.training.gpt import GPT
+from kullback.training.gpt_config import GPTConfig
 from kullback.training.sampling import generate
 from tiny_runs import trained, weather
 

@@ -15,7 +15,7 @@ from kullback.errors import InvalidValueError
 from kullback.runtime.progress import Progress
 from kullback.runtime.workers import ProcessGroup
 from kullback.training.config import TrainingConfig
-from kullback.training.gpt import GPTConfig
+from kullback.training.gpt_config import GPTConfig
 from kullback.training.loop import train
 from kullback.training.memory import training_bytes, with_sharding
 from kullback.training.replicas import check_shares

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from kullback.errors import InvalidValueError
-from kullback.training.gpt import GPTConfig
+from kullback.training.gpt_config import GPTConfig
 from kullback.training.sizes import NAMED_SIZES, chinchilla_steps, named
 
 

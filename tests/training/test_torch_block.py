@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from kullback.training.arithmetic import Arithmetic
-from kullback.training.gpt import GPT, GPTConfig
+from kullback.training.gpt import GPT
+from kullback.training.gpt_config import GPTConfig
 from kullback.training.torch_block import compiled_block
 
 

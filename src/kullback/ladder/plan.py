@@ -28,7 +28,7 @@ from kullback.text.special_tokens import BOS, EOS
 from kullback.text.tokenizer_training import word_tokenizer
 from kullback.training.batches import Batches
 from kullback.training.config import RANGES, TrainingConfig
-from kullback.training.gpt import GPTConfig
+from kullback.training.gpt_config import GPTConfig
 from kullback.training.memory import check_memory
 from kullback.training.probe import seconds_per_step
 from kullback.training.sentence_batches import SentenceBatches

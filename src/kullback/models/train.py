@@ -29,7 +29,8 @@ from kullback.text.documents import STANDARD_INPUT, Document
 from kullback.training.batches import Batches
 from kullback.training.config import TrainingConfig
 from kullback.training.description import batches_of_run, read_description
-from kullback.training.gpt import GPT, GPTConfig
+from kullback.training.gpt import GPT
+from kullback.training.gpt_config import GPTConfig
 from kullback.training.interruption import Interrupted
 from kullback.training.loggers import LoggedProgress, check_loggers
 from kullback.training.loop import resume, train_prepared
@@ -100,9 +101,8 @@ def train_model(
     rows; `validation` are held out; `tokens_of` is a run on the same text, whose tokens are linked.
     `tokenizer` is "characters", a ``tokenizer.json`` or its folder; None trains a byte-level BPE.
     `size` is in `kullback.training.sizes.NAMED_SIZES` (nano); what is given replaces its fields.
-    The head is `tied` to the embedding, except with characters.  A run has `steps`, or as many as
-    fit into `minutes`, or with `size` as many as give 20 tokens a parameter, else 800.  `log` are
-    names of `kullback.training.loggers.LOGGERS`.  Non-zero ranks of torchrun get a `NonZeroRank`.
+    The head is `tied`, except with characters.  A run has `steps`, or as many as fit into
+    `minutes`, or with `size` 20 tokens a parameter, else 800.  `log` are names of loggers.
 
     Ctrl-C writes a checkpoint and raises `kullback.training.interruption.Interrupted`; what cannot
     be given, `InvalidValueError`; a folder that has a run or cannot be written, `RunError`.

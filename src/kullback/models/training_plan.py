@@ -21,7 +21,7 @@ from kullback.training.arithmetic import with_native
 from kullback.training.batches import Batches
 from kullback.training.config import SHARDING, SIZES, TrainingConfig
 from kullback.training.description import batches_of_data
-from kullback.training.gpt import GPTConfig
+from kullback.training.gpt_config import GPTConfig
 from kullback.training.loop import Plan
 from kullback.training.memory import check_memory, training_bytes, with_sharding
 from kullback.training.prepare_text import TextOptions

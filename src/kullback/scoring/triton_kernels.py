@@ -189,8 +189,7 @@ def pair_sums_kernel(
     first, second = _offset(largest_x, log_z_x, largest_y, log_z_y)
     if block == 0:
         # The largest of NaN may be found in padding: nothing is read there.
-        at = x_top_columns_ptr + (row * N + top_block) * K
-        top1 = tl.load(at, mask=top_block < N, other=0)
+        top1 = tl.load(x_top_columns_ptr + (row * N + top_block) * K, mask=top_block < N, other=0)
         is_column = (top1 >= 0) & (top1 < V)
         tl.store(at_top1_ptr + row, tl.load(y_row_ptr + top1, mask=is_column, other=0.0))
     zero = tl.zeros([T], tl.float32)

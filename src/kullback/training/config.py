@@ -37,7 +37,7 @@ RANGES = {
 SHARDING = ("auto", "always", "never")
 #: Types of the operands of products.
 DTYPES = ("float32", "bfloat16")
-#: Of the fields of `kullback.training.gpt.GPTConfig`, and of a batch: sentences or windows.
+#: Of the fields of `kullback.training.gpt_config.GPTConfig`, and of a batch: sentences or windows.
 SIZES = {
     "vocabulary_size": Range(1, 10**7),
     "context": LENGTHS,

@@ -25,7 +25,7 @@ from kullback.runtime.processor import arithmetic_of_processor
 from kullback.runtime.progress import Progress
 from kullback.training.batches import Batches
 from kullback.training.config import TrainingConfig
-from kullback.training.gpt import GPTConfig
+from kullback.training.gpt_config import GPTConfig
 from kullback.training.new_run import check_no_run
 from kullback.training.run_folder import read_json
 from kullback.training.sentence_batches import SentenceBatches

@@ -12,7 +12,7 @@ from kullback.runtime.memory import kept_freed_memory, returned_freed_memory
 from kullback.runtime.threads import workers
 from kullback.runtime.workers import ProcessGroup
 from kullback.training.config import TrainingConfig
-from kullback.training.gpt import GPTConfig
+from kullback.training.gpt_config import GPTConfig
 from kullback.training.state import TrainingState
 
 __all__ = ["initial_state", "training_workers"]

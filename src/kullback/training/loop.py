@@ -49,7 +49,8 @@ from kullback.training.description import (
     read_description,
     write_description,
 )
-from kullback.training.gpt import GPT, GPTConfig
+from kullback.training.gpt import GPT
+from kullback.training.gpt_config import GPTConfig
 from kullback.training.initial_state import initial_state, training_workers
 from kullback.training.interruption import Interrupted, stop_on_signal
 from kullback.training.lock import locked

@@ -11,7 +11,7 @@ from kullback.errors import InvalidValueError
 from kullback.runtime.limits import check_fits, machine_memory
 from kullback.training.arithmetic import CPU
 from kullback.training.config import SHARDING, TrainingConfig
-from kullback.training.gpt import GPTConfig
+from kullback.training.gpt_config import GPTConfig
 from kullback.training.packed_attention import QUERIES
 
 __all__ = ["check_memory", "training_bytes", "with_sharding"]

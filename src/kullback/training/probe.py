@@ -15,7 +15,7 @@ from kullback.training.arithmetic import CPU, Arithmetic
 from kullback.training.batches import Batches
 from kullback.training.compilation import without_compilation_where_it_fails
 from kullback.training.config import TrainingConfig
-from kullback.training.gpt import GPTConfig
+from kullback.training.gpt_config import GPTConfig
 from kullback.training.initial_state import initial_state, training_workers
 from kullback.training.loop import validation_tokens
 from kullback.training.replicas import ALONE, Replicas

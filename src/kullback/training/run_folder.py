@@ -37,7 +37,8 @@ from kullback.runtime.inputs import open_regular
 from kullback.runtime.weights import tensor_bytes
 from kullback.text.special_tokens import BOS_ID, EOS_ID
 from kullback.text.tokenizer_file import read_tokenizer
-from kullback.training.gpt import GPT, GPTConfig
+from kullback.training.gpt import GPT
+from kullback.training.gpt_config import GPTConfig
 from kullback.training.interruption import resume_command
 
 __all__ = [

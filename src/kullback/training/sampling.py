@@ -14,7 +14,8 @@ from kullback.runtime.limits import check_fits
 from kullback.runtime.ranges import SEEDS, SENTENCES, TEMPERATURES
 from kullback.text.piece_encoders import is_of_characters
 from kullback.text.special_tokens import BOS_ID, EOS_ID
-from kullback.training.gpt import GPT, GPTConfig
+from kullback.training.gpt import GPT
+from kullback.training.gpt_config import GPTConfig
 from kullback.training.run_folder import load_model, load_tokenizer, read_json
 
 __all__ = ["generate", "sample_texts"]

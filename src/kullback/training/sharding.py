@@ -32,7 +32,8 @@ from kullback.runtime.workers import lost_processes
 from kullback.training.arithmetic import CPU, Arithmetic
 from kullback.training.batches import Shard
 from kullback.training.config import TrainingConfig
-from kullback.training.gpt import GPT, GPTConfig
+from kullback.training.gpt import GPT
+from kullback.training.gpt_config import GPTConfig
 from kullback.training.loss import losses, start_sums
 from kullback.training.metrics import Sums
 from kullback.training.muon import Muon

@@ -17,7 +17,8 @@ from kullback.errors import RunError
 from kullback.runtime.transfers import start_to_host
 from kullback.training.arithmetic import CPU, Arithmetic
 from kullback.training.config import TrainingConfig
-from kullback.training.gpt import GPT, GPTConfig
+from kullback.training.gpt import GPT
+from kullback.training.gpt_config import GPTConfig
 from kullback.training.metrics import Sums
 from kullback.training.muon import Muon
 from kullback.training.optimisers import AdamW
