@@ -21,6 +21,7 @@ import gc, sys, tempfile
 from pathlib import Path
 import numpy as np
 from kullback.text.tokenizer_training import train_tokenizer
+from kullback.training.arithmetic import CPU, with_native
 from kullback.training.config import TrainingConfig
 from kullback.training.gpt_config import GPTConfig
 from kullback.training.loop import train
@@ -40,7 +41,7 @@ def run(folder, windows, *sizes):
     batches = TextBatches.of_tokens(tokens, tokenizer, context=context, windows=windows)
     gpt = GPTConfig(vocabulary, context, *sizes)
     train(folder, batches, gpt, config)
-    return training_bytes(gpt, batches.tokens_per_batch, config)
+    return training_bytes(gpt, batches.tokens_per_batch, with_native(config, CPU))
 
 def of_process(name):
     (line,) = [x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith(name)]
@@ -73,7 +74,7 @@ def test_the_estimate_is_near_the_peak(sizes: tuple[int, ...]) -> None:
 
 
 def test_the_estimate_counts_what_threads_and_windows_add() -> None:
-    """Each thread has a gradient of its own, and attention keeps its weights on a CPU."""
+    """Each thread has a gradient of its own; torch's attention on a CPU keeps its weights."""
     gpt = GPTConfig(20_000, 64, width=64, layers=1, heads=2, mlp_width=160)
     config = TrainingConfig(shards=1)
     alone = training_bytes(gpt, 64, config)
@@ -81,5 +82,8 @@ def test_the_estimate_counts_what_threads_and_windows_add() -> None:
     assert more > 3 * 4 * gpt.parameters
     longer = replace(gpt, context=4096)
     assert training_bytes(longer, 16_384, config) > 2 * training_bytes(gpt, 16_384, config)
+    native = replace(config, native=True)
+    assert training_bytes(longer, 4096, native) == training_bytes(gpt, 4096, native)
+    assert training_bytes(gpt, 4096, native) < training_bytes(gpt, 4096, config)
     on_gpu = replace(config, device="cuda")
     assert training_bytes(longer, 4096, on_gpu) == training_bytes(gpt, 4096, on_gpu)

@@ -17,9 +17,9 @@ from kullback.training.packed_attention import QUERIES
 __all__ = ["check_memory", "training_bytes", "with_sharding"]
 
 # What a process on a CPU has at its peak is `KEPT` times what is in use, since glibc keeps freed
-# blocks, and what the first products of a size and threads take, `FIRST`.  Chosen by eight small
-# runs, with and without accumulation and checkpointed activations, whose gradients or activations
-# take most: the estimate is 0.89 to 1.19 of the peak.
+# blocks, and what the first products of a size and threads take, `FIRST`.  Of twelve small runs,
+# with and without accumulation, checkpointed activations and blocks in C, the peak is 0.82 to 1.24
+# of the estimate.
 KEPT, FIRST = 1.25, 55e6
 # Of a sharded run, whose freed blocks are given back: 0.88 to 1.09 of the peak of rank 0.
 FIRST_SHARDED = 20e6
@@ -51,12 +51,14 @@ def training_bytes(
     state = 2 * matrices + 3 * (gpt.parameters - matrices)
     tokens = math.ceil(tokens_per_batch / (config.processes * config.accumulate))
     activations = tokens * _numbers_of_token(gpt, config)
+    threads = config.shards if config.device == "cpu" else 1
+    if config.native:
+        activations += threads * _scaled_matrices(gpt, config.checkpoint_activations)
     if shards > 1:
         gathered = _gathered(gpt, config.checkpoint_activations)
         of_shards = math.ceil((state + gpt.parameters + matrices) / shards)
         first = FIRST_SHARDED if config.device == "cpu" else 0.0
         return math.ceil(4 * (of_shards + gathered + activations) + first)
-    threads = config.shards if config.device == "cpu" else 1
     pieces = config.accumulate * threads
     gradients = min(pieces, threads + math.ceil(math.log2(pieces)))
     of_shape = gpt.layers * max(4 * gpt.width**2, 3 * gpt.width * gpt.mlp_width)
@@ -73,10 +75,16 @@ def _block_numbers(gpt: GPTConfig) -> int:
 
 def _numbers_of_token(gpt: GPTConfig, config: TrainingConfig) -> int:
     """The numbers that the backward pass keeps of a token, and those of the block it is at."""
-    of_block = 6 * gpt.width + 5 * gpt.mlp_width
-    if config.device == "cpu":  # our own attention keeps its weights: of the keys before a query
-        of_block += math.ceil(gpt.heads * (gpt.context + QUERIES) / 2)
-    at_block = 4 * gpt.width + 2 * gpt.mlp_width
+    if config.native:
+        of_block = 6 * gpt.width + 2 * gpt.mlp_width + gpt.heads
+        if config.dtype == "bfloat16":
+            of_block = math.ceil(of_block / 2)
+        at_block = 6 * gpt.width + 5 * gpt.mlp_width
+    else:
+        of_block = 6 * gpt.width + 5 * gpt.mlp_width
+        if config.device == "cpu":  # its attention keeps the weights: of the keys before a query
+            of_block += math.ceil(gpt.heads * (gpt.context + QUERIES) / 2)
+        at_block = 4 * gpt.width + 2 * gpt.mlp_width
     if config.checkpoint_activations:
         return gpt.layers * gpt.width + of_block + at_block
     return gpt.layers * of_block + at_block
@@ -96,10 +104,14 @@ def _gathered(gpt: GPTConfig, checkpoint_activations: bool) -> int:
     of one, and as much again that is sent or received; and what the blocks keep of their weights
     for the backward pass.
     """
-    read = 3 * gpt.width**2 + 2 * gpt.width * gpt.mlp_width
-    block = _block_numbers(gpt)
-    kept = read * (1 if checkpoint_activations else gpt.layers)
-    return 5 * gpt.vocabulary_size * gpt.width + 5 * block + kept
+    kept = _scaled_matrices(gpt, checkpoint_activations)
+    return 5 * gpt.vocabulary_size * gpt.width + 5 * _block_numbers(gpt) + kept
+
+
+def _scaled_matrices(gpt: GPTConfig, checkpoint_activations: bool) -> int:
+    """The numbers of the matrices after a normalisation, which blocks keep times its weights."""
+    of_block = 3 * gpt.width**2 + 2 * gpt.width * gpt.mlp_width
+    return of_block * (1 if checkpoint_activations else gpt.layers)
 
 
 def _machine_bytes(
