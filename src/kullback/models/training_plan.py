@@ -94,7 +94,7 @@ class Settings:
         """Raise `InvalidValueError` where a run does not fit in memory, sharded or not."""
         local = local_processes()[1]
         config = with_sharding(config, self.fsdp, gpt, tokens, local, device)
-        check_memory(gpt, tokens, config, local, device)
+        check_memory(gpt, tokens, with_native(config, device), local, device)
 
     @property
     def windows(self) -> int:
