@@ -6,8 +6,8 @@ SmolLM2-135M) in alternating rounds: *bare*, the body and the head's matmul as t
 Goals, on a processor with bfloat16 products: evaluate <= 1.05 of bare and <= 0.95 of guide, its nll
 within 2e-6 of float64's of the same hidden states in the mean, and 1e-5 at worst.
 
-Then the head alone, by every way that torch offers to multiply bfloat16 numbers on a CPU, with the
-time and the errors of the nll:
+Then the head alone, by public functions of torch that multiply bfloat16 numbers on a CPU, and by
+libtorch's brgemm, with the time and the errors of the nll:
 
 * float32: the numbers widened, as our pass does where it has no such products;
 * brgemm: float32 results (:mod:`kullback.runtime.bfloat16_products`), as our pass does otherwise;

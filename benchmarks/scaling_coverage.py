@@ -38,7 +38,7 @@ SETTINGS = (
     (1.7, 2.0, 0.3, 8, 0.01, 0.002, 0.0, 0),
     (1.7, 2.0, 0.3, 4, 0.01, 0.0, 0.0, 0),
     (1.7, 2.0, 0.1, 6, 0.01, 0.0, 0.0, 0),  # next to a line in log x: E is not identified
-    # The ladder of the command: exponent, noise and errors are measured on it (docs/log.md).
+    # That of `--source associations`: exponent, noise and errors are measured on it (docs/log.md).
     (2.266, 0.18, 0.7, 7, 0.08, 0.002, 0.0, 0),
     (2.266, 0.18, 0.7, 7, 0.08, 0.002, 0.3, 0),
     (2.266, 0.18, 0.7, 7, 0.08, 0.002, 1.0, 0),

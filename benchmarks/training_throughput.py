@@ -1,4 +1,4 @@
-"""Claim: `kullback train` processes 1.1 times the tokens a second of nanoGPT's loop, 2 if large.
+"""Claim: `kullback train` processes 1.1 times the tokens a second of nanoGPT's loop.
 
 nanoGPT's loop is that of :mod:`time_to_loss`: float32, eager, AdamW.  Both have the same width,
 depth, heads, vocabulary, nearly the same number of parameters, tokens a step, and source of text;

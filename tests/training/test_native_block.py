@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 from pathlib import Path
@@ -13,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the name that everyone uses
 
 from interrupted_runs import CONFIG
+from kullback.errors import InvalidValueError
 from kullback.runtime.progress import Progress
 from kullback.training import arithmetic
 from kullback.training.arithmetic import CPU, Arithmetic, with_native
@@ -78,6 +80,26 @@ def relative_error(ours: list[Tensor], theirs: list[Tensor]) -> float:
     least = max(float(gradient.norm()) for gradient in theirs) / 1000
     pairs = zip(ours, theirs, strict=True)
     return max(float((a - b).norm() / b.norm().clamp_min(least)) for a, b in pairs)
+
+
+@needs_compiler
+def test_a_target_outside_the_vocabulary_is_refused(functions: BlockFunctions) -> None:
+    """Damaged data never reaches memory that is not the logits'."""
+    logits, nll = torch.zeros(3, V), torch.empty(3)
+    for outside in (-1, V):
+        with pytest.raises(InvalidValueError, match="outside the vocabulary"):
+            functions.cross_entropy(logits, torch.tensor([0, outside, 1]), torch.ones(3), nll)
+    assert torch.equal(logits, torch.zeros(3, V))
+
+
+@needs_compiler
+def test_a_model_can_be_copied(functions: BlockFunctions) -> None:
+    """As quantising does; the copy calls the same functions."""
+    native = model(SHAPES[0]).compute_with(Arithmetic(functions=functions))
+    copied = copy.deepcopy(native)
+    assert copied.arithmetic.functions is functions
+    batch = shard([5, 3])
+    assert torch.equal(loss_and_gradients(copied, batch)[0], loss_and_gradients(native, batch)[0])
 
 
 def test_there_are_functions_where_there_is_a_compiler() -> None:

@@ -230,8 +230,9 @@ def misfit_notes(
 ) -> list[str]:
     """A note where the rungs after the first one have an E outside the interval of all.
 
-    The interval is that of noise about one law; where the first rungs are too short for it, as in
-    the warm-up, E is biased by more than the interval.
+    With few rungs the interval is that of noise about one law; where the first rung is too short
+    for it, as in the warm-up, E is biased by more.  With more rungs it contains that without the
+    first.
     """
     if not law.identified or len(x_R) <= FEWEST_RUNGS:
         return []

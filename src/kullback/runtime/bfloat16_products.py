@@ -37,8 +37,8 @@ BRGEMM = "_ZN2at6native7cpublas6brgemmEllllllbPKN3c108BFloat16ES5_Pfb"
 COULD_PACK = "_ZN2at6native7cpublas10could_packEN3c1010ScalarTypeE"
 RELEASE = "_ZN2at6native7cpublas14brgemm_releaseEb"
 BFLOAT16 = 15  # c10::ScalarType::BFloat16
-# oneDNN compiles a kernel for each number of rows, 2 ms for so many and 19 ms for 512.  So rows are
-# multiplied so many at a time, filled up with zeros: 0.70 ms for 512 rows, 0.61 ms all at once.
+# oneDNN compiles a kernel for each number of rows, 2 ms for 64 rows and 19 ms for 512.  So 64 rows
+# are multiplied at a time, filled up with zeros: 0.70 ms for 512 rows, 0.61 ms all at once.
 ROWS = 64
 
 

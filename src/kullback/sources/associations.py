@@ -1,11 +1,11 @@
-"""The source `associations`: words of Zipf's law, each with the answer that mostly follows it.
+"""The source `associations`: tokens with Zipf probabilities, and the answers that follow.
 
 A sentence is eight pairs of a cue and an answer.  The k-th of 1,000 cues has a probability in
 proportion to k^(−1.2); one of four answers, fixed for each cue, follows it with probability 0.85,
 each other one with 0.05.  What a model has to learn are 1,000 facts, common ones first, so its
 excess over the entropy falls like a power of the data from the first steps on (Hutter 2021,
 "Learning curve theory"; Cabannes et al. 2024, "Scaling laws for associative memories"): a source
-for `kullback scaling`, which any small model can represent.
+for `kullback scaling`.
 """
 
 from __future__ import annotations

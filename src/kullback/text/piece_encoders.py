@@ -3,7 +3,7 @@
 A byte-level BPE with GPT-2's pre-tokenizer has no token across a place where whitespace follows
 another character.  So the text is cut there, each distinct part is encoded once, and the parts'
 ids are looked up: in Python about eight times as fast as the library, which encodes every
-occurrence, and in C (`kullback.text.word_table`) many times as fast again.  A tokenizer of
+occurrence, more in C (`kullback.text.word_table`).  A tokenizer of
 characters is a table.  Other tokenizers are left to `kullback.text.encoded_documents`.
 
 Without torch, so that processes that only encode begin at once.
@@ -94,8 +94,8 @@ class WordEncoder:
 class TableEncoder:
     """As `WordEncoder`, by a table in C; several threads may encode at once.
 
-    A table that is full is replaced by an empty one, so that the words of another language find
-    room in it.
+    A table that is full is replaced by an empty one, so that the words of another language are
+    kept, too.
     """
 
     def __init__(self, tokenizer: Tokenizer, dtype: DTypeLike, library: ctypes.CDLL) -> None:
@@ -191,7 +191,12 @@ def table_encoder(tokenizer: Tokenizer, dtype: DTypeLike) -> TableEncoder | None
     if not _has_gpt2_words(json.loads(tokenizer.to_str()), tokenizer):
         return None
     library = word_library()
-    return None if library is None else TableEncoder(tokenizer, dtype, library)
+    if library is None:
+        return None
+    try:
+        return TableEncoder(tokenizer, dtype, library)
+    except MemoryError:
+        return None
 
 
 def is_of_characters(description: dict[str, Any]) -> bool:

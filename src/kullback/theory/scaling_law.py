@@ -56,10 +56,12 @@ class ScalingLaw:
     the validation sample, which shifts E and the losses alike; and the exponent may be 1 or less.
     """
     transient: bool
-    """Whether the exponent is above 1: the excess of no estimator falls faster than 1/x for long.
+    """Whether the interval of the exponent is above 1.
+
+    The excess of no estimator falls faster than 1/x for long.
 
     (Where the next token is random: its regret grows with log x, Rissanen 1986.)  The law of such
-    rungs ends beyond the ladder, and so its E is no limit of anything.
+    rungs ends beyond the ladder, and so its E is not the irreducible loss.
     """
 
     def loss(self, x: float) -> float:
@@ -150,17 +152,17 @@ def fit_scaling_law(
         floors.append(_floors_at_exponent_1(x_R, laws))
     common_B = shift_BR[:, int(np.argmax(x_R))]
     low, high = _hull(floors)
-    steep, flat = _hull(exponents)
+    lowest, highest = _hull(exponents)
     below, above = _hull([floors_B - common_B for floors_B in floors])
     return ScalingLaw(
         floor=float(laws.law_3[0]),
         scale=float(laws.law_3[1]),
         exponent=float(laws.law_3[2]),
         floor_interval=(low, high),
-        exponent_interval=(steep, flat),
+        exponent_interval=(lowest, highest),
         noise=laws.noise,
-        identified=bool(above - below < NARROW * np.ptp(laws.excess_R) and steep <= 1.0),
-        transient=steep > 1.0,
+        identified=bool(above - below < NARROW * np.ptp(laws.excess_R) and lowest <= 1.0),
+        transient=lowest > 1.0,
     )
 
 

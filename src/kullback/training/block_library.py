@@ -25,6 +25,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from kullback.errors import InvalidValueError
 from kullback.runtime.compiled_library import load_compiled
 
 __all__ = ["BlockFunctions", "Positions", "block_functions"]
@@ -76,6 +77,10 @@ class BlockFunctions:
     """The C functions, called with tensors."""
 
     library: ctypes.CDLL
+
+    def __deepcopy__(self, memo: object) -> BlockFunctions:
+        """Itself: a copy of a model calls the same functions."""
+        return self
 
     def normalise(
         self,
@@ -210,8 +215,14 @@ class BlockFunctions:
     ) -> None:
         """Write the nll of each row of float32 logits; with weights, turn these into gradients.
 
-        In place, or in bfloat16 into `rounded_BV`, when the logits are undefined.
+        In place, or in bfloat16 into `rounded_BV`, when the logits are undefined.  Raises
+        `InvalidValueError` for a target outside the vocabulary, of damaged data.
         """
+        V = logits_BV.shape[1]
+        if bool(((target_B < 0) | (target_B >= V)).any()):
+            raise InvalidValueError(
+                f"a target is outside the vocabulary of {V}: the data is damaged"
+            )
         self.library.kullback_cross_entropy(
             *logits_BV.shape, logits_BV.data_ptr(), target_B.data_ptr(),
             None if weight_B is None else weight_B.data_ptr(), nll_B.data_ptr(),

@@ -36,7 +36,7 @@ __all__ = ["GPT"]
 # The longest rows, in tokens, of our own attention, which keeps its weights: memory proportional to
 # T².  Longer rows get torch's fused kernel.
 LONGEST_ROW = 256
-# Rows: a few hundredths of those of a batch, and few numbers of groups.
+# Rows are padded to a multiple of this, so that few kernels are compiled.
 GROUP = 128
 
 

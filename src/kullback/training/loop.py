@@ -118,7 +118,8 @@ def train_prepared(
         with preparing(run) if processes.is_rank_zero else nullcontext():
             with explained_out_of_memory(device, lambda: "no run has begun"):
                 batches, gpt, config = prepare()
-                config = with_native(config, device)
+                # As rank 0 decides: machines may have different compilers.
+                config = processes.broadcast(with_native(config, device))
                 _check(batches, gpt, config, processes, device)
                 state = initial_state(gpt, config, processes, device)
             stop_requested = held.enter_context(stop_on_signal())

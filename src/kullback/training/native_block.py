@@ -3,12 +3,14 @@
 The same function as :class:`kullback.training.gpt.Block` as one node of the graph, for float32
 weights.  Between the products everything is computed in one sweep
 (:mod:`kullback.training.block_library`).  With bfloat16 the operands of products, and what they
-give, are bfloat16; the residual stream, normalisations, softmax and the gradients of weights are
-float32.  A weight is rounded once for the forward and backward pass of a piece of a batch.
+give, gradients of weights among them, are bfloat16; the residual stream, normalisations, softmax
+and sums of gradients are float32.  A weight is rounded once for the forward and backward pass of a
+piece of a batch.
 
 With u = x / rms(x), the weights of a normalisation multiply the columns of the matrices after it.
-Only u, q, k, v, the normalisers and the output of attention, gate and up are kept for the backward
-pass: the weights of attention and SwiGLU are computed again.
+Of a token only u, 1/rms, q, k, v, the normalisers and the output of attention, gate and up are kept
+for the backward pass, and of the weights the scaled and rounded copies: the weights of attention
+and SwiGLU are computed again.
 
 Axes: M tokens, D width, H heads, F width of the MLP, C rows of all matrices.
 """
@@ -53,11 +55,11 @@ class _Block(torch.autograd.Function):
         dtype: torch.dtype,
         *weights: Tensor,
     ) -> Tensor:
-        w = BlockWeights(*weights)
+        w, x_MD = BlockWeights(*weights), x_MD.contiguous()
         qkv_CD = _scaled(functions, (w.q, w.k, w.v), w.attention_norm, dtype)
         gate_up_CD = _scaled(functions, (w.gate, w.up), w.mlp_norm, dtype)
         o_DD, down_DF = w.o.to(dtype), w.down.to(dtype)
-        _, unit_MD, inverse_M = functions.normalise(x_MD.contiguous(), None, eps, dtype)
+        _, unit_MD, inverse_M = functions.normalise(x_MD, None, eps, dtype)
         qkv_MC = _product(unit_MD, qkv_CD.T)
         attended = functions.attention(qkv_MC, positions, heads)
         y_MD = _product(attended[0], o_DD.T)
