@@ -33,7 +33,7 @@ __all__ = ["NAMES", "AnySource", "Source", "open_any_source", "open_source", "so
 
 NAMES = {
     "conjugation": "English sentences with their Spanish translation; about 600 tokens",
-    "associations": "tokens with Zipf probabilities and their answers; learned by a power of the data",
+    "associations": "Zipf-distributed tokens and their answers; learned by a power of the data",
     **{name: what for name, (what, _) in KNOWN.items()},
 }
 """The embedded sources, with what each contains."""

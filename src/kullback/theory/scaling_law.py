@@ -58,9 +58,8 @@ class ScalingLaw:
     transient: bool
     """Whether the interval of the exponent is above 1.
 
-    The excess of no estimator falls faster than 1/x for long.
-
-    (Where the next token is random: its regret grows with log x, Rissanen 1986.)  The law of such
+    Where the next token is random, the excess of no estimator falls faster than 1/x for long, since
+    its regret grows with log x (Rissanen 1986).  The law of such
     rungs ends beyond the ladder, and so its E is not the irreducible loss.
     """
 
