@@ -322,7 +322,7 @@ CALLS: dict[str, tuple[str, ...]] = {
     "compare model model@int8 model@int8 --text text.txt": ("model@int8", "twice"),
     "compare model --schemes int9 --text text.txt": ("int9",),
     "compare model --schemes int8,int8 --text text.txt": ("int8", "twice"),
-    "compare model --schemes , --text text.txt": ("candidate",),
+    "compare model --schemes , --text text.txt": ("scheme ''", "int8"),
     "compare model model@int8 --text text.txt --by-bytes --noise-floor": ("--by-bytes",),
     "compare exact.rec --schemes int8 --text text.txt": ("--schemes", "exact.rec"),
     "compare top.rec model --text text.txt --noise-floor": ("models",),
@@ -396,7 +396,7 @@ CALLS: dict[str, tuple[str, ...]] = {
     "scaling -o out --width 99999999999": ("--width", "65,536"),
     "scaling --source weather.toml -o out --steps 1 --width 63": ("width", "63", "multiple"),
     "scaling --source weather.toml -o out --steps 1 --width 8 --vary size": (
-        "rungs is 5",
+        "rungs is 7",
         "width 8",
         "fewer rungs",
     ),

@@ -21,6 +21,7 @@ from kullback.errors import KullbackError
 from kullback.results.training import StepMetrics
 from kullback.runtime.progress import Progress
 from kullback.runtime.workers import ProcessGroup, process_group
+from kullback.training import muon
 from kullback.training.gpt_config import GPTConfig
 from kullback.training.interruption import Interrupted
 from kullback.training.loop import resume, train
@@ -153,6 +154,8 @@ def run(action: str, folder: Path) -> list[str]:
 
 
 if __name__ == "__main__":
+    # In float32: Muon's bfloat16 would amplify the last bits of sums in another order.
+    muon.multiplies_bfloat16 = lambda: False  # type: ignore[attr-defined]
     with process_group() as both:
         try:
             ACTIONS[sys.argv[1]](Path(sys.argv[2]), both)

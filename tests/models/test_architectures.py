@@ -25,7 +25,9 @@ def check(architecture: str) -> None:
     theirs_T = -logits_TV.double().log_softmax(1).gather(1, targets_T[:, None])[:, 0]
     ours_T = token_statistics(ours.predict(inputs_1T), targets_T).nll
     assert float(theirs_T.std()) > 0.01, "the logits say nothing"
-    assert abs(ours_T - theirs_T.numpy()).max() <= 1e-6
+    # With AVX-512 layers are multiplied by another library than the model's (`fast_linear`).
+    bound = 1e-6 if torch.backends.cpu.get_cpu_capability() != "AVX512" else 5e-6
+    assert abs(ours_T - theirs_T.numpy()).max() <= bound
 
 
 @pytest.mark.parametrize("architecture", FAST)

@@ -14,6 +14,7 @@ from interrupted_runs import BATCHES
 from kullback.errors import InvalidValueError
 from kullback.runtime.progress import Progress
 from kullback.runtime.workers import ProcessGroup
+from kullback.training import muon
 from kullback.training.config import TrainingConfig
 from kullback.training.gpt_config import GPTConfig
 from kullback.training.loop import train
@@ -23,6 +24,12 @@ from kullback.training.run_folder import load_tensors
 from kullback.training.sharded_muon import rows_of_shards
 from sharded_processes import SHARDED, model
 from tiny_runs import contents, metrics_but_times
+
+
+@pytest.fixture(autouse=True)
+def in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Orthogonalise in float32, as the processes do: bfloat16 would amplify the last bits."""
+    monkeypatch.setattr(muon, "multiplies_bfloat16", lambda: False)
 
 
 @pytest.fixture(scope="module")

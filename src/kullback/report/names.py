@@ -47,6 +47,7 @@ def _scheme_of(name: str, reference: str) -> str:
     ('int8', '')
     """
     model, _, scheme = name.rpartition("@")
+    reference = reference.rstrip("/")
     return scheme if model == reference or model.endswith(f"/{reference}") else ""
 
 
@@ -58,22 +59,25 @@ def short_names(names: Sequence[str]) -> list[str]:
     (['int8', 'int4-g32'], ['mine@int8'])
     >>> short_names(["/a/b/model", "/a/c/model", "/d/e/other"])
     ['b/model', 'c/model', 'other']
+    >>> short_names(["w/", "w/w"]), short_names(["runs/a/", "x/a"])
+    (['w', 'w/w'], ['runs/a', 'x/a'])
     """
+    names = [name.rstrip("/") or name for name in names]
     ends = [_distinct_end(name, set(names)) for name in names]
     begin = 0
     if len(set(ends)) > 1:
         for i, letters in enumerate(zip(*ends, strict=False)):
             if len(set(letters)) > 1:
                 break
-            if letters[0] in "/@":
+            if letters[0] in "/@" and all(len(end) > i + 1 for end in ends):
                 begin = i + 1
     return [visible(end[begin:]) for end in ends]
 
 
 def _distinct_end(name: str, names: Collection[str]) -> str:
     """The fewest parts of a path, from its end, that no other of the names ends with."""
-    parts = name.rstrip("/").split("/")
-    others = [other.rstrip("/").split("/") for other in names if other != name]
+    parts = name.split("/")
+    others = [other.split("/") for other in names if other != name]
     for count in range(1, len(parts)):
         if not any(other[-count:] == parts[-count:] for other in others):
             return "/".join(parts[-count:])

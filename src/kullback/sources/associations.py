@@ -29,7 +29,7 @@ def associations_language() -> Language:
     """The language; its slots are the cue, the answer and the end.
 
     >>> language = associations_language()
-    >>> round(language.entropy_per_token, 6), language.tokens_per_sentence
+    >>> round(language.entropy_per_token, 6), round(language.tokens_per_sentence, 6)
     (2.2659, 17.0)
     """
     weights = [k**-ZIPF for k in range(1, CUES + 1)]
