@@ -84,6 +84,6 @@ def test_the_estimate_counts_what_threads_and_windows_add() -> None:
     assert training_bytes(longer, 16_384, config) > 2 * training_bytes(gpt, 16_384, config)
     native = replace(config, native=True)
     assert training_bytes(longer, 4096, native) == training_bytes(gpt, 4096, native)
-    assert training_bytes(gpt, 4096, native) < training_bytes(gpt, 4096, config)
+    assert training_bytes(longer, 4096, native) < training_bytes(longer, 4096, config)
     on_gpu = replace(config, device="cuda")
     assert training_bytes(longer, 4096, on_gpu) == training_bytes(gpt, 4096, on_gpu)

@@ -62,7 +62,9 @@ def short_names(names: Sequence[str]) -> list[str]:
     >>> short_names(["w/", "w/w"]), short_names(["runs/a/", "x/a"])
     (['w', 'w/w'], ['runs/a', 'x/a'])
     """
-    names = [name.rstrip("/") or name for name in names]
+    plain = [name.rstrip("/") or name for name in names]
+    if len(set(plain)) == len(set(names)):
+        names = plain
     ends = [_distinct_end(name, set(names)) for name in names]
     begin = 0
     if len(set(ends)) > 1:
@@ -76,8 +78,8 @@ def short_names(names: Sequence[str]) -> list[str]:
 
 def _distinct_end(name: str, names: Collection[str]) -> str:
     """The fewest parts of a path, from its end, that no other of the names ends with."""
-    parts = name.split("/")
-    others = [other.split("/") for other in names if other != name]
+    parts = name.rstrip("/").split("/")
+    others = [other.rstrip("/").split("/") for other in names if other != name]
     for count in range(1, len(parts)):
         if not any(other[-count:] == parts[-count:] for other in others):
             return "/".join(parts[-count:])
