@@ -134,3 +134,15 @@ def sequences(shards: list[Shard]) -> list[tuple[list[int], list[int]]]:
         inputs, targets = shard.inputs_M.split(lengths), shard.targets_M.split(lengths)
         pairs += [(a.tolist(), b.tolist()) for a, b in zip(inputs, targets, strict=True)]
     return pairs
+
+
+def random_gpt(config: GPTConfig) -> GPT:
+    """A model with random norms, and logits that are far from uniform."""
+    gpt = GPT(config, seed=1)
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        gpt.head_weight.mul_(20)
+        for name, weight in gpt.named_parameters():
+            if name.endswith("norm.weight"):
+                weight.copy_(torch.rand(weight.shape, generator=generator) + 0.5)
+    return gpt

@@ -50,6 +50,19 @@ def test_one_process_maps_in_order():
     assert ProcessGroup().is_rank_zero
 
 
+def asked_of_six_cores(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """Threads and cores of each that are asked for, on a machine with six cores."""
+    asked: list[tuple[int, int]] = []
+
+    def record(count: int, cores_each: int) -> AbstractContextManager[ThreadPoolExecutor]:
+        asked.append((count, cores_each))
+        return ThreadPoolExecutor(1)
+
+    monkeypatch.setattr(module, "cores", lambda: 6)
+    monkeypatch.setattr(module, "workers", record)
+    return asked
+
+
 @pytest.mark.parametrize(
     ("at_once", "local", "threads", "cores_each"),
     [(None, 1, 6, 1), (None, 2, 3, 1), (1, 1, 1, 6), (2, 1, 2, 3), (2, 2, 1, 3), (9, 1, 6, 1)],
@@ -62,14 +75,7 @@ def test_few_windows_share_all_cores(
     monkeypatch: pytest.MonkeyPatch,
 ):
     """Where there are fewer windows than cores none rests; the share does not depend on N."""
-    asked = []
-
-    def record(count: int, cores_each: int) -> AbstractContextManager[ThreadPoolExecutor]:
-        asked.append((count, cores_each))
-        return ThreadPoolExecutor(1)
-
-    monkeypatch.setattr(module, "cores", lambda: 6)
-    monkeypatch.setattr(module, "workers", record)
+    asked = asked_of_six_cores(monkeypatch)
     group = ProcessGroup(local_world_size=local)
     assert list(group.map(str, range(3), at_once)) == ["0", "1", "2"]
     assert asked == [(threads, cores_each)]
@@ -80,14 +86,7 @@ def test_processes_that_compute_one_at_a_time_divide_the_cores(
     local: int, cores_each: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Beside an accelerator or llama.cpp: one thread each, with its process's part of the cores."""
-    asked = []
-
-    def record(count: int, cores_each: int) -> AbstractContextManager[ThreadPoolExecutor]:
-        asked.append((count, cores_each))
-        return ThreadPoolExecutor(1)
-
-    monkeypatch.setattr(module, "cores", lambda: 6)
-    monkeypatch.setattr(module, "workers", record)
+    asked = asked_of_six_cores(monkeypatch)
     group = ProcessGroup(local_world_size=local)
     assert list(group.map(str, range(3), 1, one_each=True)) == ["0", "1", "2"]
     assert asked == [(1, cores_each)]

@@ -25,22 +25,15 @@ from kullback.training.interruption import Interrupted
 from kullback.training.loop import resume, train
 from kullback.training.loss import losses
 from kullback.training.packed_attention import PackedLayout
-from tiny_runs import contents, metrics_but_times, sizes, weather
+from tiny_runs import contents, metrics_but_times, random_gpt, sizes, weather
 
 SIZES = GPTConfig(37, 300, width=24, layers=2, heads=3, mlp_width=40, rope_theta=50.0)
 ACCELERATED = Arithmetic(accelerated=True)
 
 
 def model(dtype: torch.dtype = torch.float64) -> GPT:
-    """Return a model with random norms."""
-    gpt = GPT(SIZES, seed=1)
-    generator = torch.Generator().manual_seed(2)
-    with torch.no_grad():
-        gpt.head_weight.mul_(20)
-        for name, weight in gpt.named_parameters():
-            if name.endswith("norm.weight"):
-                weight.copy_(torch.rand(weight.shape, generator=generator) + 0.5)
-    return gpt.to(dtype)
+    """Return a model of two layers."""
+    return random_gpt(SIZES).to(dtype)
 
 
 def shard(lengths: list[int]) -> Shard:

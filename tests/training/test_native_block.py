@@ -28,7 +28,7 @@ from kullback.training.linear_cross_entropy import linear_cross_entropy
 from kullback.training.loop import resume, train
 from kullback.training.loss import losses, token_losses
 from kullback.training.packed_attention import PackedLayout
-from tiny_runs import metrics_but_times, sizes, weather
+from tiny_runs import metrics_but_times, random_gpt, sizes, weather
 
 HAS_COMPILER = any(shutil.which(name) for name in ("cc", "gcc", "clang"))
 needs_compiler = pytest.mark.skipif(not HAS_COMPILER, reason="there is no C compiler")
@@ -48,16 +48,9 @@ def functions() -> BlockFunctions:
 
 
 def model(shape: tuple[int, int, int], dtype: torch.dtype = torch.float32) -> GPT:
-    """Return a model with random norms, and logits that are far from uniform."""
+    """Return a model of two layers."""
     width, heads, mlp_width = shape
-    gpt = GPT(GPTConfig(V, 256, width, 2, heads, mlp_width, rope_theta=50.0), seed=1)
-    generator = torch.Generator().manual_seed(2)
-    with torch.no_grad():
-        gpt.head_weight.mul_(20)
-        for name, weight in gpt.named_parameters():
-            if name.endswith("norm.weight"):
-                weight.copy_(torch.rand(weight.shape, generator=generator) + 0.5)
-    return gpt.to(dtype)
+    return random_gpt(GPTConfig(V, 256, width, 2, heads, mlp_width, rope_theta=50.0)).to(dtype)
 
 
 def shard(lengths: list[int]) -> Shard:

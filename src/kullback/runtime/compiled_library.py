@@ -47,9 +47,11 @@ class _OddError(Exception):
 def load_compiled(source: Path, flags: Sequence[str]) -> ctypes.CDLL | None:
     """The library of a C file, compiled with `flags` unless it is in the cache.
 
-    None where there is no compiler or no folder for a cache.  Where the cache, the file or the
+    None with ``KULLBACK_COMPILE=0``, and where there is no compiler or no folder for a cache.  Where the cache, the file or the
     compiler is not as it should be, a `Note` says what and what to do, and the result is None.
     """
+    if os.environ.get("KULLBACK_COMPILE") == "0":
+        return None
     try:
         folder = cache_folder()
         path = _cached_or_compiled(source, flags, folder)

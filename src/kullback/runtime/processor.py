@@ -12,7 +12,10 @@ from functools import cache
 
 import torch
 
-__all__ = ["arithmetic_of_processor", "multiplies", "multiplies_bfloat16"]
+__all__ = ["arithmetic_of_processor", "multiplies", "multiplies_bfloat16", "vector_flags"]
+
+# Of a C compiler, by torch's name of the vector instructions that it uses.
+VECTOR_FLAGS = {"AVX2": ("-mavx2", "-mfma"), "AVX512": ("-mavx512f", "-mfma")}
 
 
 @cache
@@ -54,3 +57,8 @@ def arithmetic_of_processor() -> str:
     elif multiplies_bfloat16():
         parts.append("bfloat16")
     return ", ".join(parts)
+
+
+def vector_flags() -> tuple[str, ...]:
+    """A C compiler's flags for the vector instructions that torch uses; others might crash."""
+    return VECTOR_FLAGS.get(torch.backends.cpu.get_cpu_capability(), ())

@@ -12,7 +12,6 @@ Axes: B rows, W columns of a block (columns of the vocabulary), K most probable 
 from __future__ import annotations
 
 import ctypes
-import os
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -23,14 +22,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from kullback.runtime.compiled_library import load_compiled
+from kullback.runtime.processor import vector_flags
 from kullback.scoring.variation_sums import VariationBuffers
 
 __all__ = ["MOST_COLUMNS", "BlockLibrary", "RatioBuffers", "block_library"]
 
 SOURCE = Path(__file__).with_name("block_sums.c")
 FLAGS = ("-O3", "-shared", "-fPIC", "-Wno-psabi")
-# By torch's name of the instructions that it uses; others might crash the process.
-INSTRUCTIONS = {"AVX2": ("-mavx2", "-mfma"), "AVX512": ("-mavx512f", "-mfma")}
 # As in the C source.
 MOST_COLUMNS = 1024
 HAS_FAR, HAS_EXCLUDED = 1, 2
@@ -139,10 +137,7 @@ class BlockLibrary:
 @cache
 def block_library() -> BlockLibrary | None:
     """The library, compiled where it is not cached; None where it is disabled or cannot be made."""
-    if os.environ.get("KULLBACK_COMPILE") == "0":
-        return None
-    flags = (*FLAGS, *INSTRUCTIONS.get(torch.backends.cpu.get_cpu_capability(), ()))
-    library = load_compiled(SOURCE, flags)
+    library = load_compiled(SOURCE, (*FLAGS, *vector_flags()))
     if library is None:
         return None
     library.kullback_block_sums.argtypes = [

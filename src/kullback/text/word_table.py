@@ -11,7 +11,6 @@ Axes: K texts or parts, n tokens, P parts that are not in the table.
 from __future__ import annotations
 
 import ctypes
-import os
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -92,8 +91,6 @@ class WordTable:
 @cache
 def word_library() -> ctypes.CDLL | None:
     """The compiled functions, or None without a compiler or with ``KULLBACK_COMPILE=0``."""
-    if os.environ.get("KULLBACK_COMPILE") == "0":
-        return None
     library = load_compiled(SOURCE, FLAGS)
     if library is None:
         return None

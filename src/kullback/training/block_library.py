@@ -16,7 +16,6 @@ width of the MLP, B rows, V vocabulary.
 from __future__ import annotations
 
 import ctypes
-import os
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -27,13 +26,12 @@ from torch import Tensor
 
 from kullback.errors import InvalidValueError
 from kullback.runtime.compiled_library import load_compiled
+from kullback.runtime.processor import vector_flags
 
 __all__ = ["BlockFunctions", "Positions", "block_functions"]
 
 SOURCE = Path(__file__).with_name("block_functions.c")
 FLAGS = ("-O3", "-shared", "-fPIC", "-Wno-psabi")
-# By torch's name of the instructions that it uses; others might crash the process.
-INSTRUCTIONS = {"AVX2": ("-mavx2", "-mfma"), "AVX512": ("-mavx512f", "-mfma")}
 POINTER, LONG, INT, FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int, ctypes.c_float
 SIGNATURES = {
     "normalise": (LONG, LONG, POINTER, POINTER, FLOAT, *[POINTER] * 3, INT),
@@ -242,10 +240,7 @@ def _check_memory(failed: int) -> None:
 @cache
 def block_functions() -> BlockFunctions | None:
     """The functions, compiled where they are not cached; None where disabled or not to be made."""
-    if os.environ.get("KULLBACK_COMPILE") == "0":
-        return None
-    flags = (*FLAGS, *INSTRUCTIONS.get(torch.backends.cpu.get_cpu_capability(), ()))
-    library = load_compiled(SOURCE, flags)
+    library = load_compiled(SOURCE, (*FLAGS, *vector_flags()))
     if library is None:
         return None
     for name, signature in SIGNATURES.items():
