@@ -47,8 +47,9 @@ class _OddError(Exception):
 def load_compiled(source: Path, flags: Sequence[str]) -> ctypes.CDLL | None:
     """The library of a C file, compiled with `flags` unless it is in the cache.
 
-    None with ``KULLBACK_COMPILE=0``, and where there is no compiler or no folder for a cache.  Where the cache, the file or the
-    compiler is not as it should be, a `Note` says what and what to do, and the result is None.
+    None with ``KULLBACK_COMPILE=0``, and where there is no compiler or folder for a cache.  Where
+    the cache, the file or the compiler is not as it should be, a `Note` says what and what to do,
+    and the result is None.
     """
     if os.environ.get("KULLBACK_COMPILE") == "0":
         return None
