@@ -5,6 +5,7 @@ A kill then hits the work of a command, not the seconds in which it loads its li
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -100,7 +101,8 @@ class ForkedCommands:
         self._server.stdin.write(f"{json.dumps(request)}\n".encode())
         process = self._line()
         if seconds is not None and not select.select([self._server.stdout], [], [], seconds)[0]:
-            os.kill(process, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # it ended in this moment
+                os.kill(process, signal.SIGKILL)
         code = self._line()
         assert code in (0, -signal.SIGKILL), errors.read_text()
         return code == 0

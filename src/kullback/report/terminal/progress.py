@@ -27,7 +27,7 @@ SECONDS_BETWEEN_LINES = 5.0
 _REFRESHES_PER_SECOND = 4.0  # more would cost a machine of two cores what it measures
 _BAR_WIDTH = 10
 _LEAST_FOR_BAR = 80  # columns of the terminal; a narrower one has no bar
-_NUMBERS_WIDTH = 31  # " 1,234,567 tokens/s  123:45 left"
+_NUMBERS_WIDTH = 31  # at least: " 1,234,567 tokens/s  123:45 left"
 _MOST_COLUMNS = 100
 
 
@@ -171,7 +171,8 @@ class _Description(ProgressColumn):
     def render(self, task: Task) -> Text:
         """The text at this moment; the terminal may have been resized."""
         width = min(_MOST_COLUMNS, self._console.width) - 4
-        width -= _NUMBERS_WIDTH if task.fields["numbers"] else 0
+        numbers = task.fields["numbers"]
+        width -= max(_NUMBERS_WIDTH, len(numbers) + 1) if numbers else 0
         width -= _BAR_WIDTH + 1 if self._console.width >= _LEAST_FOR_BAR else 0
         return Text(shorten(task.description, max(12, width)), overflow="ellipsis", no_wrap=True)
 
