@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+import weakref
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ from kullback.evaluation import predictors
 from kullback.evaluation.batched_rows import BatchLimit, batched_rows, window_predictions
 from kullback.evaluation.passes import ModelPredictor, TokenizedText, divergence_rows, token_rows
 from kullback.models.load import load_text_model
+from kullback.predictions.base import FactoredPredictions
 from kullback.runtime import workers
 from kullback.scoring.divergence import concatenate_divergences
 from kullback.scoring.token_statistics import (
@@ -149,6 +152,26 @@ def test_a_recording_reads_the_batches_of_a_pass(model):
             nll = token_statistics(predictions, targets).nll
             np.testing.assert_allclose(nll, whole[tokenized.rows_of(number)], rtol=0, atol=1e-5)
         assert numbers == list(range(first, len(tokenized.windows)))
+
+
+def test_windows_that_wait_for_a_recording_are_on_the_host(model, monkeypatch):
+    """Those of a group that come after a longer one, in the model's own 16 bits."""
+    tokenized = reading_of(model)
+    narrow = replace(model, head=replace(model.head, product_dtype=torch.bfloat16))
+    batches = []
+    own = FactoredPredictions.hidden_on_host
+
+    def on_host(self):
+        batches.append(weakref.ref(self))
+        hidden_MD = own(self)
+        assert hidden_MD.dtype == torch.bfloat16
+        return hidden_MD
+
+    monkeypatch.setattr(FactoredPredictions, "hidden_on_host", on_host)
+    for _, predictions in window_predictions(ModelPredictor(narrow), tokenized):
+        assert predictions.hidden_MD.dtype == torch.float32
+        assert not any(batch() for batch in batches)
+    assert 1 < len(batches) < len(tokenized.windows)
 
 
 def test_a_recording_halves_its_batches_too(model):

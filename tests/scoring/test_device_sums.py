@@ -18,13 +18,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from kullback.predictions.base import ALL, ComputedPredictions, DensePredictions
+from kullback.predictions.base import (
+    ALL,
+    ComputedPredictions,
+    DensePredictions,
+    FactoredPredictions,
+    Head,
+)
 from kullback.scoring import device_sums
 from kullback.scoring.device_sums import (
     device_kernels,
     start_pair_totals,
     start_token_totals,
 )
+from kullback.scoring.logit_blocks import WHOLE_ROWS_BYTES
 
 pytest.importorskip("triton", reason="Triton has no wheels for this platform")
 
@@ -112,3 +119,21 @@ def test_padding_that_is_not_there_is_not_asked_for() -> None:
     targets_M, kernels = torch.zeros(3, dtype=torch.int64), Kernels(["cuda:0"])
     device_sums._pair_columns(kernels, (first, second), targets_M, 7)
     assert asked == [7, 7, 2]
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_rows_of_the_wider_vocabulary_are_asked_for_in_its_own_chunks(first: bool) -> None:
+    """A model that computes whole rows is asked for few, whether it is the reference or not."""
+    M, V, rows = 900, 200_000, []
+
+    def whole(rows_B: Tensor) -> Tensor:
+        rows.append(len(rows_B))
+        return torch.zeros(1, V).expand(len(rows_B), V)
+
+    factored = FactoredPredictions(torch.zeros(M, 2), Head(torch.zeros(7, 2)))
+    models = [ComputedPredictions(torch.arange(M), V, whole), factored]
+    pair = (models[0], models[1]) if first else (models[1], models[0])
+    kernels: Any = Kernels(["cuda:0"])
+    device_sums._pair_columns(kernels, pair, torch.zeros(M, dtype=torch.int64), 7)
+    assert sum(rows) == 2 * M  # of the columns that are compared, and of the others
+    assert max(rows) <= WHOLE_ROWS_BYTES // (4 * V)

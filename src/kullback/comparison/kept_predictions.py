@@ -158,13 +158,11 @@ class KeptPredictions:
     def _keep_hidden(
         self, numbers: Sequence[int], predictions: FactoredPredictions, batch: Batch
     ) -> None:
-        head, hidden_MD = predictions.head, predictions.hidden_MD
-        # What was widened from 16 bits is kept in them.
-        kept_MD = hidden_MD.detach().to("cpu", head.product_dtype or hidden_MD.dtype)
+        kept_MD = predictions.hidden_on_host()
         with self._lock:
             if self._hidden is None:
                 self._hidden = WindowRows(self._rows, kept_MD.shape[1], kept_MD.dtype)
-                self._head = (head, self.device)
+                self._head = (predictions.head, self.device)
         self._hidden.space(numbers, [len(window) for window in batch.windows]).copy_(kept_MD)
 
     def _keep_logits(

@@ -15,7 +15,7 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 from kullback.errors import InvalidValueError, RunError
 from kullback.evaluation.agreement import check_same_plan, check_same_reading
@@ -31,7 +31,7 @@ from kullback.evaluation.predictors import (
 )
 from kullback.evaluation.tokenized_text import TokenizedText
 from kullback.models.interface import Sharing
-from kullback.predictions.base import Predictions
+from kullback.predictions.base import FactoredPredictions, Predictions, at_least_float32
 from kullback.runtime.memory import free_kept_memory, is_out_of_memory
 from kullback.runtime.progress import Tokens as TokensDone
 from kullback.runtime.workers import ProcessGroup
@@ -143,12 +143,13 @@ def window_predictions(
     n_inputs_W = tokenized.windows.read()
     plan = plan_batches(n_inputs_W, token_budget(predictor), sharing)
     reader = _Reader(start, tokenized, (predictor,), n_inputs_W, limit or BatchLimit())
-    waiting: dict[int, Predictions] = {}
+    waiting: dict[int, Callable[[], Predictions]] = {}
     for planned in plan.from_window(first_window):
         for part_N, finish in reader.parts(planned.numbers_N):
             waiting |= _by_window(finish(), part_N, tokenized, predictor.device)
+            del finish  # which keeps the hidden states of the batch on the device
         while first_window in waiting:
-            yield first_window, waiting.pop(first_window)
+            yield first_window, waiting.pop(first_window)()
             first_window += 1
 
 
@@ -157,16 +158,19 @@ def _by_window(
     numbers_N: Int[np.ndarray, "N"],
     tokenized: TokenizedText,
     device: torch.device,
-) -> dict[int, Predictions]:
-    """The predictions of each window of a batch, by its number."""
+) -> dict[int, Callable[[], Predictions]]:
+    """What gives the predictions of each window of a batch, by its number."""
     numbers = numbers_N.tolist()
-    if len(numbers) == 1:
-        return {numbers[0]: predictions}
-    sizes = [len(tokenized.windows[number]) for number in numbers]
-    parts = torch.split(torch.arange(sum(sizes), device=device), sizes)
-    return {
-        number: predictions.select(rows_m) for number, rows_m in zip(numbers, parts, strict=True)
-    }
+    if len(numbers) == 1 or not isinstance(predictions, FactoredPredictions):
+        assert len(numbers) == 1, "other forms are read a window at a time"
+        return {numbers[0]: lambda: predictions}
+    head = predictions.head
+    parts = torch.split(predictions.hidden_on_host(), [len(tokenized.windows[number]) for number in numbers])
+
+    def of_part(hidden_mD: Float[torch.Tensor, "m D"]) -> Predictions:
+        return FactoredPredictions(at_least_float32(hidden_mD.to(device)), head)
+
+    return {n: partial(of_part, hidden_mD) for n, hidden_mD in zip(numbers, parts, strict=True)}
 
 
 def _one_ahead(

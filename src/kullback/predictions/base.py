@@ -42,6 +42,8 @@ ALL = slice(None)
 # Tensor cores truncate their sums, by an error that grows with their length: of 4,096 products
 # logits differ from float64 by 1.8e-5 (standard deviation, H100), in two parts by 8e-6.
 SUMMED_AT_ONCE = 2048
+# Of a head that is converted to another type at a time.
+WIDENED_BYTES = 64 << 20
 
 
 class Predictions(Protocol):
@@ -103,7 +105,7 @@ class Head:
             if bias_W is not None:
                 logits_BW += bias_W
         else:
-            logits_BW = linear(hidden_BD, weight_WD.to(hidden_BD.dtype), bias_W)
+            logits_BW = _widened_product(hidden_BD, weight_WD, bias_W)
         if self.scale != 1.0:
             logits_BW *= self.scale
         if self.softcap is not None:
@@ -124,6 +126,24 @@ class StoredHead(Head):
         if device not in self._moved:
             self._moved[device] = super().on(device)
         return self._moved[device]
+
+
+def _widened_product(
+    hidden_BD: Float[Tensor, "B D"],
+    weight_WD: Float[Tensor, "W D"],
+    bias_W: Float[Tensor, "W"] | None,
+) -> Float[Tensor, "B W"]:
+    """hidden @ weight.T + bias in the type of the hidden states, which the weight is converted to."""
+    dtype, (W, D) = hidden_BD.dtype, weight_WD.shape
+    most = max(1, WIDENED_BYTES // (D * dtype.itemsize))
+    if weight_WD.dtype == dtype or most >= W:
+        return linear(hidden_BD, weight_WD.to(dtype), bias_W)
+    logits_BW = hidden_BD.new_empty(len(hidden_BD), W)
+    for first in range(0, W, most):
+        part = slice(first, first + most)
+        bias_w = None if bias_W is None else bias_W[part]
+        logits_BW[:, part] = linear(hidden_BD, weight_WD[part].to(dtype), bias_w)
+    return logits_BW
 
 
 def _product_of_16_bits(
@@ -160,6 +180,10 @@ class FactoredPredictions:
     def logits(self, rows: slice, columns: slice = ALL) -> Float[Tensor, "B W"]:
         """One matmul."""
         return self.head.logits(self.hidden_MD[rows], columns)
+
+    def hidden_on_host(self) -> Float[Tensor, "M D"]:
+        """The hidden states in host memory, in the 16 bits that they were widened from, if any."""
+        return self.hidden_MD.detach().to("cpu", self.head.product_dtype or self.hidden_MD.dtype)
 
     def select(self, rows_M: Int[Tensor, "M"]) -> FactoredPredictions:
         """The same head and some of the hidden states."""

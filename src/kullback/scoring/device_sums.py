@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cache
@@ -40,8 +40,8 @@ from kullback.scoring.pair_sums import TOP_K, PairTotals
 
 __all__ = ["device_kernels", "start_pair_totals", "start_token_totals"]
 
-# The logits that are in memory at once, of one model or two.
-DEVICE_BYTES = 768 << 20
+# The logits that are in memory at once, of one model or two, and all that a pass takes.
+LOGIT_BYTES, DEVICE_BYTES = 768 << 20, 880 << 20
 # W of one model: 16 logits a thread, of 8 warps of 32 threads.  W of two, read T at a time.
 COLUMNS, WARPS = 4096, 8
 PAIR_COLUMNS, PAIR_PART = 16384, 1024
@@ -117,7 +117,8 @@ def start_token_totals(
     V = predictions.vocabulary_size
     with _current(targets_M.device):
         sums = _RowSums(kernels, predictions, targets_M, slice(0, V), top_k)
-        for rows in row_chunks(predictions, targets_M.device, DEVICE_BYTES // (4 * V)):
+        most = _rows_at_once(4 * V, [predictions], [sums])
+        for rows in row_chunks(predictions, targets_M.device, most):
             sums.add(rows)
         wait = _start_to_host(sums.totals())
 
@@ -171,7 +172,12 @@ def _pair_columns(
     like = first.sums_NSM
     sums_NSM = like.new_empty((math.ceil(V / PAIR_COLUMNS), len(PairSum._fields), M))
     at_top1_M = like.new_empty(M)
-    for rows in row_chunks(predictions[0], targets_M.device, DEVICE_BYTES // (8 * V)):
+    # Either may have more columns than are compared, which are summed after these.
+    widest = max(2 * V, *(model.vocabulary_size - V for model in predictions))
+    most = _rows_at_once(4 * widest, predictions, [first, second, *paddings])
+    # Either may be one whose rows are only computed for the whole vocabulary.
+    chunks = [row_chunks(model, targets_M.device, most) for model in predictions]
+    for rows in max(chunks, key=len):
         x_BV, y_BV = first.add(rows), second.add(rows)
         kernels.pair_sums_kernel[(len(x_BV), len(sums_NSM))](
             x_BV, x_BV.stride(0), y_BV, y_BV.stride(0),
@@ -180,10 +186,10 @@ def _pair_columns(
             M, V, first.blocks, W=PAIR_COLUMNS, T=PAIR_PART, K=TOP_K,
             N_AT_LEAST=1 << (first.blocks - 1).bit_length(), num_warps=WARPS,
         )  # fmt: skip
+        del x_BV, y_BV  # their memory is that of the padding, and of the next rows
         for padding in paddings:
             if padding.blocks:  # else llama.cpp would read the window again for no logits
                 padding.add(rows)
-        del x_BV, y_BV  # their memory is that of the next rows
     reference, candidate = first.totals(), second.totals()
     first_M5, second_M5 = reference.top_tokens_BK, candidate.top_tokens_BK
     is_shared = (first_M5[:, :, None] == second_M5[:, None, :]) & (first_M5 >= 0)[:, :, None]
@@ -196,6 +202,15 @@ def _pair_columns(
         paddings[0].share(reference),
         paddings[1].share(candidate),
     )
+
+
+def _rows_at_once(
+    bytes_a_row: int, predictions: Sequence[Predictions], sums: Sequence[_RowSums]
+) -> int:
+    """The rows whose logits are made at once, beside hidden states and sums of all rows."""
+    factored = [model for model in predictions if isinstance(model, FactoredPredictions)]
+    taken = sum(model.hidden_MD.nbytes for model in factored) + sum(part.nbytes for part in sums)
+    return max(1, min(LOGIT_BYTES, DEVICE_BYTES - taken) // bytes_a_row)
 
 
 def _current(device: torch.device) -> AbstractContextManager[object]:
@@ -240,6 +255,12 @@ class _RowSums:
         self.target_logits_M = new((M,), dtype=torch.float32)
         self.top_logits_MNK = new((M, N, K), dtype=torch.float32)
         self.top_columns_MNK = new((M, N, K), dtype=torch.int32)
+
+    @property
+    def nbytes(self) -> int:
+        """What the sums of all rows take."""
+        top = self.top_logits_MNK.nbytes + self.top_columns_MNK.nbytes
+        return top + self.sums_NSM.nbytes + self.target_logits_M.nbytes
 
     @property
     def blocks(self) -> int:
