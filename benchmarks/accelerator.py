@@ -29,6 +29,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -71,6 +72,7 @@ SHAPES = {
     "1b": Shape(2048, 8192, 16, 32, 8, 128256, windows=16, window=2048, documents=3000),
     "8b": Shape(4096, 14336, 32, 32, 8, 128256, windows=8, window=2048, documents=1000),
 }
+STATUS = Path("/proc/self/status")
 # The candidate is the reference with noise of this share of each matrix's standard deviation.
 NOISE = 0.02
 
@@ -229,17 +231,41 @@ def schemes(shape: str, device: str, reference: HuggingFaceModel, text: Tokenize
 
 
 def peaks(timed: dict[str, Callable[[], object]], device: str) -> dict[str, float]:
-    """What each job takes above the models at most, in GB; the first run of each."""
-    if not device.startswith("cuda"):
-        return {name: float("nan") for name in timed if seconds(timed[name], device)}
+    """What each job takes above the models at most, in GB; the first run of each.
+
+    On a CPU it is resident memory, where the system tells it.
+    """
     peak = {}
     for name, job in timed.items():
+        before = start_peak(device)
+        seconds(job, device)
+        peak[name] = (read_peak(device) - before) / 1e9
+    return peak
+
+
+def start_peak(device: str) -> float:
+    """Forget the peak of the memory so far; the bytes that are in use."""
+    if device.startswith("cuda"):
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        seconds(job, device)
-        peak[name] = (torch.cuda.max_memory_allocated() - before) / 1e9
-    return peak
+        return torch.cuda.memory_allocated()
+    if not STATUS.exists():
+        return float("nan")
+    Path("/proc/self/clear_refs").write_text("5")
+    return resident("VmRSS")
+
+
+def read_peak(device: str) -> float:
+    """The most bytes in use since."""
+    if device.startswith("cuda"):
+        return torch.cuda.max_memory_allocated()
+    return resident("VmHWM") if STATUS.exists() else float("nan")
+
+
+def resident(name: str) -> float:
+    """What Linux says of this process, in bytes."""
+    lines = STATUS.read_text().splitlines()
+    return 1024 * next(float(line.split()[1]) for line in lines if line.startswith(name))
 
 
 def measure(name: str, device: str, rounds: int) -> None:

@@ -18,7 +18,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from kullback.evaluation.predictors import ACTIVATION_BYTES, DEVICE_TOKENS
-from kullback.models.huggingface import bytes_a_token
 from kullback.predictions.base import FactoredPredictions, Head
 from kullback.scoring import device_sums
 from kullback.scoring.device_sums import start_pair_totals, start_token_totals
@@ -100,7 +99,7 @@ def peak(*models: FactoredPredictions, columns: int | None = None) -> int:
 
 def rows_of_batch(models: int, D: int, widest: int, window: int = 2048) -> int:
     """The tokens of a batch of windows of models in 16 bits, as `token_budget` chooses them."""
-    a_token = 2 * (4 * D + 3 * widest)
+    a_token = 2 * (4 * D + 3 * widest)  # as `bytes_a_token` estimates
     budget = min(DEVICE_TOKENS, ACTIVATION_BYTES // (models * a_token))
     return max(1, budget // window) * window
 

@@ -165,7 +165,9 @@ def _by_window(
         assert len(numbers) == 1, "other forms are read a window at a time"
         return {numbers[0]: lambda: predictions}
     head = predictions.head
-    parts = torch.split(predictions.hidden_on_host(), [len(tokenized.windows[number]) for number in numbers])
+    parts = torch.split(
+        predictions.hidden_on_host(), [len(tokenized.windows[number]) for number in numbers]
+    )
 
     def of_part(hidden_mD: Float[torch.Tensor, "m D"]) -> Predictions:
         return FactoredPredictions(at_least_float32(hidden_mD.to(device)), head)

@@ -133,7 +133,7 @@ def _widened_product(
     weight_WD: Float[Tensor, "W D"],
     bias_W: Float[Tensor, "W"] | None,
 ) -> Float[Tensor, "B W"]:
-    """hidden @ weight.T + bias in the type of the hidden states, which the weight is converted to."""
+    """hidden @ weight.T + bias; the weight is converted to the type of the hidden states."""
     dtype, (W, D) = hidden_BD.dtype, weight_WD.shape
     most = max(1, WIDENED_BYTES // (D * dtype.itemsize))
     if weight_WD.dtype == dtype or most >= W:
