@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -10,21 +11,35 @@ from torch import Tensor, nn
 
 from kullback.runtime.processor import multiplies_bfloat16
 from kullback.training import muon
-from kullback.training.muon import Muon, orthogonalise, orthogonalise_wide
+from kullback.training.muon import SMALL_SIDE, Muon, orthogonalise, orthogonalise_wide
+from kullback.training.muon_library import MuonFunctions, muon_functions
 
+HAS_COMPILER = any(shutil.which(name) for name in ("cc", "gcc", "clang"))
+needs_compiler = pytest.mark.skipif(not HAS_COMPILER, reason="there is no C compiler")
 SHAPES = [(16, 16), (40, 16), (16, 40), (16, 16), (16, 40), (1, 8), (8, 1)]
+# Sides that are no multiple of a vector or a tile, wide and tall.
+UNEVEN = [(5, 3), (3, 70), (33, 17), (100, 33), (64, 65), (1, 1)]
 
 
-def matrices(seed: int) -> list[Tensor]:
+@pytest.fixture
+def functions() -> MuonFunctions:
+    """Return the C function."""
+    compiled = muon_functions()
+    assert compiled is not None
+    return compiled
+
+
+def matrices(seed: int, shapes: list[tuple[int, int]] = SHAPES) -> list[Tensor]:
     """Return a random matrix of each shape."""
     generator = torch.Generator().manual_seed(seed)
-    return [torch.randn(shape, generator=generator) for shape in SHAPES]
+    return [torch.randn(shape, generator=generator) for shape in shapes]
 
 
 def walk(optimiser: torch.optim.Optimizer, weights: list[nn.Parameter], steps: int = 8) -> None:
     """Take steps along gradients that are the same for every optimiser."""
+    shapes = [tuple(weight.shape) for weight in weights]
     for step in range(steps):
-        for weight, gradient in zip(weights, matrices(100 + step), strict=True):
+        for weight, gradient in zip(weights, matrices(100 + step, shapes), strict=True):
             weight.grad = gradient * 10.0 ** (step - 4)
         optimiser.step()
 
@@ -47,17 +62,69 @@ def test_muon_is_jordans_in_float32(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(muon, "multiplies_bfloat16", lambda: False)
     weights = [nn.Parameter(m) for m in matrices(0)]
     walk(Muon(weights, lr=0.05, momentum=0.9), weights)
-    for place, (updated, begin) in enumerate(zip(weights, matrices(0), strict=True)):
+    assert_jordans(weights, SHAPES)
+
+
+@needs_compiler
+@pytest.mark.parametrize("decay", [0.0, 0.3])
+def test_steps_in_c_are_jordans(decay: float, functions: MuonFunctions):
+    """Eight steps in C are those of the rule in float64, for sides of any size."""
+    shapes = SHAPES + UNEVEN
+    weights = [nn.Parameter(m) for m in matrices(0, shapes)]
+    optimiser = Muon(weights, lr=0.05, momentum=0.9, weight_decay=decay)
+    optimiser.functions = functions
+    walk(optimiser, weights)
+    assert_jordans(weights, shapes, decay)
+
+
+@needs_compiler
+@pytest.mark.parametrize("rows", [7, 16, None])
+def test_threads_do_not_change_a_bit_in_c(rows: int | None, functions: MuonFunctions):
+    """Blocks give the same bits in any number of threads, and those of torch within rounding."""
+    shapes = SHAPES + UNEVEN
+    weights = {parts: [nn.Parameter(m) for m in matrices(0, shapes)] for parts in (0, 1, 2, 5)}
+    with ThreadPoolExecutor(2) as pool:
+        for parts, of_parts in weights.items():
+            optimiser = Muon(of_parts, lr=0.05, rows=rows)
+            if parts:
+                optimiser.functions, optimiser.pool, optimiser.parts = functions, pool, parts
+            walk(optimiser, of_parts, 2)
+    for parts in (2, 5):
+        assert all(map(torch.equal, weights[parts], weights[1]))
+    tolerance = 0.01 if _rounds() else 1e-4
+    for ours, theirs in zip(weights[1], weights[0], strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=tolerance)
+
+
+@needs_compiler
+def test_large_matrices_are_left_to_torch(functions: MuonFunctions):
+    """A matrix whose smaller side is larger than `SMALL_SIDE` moves as without C."""
+    shapes = [(SMALL_SIDE + 1, SMALL_SIDE + 1), (SMALL_SIDE, SMALL_SIDE + 1)]
+    plain, mixed = ([nn.Parameter(m) for m in matrices(0, shapes)] for _ in range(2))
+    walk(Muon(plain), plain, 1)
+    optimiser = Muon(mixed)
+    optimiser.functions = functions
+    walk(optimiser, mixed, 1)
+    assert torch.equal(mixed[0], plain[0])
+    assert not torch.equal(mixed[1], plain[1])
+    assert set(optimiser.state[mixed[1]]) == {"momentum_buffer"}
+
+
+def assert_jordans(
+    weights: list[nn.Parameter], shapes: list[tuple[int, int]], decay: float = 0.0
+) -> None:
+    """Check that weights are where eight steps of Jordan's rule take them in float64."""
+    for place, (updated, begin) in enumerate(zip(weights, matrices(0, shapes), strict=True)):
         weight, momentum = begin.double(), torch.zeros_like(begin, dtype=torch.float64)
         for step in range(8):
-            gradient = matrices(100 + step)[place].double() * 10.0 ** (step - 4)
+            gradient = matrices(100 + step, shapes)[place].double() * 10.0 ** (step - 4)
             momentum = 0.9 * momentum + 0.1 * gradient
             x = 0.1 * gradient + 0.9 * momentum
             x /= x.norm()
             for _ in range(5):
                 x = 3.4445 * x - 4.7750 * x @ x.T @ x + 2.0315 * x @ x.T @ x @ x.T @ x
             rows, columns = weight.shape
-            weight = weight - 0.05 * max(1.0, rows / columns) ** 0.5 * x
+            weight = (1 - 0.05 * decay) * weight - 0.05 * max(1.0, rows / columns) ** 0.5 * x
         torch.testing.assert_close(updated.detach().double(), weight, rtol=0, atol=1e-4)
 
 

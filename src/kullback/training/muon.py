@@ -17,6 +17,9 @@ orthogonalised in blocks of so many rows, such as the rows of one head.  A block
 than columns, and the iteration then needs X only at its ends: with G = X X^T, each step
 multiplies X by a polynomial of G, which commutes with those of the other steps, so that
 `orthogonalise_wide` multiplies R×R matrices (``docs/log.md`` has the times and the losses).
+
+On a CPU, small blocks are taken from the gradient to the new weights one after another in C
+(:mod:`kullback.training.muon_library`), where there is a compiler.
 """
 
 from __future__ import annotations
@@ -24,13 +27,15 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Executor
-from typing import overload
+from itertools import pairwise
+from typing import Any, overload
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from kullback.runtime.processor import multiplies_bfloat16
+from kullback.training.muon_library import MuonFunctions
 from kullback.training.optimisers import EagerOptimizer
 
 __all__ = ["Muon", "orthogonalise", "orthogonalise_wide"]
@@ -42,6 +47,8 @@ STEPS = 5
 # Of the matrices that are orthogonalised together; of more, one shape at a time, so that the
 # temporaries of one are in memory.
 SMALL_BYTES = 8 << 20
+# The smaller side of a block that is orthogonalised in C: with 96, torch is as fast in bfloat16.
+SMALL_SIDE = 64
 
 
 def orthogonalise(matrices_BRC: Float[Tensor, "B R C"]) -> Float[Tensor, "B R C"]:
@@ -93,11 +100,13 @@ class Muon(EagerOptimizer):
 
     `lr` multiplies an update whose singular values are near sqrt(max(1, rows / columns));
     `weight_decay` is decoupled, as in AdamW.  With `rows`, each block of so many rows of a matrix
-    is a matrix of its own.  `pool`, where set, processes the matrices in `parts`.
+    is a matrix of its own.  `pool`, where set, processes the matrices in `parts`.  With
+    `functions`, small blocks of float32 on a CPU are updated in C.
     """
 
     pool: Executor | None = None
     parts: int = 1
+    functions: MuonFunctions | None = None
 
     def __init__(
         self,
@@ -120,11 +129,49 @@ class Muon(EagerOptimizer):
         loss = None if closure is None else closure()
         for group in self.param_groups:
             weights = [weight for weight in group["params"] if weight.grad is not None]
+            self._begin(weights)
+            if self.functions is not None:
+                small = [weight for weight in weights if self._is_small(weight)]
+                self._step_in_c(self.functions, small, group)
+                weights = [weight for weight in weights if not self._is_small(weight)]
             updates = self._momenta(weights, group["momentum"])
-            if group["weight_decay"]:
+            if weights and group["weight_decay"]:
                 torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
             self._descend(weights, updates, group["lr"])
         return loss
+
+    def _begin(self, weights: list[Tensor]) -> None:
+        for weight in weights:
+            if not self.state[weight]:
+                self.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
+
+    def _is_small(self, weight: Tensor) -> bool:
+        """Whether its blocks can be updated in C."""
+        rows, columns = weight.shape
+        in_c = weight.device.type == "cpu" and weight.dtype == torch.float32
+        return in_c and min(self.rows or rows, rows, columns) <= SMALL_SIDE
+
+    def _step_in_c(
+        self, functions: MuonFunctions, weights: list[Tensor], group: dict[str, Any]
+    ) -> None:
+        """One update of these weights, by the threads of the pool."""
+        if not weights:
+            return
+        matrices = [
+            (weight, weight.grad.contiguous(), self.state[weight]["momentum_buffer"])
+            for weight in weights
+            if weight.grad is not None
+        ]
+        rows = self.rows or max(len(weight) for weight in weights)
+        blocks = sum(-(-len(weight) // rows) for weight in weights)
+        bounds = [blocks * part // self.parts for part in range(self.parts + 1)]
+        settings = group["lr"], group["momentum"], group["weight_decay"], *COEFFICIENTS
+
+        def update(part: range) -> None:
+            functions.step(matrices, rows, part, settings)
+
+        parts = (range(first, end) for first, end in pairwise(bounds))
+        deque((self.pool.map if self.pool else map)(update, parts), maxlen=0)
 
     def _descend(self, weights: list[Tensor], updates: list[Tensor], lr: float) -> None:
         """Subtract the orthogonalised updates, times the learning rate, from the weights."""
@@ -152,9 +199,6 @@ class Muon(EagerOptimizer):
         """The Nesterov momentum of each weight."""
         if not weights:
             return []
-        for weight in weights:
-            if not self.state[weight]:
-                self.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
         gradients = [weight.grad for weight in weights if weight.grad is not None]
         buffers = [self.state[weight]["momentum_buffer"] for weight in weights]
         torch._foreach_lerp_(buffers, gradients, 1 - momentum)

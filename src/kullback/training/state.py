@@ -21,6 +21,7 @@ from kullback.training.gpt import GPT
 from kullback.training.gpt_config import GPTConfig
 from kullback.training.metrics import Sums
 from kullback.training.muon import Muon
+from kullback.training.muon_library import muon_functions
 from kullback.training.optimisers import AdamW
 
 if TYPE_CHECKING:
@@ -75,6 +76,8 @@ class TrainingState:
         matrices = [w for w, is_hidden in zip(self.weights, hidden, strict=True) if is_hidden]
         others = [w for w, is_hidden in zip(self.weights, hidden, strict=True) if not is_hidden]
         self.muon = self.muon_kind(matrices, rows=self.config.muon_rows or None)
+        if self.model.arithmetic.functions is not None:
+            self.muon.functions = muon_functions()
         self.adamw = AdamW(others, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
 
     @classmethod

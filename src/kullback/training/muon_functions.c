@@ -1,0 +1,207 @@
+/* A step of Muon for matrices that are orthogonalised in small blocks: a block stays in the
+   processor's caches from its momentum to its new weights, where torch makes a pass over all
+   matrices for each operation.
+
+   muon_library.py compiles and calls it; muon.py has the formulas (orthogonalise_wide).  Arithmetic
+   is float32, and sums are added in one order, so that it does not matter which thread has a block.
+
+   A block has R rows and C columns; S is the smaller of these, and the side of the products X X^T
+   of a wide block or X^T X of a tall one.  Sides are filled up with zeros to a multiple of SIDE. */
+
+#include <math.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#if defined(__AVX512F__)
+enum { LANES = 16, ROWS = 8 };
+#else
+enum { LANES = 8, ROWS = 4 };
+#endif
+enum { SIDE = 16, STEPS = 5 };
+
+typedef float vf __attribute__((vector_size(4 * LANES)));
+
+#define INLINE static inline __attribute__((always_inline))
+
+INLINE vf all(float x) { return x - (vf){0}; }
+
+INLINE vf load(const float *x) {
+  vf v;
+  memcpy(&v, x, sizeof v);
+  return v;
+}
+
+INLINE void store(float *x, vf v) { memcpy(x, &v, sizeof v); }
+
+INLINE int64_t filled_up(int64_t n) { return (n + SIDE - 1) / SIDE * SIDE; }
+
+/* A matrix as a factor: element (r, k) is at x[r row + k column]. */
+typedef struct {
+  const float *x;
+  int64_t row, column;
+} Factor;
+
+/* ROWS rows by VECTORS vectors of out = alpha a b + beta other; b, out and other have rows of
+   `width` numbers. */
+INLINE void tile(const int vectors, int64_t inner, Factor a, const float *b, int64_t width,
+                 float alpha, float beta, const float *other, float *out) {
+  vf totals[ROWS][2];
+  for (int r = 0; r < ROWS; r++)
+    for (int v = 0; v < vectors; v++) totals[r][v] = (vf){0};
+  for (int64_t k = 0; k < inner; k++) {
+    vf values[2];
+    for (int v = 0; v < vectors; v++) values[v] = load(b + k * width + v * LANES);
+    for (int r = 0; r < ROWS; r++) {
+      const vf factor = all(a.x[r * a.row + k * a.column]);
+      for (int v = 0; v < vectors; v++) totals[r][v] += factor * values[v];
+    }
+  }
+  for (int r = 0; r < ROWS; r++)
+    for (int v = 0; v < vectors; v++) {
+      vf total = totals[r][v] * alpha;
+      if (other) total += load(other + r * width + v * LANES) * beta;
+      store(out + r * width + v * LANES, total);
+    }
+}
+
+/* out = alpha a b + beta other (nothing is added where it is null): `rows` by `width`. */
+static void product(int64_t rows, int64_t inner, int64_t width, Factor a, const float *b,
+                    float alpha, float beta, const float *other, float *out) {
+  for (int64_t i = 0; i < width;) {
+    const int vectors = i + 2 * LANES <= width ? 2 : 1;
+    for (int64_t r = 0; r < rows; r += ROWS) {
+      const Factor of_rows = {a.x + r * a.row, a.row, a.column};
+      const float *of_other = other ? other + r * width + i : NULL;
+      float *of_out = out + r * width + i;
+      if (vectors == 2) tile(2, inner, of_rows, b + i, width, alpha, beta, of_other, of_out);
+      else tile(1, inner, of_rows, b + i, width, alpha, beta, of_other, of_out);
+    }
+    i += vectors * LANES;
+  }
+}
+
+/* The same of square matrices of one side. */
+static void square(int64_t side, const float *a, const float *b, float alpha, float beta,
+                   const float *other, float *out) {
+  product(side, side, side, (Factor){a, side, 1}, b, alpha, beta, other, out);
+}
+
+/* The product of the polynomials of all steps, of the Gram matrix in the first of six squares, one of
+   which it is in. */
+static const float *polynomials(int64_t side, float *squares, const float *coefficients) {
+  const float a = coefficients[0], b = coefficients[1], c = coefficients[2];
+  const int64_t size = side * side;
+  float *gram = squares, *rest = gram + size, *half = rest + size, *next = half + size;
+  float *joint = next + size, *other = joint + size;
+  for (int step = 0; step < STEPS; step++) {
+    square(side, gram, gram, c, b, gram, rest); /* without a I, which the next products add */
+    if (step == 0) {
+      memcpy(joint, rest, sizeof(float) * (size_t)size);
+      for (int64_t i = 0; i < side; i++) joint[i * side + i] += a;
+    } else {
+      square(side, rest, joint, 1, a, joint, other);
+      float *before = joint;
+      joint = other, other = before;
+    }
+    if (step == STEPS - 1) break;
+    square(side, rest, gram, 1, a, gram, half);
+    square(side, rest, half, 1, a, half, next);
+    float *before = gram;
+    gram = next, next = before;
+  }
+  return joint;
+}
+
+typedef struct {
+  float *weight;
+  const float *gradient;
+  float *momentum;
+  int64_t R, C;
+} Matrix;
+
+typedef struct {
+  float lr, momentum, decay, coefficients[3];
+} Settings;
+
+/* The Nesterov momentum of R rows, filled up, and its norm. */
+static double momenta(const Matrix *m, const Settings *s, int64_t width, float *out) {
+  const float of_new = 1 - s->momentum;
+  double squares = 0;
+  for (int64_t r = 0; r < m->R; r++) {
+    const float *gradient = m->gradient + r * m->C;
+    float *momentum = m->momentum + r * m->C, *row = out + r * width, of_row[LANES] = {0};
+    int64_t i = 0;
+    for (; i + LANES <= m->C; i += LANES) {
+      const vf g = load(gradient + i), before = load(momentum + i);
+      const vf now = before + of_new * (g - before), nesterov = now + of_new * (g - now);
+      store(momentum + i, now);
+      store(row + i, nesterov);
+      store(of_row, load(of_row) + nesterov * nesterov);
+    }
+    for (int lane = 0; i < m->C; i++, lane++) {
+      const float g = gradient[i];
+      momentum[i] += of_new * (g - momentum[i]);
+      row[i] = momentum[i] + of_new * (g - momentum[i]);
+      of_row[lane] += row[i] * row[i];
+    }
+    for (; i < width; i++) row[i] = 0;
+    for (int lane = 0; lane < LANES; lane++) squares += of_row[lane];
+  }
+  return sqrt(squares);
+}
+
+static void update(const Matrix *m, const Settings *s, float *memory) {
+  const int tall = m->R > m->C;
+  const int64_t rows = filled_up(m->R), width = filled_up(m->C), side = tall ? width : rows;
+  float *x = memory, *y = x + rows * width, *squares = y + rows * width;
+  const double norm = momenta(m, s, width, x);
+  memset(x + m->R * width, 0, sizeof(float) * (size_t)((rows - m->R) * width));
+  const float inverse = 1.0f / fmaxf((float)norm, 1e-7f);
+  if (tall) {
+    const Factor turned = {x, 1, width};
+    product(side, m->R, side, turned, x, inverse * inverse, 0, NULL, squares);
+  } else {
+    for (int64_t r = 0; r < rows; r++)
+      for (int64_t i = 0; i < width; i++) y[i * rows + r] = x[r * width + i];
+    const Factor straight = {x, width, 1};
+    product(side, m->C, side, straight, y, inverse * inverse, 0, NULL, squares);
+  }
+  const float *of_all = polynomials(side, squares, s->coefficients);
+  if (tall) product(rows, side, width, (Factor){x, width, 1}, of_all, inverse, 0, NULL, y);
+  else product(rows, side, width, (Factor){of_all, side, 1}, x, inverse, 0, NULL, y);
+  const float kept = 1 - s->lr * s->decay;
+  const float rate = s->lr * sqrtf(tall ? (float)m->R / (float)m->C : 1);
+  for (int64_t r = 0; r < m->R; r++)
+    for (int64_t i = 0; i < m->C; i++)
+      m->weight[r * m->C + i] = m->weight[r * m->C + i] * kept - rate * y[r * width + i];
+}
+
+INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+
+/* A step of the blocks from `first` until before `end` of all matrices, each in blocks of so many
+   rows.  1 where there is no memory. */
+int kullback_muon(int64_t count, const Matrix *matrices, int64_t rows, int64_t first, int64_t end,
+                  const Settings *settings) {
+  int64_t largest = 0;
+  for (int64_t n = 0; n < count; n++) {
+    const int64_t R = filled_up(least(rows, matrices[n].R)), C = filled_up(matrices[n].C);
+    const int64_t side = least(R, C), size = 2 * R * C + 6 * side * side;
+    largest = size > largest ? size : largest;
+  }
+  float *memory = aligned_alloc(64, sizeof(float) * (size_t)largest);
+  if (!memory) return 1;
+  int64_t block = 0;
+  for (int64_t n = 0; n < count; n++) {
+    const Matrix *whole = matrices + n;
+    for (int64_t r = 0; r < whole->R; r += rows, block++) {
+      if (block < first || block >= end) continue;
+      const int64_t place = r * whole->C;
+      const Matrix part = {whole->weight + place, whole->gradient + place, whole->momentum + place,
+                           least(rows, whole->R - r), whole->C};
+      update(&part, settings, memory);
+    }
+  }
+  free(memory);
+  return 0;
+}
