@@ -10,6 +10,7 @@ import sys
 from contextlib import suppress
 
 from kullback.runtime.interruption import answered_signals
+from kullback.runtime.ranks import is_rank_zero, others_said
 
 __all__ = ["run"]
 
@@ -41,7 +42,8 @@ def _end(code: int) -> None:
 
 def _say(sentence: str) -> None:
     # The thread that says it must not import, or wait for a lock of a stream.
-    os.write(2, f"kullback: {sentence}\n".encode())
+    if is_rank_zero() and not others_said():
+        os.write(2, f"kullback: {sentence}\n".encode())
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@
         ├── ImpossiblePrefixError  also a ValueError: a prefix that the language cannot produce
         ├── GrammarError           also a ValueError: a grammar file that does not define a language
         ├── RunError               a run folder: missing, damaged, busy, or of another model
+        │   └── LostProcessError   another process of torchrun has ended
         └── MissingExtraError      also an ImportError: an optional library is not installed
 
 A message names the argument, says what it must be, shows the offending value and its position, and
@@ -21,6 +22,7 @@ __all__ = [
     "ImpossiblePrefixError",
     "InvalidValueError",
     "KullbackError",
+    "LostProcessError",
     "MissingExtraError",
     "RunError",
 ]
@@ -44,6 +46,10 @@ class GrammarError(KullbackError, ValueError):
 
 class RunError(KullbackError):
     """A run folder is missing, damaged, in use, or belongs to another model."""
+
+
+class LostProcessError(RunError):
+    """Another process that shares the work has ended; that one says why, unless it was killed."""
 
 
 class MissingExtraError(KullbackError, ImportError):

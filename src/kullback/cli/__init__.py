@@ -32,9 +32,9 @@ from kullback.cli import (
 from kullback.cli.output import print_error, visible_warnings
 from kullback.cli.parsing import Parser
 from kullback.cli.streams import StandardOutputError, checked_streams
-from kullback.errors import KullbackError
+from kullback.errors import KullbackError, LostProcessError
 from kullback.runtime.interruption import exit_code
-from kullback.runtime.ranks import is_rank_zero
+from kullback.runtime.ranks import is_rank_zero, others_said
 
 __all__ = ["main", "make_parser"]
 
@@ -74,11 +74,16 @@ def _run(argv: Sequence[str] | None, interrupted: Callable[[int], object]) -> in
         run: Callable[[argparse.Namespace], int | None] = options.run
         with visible_warnings():
             return run(options) or 0
+    except LostProcessError as error:
+        if not others_said():
+            print_error(str(error))
+        return 2
     except KullbackError as error:
         print_error(str(error))
         return 2
     except KeyboardInterrupt as error:
-        if is_rank_zero():  # which alone keeps what is done
+        # Rank 0 alone keeps what is done; torchrun ends it after another process has ended.
+        if is_rank_zero() and (hasattr(error, "__notes__") or not others_said()):
             print_error(_interrupted(error, options.command_line))
         interrupted(exit_code())
         return exit_code()

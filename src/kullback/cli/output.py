@@ -22,7 +22,7 @@ from kullback.runtime.escaping import escaped_json, visible, visible_lines
 from kullback.runtime.locks import locked_output
 from kullback.runtime.outputs import Output, check_outputs
 from kullback.runtime.progress import Note
-from kullback.runtime.ranks import is_rank_zero
+from kullback.runtime.ranks import is_first_to_say, is_rank_zero
 
 if TYPE_CHECKING:
     from kullback.report.terminal.console import VisibleConsole
@@ -59,8 +59,12 @@ def print_lines(text: str) -> None:
 
 
 def print_error(sentence: str) -> None:
-    """One line on standard error, which begins with the program's name."""
-    print(f"kullback: {_bounded(visible(sentence))}", file=sys.stderr)
+    """One line on standard error, which begins with the program's name.
+
+    Where several processes of torchrun say the same, one does.
+    """
+    if is_first_to_say(sentence):
+        print(f"kullback: {_bounded(visible(sentence))}", file=sys.stderr)
 
 
 def _bounded(sentence: str) -> str:

@@ -18,7 +18,7 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 
-from kullback.errors import RunError
+from kullback.errors import LostProcessError, RunError
 from kullback.runtime.memory import kept_freed_memory
 from kullback.runtime.ranks import process_count
 from kullback.runtime.threads import cores, map_ahead, workers
@@ -182,7 +182,7 @@ def lost_processes() -> Iterator[None]:
         if not _is_of_exchange(error):
             raise
         first = str(error).partition("\n")[0]
-        raise RunError(
+        raise LostProcessError(
             f"another process of torchrun has ended, or cannot be reached ({first}): see what it "
             "said, then run the command again, or resume a training (--resume)"
         ) from error
