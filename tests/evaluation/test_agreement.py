@@ -5,21 +5,25 @@ from __future__ import annotations
 import copy
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from rank_threads import in_ranks, rank
 
-from kullback.errors import InvalidValueError
-from kullback.evaluation import agreement, predictors
+from kullback.errors import InvalidValueError, RunError
+from kullback.evaluation import agreement, predictors, tokenized_text
 from kullback.evaluation.on_text import evaluate_text
 from kullback.evaluation.passes import ModelPredictor, TokenizedText, token_rows
 from kullback.models.huggingface import HuggingFaceModel
 from kullback.models.load import load_text_model
+from kullback.results.evaluation import Evaluation, NonZeroRank
 from kullback.runtime import workers
+from kullback.runtime.threads import cores
 from kullback.runtime.workers import ProcessGroup
 from kullback.scoring.token_statistics import TokenStatistics, concatenate_statistics
 from kullback.text.documents import Document
+from kullback.text.encoded_documents import StoredEncodings
 from kullback.text.protocol import Protocol
 from tiny_models import TEXT
 
@@ -98,6 +102,71 @@ def test_another_text_is_refused(model: HuggingFaceModel) -> None:
             lambda processes: evaluate_text(
                 model, texts[processes.rank], Protocol(window=32), processes=processes
             )
+        )
+    )
+
+
+def test_the_text_is_cut_once_on_a_machine(
+    model: HuggingFaceModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other process reads the tokens of the first one, which uses all cores, and keeps none."""
+    threads: list[int | None] = []
+    own = tokenized_text.encode_documents
+
+    def encode(*arguments: Any, **named: Any) -> StoredEncodings:
+        threads.append(named.get("threads"))
+        return own(*arguments, **named)
+
+    monkeypatch.setattr(tokenized_text, "encode_documents", encode)
+    alone = read(model, ProcessGroup())
+
+    def cut(processes: ProcessGroup) -> TokenizedText:
+        tokenizer, protocol = model.tokenizer, Protocol(window=32)
+        tokenized = TokenizedText.of(
+            DOCUMENTS, protocol, tokenizer, model.context, processes=processes
+        )
+        agreement.check_same_tokens(processes, tokenized)
+        return tokenized
+
+    first, second = in_ranks(cut, local=2)
+    assert threads == [None, cores()]
+    assert isinstance(first, TokenizedText)
+    assert isinstance(second, TokenizedText)
+    assert second.encodings.digest == first.encodings.digest
+    rows = concatenate_statistics(list(token_rows(ModelPredictor(model), second)))
+    assert rows.nll.tolist() == alone.nll.tolist()
+    for mine, yours in zip(first.encodings, second.encodings, strict=True):
+        assert mine.spans(0, len(mine)).tolist() == yours.spans(0, len(yours)).tolist()
+    places = second.encodings.shared()[0], first.encodings.shared()[0]
+    assert places[0].inode == places[1].inode
+
+
+def test_a_file_of_another_process_that_cannot_be_opened(
+    model: HuggingFaceModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Then each process cuts the text itself."""
+
+    def fail(files: object) -> None:
+        raise RunError("cannot be opened")
+
+    monkeypatch.setattr(StoredEncodings, "opened", fail)
+    both = in_ranks(
+        lambda processes: evaluate_text(model, DOCUMENTS, Protocol(window=32), processes=processes),
+        local=2,
+    )
+    assert isinstance(both[0], Evaluation), both
+    assert isinstance(both[1], NonZeroRank)
+
+
+def test_other_texts_of_one_machine_are_refused(model: HuggingFaceModel) -> None:
+    """Although the tokens would be those of the first."""
+    texts = [DOCUMENTS, [Document("0", "xy"), *DOCUMENTS[1:]]]
+    assert "tokens of the text" in refused(
+        *in_ranks(
+            lambda processes: evaluate_text(
+                model, texts[processes.rank], Protocol(window=32), processes=processes
+            ),
+            local=2,
         )
     )
 

@@ -71,7 +71,7 @@ def in_ranks(work: Callable[[ProcessGroup], Value], local: int = 1) -> list[Valu
     def run(number: int) -> Value | Exception:
         _RANK.number, _RANK.exchange = number, exchange
         try:
-            return work(ThreadGroup(number, 2, local))
+            return work(ThreadGroup(number, 2, local, number % local))
         except Exception as error:
             exchange.fail()
             return error

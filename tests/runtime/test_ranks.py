@@ -89,7 +89,7 @@ def rank(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
 
 
 def test_an_error_of_all_ranks_is_said_once(rank, capsys: pytest.CaptureFixture[str]) -> None:
-    """By whichever comes first; what only one rank has is said by that one, and each ends with 2."""
+    """By whichever comes first; what only one rank has is said by that one; each ends with 2."""
     said = []
     for number, name in ((2, "nothing"), (0, "nothing"), (1, "other"), (1, "other")):
         rank(number)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from kullback.errors import RunError
-from kullback.runtime.temporary import TemporaryBytes, temporary_folder
+from kullback.runtime.temporary import TemporaryBytes, shares_files, temporary_folder
 
 
 def test_nothing_is_left_in_the_folder(tmp_path, monkeypatch):
@@ -40,3 +40,19 @@ def test_a_full_disk_is_one_sentence(monkeypatch):
     monkeypatch.setattr(os, "pwrite", full)
     with pytest.raises(RunError, match=r"No space left on device.*TMPDIR"):
         TemporaryBytes(10).append(b"x" * 50)
+
+
+@pytest.mark.skipif(not shares_files(), reason="no /proc")
+def test_a_file_is_opened_by_another():
+    """In memory or not, and empty; another file under the same descriptor is refused."""
+    for content in (b"", b"0123", b"9" * 100):
+        stored = TemporaryBytes(limit=10)
+        stored.append(content)
+        shared = stored.shared()
+        other = TemporaryBytes.opened(shared)
+        assert other.read(0, 1000) == content == stored.read(0, 1000)
+        assert len(other) == len(content)
+        with pytest.raises(RunError, match="another file"):
+            TemporaryBytes.opened(shared._replace(inode=shared.inode + 1))
+        with pytest.raises(RunError, match="cannot be opened"):
+            TemporaryBytes.opened(shared._replace(path="/proc/self/fd/99999"))

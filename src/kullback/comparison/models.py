@@ -109,7 +109,9 @@ def compare_models(
     _check_task(reference, task)
     reader, opened = _reader(reference, candidates)
     progress.part("cutting the text into tokens")
-    tokenized = TokenizedText.of(documents, protocol, reader.tokenizer, reader.context, progress)
+    tokenized = TokenizedText.of(
+        documents, protocol, reader.tokenizer, reader.context, progress, processes
+    )
     check_same_tokens(processes, tokenized)
     reference.check(documents, tokenized, reader)
     _check_tokenizers(candidates, reader, tokenized)

@@ -24,6 +24,7 @@ from kullback.models.placement import is_spread
 from kullback.models.weight_matrices import modules_of
 from kullback.runtime.weights import weights_sample
 from kullback.runtime.workers import ProcessGroup
+from kullback.text.fingerprint import text_fingerprint
 
 __all__ = ["check_same_plan", "check_same_reading", "check_same_source", "check_same_tokens"]
 
@@ -33,9 +34,14 @@ ABOUT = ("name", "vocabulary_size", "context", "dtype", "backend", "file_bytes")
 
 
 def check_same_tokens(processes: ProcessGroup, tokenized: TokenizedText) -> None:
-    """Raise `InvalidValueError` in all processes unless all read the same tokens and windows."""
+    """Raise `InvalidValueError` in all processes unless all read the same text and windows.
+
+    Those of a machine read the tokens of one of them, so the text itself is compared, too.
+    """
     if processes.world_size > 1:
-        _check_equal(processes, _of_text(tokenized))
+        parts = _of_text(tokenized)
+        parts["the tokens of the text"] += text_fingerprint(tokenized.documents)
+        _check_equal(processes, parts)
 
 
 def check_same_reading(

@@ -82,7 +82,9 @@ def evaluate_text(
     rank_zero = processes.is_rank_zero
     weights = in_background(model.weights_fingerprint) if rank_zero else model.weights_fingerprint
     progress.part("cutting the text into tokens")
-    tokenized = TokenizedText.of(documents, protocol, model.tokenizer, model.context, progress)
+    tokenized = TokenizedText.of(
+        documents, protocol, model.tokenizer, model.context, progress, processes
+    )
     check_same_tokens(processes, tokenized)
     identity = model_fingerprint(model, documents, tokenized, weights)
     progress.stage(f"{task.what} {model.name} on {model.device.type}")

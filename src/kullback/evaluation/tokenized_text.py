@@ -8,15 +8,19 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 
+from kullback.errors import RunError
 from kullback.evaluation.batches import Batch
 from kullback.evaluation.measures import Places
 from kullback.runtime.columns import PART_ROWS, Column
 from kullback.runtime.progress import Progress
+from kullback.runtime.temporary import shares_files
+from kullback.runtime.threads import cores
+from kullback.runtime.workers import ProcessGroup
 from kullback.text.documents import Document
 from kullback.text.encoded_documents import StoredEncodings, encode_documents
 from kullback.text.plan import plan
@@ -56,10 +60,12 @@ class TokenizedText:
         tokenizer: TextTokenizer,
         context: int | None,
         progress: Progress | None = None,
+        processes: ProcessGroup | None = None,
     ) -> TokenizedText:
         """The windows of `documents` for a model with this tokenizer and longest input.
 
-        Of a long text, `progress` is told of a stage and of its bytes.  Raises `InvalidValueError`
+        Of a long text, `progress` is told of a stage and of its bytes.  One of the `processes` on
+        each machine cuts the text into tokens, which the others read.  Raises `InvalidValueError`
         as `kullback.text.plan.plan` does, `RunError` where the disk is full.
         """
         resolved = protocol.resolve(context)
@@ -68,7 +74,8 @@ class TokenizedText:
         if sum(document.n_bytes for document in prepared) >= LONG_TEXT:
             progress.stage("tokenising the text")
         special_tokens = resolved.special_tokens or "text"
-        encodings = encode_documents(tokenizer, prepared, progress.advance, special_tokens)
+        encode = partial(encode_documents, tokenizer, prepared, progress.advance, special_tokens)
+        encodings = _of_machine(encode, processes or ProcessGroup())
         windows = plan(encodings, resolved, tokenizer, context)
         return cls(prepared, encodings, resolved, windows, tokenizer.special_strings)
 
@@ -207,6 +214,23 @@ class TokenizedText:
         spans_M2 = window.byte_spans(self.encodings[window.document])
         begin, end = spans_M2[row - int(self.starts[index])].tolist()
         return self.documents[window.document], begin, end
+
+
+def _of_machine(encode: Callable[..., StoredEncodings], processes: ProcessGroup) -> StoredEncodings:
+    """What `encode` gives the first process of this machine, in all of them."""
+    if processes.local_world_size == 1 or not shares_files():
+        return encode()
+    first = processes.rank - processes.local_rank
+    # The others wait, and need no core.
+    own = encode(threads=cores()) if processes.rank == first else None
+    files = processes.gather(None if own is None else own.shared())[first]
+    if own is not None:
+        return own
+    assert files is not None, "torchrun numbers the processes of a machine one after the other"
+    try:
+        return StoredEncodings.opened(files)
+    except RunError:  # a system that does not allow it
+        return encode()
 
 
 def subsample(tokenized: TokenizedText, tokens: int = PART_TOKENS) -> TokenizedText:

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Int, Shaped
 from numpy.typing import DTypeLike
 
-from kullback.runtime.temporary import TemporaryBytes
+from kullback.runtime.temporary import SharedFile, TemporaryBytes
 
 __all__ = ["PART_ROWS", "Column"]
 
@@ -46,6 +46,17 @@ class Column:
         column = cls(values.dtype if dtype is None else dtype, in_memory)
         column.append(values)
         return column
+
+    @classmethod
+    def opened(cls, file: SharedFile, dtype: DTypeLike) -> Column:
+        """The column of another process of this machine that has given its file."""
+        column = cls(dtype)
+        column._bytes = TemporaryBytes.opened(file)
+        return column
+
+    def shared(self) -> SharedFile:
+        """The file for `opened` in another process, as long as this column is here."""
+        return self._bytes.shared()
 
     def __len__(self) -> int:
         return len(self._bytes) // self.dtype.itemsize

@@ -7,10 +7,24 @@ import os
 import tempfile
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 from kullback.errors import RunError
 
-__all__ = ["TemporaryBytes", "temporary_folder"]
+__all__ = ["SharedFile", "TemporaryBytes", "shares_files", "temporary_folder"]
+
+
+class SharedFile(NamedTuple):
+    """A file without a name, as another process of this machine opens it."""
+
+    path: str
+    device: int
+    inode: int
+
+
+def shares_files() -> bool:
+    """Whether processes can open one another's files by descriptor: on Linux."""
+    return Path("/proc/self/fd").is_dir()
 
 
 def temporary_folder() -> Path:
@@ -44,6 +58,32 @@ class TemporaryBytes:
         self._memory = bytearray()
         self._size = 0
         self._descriptor: int | None = None
+
+    @classmethod
+    def opened(cls, file: SharedFile) -> TemporaryBytes:
+        """What another process stores in a file, and no longer appends to; to be read.
+
+        Raises `RunError` where it cannot be opened.
+        """
+        stored = cls(limit=0)
+        try:
+            stored._descriptor = os.open(file.path, os.O_RDONLY)
+            status = os.fstat(stored._descriptor)
+        except OSError as error:
+            raise RunError(f"{file.path} cannot be opened ({error.strerror})") from None
+        if (status.st_dev, status.st_ino) != (file.device, file.inode):
+            raise RunError(f"{file.path} is another file")
+        stored._size = status.st_size
+        return stored
+
+    def shared(self) -> SharedFile:
+        """The file for `opened` in another process of this machine, as long as this one lives."""
+        if self._descriptor is None:
+            self._move()
+        assert self._descriptor is not None
+        status = os.fstat(self._descriptor)
+        path = f"/proc/{os.getpid()}/fd/{self._descriptor}"
+        return SharedFile(path, status.st_dev, status.st_ino)
 
     def __len__(self) -> int:
         return self._size

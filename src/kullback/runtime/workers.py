@@ -42,6 +42,8 @@ class ProcessGroup:
     world_size: int = 1
     local_world_size: int = 1
     """The number of processes on this machine."""
+    local_rank: int = 0
+    """The number of this process among them."""
 
     @property
     def is_rank_zero(self) -> bool:
@@ -136,7 +138,8 @@ def process_group(patience: timedelta | None = None) -> Iterator[ProcessGroup]:
         backend += ",cuda:nccl"
     _join(backend, patience, world_size)
     try:
-        yield ProcessGroup(dist.get_rank(), world_size, local_processes()[1])
+        local_rank, local_world_size = local_processes()
+        yield ProcessGroup(dist.get_rank(), world_size, local_world_size, local_rank)
     finally:
         dist.destroy_process_group()
 

@@ -22,6 +22,7 @@ from jaxtyping import Int
 
 from kullback.errors import InvalidValueError
 from kullback.runtime.columns import PART_ROWS, Column
+from kullback.runtime.temporary import SharedFile
 from kullback.runtime.threads import map_ahead, workers
 from kullback.runtime.workers import own_cores
 from kullback.text.documents import Document
@@ -108,6 +109,19 @@ class StoredEncodings(Sequence[StoredEncoding]):
         self._tokens = tokens
         self._size_G = np.array(sizes, np.int64)
         self._begin_G = np.cumsum(self._size_G) - self._size_G
+        self._sizes: Column | None = None
+
+    @classmethod
+    def opened(cls, files: Sequence[SharedFile]) -> StoredEncodings:
+        """Those of another process of this machine, in its files; raises `RunError` as they do."""
+        ids, ends, sizes = map(Column.opened, files, (np.int32, np.int64, np.int64))
+        return cls(_Tokens(ids, ends), sizes[:].tolist())
+
+    def shared(self) -> list[SharedFile]:
+        """The files for `opened` in other processes, as long as these encodings are here."""
+        if self._sizes is None:
+            self._sizes = Column.of(self._size_G)
+        return [column.shared() for column in (self._tokens.ids, self._tokens.ends, self._sizes)]
 
     def __len__(self) -> int:
         return len(self._size_G)
@@ -161,10 +175,12 @@ def encode_documents(
     documents: Sequence[Document],
     progress: Callable[[int, int], None] = lambda done, total: None,
     special_tokens: Spelled = "text",
+    threads: int | None = None,
 ) -> StoredEncodings:
     """The tokens of each document; `progress` is told of bytes done and in all.
 
-    `special_tokens` says how the spelling of a special token is read.
+    `special_tokens` says how the spelling of a special token is read.  `threads` encode, by default
+    one on each core of this process's part.
 
     Raises `InvalidValueError` as `TextTokenizer.encode` does, `RunError` where the tokens do not
     fit on the disk.
@@ -173,7 +189,7 @@ def encode_documents(
     tokens = _Tokens(Column(np.int32), Column(np.int64))
     total, done = sum(document.n_bytes for document in documents), 0
     sizes = []
-    threads = own_cores()
+    threads = threads or own_cores()
     with workers(threads) as pool:
         pieces = (piece for document in documents for piece in _pieces(document))
         encoded = map_ahead(pool, lambda piece: piece.encode(encode), pieces, 2 * threads)
