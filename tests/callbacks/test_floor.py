@@ -9,18 +9,27 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    Trainer,
+    TrainingArguments,
+)
 
 from kullback.callbacks import FloorCallback
-from kullback.callbacks.fixed_rows import LOGITS_BYTES, open_rows
+from kullback.callbacks.fixed_rows import LOGITS_BYTES, logits_of, open_rows
 from kullback.callbacks.pace import LEAST, MOST, WARM_UP, Pace
 from kullback.errors import InvalidValueError
 from kullback.evaluation.on_source import evaluate_on_source
 from kullback.evaluation.source_corpora import Corpus
 from kullback.predictions.base import DensePredictions
+from kullback.sources.catalogue import open_any_source
 from kullback.sources.export import export_source
 from kullback.sources.known_processes import known_process
-from kullback.sources.validation_rows import validation_rows
+from kullback.sources.process import Process
+from kullback.sources.validation_rows import sampled_rows, validation_rows
 from tiny_runs import weather
 
 NAMES = {"cross_entropy", "floor", "kl", "kl_standard_error", "bits_per_byte"}
@@ -227,6 +236,40 @@ def test_windows_of_a_process(tmp_path: Path):
     assert logger.rows[0][0] == 1
     assert logger.rows[0][1]["kullback/kl"] == pytest.approx(0.0, abs=1e-12)
     assert callback.history[0]["floor"] == process.window_entropy(8).value
+
+
+ENDLESS = """
+[rules]
+tail = [{ p = 0.98, then = "a <tail>" }, { p = 0.02, then = "b" }]
+"""
+
+
+@pytest.mark.parametrize("source", ["endless", "golden-mean"])
+def test_rows_are_cut_at_the_context_of_the_model(source: str, tmp_path: Path):
+    """A longer row does not end the training of a model with learned positions; the floor is that
+    of the tokens before the cut.
+    """
+    if source == "endless":
+        source = str(tmp_path / "endless.toml")
+        Path(source).write_text(ENDLESS, encoding="utf-8")
+    opened = open_any_source(source)
+    is_process = isinstance(opened, Process)
+    vocabulary = opened.vocabulary if is_process else opened.training.vocabulary
+    torch.manual_seed(0)
+    model = GPT2LMHeadModel(
+        GPT2Config(vocab_size=len(vocabulary), n_positions=16, n_embd=8, n_layer=1, n_head=1)
+    )
+    rows = open_rows(source, 40, 64 if is_process else None, 0)
+    part = rows.evaluation(model, logits_of)
+    if is_process:
+        floor, tokens = opened.window_entropy(17).value, 40 * 16
+    else:
+        (floor, _), language = opened.training.entropy_of_first(16), opened.training
+        tokens = int(np.minimum(sampled_rows(opened, 40, 0, 0).lengths, 16).sum())
+        assert floor != pytest.approx(language.entropy_per_token, rel=1e-3)
+    assert part.floor == floor
+    assert part.prefixes == rows.tokens == tokens
+    assert rows.first(3).evaluation(model, logits_of).floor == floor
 
 
 def lightning(step: int):

@@ -230,6 +230,20 @@ def test_an_ambiguous_or_foreign_tokenizer_is_refused(trained_elsewhere: Path, t
         evaluate_source(str(folder))
 
 
+def test_exports_with_other_windows_are_told_apart(trained_elsewhere: Path, tmp_path: Path):
+    """The floor depends on the window, so one of two exports is not taken without a word."""
+    folder = tmp_path / "model"
+    shutil.copytree(trained_elsewhere, folder)
+    process = known_process("golden-mean")
+    export_source(process, 400, tmp_path / "a", 0, 0, ("npy",), WINDOW)
+    shutil.copytree(tmp_path / "a", tmp_path / "copy")
+    assert evaluate_source(str(folder)).parts[0].window == WINDOW
+    export_source(process, 400, tmp_path / "b", 0, 0, ("npy",), WINDOW + 1)
+    with pytest.raises(InvalidValueError, match=r"windows of 5 symbols.*windows of 6 symbols"):
+        evaluate_source(str(folder))
+    assert evaluate_source(str(folder), window=4).parts[0].window == 4
+
+
 def test_padded_embeddings_are_read_with_the_tokenizer_of_the_source(
     trained_elsewhere: Path, tmp_path: Path
 ):

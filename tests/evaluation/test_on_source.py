@@ -166,6 +166,17 @@ def test_the_sampled_interval_covers_the_exact_kl(language, model):
     assert 90 <= covered <= 99
 
 
+def test_a_sample_is_no_batch_of_the_training(tmp_path: Path):
+    """With the same seed and as many sentences, none of those that a run or an export begins with."""
+    batches = weather(tmp_path, sentences=64)
+    language = batches.source.training
+    sampled = Corpus.sample(language, 64, batches.seed).sentences.arcs.tolist()
+    exported = language.sample(64, np.random.default_rng(batches.seed)).arcs.tolist()
+    trained = [language.sample(64, np.random.default_rng([0, step])).arcs for step in range(5)]
+    assert sampled != exported
+    assert all(sampled != arcs.tolist() for arcs in trained)
+
+
 def test_the_truth_has_no_kl(language):
     """The language itself as a model is at KL 0 to rounding; its accuracy is the best possible."""
     result = evaluate_on_source(Oracle(language), Corpus.everything(language))

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from kullback.errors import InvalidValueError
+from kullback.errors import InvalidValueError, RunError
+from kullback.evaluation.evaluate_source import evaluate_source
 from kullback.models import training_plan
 from kullback.models.train import resume_training, train_model
 from kullback.results.training import StepMetrics, TrainingRun
+from kullback.sources.catalogue import open_source, source_from_spec
 from kullback.text.documents import Document
 from kullback.training.description import read_description
 from kullback.training.interruption import Interrupted
@@ -68,6 +70,30 @@ def test_bits_per_byte_are_the_nll_over_the_bytes_of_the_validation_text(
         bits = measured.cross_entropy.value * len(targets) / math.log(2)
         assert measured.bits_per_byte.value == pytest.approx(bits / len(spelled), rel=1e-9)
     assert text_run.cross_entropy.n == len(targets)
+
+
+def test_a_source_that_cannot_be_made_again_is_refused(tmp_path: Path) -> None:
+    """One that was made by hand could not be resumed: training it is refused before it begins."""
+    made = replace(weather(tmp_path).source, spec={})
+    with pytest.raises(InvalidValueError, match="source is weather, made by hand"):
+        train_model(tmp_path / "run", source=made, steps=3, **SIZES)
+    with pytest.raises(InvalidValueError, match="the source was made by hand"):
+        source_from_spec({})
+
+
+def test_a_run_is_evaluated_on_the_source_that_it_was_trained_on(tmp_path: Path) -> None:
+    """A grammar that has changed since is not taken for it."""
+    weather(tmp_path)
+    path = tmp_path / "weather.toml"
+    train_model(tmp_path / "run", source=str(path), steps=2, batch=8, **SIZES)
+    (part,) = evaluate_source(str(tmp_path / "run")).parts
+    assert part.floor == pytest.approx(weather(tmp_path).floor)
+    changed = path.read_text("utf-8").replace("p = 0.6", "p = 0.5").replace("p = 0.4", "p = 0.5")
+    path.write_text(changed, encoding="utf-8")
+    with pytest.raises(RunError, match=r"weather, which .*run was trained on, has changed since"):
+        evaluate_source(str(tmp_path / "run"))
+    (part,) = evaluate_source(str(tmp_path / "run"), str(path)).parts
+    assert part.floor == open_source(str(path)).training.entropy_per_token
 
 
 def test_a_source_has_its_floor_and_the_kl_above_it(source_run: TrainingRun) -> None:

@@ -58,6 +58,17 @@ def everything(
     return source, folder / "data"
 
 
+def test_a_stream_that_counts_bos_has_its_own_floor(tmp_path: Path):
+    """nanoGPT's loss on the rows has the floor of all ids, <s> among them, which costs nothing."""
+    source = weather(tmp_path).source
+    floor = export_source(source, 200_000, tmp_path / "data", 0, 0, ("npy", "nanogpt"))
+    surprisals = np.load(tmp_path / "data" / "train.surprisals.npy")
+    ids = np.fromfile(tmp_path / "data" / "nanogpt" / "train.bin", np.uint16)
+    assert len(ids) == len(surprisals)
+    assert floor["stream_nats_per_token"] < 0.9 * floor["nats_per_token"]
+    assert surprisals.mean() == pytest.approx(floor["stream_nats_per_token"], rel=0.01)
+
+
 def test_text_tokens_and_surprisals_agree(source: Source, exported: Path):
     """The tokenizer reads the text as the exported ids, whose surprisals are the source's."""
     ids = np.load(exported / "train.tokens.npy")
@@ -94,7 +105,9 @@ def test_the_floor_is_that_of_the_source(source: Source, exported: Path):
     slots = floor["per_slot"].values()
     total = sum(slot["tokens_per_sentence"] * slot["nats"] for slot in slots)
     assert total == pytest.approx(floor["nats_per_sentence"], rel=1e-12)
-    assert f"{floor['nats_per_token']:.12f}" in (exported / "README.txt").read_text("utf-8")
+    readme = (exported / "README.txt").read_text("utf-8")
+    assert f"{floor['nats_per_token']:.12f}" in readme
+    assert f"{floor['stream_nats_per_token']:.12f}" in readme
     opened = read_floor(exported).open()
     assert isinstance(opened, Source)
     assert opened.fingerprint() == source.fingerprint() == floor["fingerprint"]

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kullback.errors import InvalidValueError
+from kullback.errors import GrammarError, InvalidValueError
 from kullback.sources.catalogue import open_source
 from kullback.training.sentence_batches import SentenceBatches
 from tiny_runs import sequences, weather
@@ -70,6 +70,29 @@ def test_endless_languages_are_cut_at_the_context(tmp_path: Path):
         on = shard.targets_M == 2
         assert shard.surprisals_M[on].numpy() == pytest.approx(-math.log(0.99))
         assert shard.surprisals_M[~on].numpy() == pytest.approx(-math.log(0.01))
+
+
+def test_sentences_beyond_the_longest_sample_are_cut_too(tmp_path: Path):
+    """Sentences of 20,000 words on average do not end a training: only their first tokens count."""
+    path = tmp_path / "long.toml"
+    path.write_text(
+        '[rules]\ns = [{ p = 0.99995, then = "on <s>" }, { p = 0.00005, then = "" }]\n'
+    )
+    batches = SentenceBatches(open_source(str(path)), sentences=64)
+    with pytest.raises(GrammarError, match=r"more than 10,000 tokens; make the grammar end sooner"):
+        batches.source.training.sample(64, np.random.default_rng(0))
+    for shards in (batches.shards(0, 2), batches.validation()):
+        assert max(shard.lengths_N.max() for shard in shards) == 256
+    assert batches.training_rows(1, 10).tokens_NT.shape == (64, 256)
+
+
+def test_cutting_keeps_the_first_tokens(tmp_path: Path):
+    """What is drawn before the cut is what is drawn without it."""
+    language = weather(tmp_path).source.training
+    whole = language.sample(50, np.random.default_rng(0)).arcs
+    cut = language.sample(50, np.random.default_rng(0), cut_at=3)
+    assert np.array_equal(cut.arcs, whole[:, :3])
+    assert cut.lengths.max() == 3
 
 
 def test_the_floor_of_an_endless_language_is_of_the_tokens_before_the_cut(tmp_path: Path):

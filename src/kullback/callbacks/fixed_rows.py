@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -22,7 +23,8 @@ from torch import Tensor, nn
 
 from kullback.errors import InvalidValueError
 from kullback.evaluation.source_corpora import Batch, Corpus, SourceCorpus, WindowCorpus
-from kullback.evaluation.source_sums import BatchSums, SourceSums
+from kullback.evaluation.source_sums import BatchSums, SourceSums, Summed
+from kullback.models._context import configured_context
 from kullback.predictions.base import DensePredictions, at_least_float32
 from kullback.results.source import PartEvaluation
 from kullback.scoring.source_statistics import row_statistics
@@ -46,9 +48,12 @@ class FixedRows:
     """Some rows of a source, what the source says at each position, and the bytes of their text."""
 
     def __init__(self, corpus: Corpus | WindowCorpus) -> None:
+        self._is_fitted = False
+        self._take(corpus)
+
+    def _take(self, corpus: Corpus | WindowCorpus) -> None:
         self._corpus = corpus
         self._batches: list[Batch] = [corpus.batch(rows) for rows in corpus.batches()]
-        self._is_fitted = False
         self.rows: int = corpus.summed.rows
         self.tokens: int = corpus.prefixes
         self.bytes: int = _bytes_of(corpus)
@@ -62,19 +67,21 @@ class FixedRows:
     def first(self, rows: int) -> FixedRows:
         """The first so many of these rows."""
         corpus = self._corpus
+        weights = corpus.weights[:rows]
         if isinstance(corpus, WindowCorpus):
-            return FixedRows(
-                WindowCorpus(corpus.process, corpus.symbols[:rows], corpus.weights[:rows], False)
-            )
+            return FixedRows(replace(corpus, symbols=corpus.symbols[:rows], weights=weights))
         arcs = corpus.sentences.arcs[:rows]
         sentences = corpus.sentences.language.sentences_of(arcs)
-        return FixedRows(Corpus(sentences, sentences.mask.astype(np.float64), exact=False))
+        return FixedRows(replace(corpus, sentences=sentences, weights=weights))
 
     def evaluation(self, model: nn.Module, logits: Logits, name: str = "model") -> PartEvaluation:
         """CE = H + KL of `model`, which is left in the mode that it was in.
 
-        Raises `InvalidValueError` where it has fewer ids than the source.
+        Rows are cut at the context that the configuration of the first model names, and the floor
+        is of the tokens before.  Raises `InvalidValueError` where it has fewer ids than the source.
         """
+        if not self._is_fitted and (cut := _cut(self._corpus, _context_of(model))) is not None:
+            self._take(cut)
         summed = self._corpus.summed
         sums = SourceSums(summed, has_reference=False)
         device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
@@ -123,6 +130,41 @@ class FixedRows:
                 "with the tokenizer of the export, and give logits= where its forward returns "
                 "something else"
             )
+
+
+@dataclass(frozen=True, eq=False)
+class _FirstTokens(Corpus):
+    """The first tokens of each sentence, with their floor."""
+
+    context: int
+
+    @property
+    def summed(self) -> Summed:
+        """As of whole sentences, but for the floor."""
+        floor, tokens = self.sentences.language.entropy_of_first(self.context)
+        return replace(super().summed, floor=floor, tokens_per_row=tokens)
+
+
+def _cut(
+    corpus: Corpus | WindowCorpus, context: int | None
+) -> _FirstTokens | WindowCorpus | None:
+    """The rows as far as a model reads them; None where it reads all."""
+    longest = corpus.weights.shape[1]
+    if context is None or longest <= context:
+        return None
+    weights = corpus.weights[:, :context]
+    if isinstance(corpus, WindowCorpus):
+        return WindowCorpus(corpus.process, corpus.symbols[:, :context], weights, corpus.exact)
+    sentences = corpus.sentences.language.sentences_of(corpus.sentences.arcs[:, :context])
+    return _FirstTokens(sentences, weights, corpus.exact, context)
+
+
+def _context_of(model: nn.Module) -> int | None:
+    """The longest input that the configuration of a model of transformers names."""
+    config = getattr(model, "config", None)
+    if not hasattr(config, "get_text_config"):
+        return None
+    return configured_context(config.get_text_config(decoder=True))
 
 
 def open_rows(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from kullback.errors import InvalidValueError
+from kullback.errors import InvalidValueError, RunError
 from kullback.evaluation.on_source import evaluate_on_process, evaluate_parts
 from kullback.evaluation.options import Model, PassOptions, model_name
 from kullback.models.interface import LanguageModel
@@ -53,7 +55,7 @@ def evaluate_source(
         SENTENCES.check("sentences", sentences)
     if window is not None:
         LENGTHS.check("window", window)
-    opened, exported = _source(model, source)
+    opened, exported = _source(model, source, window)
     if isinstance(model, str) and split_scheme(model)[1] is not None:
         raise InvalidValueError(
             f"{model}: on a source no scheme is applied; save the quantised model first (kullback "
@@ -79,9 +81,9 @@ def evaluate_source(
 
 
 def _source(
-    model: Model, source: str | Path | Source | Process | None
+    model: Model, source: str | Path | Source | Process | None, window: int | None
 ) -> tuple[AnySource, int | None]:
-    """The source, and the symbols of the windows of its export."""
+    """The source, and the symbols of the windows of its export, where no `window` is given."""
     if isinstance(source, Source | Process):
         return source, None
     if source is not None:
@@ -89,7 +91,7 @@ def _source(
     folder = Path(model) if isinstance(model, str | Path) else None
     if folder is None or not (folder / "training.json").exists():
         is_model = folder is None or (folder / "config.json").exists() or folder.suffix == ".gguf"
-        known = None if folder is None else find_source(folder)
+        known = None if folder is None else find_source(folder, window)
         if known is not None:
             return known
         if is_model:
@@ -105,7 +107,18 @@ def _source(
             f"{folder} was trained on a text, whose entropy is unknown: name a source "
             "(--source) or a text (--text)"
         )
-    return source_from_spec(data["source"]), None
+    return _source_of_run(folder, data), None
+
+
+def _source_of_run(folder: Path, data: Mapping[str, Any]) -> Source:
+    """What a run was trained on; `RunError` where its grammar or text has changed since."""
+    source = source_from_spec(data["source"])
+    if source.fingerprint() != data["fingerprint"]:
+        raise RunError(
+            f"{source.name}, which {folder} was trained on, has changed since (its fingerprint "
+            "differs): restore it, or name the source to evaluate on (--source NAME)"
+        )
+    return source
 
 
 def _is_padded(model: Model, loaded: LanguageModel, source: AnySource, progress: Progress) -> bool:

@@ -35,6 +35,9 @@ BATCH_POSITIONS = 1 << 13
 # Symbols of all windows of a process, beyond which they are sampled, and of a sample.
 MOST_SYMBOLS = 2_000_000
 SAMPLED_SYMBOLS = 400_000
+# Of the generator of a sample: (seed, 0), which is that of the seed alone, is that of a training
+# batch and of an export, and smaller numbers are those of other batches.
+SAMPLE = 2**42
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,7 @@ class Corpus:
     @classmethod
     def sample(cls, language: Language, sentences: int, seed: int) -> Corpus:
         """`sentences` independent sentences, each position counting once."""
-        sample = language.sample(sentences, np.random.default_rng(seed))
+        sample = language.sample(sentences, np.random.default_rng([seed, SAMPLE]))
         return cls(sample, sample.mask.astype(np.float64), exact=False)
 
     @classmethod
@@ -203,7 +206,7 @@ class WindowCorpus:
         """`windows` independent windows (default: some hundred thousand symbols)."""
         if windows is None:
             windows = max(2, SAMPLED_SYMBOLS // window)
-        symbols = process.sample(windows, window - 1, np.random.default_rng(seed))
+        symbols = process.sample(windows, window - 1, np.random.default_rng([seed, SAMPLE]))
         return cls(process, symbols, np.ones(symbols.shape), exact=False)
 
     @property

@@ -26,7 +26,7 @@ BYTES_PER_TOKEN = 32
 
 
 def sample_arcs(
-    language: Language, n: int, rng: np.random.Generator, max_tokens: int
+    language: Language, n: int, rng: np.random.Generator, max_tokens: int, cut_at: int | None
 ) -> Int[np.ndarray, "N T"]:
     """The arcs of `n` sampled sentences, padded with -1; errors as in `Language.sample`."""
     Range(0, SENTENCES.high).check("n", n, ", the number of sentences")
@@ -37,7 +37,7 @@ def sample_arcs(
             "ask for fewer sentences",
         )
     blocks = [
-        _sample_block(language, min(SAMPLE_BLOCK, n - i), rng, max_tokens)
+        _sample_block(language, min(SAMPLE_BLOCK, n - i), rng, max_tokens, cut_at)
         for i in range(0, n, SAMPLE_BLOCK)
     ] or [np.full((0, 0), -1, dtype=np.int64)]
     longest = max(block.shape[1] for block in blocks)
@@ -49,17 +49,17 @@ def sample_arcs(
 
 
 def _sample_block(
-    language: Language, n: int, rng: np.random.Generator, max_tokens: int
+    language: Language, n: int, rng: np.random.Generator, max_tokens: int, cut_at: int | None
 ) -> Int[np.ndarray, "n T"]:
     """The arcs of `n` sampled sentences, all of which advance one position in each step."""
     cumulative, offsets = language.cumulative_probabilities, language.offsets
     rows, states = np.arange(n), np.zeros(n, dtype=np.int64)
     columns: list[np.ndarray] = []
-    while len(rows):
+    while len(rows) and len(columns) != cut_at:
         if len(columns) == max_tokens:
             raise GrammarError(
-                f"{language.name}: a sentence has more than {max_tokens:,} tokens; raise "
-                "max_tokens or make the grammar end sooner"
+                f"{language.name}: a sentence has more than {max_tokens:,} tokens; make the "
+                "grammar end sooner (in Python, Language.sample takes a larger max_tokens)"
             )
         low, high = offsets[states], offsets[states + 1] - 1
         threshold = rng.random(len(rows))

@@ -155,7 +155,10 @@ def _grammar(path: Path) -> Source:
 
 
 def source_from_spec(spec: Mapping[str, Any]) -> Source:
-    """The source that `spec` (from a run folder) describes."""
+    """The source that `spec` (from a run folder) describes.
+
+    Raises `InvalidValueError` where it describes none, as that of a source made by hand.
+    """
     if "grammar" in spec:
         return open_source(spec["grammar"])
     if "text" in spec:
@@ -163,6 +166,11 @@ def source_from_spec(spec: Mapping[str, Any]) -> Source:
         return Source(language.name, language, spec=dict(spec))
     if spec.get("name") == "associations":
         return open_source("associations")
+    if not spec:
+        raise InvalidValueError(
+            "the source was made by hand or read from an export, and nothing says how to make it "
+            "again: name a source (--source NAME, or the folder of an export)"
+        )
     cells = tuple(Cell(*cell) for cell in spec["holdout"])
     return _conjugation(ConjugationSource(tuple(spec["verbs"]), cells))
 

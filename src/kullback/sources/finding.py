@@ -34,29 +34,31 @@ def open_named(name: str) -> tuple[AnySource, int | None]:
     return open_any_source(name), None
 
 
-def find_source(folder: Path) -> tuple[AnySource, int | None] | None:
+def find_source(folder: Path, window: int | None = None) -> tuple[AnySource, int | None] | None:
     """The source whose vocabulary the tokenizer in `folder` has, and the symbols of its windows.
 
-    None where no export and no embedded source has it; `InvalidValueError` where several have.
+    None where no export and no embedded source has it; `InvalidValueError` where several have, or
+    where exports of it have windows of different lengths and `window` is not given instead.
     """
     known = vocabulary_of(folder)
     if known is None:
         return None
     vocabulary, named = known
     fingerprint = vocabulary_fingerprint(vocabulary)
-    floors: dict[str, Floor] = {}
+    floors: dict[tuple[str, int | None], Floor] = {}
     for path in _exports(folder):
         try:
             floor = read_floor(path)
         except InvalidValueError:  # a file of another program: it is not the one looked for
             continue
         if floor.tokenizer_fingerprint == fingerprint and named in (None, floor.fingerprint):
-            floors.setdefault(floor.fingerprint, floor)
+            symbols = floor.window if window is None else None
+            floors.setdefault((floor.fingerprint, symbols), floor)
     if len(floors) == 1:
         (floor,) = floors.values()
         return floor.open(), floor.window
     if floors:
-        places = ", ".join(str(floor.path) for floor in floors.values())
+        places = ", ".join(sorted(map(_shown, floors.values())))
         raise InvalidValueError(
             f"the tokenizer in {folder} belongs to several exports, {places}: name one of them "
             "(--source FOLDER/floor.json)"
@@ -73,6 +75,11 @@ def find_source(folder: Path) -> tuple[AnySource, int | None] | None:
             "one of them (--source NAME)"
         )
     return (open_any_source(embedded[0]), None) if embedded else None
+
+
+def _shown(floor: Floor) -> str:
+    windows = "" if floor.window is None else f" (windows of {floor.window} symbols)"
+    return f"{floor.path}{windows}"
 
 
 def _is_of(name: str, vocabulary: tuple[str, ...], named: str | None) -> bool:

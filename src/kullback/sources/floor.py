@@ -103,6 +103,8 @@ def _language_floor(language: Language) -> dict[str, object]:
         "nats_per_token": language.entropy_per_token,
         "error": 0.0,
         "scored": "every token but <s>, which is given; </s> is predicted",
+        # Of all rows as one stream in which <s> is predicted, too, from the </s> before it.
+        "stream_nats_per_token": language.entropy_per_sentence / (language.tokens_per_sentence + 1),
         "nats_per_sentence": language.entropy_per_sentence,
         "tokens_per_sentence": language.tokens_per_sentence,
         "per_position": [

@@ -44,8 +44,9 @@ EXPORT_HELP = (
 
 and floor.json (the exact entropies: per token, position and slot), tokenizer.json,
 source.safetensors and a README.txt.  The expected loss of a model on fresh rows is
-at least the floor: a loss clearly below it is a bug of the trainer.  A model that is
-saved with the tokenizer of the export is measured with
+at least the floor: a loss clearly below it is a bug of the trainer, or counts <s>, too,
+as nanoGPT's does (README.txt has the floor of that).  A model that is saved with the
+tokenizer of the export is measured with
 
   kullback evaluate YOUR_FOLDER --source DIR"""
 )

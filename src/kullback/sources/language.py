@@ -279,14 +279,20 @@ class Language:
 
     # --- sentences -------------------------------------------------------------------------
 
-    def sample(self, n: int, rng: np.random.Generator, max_tokens: int | None = None) -> Sentences:
-        """`n` sentences drawn independently.
+    def sample(
+        self,
+        n: int,
+        rng: np.random.Generator,
+        max_tokens: int | None = None,
+        cut_at: int | None = None,
+    ) -> Sentences:
+        """`n` sentences drawn independently; with `cut_at`, so many of their first tokens.
 
-        `max_tokens` (default: 10,000) bounds the length of a sentence; a longer one raises
-        `GrammarError`.  A negative `n` raises `InvalidValueError`.
+        `max_tokens` (default: 10,000) bounds the length of a sentence; a longer one, that is not
+        cut before, raises `GrammarError`.  A negative `n` raises `InvalidValueError`.
         """
         limit = 10_000 if max_tokens is None else max_tokens
-        return self.sentences_of(sample_arcs(self, n, rng, limit))
+        return self.sentences_of(sample_arcs(self, n, rng, limit, cut_at))
 
     @cached_property
     def cumulative_probabilities(self) -> Float[np.ndarray, "arcs"]:

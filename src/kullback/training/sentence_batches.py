@@ -114,7 +114,7 @@ class SentenceBatches:
     def validation(self, limit: int | None = None) -> list[Shard]:
         """`VALIDATION_SENTENCES` sentences drawn once, whatever the limit."""
         rng = np.random.default_rng([self.seed, VALIDATION_STEP])
-        sample = self.source.training.sample(VALIDATION_SENTENCES, rng)
+        sample = self.source.training.sample(VALIDATION_SENTENCES, rng, cut_at=self.cut_at)
         return _shards(sample, 4, self.context)
 
     def training_rows(self, steps: int, limit: int) -> TokenRows:
@@ -141,7 +141,7 @@ class SentenceBatches:
 
     def _sample(self, step: int) -> Sentences:
         rng = np.random.default_rng([self.seed, step])
-        return self.source.training.sample(self.sentences, rng)
+        return self.source.training.sample(self.sentences, rng, cut_at=self.cut_at)
 
 
 def _shards(sentences: Sentences, count: int, context: int, part: slice = ALL) -> list[Shard]:
