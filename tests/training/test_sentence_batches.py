@@ -75,9 +75,7 @@ def test_endless_languages_are_cut_at_the_context(tmp_path: Path):
 def test_sentences_beyond_the_longest_sample_are_cut_too(tmp_path: Path):
     """Sentences of 20,000 words on average do not end a training: only their first tokens count."""
     path = tmp_path / "long.toml"
-    path.write_text(
-        '[rules]\ns = [{ p = 0.99995, then = "on <s>" }, { p = 0.00005, then = "" }]\n'
-    )
+    path.write_text('[rules]\ns = [{ p = 0.99995, then = "on <s>" }, { p = 0.00005, then = "" }]\n')
     batches = SentenceBatches(open_source(str(path)), sentences=64)
     with pytest.raises(GrammarError, match=r"more than 10,000 tokens; make the grammar end sooner"):
         batches.source.training.sample(64, np.random.default_rng(0))

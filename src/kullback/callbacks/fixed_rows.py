@@ -145,9 +145,7 @@ class _FirstTokens(Corpus):
         return replace(super().summed, floor=floor, tokens_per_row=tokens)
 
 
-def _cut(
-    corpus: Corpus | WindowCorpus, context: int | None
-) -> _FirstTokens | WindowCorpus | None:
+def _cut(corpus: Corpus | WindowCorpus, context: int | None) -> _FirstTokens | WindowCorpus | None:
     """The rows as far as a model reads them; None where it reads all."""
     longest = corpus.weights.shape[1]
     if context is None or longest <= context:
