@@ -167,7 +167,7 @@ def test_the_sampled_interval_covers_the_exact_kl(language, model):
 
 
 def test_a_sample_is_no_batch_of_the_training(tmp_path: Path):
-    """With the same seed and as many sentences, none of those that a run or an export begins with."""
+    """Of the same seed and size, it has not the sentences that a run or an export begins with."""
     batches = weather(tmp_path, sentences=64)
     language = batches.source.training
     sampled = Corpus.sample(language, 64, batches.seed).sentences.arcs.tolist()

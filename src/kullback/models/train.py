@@ -251,8 +251,8 @@ def _sentences(
         _refuse("source that is open already", holdout=holdout)
         if not source.spec:
             raise InvalidValueError(
-                f"source is {source.name}, made by hand or read from an export, which a resumed run "
-                "could not make again: give the name of a source, a grammar or a text"
+                f"source is {source.name}, made by hand or read from an export, which a resumed "
+                "run could not make again: give the name of a source, a grammar or a text"
             )
     else:
         source = open_source(source, holdout or 0, config.seed)
