@@ -159,7 +159,7 @@ def _cut(corpus: Corpus | WindowCorpus, context: int | None) -> _FirstTokens | W
 
 def _context_of(model: nn.Module) -> int | None:
     """The longest input that the configuration of a model of transformers names."""
-    config = getattr(model, "config", None)
+    config: Any = getattr(model, "config", None)  # transformers has no types
     if not hasattr(config, "get_text_config"):
         return None
     return configured_context(config.get_text_config(decoder=True))
