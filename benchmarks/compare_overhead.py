@@ -25,13 +25,14 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from evaluate_overhead import ROOT, bare, smollm2
+from evaluate_overhead import bare
 from job_process import measured
 from kullback.models.huggingface import HuggingFaceModel
 from kullback.models.load import load_text_model
 from kullback.runtime.memory import kept_freed_memory
 from kullback.runtime.threads import cores, workers
 from kullback.scoring.divergence import divergence_statistics
+from pretrained import ROOT, smollm2_folder
 
 NOISES = {"near": 0.002, "far": 0.05}
 
@@ -72,7 +73,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
 
-    name = arguments.model or str(smollm2())
+    name = arguments.model or str(smollm2_folder())
     reference = load_text_model(name)
     unmodified = load_text_model(name).model
     candidates = {}

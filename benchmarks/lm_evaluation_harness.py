@@ -20,13 +20,13 @@ from pathlib import Path
 import torch
 from transformers import AutoTokenizer
 
-from evaluate_overhead import ROOT, smollm2
 from job_process import measured
 from kullback.evaluation.on_text import evaluate_text
 from kullback.models.load import load_text_model
 from kullback.results.evaluation import Evaluation
 from kullback.text.documents import Document
 from kullback.text.protocol import Protocol
+from pretrained import ROOT, smollm2_folder
 
 
 class Harness:
@@ -38,12 +38,9 @@ class Harness:
         from lm_eval.api.instance import Instance
         from lm_eval.models.huggingface import HFLM
 
-        # A GGUF file contains its tokenizer; in a folder it is a file beside the weights.
-        file = {"gguf_file": path.name} if path.is_file() else {}
-        folder = path.parent if path.is_file() else path
         self.model = HFLM(
             pretrained=load_text_model(str(path), torch.float32).model,
-            tokenizer=AutoTokenizer.from_pretrained(folder, **file),
+            tokenizer=AutoTokenizer.from_pretrained(path),
             batch_size=1, max_length=window, device="cpu",
         )  # fmt: skip
         self.instance = Instance
@@ -65,7 +62,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
 
-    name = arguments.model or str(smollm2())
+    name = arguments.model or str(smollm2_folder())
     adapter = load_text_model(name, torch.float32)
     # Two copies, since loading replaces layers of the model.
     harness = Harness(Path(name), arguments.window)

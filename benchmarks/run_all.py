@@ -14,7 +14,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 LOG = HERE.parent / "docs" / "log.md"
 # This file, modules that benchmarks import, and one that needs a text of the user.
-NOT_BENCHMARKS = {"bootstrap", "job_process", "run_all", "tiny_shakespeare"}
+NOT_BENCHMARKS = {"bootstrap", "job_process", "pretrained", "run_all", "tiny_shakespeare"}
 
 
 def main(names: list[str]) -> int:

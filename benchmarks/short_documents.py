@@ -46,12 +46,12 @@ from transformers import (
 from transformers.utils.logging import disable_progress_bar
 
 import kullback
-from evaluate_overhead import ROOT, smollm2
 from job_process import JobProcess, measured
 from kullback.evaluation.passes import ModelPredictor, TokenizedText, token_rows
 from kullback.models.load import load_text_model
 from kullback.text.documents import Document
 from kullback.text.protocol import Protocol
+from pretrained import ROOT, smollm2_folder
 
 Jobs: TypeAlias = dict[str, Callable[[], object]]
 PADDED_TOGETHER, PACKED_TOKENS, WINDOW = 32, 1024, 1024
@@ -116,14 +116,10 @@ def packed_batches(model, ids: list[list[int]]) -> list[Tensor]:
 
 def transformers_jobs(arguments: argparse.Namespace) -> Jobs:
     """Padded and packed batches in transformers alone."""
-    path = Path(arguments.model or smollm2())
-    where = {"gguf_file": path.name} if path.suffix == ".gguf" else {}
-    folder = path.parent if where else path
+    folder = arguments.model or smollm2_folder()
     disable_progress_bar()
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **where).eval()
-    ids = encoded(
-        AutoTokenizer.from_pretrained(folder, **where), texts(arguments.documents, 10, 40)
-    )
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    ids = encoded(AutoTokenizer.from_pretrained(folder), texts(arguments.documents, 10, 40))
     nll = {name: torch.cat(job(model, ids)).mean() for name, job in HAND_MADE.items()}
     if abs(float(nll["sorted"] - nll["packed"])) > 1e-4:
         raise SystemExit(f"padded and packed batches differ: {nll}")
@@ -138,7 +134,7 @@ HAND_MADE: dict[str, Callable[..., list[Tensor]]] = {
 
 def our_jobs(arguments: argparse.Namespace) -> Jobs:
     """The pass over the documents, and over one text of them all in long windows."""
-    model = load_text_model(str(arguments.model or smollm2()), torch.float32)
+    model = load_text_model(str(arguments.model or smollm2_folder()), torch.float32)
     documents = [Document(str(n), t) for n, t in enumerate(texts(arguments.documents, 10, 40))]
     joined = [Document("all", " ".join(document.text for document in documents))]
     window = min(WINDOW, model.context or WINDOW)
