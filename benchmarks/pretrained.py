@@ -6,8 +6,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import torch
-from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaForCausalLM
 
+from kullback.models.gguf_file import read_gguf
+from kullback.models.gguf_in_transformers import load_tokenizer
 from kullback.models.load import load_text_model
 
 __all__ = ["ROOT", "smollm2_file", "smollm2_folder"]
@@ -33,7 +35,6 @@ def smollm2_folder() -> Path:
         loaded = load_text_model(f"{smollm2_file()}@transformers", torch.float32)
         model = LlamaForCausalLM(loaded.model.config)
         model.load_state_dict(loaded.model.state_dict())
-        tokenizer = loaded.tokenizer.tokenizer
-        PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(folder)
+        load_tokenizer(read_gguf(smollm2_file())).save_pretrained(folder)
         model.save_pretrained(folder)
     return folder
