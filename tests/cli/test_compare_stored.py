@@ -193,6 +193,7 @@ def test_the_protocol_of_a_recording_is_adopted(names, run):
         (f"a b b {ON_TEXT}", ["candidate b is named twice"]),
         (f"a b@int8 ./b@int8 {ON_TEXT}", ["candidate b@int8 is named twice"]),
         (f"a a@int8 --schemes int8 {ON_TEXT}", ["candidate a@int8 is named twice"]),
+        (f"a b@int8 a/../b@int8 {ON_TEXT}", ["candidate a/../b@int8 is named twice"]),
         (f"a b --tolerance nan {ON_TEXT}", ["--tolerance", "nan", "at least 0"]),
         (f"a b --tolerance=-1 {ON_TEXT}", ["--tolerance", "-1", "at least 0"]),
         (f"a b --tolerance inf {ON_TEXT}", ["--tolerance", "inf", "at least 0"]),

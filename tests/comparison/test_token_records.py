@@ -98,6 +98,20 @@ def test_values_are_weighted_means_of_the_rows(files):
         assert found[name].value == pytest.approx(value, rel=1e-9), name
 
 
+def test_the_sizes_of_models_are_known_and_those_of_files_are_not(sides, files, tmp_path):
+    """Of a model that reads now and of a recording: what the verdict begins with."""
+    reference = TokenRows.of_file(files[0])
+    model = sides[1].sized
+    rows = TokenRows.of_model(model.model, DOCUMENTS, PROTOCOL, size_bytes=model.size_bytes)
+    result = compare_records(reference, rows)
+    assert result.candidates[0].operand.size_bytes == model.size_bytes > 0
+    assert result.reference.size_bytes is None
+    path = tmp_path / "candidate.rec"
+    record_text(model.model, DOCUMENTS, PROTOCOL, path, "exact", size_bytes=1234)
+    recorded = TokenRows.of_recording(RecordingOperand.open(path))
+    assert compare_records(recorded, reference).reference.size_bytes == 1234
+
+
 @pytest.mark.parametrize("kind", ["exact", "top-k"])
 def test_a_recording_stands_in_for_its_statistics(kind, sides, files, tmp_path):
     """From a recording of either kind the measures are those of the model's own file."""

@@ -15,6 +15,7 @@ from rank_threads import in_ranks
 from kullback.errors import InvalidValueError
 from kullback.evaluation import source_corpora
 from kullback.evaluation.on_source import Corpus, evaluate_on_source, evaluate_parts
+from kullback.evaluation.source_sums import BatchSums
 from kullback.models.interface import Sharing
 from kullback.models.mini_gpt import GPTModel
 from kullback.predictions.base import DensePredictions, Predictions
@@ -26,6 +27,7 @@ from kullback.sources.catalogue import open_source
 from kullback.sources.language import Language
 from kullback.training.gpt import GPT
 from kullback.training.gpt_config import GPTConfig
+from kullback.uncertainty.intervals import mean_with_interval
 from other_device import OtherModel, use_other_device
 from tiny_runs import exact_kl, weather
 
@@ -400,3 +402,25 @@ class Counting:
         """The model's."""
         self.rows += len(inputs_NT)
         return self.model.predict(inputs_NT)
+
+
+def test_a_sample_has_design_effects(language, model, monkeypatch):
+    """Prefixes of a sentence are correlated; the error without that is that of a plain mean."""
+    seen = []
+    own = BatchSums.of
+
+    def of(prefixes, statistics, summed):
+        truth = prefixes.truth
+        terms = -truth.probability_K * statistics.log_q_K
+        seen.append((np.bincount(truth.row_K, terms), prefixes.weight_M))
+        return own(prefixes, statistics, summed)
+
+    monkeypatch.setattr(BatchSums, "of", of)
+    part = evaluate_on_source(model, Corpus.sample(language, 60, 1))
+    values, weights = map(np.concatenate, zip(*seen, strict=True))
+    plain = mean_with_interval(values * weights, None, "", weights)
+    assert part.cross_entropy.value == pytest.approx(plain.value)
+    assert part.cross_entropy.independent_error == pytest.approx(plain.independent_error)
+    for term in (part.cross_entropy, part.entropy, part.kl):
+        assert 0 < term.design_effect < math.inf
+    assert evaluate_on_source(model, Corpus.everything(language)).kl.is_exact

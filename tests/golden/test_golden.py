@@ -76,6 +76,11 @@ def differences(name: str, before: Any, now: Any, rel: float, absolute: float) -
         ends = [earlier.get(f"{share}.interval[{i}]") for i in (0, 1)]
         if share.endswith(SHARES) and not 0 <= ends[0] <= ends[1] <= 1:
             continue
+        # And of one that is the same at all tokens there is none.
+        share, _, field = path.rpartition(".")
+        equal = earlier.get(f"{share}.value") in (0.0, 1.0)
+        if share.endswith(SHARES) and equal and field != "value":
+            continue
         if path in ("reference", "candidate") and str(old).endswith(".rec"):
             continue  # since 0.2 a recording is called as the model that it is of
         new = after.get(renamed(path, command), "missing")

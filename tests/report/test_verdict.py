@@ -142,8 +142,8 @@ def test_no_candidate_may_be_within_the_tolerance():
     tied = pair(bad, compared(0.5, 0.01, size=110_000_000))
     ranked = tuple(replace(row, group=1, tied_with_best=True) for row in tied.ranked)
     shown = text_of(replace(tied, choice=None, ranked=ranked))
-    assert "cannot be told apart on this text (int8, int4)" in shown
-    assert "of these int4 is the smallest" in shown
+    assert "the nearest are int8, int4, which this text cannot tell apart" in shown
+    assert "int4 is the smallest of them" in shown
 
 
 def test_what_a_short_text_leaves_undecided_is_not_tied():

@@ -79,5 +79,5 @@ def test_results_about_other_tokens() -> None:
         check_same_text(first, {**first, "protocol": {"window": 48, "stride": 12}}, ("A", "B"))
     assert str(error.value) == (
         "the protocols are not the same: protocol.window is 24 in A and 48 in B; read both with "
-        "--window 24"
+        "--window 24, or both with --window 48"
     )

@@ -64,7 +64,7 @@ def test_bad_input_is_named(arguments: tuple, message: str) -> None:
 
 
 def test_the_interval_of_a_share_is_of_shares() -> None:
-    """Near 0 and 1 it is that of the logit; elsewhere, and of exact shares, it stays as it is."""
+    """Near 0 and 1 it is that of the logit, elsewhere as it is; of equal values there is none."""
     rng = np.random.default_rng(0)
     document_M = np.arange(2000) // 20
     for share in (0.001, 0.999):
@@ -75,7 +75,12 @@ def test_the_interval_of_a_share_is_of_shares() -> None:
     middle = mean_with_interval(rng.random(2000) < 0.5, document_M, "")
     assert within_unit_interval(middle) == middle
     certain = mean_with_interval(np.ones(2000), document_M, "")
-    assert within_unit_interval(certain).interval == (1.0, 1.0)
+    assert not within_unit_interval(certain).has_interval
+    assert "1 at all 2,000 tokens" in within_unit_interval(certain).how
+    none = within_unit_interval(mean_with_interval(np.zeros(2000), document_M, ""))
+    assert "0 at all 2,000 tokens" in none.how
+    exact = Measurement(1.0, "", 0.0, 9, 0, "")
+    assert within_unit_interval(exact) == exact
 
 
 def test_the_interval_of_a_rare_event_covers_it() -> None:

@@ -31,6 +31,7 @@ from kullback.comparison.kinds import (
     is_recorded,
     kinds_of,
     labels_of,
+    place_of,
     protocol_of_files,
     recorded_parts,
 )
@@ -273,7 +274,7 @@ def _records(
             rows[i] = TokenRows.of_recording(operand)
             continue
         rows[i] = TokenRows.of_model(
-            operand.model, documents, cut, request.progress, against=rows[order[0]]
+            operand.model, documents, cut, request.progress, rows[order[0]], operand.size_bytes
         )
     return compare_records(rows[0], rows[1], documents)
 
@@ -360,7 +361,7 @@ def _check_schemes_fit(
     base, _ = split_scheme(str(reference))
     for name in named_paths(*candidates):
         other, scheme = split_scheme(str(name))
-        if scheme is not None and Path(other) == Path(base):
+        if scheme is not None and place_of(other) == place_of(base):
             check_scheme_fits(model, scheme)
 
 

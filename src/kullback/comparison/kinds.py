@@ -27,6 +27,7 @@ __all__ = [
     "is_recorded",
     "kinds_of",
     "labels_of",
+    "place_of",
     "protocol_of_files",
     "recorded_parts",
 ]
@@ -93,12 +94,28 @@ def check_distinct(candidates: Sequence[Model]) -> None:
     for candidate in candidates:
         is_named = isinstance(candidate, str | Path)
         name = str(Path(str(candidate))) if is_named else model_name(candidate)
-        if name in names:
+        place = place_of(str(candidate)) if is_named else name
+        if place in names:
             raise InvalidValueError(
                 f"the candidate {name} is named twice: name each candidate once"
                 + ("" if is_named else ", and give loaded models different names (name_or_path)")
             )
-        names.add(name)
+        names.add(place)
+
+
+def place_of(operand: str) -> str:
+    """A name that is the same for all paths to one model; what is not on the disk stays as it is.
+
+    >>> place_of("owner/model@int8")
+    'owner/model@int8'
+    """
+    end = len(operand)
+    while end > 0:
+        path = Path(operand[:end]).expanduser()
+        if path.exists():
+            return f"{path.resolve()}{operand[end:]}"
+        end = operand.rfind("@", 0, end)
+    return str(Path(operand))
 
 
 def _is_logits(operand: Model) -> bool:

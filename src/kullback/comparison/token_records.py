@@ -71,6 +71,8 @@ class TokenRows:
     """The most probable token."""
     notes: tuple[str, ...] = ()
     """Sentences that the user should read."""
+    size_bytes: int | None = None
+    """What the weights take, where it is known."""
     begins_with: int | UnsetType | None = UNSET
     """The id of the BOS that each text was read after, None for none; unset where unknown."""
 
@@ -92,8 +94,9 @@ class TokenRows:
         protocol: Protocol,
         progress: Progress | None = None,
         against: TokenRows | None = None,
+        size_bytes: int | None = None,
     ) -> TokenRows:
-        """A model that reads `documents` now.
+        """A model that reads `documents` now; `size_bytes` is what its weights take.
 
         `against` is the other operand, if it is known: whether both are about the same tokens is
         then found before the model reads.  Raises as `TokenizedText.of` and `token_rows` do, and
@@ -114,7 +117,7 @@ class TokenRows:
         records = window_records(tokenized, windows, list(rows))
         notes = (*model.notes, *coverage_notes(tokenized))
         return replace(
-            cls._of_records(model.name, identity, records), notes=notes,
+            cls._of_records(model.name, identity, records), notes=notes, size_bytes=size_bytes,
             begins_with=bos_of(tokenized.protocol, model.tokenizer),
         )  # fmt: skip
 
@@ -137,6 +140,7 @@ class TokenRows:
             None,
             np.concatenate([nll_B for nll_B, _ in parts]),
             np.concatenate([top1_B for _, top1_B in parts]),
+            size_bytes=operand.size_bytes,
             begins_with=_recorded_bos(operand),
         )
 
@@ -189,8 +193,8 @@ def compare_records(
     return stored_comparison(
         "token records",
         (
-            origin(reference.name, reference.identity),
-            origin(candidate.name, candidate.identity),
+            origin(reference.name, reference.identity, reference.size_bytes),
+            origin(candidate.name, candidate.identity, candidate.size_bytes),
         ),
         measures,
         len(reference),

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Int
+from msgspec.structs import replace
 
 from kullback.results.evaluation import ReliabilityBin
 from kullback.results.measurement import Measurement
@@ -67,6 +68,8 @@ class BatchSums:
     """Sentences or windows; each is in one batch."""
     per_row_5R: Float[np.ndarray, "5 R"]
     """Weight, CE, H, KL, KL from the reference."""
+    moments_25: Float[np.ndarray, "2 5"]
+    """Sums of the square of the weight times each of these, and times their squares."""
     per_position_4P: Float[np.ndarray, "4 P"]
     """Weight, CE, H, KL."""
     per_slot_4S: Float[np.ndarray, "4 S"]
@@ -103,6 +106,7 @@ class BatchSums:
         return cls(
             rows_R,
             np.stack([np.bincount(row_M, weight_M * column) for column in columns]),
+            np.array([[weight_M**2 @ column**power for column in columns] for power in (1, 2)]),
             np.stack([
                 np.bincount(place, (weight_M * column)[near], MOST_POSITIONS)
                 for column in columns[:4]
@@ -126,6 +130,7 @@ class SourceSums:
         self.prefixes = 0
         # As in `BatchSums`, of all sentences or windows.
         self.per_sentence = np.zeros((5, summed.rows))
+        self.moments = np.zeros((2, 5))
         self.per_position = np.zeros((4, MOST_POSITIONS))
         self.per_slot = np.zeros((4, len(summed.slots)))
         self.has_reference = has_reference
@@ -137,6 +142,7 @@ class SourceSums:
     def add(self, batch: BatchSums) -> None:
         """Add the sums of a batch."""
         self.per_sentence[:, batch.rows_R] += batch.per_row_5R
+        self.moments += batch.moments_25
         self.per_position += batch.per_position_4P
         self.per_slot += batch.per_slot_4S
         self.shares += batch.shares
@@ -188,9 +194,20 @@ class SourceSums:
         """The mean of one of the sums per sentence."""
         sums, weight = self.per_sentence[row], self.per_sentence[0]
         if not exact:
-            return ratio_of_sums(sums, weight, UNIT, self.prefixes)
+            mean = ratio_of_sums(sums, weight, UNIT, self.prefixes)
+            error = self._independent_error(row, mean.value, float(weight.sum()))
+            return replace(mean, independent_error=error)
         value = float(sums.sum()) / float(weight.sum())
         return Measurement(value, UNIT, 0.0, self.prefixes, 0, "exact sum over all prefixes")
+
+    def _independent_error(self, row: int, mean: float, total: float) -> float:
+        """The standard error if prefixes were independent, which those of a sentence are not."""
+        if not math.isfinite(mean) or self.prefixes < 2:
+            return math.nan
+        first, second = self.moments[:, row].tolist()
+        squares = second - 2 * mean * first + mean**2 * float(self.moments[0, 0])
+        # Of equal values rounding may leave less than 0.
+        return math.sqrt(max(squares, 0.0) * self.prefixes / (self.prefixes - 1)) / total
 
     def _slots(self, total: float) -> tuple[SlotLoss, ...]:
         tokens, cross_entropy, entropy, reference = self.per_slot

@@ -309,12 +309,12 @@ def _nearest(ranked: Sequence[RankedCandidate], names: Mapping[str, str]) -> str
     if len(tied) < 2:
         return f"the nearest is {nearest}{_undecided(ranked, names)}"
     listed = ", ".join(names[candidate.name] for candidate in tied)
-    text = f"the nearest cannot be told apart on this text ({listed})"
+    text = f"the nearest are {listed}, which this text cannot tell apart"
     known = [candidate for candidate in tied if candidate.size_bytes is not None]
     if len(known) < len(tied):
         return text
     smallest = min(known, key=lambda candidate: (candidate.size_bytes or 0, candidate.kl.value))
-    return f"{text}, and of these {names[smallest.name]} is the smallest"
+    return f"{text}; {names[smallest.name]} is the smallest of them"
 
 
 def _undecided(candidates: Sequence[RankedCandidate], names: Mapping[str, str]) -> str:

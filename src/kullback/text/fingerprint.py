@@ -161,8 +161,7 @@ def check_same_text(
     for part, reason in MUST_AGREE.items():
         values = (_completed(part, first.get(part)), _completed(part, second.get(part)))
         if values[0] != values[1]:
-            options = _options(*values) if part == "protocol" else ""
-            fix = f"read both with {options}" if options else f"use the same {part} for both"
+            fix = _same_protocol(*values) if part == "protocol" else f"use the same {part} for both"
             raise InvalidValueError(f"{reason}: {_difference(part, values, names)}; {fix}")
         missing = [
             name for name, parts in zip(names, (first, second), strict=True) if part not in parts
@@ -191,6 +190,13 @@ def _difference(part: str, values: tuple[object, object], names: tuple[str, str]
             for field in fields
         )
     return f"{part} is {_shortened(first)} in {names[0]} and {_shortened(second)} in {names[1]}"
+
+
+def _same_protocol(first: object, second: object) -> str:
+    """The options of either protocol, where the other's text can be read by them, too."""
+    options = filter(None, (_options(first, second), _options(second, first)))
+    choices = [f"both with {choice}" for choice in options]
+    return f"read {', or '.join(choices)}" if choices else "use the same protocol for both"
 
 
 def _options(first: object, second: object) -> str:

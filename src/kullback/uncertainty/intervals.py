@@ -145,12 +145,19 @@ def within_unit_interval(mean: Measurement) -> Measurement:
     """A mean of values in [0, 1], such as an accuracy, whose interval does not leave them.
 
     Where value ± half does, near 0 or 1, the interval is that of the logit by the delta method:
-    ``logit(value) ± half / (value (1 − value))``.
+    ``logit(value) ± half / (value (1 − value))``.  A sample in which all values are 0, or all 1,
+    has no spread, which is not the same as no uncertainty: there is no interval.
 
     >>> print(within_unit_interval(Measurement(0.99, "", 0.01, 500, 50, "documents", 49)))
     0.990 [0.929, 0.999]
     """
     low, high = mean.interval
+    if mean.value in (0, 1) and low == high and not mean.is_exact:
+        note = f"no interval: the value is {mean.value:g} at all {mean.n:,} tokens"
+        return replace(
+            mean, standard_error=math.inf, independent_error=math.nan, method="no interval",
+            note=f"{note}, which leaves open how rare others are",
+        )  # fmt: skip
     if not mean.has_interval or (low >= 0 and high <= 1) or not 0 < mean.value < 1:
         return mean
     logit = math.log(mean.value) - math.log1p(-mean.value)

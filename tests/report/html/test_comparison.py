@@ -6,6 +6,7 @@ import math
 import re
 from functools import cache
 
+import pytest
 from html_page import Page
 from msgspec.structs import replace
 from text_samples import (
@@ -18,9 +19,10 @@ from text_samples import (
 )
 
 from kullback.report.html.comparison import render_comparison
+from kullback.report.html.comparison_figures import candidate_figures
 from kullback.report.html.token_colours import KL_STEPS
 from kullback.results.comparison import MOVED_IS_NOT_WORSE
-from kullback.results.evaluation import Curve
+from kullback.results.evaluation import Curve, Histogram
 
 
 @cache
@@ -225,3 +227,14 @@ def test_a_group_of_layers_whose_kl_is_rounding_is_bounded():
     result = comparison_results()
     layers = (replace(result.sensitivity[0], kl=measured(1e-16, 1e-17)),)
     assert "< 10⁻¹³" in Page(render_comparison(replace(result, sensitivity=layers))).words
+
+
+@pytest.mark.parametrize("outer", [(0.0, 0.0), (0.25, 0.0), (0.0, 0.25), (0.25, 0.25)])
+def test_the_open_bars_of_a_distribution_are_named(outer):
+    """The first contains 0, and the last infinity, where there are such tokens."""
+    inner = 1 - sum(outer)
+    histogram = Histogram((-math.inf, -4.0, -2.0, math.inf), (outer[0], inner, outer[1]))
+    candidate = replace(comparison_results().candidates[0], kl_histogram=histogram, identical=False)
+    _, words = candidate_figures(candidate, 1)["distribution-1"]
+    assert ("first bar" in words and "and 0" in words) == (outer[0] > 0)
+    assert ("last bar" in words and "infinity" in words) == (outer[1] > 0)

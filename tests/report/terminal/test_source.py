@@ -49,6 +49,12 @@ def test_a_sampled_evaluation_shows_the_floor_and_the_positions():
         "tokens/window", "the first 32 of 50",
     ):  # fmt: skip
         assert words in text, text
+    assert "design effect" not in text
+    known = replace(part, kl=replace(kl, independent_error=0.00005))
+    results = SourceEvaluation(model="m", source="mess3", parts=(known,))
+    text = shown(source_summary(results, verbose=True))
+    assert "KL            design effect 4, effective n 225" in text
+    assert "entropy       exact: no design effect" in text
     noisy = replace(part, kl=replace(kl, standard_error=0.01))
     text = shown(source_summary(SourceEvaluation(model="m", source="mess3", parts=(noisy,))))
     assert "floor + KL" not in text

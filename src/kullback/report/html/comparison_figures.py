@@ -95,4 +95,9 @@ def _add_distribution(figures: Figures, candidate: CandidateComparison, name: st
     }
     label = "KL of a token, nats (log scale)"
     figure = plot_histogram(histogram, "kl", label, decades=True, marks=marks)
-    figures[name] = figure, "The share of tokens by the logarithm of their KL."
+    words = "The share of tokens by the logarithm of their KL."
+    if histogram.open_left:
+        words += " The first bar contains all that is smaller, and 0."
+    if histogram.open_right:
+        words += " The last bar contains all that is larger, and infinity."
+    figures[name] = figure, words

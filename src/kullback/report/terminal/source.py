@@ -118,7 +118,7 @@ def _bounded(entropy: EntropyBounds, unit: str = " nats/token") -> str:
 def source_summary(results: SourceEvaluation, verbose: bool = False) -> Group:
     """An evaluation on a source: the terms of each part with their intervals, then tables.
 
-    `verbose` changes nothing.
+    `verbose` adds design effects and effective n of what was sampled.
     """
     parts: list[RenderableType] = []
     for part in results.parts:
@@ -131,6 +131,8 @@ def source_summary(results: SourceEvaluation, verbose: bool = False) -> Group:
             if part.kl.standard_error < part.cross_entropy.standard_error:
                 lines.append(f"  {'floor + KL':<14}{_nats(above_floor(part))} {part.kl.unit}")
         lines.append(f"  {'identity':<14}CE − (H + KL) = {write_number(part.identity_residual, 2)}")
+        if verbose:
+            lines += [f"  {name:<14}{_effects(term)}" for name, term in terms.items()]
         methods = dict.fromkeys(visible(term.how) for term in terms.values())
         parts += [Text("\n" + "\n".join(lines)), Text(f"  ({'; '.join(methods)})", style="dim")]
     first = results.parts[0]
@@ -189,6 +191,14 @@ def _floor(part: PartEvaluation) -> str:
     error = f" ± {part.floor_error:.1e}" if part.floor_error > EXACT else ""
     what = "" if part.window is None else f" (windows of {count(part.window)} symbols)"
     return f"{nats(part.floor, 9)}{error} nats/token{what}"
+
+
+def _effects(measurement: Measurement) -> str:
+    """What the correlation of a sentence's tokens costs; nothing where all were read."""
+    if measurement.is_exact:
+        return "exact: no design effect"
+    written = write(measurement)
+    return f"design effect {written.design_effect}, effective n {written.effective_n}"
 
 
 def _nats(measurement: Measurement) -> str:
