@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,9 @@ from torch.nn import functional as F  # noqa: N812 - the name that everyone uses
 
 from interrupted_runs import CONFIG
 from kullback.errors import InvalidValueError
+from kullback.runtime.mkl_products import mkl_products
 from kullback.runtime.progress import Progress
-from kullback.training import arithmetic
+from kullback.training import arithmetic, native_block
 from kullback.training.arithmetic import CPU, Arithmetic, with_native
 from kullback.training.batches import Shard
 from kullback.training.block_library import BlockFunctions, block_functions
@@ -39,9 +41,13 @@ LENGTHS = [[1], [3, 1, 2], [16, 16], [17, 9, 23], [64], [65, 2], [150, 40]]
 SHAPES = [(24, 3, 40), (32, 1, 33), (4, 2, 1), (96, 2, 48)]
 
 
-@pytest.fixture
-def functions() -> BlockFunctions:
-    """Return the C functions."""
+@pytest.fixture(params=["C", "torch"])
+def functions(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> BlockFunctions:
+    """Return the C functions, which multiply by themselves or leave the products to torch."""
+    if request.param == "torch":
+        monkeypatch.setattr(native_block, "mkl_products", lambda: None)
+    elif mkl_products() is None:
+        pytest.skip("C cannot multiply here")
     compiled = block_functions()
     assert compiled is not None
     return compiled
@@ -59,6 +65,12 @@ def shard(lengths: list[int]) -> Shard:
     tokens = torch.randint(V, (2, sum(lengths)), generator=generator)
     layout = PackedLayout.of(torch.tensor(lengths))
     return Shard(tokens[0], tokens[1], None, layout, np.array(lengths))
+
+
+def first_of(batch: Shard, alone: Shard) -> Shard:
+    """Return the first tokens of a shard, as many as another has, in its layout."""
+    count = len(alone.targets_M)
+    return replace(alone, inputs_M=batch.inputs_M[:count], targets_M=batch.targets_M[:count])
 
 
 def loss_and_gradients(gpt: GPT, batch: Shard) -> tuple[Tensor, list[Tensor]]:
@@ -129,6 +141,36 @@ def test_bfloat16_rounds_as_torch_does(lengths: list[int], functions: BlockFunct
         for rounded in (Arithmetic(bfloat16=True), Arithmetic(bfloat16=True, functions=functions))
     ]
     assert 1e-3 < errors[1] < 1.5 * errors[0]
+
+
+@needs_compiler
+def test_sums_of_bfloat16_are_not_rounded_in_c(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where C multiplies bfloat16, gradients of weights are sums in float32, not rounded ones."""
+    products = mkl_products()
+    if products is None or products.bfloat16 is None:
+        pytest.skip("C cannot multiply bfloat16 here")
+    batch, rounded = shard([17, 9, 23]), []
+    for by_c in (True, False):
+        if not by_c:
+            monkeypatch.setattr(native_block, "mkl_products", lambda: None)
+        arithmetic_here = Arithmetic(bfloat16=True, functions=block_functions())
+        gpt = model(SHAPES[0]).compute_with(arithmetic_here)
+        loss, _ = losses(gpt, batch, 1 / len(batch.targets_M))
+        gradient = torch.autograd.grad(loss, gpt.model.layers[0].mlp.down_proj.weight)[0]
+        rounded.append(torch.equal(gradient, gradient.bfloat16().float()))
+    assert rounded == [False, True]
+
+
+@needs_compiler
+def test_tokens_beyond_those_at_once_are_computed_too(functions: BlockFunctions) -> None:
+    """More tokens than are computed at once give the losses of each sequence alone."""
+    shape = (32, 1, 3000)
+    batch = shard([150] * 4)
+    gpt = model(shape).compute_with(Arithmetic(functions=functions))
+    alone = shard([150])
+    np.testing.assert_allclose(
+        token_losses(gpt, batch)[:150], token_losses(gpt, first_of(batch, alone)), atol=2e-6
+    )
 
 
 @needs_compiler

@@ -19,6 +19,8 @@ enum { LANES = 16 };
 enum { LANES = 8 };
 #endif
 enum { ROWS = 4, QUERIES = 64, GROUP = 32 };
+/* Numbers of a product that are computed at a time, and its rows at least. */
+enum { AT_ONCE = 1 << 20, ROWS_AT_LEAST = 128 };
 
 static const float LOG_2 = 0.69314718055994530942f, BITS_PER_NAT = 1.44269504088896340736f;
 
@@ -166,14 +168,14 @@ void kullback_normalise(int64_t M, int64_t D, const float *x, const void *y, flo
 
 INLINE void normalise_backward(int64_t M, int64_t D, const void *grad_unit, const void *unit,
                                const float *inverse, const float *grad, float *out, void *rounded,
-                               const int half) {
+                               const int half_grad, const int half) {
   for (int64_t m = 0; m < M; m++) {
-    const void *g = row_of(grad_unit, m * D, half), *u = row_of(unit, m * D, half);
+    const void *g = row_of(grad_unit, m * D, half_grad), *u = row_of(unit, m * D, half);
     vf products = {0};
-    for (int64_t i = 0; i < D; i += LANES) products += get(g, i, D, half) * get(u, i, D, half);
+    for (int64_t i = 0; i < D; i += LANES) products += get(g, i, D, half_grad) * get(u, i, D, half);
     const float mean = sum(products) / (float)D, scale = inverse[m];
     for (int64_t i = 0; i < D; i += LANES) {
-      const vf of_norm = (get(g, i, D, half) - get(u, i, D, half) * mean) * scale;
+      const vf of_norm = (get(g, i, D, half_grad) - get(u, i, D, half) * mean) * scale;
       const vf v = get(grad + m * D, i, D, 0) + of_norm;
       put(out + m * D, i, D, 0, v);
       if (half && rounded) put(own_row(rounded, m * D, 1), i, D, 1, v);
@@ -185,8 +187,8 @@ INLINE void normalise_backward(int64_t M, int64_t D, const void *grad_unit, cons
 void kullback_normalise_backward(int64_t M, int64_t D, const void *grad_unit, const void *unit,
                                  const float *inverse, const float *grad, float *out,
                                  void *rounded, int half) {
-  if (half) normalise_backward(M, D, grad_unit, unit, inverse, grad, out, rounded, 1);
-  else normalise_backward(M, D, grad_unit, unit, inverse, grad, out, rounded, 0);
+  if (half) normalise_backward(M, D, grad_unit, unit, inverse, grad, out, rounded, 1, 1);
+  else normalise_backward(M, D, grad_unit, unit, inverse, grad, out, rounded, 0, 0);
 }
 
 /* out = x + y, y in bfloat16. */
@@ -246,14 +248,15 @@ void kullback_swiglu(int64_t M, int64_t F, const void *gate_up, void *out, int h
 }
 
 INLINE void swiglu_backward(int64_t M, int64_t F, const void *gate_up, const void *grad, void *out,
-                            void *grads, const int half) {
+                            void *grads, const int half_grad, const int half) {
   for (int64_t m = 0; m < M; m++) {
     const void *gate = row_of(gate_up, 2 * m * F, half), *up = row_of(gate, F, half);
-    const void *upstream = row_of(grad, m * F, half);
+    const void *upstream = row_of(grad, m * F, half_grad);
     void *row = own_row(out, m * F, half);
     void *grad_gate = own_row(grads, 2 * m * F, half), *grad_up = own_row(grad_gate, F, half);
     for (int64_t i = 0; i < F; i += LANES) {
-      const vf g = get(gate, i, F, half), u = get(up, i, F, half), d = get(upstream, i, F, half);
+      const vf g = get(gate, i, F, half), u = get(up, i, F, half);
+      const vf d = get(upstream, i, F, half_grad);
       const vf s = sigmoid_of(g), silu = s * g;
       put(row, i, F, half, silu * u);
       put(grad_up, i, F, half, d * silu);
@@ -265,8 +268,8 @@ INLINE void swiglu_backward(int64_t M, int64_t F, const void *gate_up, const voi
 /* The gradients of both halves, and what kullback_swiglu gave. */
 void kullback_swiglu_backward(int64_t M, int64_t F, const void *gate_up, const void *grad,
                               void *out, void *grads, int half) {
-  if (half) swiglu_backward(M, F, gate_up, grad, out, grads, 1);
-  else swiglu_backward(M, F, gate_up, grad, out, grads, 0);
+  if (half) swiglu_backward(M, F, gate_up, grad, out, grads, 1, 1);
+  else swiglu_backward(M, F, gate_up, grad, out, grads, 0, 0);
 }
 
 /* --- attention ------------------------------------------------------------------------------- */
@@ -565,6 +568,207 @@ int kullback_attention_backward(int64_t N, const int64_t *bounds, int64_t H, int
   }
   free(memory);
   return 0;
+}
+
+/* --- a block --------------------------------------------------------------------------------- */
+
+/* A product of Fortran's BLAS: of floats, or of bfloat16 numbers with sums and results in float. */
+typedef void (*Gemm)(const char *, const char *, const int32_t *, const int32_t *, const int32_t *,
+                     const float *, const void *, const int32_t *, const void *, const int32_t *,
+                     const float *, float *, const int32_t *);
+
+/* Operands are of type `half`, floats are named so; what is kept for the backward pass comes last. */
+typedef struct {
+  Gemm gemm;
+  int64_t half, M, D, H, F, N;
+  const int64_t *bounds;
+  const float *cosine, *sine;
+  const float *attention_norm, *q, *k, *v, *o, *mlp_norm, *gate, *up, *down;
+  void *unit, *qkv, *mixed, *mlp_unit, *gate_up;    /* rows of tokens */
+  float *inverse, *normaliser, *mlp_inverse;        /* of tokens, of heads and tokens */
+  void *qkv_matrix, *gate_up_matrix;                /* times the weights of the normalisation */
+  void *o_matrix, *down_matrix;                     /* o and down as operands */
+} Block;
+
+/* c (R×C) = a b + beta c.  `turned` factors are stored transposed: b as C×inner, a as inner×R. */
+typedef struct {
+  const void *x;
+  int64_t row;
+  int turned;
+} Factor;
+
+static void multiply(Gemm gemm, int64_t R, int64_t C, int64_t inner, Factor a, Factor b, float beta,
+                     float *c) {
+  /* Fortran's matrices are by columns: c^T = b^T a^T. */
+  const int32_t m = (int32_t)C, n = (int32_t)R, k = (int32_t)inner;
+  const int32_t row_a = (int32_t)a.row, row_b = (int32_t)b.row;
+  const float one = 1;
+  gemm(b.turned ? "T" : "N", a.turned ? "T" : "N", &m, &n, &k, &one, b.x, &row_b, a.x, &row_a,
+       &beta, c, &m);
+}
+
+static void narrow(int64_t count, const float *x, void *out) {
+  for (int64_t i = 0; i < count; i += LANES) put(out, i, count, 1, get(x, i, count, 0));
+}
+
+/* The gradient of a matrix in place, and its weight's. */
+static void unscaled(int64_t C, int64_t D, float *grad, const float *matrix, const float *weight,
+                     float *grad_weight) {
+  kullback_scale_backward(C, D, grad, matrix, weight, grad, grad_weight, 0);
+}
+
+/* Rows that are computed at a time, so that what a product gives is still in a cache. */
+static int64_t rows_at_once(const Block *b) {
+  const int64_t widest = 2 * b->F > 3 * b->D ? 2 * b->F : 3 * b->D;
+  const int64_t most = AT_ONCE / widest > ROWS_AT_LEAST ? AT_ONCE / widest : ROWS_AT_LEAST;
+  const int64_t parts = (b->M + most - 1) / most;
+  return rounded_up((b->M + parts - 1) / parts, 16);
+}
+
+/* SwiGLU of floats, which are kept rounded. */
+INLINE void swiglu_rounded(int64_t M, int64_t F, const float *values, void *gate_up, void *out) {
+  narrow(2 * M * F, values, gate_up);
+  swiglu(M, F, gate_up, out, 1);
+}
+
+INLINE int forward(const Block *b, const float *x, float eps, float *out, const int half) {
+  const int64_t M = b->M, D = b->D, F = b->F, tokens = b->bounds[b->N], rows = rows_at_once(b);
+  const int64_t widest = 2 * F > 3 * D ? 2 * F : 3 * D;
+  float *products = aligned_alloc(64, (size_t)rounded_up(4 * rows * (widest + F), 64));
+  if (!products) return 1;
+  void *activated = products + rows * widest;
+  kullback_scale(D, D, b->q, b->attention_norm, b->qkv_matrix, half);
+  kullback_scale(D, D, b->k, b->attention_norm, own_row(b->qkv_matrix, D * D, half), half);
+  kullback_scale(D, D, b->v, b->attention_norm, own_row(b->qkv_matrix, 2 * D * D, half), half);
+  kullback_scale(F, D, b->gate, b->mlp_norm, b->gate_up_matrix, half);
+  kullback_scale(F, D, b->up, b->mlp_norm, own_row(b->gate_up_matrix, F * D, half), half);
+  if (half) {
+    narrow(D * D, b->o, b->o_matrix);
+    narrow(D * F, b->down, b->down_matrix);
+  }
+  normalise(M, D, x, NULL, eps, NULL, b->unit, b->inverse, half);
+  const Factor qkv_matrix = {b->qkv_matrix, D, 1};
+  for (int64_t m = 0; m < M; m += rows) {
+    const int64_t R = least(rows, M - m);
+    const Factor unit = {row_of(b->unit, m * D, half), D, 0};
+    void *qkv = own_row(b->qkv, m * 3 * D, half);
+    multiply(b->gemm, R, 3 * D, D, unit, qkv_matrix, 0, half ? products : qkv);
+    if (half) narrow(R * 3 * D, products, qkv);
+  }
+  if (kullback_attention(b->N, b->bounds, b->H, D / b->H, b->cosine, b->sine, b->qkv, b->mixed,
+                         b->normaliser, half)) {
+    free(products);
+    return 1;
+  }
+  memset(own_row(b->mixed, tokens * D, half), 0, (size_t)((M - tokens) * D * (half ? 2 : 4)));
+  memcpy(out, x, sizeof(float) * (size_t)(M * D));
+  multiply(b->gemm, M, D, D, (Factor){b->mixed, D, 0}, (Factor){b->o_matrix, D, 1}, 1, out);
+  const Factor gate_up_matrix = {b->gate_up_matrix, D, 1}, down = {b->down_matrix, F, 1};
+  for (int64_t m = 0; m < M; m += rows) {
+    const int64_t R = least(rows, M - m);
+    void *unit = own_row(b->mlp_unit, m * D, half), *gate_up = own_row(b->gate_up, 2 * m * F, half);
+    normalise(R, D, out + m * D, NULL, eps, NULL, unit, b->mlp_inverse + m, half);
+    const Factor units = {unit, D, 0};
+    multiply(b->gemm, R, 2 * F, D, units, gate_up_matrix, 0, half ? products : gate_up);
+    if (half) swiglu_rounded(R, F, products, gate_up, activated);
+    else swiglu(R, F, gate_up, activated, 0);
+    multiply(b->gemm, R, D, F, (Factor){activated, F, 0}, down, 1, out + m * D);
+  }
+  free(products);
+  return 0;
+}
+
+/* out = x (M×D), after attention and the MLP.  1 where there is no memory. */
+int kullback_block(const Block *b, const float *x, float eps, float *out) {
+  return b->half ? forward(b, x, eps, out, 1) : forward(b, x, eps, out, 0);
+}
+
+/* The gradients of a block: of what went in, of the weights of both normalisations, and of the
+   matrices, those of queries, keys and values in turn, and of gate and up. */
+typedef struct {
+  float *x, *attention_norm, *qkv, *o, *mlp_norm, *gate_up, *down;
+} Gradients;
+
+/* The next `count` numbers of a memory, of which `bytes` are taken. */
+static void *taken(char *memory, int64_t *bytes, int64_t count, int half) {
+  void *begin = memory + *bytes;
+  *bytes += rounded_up(count * (half ? 2 : 4), 64);
+  return begin;
+}
+
+INLINE int backward(const Block *b, const float *grad, const Gradients *g, const int half) {
+  const int64_t M = b->M, D = b->D, F = b->F, tokens = b->bounds[b->N], rows = rows_at_once(b);
+  const int64_t widest = 2 * F > 3 * D ? 2 * F : 3 * D, either = F > D ? F : D;
+  int64_t bytes = 0;
+  const int64_t sizes[] = {M * D, M * D, M * either, M * widest};
+  for (int i = 0; i < 4; i++) bytes += rounded_up(sizes[i] * (half ? 2 : 4), 64);
+  const int64_t of_products = rounded_up(4 * rows * either, 64);
+  char *memory = aligned_alloc(64, (size_t)(bytes + 2 * of_products));
+  if (!memory) return 1;
+  float *products = (float *)memory, *others = (float *)(memory + of_products);
+  bytes = 2 * of_products;
+  const void *rounded = grad, *inner_rounded = g->x;
+  if (half) {
+    rounded = taken(memory, &bytes, M * D, 1), inner_rounded = taken(memory, &bytes, M * D, 1);
+    narrow(M * D, grad, (void *)rounded);
+  }
+  void *activated = taken(memory, &bytes, M * either, half);
+  void *grads = taken(memory, &bytes, M * widest, half);
+  for (int64_t m = 0; m < M; m += rows) {
+    const int64_t R = least(rows, M - m);
+    const Factor upstream = {row_of(rounded, m * D, half), D, 0};
+    void *of_gate_up = own_row(grads, 2 * m * F, half);
+    multiply(b->gemm, R, F, D, upstream, (Factor){b->down_matrix, F, 0}, 0, products);
+    swiglu_backward(R, F, row_of(b->gate_up, 2 * m * F, half), products,
+                    own_row(activated, m * F, half), of_gate_up, 0, half);
+    multiply(b->gemm, R, D, 2 * F, (Factor){of_gate_up, 2 * F, 0}, (Factor){b->gate_up_matrix, D, 0},
+             0, others);
+    normalise_backward(R, D, others, row_of(b->mlp_unit, m * D, half), b->mlp_inverse + m,
+                       grad + m * D, g->x + m * D,
+                       half ? own_row((void *)inner_rounded, m * D, 1) : NULL, 0, half);
+  }
+  multiply(b->gemm, D, F, M, (Factor){rounded, D, 1}, (Factor){activated, F, 0}, 0, g->down);
+  multiply(b->gemm, 2 * F, D, M, (Factor){grads, 2 * F, 1}, (Factor){b->mlp_unit, D, 0}, 0,
+           g->gate_up);
+  memset(g->mlp_norm, 0, sizeof(float) * (size_t)D);
+  unscaled(F, D, g->gate_up, b->gate, b->mlp_norm, g->mlp_norm);
+  unscaled(F, D, g->gate_up + F * D, b->up, b->mlp_norm, g->mlp_norm);
+  multiply(b->gemm, D, D, M, (Factor){inner_rounded, D, 1}, (Factor){b->mixed, D, 0}, 0, g->o);
+  for (int64_t m = 0; m < M; m += rows) {
+    const int64_t R = least(rows, M - m);
+    const Factor upstream = {row_of(inner_rounded, m * D, half), D, 0};
+    void *of_mixed = own_row(activated, m * D, half);
+    multiply(b->gemm, R, D, D, upstream, (Factor){b->o_matrix, D, 0}, 0, half ? products : of_mixed);
+    if (half) narrow(R * D, products, of_mixed);
+  }
+  const int failed =
+      kullback_attention_backward(b->N, b->bounds, b->H, D / b->H, b->cosine, b->sine, b->qkv,
+                                  b->mixed, b->normaliser, activated, grads, half);
+  if (failed) {
+    free(memory);
+    return 1;
+  }
+  memset(own_row(grads, 3 * tokens * D, half), 0,
+         (size_t)(3 * (M - tokens) * D * (half ? 2 : 4)));
+  for (int64_t m = 0; m < M; m += rows) {
+    const int64_t R = least(rows, M - m);
+    const Factor of_qkv = {row_of(grads, 3 * m * D, half), 3 * D, 0};
+    multiply(b->gemm, R, D, 3 * D, of_qkv, (Factor){b->qkv_matrix, D, 0}, 0, products);
+    normalise_backward(R, D, products, row_of(b->unit, m * D, half), b->inverse + m, g->x + m * D,
+                       g->x + m * D, NULL, 0, half);
+  }
+  multiply(b->gemm, 3 * D, D, M, (Factor){grads, 3 * D, 1}, (Factor){b->unit, D, 0}, 0, g->qkv);
+  memset(g->attention_norm, 0, sizeof(float) * (size_t)D);
+  unscaled(D, D, g->qkv, b->q, b->attention_norm, g->attention_norm);
+  unscaled(D, D, g->qkv + D * D, b->k, b->attention_norm, g->attention_norm);
+  unscaled(D, D, g->qkv + 2 * D * D, b->v, b->attention_norm, g->attention_norm);
+  free(memory);
+  return 0;
+}
+
+/* The gradients, from that of what kullback_block gave.  1 where there is no memory. */
+int kullback_block_backward(const Block *b, const float *grad, const Gradients *gradients) {
+  return b->half ? backward(b, grad, gradients, 1) : backward(b, grad, gradients, 0);
 }
 
 /* --- cross-entropy --------------------------------------------------------------------------- */

@@ -19,6 +19,7 @@ import ctypes
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -27,8 +28,9 @@ from torch import Tensor
 from kullback.errors import InvalidValueError
 from kullback.runtime.compiled_library import load_compiled
 from kullback.runtime.processor import vector_flags
+from kullback.training.torch_block import BlockWeights
 
-__all__ = ["BlockFunctions", "Positions", "block_functions"]
+__all__ = ["BlockFunctions", "BlockShape", "Kept", "Positions", "block_functions"]
 
 SOURCE = Path(__file__).with_name("block_functions.c")
 FLAGS = ("-O3", "-shared", "-fPIC", "-Wno-psabi")
@@ -43,8 +45,11 @@ SIGNATURES = {
     "swiglu_backward": (LONG, LONG, *[POINTER] * 4, INT),
     "attention": (LONG, POINTER, LONG, LONG, *[POINTER] * 5, INT),
     "attention_backward": (LONG, POINTER, LONG, LONG, *[POINTER] * 7, INT),
+    "block": (POINTER, POINTER, FLOAT, POINTER),
+    "block_backward": (POINTER, POINTER, POINTER),
     "cross_entropy": (LONG, LONG, *[POINTER] * 5),
 }
+RESULTS = dict.fromkeys(("attention", "attention_backward", "block", "block_backward"), INT)
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,6 +73,58 @@ class Positions:
             len(bounds) - 1, bounds.data_ptr(), heads, head_width, cosine.data_ptr(),
             sine.data_ptr(),
         )  # fmt: skip
+
+
+class Kept(NamedTuple):
+    """What a block keeps for the backward pass; operands of products in their type."""
+
+    unit_MD: Float[Tensor, "M D"]
+    qkv_MC: Float[Tensor, "M 3*D"]
+    mixed_MD: Float[Tensor, "M D"]
+    mlp_unit_MD: Float[Tensor, "M D"]
+    gate_up: Float[Tensor, "M 2*F"]
+    inverse_M: Float[Tensor, "M"]
+    normaliser_HM: Float[Tensor, "H M"]
+    mlp_inverse_M: Float[Tensor, "M"]
+    qkv_CD: Float[Tensor, "3*D D"]
+    gate_up_CD: Float[Tensor, "2*F D"]
+    o_DD: Float[Tensor, "D D"]
+    down_DF: Float[Tensor, "D F"]
+
+    @classmethod
+    def empty(
+        cls, x_MD: Float[Tensor, "M D"], heads: int, weights: BlockWeights, dtype: torch.dtype
+    ) -> Kept:
+        """Memory for it; in float32 the last two are the weights themselves."""
+        (M, D), F = x_MD.shape, len(weights.gate)
+        rows = [x_MD.new_empty(M, width, dtype=dtype) for width in (D, 3 * D, D, D, 2 * F)]
+        of_tokens = x_MD.new_empty(M), x_MD.new_empty(heads, M), x_MD.new_empty(M)
+        scaled = [x_MD.new_empty(count, D, dtype=dtype) for count in (3 * D, 2 * F)]
+        others = weights.o, weights.down
+        if dtype != torch.float32:
+            others = weights.o.new_empty(D, D, dtype=dtype), weights.o.new_empty(D, F, dtype=dtype)
+        return cls(*rows, *of_tokens, *scaled, *others)
+
+
+@dataclass(frozen=True, eq=False)
+class BlockShape:
+    """What the C functions of a whole block take, but for tensors."""
+
+    gemm: int
+    """The address of the function for products of `dtype` (`kullback.runtime.mkl_products`)."""
+    dtype: torch.dtype
+    positions: Positions
+    heads: int
+    eps: float
+
+    def arguments(self, weights: BlockWeights, kept: Kept) -> ctypes.Array[ctypes.c_int64]:
+        """The structure ``Block`` of the C functions."""
+        (M, D), F = kept.unit_MD.shape, len(weights.gate)
+        sequences, bounds, heads, _, *rotation = self.positions.arguments(self.heads, D)
+        half = _is_half(kept.unit_MD)
+        pointers = (tensor.data_ptr() for tensor in (*weights, *kept))
+        numbers = self.gemm, half, M, D, heads, F, sequences, bounds, *rotation, *pointers
+        return (LONG * len(numbers))(*numbers)
 
 
 @dataclass(frozen=True, eq=False)
@@ -203,6 +260,35 @@ class BlockFunctions:
         grads_MC[positions.tokens :] = 0.0
         return grads_MC
 
+    def block(
+        self, x_MD: Float[Tensor, "M D"], shape: BlockShape, weights: BlockWeights
+    ) -> tuple[Float[Tensor, "M D"], Kept]:
+        """The residual stream after a block, and what is kept for the backward pass."""
+        out_MD, kept = torch.empty_like(x_MD), Kept.empty(x_MD, shape.heads, weights, shape.dtype)
+        arguments = shape.arguments(weights, kept)
+        _check_memory(
+            self.library.kullback_block(arguments, x_MD.data_ptr(), shape.eps, out_MD.data_ptr())
+        )
+        return out_MD, kept
+
+    def block_backward(
+        self, grad_MD: Float[Tensor, "M D"], shape: BlockShape, weights: BlockWeights, kept: Kept
+    ) -> tuple[Float[Tensor, "M D"], BlockWeights]:
+        """The gradients of what went in and of the weights, from that of what came out."""
+        F, D = weights.gate.shape
+        sizes = (D,), (3 * D, D), (D, D), (D,), (2 * F, D), (D, F)
+        grad_x_MD, of_weights = torch.empty_like(grad_MD), [grad_MD.new_empty(s) for s in sizes]
+        pointers = [tensor.data_ptr() for tensor in (grad_x_MD, *of_weights)]
+        _check_memory(
+            self.library.kullback_block_backward(
+                shape.arguments(weights, kept),
+                grad_MD.data_ptr(),
+                (LONG * len(pointers))(*pointers),
+            )
+        )
+        norm, qkv, o, mlp_norm, gate_up, down = of_weights
+        return grad_x_MD, BlockWeights(norm, *qkv.chunk(3), o, mlp_norm, *gate_up.chunk(2), down)
+
     def cross_entropy(
         self,
         logits_BV: Float[Tensor, "B V"],
@@ -245,5 +331,5 @@ def block_functions() -> BlockFunctions | None:
         return None
     for name, signature in SIGNATURES.items():
         function = getattr(library, f"kullback_{name}")
-        function.argtypes, function.restype = signature, INT if "attention" in name else None
+        function.argtypes, function.restype = signature, RESULTS.get(name)
     return BlockFunctions(library)

@@ -26,8 +26,9 @@ from kullback.errors import InvalidValueError
 from kullback.runtime.weights import allocate_on_cpu
 from kullback.training.arithmetic import Arithmetic
 from kullback.training.block_functions import add_linear, normalised_linear, swiglu
+from kullback.training.block_library import Positions
 from kullback.training.gpt_config import GPTConfig
-from kullback.training.native_block import native_block, positions_of
+from kullback.training.native_block import native_block, positions_of, product_in_c
 from kullback.training.packed_attention import PackedLayout, packed_attention
 from kullback.training.torch_block import BlockWeights, Rows, compiled_block, torch_block
 
@@ -138,17 +139,18 @@ class Block(nn.Module):
         self,
         x_MD: Float[Tensor, "M D"],
         rotation_TP: Complex[Tensor, "T P"],
-        layout: PackedLayout | tuple[int, int],
+        layout: PackedLayout | tuple[int, int] | Positions,
     ) -> Float[Tensor, "M D"]:
-        """The residual stream after this block."""
+        """The residual stream after this block; in C where the layout is `Positions`."""
         arithmetic = self.arithmetic
+        if isinstance(layout, Positions):
+            assert arithmetic.functions is not None
+            return native_block(
+                x_MD, arithmetic.functions, layout, self._weights, self.self_attn.heads,
+                self.input_layernorm.eps, arithmetic.bfloat16,
+            )  # fmt: skip
         if arithmetic.accelerated:
             return self._accelerated(x_MD, rotation_TP, layout)
-        if arithmetic.functions is not None and x_MD.dtype == torch.float32:
-            return native_block(
-                x_MD, arithmetic.functions, positions_of(layout, rotation_TP), self._weights,
-                self.self_attn.heads, self.input_layernorm.eps, arithmetic.bfloat16,
-            )  # fmt: skip
         x_MD = self.self_attn(x_MD, self.input_layernorm, rotation_TP, layout, arithmetic.bfloat16)
         out: Tensor = self.mlp(x_MD, self.post_attention_layernorm, arithmetic.bfloat16)
         return out
@@ -284,15 +286,18 @@ class GPT(nn.Module):
         x_MD = self._in_whole_groups(x_MD)
         columns = layout.longest if isinstance(layout, PackedLayout) else longest
         rotation_TP = self._rotation(columns, x_MD)
+        place: PackedLayout | tuple[int, int] | Positions = layout
+        if self.arithmetic.functions is not None and x_MD.dtype == torch.float32:
+            place = positions_of(layout, rotation_TP)
         again = self.checkpoint_activations and torch.is_grad_enabled()
         for block in self.model.layers:
             if again:  # there is no dropout, so no generator's state to restore
                 x_MD = checkpoint(
-                    block, x_MD, rotation_TP, layout,
+                    block, x_MD, rotation_TP, place,
                     use_reentrant=False, preserve_rng_state=False,
                 )  # fmt: skip
             else:
-                x_MD = block(x_MD, rotation_TP, layout)
+                x_MD = block(x_MD, rotation_TP, place)
         out: Tensor = self.model.norm(x_MD[:M])
         return out
 
@@ -303,7 +308,8 @@ class GPT(nn.Module):
         product; the tokens of a batch of sentences are of another number at each step.
         """
         arithmetic = self.arithmetic
-        if arithmetic.functions is None or not arithmetic.bfloat16:
+        by_torch = arithmetic.bfloat16 and product_in_c(torch.bfloat16) is None
+        if arithmetic.functions is None or not by_torch:
             return x_MD
         return F.pad(x_MD, (0, 0, 0, -len(x_MD) % GROUP))
 

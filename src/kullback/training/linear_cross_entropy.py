@@ -97,7 +97,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
         ctx: torch.autograd.function.FunctionCtx, grad_loss: Tensor, _: Tensor
     ) -> tuple[Tensor | None, ...]:
         grad_hidden_MD, grad_head_VD = ctx.saved_tensors  # type: ignore[attr-defined]
-        return grad_hidden_MD * grad_loss, grad_head_VD * grad_loss, None, None, None, None, None
+        if grad_loss.device.type != "cpu" or float(grad_loss) != 1.0:
+            grad_hidden_MD, grad_head_VD = grad_hidden_MD * grad_loss, grad_head_VD * grad_loss
+        return grad_hidden_MD, grad_head_VD, None, None, None, None, None
 
 
 def _float32_product(a: Tensor, b: Tensor) -> Tensor:

@@ -1,11 +1,14 @@
-"""A block of the mini-GPT on a CPU: matrix products of torch, and the rest in C.
+"""A block of the mini-GPT on a CPU, in C but for its matrix products.
 
 The same function as :class:`kullback.training.gpt.Block` as one node of the graph, for float32
 weights.  Between the products everything is computed in one sweep
-(:mod:`kullback.training.block_library`).  With bfloat16 the operands of products, and what they
-give, gradients of weights among them, are bfloat16; the residual stream, normalisations, softmax
-and sums of gradients are float32.  A weight is rounded once for the forward and backward pass of a
-piece of a batch.
+(:mod:`kullback.training.block_library`).  Where C can call the products
+(:mod:`kullback.runtime.mkl_products`), each pass of a block is one call without Python's lock, for
+which threads wait otherwise; elsewhere they are torch's.
+
+With bfloat16 the operands of products are bfloat16, of torch's products what they give, too,
+gradients of weights among them; the residual stream, normalisations, softmax and sums of gradients
+are float32.  A weight is rounded once for the forward and backward pass of a piece of a batch.
 
 With u = x / rms(x), the weights of a normalisation multiply the columns of the matrices after it.
 Of a token only u, 1/rms, q, k, v, the normalisers and the output of attention, gate and up are kept
@@ -23,12 +26,13 @@ import torch
 from jaxtyping import Complex, Float
 from torch import Tensor
 
+from kullback.runtime.mkl_products import mkl_products
 from kullback.runtime.processor import multiplies
-from kullback.training.block_library import BlockFunctions, Positions
+from kullback.training.block_library import BlockFunctions, BlockShape, Kept, Positions
 from kullback.training.packed_attention import PackedLayout
 from kullback.training.torch_block import BlockWeights
 
-__all__ = ["native_block", "positions_of"]
+__all__ = ["native_block", "positions_of", "product_in_c"]
 
 
 def positions_of(
@@ -144,6 +148,41 @@ def _unscaled(
     return grad_norm_D, grads
 
 
+def product_in_c(dtype: torch.dtype) -> int | None:
+    """The address of the function by which C multiplies operands of that type, if there is one."""
+    products = mkl_products()
+    return None if products is None else products.of(dtype)
+
+
+class _WholeBlock(torch.autograd.Function):
+    """A block, products included, in one call of C each for the forward and the backward pass."""
+
+    @staticmethod
+    def forward(
+        ctx: torch.autograd.function.FunctionCtx,
+        x_MD: Tensor,
+        functions: BlockFunctions,
+        shape: BlockShape,
+        *weights: Tensor,
+    ) -> Tensor:
+        out_MD, kept = functions.block(x_MD.contiguous(), shape, BlockWeights(*weights))
+        ctx.save_for_backward(*kept, *weights)
+        ctx.rest = functions, shape  # type: ignore[attr-defined]
+        return out_MD
+
+    @staticmethod
+    def backward(
+        ctx: torch.autograd.function.FunctionCtx, grad_MD: Tensor
+    ) -> tuple[Tensor | None, ...]:
+        saved = ctx.saved_tensors  # type: ignore[attr-defined]
+        functions, shape = ctx.rest  # type: ignore[attr-defined]
+        kept, weights = saved[: len(Kept._fields)], saved[len(Kept._fields) :]
+        grad_x_MD, of_weights = functions.block_backward(
+            grad_MD.contiguous(), shape, BlockWeights(*weights), Kept(*kept)
+        )
+        return grad_x_MD, None, None, *of_weights
+
+
 def native_block(
     x_MD: Float[Tensor, "M D"],
     functions: BlockFunctions,
@@ -155,6 +194,11 @@ def native_block(
 ) -> Float[Tensor, "M D"]:
     """The residual stream after the block; all in float32, the weights contiguous."""
     dtype = torch.bfloat16 if bfloat16 else torch.float32
+    gemm = product_in_c(dtype)
+    if gemm is not None:
+        shape = BlockShape(gemm, dtype, positions, heads, eps)
+        whole: Tensor = _WholeBlock.apply(x_MD, functions, shape, *weights)  # type: ignore[no-untyped-call]
+        return whole
     out: Tensor = _Block.apply(  # type: ignore[no-untyped-call]
         x_MD, functions, positions, heads, eps, dtype, *weights
     )

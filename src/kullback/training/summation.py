@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Generic, TypeVar
 
+import torch
 from torch import Tensor
 
 __all__ = ["TreeSum", "add_tensors", "tree_sum"]
@@ -58,6 +59,5 @@ def tree_sum(values: Iterable[Value], add: Callable[[Value, Value], Value]) -> V
 
 def add_tensors(left: list[Tensor], right: list[Tensor]) -> list[Tensor]:
     """`left`, to which `right` has been added in place."""
-    for a, b in zip(left, right, strict=True):
-        a.add_(b)
+    torch._foreach_add_(left, right)
     return left
