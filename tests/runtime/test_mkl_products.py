@@ -57,7 +57,7 @@ def test_wrong_numbers_are_noticed(dtype: torch.dtype) -> None:
     assert not module._is_right(_nothing(), dtype)
 
 
-def _nothing() -> ctypes._CFuncPtr:
+def _nothing() -> Callable[..., None]:
     kind = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 13)
     return kind(lambda *arguments: None)
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import ctypes
 import platform
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -47,7 +48,7 @@ def mkl_products() -> MKLProducts | None:
     """
     if sys.platform != "linux" or platform.machine() != "x86_64":
         return None
-    if not torch.backends.mkl.is_available():
+    if not torch.backends.mkl.is_available():  # type: ignore[no-untyped-call] # theirs
         return None
     try:
         library = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"))
@@ -67,10 +68,12 @@ def _address(library: ctypes.CDLL, name: str, dtype: torch.dtype) -> int | None:
     except AttributeError:
         return None
     function.restype = None
-    return ctypes.cast(function, ctypes.c_void_p).value if _is_right(function, dtype) else None
+    if not _is_right(function, dtype):
+        return None
+    return ctypes.cast(function, ctypes.c_void_p).value
 
 
-def _is_right(function: ctypes._CFuncPtr, dtype: torch.dtype) -> bool:
+def _is_right(function: Callable[..., None], dtype: torch.dtype) -> bool:
     """Whether 1 + a b is that of float64 within float32 rounding, for a of 5×96 and b of 96×7."""
     draw = torch.Generator().manual_seed(0)
     a, b = (torch.randn(shape, generator=draw).to(dtype) for shape in ((5, 96), (96, 7)))
@@ -81,7 +84,7 @@ def _is_right(function: ctypes._CFuncPtr, dtype: torch.dtype) -> bool:
     return torch.allclose(out.double(), expected, rtol=0, atol=1e-4)
 
 
-def _gemm(function: ctypes._CFuncPtr, first: Tensor, second: Tensor, out: Tensor) -> None:
+def _gemm(function: Callable[..., None], first: Tensor, second: Tensor, out: Tensor) -> None:
     (k, m), n = first.shape, len(second)
     sizes = [ctypes.byref(ctypes.c_int32(size)) for size in (m, n, k)]
     one, rows_of_k = ctypes.byref(ctypes.c_float(1)), sizes[2]

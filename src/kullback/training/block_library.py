@@ -103,7 +103,7 @@ class Kept(NamedTuple):
         others = weights.o, weights.down
         if dtype != torch.float32:
             others = weights.o.new_empty(D, D, dtype=dtype), weights.o.new_empty(D, F, dtype=dtype)
-        return cls(*rows, *of_tokens, *scaled, *others)
+        return cls._make((*rows, *of_tokens, *scaled, *others))
 
 
 @dataclass(frozen=True, eq=False)
@@ -287,7 +287,8 @@ class BlockFunctions:
             )
         )
         norm, qkv, o, mlp_norm, gate_up, down = of_weights
-        return grad_x_MD, BlockWeights(norm, *qkv.chunk(3), o, mlp_norm, *gate_up.chunk(2), down)
+        gradients = norm, *qkv.chunk(3), o, mlp_norm, *gate_up.chunk(2), down
+        return grad_x_MD, BlockWeights._make(gradients)
 
     def cross_entropy(
         self,
