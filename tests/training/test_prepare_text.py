@@ -313,3 +313,11 @@ def test_the_sample_is_of_the_whole_text(tmp_path: Path, monkeypatch: pytest.Mon
     assert len(counts) == 10
     assert max(counts.values()) <= min(counts.values()) + 1
     assert sum(map(len, seen)) <= 2 * 2000
+
+
+def test_a_file_that_says_it_is_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files of /proc have the size 0 and a content; the sample of the tokenizer is all of it."""
+    (tmp_path / "text.txt").write_text("\n".join(FORTY), encoding="utf-8")
+    monkeypatch.setattr(prepare_text_module.Corpus, "estimated_bytes", 0)
+    batches = prepared(tmp_path / "run", tmp_path / "text.txt")
+    assert len(batches.training) > len(batches.held_out) > 0

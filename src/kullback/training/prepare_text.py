@@ -100,7 +100,7 @@ class _Scan:
 
         k grows where the text is longer than was estimated, so that the sample is of all of it.
         """
-        every = -(-corpus.estimated_bytes // SAMPLE_BYTES)
+        every = max(1, -(-corpus.estimated_bytes // SAMPLE_BYTES))  # files of /proc say 0
         before = -1
         for number, piece in enumerate(corpus.pieces()):
             self.documents += piece.document != before
