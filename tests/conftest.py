@@ -86,3 +86,9 @@ def weather_language(weather_run: Path) -> Language:
     from tiny_runs import weather
 
     return weather(weather_run.parent).source.training
+
+
+@pytest.fixture
+def without_amx(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The attention by matmuls is used, on any processor."""
+    monkeypatch.setattr("kullback.runtime.fast_attention.has_amx", lambda: False)

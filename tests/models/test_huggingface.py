@@ -185,6 +185,7 @@ def test_rows_that_pad_the_vocabulary_count_as_the_model_counts_them() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.usefixtures("without_amx")
 def test_tokens_that_a_model_rules_out_do_not_change_what_it_is(dtype: torch.dtype) -> None:
     """A bias of -inf, which no other token after it changes, leaves the model causal and factored.
 
@@ -334,6 +335,7 @@ def test_a_copy_of_the_model_computes_with_its_own_weights() -> None:
     assert own_logits(copied, inputs).abs().max() == 0
 
 
+@pytest.mark.usefixtures("without_amx")
 def test_bfloat16_models_attend_faster_with_the_same_noise() -> None:
     """On a CPU the written-out attention is used, as close to float32 as the fused kernel."""
     model = random_model("Llama")
@@ -346,6 +348,7 @@ def test_bfloat16_models_attend_faster_with_the_same_noise() -> None:
     assert (adapter.predict(inputs).logits(slice(None)) - exact).abs().mean() < 1.1 * fused
 
 
+@pytest.mark.usefixtures("without_amx")
 def test_layers_with_a_mask_keep_torchs_attention() -> None:
     """A sliding window is honoured in bfloat16 too."""
     model = random_model("Mistral")

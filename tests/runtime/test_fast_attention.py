@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
 
+from kullback.models.huggingface import HuggingFaceModel
+from kullback.models.load import load_text_model
+from kullback.runtime import fast_attention
 from kullback.runtime.fast_attention import causal_attention
 
 
@@ -22,3 +27,14 @@ def test_causal_attention_is_torchs_attention(length: int, heads: int, key_heads
     )
     ours = causal_attention(q, k, v, 0.3)
     assert torch.allclose(ours, expected.transpose(1, 2), atol=1e-5)
+
+
+@pytest.mark.parametrize("amx", [False, True])
+def test_the_fused_kernel_is_kept_with_amx(
+    amx: bool, tiny_llama_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There it is faster; elsewhere a bfloat16 model attends by matmuls."""
+    monkeypatch.setattr(fast_attention, "has_amx", lambda: amx)
+    model = load_text_model(str(tiny_llama_folder), torch.bfloat16)
+    assert isinstance(model, HuggingFaceModel)
+    assert model.layers.has_attention != amx

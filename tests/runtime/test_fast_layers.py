@@ -53,6 +53,7 @@ def test_logits_inside_are_those_outside() -> None:
     torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.usefixtures("without_amx")
 def test_attention_is_replaced_inside_only() -> None:
     """A bfloat16 model has its own attention back after the scope, after an error too."""
     model = llama(torch.bfloat16)
@@ -80,6 +81,7 @@ def test_layers_that_another_library_replaced_are_left_alone() -> None:
     assert layer.forward is hook
 
 
+@pytest.mark.usefixtures("without_amx")
 def test_two_users_in_many_threads_leave_the_model_as_it_was() -> None:
     """Overlapping scopes of two objects on one model end with the model unchanged."""
     model, inputs = llama(torch.bfloat16), torch.arange(40)[None]

@@ -12,7 +12,13 @@ from functools import cache
 
 import torch
 
-__all__ = ["arithmetic_of_processor", "multiplies", "multiplies_bfloat16", "vector_flags"]
+__all__ = [
+    "arithmetic_of_processor",
+    "has_amx",
+    "multiplies",
+    "multiplies_bfloat16",
+    "vector_flags",
+]
 
 # Of a C compiler, by torch's name of the vector instructions that it uses.
 VECTOR_FLAGS = {"AVX2": ("-mavx2", "-mfma"), "AVX512": ("-mavx512f", "-mfma")}
@@ -38,8 +44,15 @@ def multiplies(dtype: torch.dtype) -> bool:
 def multiplies_bfloat16() -> bool:
     """Whether the processor has products of bfloat16, which torch may emulate otherwise."""
     if platform.machine().lower() in ("x86_64", "amd64"):
-        return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+        return bool(torch.cpu._is_avx512_bf16_supported()) or has_amx()
     return multiplies(torch.bfloat16)
+
+
+def has_amx() -> bool:
+    """Whether the processor has AMX, which multiplies tiles of bfloat16 numbers."""
+    return platform.machine().lower() in ("x86_64", "amd64") and bool(
+        torch.cpu._is_amx_tile_supported()
+    )
 
 
 def arithmetic_of_processor() -> str:
@@ -52,7 +65,7 @@ def arithmetic_of_processor() -> str:
     if platform.machine().lower() in ("x86_64", "amd64"):
         if torch.cpu._is_avx512_bf16_supported():
             parts.append("AVX512-BF16")
-        if torch.cpu._is_amx_tile_supported():
+        if has_amx():
             parts.append("AMX")
     elif multiplies_bfloat16():
         parts.append("bfloat16")
