@@ -403,6 +403,61 @@ def test_a_device_that_fails_is_one_sentence(
     assert "Compile with" not in error
 
 
+@pytest.mark.parametrize("command", ["evaluate", "compare", "record"])
+def test_a_device_that_fails_later_leaves_what_is_done(
+    command: str,
+    tiny_llama_folder: Path,
+    text_file: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The rows of the windows before are kept, with or without records, and are not read again."""
+    import torch
+
+    from kullback.evaluation import predictors
+    from kullback.models.huggingface import HuggingFaceModel
+
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setattr(predictors, "CPU_TOKENS", 32)
+    monkeypatch.setattr("kullback.runtime.workers.WINDOWS_A_THREAD", 1)
+    own, reads = HuggingFaceModel.predict, [0]
+
+    def fail(self: HuggingFaceModel, inputs_NT: torch.Tensor) -> object:
+        reads[0] += 1
+        if reads[0] == 15:
+            raise RuntimeError("CUDA error: device not ready")
+        return own(self, inputs_NT)
+
+    folder = str(tiny_llama_folder)
+    more = {"compare": [folder], "record": ["--distributions", "exact", "-o", "out.rec"]}
+    arguments = [
+        command,
+        folder,
+        *more.get(command, []),
+        "--text",
+        str(text_file),
+        "--window",
+        "16",
+    ]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(HuggingFaceModel, "predict", fail)
+    assert main([*arguments, "--json"]) == 2
+    error = the_error(capsys.readouterr().err)
+    assert "again, which resumes, or" in error
+    assert " kept" in error.partition("; ")[2]
+    reads[0] = 100
+    assert main([*arguments, "--json"]) == 0
+    resumed, second = json.loads(capsys.readouterr().out), reads[0] - 100
+    (tmp_path / "out.rec").unlink(missing_ok=True)
+    reads[0] = 100
+    assert main([*arguments, "--json"]) == 0
+    whole, all_reads = json.loads(capsys.readouterr().out), reads[0] - 100
+    assert second < all_reads
+    same = {"evaluate": "measures", "compare": "candidates", "record": "tokens"}[command]
+    assert resumed[same] == whole[same]
+
+
 @pytest.mark.parametrize(
     ("command", "has", "lacks"),
     [

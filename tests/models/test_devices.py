@@ -8,7 +8,13 @@ import pytest
 import torch
 
 from kullback.errors import InvalidValueError
-from kullback.models.devices import best_device, check_device, check_dtype, own_device
+from kullback.models.devices import (
+    best_device,
+    check_device,
+    check_dtype,
+    check_float32_products,
+    own_device,
+)
 
 
 @pytest.mark.parametrize(
@@ -77,6 +83,20 @@ def test_a_gpu_without_bfloat16_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
         check_dtype(torch.bfloat16, "cuda:0")
     assert asked == [False]
     check_dtype(torch.float16, "cuda:0")
+
+
+def test_products_of_ten_bits_are_refused() -> None:
+    """Whichever setting a notebook has used; the CPU has no such products."""
+    before = torch.get_float32_matmul_precision()
+    check_float32_products(torch.device("cuda"))
+    try:
+        torch.set_float32_matmul_precision("high")
+        with pytest.raises(InvalidValueError, match=r"TF32.*'highest'"):
+            check_float32_products(torch.device("cuda"))
+        check_float32_products(torch.device("cpu"))
+    finally:
+        torch.set_float32_matmul_precision(before)
+    check_float32_products(torch.device("cuda"))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])

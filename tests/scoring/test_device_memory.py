@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves
 
 from kullback.evaluation.predictors import ACTIVATION_BYTES, DEVICE_TOKENS
 from kullback.predictions.base import FactoredPredictions, Head
-from kullback.scoring import device_sums
+from kullback.scoring import device_sums, divergence, token_statistics
 from kullback.scoring.device_sums import start_pair_totals, start_token_totals
 
 META = torch.device("meta")
@@ -128,6 +128,19 @@ def test_models_of_two_vocabularies_take_no_more(sizes: tuple[int, int]) -> None
     M = rows_of_batch(2, 2048, 8192)
     first, second = (predictions(M, 2048, V) for V in sizes)
     assert peak(first, second, columns=min(sizes)) + WORKSPACE < GB
+
+
+@pytest.mark.usefixtures("_on_meta")
+def test_nothing_waits_for_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is started reads no number, which torch refuses of meta tensors, until it is asked."""
+    monkeypatch.setattr(divergence, "device_kernels", lambda kind: KERNELS)
+    monkeypatch.setattr(token_statistics, "device_kernels", lambda kind: KERNELS)
+    first, second = predictions(3000, 64, 50000), predictions(3000, 64, 50000)
+    targets_M = torch.arange(3000)
+    assert callable(divergence.start_divergences(first, second, targets_M))
+    assert callable(token_statistics.start_statistics(first, targets_M, 10))
+    with pytest.raises(RuntimeError, match="meta"):
+        first.hidden_MD.sum().item()
 
 
 @pytest.mark.usefixtures("_on_meta")

@@ -76,7 +76,7 @@ def _run(argv: Sequence[str] | None, interrupted: Callable[[int], object]) -> in
             return run(options) or 0
     except LostProcessError as error:
         if not others_said():
-            print_error(str(error))
+            print_error(f"{error}{_kept(error)}")
         return 2
     except KullbackError as error:
         print_error(str(error))
@@ -138,14 +138,20 @@ def _of_device(error: RuntimeError, options: argparse.Namespace) -> str | None:
 
     if is_out_of_memory(error):
         return _too_little_memory(error, options)
-    first = str(error).partition("\n")[0].rstrip(". ")
+    first, kept = str(error).partition("\n")[0].rstrip(". "), _kept(error)
     failed = isinstance(error, getattr(torch, "AcceleratorError", ()))
     if failed or first.startswith(("CUDA error", "NCCL error")):
         return (
             f"the device failed ({first}): see whether nvidia-smi lists it, then run the command "
-            "again, which resumes, or give --device cpu"
+            f"again{', which resumes' if kept else ''}, or give --device cpu{kept}"
         )
     return None
+
+
+def _kept(error: Exception) -> str:
+    """What of an unfinished pass is kept, after a semicolon; libraries have notes of their own."""
+    kept = [note for note in getattr(error, "__notes__", []) if " kept" in note]
+    return f"; {'; '.join(kept)}" if kept else ""
 
 
 def _check_encoding(arguments: Sequence[str]) -> None:

@@ -19,6 +19,7 @@ from jaxtyping import Shaped
 from kullback.comparison.divergence_columns import COLUMNS, WIDTHS, DivergenceColumns
 from kullback.evaluation.passes import TokenizedText
 from kullback.runtime.interrupted import (
+    STOPS,
     forget,
     interrupted_path,
     is_anything_kept,
@@ -68,8 +69,8 @@ class KeptPasses:
         try:
             for rows in compute(first):
                 columns.append(rows)
-        except KeyboardInterrupt as interruption:
-            if len(columns) and _write(self._path(identities()), columns):
+        except STOPS as interruption:
+            if len(columns) and self._keep(identities, columns):
                 interruption.add_note(
                     f"{len(columns):,} of {len(tokenized):,} tokens of this candidate are kept"
                 )
@@ -83,11 +84,17 @@ class KeptPasses:
         """Tell of the passes that are kept, where the comparison is interrupted inside."""
         try:
             yield
-        except KeyboardInterrupt as interruption:
+        except STOPS as interruption:
             if self._finished:
                 are = "candidate is" if self._finished == 1 else "candidates are"
                 interruption.add_note(f"{self._finished} finished {are} kept")
             raise
+
+    def _keep(self, identities: Callable[[], Sequence[str]], columns: DivergenceColumns) -> bool:
+        try:
+            return _write(self._path(identities()), columns)
+        except RuntimeError:  # the weights are on a device that failed
+            return False
 
     def _path(self, identities: Sequence[str]) -> Path | None:
         path = interrupted_path(hashlib.sha256("\0".join(identities).encode()).hexdigest())

@@ -30,6 +30,7 @@ from kullback.evaluation.predictors import (
     token_budget,
 )
 from kullback.evaluation.tokenized_text import TokenizedText
+from kullback.models.devices import check_float32_products
 from kullback.models.interface import Sharing
 from kullback.predictions.base import FactoredPredictions, Predictions, at_least_float32
 from kullback.runtime.memory import free_kept_memory, is_out_of_memory
@@ -64,6 +65,8 @@ def batched_rows(
     do not read the same; `RunError` where the memory is too small for a window by itself.
     """
     processes, limit = processes or ProcessGroup(), limit or BatchLimit()
+    for predictor in predictors:
+        check_float32_products(predictor.device)
     n_inputs_W = tokenized.windows.read()
     reader = _Reader(start, tokenized, predictors, n_inputs_W, limit)
     on_accelerator = any(predictor.device.type != "cpu" for predictor in predictors)
@@ -140,6 +143,7 @@ def window_predictions(
         predictions = predictor.predictions(batch)
         return lambda: predictions
 
+    check_float32_products(predictor.device)
     n_inputs_W = tokenized.windows.read()
     plan = plan_batches(n_inputs_W, token_budget(predictor), sharing)
     reader = _Reader(start, tokenized, (predictor,), n_inputs_W, limit or BatchLimit())

@@ -11,7 +11,7 @@ from kullback.evaluation.record_columns import RecordColumns
 from kullback.evaluation.token_records import RecordsMetadata
 from kullback.evaluation.token_records_writer import RecordsWriter
 from kullback.runtime.columns import PART_ROWS
-from kullback.runtime.interrupted import interrupted_path, is_anything_kept, is_safe
+from kullback.runtime.interrupted import STOPS, interrupted_path, is_anything_kept, is_safe
 
 __all__ = ["kept_rows"]
 
@@ -23,7 +23,8 @@ def kept_rows(
     """The writer of the rows, with those that are there already; None where none is needed.
 
     With `path` it writes that file.  Without, there is a writer only where an earlier run of the
-    same fingerprint was interrupted; where this one is, `records` are kept for the next.
+    same fingerprint was interrupted; where this one is, or its device fails, `records` are kept for
+    the next.
     """
     try:
         if path is not None:
@@ -34,7 +35,7 @@ def kept_rows(
         kept = interrupted_path(metadata.fingerprint.full) if is_anything_kept() else None
         with _earlier(kept, metadata) as earlier:
             yield earlier
-    except KeyboardInterrupt as interruption:
+    except STOPS as interruption:
         place = "" if path is None else f" beside {path}"
         if len(records) and (path is not None or _keep(metadata, records)):
             interruption.add_note(f"{len(records):,} of {total:,} tokens are kept{place}")
@@ -62,7 +63,10 @@ def _earlier(kept: Path | None, metadata: RecordsMetadata) -> Iterator[RecordsWr
 
 def _keep(metadata: RecordsMetadata, records: RecordColumns) -> bool:
     """Write rows that no writer has; False where that fails."""
-    kept = interrupted_path(metadata.fingerprint.full)
+    try:
+        kept = interrupted_path(metadata.fingerprint.full)
+    except RuntimeError:  # the weights are on a device that failed
+        return False
     if kept is None or not is_safe(kept.parent):
         return False
     try:

@@ -182,7 +182,7 @@ def _kept(writer: RecordingWriter, total: int) -> Iterator[None]:
     """Say of an interruption, or a disk that is full, what the writer has kept."""
     try:
         yield
-    except KeyboardInterrupt as interruption:
+    except (KeyboardInterrupt, RuntimeError) as interruption:
         if writer.kept:
             interruption.add_note(f"{_amount(writer, total)} are kept beside {writer.path}")
         raise

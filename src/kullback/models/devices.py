@@ -7,7 +7,7 @@ import torch
 from kullback.errors import InvalidValueError
 from kullback.runtime.workers import local_processes
 
-__all__ = ["best_device", "check_device", "check_dtype", "own_device"]
+__all__ = ["best_device", "check_device", "check_dtype", "check_float32_products", "own_device"]
 
 
 def best_device() -> torch.device:
@@ -89,6 +89,25 @@ def check_dtype(dtype: torch.dtype, device: torch.device | str) -> None:
         raise InvalidValueError(
             f"the device {str(device)!r} has no arithmetic in {name}: add --dtype {others}, or "
             "--device cpu"
+        )
+
+
+def check_float32_products(device: torch.device) -> None:
+    """Raise `InvalidValueError` where the process has let GPUs round float32 products to TF32.
+
+    That keeps ten bits.  It is a setting of the whole process, which is not changed here.
+    """
+    if device.type != "cuda":
+        return
+    try:
+        rounds = torch.backends.cuda.matmul.allow_tf32
+    except RuntimeError:  # newer settings were used, by which this one cannot be told
+        rounds = getattr(torch.backends.cuda.matmul, "fp32_precision", "none") == "tf32"
+    if rounds:
+        raise InvalidValueError(
+            "this process has set TF32 (torch.set_float32_matmul_precision, or allow_tf32), by "
+            "which a GPU multiplies float32 numbers with ten bits: call "
+            "torch.set_float32_matmul_precision('highest') first"
         )
 
 

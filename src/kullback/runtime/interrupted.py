@@ -16,10 +16,11 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from kullback.errors import RunError
+from kullback.errors import LostProcessError, RunError
 from kullback.runtime.files import replaced
 
 __all__ = [
+    "STOPS",
     "forget",
     "interrupted_path",
     "is_anything_kept",
@@ -29,6 +30,8 @@ __all__ = [
     "write_interrupted",
 ]
 
+STOPS = (KeyboardInterrupt, RuntimeError, LostProcessError)
+"""What ends work that can be resumed: a signal, an accelerator that fails, another process."""
 DAYS = 30.0  # work that was interrupted before is removed
 _DIGEST = hashlib.blake2b().digest_size
 
