@@ -279,3 +279,10 @@ def test_sentences_are_cut_at_the_context(tmp_path: Path):
     assert [row.kl for row in part.by_position] == pytest.approx(
         [row.kl for row in expected.by_position[:3]]
     )
+    # The floor is of what is measured, all prefixes of it, and so are the tokens by slot.
+    assert part.exact
+    assert part.floor == pytest.approx(part.entropy.value, rel=1e-12)
+    assert part.floor != pytest.approx(expected.floor, rel=1e-3)
+    assert sum(slot.tokens_per_sentence for slot in part.by_slot) == pytest.approx(
+        source.training.entropy_of_first(3)[1]
+    )

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -22,8 +22,14 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from kullback.errors import InvalidValueError
-from kullback.evaluation.source_corpora import Batch, Corpus, SourceCorpus, WindowCorpus
-from kullback.evaluation.source_sums import BatchSums, SourceSums, Summed
+from kullback.evaluation.source_corpora import (
+    Batch,
+    Corpus,
+    FirstTokens,
+    SourceCorpus,
+    WindowCorpus,
+)
+from kullback.evaluation.source_sums import BatchSums, SourceSums
 from kullback.models._context import configured_context
 from kullback.predictions.base import DensePredictions, at_least_float32
 from kullback.results.source import PartEvaluation
@@ -132,29 +138,14 @@ class FixedRows:
             )
 
 
-@dataclass(frozen=True, eq=False)
-class _FirstTokens(Corpus):
-    """The first tokens of each sentence, with their floor."""
-
-    context: int
-
-    @property
-    def summed(self) -> Summed:
-        """As of whole sentences, but for the floor."""
-        floor, tokens = self.sentences.language.entropy_of_first(self.context)
-        return replace(super().summed, floor=floor, tokens_per_row=tokens)
-
-
-def _cut(corpus: Corpus | WindowCorpus, context: int | None) -> _FirstTokens | WindowCorpus | None:
+def _cut(corpus: Corpus | WindowCorpus, context: int | None) -> Corpus | WindowCorpus | None:
     """The rows as far as a model reads them; None where it reads all."""
-    longest = corpus.weights.shape[1]
-    if context is None or longest <= context:
+    if context is None or corpus.weights.shape[1] <= context:
         return None
-    weights = corpus.weights[:, :context]
     if isinstance(corpus, WindowCorpus):
-        return WindowCorpus(corpus.process, corpus.symbols[:, :context], weights, corpus.exact)
-    sentences = corpus.sentences.language.sentences_of(corpus.sentences.arcs[:, :context])
-    return _FirstTokens(sentences, weights, corpus.exact, context)
+        symbols, weights = corpus.symbols[:, :context], corpus.weights[:, :context]
+        return replace(corpus, symbols=symbols, weights=weights)
+    return FirstTokens.of(corpus, context)
 
 
 def _context_of(model: nn.Module) -> int | None:

@@ -16,7 +16,13 @@ from jaxtyping import Int
 from kullback.errors import InvalidValueError
 from kullback.evaluation.agreement import check_same_source
 from kullback.evaluation.predictors import inputs_at_once, predict_rows
-from kullback.evaluation.source_corpora import Batch, Corpus, SourceCorpus, WindowCorpus
+from kullback.evaluation.source_corpora import (
+    Batch,
+    Corpus,
+    FirstTokens,
+    SourceCorpus,
+    WindowCorpus,
+)
 from kullback.evaluation.source_sums import BatchSums, SourceSums
 from kullback.models.interface import LanguageModel, Sharing
 from kullback.models.llama_cpp import LlamaCppModel
@@ -109,10 +115,9 @@ def _cut(model: LanguageModel, corpus: Corpus, progress: Progress) -> Corpus:
     beyond = float(corpus.weights[:, context:].sum() / corpus.weights.sum())
     progress.note(
         f"{model.name} reads {context} tokens: longer sentences of {corpus.name} are cut there, "
-        f"and {100 * beyond:.2g} % of the tokens are not measured; the floor is of all of them"
+        f"and {100 * beyond:.2g} % of the tokens are not measured; the floor is of the others"
     )
-    sentences = corpus.sentences.language.sentences_of(corpus.sentences.arcs[:, :context])
-    return Corpus(sentences, corpus.weights[:, :context], corpus.exact)
+    return FirstTokens.of(corpus, context)
 
 
 def evaluate_on_source(

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -28,7 +28,7 @@ from kullback.sources.language import Language, Sentences
 from kullback.sources.process import FIRST_SYMBOL, Process
 from kullback.text.special_tokens import BOS_ID
 
-__all__ = ["Batch", "Corpus", "SourceCorpus", "WindowCorpus"]
+__all__ = ["Batch", "Corpus", "FirstTokens", "SourceCorpus", "WindowCorpus"]
 
 # Positions that the model reads at once: enough to keep it busy, few enough for the cache.
 BATCH_POSITIONS = 1 << 13
@@ -170,6 +170,25 @@ class Corpus:
             tokens_before_M=keep % longest,
         )
         return Batch(torch.from_numpy(inputs), torch.from_numpy(keep), prefixes)
+
+
+@dataclass(frozen=True, eq=False)
+class FirstTokens(Corpus):
+    """The first tokens of each sentence, as many as `context`; their floor is of these alone."""
+
+    context: int
+
+    @classmethod
+    def of(cls, corpus: Corpus, context: int) -> FirstTokens:
+        """Those of a corpus of whole sentences."""
+        sentences = corpus.sentences.language.sentences_of(corpus.sentences.arcs[:, :context])
+        return cls(sentences, corpus.weights[:, :context], corpus.exact, context)
+
+    @property
+    def summed(self) -> Summed:
+        """As of whole sentences, but for the floor and the tokens."""
+        floor, tokens = self.sentences.language.entropy_of_first(self.context)
+        return replace(super().summed, floor=floor, tokens_per_row=tokens)
 
 
 @dataclass(frozen=True, eq=False)
