@@ -214,7 +214,7 @@ def test_ctrl_c_while_a_run_is_measured(
 
     path = Path(text_run.folder).parent / "weather.txt"
     with monkeypatch.context() as patch:
-        patch.setattr("kullback.models._training_result.fit_baselines", interrupted)
+        patch.setattr("kullback.models._training_result.baseline_losses", interrupted)
         with pytest.raises(Interrupted, match=r"run is trained, .*train --resume"):
             train_model(tmp_path / "run", text=[str(path)], **TEXT)  # type: ignore[arg-type]
         with pytest.raises(Interrupted, match=r"run is trained"):

@@ -73,6 +73,42 @@ def test_freed_memory_between_small_blocks_is_given_back() -> None:
     assert default > inside + 20
 
 
+def test_what_ended_threads_have_freed_is_given_back() -> None:
+    """80 MB that two threads have freed stay in their arenas, also after `malloc_trim`."""
+    glibc, trimmed, returned = run(
+        "import ctypes, threading\n"
+        "from kullback.runtime.memory import free_kept_memory, return_free_memory\n"
+        "import kullback.runtime.memory as memory\n"
+        "def allocate():\n"
+        "    wait.wait()\n"
+        "    blocks = [torch.ones(10_000) for _ in range(1_000)]\n"
+        "    wait.wait()\n"
+        "wait = threading.Barrier(2)\n"
+        "with kept_freed_memory() as kept:\n"
+        "    threads = [threading.Thread(target=allocate) for _ in range(2)]\n"
+        "    for thread in threads: thread.start()\n"
+        "    for thread in threads: thread.join()\n"
+        "free_kept_memory(torch.device('cpu'))\n"
+        "print(int(kept), resident() - before)\n"
+        "return_free_memory()\n"
+        "print(resident() - before)\n"
+    )
+    assert returned < 10
+    assert (trimmed > 40) == bool(glibc)
+
+
+def test_memory_is_not_given_back_inside_the_scope() -> None:
+    """What is kept for the next step of a training that another thread does stays kept."""
+    kept, inside = run(
+        "from kullback.runtime.memory import return_free_memory\n"
+        "with kept_freed_memory() as kept:\n"
+        "    use_and_free()\n"
+        "    return_free_memory()\n"
+        "    print(int(kept), resident() - before)\n"
+    )
+    assert (inside > 150) == bool(kept)
+
+
 def test_freed_memory_is_used_again() -> None:
     """Inside the scope a block that is freed and allocated again soon costs no page faults."""
     (faults,) = run(

@@ -6,7 +6,8 @@ Axes: N rows, T columns, P positions of the stream.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, TypeAlias
+from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 from jaxtyping import Bool, Int, Int64
@@ -20,22 +21,39 @@ __all__ = [
     "integers",
     "positive",
     "rows_of",
+    "sentence_stream",
     "token_mask",
     "token_stream",
 ]
 
 Row: TypeAlias = "Sequence[int] | Int[np.ndarray, ' T']"
-Integers: TypeAlias = Int64[np.ndarray, " _"]  # one per position, n-gram or row, as its name says
+Integers: TypeAlias = Int[np.ndarray, " _"]  # one per position, n-gram or row, as its name says
 
 
-class TokenStream(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class TokenStream:
     """Rows concatenated, each after `bos` if there is one."""
 
     tokens: Integers
-    depth: Integers
-    """The number of tokens of the row to the left of each position."""
-    predicted: Bool[np.ndarray, " P"]
-    """All positions but those of the added `bos`."""
+    """Of 32 bits where they are enough to count as many n-grams."""
+    sizes: Int[np.ndarray, " N"]
+    """The tokens of each row, `bos` included."""
+    added: int
+    """1 where each row begins with an added `bos`, else 0."""
+
+    def has_before(self, count: int) -> Bool[np.ndarray, " P"]:
+        """At which positions the row has `count` tokens before."""
+        has = np.ones(len(self.tokens), bool)
+        begins, sizes = np.cumsum(self.sizes) - self.sizes, self.sizes
+        for place in range(count):
+            begins, sizes = begins[sizes > place], sizes[sizes > place]
+            has[begins + place] = False
+        return has
+
+    @property
+    def predicted(self) -> Bool[np.ndarray, " P"]:
+        """All positions but those of the added `bos`."""
+        return self.has_before(self.added)
 
 
 def token_stream(
@@ -51,12 +69,25 @@ def token_stream(
             f" in [0, {vocabulary_size}), the vocabulary; give the array's lengths if it is padding"
         )
     added = 0 if bos is None else 1
-    sizes = sizes + added
-    depth = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    predicted = depth >= added
-    tokens = np.full(len(depth), -1 if bos is None else bos, dtype=np.int64)
-    tokens[predicted] = values
-    return TokenStream(tokens, depth, predicted)
+    total = len(values) + added * len(sizes)
+    index = np.int32 if max(total, vocabulary_size) < 1 << 31 else np.int64
+    stream = TokenStream(np.full(total, bos or 0, index), sizes + added, added)
+    stream.tokens[stream.predicted] = values
+    return stream
+
+
+def sentence_stream(
+    sentences: Sequence[Row] | Int[np.ndarray, "N T"],
+    lengths: Row | None,
+    bos: int | None,
+    vocabulary_size: int,
+) -> TokenStream:
+    """The stream of rows that are counted; `InvalidValueError` where they have no token."""
+    values, sizes = rows_of(sentences, lengths, "sentences")
+    stream = token_stream(values, sizes, bos, vocabulary_size, "sentences[{row}][{column}]")
+    if not len(values):
+        raise InvalidValueError("sentences contain no token: at least one is needed to count")
+    return stream
 
 
 def rows_of(

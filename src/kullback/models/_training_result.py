@@ -10,20 +10,13 @@ from typing import TypeAlias
 
 import msgspec
 import numpy as np
-import torch
 from jaxtyping import Float64, Int64
 
 from kullback.errors import RunError
-from kullback.models.ngram_baseline import (
-    TEXT_ORDERS,
-    fit_baselines,
-    ngram_losses,
-    running_losses,
-    scored_rows,
-)
+from kullback.models.ngram_baseline import TEXT_ORDERS, baseline_losses
 from kullback.results.measurement import Measurement
 from kullback.results.training import NgramBaseline, TrainingRun, TrainingSeconds
-from kullback.runtime.memory import free_kept_memory
+from kullback.runtime.memory import return_free_memory, returned_freed_memory
 from kullback.runtime.threads import workers
 from kullback.training.batches import Batches, Shard
 from kullback.training.config import TrainingConfig
@@ -32,7 +25,6 @@ from kullback.training.loop import validation_tokens
 from kullback.training.loss import token_losses
 from kullback.training.metrics import read_metrics, write_metrics
 from kullback.training.progress import TrainingProgress
-from kullback.uncertainty.intervals import mean_with_interval
 
 __all__ = ["training_result"]
 
@@ -56,10 +48,12 @@ def training_result(
     limit = validation_tokens(config.steps, batches)
     shards = batches.validation(limit)
     validation = _Validation.of(shards, model, config.shards)
-    free_kept_memory(torch.device("cpu"))  # of training
+    return_free_memory()  # of training
     progress.stage("fitting n-gram baselines")
     start_of_baseline = time.perf_counter()
-    losses, running, fitted_tokens, split_tokens = _baselines(batches, config.steps, shards, limit)
+    before = batches.preceding(limit, max(TEXT_ORDERS) - 1)
+    with returned_freed_memory():
+        losses = baseline_losses(batches, config.steps, shards, before)
     seconds = TrainingSeconds(
         training=training_seconds,
         validation=start_of_baseline - start,
@@ -67,7 +61,7 @@ def training_result(
     )
     on_text = batches.floor is None
 
-    def baseline(order: int, nll_M: Float64[np.ndarray, "M"]) -> NgramBaseline:
+    def baseline(order: int, nll_M: Losses) -> NgramBaseline:
         return NgramBaseline(
             order=order,
             cross_entropy=validation.nats(nll_M),
@@ -84,9 +78,10 @@ def training_result(
         bounds=None,
     )
     uniform = msgspec.structs.replace(uniform, cross_entropy=exact)
-    unigram_M = losses.pop(1, None)
-    lowest = min(losses.values(), key=lambda nll_M: float(nll_M.mean()))
-    of_running = min(running, key=lambda order: float(running[order].mean()), default=None)
+    baselines = {order: baseline(order, column[:]) for order, column in losses.windows.items()}
+    unigram = baselines.pop(1, None)
+    lowest = min(baselines, key=lambda order: baselines[order].cross_entropy.value)
+    running = (baseline(order, column[:]) for order, column in losses.running.items())
     lines = read_metrics(run / "metrics.jsonl")
     if not lines:
         raise RunError(f"{run / 'metrics.jsonl'} is missing or empty; restore it")
@@ -101,37 +96,19 @@ def training_result(
         bits_per_byte=validation.bits_per_byte(validation.nll_M),
         floor=batches.floor,
         kl=validation.kl,
-        baselines=tuple(baseline(order, nll_M) for order, nll_M in losses.items()),
-        baseline_tokens=fitted_tokens,
-        training_split_tokens=split_tokens,
-        difference=validation.nats(validation.nll_M - lowest),
+        baselines=tuple(baselines.values()),
+        baseline_tokens=losses.fitted_tokens,
+        training_split_tokens=losses.training_tokens,
+        difference=validation.nats(validation.nll_M - losses.windows[lowest][:]),
         seconds=seconds,
         uniform=uniform if on_text else None,
-        unigram=None if unigram_M is None else baseline(1, unigram_M),
-        running_text=None if of_running is None else baseline(of_running, running[of_running]),
+        unigram=unigram,
+        running_text=min(running, key=lambda of_order: of_order.cross_entropy.value, default=None),
         cut_at=batches.cut_at,
     )
     if "shards" in batches.spec and SUMMARY not in lines[-1]:
         write_metrics(run / "metrics.jsonl", [*lines[:-1], lines[-1] | {SUMMARY: _summary(result)}])
     return result
-
-
-def _baselines(
-    batches: Batches, steps: int, shards: list[Shard], limit: int
-) -> tuple[dict[int, Losses], dict[int, Losses], int, int]:
-    """The losses of each order, in windows and on running text; the tokens as in `fit_baselines`.
-
-    Of what is counted only the n-grams of the validation data are kept.
-    """
-    before = batches.preceding(limit, max(TEXT_ORDERS) - 1)
-    ngrams, *tokens = fit_baselines(batches, steps, scored=scored_rows(shards, before))
-    losses = {ngram.order: ngram_losses(ngram, shards) for ngram in ngrams}
-    running = {
-        ngram.order: running_losses(ngram, shards, before)
-        for ngram in ngrams
-        if before is not None and ngram.order > 1
-    }
-    return losses, running, tokens[0], tokens[1]
 
 
 def _ends(mean: Measurement) -> list[float] | None:
@@ -205,10 +182,14 @@ class _Validation:
 
     def nats(self, values_M: Float64[np.ndarray, "M"]) -> Measurement:
         """The mean in nats/token."""
+        from kullback.uncertainty.intervals import mean_with_interval  # and SciPy, after counting
+
         return mean_with_interval(values_M, self.document_M, "nats/token")
 
     def bits_per_byte(self, nll_M: Float64[np.ndarray, "M"]) -> Measurement | None:
         """The sum in bits over the bytes of the tokens; None on a source."""
+        from kullback.uncertainty.intervals import mean_with_interval
+
         if self.bytes_M is None:
             return None
         return mean_with_interval(nll_M / math.log(2), self.document_M, "bits/byte", self.bytes_M)

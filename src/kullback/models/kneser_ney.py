@@ -50,6 +50,7 @@ from kullback.models._token_rows import (
     integers,
     positive,
     rows_of,
+    sentence_stream,
     token_mask,
     token_stream,
 )
@@ -76,8 +77,6 @@ class NgramModel:
     _unigram: Float64[np.ndarray, " V"] = field(repr=False)
     _tables: tuple[Table, ...] = field(repr=False)
     """Of orders 2, 3, …"""
-    _of_scored: bool = field(default=False, repr=False)
-    """Whether the tables have only the n-grams of some rows."""
 
     @classmethod
     def fit(
@@ -121,13 +120,10 @@ class NgramModel:
         vocabulary_size: int,
         bos: int | None,
         lengths: Row | None = None,
-        scored: Sequence[Row] | None = None,
     ) -> list[Self]:
         """The models that `fit` gives for each of `orders`, in the time of the highest.
 
-        Their n-grams are counted once.  With `scored` the models keep only the n-grams of these
-        rows, and `token_log_probs` of these rows is all that they give: they take less memory.
-        Raises what `fit` raises.
+        Their n-grams are counted once.  Raises what `fit` raises.
         """
         orders = [positive(order, "order") for order in orders]
         if not orders:
@@ -137,23 +133,12 @@ class NgramModel:
             raise InvalidValueError(
                 f"bos is {bos!r}: it must be a token id in [0, {vocabulary_size}), or None"
             )
-        values, sizes = rows_of(sentences, lengths, "sentences")
-        stream = token_stream(values, sizes, bos, vocabulary_size, "sentences[{row}][{column}]")
-        del values
-        if not stream.predicted.any():
-            raise InvalidValueError("sentences contain no token: at least one is needed to count")
-        of_scored = None
-        if scored is not None:
-            rows = rows_of(scored, None, "scored")
-            of_scored = token_stream(*rows, bos, vocabulary_size, "scored[{row}][{column}]")
+        stream = sentence_stream(sentences, lengths, bos, vocabulary_size)
         models = []
-        by_order = tables_of_orders(stream, orders, vocabulary_size, of_scored)
-        for order, tables in by_order.items():
+        for order, tables in tables_of_orders(stream, orders, vocabulary_size).items():
             discounts = np.array([table.discounts for table in tables])
-            unigram = tables[0].alphas + tables[0].gammas[0] / vocabulary_size
-            models.append(
-                cls(order, vocabulary_size, bos, discounts, unigram, tables[1:], scored is not None)
-            )
+            unigram = tables[0].alphas + tables[0].gammas[0] * (1 / vocabulary_size)
+            models.append(cls(order, vocabulary_size, bos, discounts, unigram, tables[1:]))
         return models
 
     def token_log_probs(
@@ -175,10 +160,10 @@ class NgramModel:
             values, sizes, self.bos, self.vocabulary_size, "tokens[{row}, {column}]"
         )
         probabilities = self._unigram[stream.tokens]
-        ids = stream.tokens
+        ids, has_context = stream.tokens, stream.has_before(1)
         for table in self._tables:
             # An n-gram is in the table only if its prefix and its suffix are in the one below.
-            ends = 1 + np.flatnonzero((stream.depth[1:] > 0) & (ids[:-1] >= 0))
+            ends = 1 + np.flatnonzero(has_context[1:] & (ids[:-1] >= 0))
             contexts = ids[ends - 1]
             backed_off = probabilities[ends] * table.gammas[contexts]
             candidates = np.flatnonzero(ids[ends] >= 0)
@@ -186,7 +171,7 @@ class NgramModel:
             seen = ranks >= 0
             backed_off[candidates[seen]] += table.alphas[ranks[seen]]
             probabilities[ends] = backed_off
-            ids = np.full(len(ids), -1, dtype=np.int64)
+            ids = np.full_like(ids, -1)
             ids[ends[candidates]] = ranks
         log_probs = np.zeros((len(sizes), np.shape(tokens)[1]))
         log_probs[token_mask(log_probs.shape[1], sizes)] = np.log(probabilities[stream.predicted])
@@ -242,7 +227,6 @@ class NgramModel:
 
     def _distributions(self, contexts: Int64[np.ndarray, "N C"]) -> Float64[np.ndarray, "N V"]:
         """p(· | context), from the unigrams up: scale by γ, add the followers' α."""
-        assert not self._of_scored, "its tables lack most followers"
         p = np.tile(self._unigram, (len(contexts), 1))
         for k, table in enumerate(self._tables, start=1):
             # The ids of the last k tokens, looked up order by order: the contexts of this table.

@@ -5,28 +5,33 @@ the window or sentence, at most the last ``order - 1`` of them, and nothing befo
 as running text, where it sees the tokens before the window, which the model does not, as n-gram
 toolkits (KenLM, SRILM) report the perplexity of a text.
 
+The training data is counted for some of the targets after the other, so that memory does not grow
+with them.
+
 Axes: M target tokens, N sequences, T tokens of the longest sequence and the token before it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
-from kullback.models._token_rows import Row
-from kullback.models.kneser_ney import NgramModel
+from kullback.models._ngram_scores import OrderScores
+from kullback.models._ngram_tables import count_ngrams
+from kullback.models._token_rows import TokenStream, sentence_stream, token_stream
+from kullback.runtime.columns import Column
 from kullback.training.batches import Batches, Shard
 
 __all__ = [
     "BASELINE_ORDERS",
     "BASELINE_TOKENS",
     "TEXT_ORDERS",
-    "fit_baselines",
-    "ngram_losses",
-    "running_losses",
-    "scored_rows",
+    "BaselineLosses",
+    "baseline_losses",
 ]
 
 # Of a source, whose sentences are short.
@@ -36,89 +41,130 @@ BASELINE_ORDERS = (3, 5, 7)
 TEXT_ORDERS = (1, 2, 3, 4, 5, 6, 7)
 # Counting and scoring this many tokens takes seconds.
 BASELINE_TOKENS = 2_000_000
+# Targets that are scored in one count, which takes about a second: each takes 70 bytes.
+SCORED_TOKENS = 1 << 19
 
 
-def fit_baselines(
+@dataclass(frozen=True)
+class BaselineLosses:
+    """The negative log-likelihood of each target by the model of each order, in nats."""
+
+    windows: dict[int, Column]
+    """After the tokens of its window or sentence."""
+    running: dict[int, Column]
+    """After those before it in the text, too; of orders above 1, and of none on a source."""
+    fitted_tokens: int
+    """That the models are fitted to."""
+    training_tokens: int
+
+
+class _Scored(NamedTuple):
+    """Targets with the tokens before them."""
+
+    stream: TokenStream
+    is_target: Bool[np.ndarray, "P"]
+    """Of the predicted tokens of the stream."""
+
+
+def baseline_losses(
     batches: Batches,
     steps: int,
+    shards: Sequence[Shard],
+    preceding: Sequence[Int64[np.ndarray, "N C"]] | None,
     orders: Sequence[int] | None = None,
-    scored: Sequence[Row] | None = None,
-) -> tuple[list[NgramModel], int, int]:
-    """Models of each order, the tokens that they are fitted to, and those of the training data.
+) -> BaselineLosses:
+    """Losses of the targets of the shards under models of each order.
 
-    By default the orders are `TEXT_ORDERS`, or `BASELINE_ORDERS` of a source.  With `scored` the
-    models are for these rows only, as `NgramModel.fit_orders` has it.
+    `preceding` are the tokens before each window of a text, at most, -1 for none; None on a source.
+    By default the orders are `TEXT_ORDERS`, or `BASELINE_ORDERS` of a source.
     """
     if orders is None:
         orders = TEXT_ORDERS if batches.floor is None else BASELINE_ORDERS
-    rows = batches.training_rows(steps, BASELINE_TOKENS)
-    models = NgramModel.fit_orders(
-        rows.tokens_NT,
-        orders=orders,
-        vocabulary_size=batches.vocabulary_size,
-        bos=rows.bos,
-        lengths=rows.lengths_N,
-        scored=scored,
+    rows, V = batches.training_rows(steps, BASELINE_TOKENS), batches.vocabulary_size
+    counted = sentence_stream(rows.tokens_NT, rows.lengths_N, rows.bos, V)
+    losses = BaselineLosses(
+        {order: Column(np.float64) for order in orders},
+        {order: Column(np.float64) for order in orders if order > 1 and preceding is not None},
+        int(rows.lengths_N.sum()),
+        rows.total,
     )
-    return models, int(rows.lengths_N.sum()), rows.total
+    columns, bos = (losses.windows, losses.running), rows.bos
+    del rows
+    for some in _groups(shards):
+        scored = [_windows(shards[some], bos, V)]
+        if preceding is not None:
+            scored.append(_running(shards[some], preceding[some], V))
+
+        def take(
+            order: int,
+            log_probs: list[Float64[np.ndarray, "..."]],
+            scored: Sequence[_Scored] = scored,
+        ) -> None:
+            for of_order, log_probs_P, (_, is_target) in zip(
+                columns, log_probs, scored, strict=False
+            ):
+                if order in of_order:
+                    of_order[order].append(-log_probs_P[is_target])
+
+        count_ngrams(counted, orders, V, OrderScores([s.stream for s in scored], V, take))
+    return losses
 
 
-def scored_rows(
-    shards: Sequence[Shard], preceding: Sequence[Int64[np.ndarray, "N C"]] | None
-) -> list[Row]:
-    """Rows that have every n-gram that `ngram_losses` and `running_losses` look up."""
-    rows: list[Row] = []
-    for number, shard in enumerate(shards):
+def _groups(shards: Sequence[Shard]) -> Iterator[slice]:
+    """Consecutive shards of about `SCORED_TOKENS` targets."""
+    begin = targets = 0
+    for end, shard in enumerate(shards, start=1):
+        targets += len(shard.targets_M)
+        if targets >= SCORED_TOKENS or end == len(shards):
+            yield slice(begin, end)
+            begin, targets = end, 0
+
+
+def _windows(shards: Sequence[Shard], bos: int | None, vocabulary_size: int) -> _Scored:
+    """The targets after what the model reads."""
+    values, sizes = [], []
+    skipped = 1 if bos is None else 0  # the n-gram model adds BOS, the first input, itself
+    for shard in shards:
         tokens_NT, in_row_NT = _rows(shard)
-        for i, (tokens_T, in_row_T) in enumerate(zip(tokens_NT, in_row_NT, strict=True)):
-            row_T = tokens_T[in_row_T]
-            if preceding is not None:
-                before_C = preceding[number][i]
-                row_T = np.concatenate([before_C[before_C >= 0], row_T])
-            rows.append(row_T)
-    return rows
-
-
-def ngram_losses(model: NgramModel, shards: Sequence[Shard]) -> Float64[np.ndarray, "M"]:
-    """The negative log-likelihood of each target of the shards, in nats."""
-    return np.concatenate([_losses(model, shard) for shard in shards])
-
-
-def _losses(model: NgramModel, shard: Shard) -> Float64[np.ndarray, "M"]:
-    tokens_NT, in_row_NT = _rows(shard)
-    if model.bos is None:
-        log_probs_NT = model.token_log_probs(tokens_NT, shard.lengths_N + 1)[:, 1:]
-    else:  # the model adds the first input itself
-        log_probs_NT = model.token_log_probs(tokens_NT[:, 1:], shard.lengths_N)
-    losses_M: Float64[np.ndarray, "M"] = -log_probs_NT[in_row_NT[:, 1:]]
-    return losses_M
-
-
-def running_losses(
-    model: NgramModel, shards: Sequence[Shard], preceding: Sequence[Int64[np.ndarray, "N C"]]
-) -> Float64[np.ndarray, "M"]:
-    """As `ngram_losses`, of windows of a text with the tokens `preceding` each; -1 is none.
-
-    Windows of a shard are equally long.
-    """
-    return np.concatenate(
-        [_running(model, *of_shard) for of_shard in zip(shards, preceding, strict=True)]
-    )
+        values.append(tokens_NT[:, 1 - skipped :][in_row_NT[:, 1 - skipped :]])
+        sizes.append(shard.lengths_N + skipped)
+    skipped_N = np.full(sum(map(len, sizes)), skipped)
+    return _scored(np.concatenate(values), np.concatenate(sizes), skipped_N, bos, vocabulary_size)
 
 
 def _running(
-    model: NgramModel, shard: Shard, before_NC: Int64[np.ndarray, "N C"]
-) -> Float64[np.ndarray, "M"]:
-    tokens_NT, _ = _rows(shard)
-    losses_NL = np.empty((len(tokens_NT), tokens_NT.shape[1] - 1))
-    known_N = (before_NC >= 0).sum(axis=1)
-    for known in np.unique(known_N):
-        rows = np.flatnonzero(known_N == known)
-        before = before_NC[rows, before_NC.shape[1] - known :]
-        whole = np.concatenate([before, tokens_NT[rows]], axis=1)
-        losses_NL[rows] = -model.token_log_probs(whole)[:, known + 1 :]
-    losses_M: Float64[np.ndarray, "M"] = losses_NL.reshape(-1)
-    return losses_M
+    shards: Sequence[Shard], preceding: Sequence[Int64[np.ndarray, "N C"]], vocabulary_size: int
+) -> _Scored:
+    """The targets of windows of a text after the tokens `preceding` each, too."""
+    values, sizes, skipped = [], [], []
+    for shard, before_NC in zip(shards, preceding, strict=True):
+        tokens_NT, in_row_NT = _rows(shard)
+        is_before_NC = before_NC >= 0
+        tokens, known = (
+            np.concatenate(halves, axis=1)
+            for halves in ((before_NC, tokens_NT), (is_before_NC, in_row_NT))
+        )
+        values.append(tokens[known])
+        sizes.append(known.sum(axis=1))
+        skipped.append(1 + is_before_NC.sum(axis=1))
+    of_rows = (np.concatenate(arrays) for arrays in (values, sizes, skipped))
+    return _scored(*of_rows, None, vocabulary_size)
+
+
+def _scored(
+    values: Int64[np.ndarray, "P"],
+    sizes_N: Int64[np.ndarray, "N"],
+    skipped_N: Int64[np.ndarray, "N"],
+    bos: int | None,
+    vocabulary_size: int,
+) -> _Scored:
+    """Rows of `sizes_N` tokens, of which the first `skipped_N` are no targets."""
+    stream = token_stream(values, sizes_N, bos, vocabulary_size, "scored[{row}][{column}]")
+    begins_N = np.cumsum(sizes_N) - sizes_N
+    is_target = np.ones(len(values), bool)
+    for column in range(int(skipped_N.max(initial=0))):
+        is_target[begins_N[skipped_N > column] + column] = False
+    return _Scored(stream, is_target)
 
 
 def _rows(shard: Shard) -> tuple[Int64[np.ndarray, "N T"], Bool[np.ndarray, "N T"]]:

@@ -20,10 +20,12 @@ import platform
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
+from threading import Barrier, Thread
 
 import torch
 
-from kullback.runtime.scopes import shared_scope
+from kullback.runtime.scopes import is_held, shared_scope
+from kullback.runtime.threads import cores
 
 __all__ = [
     "causes",
@@ -31,6 +33,7 @@ __all__ = [
     "is_out_of_memory",
     "kept_freed_memory",
     "lacks_memory",
+    "return_free_memory",
     "returned_freed_memory",
 ]
 
@@ -39,7 +42,9 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 KEEP = {M_MMAP_THRESHOLD: 1 << 30, M_TRIM_THRESHOLD: 2**31 - 1}
 # DEFAULT_MMAP_THRESHOLD_MAX of malloc.c on 64 bits, and twice it: where glibc's adjustment ends.
 GIVE_BACK = {M_MMAP_THRESHOLD: 32 << 20, M_TRIM_THRESHOLD: 64 << 20}
-
+# A block that makes glibc look at the end of its arena when it is freed (at least 64 KB), and that
+# is in an arena (below 128 KB).
+IN_ARENA = 100_000
 
 # What torch says where the memory of a CPU, or of Apple's GPU, has no space for a tensor; it has a
 # class of errors for the memory of the other accelerators only.
@@ -90,13 +95,45 @@ def free_kept_memory(device: torch.device) -> None:
         library.malloc_trim(0)  # in the arenas of all threads
 
 
+def return_free_memory() -> None:
+    """Give what is free in the memory of any thread back to the system; not in `kept_freed_memory`.
+
+    `malloc_trim` leaves the end of every arena but the main one: that is given back where a block
+    is freed beside it.  Each new thread takes the arena of one that has ended, if there is any, so
+    some threads are started that allocate a block and free it.
+    """
+    library = _glibc()
+    if library is None or is_held("malloc"):
+        return
+    count = 2 * cores() + 2
+    all_have_begun, all_have_one = Barrier(count), Barrier(count)
+
+    def free_a_block() -> None:
+        all_have_begun.wait()
+        block = library.malloc(IN_ARENA)
+        all_have_one.wait()
+        library.free(block)
+
+    library.mallopt(M_TRIM_THRESHOLD, IN_ARENA)
+    try:
+        threads = [Thread(target=free_a_block) for _ in range(count)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        for name, value in GIVE_BACK.items():
+            library.mallopt(name, value)
+    library.malloc_trim(0)
+
+
 @contextmanager
 def kept_freed_memory() -> Iterator[bool]:
     """Keep freed blocks of up to 1 GB for reuse inside; yields whether the C library is glibc.
 
     The memory in use at the peak is the same; memory that is free between peaks is returned to the
-    system when the last thread leaves.  (What is free in the arenas of threads that have ended is
-    kept for the next threads.)
+    system when the last thread leaves.  (What is free at the end of the arenas of threads that have
+    ended is kept for the next threads, or until `return_free_memory`.)
     """
     library = _glibc()
     if library is None:
@@ -129,7 +166,12 @@ def returned_freed_memory() -> Iterator[None]:
 
 @cache
 def _glibc() -> ctypes.CDLL | None:
-    return ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" else None
+    if platform.libc_ver()[0] != "glibc":
+        return None
+    library = ctypes.CDLL(None)
+    library.malloc.restype, library.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+    library.free.restype, library.free.argtypes = None, [ctypes.c_void_p]
+    return library
 
 
 def _keep(library: ctypes.CDLL) -> Callable[[], None]:

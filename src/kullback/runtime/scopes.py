@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import Lock
 
-__all__ = ["shared_scope"]
+__all__ = ["is_held", "shared_scope"]
 
 
 @dataclass
@@ -49,3 +49,9 @@ def shared_scope(key: Hashable, apply: Callable[[], Callable[[], None]]) -> Iter
             if not scope.entered:
                 del _scopes[key]
                 scope.undo()
+
+
+def is_held(key: Hashable) -> bool:
+    """Whether any thread holds the change `key`."""
+    with _lock:
+        return key in _scopes

@@ -36,7 +36,7 @@ __all__ = ["EncodedPiece", "encode_corpus"]
 Encode: TypeAlias = Callable[[Sequence[str]], list[bytes]]
 
 # Characters that are encoded at a time, and documents.
-BATCH = 1 << 20
+BATCH = 1 << 18
 BATCH_DOCUMENTS = 1 << 14
 # Below it, no process has begun, and nothing is compiled, before the text is encoded.
 SMALL_CORPUS = 32 << 20

@@ -47,7 +47,7 @@ _PART = re.compile(r"\s*\S+(?:[^\S \t\n\r]\s*\S*)*|\s+")
 _KEPT = 200_000
 _LONGEST = 40
 # Bytes that the library encodes at a time: it takes about 250 bytes of memory for each.
-_AT_ONCE = 1 << 17
+_AT_ONCE = 1 << 15
 
 
 class PieceEncoder(Protocol):

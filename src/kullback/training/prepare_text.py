@@ -19,16 +19,16 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from jaxtyping import Int
 from tokenizers import Tokenizer
 
 from kullback.errors import InvalidValueError
-from kullback.runtime.memory import free_kept_memory
+from kullback.runtime.memory import return_free_memory
 from kullback.text.byte_spans import bytes_of_token
 from kullback.text.corpus import Corpus, file_hash
 from kullback.text.encoded_corpus import encode_corpus
@@ -62,7 +62,6 @@ CHARACTERS = "characters"
 SAMPLE_BYTES = 8_000_000
 # Of a vocabulary that is stored in 16 bits.
 SHORT_VOCABULARY = 1 << 16
-CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -167,7 +166,7 @@ def prepare_text(run: Path, options: TextOptions, progress: TrainingProgress) ->
             raise InvalidValueError(f"the validation text {options.validation[0]} is empty")
     reader, tokenizer = _tokenizer(options, scan, progress)
     scan.sample = None
-    free_kept_memory(CPU)  # of the sample and of the trainer's counts
+    return_free_memory()  # of the sample and of the trainer's counts
     table = byte_table(tokenizer, reader)
     dtype: Dtype = "uint16" if reader.vocabulary_size <= SHORT_VOCABULARY else "uint32"
     stamps = [Stamp.of(path, file_hash(path)) for path, _ in (*corpus.files, *held_out.files)]
@@ -178,7 +177,7 @@ def prepare_text(run: Path, options: TextOptions, progress: TrainingProgress) ->
         writer = SplitWriter(files, reader, table, lambda done: progress.advance(done, scan.size))
         split = _write(writer, corpus, held_out, scan, (tokenizer, reader, dtype, options.context))
         shards = [file.publish(folder / name) for file, name in zip(files, NAMES, strict=True)]
-    free_kept_memory(CPU)
+    return_free_memory()
     progress.tell(_split_note(split, writer, [file.length for file in files]))
     if scan.documents > 1 and not writer.has_separator:
         progress.note(
@@ -267,7 +266,10 @@ def _tokenizer(
     progress.stage("training the tokenizer")
     asked = options.vocabulary_size
     wanted = options.default_vocabulary if asked is None else asked
-    tokenizer = train_tokenizer(scan.sample or [], wanted)
+    # In a thread of its own, whose memory is given back whole: in that of the main thread the
+    # counts would leave 100 MB of holes, in which later arrays leave pages behind.
+    with ThreadPoolExecutor(1) as pool:
+        tokenizer = pool.submit(train_tokenizer, scan.sample or [], wanted).result()
     entries = tokenizer.get_vocab_size()
     if entries < wanted:
         supports = f"the text supports a vocabulary of {entries:,} entries, not of {wanted:,}"

@@ -187,7 +187,7 @@ class TextBatches:
     def training_rows(self, steps: int, limit: int) -> TokenRows:
         """The last `limit` tokens of the training split, as one row."""
         total = len(self.training)
-        tokens = self.training[max(0, total - limit) : total]
+        tokens = self.training[max(0, total - limit) : total].astype(np.int32)
         return TokenRows(tokens[None], np.array([len(tokens)]), None, total)
 
     @cached_property

@@ -48,8 +48,9 @@ NAMES = ("train.bin", "val.bin", "val.bytes.bin", "val.documents.bin")
 RECENT_SECONDS = 2.0
 BLOCK = 1 << 22
 # Bytes of a mapped file that are read at random before their pages are let go.
-MOST_MAPPED = 64 << 20
-PAGE = 4096
+MOST_MAPPED = 16 << 20
+# What Linux maps around a place whose page is in its cache (fault_around_bytes).
+MAPPED_AT_ONCE = 1 << 16
 
 
 def shards_folder(run: Path) -> Path:
@@ -187,8 +188,8 @@ class MappedTokens:
     def _let_go(self, taken: Int[np.ndarray, "..."]) -> None:
         """Unmap pages now and then; they stay in the system's cache."""
         row = taken.shape[-1] if taken.ndim else 1
-        pages = taken.size // max(row, 1) * (2 + row * self.values.itemsize // PAGE)
-        self._read[0] += pages * PAGE
+        blocks = taken.size // max(row, 1) * (1 + row * self.values.itemsize // MAPPED_AT_ONCE)
+        self._read[0] += blocks * MAPPED_AT_ONCE
         if self._read[0] > MOST_MAPPED and self._mapped is not None:
             if hasattr(mmap, "MADV_DONTNEED"):
                 self._mapped.madvise(mmap.MADV_DONTNEED)
