@@ -179,8 +179,9 @@ def ranks_of(wanted: Integers, keys: Integers) -> Integers:
     """The places of `wanted` in sorted keys; -1 for those that are not there."""
     if not len(keys):
         return np.full_like(wanted, -1)
-    ranks = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
-    return np.where(keys[ranks] == wanted, ranks, -1)
+    ranks: Integers = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
+    ranks[keys[ranks] != wanted] = -1
+    return ranks
 
 
 def joined(contexts: Integers, tokens: Integers, vocabulary_size: int) -> Integers:

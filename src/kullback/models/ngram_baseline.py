@@ -147,8 +147,8 @@ def _running(
         values.append(tokens[known])
         sizes.append(known.sum(axis=1))
         skipped.append(1 + is_before_NC.sum(axis=1))
-    of_rows = (np.concatenate(arrays) for arrays in (values, sizes, skipped))
-    return _scored(*of_rows, None, vocabulary_size)
+    values_P, sizes_N, skipped_N = map(np.concatenate, (values, sizes, skipped))
+    return _scored(values_P, sizes_N, skipped_N, None, vocabulary_size)
 
 
 def _scored(
