@@ -177,10 +177,13 @@ def parts(size: int) -> Iterator[slice]:
 
 def ranks_of(wanted: Integers, keys: Integers) -> Integers:
     """The places of `wanted` in sorted keys; -1 for those that are not there."""
+    ranks: Integers
     if not len(keys):
-        return np.full_like(wanted, -1)
-    ranks: Integers = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
-    ranks[keys[ranks] != wanted] = -1
+        ranks = np.full_like(wanted, -1)
+        return ranks
+    ranks = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
+    absent = keys[ranks] != wanted
+    ranks[absent] = -1
     return ranks
 
 
