@@ -10,7 +10,13 @@ from transformers import AutoTokenizer
 
 from kullback.errors import InvalidValueError
 from kullback.text.special_tokens import BOS, BOS_ID, EOS, EOS_ID
-from kullback.text.tokenizer_training import tokenizer_config, train_tokenizer, word_tokenizer
+from kullback.text.tokenizer_training import (
+    LONGEST_RUN,
+    _cut_runs,
+    tokenizer_config,
+    train_tokenizer,
+    word_tokenizer,
+)
 
 
 def test_a_trained_tokenizer_reads_any_text_and_begins_with_bos() -> None:
@@ -22,6 +28,25 @@ def test_a_trained_tokenizer_reads_any_text_and_begins_with_bos() -> None:
     encoding = tokenizer.encode(text)
     assert encoding.ids[0] == BOS_ID
     assert tokenizer.decode(encoding.ids[1:]) == text
+
+
+@pytest.mark.parametrize("run", ["-", "a", "é", " ", "1", "_"])
+def test_long_runs_are_cut_where_a_tokenizer_is_trained(run: str) -> None:
+    """No entry is longer than `LONGEST_RUN`, whose merges would take time by the square of it."""
+    tokenizer = train_tokenizer([f"the cat {run * 5_000} sat"] * 3, 320)
+    longest = max(map(len, tokenizer.get_vocab()))
+    assert longest <= LONGEST_RUN * len(run.encode()) + 1  # with the whitespace before it
+    text = f"a{run * 3_000}b"
+    assert tokenizer.decode(tokenizer.encode(text).ids[1:]) == text
+
+
+def test_a_text_without_long_runs_is_trained_on_as_it_is() -> None:
+    """Long stretches without whitespace are whole where its pre-tokens are short."""
+    text = "ab12--" * 200 + " the cat " + "x" * LONGEST_RUN
+    assert list(_cut_runs(text)) == [text]
+    cut = list(_cut_runs(text + "x"))
+    assert "".join(cut) == text + "x"
+    assert [len(part) for part in cut] == [len(text), 1]
 
 
 @pytest.mark.parametrize("size", [0, 257])

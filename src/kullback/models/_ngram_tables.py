@@ -177,13 +177,12 @@ def parts(size: int) -> Iterator[slice]:
 
 def ranks_of(wanted: Integers, keys: Integers) -> Integers:
     """The places of `wanted` in sorted keys; -1 for those that are not there."""
-    ranks: Integers
     if not len(keys):
-        ranks = np.full_like(wanted, -1)
-        return ranks
-    ranks = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
-    absent = keys[ranks] != wanted
-    ranks[absent] = -1
+        return np.full_like(wanted, -1)
+    ranks: Int[np.ndarray, " _"] = np.searchsorted(keys, wanted)
+    np.minimum(ranks, len(keys) - 1, out=ranks)
+    is_absent = keys[ranks] != wanted
+    ranks[is_absent] = -1
     return ranks
 
 

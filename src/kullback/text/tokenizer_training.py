@@ -8,7 +8,8 @@ are Hugging Face `tokenizers`, saved as ``tokenizer.json``, which other tools re
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
@@ -17,6 +18,14 @@ from kullback.text.piece_encoders import CHARACTERS
 from kullback.text.special_tokens import BOS, EOS
 
 __all__ = ["character_tokenizer", "tokenizer_config", "train_tokenizer", "word_tokenizer"]
+
+# Characters: longer than any word of a language, and than any token worth having.
+LONGEST_RUN = 256
+# As GPT-2's pre-tokenizer has them, up to what Unicode calls a letter, a number and whitespace.
+_KINDS = (r"[^\W\d_]", r"\d", r"\s", r"(?:[^\w\s]|_)")
+_LONG_RUN = re.compile("|".join(f"{kind}{{{LONGEST_RUN + 1},}}" for kind in _KINDS))
+# What has no match has no long run, either, and is searched in a quarter of the time.
+_UNBROKEN = re.compile(rf"\S{{{LONGEST_RUN + 1},}}|\s{{{LONGEST_RUN + 1},}}")
 
 
 def word_tokenizer(vocabulary: Sequence[str], bos: bool = True) -> Tokenizer:
@@ -38,6 +47,9 @@ def word_tokenizer(vocabulary: Sequence[str], bos: bool = True) -> Tokenizer:
 def train_tokenizer(texts: Iterable[str], vocabulary_size: int) -> Tokenizer:
     """A byte-level BPE of `vocabulary_size` entries trained on `texts`, with `BOS` and `EOS`.
 
+    Runs of more than `LONGEST_RUN` letters, digits, marks or whitespace, which are one pre-token,
+    are cut: the time of a merge grows with the length of each pre-token that has it.
+
     Raises `InvalidValueError` for a size outside `TRAINED_VOCABULARIES`.
     """
     TRAINED_VOCABULARIES.check("vocabulary_size", vocabulary_size)
@@ -50,9 +62,20 @@ def train_tokenizer(texts: Iterable[str], vocabulary_size: int) -> Tokenizer:
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(texts, trainer)
+    parts = (part for text in texts for part in _cut_runs(text))
+    tokenizer.train_from_iterator(parts, trainer)
     _prepend_bos(tokenizer)
     return tokenizer
+
+
+def _cut_runs(text: str) -> Iterator[str]:
+    """The text in parts between which long runs are cut."""
+    begin = 0
+    for run in _LONG_RUN.finditer(text) if _UNBROKEN.search(text) else ():
+        for end in range(run.start() + LONGEST_RUN, run.end(), LONGEST_RUN):
+            yield text[begin:end]
+            begin = end
+    yield text[begin:]
 
 
 def character_tokenizer(characters: Iterable[str]) -> Tokenizer:
