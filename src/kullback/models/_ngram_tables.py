@@ -177,13 +177,10 @@ def parts(size: int) -> Iterator[slice]:
 
 def ranks_of(wanted: Integers, keys: Integers) -> Integers:
     """The places of `wanted` in sorted keys; -1 for those that are not there."""
-    if not len(keys):
-        return np.full_like(wanted, -1)
-    ranks: Int[np.ndarray, " _"] = np.searchsorted(keys, wanted)
-    np.minimum(ranks, len(keys) - 1, out=ranks)
-    is_absent = keys[ranks] != wanted
-    ranks[is_absent] = -1
-    return ranks
+    places = np.searchsorted(keys, wanted)
+    is_there = places < len(keys)
+    is_there[is_there] = keys[places[is_there]] == wanted[is_there]
+    return np.where(is_there, places, -1)
 
 
 def joined(contexts: Integers, tokens: Integers, vocabulary_size: int) -> Integers:
