@@ -180,7 +180,9 @@ def ranks_of(wanted: Integers, keys: Integers) -> Integers:
     places = np.searchsorted(keys, wanted)
     is_there = places < len(keys)
     is_there[is_there] = keys[places[is_there]] == wanted[is_there]
-    return np.where(is_there, places, -1)
+    ranks = np.full(len(wanted), -1)
+    ranks[is_there] = places[is_there]
+    return ranks
 
 
 def joined(contexts: Integers, tokens: Integers, vocabulary_size: int) -> Integers:
