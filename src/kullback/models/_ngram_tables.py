@@ -187,7 +187,8 @@ def ranks_of(wanted: Integers, keys: Integers) -> Integers:
 
 def joined(contexts: Integers, tokens: Integers, vocabulary_size: int) -> Integers:
     """The keys of n-grams, int64."""
-    keys = np.multiply(contexts, vocabulary_size, dtype=np.int64)
+    keys = contexts.astype(np.int64)
+    keys *= vocabulary_size
     keys += tokens
     return keys
 
