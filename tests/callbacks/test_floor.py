@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from kullback.callbacks import FloorCallback
-from kullback.callbacks.fixed_rows import LOGITS_BYTES, logits_of, open_rows
+from kullback.callbacks.fixed_rows import LOGITS_BYTES, Logits, logits_of, open_rows
 from kullback.callbacks.pace import LEAST, MOST, WARM_UP, Pace
 from kullback.errors import InvalidValueError
 from kullback.evaluation.on_source import evaluate_on_source
@@ -130,6 +130,51 @@ def test_a_large_vocabulary_is_read_in_parts(exported: Path) -> None:
         assert part.cross_entropy.value == pytest.approx(math.log(columns))
         assert part.prefixes == rows.tokens
     assert 1 < max(sizes) <= LOGITS_BYTES // (4 * columns)
+
+
+def test_another_model_is_measured_as_its_own_size_asks(exported: Path) -> None:
+    """After a small model, a larger vocabulary is still read in parts; a shorter context cuts."""
+    sizes: list[int] = []
+
+    def logits_of_width(columns: int) -> Logits:
+        def logits(_: object, ids_NT: torch.Tensor) -> torch.Tensor:
+            sizes.append(ids_NT.numel())
+            return torch.zeros(1).expand(*ids_NT.shape, columns)
+
+        return logits
+
+    rows = open_rows(exported, 200, None, 0)
+    small, large = torch.nn.Linear(1, 1), torch.nn.Linear(1, 1)
+    rows.evaluation(small, logits_of_width(100))
+    tokens, _ = rows.tokens, sizes.clear()
+    rows.evaluation(large, logits_of_width(100_000))
+    assert max(sizes) <= LOGITS_BYTES // (4 * 100_000)
+    short = SimpleNamespace(max_position_embeddings=2)
+    large.config = SimpleNamespace(get_text_config=lambda decoder: short)
+    rows.evaluation(small, logits_of_width(100))
+    rows.evaluation(large, logits_of_width(100))
+    assert rows.tokens < tokens
+    rows.evaluation(small, logits_of_width(100))
+    assert rows.tokens == tokens
+
+
+@pytest.mark.parametrize(("every", "steps"), [(1, [1, 2, 3, 4, 5]), (2, [2, 4, 5])])
+def test_an_interval_without_rows_holds_from_the_first_steps(
+    every: int, steps: list[int], exported: Path, tmp_path: Path
+) -> None:
+    """A run that is shorter than what is otherwise timed is measured at each of its intervals."""
+    vocabulary = len(weather(tmp_path).source.training.vocabulary)
+    callback = FloorCallback(
+        exported, every=every, logits=lambda m, ids: torch.zeros(*ids.shape, vocabulary)
+    )
+    trainer, module, logger = lightning(step=0)
+    for step in range(1, 6):
+        trainer.global_step = step
+        callback.on_train_batch_end(trainer, module, None, None, 0)
+    callback.on_fit_end(trainer, module)
+    assert [step for step, _ in logger.rows] == steps
+    assert callback.rows is not None
+    assert callback.rows >= LEAST
 
 
 def test_a_second_training_is_measured(exported: Path, tmp_path: Path) -> None:
@@ -330,8 +375,8 @@ def test_the_pace_keeps_the_budget(step_seconds: float, least_seconds: float):
     """Whatever a step and a row cost, the planned share is at most the budget."""
     pace = Pace(None, None, 0.02)
     for step in range(WARM_UP):
-        assert not pace.step(step * step_seconds)
-    assert pace.step(WARM_UP * step_seconds)
+        assert not pace.step(step * step_seconds, step + 1)
+    assert pace.step(WARM_UP * step_seconds, WARM_UP + 1)
     pace.plan(least_seconds, 50)
     assert LEAST <= pace.rows <= MOST
     cost = least_seconds * pace.rows / LEAST

@@ -188,6 +188,57 @@ def test_ctrl_c_before_the_first_checkpoint_says_so(
         train_model(run, source=str(tmp_path / "weather.toml"), log=["wandb"], **SIZES)
 
 
+@pytest.mark.parametrize("interrupted", [0, 1])
+def test_ctrl_c_while_a_logger_is_closed_leaves_none_open(
+    interrupted: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The others are closed before the interruption goes on."""
+
+    class Slow(Kept):
+        def close(self) -> None:
+            super().close()
+            raise KeyboardInterrupt
+
+    kept = [Kept(), Kept()]
+    kept[interrupted] = Slow()
+    opened_as(monkeypatch, wandb=kept[0], mlflow=kept[1])
+    with (
+        pytest.raises(KeyboardInterrupt),
+        LoggedProgress(Notes(), ["wandb", "mlflow"], tmp_path, dict) as progress,
+    ):
+        progress.begin(12, None)
+    assert [logger.closed for logger in kept] == [1, 1]
+
+
+def test_ctrl_c_while_loggers_begin_leaves_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """What has begun is closed, and its files are removed."""
+    opened: list[Kept] = []
+
+    class Writes(Kept):
+        def __init__(self, run: Path, *_: object) -> None:
+            super().__init__()
+            (run / "mlflow").mkdir(parents=True)
+            opened.append(self)
+
+    def stop(*_: object) -> Kept:
+        raise KeyboardInterrupt
+
+    opened_as(monkeypatch)
+    monkeypatch.setitem(loggers._OPENERS, "wandb", Writes)
+    monkeypatch.setitem(loggers._OPENERS, "mlflow", Writes)
+    monkeypatch.setitem(loggers._OPENERS, "tensorboard", stop)
+    run = tmp_path / "run"
+    with (
+        pytest.raises(KeyboardInterrupt),
+        LoggedProgress(Notes(), ["tensorboard", "mlflow"], run, dict) as progress,
+    ):
+        progress.begin(12, None)
+    assert [logger.closed for logger in opened] == [1]
+    assert not run.exists()
+
+
 def test_a_logger_that_cannot_begin_is_refused(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

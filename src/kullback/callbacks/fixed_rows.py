@@ -10,6 +10,7 @@ Axes: N rows, T positions, M positions that count, V vocabulary.
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -54,7 +55,9 @@ class FixedRows:
     """Some rows of a source, what the source says at each position, and the bytes of their text."""
 
     def __init__(self, corpus: Corpus | WindowCorpus) -> None:
-        self._is_fitted = False
+        self._whole = corpus
+        self._model: weakref.ref[nn.Module] | None = None
+        """That the batches are for."""
         self._take(corpus)
 
     def _take(self, corpus: Corpus | WindowCorpus) -> None:
@@ -72,7 +75,7 @@ class FixedRows:
 
     def first(self, rows: int) -> FixedRows:
         """The first so many of these rows."""
-        corpus = self._corpus
+        corpus = self._whole
         weights = corpus.weights[:rows]
         if isinstance(corpus, WindowCorpus):
             return FixedRows(replace(corpus, symbols=corpus.symbols[:rows], weights=weights))
@@ -83,18 +86,18 @@ class FixedRows:
     def evaluation(self, model: nn.Module, logits: Logits, name: str = "model") -> PartEvaluation:
         """CE = H + KL of `model`, which is left in the mode that it was in.
 
-        Rows are cut at the context that the configuration of the first model names, and the floor
-        is of the tokens before.  Raises `InvalidValueError` where it has fewer ids than the source.
+        Rows are cut at the context that the configuration of the model names, and the floor is of
+        the tokens before.  Raises `InvalidValueError` where it has fewer ids than the source.
         """
-        if not self._is_fitted and (cut := _cut(self._corpus, _context_of(model))) is not None:
-            self._take(cut)
-        summed = self._corpus.summed
-        sums = SourceSums(summed, has_reference=False)
         device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
         with torch.no_grad(), _evaluation_mode(model):
-            if not self._is_fitted:
+            if self._model is None or self._model() is not model:
+                self._take(_cut(self._whole, _context_of(model)) or self._whole)
                 first = self._batches[0].inputs_BT[:1, :1].to(device)
-                self._batches, self._is_fitted = self._fitting(logits(model, first).shape[-1]), True
+                self._batches = self._fitting(logits(model, first).shape[-1])
+                self._model = weakref.ref(model)
+            summed = self._corpus.summed
+            sums = SourceSums(summed, has_reference=False)
             for batch in self._batches:
                 logits_NTV = logits(model, batch.inputs_BT.to(device))
                 self._check(logits_NTV, batch.inputs_BT)

@@ -101,7 +101,7 @@ class FloorCallback:
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **named: Any) -> None:
         """Refuse a second callback of this name: its numbers would be taken for this one's."""
-        _begun[:] = [one for one in _begun if None not in (one[0](), one[1]())]
+        _begun[:] = [pair for pair in _begun if None not in (pair[0](), pair[1]())]
         others = [callback() for trainer, callback in _begun if trainer() is control]
         self._check_names(others)
         _begun.append((weakref.ref(control), weakref.ref(self)))
@@ -109,7 +109,7 @@ class FloorCallback:
 
     def on_train_end(self, args: Any, state: Any, control: Any, **named: Any) -> None:
         """The names of the trainer's callbacks may change."""
-        _begun[:] = [one for one in _begun if one[1]() is not self]
+        _begun[:] = [pair for pair in _begun if pair[1]() is not self]
 
     def on_step_end(self, args: Any, state: Any, control: Any, **named: Any) -> None:
         """Measure where it is time, and let the trainer log at this step."""
@@ -202,7 +202,7 @@ class FloorCallback:
         if step <= max(self._measured, 0):  # a part of a step, or the same step again
             return False
         device = next(model.parameters()).device
-        if self._pace.step(seconds_now(device) if not self._pace.is_set else 0.0):
+        if self._pace.step(seconds_now(device) if not self._pace.is_set else 0.0, step):
             self._plan(model, device, between)
         if not (is_last or self._pace.is_due(step)):
             return False

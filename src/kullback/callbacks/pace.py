@@ -1,6 +1,7 @@
 """How many rows are measured, and after how many steps, from the time that a step takes.
 
-The first steps are timed, then a forward of a few rows.  With B the budget (a share of the time of
+The first steps are timed (fewer where the user has rows measured sooner), then a forward of a few
+rows.  With B the budget (a share of the time of
 the steps), s the seconds of a step and N the steps between two logs of the trainer, a measurement
 may take B·s·N.  As many rows are taken as that pays for, between `LEAST` and `MOST`; where it does
 not pay for `LEAST` of them, N grows until it does.  The first measurement corrects N once more.
@@ -44,17 +45,21 @@ class Pace:
         """Whether both are known."""
         return self.every is not None and self.rows is not None
 
-    def step(self, now: float) -> bool:
-        """A step ended; whether enough of them are timed to `plan`."""
+    def step(self, now: float, step: int) -> bool:
+        """A step ended; whether it is time to `plan`.
+
+        Enough steps are timed then, or the rows are to be measured after this one already.
+        """
         if self.is_set:
             return False
         self._ends.append(now)
-        return len(self._ends) > WARM_UP
+        return len(self._ends) > WARM_UP or (self.every is not None and step % self.every == 0)
 
     def plan(self, seconds_of_least: float, between: int | None) -> None:
         """Choose, given the seconds of a forward of `LEAST` rows and the trainer's interval."""
-        ends = self._ends[WARM_UP // 2 :]
-        self._step_seconds = median(b - a for a, b in pairwise(ends))
+        ends = self._ends[min(WARM_UP, len(self._ends)) // 2 :]
+        # After a single step none is timed: `LEAST` rows.
+        self._step_seconds = median([b - a for a, b in pairwise(ends)] or [0.0])
         share = PLANNED * self._budget * self._step_seconds
         between = self.every or between or BETWEEN
         if self.rows is None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
@@ -107,8 +107,14 @@ class LoggedProgress(ForwardedProgress):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        for name, logger in self._open.items():
-            self._guarded(name, logger.close)
+        self._close()
+
+    def _close(self) -> None:
+        """Close all loggers, also where Ctrl-C comes while one of them is closed."""
+        with ExitStack() as closing:
+            for name, logger in self._open.items():
+                closing.callback(self._guarded, name, logger.close)
+            self._open = {}
 
     def begin(self, steps: int, floor: float | None) -> None:
         """Open the loggers; `RunError` where one cannot be opened."""
@@ -126,13 +132,14 @@ class LoggedProgress(ForwardedProgress):
         super().begin(steps, floor)
 
     def _begin(self, name: str, settings: Mapping[str, object], ids: dict[str, str]) -> None:
-        """Open a logger; where that fails, those that are open are closed."""
+        """Open a logger; where that fails or is interrupted, those that are open are closed."""
         try:
             self._open[name] = _OPENERS[name](self._run, settings, ids)
+        except KeyboardInterrupt:
+            self._close()
+            raise
         except Exception as error:  # each library has its own
-            for other, logger in self._open.items():
-                self._guarded(other, logger.close)
-            self._open.clear()
+            self._close()
             raise RunError(
                 f"log is {name}, which cannot begin ({_sentence(error)}); see how it is set up "
                 "here, or leave it out"
@@ -246,7 +253,7 @@ def _nothing_left(run: Path) -> Iterator[None]:
     before, had_run = _written(run), run.exists()
     try:
         yield
-    except RunError:
+    except (RunError, KeyboardInterrupt):
         for path in sorted(_written(run) - before, reverse=True):  # what is in a folder first
             with suppress(OSError):
                 path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
