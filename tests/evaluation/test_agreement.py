@@ -13,7 +13,7 @@ from rank_threads import in_ranks, rank
 
 from kullback.errors import InvalidValueError, RunError
 from kullback.evaluation import agreement, predictors, tokenized_text
-from kullback.evaluation.on_text import evaluate_text
+from kullback.evaluation.on_text import TextTask, evaluate_text
 from kullback.evaluation.passes import ModelPredictor, TokenizedText, token_rows
 from kullback.models.huggingface import HuggingFaceModel
 from kullback.models.load import load_text_model
@@ -155,6 +155,25 @@ def test_a_file_of_another_process_that_cannot_be_opened(
         local=2,
     )
     assert isinstance(both[0], Evaluation), both
+    assert isinstance(both[1], NonZeroRank)
+
+
+def test_rank_zero_alone_measures_noise_and_temperature(model: HuggingFaceModel) -> None:
+    """The other returns after the pass: it loads no second model, and rank 0 has its cores."""
+    loaded: list[int] = []
+
+    def exact() -> HuggingFaceModel:
+        loaded.append(rank())
+        return model
+
+    task = TextTask(exact=exact, temperature=True)
+    both = in_ranks(
+        lambda processes: evaluate_text(model, DOCUMENTS, Protocol(window=32), task, processes),
+        local=2,
+    )
+    assert loaded == [0]
+    assert isinstance(both[0], Evaluation), both
+    assert "temperature_saves" in both[0].measures
     assert isinstance(both[1], NonZeroRank)
 
 
