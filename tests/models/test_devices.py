@@ -85,18 +85,21 @@ def test_a_gpu_without_bfloat16_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
     check_dtype(torch.float16, "cuda:0")
 
 
-def test_products_of_ten_bits_are_refused() -> None:
-    """Whichever setting a notebook has used; the CPU has no such products."""
+@pytest.mark.parametrize(
+    ("precision", "cuda", "cpu"),
+    [("highest", "", ""), ("high", "TF32", ""), ("medium", "TF32", "bfloat16")],
+)
+def test_rounded_products_are_refused(precision: str, cuda: str, cpu: str) -> None:
+    """What a notebook may have set for its training leaves float32 numbers ten bits or fewer."""
     before = torch.get_float32_matmul_precision()
-    check_float32_products(torch.device("cuda"))
+    torch.set_float32_matmul_precision(precision)
     try:
-        torch.set_float32_matmul_precision("high")
-        with pytest.raises(InvalidValueError, match=r"TF32.*'highest'"):
-            check_float32_products(torch.device("cuda"))
-        check_float32_products(torch.device("cpu"))
+        for device, rounded in (("cuda", cuda), ("cpu", cpu)):
+            refused = pytest.raises(InvalidValueError, match=rf"{device} .*{rounded}.*'highest'")
+            with refused if rounded else nullcontext():
+                check_float32_products(torch.device(device))
     finally:
         torch.set_float32_matmul_precision(before)
-    check_float32_products(torch.device("cuda"))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])

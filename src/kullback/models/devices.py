@@ -93,22 +93,30 @@ def check_dtype(dtype: torch.dtype, device: torch.device | str) -> None:
 
 
 def check_float32_products(device: torch.device) -> None:
-    """Raise `InvalidValueError` where the process has let GPUs round float32 products to TF32.
+    """Raise `InvalidValueError` where the process has let float32 products be rounded.
 
-    That keeps ten bits.  It is a setting of the whole process, which is not changed here.
+    To TF32 on a GPU, which keeps ten bits, and to bfloat16 on a CPU.  It is a setting of the whole
+    process, which is not changed here.
     """
-    if device.type != "cuda":
-        return
-    try:
-        rounds = torch.backends.cuda.matmul.allow_tf32
-    except RuntimeError:  # newer settings were used, by which this one cannot be told
-        rounds = getattr(torch.backends.cuda.matmul, "fp32_precision", "none") == "tf32"
-    if rounds:
+    if device.type == "cuda":
+        rounded = "TF32" if _allows_tf32() else ""
+    else:
+        matmul = getattr(torch.backends.mkldnn, "matmul", None)
+        bfloat16 = device.type == "cpu" and getattr(matmul, "fp32_precision", "") == "bf16"
+        rounded = "bfloat16" if bfloat16 else ""
+    if rounded:
         raise InvalidValueError(
-            "this process has set TF32 (torch.set_float32_matmul_precision, or allow_tf32), by "
-            "which a GPU multiplies float32 numbers with ten bits: call "
+            f"this process lets {device} multiply float32 numbers as {rounded} "
+            "(torch.set_float32_matmul_precision): call "
             "torch.set_float32_matmul_precision('highest') first"
         )
+
+
+def _allows_tf32() -> bool:
+    try:
+        return torch.backends.cuda.matmul.allow_tf32
+    except RuntimeError:  # newer settings were used, by which this one cannot be told
+        return getattr(torch.backends.cuda.matmul, "fp32_precision", "none") == "tf32"
 
 
 def _unusable(device: torch.device | str) -> InvalidValueError:
