@@ -114,7 +114,7 @@ def check_float32_products(device: torch.device) -> None:
 
 def _allows_tf32() -> bool:
     try:
-        return torch.backends.cuda.matmul.allow_tf32
+        return bool(torch.backends.cuda.matmul.allow_tf32)
     except RuntimeError:  # newer settings were used, by which this one cannot be told
         return getattr(torch.backends.cuda.matmul, "fp32_precision", "none") == "tf32"
 
