@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import asdict, fields, replace
 from pathlib import Path
@@ -94,6 +95,11 @@ def test_a_run_is_evaluated_on_the_source_that_it_was_trained_on(tmp_path: Path)
         evaluate_source(str(tmp_path / "run"))
     (part,) = evaluate_source(str(tmp_path / "run"), str(path)).parts
     assert part.floor == open_source(str(path)).training.entropy_per_token
+    description = json.loads((tmp_path / "run" / "training.json").read_text("utf-8"))
+    description["data"]["source"] = {"name": "conjugation"}
+    (tmp_path / "run" / "training.json").write_text(json.dumps(description), encoding="utf-8")
+    with pytest.raises(RunError, match=r"training\.json does not describe the source.*'holdout'"):
+        evaluate_source(str(tmp_path / "run"))
 
 
 def test_a_source_has_its_floor_and_the_kl_above_it(source_run: TrainingRun) -> None:

@@ -111,8 +111,15 @@ def _source(
 
 
 def _source_of_run(folder: Path, data: Mapping[str, Any]) -> Source:
-    """What a run was trained on; `RunError` where its grammar or text has changed since."""
-    source = source_from_spec(data["source"])
+    """What a run was trained on; `RunError` where it is not described, or has changed since."""
+    try:
+        source = source_from_spec(data["source"])
+    except (KeyError, TypeError) as error:  # a description that was edited
+        missing = f"it has no {error}" if isinstance(error, KeyError) else error
+        raise RunError(
+            f"{folder / 'training.json'} does not describe the source of its run: {missing}; "
+            "restore it, or name the source to evaluate on (--source NAME)"
+        ) from None
     if source.fingerprint() != data["fingerprint"]:
         raise RunError(
             f"{source.name}, which {folder} was trained on, has changed since (its fingerprint "
