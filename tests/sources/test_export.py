@@ -58,6 +58,28 @@ def everything(
     return source, folder / "data"
 
 
+@pytest.mark.parametrize("window", [12, 13])
+def test_windows_of_a_periodic_process_begin_in_all_phases(window: int, tmp_path: Path):
+    """RRXOR has three phases: rows of 12 symbols, one after the other, would all begin in one of
+    them, and their mean surprisal would not be the floor.
+    """
+    process = known_process("rrxor")
+    assert process.period == 3
+    assert known_process("mess3").period == known_process("even").period == 1
+    formats = ("npy", "nanogpt")
+    floor = export_source(process, 60_000, tmp_path / "data", 1, 30_000, formats, window)
+    for split, name in (("train", "train.bin"), ("validation", "val.bin")):
+        about = floor["splits"][split]
+        # 0.02 nats/token apart where all begin in one phase.
+        assert about["mean_surprisal"] == pytest.approx(floor["nats_per_token"], abs=0.005)
+        ids = np.load(tmp_path / "data" / f"{split}.tokens.npy").reshape(-1, window)
+        stride = window + (window == 12)
+        stream = np.fromfile(tmp_path / "data" / "nanogpt" / name, np.uint16)
+        assert np.array_equal(stream.reshape(-1, stride)[:, :window], ids)
+    readme = (tmp_path / "data" / "README.txt").read_text("utf-8")
+    assert ("all phases of its period of 3" in readme) == (window == 12)
+
+
 def test_a_stream_that_counts_bos_has_its_own_floor(tmp_path: Path):
     """nanoGPT's loss on the rows has the floor of all ids, <s> among them, which costs nothing."""
     source = weather(tmp_path).source

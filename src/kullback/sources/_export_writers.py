@@ -111,7 +111,12 @@ class SplitWriter(AbstractContextManager["SplitWriter"]):
     def _nanogpt(self) -> Any:
         (self._folder / "nanogpt").mkdir(exist_ok=True)
         file = self._open(f"nanogpt/{NANOGPT[self._split]}")
-        return lambda rows: file.write(rows.ids_A.astype("<u2").tobytes())
+
+        def add(rows: Rows) -> None:
+            ids = rows.ids_A if rows.stream is None else rows.stream
+            file.write(ids.astype("<u2").tobytes())
+
+        return add
 
     def _datasets(self) -> Any:
         import pyarrow as pa

@@ -6,8 +6,10 @@ Axes: A ids of all rows of a piece, R rows, V vocabulary.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -16,7 +18,9 @@ from kullback.sources.language import Language
 from kullback.sources.process import FIRST_SYMBOL, Process
 from kullback.text.special_tokens import BOS_ID, EOS_ID
 
-__all__ = ["Rendered", "RowText", "Rows", "process_rows", "sentence_rows"]
+__all__ = [
+    "Rendered", "RowText", "Rows", "process_rows", "sentence_rows", "symbols_between",
+]  # fmt: skip
 
 # Sentences, and symbols of a process, that are sampled at once.
 PIECE_SENTENCES = 1 << 15
@@ -33,6 +37,8 @@ class Rows:
     lengths_R: Int[np.ndarray, "R"]
     given: bool
     """Whether the rows begin with ``<s>`` and end with ``</s>``, which are no part of the text."""
+    stream: Int[np.ndarray, "B"] | None = None
+    """The ids with those between the rows, which are in none; None where nothing is between."""
 
     @property
     def scored(self) -> int:
@@ -57,20 +63,32 @@ def sentence_rows(language: Language, tokens: int, rng: np.random.Generator) -> 
 def process_rows(
     process: Process, tokens: int, window: int, rng: np.random.Generator
 ) -> Iterator[Rows]:
-    """Windows of one stream, one after the other, with at least `tokens` symbols, in pieces."""
+    """Windows of one stream, one after the other, with at least `tokens` symbols, in pieces.
+
+    Some symbols between them are in no window where a process would else begin them all in one
+    phase of its period: what is exported is what the floor is of, windows that begin anywhere.
+    """
     stream = process.stream(rng)
+    stride = window + symbols_between(process, window)
     missing = -(-tokens // window)
     while missing:
-        rows = min(missing, max(1, PIECE_SYMBOLS // window))
-        symbols = stream.read(rows * window).reshape(rows, window)
+        rows = min(missing, max(1, PIECE_SYMBOLS // stride))
+        read = stream.read(rows * stride)
+        symbols = read.reshape(rows, stride)[:, :window]
         surprisals = process.predictor.surprisals(symbols)
         yield Rows(
             symbols.reshape(-1) + FIRST_SYMBOL,
             surprisals.reshape(-1),
             np.full(rows, window),
             given=False,
+            stream=read + FIRST_SYMBOL if stride > window else None,
         )
         missing -= rows
+
+
+def symbols_between(process: Process, window: int) -> int:
+    """The fewest symbols between windows with which they begin in each phase equally often."""
+    return next(k for k in count() if math.gcd(window + k, process.period) == 1)
 
 
 @dataclass(frozen=True, eq=False)

@@ -28,7 +28,7 @@ from kullback.sources._export_writers import (
     finish_datasets,
     write_meta,
 )
-from kullback.sources._rows import Rows, process_rows, sentence_rows
+from kullback.sources._rows import Rows, process_rows, sentence_rows, symbols_between
 from kullback.sources.catalogue import AnySource
 from kullback.sources.facts import window_of
 from kullback.sources.floor import FLOOR, SOURCE, SOURCE_KEY, floor_of
@@ -77,7 +77,7 @@ floor, {stream:.12f} nats/token: that of long windows.  Short ones, which begin 
 sentence, are above it.
 """
 WINDOWS = """A row is a window of {window} symbols of one long stream, without <s> and </s>.
-Score every symbol except the first one.  For nanoGPT, whose windows begin anywhere in the stream,
+{between}Score every symbol except the first one.  For nanoGPT, whose windows begin anywhere in the stream,
 the floor is that of block_size = {block_size}.
 """
 
@@ -221,8 +221,8 @@ def _write_about(source: AnySource, draft: Path, folder: Path, floor: dict[str, 
     (draft / FLOOR).write_text(document, encoding="utf-8")
     window = floor.get("window", 0)
     rows = (
-        WINDOWS.format(window=window, block_size=window - 1)
-        if is_process
+        WINDOWS.format(window=window, block_size=window - 1, between=_between(source, window))
+        if isinstance(source, Process)
         else SENTENCES.format(stream=floor["stream_nats_per_token"])
     )
     files = "\n".join(f"{name:<23}{FORMATS[key]}" for key in floor["formats"] for name in [key])
@@ -236,6 +236,17 @@ def _write_about(source: AnySource, draft: Path, folder: Path, floor: dict[str, 
         folder=folder,
     )
     (draft / "README.txt").write_text(readme, encoding="utf-8")
+
+
+def _between(process: Process, window: int) -> str:
+    """What is left out between rows, as a line."""
+    between = symbols_between(process, window)
+    if not between:
+        return ""
+    return (
+        f"Symbols of the stream after each row that are in none (but in nanogpt/): {between}.  So "
+        f"rows\nbegin in all phases of its period of {process.period}.  "
+    )
 
 
 def _vocabulary(source: AnySource) -> tuple[str, ...]:

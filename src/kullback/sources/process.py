@@ -26,7 +26,8 @@ from typing import NamedTuple, Self
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy.sparse.csgraph import connected_components
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import breadth_first_order, connected_components
 from scipy.special import entr
 
 from kullback.errors import GrammarError
@@ -155,6 +156,20 @@ class Process:
     def is_unifilar(self) -> bool:
         """Whether a state and the symbol written there determine the next state."""
         return bool(((self.transitions > 0).sum(axis=2) <= 1).all())
+
+    @cached_property
+    def period(self) -> int:
+        """The greatest common divisor of the lengths of all ways from a state back to it.
+
+        Above 1 the states are passed in turn, class by class, as the three steps of RRXOR are.
+        """
+        moves = self.transitions.sum(axis=0) > 0
+        order, before = breadth_first_order(csr_array(moves), 0)
+        depth = np.zeros(len(self.states), dtype=np.int64)
+        for state in order[1:]:
+            depth[state] = depth[before[state]] + 1
+        states, targets = np.nonzero(moves)
+        return int(np.gcd.reduce(depth[states] + 1 - depth[targets]))
 
     def fingerprint(self) -> str:
         """SHA-256 of the symbols and the table in hexadecimal: equal for equal processes."""
