@@ -77,8 +77,8 @@ floor, {stream:.12f} nats/token: that of long windows.  Short ones, which begin 
 sentence, are above it.
 """
 WINDOWS = """A row is a window of {window} symbols of one long stream, without <s> and </s>.
-{between}Score every symbol except the first one.  For nanoGPT, whose windows begin anywhere in the stream,
-the floor is that of block_size = {block_size}.
+{between}Score every symbol except the first one.  For nanoGPT, whose windows begin
+anywhere in the stream, the floor is that of block_size = {block_size}.
 """
 
 
@@ -245,7 +245,7 @@ def _between(process: Process, window: int) -> str:
         return ""
     return (
         f"Symbols of the stream after each row that are in none (but in nanogpt/): {between}.  So "
-        f"rows\nbegin in all phases of its period of {process.period}.  "
+        f"rows\nbegin in all phases of its period of {process.period}.\n"
     )
 
 
