@@ -90,7 +90,7 @@ def test_a_trainer_logs_what_kullback_measures(exported: Path, tmp_path: Path):
     assert [row["step"] for row in callback.history] == [2, 4, 5]
     assert set(callback.history[0]) == NAMES | {"step"}
 
-    kept = validation_rows(exported, source, 20, 0)
+    kept = validation_rows(exported, source, 20)
     corpus = Corpus(kept, kept.mask.astype(np.float64), exact=False)
     assert model.training
     part = evaluate_on_source(Wrapped(model), corpus)
@@ -315,6 +315,34 @@ def test_rows_are_cut_at_the_context_of_the_model(source: str, tmp_path: Path):
     assert part.floor == floor
     assert part.prefixes == rows.tokens == tokens
     assert rows.first(3).evaluation(model, logits_of).floor == floor
+
+
+SLOW = """
+[states]
+A = [{ p = 0.9, write = "a", then = "A" }, { p = 0.0998, write = "b", then = "A" },
+     { p = 0.0002, write = "a", then = "B" }]
+B = [{ p = 0.0998, write = "a", then = "B" }, { p = 0.9, write = "b", then = "B" },
+     { p = 0.0002, write = "b", then = "A" }]
+"""
+
+
+def test_the_error_of_a_slow_process_is_not_that_of_neighbours(tmp_path: Path):
+    """Neighbouring windows of an export have one state, and so hardly any spread; the rows are
+    independent ones, whose standard error is the spread of KL over seeds.
+    """
+    path = tmp_path / "slow.toml"
+    path.write_text(SLOW, encoding="utf-8")
+    export_source(open_any_source(str(path)), 100, tmp_path / "data", 0, 1024, ("npy",), 16)
+    logits = torch.log(torch.tensor([1e-9, 1e-9, 0.7, 0.3]))
+    measured = [
+        open_rows(tmp_path / "data", 64, None, seed).metrics(
+            torch.nn.Linear(1, 1), lambda model, ids: logits.expand(*ids.shape, 4)
+        )
+        for seed in range(30)
+    ]
+    spread = np.std([one["kl"] for one in measured], ddof=1)
+    stated = np.mean([one["kl_standard_error"] for one in measured])
+    assert 0.6 < spread / stated < 1.6
 
 
 def lightning(step: int):

@@ -40,6 +40,7 @@ from kullback.sources.facts import window_of
 from kullback.sources.finding import open_named
 from kullback.sources.floor import FLOOR, read_floor
 from kullback.sources.process import Process
+from kullback.sources.sentences import Sentences
 from kullback.sources.validation_rows import sampled_rows, validation_rows
 from kullback.text.special_tokens import EOS_ID
 
@@ -162,10 +163,11 @@ def _context_of(model: nn.Module) -> int | None:
 def open_rows(
     source: str | Path | AnySource, rows: int, window: int | None, seed: int
 ) -> FixedRows:
-    """The first `rows` of the validation split of an export, or a sample of any other source.
+    """The first `rows` sentences of the validation split of an export, or a sample.
 
-    A source without a validation split on disk is sampled with `seed`: such rows are as
-    independent of the training split.  Raises `InvalidValueError` for an unknown source.
+    A source without a validation split on disk is sampled with `seed`, and so is a process, whose
+    exported windows follow one another: such rows are as independent of the training split.
+    Raises `InvalidValueError` for an unknown source.
     """
     folder: Path | None = None
     exported: int | None = None
@@ -176,9 +178,9 @@ def open_rows(
     else:
         opened = source
     size = window_of(opened, exported if window is None else window)
-    if exported is not None and size != exported:  # the rows on disk are cut for another window
-        folder = None
-    kept = None if folder is None else validation_rows(folder, opened, rows, size)
+    kept: Sentences | Int[np.ndarray, "N T"] | None = None
+    if folder is not None and not isinstance(opened, Process):
+        kept = validation_rows(folder, opened, rows)
     if kept is None:
         kept = sampled_rows(opened, rows, size, seed)
     if isinstance(kept, np.ndarray):

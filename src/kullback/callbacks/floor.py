@@ -39,7 +39,7 @@ class FloorCallback:
     """Logs cross-entropy, floor, KL with its standard error, and bits per byte while training.
 
     ``Trainer(..., callbacks=[FloorCallback("data")])`` or Lightning's ``Trainer(callbacks=[...])``.
-    `source` is the folder of an export, whose first validation rows are read, or any other source
+    `source` is the folder of an export, whose first validation sentences are read, or any source
     that `kullback.evaluate_source` takes.  The numbers come from the model and the exported tokens,
     never from the trainer's labels or loss.
 

@@ -1,4 +1,4 @@
-"""The first rows of the validation split of an export, as a model is measured on them.
+"""The rows of a source that a model is measured on: those of a validation split, or a sample.
 
 Axes: N sentences or windows, T positions.
 """
@@ -13,9 +13,9 @@ import numpy as np
 from jaxtyping import Int
 
 from kullback.errors import InvalidValueError
-from kullback.sources.catalogue import AnySource
+from kullback.sources.catalogue import AnySource, Source
 from kullback.sources.language import Language, Sentences
-from kullback.sources.process import FIRST_SYMBOL, Process
+from kullback.sources.process import Process
 from kullback.text.special_tokens import BOS_ID, EOS_ID
 
 __all__ = ["sampled_rows", "validation_rows"]
@@ -23,58 +23,51 @@ __all__ = ["sampled_rows", "validation_rows"]
 IDS, TEXT = "validation.tokens.npy", "validation.txt"
 
 
-def validation_rows(
-    folder: Path, source: AnySource, rows: int, window: int
-) -> Sentences | Int[np.ndarray, "N T"] | None:
-    """The first `rows` sentences, or windows of symbols, of the export in `folder`.
+def validation_rows(folder: Path, source: Source, rows: int) -> Sentences | None:
+    """The first `rows` sentences of the export in `folder`.
 
     They are read from ``validation.tokens.npy`` or ``validation.txt``; None where neither is there.
     Raises `InvalidValueError` for a file that is damaged or of another source.
     """
-    vocabulary = source.vocabulary if isinstance(source, Process) else source.training.vocabulary
+    language = source.training
     if (folder / IDS).is_file():
-        sequences = _from_ids(folder / IDS, source, rows, window)
+        sequences = _from_ids(folder / IDS, rows)
     elif (folder / TEXT).is_file():
-        sequences = _from_text(folder / TEXT, vocabulary, rows)
+        sequences = _from_text(folder / TEXT, language.vocabulary, rows)
     else:
         return None
     if not sequences:
         raise InvalidValueError(f"the validation split in {folder} is empty: export it again")
-    if isinstance(source, Process):
-        symbols = np.array(sequences, dtype=np.int64) - FIRST_SYMBOL
-        if symbols.min() < 0 or symbols.max() >= len(source.symbols):
-            raise _of_another_source(folder)
-        return symbols
-    return _sentences(folder, source.training, sequences)
+    return _sentences(folder, language, sequences)
 
 
 def sampled_rows(
     source: AnySource, rows: int, window: int, seed: int
 ) -> Sentences | Int[np.ndarray, "N T"]:
-    """`rows` independent sentences, or windows of symbols, of a source."""
+    """`rows` independent sentences, or windows of symbols, of a source.
+
+    The windows of an export are no such sample: they follow one another in one stream.
+    """
     rng = np.random.default_rng([seed, 2])
     if isinstance(source, Process):
         return source.sample(rows, window, rng)
     return source.training.sample(rows, rng)
 
 
-def _from_ids(path: Path, source: AnySource, rows: int, window: int) -> list[list[int]]:
-    """The ids of the first rows, of a sentence those after ``<s>``."""
+def _from_ids(path: Path, rows: int) -> list[list[int]]:
+    """The ids of the first sentences after ``<s>``."""
     try:
         ids = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError) as error:
         raise InvalidValueError(f"{path} cannot be read ({error}): export it again") from None
     if ids.ndim != 1 or ids.dtype.kind != "u":
         raise InvalidValueError(f"{path} is no array of token ids: export it again")
-    if isinstance(source, Process):
-        whole = min(rows, len(ids) // window)
-        return [list(row) for row in ids[: whole * window].reshape(whole, window).tolist()]
     ends = np.flatnonzero(ids == EOS_ID)[:rows] + 1
     return [row[1:].tolist() for row in np.split(ids[: ends[-1]], ends[:-1])] if len(ends) else []
 
 
 def _from_text(path: Path, vocabulary: Sequence[str], rows: int) -> list[list[int]]:
-    """The same from lines of words; windows have no end."""
+    """The same from lines of words."""
     number = {word: i for i, word in enumerate(vocabulary)}
     try:
         with path.open(encoding="utf-8") as lines:
