@@ -13,7 +13,7 @@ import pytest
 
 from kullback.errors import InvalidValueError
 from kullback.text import corpus
-from kullback.text.corpus import Corpus
+from kullback.text.corpus import LONGEST_WORD, Corpus
 
 ROWS = ["the night is long", "", " and\nquiet\u00a0 ", "señor"]
 
@@ -63,6 +63,16 @@ def test_pieces_end_before_whitespace(tmp_path: Path, monkeypatch: pytest.Monkey
     for before, after in pairwise(pieces):
         assert not before[-1].isspace()
         assert after[0] in " \n"
+
+
+def test_a_line_without_whitespace_is_read_in_pieces(tmp_path: Path) -> None:
+    """No piece of it is longer than `LONGEST_WORD`, since a tokenizer would take gigabytes."""
+    text = "acgt" * (LONGEST_WORD // 2) + " end"
+    (tmp_path / "a.txt").write_text(text, encoding="utf-8")
+    pieces = [piece.text for piece in Corpus.of([tmp_path / "a.txt"]).pieces()]
+    assert "".join(pieces) == text
+    assert LONGEST_WORD <= 1 << 18
+    assert max(map(len, pieces)) <= LONGEST_WORD
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from kullback.errors import InvalidValueError
 from kullback.text.special_tokens import BOS, BOS_ID, EOS, EOS_ID
 from kullback.text.tokenizer_training import (
     LONGEST_RUN,
+    MOST_OF_RUN,
     _cut_runs,
     tokenizer_config,
     train_tokenizer,
@@ -47,6 +48,13 @@ def test_a_text_without_long_runs_is_trained_on_as_it_is() -> None:
     cut = list(_cut_runs(text + "x"))
     assert "".join(cut) == text + "x"
     assert [len(part) for part in cut] == [len(text), 1]
+
+
+def test_the_end_of_a_run_without_end_is_not_trained_on() -> None:
+    """Of a long line without whitespace the beginning is read, and all that follows it."""
+    parts = list(_cut_runs("a " + "x" * (MOST_OF_RUN + 700) + " z"))
+    assert max(map(len, parts[1:])) <= LONGEST_RUN
+    assert "".join(parts) == "a " + "x" * MOST_OF_RUN + " z"
 
 
 @pytest.mark.parametrize("size", [0, 257])

@@ -25,8 +25,8 @@ from kullback.text.rows import check_utf8, rows_of
 __all__ = ["Corpus", "Piece"]
 
 PIECE = 1 << 18
-# A word that is longer is cut.
-LONGEST_WORD = 1 << 24
+# What is longer and has no boundary is cut: tokenizers take about 250 bytes of memory a character.
+LONGEST_WORD = 1 << 18
 BLOCK = 1 << 20
 _PATTERN = re.compile(r"[*?\[]")
 # Letters of every version of Unicode; without whitespace a text would be one long word.
@@ -165,14 +165,12 @@ def _cut(blocks: Iterable[str]) -> Iterator[str]:
         begin = 0
         while len(waiting) - begin > PIECE:
             end = _boundary(waiting, begin, begin + PIECE)
-            if end is None:
+            if end is None and len(waiting) - begin <= LONGEST_WORD:
                 break
+            end = min(end or len(waiting), begin + max(PIECE, LONGEST_WORD))
             yield waiting[begin:end]
             begin = end
         waiting = waiting[begin:]
-        if len(waiting) > LONGEST_WORD:
-            yield waiting
-            waiting = ""
     if waiting:
         yield waiting
 

@@ -21,6 +21,9 @@ __all__ = ["character_tokenizer", "tokenizer_config", "train_tokenizer", "word_t
 
 # Characters: longer than any word of a language, and than any token worth having.
 LONGEST_RUN = 256
+# Of a longer run the trainer sees the beginning: it takes 100 bytes a character of distinct
+# pre-tokens.
+MOST_OF_RUN = 1 << 14
 # As GPT-2's pre-tokenizer has them, up to what Unicode calls a letter, a number and whitespace.
 _KINDS = (r"[^\W\d_]", r"\d", r"\s", r"(?:[^\w\s]|_)")
 _LONG_RUN = re.compile("|".join(f"{kind}{{{LONGEST_RUN + 1},}}" for kind in _KINDS))
@@ -48,7 +51,8 @@ def train_tokenizer(texts: Iterable[str], vocabulary_size: int) -> Tokenizer:
     """A byte-level BPE of `vocabulary_size` entries trained on `texts`, with `BOS` and `EOS`.
 
     Runs of more than `LONGEST_RUN` letters, digits, marks or whitespace, which are one pre-token,
-    are cut: the time of a merge grows with the length of each pre-token that has it.
+    are cut, and of each at most `MOST_OF_RUN` are read: the time of a merge grows with the length
+    of each pre-token that has it.
 
     Raises `InvalidValueError` for a size outside `TRAINED_VOCABULARIES`.
     """
@@ -69,12 +73,16 @@ def train_tokenizer(texts: Iterable[str], vocabulary_size: int) -> Tokenizer:
 
 
 def _cut_runs(text: str) -> Iterator[str]:
-    """The text in parts between which long runs are cut."""
+    """The text in parts between which long runs are cut; the end of the longest is left out."""
     begin = 0
     for run in _LONG_RUN.finditer(text) if _UNBROKEN.search(text) else ():
-        for end in range(run.start() + LONGEST_RUN, run.end(), LONGEST_RUN):
+        seen = min(run.end(), run.start() + MOST_OF_RUN)
+        for end in range(run.start() + LONGEST_RUN, seen, LONGEST_RUN):
             yield text[begin:end]
             begin = end
+        if seen < run.end():
+            yield text[begin:seen]
+            begin = run.end()
     yield text[begin:]
 
 
