@@ -11,7 +11,7 @@ from kullback.comparison.window_rows import WindowRows
 
 
 def test_a_disk_without_room_for_the_hidden_states_is_one_sentence() -> None:
-    """The room is taken before anything is computed: writing never ends the process."""
+    """The space is reserved before anything is computed: writing never ends the process."""
     code = (
         "import resource, torch\n"
         "from kullback.comparison import window_rows\n"

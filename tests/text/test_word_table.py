@@ -89,7 +89,7 @@ def test_words_are_found_once_they_are_added() -> None:
 
 @needs_library
 def test_a_full_table_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Words find room when a table is full, and threads that read the old one have right ids."""
+    """Words are kept when a table is full, and threads that read the old one have right ids."""
     make = WordTable.__init__
     made = []
 

@@ -1,7 +1,8 @@
 """Fast tokenizers of pieces of a corpus: ids only, the same as those of the library.
 
 A byte-level BPE with GPT-2's pre-tokenizer has no token across a place where whitespace follows
-another character.  So the text is cut there, each distinct part is encoded once, and the parts'
+another character.  So the text is cut there into parts (a word with its punctuation, hence one or
+more pre-tokens), each distinct part is encoded once, and the parts'
 ids are looked up: in Python about eight times as fast as the library, which encodes every
 occurrence, more in C (`kullback.text.word_table`).  A tokenizer of
 characters is a table.  Other tokenizers are left to `kullback.text.encoded_documents`.

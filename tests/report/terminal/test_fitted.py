@@ -36,7 +36,7 @@ def test_numbers_are_whole_at_every_width(width):
 
 
 def test_a_wide_terminal_shows_the_wide_form():
-    """Value and interval are on one line where there is room."""
+    """Value and interval are on one line where they fit."""
     assert "123456.789 ± 0.012" in printed(table(), 100)
     assert "123456.789 ± 0.012" not in printed(table(), 40)
 
