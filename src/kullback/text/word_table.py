@@ -3,7 +3,8 @@
 ``word_table.c`` cuts texts into the parts (of one or more pre-tokens) that
 `kullback.text.piece_encoders` encodes, and finds the ids of those that are in the table: 15 to 30
 times as fast as the library, which encodes every occurrence (docs/log.md).  The system's C compiler
-compiles it at the first use (`kullback.runtime.compiled_library`).  Calls release Python's global lock.
+compiles it at the first use (`kullback.runtime.compiled_library`).  Calls release Python's global
+lock.
 
 Axes: K texts or parts, n tokens, P parts that are not in the table.
 """
