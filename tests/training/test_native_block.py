@@ -16,7 +16,7 @@ from torch.nn import functional as F  # noqa: N812 - the name that everyone uses
 
 from interrupted_runs import CONFIG
 from kullback.errors import InvalidValueError
-from kullback.runtime.mkl_products import mkl_products
+from kullback.runtime.mkl_products import MKLProducts, mkl_products
 from kullback.runtime.progress import Progress
 from kullback.training import arithmetic, native_block
 from kullback.training.arithmetic import CPU, Arithmetic, with_native
@@ -159,6 +159,17 @@ def test_sums_of_bfloat16_are_not_rounded_in_c(monkeypatch: pytest.MonkeyPatch) 
         gradient = torch.autograd.grad(loss, gpt.model.layers[0].mlp.down_proj.weight)[0]
         rounded.append(torch.equal(gradient, gradient.bfloat16().float()))
     assert rounded == [False, True]
+
+
+def test_wide_models_leave_bfloat16_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where both could multiply bfloat16, the width decides; float32 is C's at any width."""
+    monkeypatch.setattr(native_block, "mkl_products", lambda: MKLProducts(1, 2))
+    widest = native_block.WIDEST_BFLOAT16
+    for dtype, width, address in (
+        (torch.float32, 2 * widest, 1), (torch.bfloat16, widest, 2),
+        (torch.bfloat16, widest + 2, None),
+    ):  # fmt: skip
+        assert native_block.product_in_c(dtype, width) == address
 
 
 @needs_compiler

@@ -14,7 +14,7 @@ from interrupted_runs import BATCHES
 from kullback.errors import InvalidValueError
 from kullback.runtime.progress import Progress
 from kullback.runtime.workers import ProcessGroup
-from kullback.training import muon
+from kullback.training import muon, state
 from kullback.training.config import TrainingConfig
 from kullback.training.gpt_config import GPTConfig
 from kullback.training.loop import train
@@ -28,8 +28,9 @@ from tiny_runs import contents, metrics_but_times
 
 @pytest.fixture(autouse=True)
 def in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Orthogonalise in float32, as the processes do: bfloat16 would amplify the last bits."""
+    """Orthogonalise in float32 by torch, as the processes do: other last bits are amplified."""
     monkeypatch.setattr(muon, "multiplies_bfloat16", lambda: False)
+    monkeypatch.setattr(state, "muon_functions", lambda: None)
 
 
 @pytest.fixture(scope="module")

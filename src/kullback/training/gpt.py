@@ -308,7 +308,8 @@ class GPT(nn.Module):
         product; the tokens of a batch of sentences are of another number at each step.
         """
         arithmetic = self.arithmetic
-        by_torch = arithmetic.bfloat16 and product_in_c(torch.bfloat16) is None
+        width = self.config.width
+        by_torch = arithmetic.bfloat16 and product_in_c(torch.bfloat16, width) is None
         if arithmetic.functions is None or not by_torch:
             return x_MD
         return F.pad(x_MD, (0, 0, 0, -len(x_MD) % GROUP))
