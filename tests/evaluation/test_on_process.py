@@ -207,6 +207,17 @@ def test_the_command_shows_the_floor_and_the_positions(trained_elsewhere: Path, 
     assert SourceEvaluation.from_json(json.dumps(document)).to_dict() == document
 
 
+def test_rounded_products_are_refused(trained_elsewhere: Path):
+    """A process that multiplies float32 numbers as bfloat16 would measure other losses."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        with pytest.raises(InvalidValueError, match="as bfloat16"):
+            evaluate_source(str(trained_elsewhere))
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
 def test_an_ambiguous_or_foreign_tokenizer_is_refused(trained_elsewhere: Path, tmp_path: Path):
     """A binary tokenizer that names no source belongs to several, an unknown one to none."""
     folder = tmp_path / "binary" / "model"

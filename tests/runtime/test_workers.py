@@ -8,6 +8,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -141,16 +142,20 @@ def test_tensors_on_gpus_go_by_nccl(
     gpu: bool, backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """gloo carries what is in host memory, everywhere; nccl is added where there is a GPU."""
-    begun: list[str] = []
+    begun: list[tuple[str, timedelta]] = []
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setattr(module.torch.cuda, "is_available", lambda: gpu)
     monkeypatch.setattr(module.dist, "is_nccl_available", lambda: True)
-    monkeypatch.setattr(module.dist, "init_process_group", begun.append)
+    monkeypatch.setattr(
+        module.dist, "init_process_group", lambda name, timeout: begun.append((name, timeout))
+    )
     monkeypatch.setattr(module.dist, "get_rank", lambda: 1)
     monkeypatch.setattr(module.dist, "destroy_process_group", lambda: None)
     with process_group() as processes:
         assert (processes.rank, processes.world_size) == (1, 2)
-    assert begun == [backend]
+    # One may tokenise a text for hours while the others wait.
+    assert begun == [(backend, module.PATIENCE)]
+    assert timedelta(hours=10) < module.PATIENCE
 
 
 def test_a_lost_process_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -188,7 +193,7 @@ def test_processes_that_cannot_meet_are_one_sentence(
 ) -> None:
     """Without torchrun's environment, or where nobody answers, WORLD_SIZE is named."""
 
-    def fail(backend: str) -> None:
+    def fail(backend: str, timeout: timedelta) -> None:
         raise error
 
     monkeypatch.setenv("WORLD_SIZE", "2")

@@ -131,6 +131,16 @@ def test_models_of_two_vocabularies_take_no_more(sizes: tuple[int, int]) -> None
 
 
 @pytest.mark.usefixtures("_on_meta")
+def test_a_long_window_is_summed_many_rows_at_a_time() -> None:
+    """Its hidden states alone are half a gigabyte a model; no more than 384 MiB beside them."""
+    first, second = (predictions(32768, 4096, 128256) for _ in range(2))
+    hidden = first.hidden_MD.nbytes + second.hidden_MD.nbytes
+    rows = device_sums._rows_at_once(2 * 4 * 128256, (first, second), ())
+    assert 128 < rows < 512
+    assert peak(first, second) - hidden < 384 << 20
+
+
+@pytest.mark.usefixtures("_on_meta")
 def test_nothing_waits_for_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is started reads no number, which torch refuses of meta tensors, until it is asked."""
     monkeypatch.setattr(divergence, "device_kernels", lambda kind: KERNELS)

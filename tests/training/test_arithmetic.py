@@ -15,7 +15,13 @@ from kullback.errors import RunError
 from kullback.runtime.processor import arithmetic_of_processor
 from kullback.runtime.progress import Progress
 from kullback.training import arithmetic, block_functions
-from kullback.training.arithmetic import CPU, Arithmetic, note_other_bits, product
+from kullback.training.arithmetic import (
+    CPU,
+    Arithmetic,
+    arithmetic_of_run,
+    note_other_bits,
+    product,
+)
 from kullback.training.batches import Shard
 from kullback.training.checkpoint import has_checkpoint
 from kullback.training.config import TrainingConfig
@@ -207,6 +213,21 @@ def test_another_torch_or_processor_is_noted() -> None:
         note_other_bits(TrainingConfig(), CPU, progress, began)
         assert len(progress.notes) == bool(words)
         assert all(word in note for note in progress.notes for word in words)
+
+
+def test_what_is_computed_in_c_is_part_of_the_arithmetic(monkeypatch: pytest.MonkeyPatch) -> None:
+    """MKL's products and Muon in C round otherwise; a run that leaves both to torch has neither."""
+    monkeypatch.setattr(arithmetic, "block_functions", lambda: "functions")
+    monkeypatch.setattr(arithmetic, "mkl_products", lambda: "products")
+    monkeypatch.setattr(arithmetic, "muon_functions", lambda: "functions")
+    native, here = TrainingConfig(native=True), arithmetic_of_processor()
+    began = arithmetic_of_run(native)
+    assert began == f"{here}, products of MKL, Muon in C"
+    assert arithmetic_of_run(TrainingConfig()) == here
+    monkeypatch.setattr(arithmetic, "muon_functions", lambda: None)
+    progress = Notes()
+    note_other_bits(native, CPU, progress, (torch.__version__, began))
+    assert "Muon in C, not" in progress.notes[0]
 
 
 def test_a_run_of_before_is_of_a_cpu_in_float32() -> None:

@@ -11,8 +11,8 @@ import torch
 
 from interrupted_runs import CONFIG, complaint, edit_json
 from kullback.errors import RunError
-from kullback.runtime.processor import arithmetic_of_processor
 from kullback.runtime.progress import Progress
+from kullback.training.arithmetic import arithmetic_of_run
 from kullback.training.batches import Batches
 from kullback.training.config import TrainingConfig
 from kullback.training.description import batches_of_run, read_description, write_description
@@ -139,7 +139,7 @@ def test_a_run_that_began_with_other_arithmetic_is_noted(half: Path):
     path, notes = half / "training.json", list[str]()
     description = json.loads(path.read_text())
     assert description["torch"] == torch.__version__
-    assert description["processor"] == arithmetic_of_processor()
+    assert description["processor"] == arithmetic_of_run(TrainingConfig(**description["config"]))
     edit_json(path, torch="0.9", processor="SVE256")
     progress = Progress()
     progress.note = notes.append  # type: ignore[method-assign]

@@ -16,6 +16,7 @@ from torch.nn import functional as F  # noqa: N812 - the name that everyone uses
 
 from interrupted_runs import CONFIG
 from kullback.errors import InvalidValueError
+from kullback.runtime import mkl_products as mkl_module
 from kullback.runtime.mkl_products import MKLProducts, mkl_products
 from kullback.runtime.progress import Progress
 from kullback.training import arithmetic, native_block
@@ -146,9 +147,13 @@ def test_bfloat16_rounds_as_torch_does(lengths: list[int], functions: BlockFunct
 @needs_compiler
 def test_sums_of_bfloat16_are_not_rounded_in_c(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where C multiplies bfloat16, gradients of weights are sums in float32, not rounded ones."""
+    monkeypatch.setattr(mkl_module, "has_amx", lambda: True)  # MKL multiplies without it, too
+    mkl_products.cache_clear()
     products = mkl_products()
+    mkl_products.cache_clear()
     if products is None or products.bfloat16 is None:
         pytest.skip("C cannot multiply bfloat16 here")
+    monkeypatch.setattr(native_block, "mkl_products", lambda: products)
     batch, rounded = shard([17, 9, 23]), []
     for by_c in (True, False):
         if not by_c:

@@ -9,6 +9,7 @@ from typing import Any
 from kullback.errors import InvalidValueError, RunError
 from kullback.evaluation.on_source import evaluate_on_process, evaluate_parts
 from kullback.evaluation.options import Model, PassOptions, model_name
+from kullback.models.devices import check_float32_products
 from kullback.models.interface import LanguageModel
 from kullback.models.mini_gpt import GPTModel
 from kullback.models.quantized import split_scheme
@@ -65,6 +66,8 @@ def evaluate_source(
     with process_group() as processes:
         progress.stage(f"loading {model_name(model)}")
         loaded = _load(model)
+        if (device := getattr(loaded, "device", None)) is not None:
+            check_float32_products(device)
         padded = _is_padded(model, loaded, opened, progress)
         if not isinstance(opened, Process):
             return evaluate_parts(loaded, opened, sentences, seed, progress, padded, processes)

@@ -179,10 +179,10 @@ def record_text(
 
 @contextmanager
 def _kept(writer: RecordingWriter, total: int) -> Iterator[None]:
-    """Say of an interruption, or a disk that is full, what the writer has kept."""
+    """Say of an interruption, a device that fails or a full disk what the writer has kept."""
     try:
         yield
-    except (KeyboardInterrupt, RuntimeError) as interruption:
+    except STOPS as interruption:
         if writer.kept:
             interruption.add_note(f"{_amount(writer, total)} are kept beside {writer.path}")
         raise

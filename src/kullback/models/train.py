@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -48,9 +47,6 @@ if TYPE_CHECKING:
     from kullback.sources.catalogue import Source
 
 __all__ = ["given_text", "resume_training", "train_model"]
-
-# How long a process waits for the others: rank 0 may read a corpus for hours.
-PATIENCE = timedelta(days=1)
 
 
 def train_model(
@@ -112,7 +108,7 @@ def train_model(
     settings = Settings(
         size, steps, minutes, width, layers, heads, mlp_width, rope_theta, norm_eps, context, batch,
         vocabulary_size, fsdp, tokenizer != CHARACTERS if tied is None else tied)  # fmt: skip
-    with process_group(PATIENCE) as processes, training_hardware(device, dtype) as hardware:
+    with process_group() as processes, training_hardware(device, dtype) as hardware:
         progress = _progress(processes, progress)
         _check_data(run, text, source, [*files, *held_out], processes)
         rates = muon_lr, adamw_lr, muon_rows, warmup_steps, decay_fraction
@@ -296,7 +292,7 @@ def _resumed(
     config = description.config
     if device == "auto":
         device = device_of_resumed(config.device)
-    with process_group(PATIENCE) as processes, training_hardware(device, config.dtype) as hardware:
+    with process_group() as processes, training_hardware(device, config.dtype) as hardware:
         progress = _progress(processes, progress)
         settings = asdict(description.model) | asdict(config)
         finished = (run / "model.safetensors").exists()

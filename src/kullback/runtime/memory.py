@@ -18,9 +18,9 @@ from __future__ import annotations
 import ctypes
 import platform
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
-from threading import Barrier, Thread
+from threading import Barrier, BrokenBarrierError, Thread
 
 import torch
 
@@ -109,18 +109,26 @@ def return_free_memory() -> None:
     all_have_begun, all_have_one = Barrier(count), Barrier(count)
 
     def free_a_block() -> None:
-        all_have_begun.wait()
+        with suppress(BrokenBarrierError):
+            all_have_begun.wait()
         block = library.malloc(IN_ARENA)
-        all_have_one.wait()
+        with suppress(BrokenBarrierError):
+            all_have_one.wait()
         library.free(block)
 
     library.mallopt(M_TRIM_THRESHOLD, IN_ARENA)
+    threads = [Thread(target=free_a_block, daemon=True) for _ in range(count)]
     try:
-        threads = [Thread(target=free_a_block) for _ in range(count)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
+    # The system gives no more threads, and memory that is not returned is no error; or Ctrl-C.
+    except BaseException as error:
+        all_have_begun.abort()
+        all_have_one.abort()
+        if not isinstance(error, RuntimeError):
+            raise
     finally:
         for name, value in GIVE_BACK.items():
             library.mallopt(name, value)

@@ -1,8 +1,8 @@
 """The matrix products of MKL that torch brings with it, as addresses that C functions call.
 
-torch's own products of small matrices are as fast, but each needs Python, its global lock and a
-tensor; a C function calls many in turn.  MKL also sums products of bfloat16 numbers in float32 and
-gives that, which on a CPU no public function of torch does.
+In float32 torch's own products of small matrices are as fast, but each needs Python, its global
+lock and a tensor; a C function calls many in turn.  MKL also sums products of bfloat16 numbers in
+float32 and gives that, which on a CPU no public function of torch does.
 
 GFLOP/s of one core (Sapphire Rapids), of torch's products and of these: float32 150 to 200 and 160
 to 197; bfloat16, 384 rows and widths of 128 to 704, 289 to 1,038 and 608 to 1,019; 3,072 rows
@@ -22,10 +22,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from kullback.runtime.processor import has_amx
+
 __all__ = ["MKLProducts", "mkl_products"]
 
 FLOAT32, BFLOAT16 = "sgemm_", "gemm_bf16bf16f32_"
-"""Names of Fortran's interface, with integers of 32 bits."""
+"""Names of Fortran's interface."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +59,8 @@ def mkl_products() -> MKLProducts | None:
     float32 = _address(library, FLOAT32, torch.float32)
     if float32 is None:
         return None
-    has_amx = torch.cpu._is_amx_tile_supported()
-    return MKLProducts(float32, _address(library, BFLOAT16, torch.bfloat16) if has_amx else None)
+    bfloat16 = _address(library, BFLOAT16, torch.bfloat16) if has_amx() else None
+    return MKLProducts(float32, bfloat16)
 
 
 def _address(library: ctypes.CDLL, name: str, dtype: torch.dtype) -> int | None:
@@ -86,7 +88,8 @@ def _is_right(function: Callable[..., None], dtype: torch.dtype) -> bool:
 
 def _gemm(function: Callable[..., None], first: Tensor, second: Tensor, out: Tensor) -> None:
     (k, m), n = first.shape, len(second)
-    sizes = [ctypes.byref(ctypes.c_int32(size)) for size in (m, n, k)]
+    # Of which a library with integers of 32 bits reads the lower half.
+    sizes = [ctypes.byref(ctypes.c_int64(size)) for size in (m, n, k)]
     one, rows_of_k = ctypes.byref(ctypes.c_float(1)), sizes[2]
     pointers = [ctypes.c_void_p(tensor.data_ptr()) for tensor in (first, second, out)]
     function(

@@ -28,6 +28,8 @@ __all__ = ["ProcessGroup", "local_processes", "lost_processes", "own_cores", "pr
 # Windows that each thread of each process computes before rank 0 collects the results, or ahead of
 # what it has taken where it is alone.
 WINDOWS_A_THREAD = 8
+# How long a process waits for the others: one may tokenise a corpus for hours.
+PATIENCE = timedelta(days=1)
 
 Window = TypeVar("Window")
 Result = TypeVar("Result")
@@ -123,10 +125,9 @@ class ProcessGroup:
 
 
 @contextmanager
-def process_group(patience: timedelta | None = None) -> Iterator[ProcessGroup]:
+def process_group() -> Iterator[ProcessGroup]:
     """The processes that torchrun's environment describes; without it, this one alone.
 
-    `patience` is how long a process waits for the others, by default torch's half an hour.
     Raises `RunError` where they cannot be reached, or the environment is not torchrun's.
     """
     world_size = process_count("WORLD_SIZE", 1)
@@ -136,7 +137,7 @@ def process_group(patience: timedelta | None = None) -> Iterator[ProcessGroup]:
     backend = "cpu:gloo"
     if torch.cuda.is_available() and dist.is_nccl_available():
         backend += ",cuda:nccl"
-    _join(backend, patience, world_size)
+    _join(backend, world_size)
     try:
         local_rank, local_world_size = local_processes()
         yield ProcessGroup(dist.get_rank(), world_size, local_world_size, local_rank)
@@ -144,13 +145,10 @@ def process_group(patience: timedelta | None = None) -> Iterator[ProcessGroup]:
         dist.destroy_process_group()
 
 
-def _join(backend: str, patience: timedelta | None, world_size: int) -> None:
+def _join(backend: str, world_size: int) -> None:
     """Meet the other processes; `RunError` where that fails."""
     try:
-        if patience is None:
-            dist.init_process_group(backend)
-        else:
-            dist.init_process_group(backend, timeout=patience)
+        dist.init_process_group(backend, timeout=PATIENCE)
     # torch raises a ValueError for what is missing in the environment, and errors of its stores.
     except (ValueError, RuntimeError) as error:
         first = str(error).partition("\n")[0].rstrip(". ")

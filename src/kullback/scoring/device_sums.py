@@ -42,6 +42,8 @@ __all__ = ["device_kernels", "start_pair_totals", "start_token_totals"]
 
 # The logits that are in memory at once, of one model or two, and all that a pass takes.
 LOGIT_BYTES, DEVICE_BYTES = 768 << 20, 880 << 20
+# Of logits, however much the hidden states of long windows take: some hundred rows fill a GPU.
+LEAST_LOGIT_BYTES = 192 << 20
 # W of one model: 16 logits a thread, of 8 warps of 32 threads.  W of two, read T at a time.
 COLUMNS, WARPS = 4096, 8
 PAIR_COLUMNS, PAIR_PART = 16384, 1024
@@ -210,7 +212,8 @@ def _rows_at_once(
     """The rows whose logits are made at once, beside hidden states and sums of all rows."""
     factored = [model for model in predictions if isinstance(model, FactoredPredictions)]
     taken = sum(model.hidden_MD.nbytes for model in factored) + sum(part.nbytes for part in sums)
-    return max(1, min(LOGIT_BYTES, DEVICE_BYTES - taken) // bytes_a_row)
+    bytes_of_logits = min(LOGIT_BYTES, max(LEAST_LOGIT_BYTES, DEVICE_BYTES - taken))
+    return max(1, bytes_of_logits // bytes_a_row)
 
 
 def _current(device: torch.device) -> AbstractContextManager[object]:

@@ -158,7 +158,10 @@ def _decoded(blocks: Iterable[bytes], name: str) -> Iterator[str]:
 
 
 def _cut(blocks: Iterable[str]) -> Iterator[str]:
-    """The text in pieces that end where no token does not end."""
+    """The text in pieces that end where a token must end.
+
+    A stretch of `LONGEST_WORD` characters without such a place is cut.
+    """
     waiting = ""
     for block in blocks:
         waiting += block

@@ -16,12 +16,14 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from kullback.runtime.mkl_products import mkl_products
 from kullback.runtime.processor import arithmetic_of_processor, multiplies
 from kullback.runtime.progress import Progress
 from kullback.training.block_library import BlockFunctions, block_functions
 from kullback.training.config import TrainingConfig
+from kullback.training.muon_library import muon_functions
 
-__all__ = ["CPU", "Arithmetic", "note_other_bits", "product", "with_native"]
+__all__ = ["CPU", "Arithmetic", "arithmetic_of_run", "note_other_bits", "product", "with_native"]
 
 CPU = torch.device("cpu")
 # Tests set it, to run on a CPU what an accelerator runs.
@@ -75,6 +77,15 @@ def product(a: Tensor, b: Tensor, bfloat16: bool) -> Tensor:
     return (a.bfloat16().float() @ b.bfloat16().float()).bfloat16().float()
 
 
+def arithmetic_of_run(config: TrainingConfig) -> str:
+    """What the rounding of a run on a CPU depends on: its processor, and what is computed in C."""
+    parts = [arithmetic_of_processor()]
+    if config.native and block_functions() is not None:
+        parts += ["products of MKL"] * (mkl_products() is not None)
+        parts += ["Muon in C"] * (muon_functions() is not None)
+    return ", ".join(parts)
+
+
 def note_other_bits(
     config: TrainingConfig,
     device: torch.device,
@@ -83,17 +94,17 @@ def note_other_bits(
 ) -> None:
     """Note where a run that is resumed on a device may end with other bits.
 
-    `began` are the version of torch and the processor (`arithmetic_of_processor`) that it began
-    with, empty where these are unknown.
+    `began` are the version of torch and the arithmetic (`arithmetic_of_run`) that it began with,
+    empty where these are unknown.
     """
     version, processor = began
     changes = []
     if version not in ("", torch.__version__):
         changes.append(f"torch {version}, not {torch.__version__}")
-    if device.type == config.device == "cpu" and processor not in ("", arithmetic_of_processor()):
-        changes.append(f"a processor with {processor}, not {arithmetic_of_processor()}")
     if device.type == "cpu" and config.native and Arithmetic.of(config, device).functions is None:
         changes.append("functions in C, which are not compiled here")
+    elif device.type == config.device == "cpu" and processor not in ("", arithmetic_of_run(config)):
+        changes.append(f"a processor with {processor}, not {arithmetic_of_run(config)}")
     if changes:
         progress.note(
             f"the run began with {' and '.join(changes)}: the last bits of the weights may differ "

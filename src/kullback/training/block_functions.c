@@ -572,10 +572,11 @@ int kullback_attention_backward(int64_t N, const int64_t *bounds, int64_t H, int
 
 /* --- a block --------------------------------------------------------------------------------- */
 
-/* A product of Fortran's BLAS: of floats, or of bfloat16 numbers with sums and results in float. */
-typedef void (*Gemm)(const char *, const char *, const int32_t *, const int32_t *, const int32_t *,
-                     const float *, const void *, const int32_t *, const void *, const int32_t *,
-                     const float *, float *, const int32_t *);
+/* A product of Fortran's BLAS: of floats, or of bfloat16 numbers with sums and results in float.
+   Where it reads integers of 32 bits, these are the first half of those of 64 bits. */
+typedef void (*Gemm)(const char *, const char *, const int64_t *, const int64_t *, const int64_t *,
+                     const float *, const void *, const int64_t *, const void *, const int64_t *,
+                     const float *, float *, const int64_t *);
 
 /* Operands are of type `half`, floats are named so; what is kept for the backward pass comes last. */
 typedef struct {
@@ -590,21 +591,19 @@ typedef struct {
   void *o_matrix, *down_matrix;                     /* o and down as operands */
 } Block;
 
-/* c (R×C) = a b + beta c.  `turned` factors are stored transposed: b as C×inner, a as inner×R. */
+/* c (R×C) = a b + beta c.  Transposed, b is stored as C×inner, and a as inner×R. */
 typedef struct {
   const void *x;
   int64_t row;
-  int turned;
+  int transposed;
 } Factor;
 
 static void multiply(Gemm gemm, int64_t R, int64_t C, int64_t inner, Factor a, Factor b, float beta,
                      float *c) {
   /* Fortran's matrices are by columns: c^T = b^T a^T. */
-  const int32_t m = (int32_t)C, n = (int32_t)R, k = (int32_t)inner;
-  const int32_t row_a = (int32_t)a.row, row_b = (int32_t)b.row;
   const float one = 1;
-  gemm(b.turned ? "T" : "N", a.turned ? "T" : "N", &m, &n, &k, &one, b.x, &row_b, a.x, &row_a,
-       &beta, c, &m);
+  gemm(b.transposed ? "T" : "N", a.transposed ? "T" : "N", &C, &R, &inner, &one, b.x, &b.row, a.x,
+       &a.row, &beta, c, &C);
 }
 
 static void narrow(int64_t count, const float *x, void *out) {
@@ -612,7 +611,7 @@ static void narrow(int64_t count, const float *x, void *out) {
 }
 
 /* The gradient of a matrix in place, and its weight's. */
-static void unscaled(int64_t C, int64_t D, float *grad, const float *matrix, const float *weight,
+static void scale_gradients(int64_t C, int64_t D, float *grad, const float *matrix, const float *weight,
                      float *grad_weight) {
   kullback_scale_backward(C, D, grad, matrix, weight, grad, grad_weight, 0);
 }
@@ -621,7 +620,7 @@ static void unscaled(int64_t C, int64_t D, float *grad, const float *matrix, con
 static int64_t rows_at_once(const Block *b) {
   const int64_t widest = 2 * b->F > 3 * b->D ? 2 * b->F : 3 * b->D;
   const int64_t most = AT_ONCE / widest > ROWS_AT_LEAST ? AT_ONCE / widest : ROWS_AT_LEAST;
-  const int64_t parts = (b->M + most - 1) / most;
+  const int64_t parts = b->M > most ? (b->M + most - 1) / most : 1;
   return rounded_up((b->M + parts - 1) / parts, 16);
 }
 
@@ -700,7 +699,8 @@ INLINE int backward(const Block *b, const float *grad, const Gradients *g, const
   const int64_t M = b->M, D = b->D, F = b->F, tokens = b->bounds[b->N], rows = rows_at_once(b);
   const int64_t widest = 2 * F > 3 * D ? 2 * F : 3 * D, either = F > D ? F : D;
   int64_t bytes = 0;
-  const int64_t sizes[] = {M * D, M * D, M * either, M * widest};
+  const int64_t of_rounded = half ? M * D : 0;
+  const int64_t sizes[] = {of_rounded, of_rounded, M * either, M * widest};
   for (int i = 0; i < 4; i++) bytes += rounded_up(sizes[i] * (half ? 2 : 4), 64);
   const int64_t of_products = rounded_up(4 * rows * either, 64);
   char *memory = aligned_alloc(64, (size_t)(bytes + 2 * of_products));
@@ -731,8 +731,8 @@ INLINE int backward(const Block *b, const float *grad, const Gradients *g, const
   multiply(b->gemm, 2 * F, D, M, (Factor){grads, 2 * F, 1}, (Factor){b->mlp_unit, D, 0}, 0,
            g->gate_up);
   memset(g->mlp_norm, 0, sizeof(float) * (size_t)D);
-  unscaled(F, D, g->gate_up, b->gate, b->mlp_norm, g->mlp_norm);
-  unscaled(F, D, g->gate_up + F * D, b->up, b->mlp_norm, g->mlp_norm);
+  scale_gradients(F, D, g->gate_up, b->gate, b->mlp_norm, g->mlp_norm);
+  scale_gradients(F, D, g->gate_up + F * D, b->up, b->mlp_norm, g->mlp_norm);
   multiply(b->gemm, D, D, M, (Factor){inner_rounded, D, 1}, (Factor){b->mixed, D, 0}, 0, g->o);
   for (int64_t m = 0; m < M; m += rows) {
     const int64_t R = least(rows, M - m);
@@ -759,9 +759,9 @@ INLINE int backward(const Block *b, const float *grad, const Gradients *g, const
   }
   multiply(b->gemm, 3 * D, D, M, (Factor){grads, 3 * D, 1}, (Factor){b->unit, D, 0}, 0, g->qkv);
   memset(g->attention_norm, 0, sizeof(float) * (size_t)D);
-  unscaled(D, D, g->qkv, b->q, b->attention_norm, g->attention_norm);
-  unscaled(D, D, g->qkv + D * D, b->k, b->attention_norm, g->attention_norm);
-  unscaled(D, D, g->qkv + 2 * D * D, b->v, b->attention_norm, g->attention_norm);
+  scale_gradients(D, D, g->qkv, b->q, b->attention_norm, g->attention_norm);
+  scale_gradients(D, D, g->qkv + D * D, b->k, b->attention_norm, g->attention_norm);
+  scale_gradients(D, D, g->qkv + 2 * D * D, b->v, b->attention_norm, g->attention_norm);
   free(memory);
   return 0;
 }

@@ -21,8 +21,8 @@ from tokenizers import Tokenizer
 from kullback.errors import RunError
 from kullback.runtime.decoding import Hash
 from kullback.runtime.files import write_atomically
-from kullback.runtime.processor import arithmetic_of_processor
 from kullback.runtime.progress import Progress
+from kullback.training.arithmetic import arithmetic_of_run
 from kullback.training.batches import Batches
 from kullback.training.config import TrainingConfig
 from kullback.training.gpt_config import GPTConfig
@@ -133,7 +133,7 @@ class RunDescription:
     torch: str = ""
     """The version that the run began with; empty where that is unknown."""
     processor: str = ""
-    """What `kullback.runtime.processor.arithmetic_of_processor` said of where it began."""
+    """What `kullback.training.arithmetic.arithmetic_of_run` said where it began."""
 
 
 def write_description(run: Path, batches: Batches, gpt: GPTConfig, config: TrainingConfig) -> None:
@@ -148,7 +148,7 @@ def write_description(run: Path, batches: Batches, gpt: GPTConfig, config: Train
         "config": asdict(config),
         "model": asdict(gpt),
         "torch": torch.__version__,
-        "processor": arithmetic_of_processor(),
+        "processor": arithmetic_of_run(config),
     }
     write_atomically(run / "tokenizer.json", batches.tokenizer.to_str(pretty=True).encode())
     content = json.dumps(description, indent=2, ensure_ascii=False).encode()

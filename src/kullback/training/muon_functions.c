@@ -159,8 +159,8 @@ static void update(const Matrix *m, const Settings *s, float *memory) {
   memset(x + m->R * width, 0, sizeof(float) * (size_t)((rows - m->R) * width));
   const float inverse = 1.0f / fmaxf((float)norm, 1e-7f);
   if (tall) {
-    const Factor turned = {x, 1, width};
-    product(side, m->R, side, turned, x, inverse * inverse, 0, NULL, squares);
+    const Factor transposed = {x, 1, width};
+    product(side, m->R, side, transposed, x, inverse * inverse, 0, NULL, squares);
   } else {
     for (int64_t r = 0; r < rows; r++)
       for (int64_t i = 0; i < width; i++) y[i * rows + r] = x[r * width + i];
