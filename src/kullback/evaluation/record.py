@@ -28,6 +28,7 @@ from kullback.results.evaluation import NonZeroRank
 from kullback.results.recording import RecordingResult
 from kullback.runtime.background import in_background
 from kullback.runtime.contents import FileKind
+from kullback.runtime.interrupted import STOPS
 from kullback.runtime.locks import locked_output
 from kullback.runtime.memory import kept_freed_memory
 from kullback.runtime.outputs import Output, check_outputs

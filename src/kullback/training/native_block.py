@@ -34,8 +34,9 @@ from kullback.training.torch_block import BlockWeights
 
 __all__ = ["native_block", "positions_of", "product_in_c"]
 
-# Of bfloat16, oneDNN's products and MKL's take 845 and 930 ms of processor time a step at 6 × 6 × 384,
-# 12 windows of 256, or 1,152 and 1,064 in a slow state of the machine; at 4 × 4 × 128, 50 and 38.
+# Of bfloat16, oneDNN's products and MKL's take 845 and 930 ms of processor time a step at
+# 6 × 6 × 384, 12 windows of 256, or 1,152 and 1,064 in a slow state of the machine; at 4 × 4 × 128
+# 50 and 38.
 WIDEST_BFLOAT16 = 256
 
 
