@@ -7,7 +7,8 @@ import threading
 import pytest
 import torch
 
-from kullback.runtime.threads import cores, workers
+from kullback.runtime import threads as module
+from kullback.runtime.threads import begin_mkl, cores, workers
 
 
 def test_workers_use_one_core_each_and_restore_the_setting():
@@ -24,6 +25,24 @@ def test_workers_use_one_core_each_and_restore_the_setting():
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
+
+
+def test_mkl_begins_before_there_are_two_threads(monkeypatch: pytest.MonkeyPatch):
+    """Its first calls are those of one thread: of two at once, one may round otherwise."""
+    called: list[tuple[threading.Thread, int]] = []
+    monkeypatch.setattr(
+        module,
+        "begin_mkl",
+        lambda: called.append((threading.current_thread(), threading.active_count())),
+    )
+    running = threading.active_count()
+    with workers(2) as pool:
+        list(pool.map(abs, range(4)))
+    assert called == [(threading.current_thread(), running)]
+    begin_mkl.cache_clear()
+    begin_mkl()  # all of the functions exist
+    for name in module.MKL_FUNCTIONS:
+        assert getattr(torch, name)(torch.tensor(0.5)).isfinite()
 
 
 def test_workers_may_have_several_cores():
