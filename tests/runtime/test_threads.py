@@ -39,8 +39,15 @@ def test_mkl_begins_before_there_are_two_threads(monkeypatch: pytest.MonkeyPatch
     with workers(2) as pool:
         list(pool.map(abs, range(4)))
     assert called == [(threading.current_thread(), running)]
-    begin_mkl.cache_clear()
-    begin_mkl()  # all of the functions exist
+
+
+def test_mkl_begins_on_the_cpu(monkeypatch: pytest.MonkeyPatch):
+    """Whatever torch's default device is; all of its functions exist."""
+    kinds: list[str] = []
+    monkeypatch.setattr(module.torch, "mm", lambda a, b: kinds.append(a.device.type))
+    with torch.device("meta"):
+        begin_mkl.__wrapped__()
+    assert kinds == ["cpu", "cpu"]
     for name in module.MKL_FUNCTIONS:
         assert getattr(torch, name)(torch.tensor(0.5)).isfinite()
 

@@ -43,7 +43,7 @@ def begin_mkl() -> None:
     the cosine of 192 numbers, one did, and of 2,300 that began with a step of training, three.
     """
     for dtype in (torch.float32, torch.float64):
-        values = torch.linspace(0.1, 0.9, 256, dtype=dtype)
+        values = torch.linspace(0.1, 0.9, 256, dtype=dtype, device="cpu")
         for name in MKL_FUNCTIONS:
             getattr(torch, name)(values)
         torch.pow(values, values)
