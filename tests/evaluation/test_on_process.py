@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 import shutil
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -275,6 +276,19 @@ def test_padded_embeddings_are_read_with_the_tokenizer_of_the_source(
     assert padded.cross_entropy.value == pytest.approx(
         own.cross_entropy.value + math.log(2), abs=1e-6
     )
+
+
+def test_other_words_of_the_same_ids_are_noted(trained_elsewhere: Path, tmp_path: Path):
+    """A source that is named by hand may have as many words as the tokenizer, and other ones."""
+    folder = tmp_path / "renamed"
+    shutil.copytree(trained_elsewhere, folder)
+    words = (folder / "tokenizer.json").read_text("utf-8")
+    (folder / "tokenizer.json").write_text(words.replace('"1"', '"two"'), encoding="utf-8")
+    data = trained_elsewhere.parent / "golden-mean"
+    with pytest.warns(match="'two' in the tokenizer of .*renamed and '1' in golden-mean"):
+        evaluate_source(str(folder), data)
+    with warnings.catch_warnings(action="error"):
+        evaluate_source(str(trained_elsewhere), data)
 
 
 def test_sentences_are_cut_at_the_context(tmp_path: Path):

@@ -157,6 +157,15 @@ def test_cross_entropy_is_entropy_plus_kl(language, model):
     assert tokens == pytest.approx(per_sentence, rel=1e-12)
 
 
+def test_a_sample_has_its_own_tokens_per_sentence(language, model):
+    """The slots of a few sentences add up to their tokens: each has one end, not 0.98 of one."""
+    corpus = Corpus.sample(language, 7, seed=3)
+    result = evaluate_on_source(model, corpus)
+    assert corpus.prefixes / 7 != pytest.approx(language.tokens_per_sentence, rel=1e-3)
+    tokens = sum(slot.tokens_per_sentence for slot in result.by_slot)
+    assert tokens == pytest.approx(corpus.prefixes / 7, rel=1e-12)
+
+
 def test_the_sampled_interval_covers_the_exact_kl(language, model):
     """The 95 % interval of a sample holds the exact KL in at least 90 of 100 seeds."""
     exact = evaluate_on_source(model, Corpus.everything(language)).kl.value

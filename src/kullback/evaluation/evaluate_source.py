@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +68,7 @@ def evaluate_source(
         loaded = _load(model)
         if (device := getattr(loaded, "device", None)) is not None:
             check_float32_products(device)
+        _note_other_words(model, loaded, opened, progress)
         padded = _is_padded(model, loaded, opened, progress)
         if not isinstance(opened, Process):
             return evaluate_parts(loaded, opened, sentences, seed, progress, padded, processes)
@@ -131,12 +132,32 @@ def _source_of_run(folder: Path, data: Mapping[str, Any]) -> Source:
     return source
 
 
+def _note_other_words(
+    model: Model, loaded: LanguageModel, source: AnySource, progress: Progress
+) -> None:
+    """Note where a model's tokenizer has another word than the source for one of its ids."""
+    known = vocabulary_of(Path(model)) if isinstance(model, str | Path) else None
+    if known is None:
+        return
+    for id_, (theirs, word) in enumerate(zip(known[0], _vocabulary(source), strict=False)):
+        if theirs != word:
+            progress.note(
+                f"the token {id_} is {theirs!r} in the tokenizer of {loaded.name} and {word!r} in "
+                f"{source.name}: its ids are measured as those of {source.name}"
+            )
+            return
+
+
+def _vocabulary(source: AnySource) -> Sequence[str]:
+    return source.vocabulary if isinstance(source, Process) else source.training.vocabulary
+
+
 def _is_padded(model: Model, loaded: LanguageModel, source: AnySource, progress: Progress) -> bool:
     """Whether a model has ids beyond those of the source's tokenizer, which it has; that is noted.
 
     Trainers pad the embeddings to a multiple of 8, 64 or 128.
     """
-    own = source.vocabulary if isinstance(source, Process) else source.training.vocabulary
+    own = _vocabulary(source)
     more = loaded.vocabulary_size - len(own)
     if more <= 0 or not isinstance(model, str | Path):
         return False

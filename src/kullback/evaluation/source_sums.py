@@ -211,7 +211,9 @@ class SourceSums:
 
     def _slots(self, total: float) -> tuple[SlotLoss, ...]:
         tokens, cross_entropy, entropy, reference = self.per_slot
-        per_sentence = self.summed.tokens_per_row / total
+        # Of a sample, its own sentences: what each has once is 1.
+        summed = self.summed
+        per_sentence = summed.tokens_per_row / total if summed.exact else 1 / summed.rows
         return tuple(
             SlotLoss(
                 slot=name,
