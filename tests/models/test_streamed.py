@@ -19,6 +19,7 @@ from kullback.models.layer_stream import LayerStream
 from kullback.models.load import load_text_model
 from kullback.models.load_streamed import load_streamed
 from kullback.models.streamed import StreamedModel
+from kullback.models.streamed_weights import Part, StreamedWeights
 from kullback.runtime.progress import Progress
 from tiny_architectures import saved_model
 
@@ -139,6 +140,53 @@ def test_hidden_states_on_disk_give_the_same(
     assert torch.equal(logits(model, 1), in_memory)
     assert isinstance(model.progress, Notes)
     assert "temporary file" in model.progress.notes[0]
+
+
+def test_the_next_part_is_read_beside_a_layer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first layer beside the embedding, and the head beside the last layer."""
+    begun: list[str] = []
+    own = StreamedWeights.read_ahead
+
+    def noted(self: StreamedWeights, part: Part) -> None:
+        begun.append(part.name)
+        own(self, part)
+
+    monkeypatch.setattr(StreamedWeights, "read_ahead", noted)
+    streamed(saved_model("llama", tmp_path))
+    assert begun == ["layer 0", "layer 1", "head"]
+
+
+def test_a_large_input_is_begun_before_small_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else one core would compute the last one while the others wait."""
+    sizes: list[int] = []
+    own = LayerStream.layer
+
+    def noted(self: LayerStream, i: int, ids_NT: Tensor, hidden_NTD: Tensor) -> Tensor:
+        sizes.append(ids_NT.numel())
+        return own(self, i, ids_NT, hidden_NTD)
+
+    monkeypatch.setattr(LayerStream, "layer", noted)
+    model = load_streamed(str(saved_model("llama", tmp_path)))
+    model.progress = Notes()
+    model.prepare(ids(), 1)
+    of_last = sizes[len(sizes) - len(model.text.shapes) :]
+    assert of_last == sorted(of_last, reverse=True)
+    assert of_last[:3] == [33, 20, 12]
+
+
+def test_padding_is_tried_to_the_longest_that_is_padded(tmp_path: Path) -> None:
+    """Windows of one length are not padded, and no long probe passes through the layers."""
+    model = load_streamed(str(saved_model("llama", tmp_path)))
+    model.progress = Notes()
+    for longest in (1, 24):
+        assert model.sharing(longest) == "padded"
+        model.prepare([(batch()[0] + longest) % 256], 2)
+        probes = model.text.shapes[model.text.first_probe :]
+        assert ((1, 24) in probes) == (longest == 24)
 
 
 def test_a_layer_of_nan_is_named(tmp_path: Path) -> None:

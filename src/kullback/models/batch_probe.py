@@ -49,11 +49,12 @@ class SharedInputs:
         if T < 2:
             return cls({}, {})
         half_1T = second_1T[:, : T // 2]
-        alone = {"first": first_1T, "second": second_1T, "half": half_1T}
+        alone = {"first": first_1T, "second": second_1T}
         batches: dict[str, tuple[Tensor, tuple[str, ...], Sharing]] = {
             "equal": (torch.cat([first_1T, second_1T]), ("first", "second"), "alone"),
         }
         if padded:
+            alone["half"] = half_1T
             beside_2T = torch.cat([first_1T, _padded(half_1T, T)])
             batches["beside"] = (beside_2T, ("first", "half"), "equal lengths")
         if padded and longest > T:

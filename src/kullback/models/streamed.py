@@ -14,9 +14,11 @@ Axes: N sequences, T positions, D width, V vocabulary.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -51,7 +53,7 @@ from kullback.models.streamed_text import Text
 from kullback.models.streamed_weights import Part, StreamedWeights
 from kullback.predictions.base import Predictions
 from kullback.runtime.fast_layers import FastLayers
-from kullback.runtime.memory import is_out_of_memory
+from kullback.runtime.memory import kept_freed_memory, lacks_memory
 from kullback.runtime.progress import Progress
 from kullback.runtime.workers import ProcessGroup
 
@@ -107,6 +109,7 @@ class StreamedModel:
         self.exclusive = scaling.is_used
         """Whether it reads one window at a time, as `HuggingFaceModel` does."""
         self._sharing: Sharing = "equal lengths" if self.exclusive else "padded"
+        self._padded_to: int | None = None
         self._text: Text | None = None
         self._wrapped: HuggingFaceModel | None = None
         self._lock = threading.Lock()
@@ -145,7 +148,12 @@ class StreamedModel:
         return self._weights.fingerprint
 
     def sharing(self, longest: int) -> Sharing:
-        """As far as is known: `prepare` tries it with short inputs beside the text."""
+        """As far as is known: `prepare` tries it with short inputs beside the text.
+
+        It then tries padding to `longest`, the longest window that is in a batch with a shorter
+        one, and none where that is a single token.
+        """
+        self._padded_to = longest
         return self._sharing
 
     @property
@@ -187,11 +195,11 @@ class StreamedModel:
         if self._text is not None and self._text.has(inputs):
             return True
         probes = probes_of(self._model, self._own_tokenizer, self.device)
-        longest = max((ids_NT.shape[1] for ids_NT in inputs if len(ids_NT) > 1), default=0)
-        shared = SharedInputs({}, {})
-        if longest and self._sharing != "alone":
-            shared = SharedInputs.of(probes[0], longest, padded=self._sharing == "padded")
-        tried = [*shared.alone.values(), *(batch_NT for batch_NT, _, _ in shared.batches.values())]
+        shared = self._shared_inputs(inputs, probes[0])
+        tried = [
+            *(ids_1T for ids_1T in shared.alone.values() if ids_1T is not probes[0]),
+            *(batch_NT for batch_NT, _, _ in shared.batches.values()),
+        ]
         # The first one twice: what is random differs.
         probes += [context_probe(self._model, self.device), *tried, probes[0]]
         text = Text(inputs, probes)
@@ -208,7 +216,7 @@ class StreamedModel:
                     "it is read again from the first layer"
                 )
                 return False
-            if not is_out_of_memory(error):
+            if not lacks_memory(error):
                 raise
             raise RunError(
                 f"the memory is too small for a layer of {self.name} and a window of "
@@ -216,6 +224,17 @@ class StreamedModel:
                 "with more memory"
             ) from None
         return True
+
+    def _shared_inputs(
+        self, inputs: Sequence[Int[np.ndarray, "N T"]], probe_1T: Int[Tensor, "1 T"]
+    ) -> SharedInputs:
+        """What is tried beside these inputs; nothing where each is one sequence."""
+        longest = max((ids_NT.shape[1] for ids_NT in inputs if len(ids_NT) > 1), default=0)
+        if not longest or self._sharing == "alone":
+            return SharedInputs({}, {})
+        padded_to = longest if self._padded_to is None else self._padded_to
+        is_padded = self._sharing == "padded" and padded_to > 1
+        return SharedInputs.of(probe_1T, padded_to, padded=is_padded)
 
     def _read(self, text: Text, at_once: int, shared: SharedInputs) -> None:
         self._wrapped, self._text = None, None
@@ -231,30 +250,45 @@ class StreamedModel:
         text.hidden = HiddenStates(
             text.shapes, first_NTD.shape[2:], first_NTD.dtype, self.device, plan.place
         )
-        self._map(self._stream.embed, at_once, lambda done: None)
-        self._weights.free(self._embedding)
+        following = [*layers[1:], self._head]
         fast = self._fast
-        for i, part in enumerate(layers):
-            self._load(part)
-            if plan.ahead and i + 1 < len(layers):
-                self._weights.read_ahead(layers[i + 1])
-            if i == 0:
-                fast = self._fastest()
+        with ExitStack() as scopes:
+            scopes.enter_context(self._weights.reused_memory(layers))
+            if plan.ahead:  # what is free is not needed for weights
+                scopes.enter_context(kept_freed_memory())
+            self._read_ahead(plan, layers[0], beside=self._embedding)
+            self._map(self._stream.embed, at_once, lambda done: None)
+            self._weights.free(self._embedding)
+            for i, part in enumerate(layers):
+                self._load(part)
+                self._read_ahead(plan, following[i], beside=part)
+                if i == 0:
+                    fast = self._fastest()
 
-            def advance(done: int, before: int = i * count) -> None:
-                progress.advance(before + done, len(layers) * count)
+                def advance(done: int, before: int = i * count) -> None:
+                    progress.advance(before + done, len(layers) * count)
 
-            def run(ids_NT: Tensor, hidden_NTD: Tensor, layer: int = i) -> Tensor:
-                return self._stream.layer(layer, ids_NT, hidden_NTD)
+                def run(ids_NT: Tensor, hidden_NTD: Tensor, layer: int = i) -> Tensor:
+                    return self._stream.layer(layer, ids_NT, hidden_NTD)
 
-            with fast.use():
-                self._map(run, at_once, advance, with_hidden=True)
-            self._weights.free(part)
-            self._check_numbers(i)
-            self._check_shared(shared)
+                with fast.use():
+                    self._map(run, at_once, advance, with_hidden=True)
+                self._weights.free(part)
+                self._check_numbers(i)
+                self._check_shared(shared)
         first, again = text.hidden[text.first_probe], text.hidden[count - 1]
         check_repeatable(again, first, self.dtype, self.name)
         self._check_shared_logits(shared)
+
+    def _read_ahead(self, plan: Plan, part: Part, beside: Part) -> None:
+        """Begin to read a part beside a loaded one, where the plan has space for both."""
+        weights, sizes = self._weights, plan.sizes
+        if (
+            plan.ahead
+            and weights.loaded_bytes(beside) <= sizes.layer
+            and weights.stored_bytes(part) <= sizes.stored_layer
+        ):
+            weights.read_ahead(part)
 
     def _plan(self, first_NTD: Tensor, reading: float) -> Plan:
         """Where everything goes; the user is told before it starts."""
@@ -291,7 +325,9 @@ class StreamedModel:
             ids_NT = read.ids(i).to(self.device)
             hidden[i] = run(ids_NT, hidden[i]) if with_hidden else run(ids_NT)
 
-        for done, _ in enumerate(ProcessGroup().map(step, range(len(read.shapes)), at_once)):
+        # The largest first: no core waits for one that was begun last.
+        order = sorted(range(len(read.shapes)), key=lambda i: -math.prod(read.shapes[i]))
+        for done, _ in enumerate(ProcessGroup().map(step, order, at_once)):
             advance(done + 1)
 
     def _fastest(self) -> FastLayers:

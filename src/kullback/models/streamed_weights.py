@@ -2,26 +2,26 @@
 
 transformers itself makes the model, without numbers (on torch's meta device), and converts what is
 read (renamed keys, experts merged into one matrix, types that a model keeps wider): only which
-tensors are read when is decided here.  Files are read with `pread`, not memory-mapped, so that what
-was read and freed is no longer counted as this process's memory.
+tensors are read when is decided here.  How they are read: `kullback.models.stored_tensors`.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
-from safetensors import safe_open
 from torch import Tensor, nn
 
 from kullback.models._loading_errors import not_streamed
 from kullback.models.quiet import quiet_transformers
+from kullback.models.stored_tensors import Blocks, StoredFile, block_bytes, read_tensors
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -33,8 +33,6 @@ Loader: TypeAlias = "Callable[[PreTrainedConfig], Any]"
 META = torch.device("meta")
 # Bytes of a sample of a file, and how many samples there are: 16 MB of a file at most.
 SAMPLE, SAMPLES = 1 << 14, 1 << 10
-BYTES = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2, "I64": 8, "I32": 4}
-"""Of a number, by the types of safetensors that a model which is not quantised has."""
 
 
 @dataclass(frozen=True)
@@ -44,30 +42,6 @@ class Part:
     name: str
     weights: tuple[str, ...]
     """By their names in the model."""
-
-
-@dataclass(frozen=True, eq=False)
-class _Stored:
-    """A tensor in a file; `x[...]`, which is how transformers reads a tensor, reads it."""
-
-    key: str
-    file: Any
-    read: list[str]
-    """The keys that were read, in order."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return tuple(self.file.get_slice(self.key).get_shape())
-
-    @property
-    def size_bytes(self) -> int:
-        stored = self.file.get_slice(self.key)
-        return BYTES.get(stored.get_dtype(), 1) * int(torch.Size(stored.get_shape()).numel())
-
-    def __getitem__(self, part: object) -> Tensor:
-        self.read.append(self.key)
-        tensor: Tensor = self.file.get_tensor(self.key)
-        return tensor
 
 
 class StreamedWeights:
@@ -84,19 +58,16 @@ class StreamedWeights:
         self._settings = replace(settings, device_map={"": device})
         self.read: list[str] = []
         """The keys of all tensors that were read, in order."""
-        self._files = list(files)
-        opened = [_opened(file) for file in files]
-        self._stored = {
-            key: _Stored(key, file, self.read)
-            for file in opened
-            for key in file.keys()  # noqa: SIM118 - it is no mapping
-        }
+        self._files = [StoredFile(file) for file in files]
+        self._stored = {key: value for file in self._files for key, value in file.tensors.items()}
         self.report = _convert(model, {}, self._settings)
         """transformers' account of what is missing, misshapen and not used."""
         self._targets = self._find_targets()
         self._ahead: dict[str, Future[dict[str, Tensor]]] = {}
         self._reader = ThreadPoolExecutor(1)
-        self._stopped = False
+        self._stop = threading.Event()
+        self._blocks: Mapping[str, Blocks] = {}
+        """The memory that some parts are read into, by their names; others get new memory."""
 
     def _find_targets(self) -> dict[str, str]:
         """The first weight of the model that each stored tensor becomes, by its key."""
@@ -157,31 +128,47 @@ class StreamedWeights:
         weights = {id(weight): weight for weight in map(self._weight, part.weights)}
         return sum(weight.numel() * weight.dtype.itemsize for weight in weights.values())
 
+    @contextmanager
+    def reused_memory(self, parts: Sequence[Part]) -> Iterator[None]:
+        """Inside, the parts are read into memory that each leaves to another one when it is freed.
+
+        A part at a time, and one ahead, are read then.
+        """
+        stored = [[self._stored[key] for key in self.keys_of(part)] for part in parts]
+        blocks = Blocks(max(map(block_bytes, stored), default=0))
+        self._blocks = dict.fromkeys((part.name for part in parts), blocks)
+        try:
+            yield
+        finally:
+            self._blocks = {}
+
     def read_ahead(self, part: Part) -> None:
         """Begin to read what `load` will need for a part, in the background."""
-        stored = {key: self._stored[key] for key in self.keys_of(part)}
-        self._stopped = False
-        self._ahead[part.name] = self._reader.submit(
-            lambda: {key: tensor[...] for key, tensor in stored.items() if not self._stopped}
-        )
+        self._ahead[part.name] = self._reader.submit(self._tensors, part, self._stop)
 
     def stop_reading(self) -> None:
         """Forget what is read ahead; what is not read yet is not read."""
-        self._stopped = True
+        self._stop.set()
+        self._stop = threading.Event()
         self._ahead.clear()
+
+    def _tensors(self, part: Part, stop: threading.Event | None = None) -> dict[str, Tensor]:
+        """Read what `load` needs for a part."""
+        stored = [self._stored[key] for key in self.keys_of(part)]
+        blocks = self._blocks.get(part.name) or Blocks(block_bytes(stored))
+        read = read_tensors(stored, blocks, stop)
+        self.read.extend(read)
+        return read
 
     def load(self, part: Part) -> None:
         """Put the weights of a part on the device, converted as transformers does it.
 
-        Raises `ValueError` where tensors that the files should hold are missing or misshapen, and
-        what safetensors raises for a damaged file.
+        Raises `InvalidValueError` where a file was changed since it was opened, `ValueError` where
+        tensors that the files should hold are missing or misshapen, `OSError`, and `MemoryError`.
         """
         ahead = self._ahead.pop(part.name, None)
-        tensors: Mapping[str, Any] = (
-            {key: self._stored[key] for key in self.keys_of(part)}
-            if ahead is None
-            else ahead.result()
-        )
+        with torch.inference_mode(False):
+            tensors = self._tensors(part) if ahead is None else ahead.result()
         with torch.inference_mode(False), quiet_transformers():
             _convert(self._model, tensors, self._settings)
         del tensors
@@ -221,13 +208,14 @@ class StreamedWeights:
     def fingerprint(self) -> str:
         """SHA-256 over the size, time and samples of every file, header included."""
         digest = hashlib.sha256()
-        for path in self._files:
-            with open(path, "rb") as file:
-                about = os.fstat(file.fileno())
-                digest.update(f"{about.st_size} {about.st_mtime_ns} ".encode())
-                for begin in range(0, about.st_size, max(SAMPLE, about.st_size // SAMPLES)):
-                    file.seek(begin)
-                    digest.update(file.read(SAMPLE))
+        sample = bytearray(SAMPLE)
+        for file in self._files:
+            size, changed_at = file.size_and_time
+            digest.update(f"{size} {changed_at} ".encode())
+            for begin in range(0, size, max(SAMPLE, size // SAMPLES)):
+                part = memoryview(sample)[: size - begin]
+                file.read(begin, part)
+                digest.update(part)
         return digest.hexdigest()
 
 
@@ -258,13 +246,6 @@ def streaming_class(
     }
     made: type[PreTrainedModel] = type(model_class.__name__, (model_class,), members)
     return made
-
-
-def _opened(file: str) -> Any:
-    try:
-        return safe_open(file, framework="pt", backend="pread")
-    except TypeError:  # before safetensors 0.8
-        return safe_open(file, framework="pt")
 
 
 def _convert(model: PreTrainedModel, tensors: Mapping[str, Any], settings: Any) -> Any:
