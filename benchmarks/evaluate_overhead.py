@@ -12,7 +12,7 @@ first two and the third in processes of their own:
 
 Goals (SmolLM2-135M, window 1,024, two cores): ours <= 1.05 of bare; <= 0.9 of the guide in float32,
 <= 0.95 of it in bfloat16 (on a processor that multiplies such numbers).  Both the wall time
-and the processor time are medians over the rounds; where other programs share the machine, read
+and the CPU time are medians over the rounds; where other programs share the machine, read
 the latter.  An odd number of windows leaves one of two cores idle at the end.
 
 Ours keeps freed memory (`kullback.runtime.memory`); with ``--keep-freed-memory`` the others do,

@@ -1,7 +1,7 @@
-"""Claim: `FloorCallback` takes at most 2 % of the processor time of a training with `Trainer`.
+"""Claim: `FloorCallback` takes at most 2 % of the CPU time of a training with `Trainer`.
 
 A Llama of 2 layers is trained on the source of `kullback doctor` with transformers' `Trainer`,
-with the callback (rows and interval chosen by it) and without, in turn; processor time of all
+with the callback (rows and interval chosen by it) and without, in turn; CPU time of all
 threads.  It prints the ratio of each pair, the median, and how often and on how many rows the
 callback measured.  A pair is noisier than 2 %, so the time inside the callback is counted as well:
 a share of the same run, without that noise.
@@ -39,7 +39,7 @@ LIMIT = 0.02
 
 
 class Timed(FloorCallback):
-    """Counts the processor seconds that it takes."""
+    """Counts the CPU seconds that it takes."""
 
     seconds = 0.0
 

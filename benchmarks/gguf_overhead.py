@@ -86,7 +86,7 @@ def _processor_seconds() -> float:
 
 
 def timed(job, *arguments: object) -> tuple[tuple[float, float], float]:
-    """Wall and processor seconds, and what the job returned."""
+    """Wall and CPU seconds, and what the job returned."""
     began, used = time.perf_counter(), _processor_seconds()
     value = job(*arguments)
     return (time.perf_counter() - began, _processor_seconds() - used), value
@@ -123,7 +123,7 @@ def main() -> None:
     for i, clock in enumerate(("wall", "processor")):
         first, second = (statistics.median(x[i] for x in times) for times in (ours_s, theirs_s))
         print(f"{clock} seconds: ours {first:.2f}, llama-perplexity {second:.2f}, ratio "
-              f"{first / second:.3f}   (goal by the clock: <= 1.10)")  # fmt: skip
+              f"{first / second:.3f}   (goal of wall time: <= 1.10)")  # fmt: skip
     print(f"perplexity: ours {value:.4f}, theirs {expected:.4f}", end="")
     print(f"   relative difference {abs(value / expected - 1):.1e}   (goal: <= 1e-4)")
     print(f"KV cache in q8_0: ours {our_narrow:.4f}, theirs {narrow:.4f}", end="")

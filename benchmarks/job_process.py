@@ -35,7 +35,7 @@ class JobProcess:
         self.process.join()
 
     def measured(self, name: str) -> tuple[float, float]:
-        """Wall and processor seconds of that job."""
+        """Wall and CPU seconds of that job."""
         self.connection.send(name)
         seconds: tuple[float, float] = self.connection.recv()
         return seconds
@@ -57,7 +57,7 @@ def _serve(
 
 
 def measured(job: Callable[[], object]) -> tuple[float, float]:
-    """Wall and processor seconds of one call."""
+    """Wall and CPU seconds of one call."""
     wall, cpu = time.perf_counter(), time.process_time()
     job()
     return time.perf_counter() - wall, time.process_time() - cpu

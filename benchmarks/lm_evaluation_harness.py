@@ -95,7 +95,7 @@ def main() -> None:
     for i, label in enumerate(("lm-evaluation-harness", "kullback, all measures")):
         print(f"{label:<24} {nll[i]:16.8f} {wall[i]:8.2f} {cpu[i]:8.2f}")
     print(f"off by {abs(nll[0] - nll[1]):.1e} nats/token (goal 1e-4)")
-    print(f"time: {wall_ratio:.3f} by the clock, {cpu_ratio:.3f} of processor time (goal < 1)")
+    print(f"time: {wall_ratio:.3f} of wall time, {cpu_ratio:.3f} of CPU time (goal < 1)")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ and the others in processes of their own:
 Goals (SmolLM2-135M float32, 2,000 documents, two cores), in tokens per second: ours >= 1.0 of
 sorted, and >= 0.5 of long.
 
-(b) A tiny model reads 50,000 documents of 20 words: the processor time of ``kullback.evaluate``,
+(b) A tiny model reads 50,000 documents of 20 words: the CPU time of ``kullback.evaluate``,
 less that within the model's own forward pass, is <= 1 ms a document.
 
 Run it: ``python benchmarks/short_documents.py [--documents N] [--many N] [--model MODEL]``; the
@@ -236,7 +236,7 @@ def main() -> None:
         above, model = seconds_a_document(arguments.many)
         print(
             f"{arguments.many:,} documents of 20 words, tiny model: {1e3 * above:.2f} ms of "
-            f"processor time a document above the model's {1e3 * model:.2f} (goal <= 1)"
+            f"CPU time a document above the model's {1e3 * model:.2f} (goal <= 1)"
         )
 
 

@@ -1,4 +1,4 @@
-"""Claim: to the loss that nanoGPT's loop ends at, training takes 0.35 of its processor time.
+"""Claim: to the loss that nanoGPT's loop ends at, training takes 0.35 of its CPU time.
 
 nanoGPT's loop (Karpathy 2022, github.com/karpathy/nanoGPT, MIT) is written here from its
 description: a GPT-2 block (LayerNorm, learned positions, GELU, scaled_dot_product_attention), tied
@@ -9,7 +9,7 @@ or with `--size large` on 6 layers, width 384, 256 characters.
 
 Ours has the same layers, heads, width and context, and `kullback train`'s own MLP, optimisers,
 schedule and arithmetic for a fraction of the steps.  The two alternate in chunks of a twentieth, on
-one thread, and their processor times are added up without the validation; both are scored on the
+one thread, and their CPU times are added up without the validation; both are scored on the
 same windows of the last tenth of the text.  The text is `--text FILE`, else sentences of the
 embedded language.
 
@@ -147,7 +147,7 @@ def our_steps(state: TrainingState, batches: TextBatches) -> Iterator[None]:
 
 
 def processor_seconds(steps: Iterator[None], count: int) -> float:
-    """The processor time of so many steps."""
+    """The CPU time of so many steps."""
     began = time.process_time()
     for _ in range(count):
         next(steps)

@@ -4,7 +4,7 @@ The text is Karpathy's ``input.txt`` of char-rnn (1,115,394 characters), of whic
 trains and the whole rest is scored, every character once.  Three goals, in nats a character:
 
 - ``budget``: at most 1.60 after nanoGPT's budget for a CPU, 2,000 steps of 12 × 64 characters, in
-  no more processor time than its loop takes for them.  That (see ``time_to_loss.py``) ends there
+  no more CPU time than its loop takes for them.  That (see ``time_to_loss.py``) ends there
   at 1.8857.  The two alternate on one thread; of its loop `--iterations` steps are timed (100;
   2,000 for all of it), and its time is scaled to 2,000.
 - ``kneser-ney``: below 1.5165, the interpolated modified Kneser-Ney 7-gram of the same split, in at
@@ -175,7 +175,7 @@ def main() -> None:
     consecutive, overlapping = (mean_loss(state.model, held_out, T, s) for s in (T, T // 4))
     print(
         f"{gpt.parameters:,} parameters, {state.tokens:,} tokens: {minutes:.1f} minutes on "
-        f"{threads} threads, {seconds['ours']:.1f} s of processor time"
+        f"{threads} threads, {seconds['ours']:.1f} s of CPU time"
     )
     print(f"nats a character: {consecutive:.4f} in consecutive windows, {overlapping:.4f} in "
           "overlapping ones")  # fmt: skip

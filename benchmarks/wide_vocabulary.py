@@ -152,7 +152,7 @@ def main() -> None:
     ):
         wall, cpu = (a / (factor * b) for a, b in zip(median[job_name], median[limit], strict=True))
         ratio = f"{job_name} / {factor} × {limit}" if factor > 1 else f"{job_name} / {limit}"
-        print(f"{ratio}: {wall:.3f} by the clock, {cpu:.3f} by processor time (goal <= {goal})")
+        print(f"{ratio}: {wall:.3f} of wall time, {cpu:.3f} of CPU time (goal <= {goal})")
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ class InThisProcess:
         self.names = list(self.jobs)
 
     def measured(self, name: str) -> tuple[float, float]:
-        """Wall and processor seconds of that job."""
+        """Wall and CPU seconds of that job."""
         return measured(self.jobs[name])
 
     def close(self) -> None:
@@ -42,4 +42,4 @@ def test_the_small_form_runs(
     lines = capsys.readouterr().out.splitlines()
     rates = {line.split()[0] for line in lines if line.endswith("tokens/s")}
     assert rates == {"sorted", "packed", "ours", "long"}
-    assert any("ms of processor time a document" in line for line in lines)
+    assert any("ms of CPU time a document" in line for line in lines)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -25,6 +26,7 @@ from kullback.errors import InvalidValueError
 from kullback.evaluation.on_source import evaluate_on_source
 from kullback.evaluation.source_corpora import Corpus
 from kullback.predictions.base import DensePredictions
+from kullback.runtime.progress import Note
 from kullback.sources.catalogue import open_any_source
 from kullback.sources.export import export_source
 from kullback.sources.known_processes import known_process
@@ -114,6 +116,25 @@ def trainer_with(callbacks: list[FloorCallback], tmp_path: Path) -> Trainer:
         report_to=[], disable_tqdm=True, use_cpu=True, save_strategy="no",
     )  # fmt: skip
     return Trainer(tiny(vocabulary), arguments, train_dataset=rows, callbacks=callbacks)
+
+
+def test_rounded_products_are_noted_once(exported: Path, tmp_path: Path) -> None:
+    """Where a trainer lets float32 products be rounded; elsewhere nothing is noted."""
+    callback = FloorCallback(exported, every=2, rows=4)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", Note)
+        trainer_with([FloorCallback(exported, every=2, rows=4)], tmp_path).train()
+        assert not [w for w in caught if w.category is Note]
+        before = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("medium")
+        try:
+            trainer_with([callback], tmp_path).train()
+        finally:
+            torch.set_float32_matmul_precision(before)
+    (note,) = [str(w.message) for w in caught if w.category is Note]
+    assert "kullback/kl" in note
+    assert "cpu rounds to bfloat16" in note
+    assert len(callback.history) == 2
 
 
 def test_a_large_vocabulary_is_read_in_parts(exported: Path) -> None:

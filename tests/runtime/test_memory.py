@@ -79,7 +79,7 @@ def test_what_ended_threads_have_freed_is_given_back() -> None:
     """Of 80 MB that two threads have freed, hardly any stays, where `malloc_trim` leaves most."""
     returned = run(
         "import ctypes, threading\n"
-        "from kullback.runtime.memory import free_kept_memory, return_free_memory\n"
+        "from kullback.runtime.memory import empty_cache, trim_arenas\n"
         "import kullback.runtime.memory as memory\n"
         "def allocate():\n"
         "    wait.wait()\n"
@@ -90,8 +90,8 @@ def test_what_ended_threads_have_freed_is_given_back() -> None:
         "    threads = [threading.Thread(target=allocate) for _ in range(2)]\n"
         "    for thread in threads: thread.start()\n"
         "    for thread in threads: thread.join()\n"
-        "free_kept_memory(torch.device('cpu'))\n"
-        "return_free_memory()\n"
+        "empty_cache(torch.device('cpu'))\n"
+        "trim_arenas()\n"
         "print(resident() - before)\n"
     )
     assert max(returned) < 10
@@ -115,7 +115,7 @@ def test_threads_that_cannot_start_keep_nothing_waiting(
 
     monkeypatch.setattr(memory, "Thread", Limited)
     with nullcontext() if isinstance(error, RuntimeError) else pytest.raises(KeyboardInterrupt):
-        memory.return_free_memory()
+        memory.trim_arenas()
     for thread in started:
         thread.join(10)
         assert not thread.is_alive()
@@ -125,10 +125,10 @@ def test_threads_that_cannot_start_keep_nothing_waiting(
 def test_memory_is_not_given_back_inside_the_scope() -> None:
     """What is kept for the next step of a training that another thread does stays kept."""
     kept, inside = run(
-        "from kullback.runtime.memory import return_free_memory\n"
+        "from kullback.runtime.memory import trim_arenas\n"
         "with kept_freed_memory() as kept:\n"
         "    use_and_free()\n"
-        "    return_free_memory()\n"
+        "    trim_arenas()\n"
         "    print(int(kept), resident() - before)\n"
     )
     assert (inside > 150) == bool(kept)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import warnings
 from pathlib import Path
 
 import pytest
 
 from kullback.errors import GrammarError
+from kullback.runtime.progress import Note
 from kullback.sources.grammar import Grammar, Production, Word
 from kullback.sources.language import Language
 from kullback.text.special_tokens import EOS
@@ -190,3 +192,18 @@ def test_the_message_for_a_malformed_rule(tmp_path: Path):
         f"{path}: the probabilities of the rule 'a' sum to 0.9, not 1; change them, or omit "
         "every p to make the alternatives equally likely"
     )
+
+
+def test_rules_in_no_sentence_are_noted(tmp_path: Path):
+    """Those that the start does not lead to, by name; the language is that of the others."""
+    rules = 'start = "a"\n[rules]\na = ["x <b>", "y"]\nb = ["z"]\n'
+    path = tmp_path / "grammar.toml"
+    path.write_text(rules)
+    with warnings.catch_warnings(action="error"):
+        expected = Grammar.read(path)
+    path.write_text(rules + 'c = ["z <d>"]\nd = ["z"]\n')
+    with pytest.warns(Note, match=r"2 rules are in no sentence.*<a>.*: c, d$"):
+        grammar = Grammar.read(path)
+    ours, theirs = (g.compile().determinise() for g in (grammar, expected))
+    assert ours.entropy_per_sentence == theirs.entropy_per_sentence
+    assert ours.vocabulary == theirs.vocabulary

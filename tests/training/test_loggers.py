@@ -52,7 +52,13 @@ class Kept:
 
     def __init__(self, bad: int = -1) -> None:
         self.lines: list[tuple[int, dict[str, float]]] = []
-        self.closed, self.bad = 0, bad
+        self.ended: list[str] = []
+        self.bad = bad
+
+    @property
+    def closed(self) -> int:
+        """How often it was closed."""
+        return len(self.ended)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Keep them."""
@@ -60,9 +66,9 @@ class Kept:
             raise ConnectionError("no route to host\nsecond line")
         self.lines.append((step, dict(values)))
 
-    def close(self) -> None:
-        """Count it."""
-        self.closed += 1
+    def close(self, ended: str) -> None:
+        """Keep it."""
+        self.ended.append(ended)
 
 
 def opened_as(monkeypatch: pytest.MonkeyPatch, **kept: Kept) -> None:
@@ -117,7 +123,7 @@ def test_loggers_get_every_line_of_metrics(monkeypatch: pytest.MonkeyPatch, tmp_
     assert logger.closed == 1
     logger.lines.clear()
     resume_training(run, log=["wandb"])
-    assert logger.closed == 2
+    assert logger.ended == ["interrupted", "finished"]
     lines = read_metrics(run / "metrics.jsonl")
     assert [step for step, _ in logger.lines] == [line["step"] for line in lines] == [1, 4, 8, 12]
     assert logger.lines[-1][1]["validation/cross_entropy"] == lines[-1]["validation_cross_entropy"]
@@ -152,7 +158,7 @@ def test_ctrl_c_outside_of_the_steps_says_what_is_on_disk(
             if step == 12 and not trained:
                 raise KeyboardInterrupt
 
-        def close(self) -> None:
+        def close(self, ended: str) -> None:
             if trained:
                 raise KeyboardInterrupt
 
@@ -195,8 +201,8 @@ def test_ctrl_c_while_a_logger_is_closed_leaves_none_open(
     """The others are closed before the interruption goes on."""
 
     class Slow(Kept):
-        def close(self) -> None:
-            super().close()
+        def close(self, ended: str) -> None:
+            super().close(ended)
             raise KeyboardInterrupt
 
     kept = [Kept(), Kept()]
@@ -268,7 +274,7 @@ def test_loggers_that_began_leave_nothing_where_another_cannot(
             (run / "mlflow" / "part" / "new").touch()
             ids["mlflow"] = "x"
 
-        def close(self) -> None:
+        def close(self, ended: str) -> None:
             closed.append("mlflow")
 
     def fail(*_: object) -> Kept:
@@ -297,6 +303,26 @@ def test_loggers_that_began_leave_nothing_where_another_cannot(
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("error", "ended"),
+    [
+        (Interrupted(Path("run"), 8), "interrupted"),
+        (KeyboardInterrupt(), "interrupted"),
+        (RunError("the loss is NaN"), "failed"),
+        (Interrupted(Path("run"), 12, trained=True), "finished"),
+    ],
+)
+def test_loggers_are_told_how_a_training_ended(
+    error: BaseException, ended: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """An interrupted or failed run is not shown as finished; one that is only measured is."""
+    logger = Kept()
+    opened_as(monkeypatch, wandb=logger)
+    with pytest.raises(type(error)):
+        stopped("wandb", tmp_path, error)
+    assert logger.ended == [ended]
+
+
 def logged(name: str, run: Path, steps: tuple[int, ...], resumed: bool = False) -> None:
     """Send lines of these steps to a logger."""
     with LoggedProgress(
@@ -307,6 +333,13 @@ def logged(name: str, run: Path, steps: tuple[int, ...], resumed: bool = False) 
             progress.step(line(step))
         assert isinstance(progress.receiver, Notes)
         assert progress.receiver.notes == []
+
+
+def stopped(name: str, run: Path, error: BaseException, resumed: bool = False) -> None:
+    """End a training with an error."""
+    with LoggedProgress(Notes(), [name], run, dict, resumed) as progress:
+        progress.begin(12, None)
+        raise error
 
 
 def test_tensorboard_files_have_the_values(tmp_path: Path) -> None:
@@ -349,17 +382,23 @@ def test_mlflow_keeps_the_values_and_goes_on(
     assert [(m.step, m.value) for m in history] == [(4, 0.25), (8, 0.25)]
     assert kept.data.params["width"] == "8"
     assert kept.info.status == "FINISHED"
+    with pytest.raises(KeyboardInterrupt):
+        stopped("mlflow", tmp_path, KeyboardInterrupt(), resumed=True)
+    assert client.get_run(kept.info.run_id).info.status == "KILLED"
 
 
 def test_the_calls_of_wandb(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The run is named, has its settings, and is resumed by the id that it got."""
     calls: list[dict[str, Any]] = []
     kept: list[tuple[int, dict[str, float]]] = []
+    exit_codes: list[int] = []
 
     def init(**keywords: Any) -> SimpleNamespace:
         calls.append(keywords)
         return SimpleNamespace(
-            id="abc", log=lambda values, step: kept.append((step, values)), finish=lambda: None
+            id="abc",
+            log=lambda values, step: kept.append((step, values)),
+            finish=lambda exit_code: exit_codes.append(exit_code),
         )
 
     module = ModuleType("wandb")
@@ -371,3 +410,37 @@ def test_the_calls_of_wandb(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     assert calls[0]["config"] == {"width": 8, "steps": 12, "floor": 1.25}
     assert calls[0]["name"] == tmp_path.name
     assert [step for step, _ in kept] == [4, 8]
+    with pytest.raises(RunError):
+        stopped("wandb", tmp_path, RunError("the loss is NaN"))
+    assert exit_codes == [0, 0, 1]
+
+
+def test_the_calls_of_mlflow(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A run is created once, and ends with the status of its training."""
+    statuses: list[str] = []
+
+    class Client:
+        def get_experiment_by_name(self, name: str) -> SimpleNamespace:
+            return SimpleNamespace(experiment_id="1")
+
+        def create_run(self, experiment_id: str, run_name: str) -> SimpleNamespace:
+            return SimpleNamespace(info=SimpleNamespace(run_id="abc"))
+
+        def log_batch(self, run_id: str, **values: Any) -> None:
+            assert run_id == "abc"
+
+        def update_run(self, run_id: str, status: str) -> None:
+            statuses.append(status)
+
+        def set_terminated(self, run_id: str, status: str) -> None:
+            statuses.append(status)
+
+    module, entities = ModuleType("mlflow"), ModuleType("mlflow.entities")
+    module.MlflowClient = Client  # type: ignore[attr-defined]
+    entities.Metric = entities.Param = lambda *fields: fields  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "mlflow", module)
+    monkeypatch.setitem(sys.modules, "mlflow.entities", entities)
+    with pytest.raises(KeyboardInterrupt):
+        stopped("mlflow", tmp_path, KeyboardInterrupt())
+    logged("mlflow", tmp_path, (8,), resumed=True)
+    assert statuses == ["KILLED", "RUNNING", "FINISHED"]

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from tokenizers import (
     Tokenizer,
     decoders,
@@ -111,6 +112,28 @@ def test_documents_are_held_out_whole(tmp_path: Path) -> None:
     if len(documents[1]) > 1:
         of = np.concatenate([shard.document_M for shard in shards])  # type: ignore[misc]
         assert sorted(set(of.tolist())) == list(range(len(documents[1])))
+        # EOS belongs to the document that it ends, BOS to the one that it begins.
+        targets = torch.cat([shard.targets_M for shard in shards]).numpy()
+        bos, eos = map(batches.tokenizer.token_to_id, ("<s>", "</s>"))
+        assert of[targets == eos].tolist() == list(range(len(documents[1]) - 1))
+        assert of[targets == bos].tolist() == list(range(1, len(documents[1])))
+
+
+def test_held_out_documents_that_are_too_short_are_said(tmp_path: Path) -> None:
+    """Where those of 40 documents have fewer tokens than a window, the end of the text is added."""
+    path = lines(tmp_path / "rows.jsonl", ["ab", "c", "abc", "b"] * 10)
+    said: list[str] = []
+
+    class Told(Notes):
+        def tell(self, text: str) -> None:
+            said.append(text)
+
+    options = TextOptions([path], tokenizer="characters", context=24, windows=2)
+    batches = prepare_text(tmp_path / "run", options, Told())
+    (split,) = said
+    assert "the end of the text and" in split
+    assert "alone are shorter than a window" in split
+    assert len(batches.held_out) > 24
 
 
 def test_files_given_for_validation_are_held_out(tmp_path: Path) -> None:

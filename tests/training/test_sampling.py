@@ -112,7 +112,7 @@ def test_sentences_end_where_the_model_ends_them(gpt: GPT, language: Language):
 
 
 def test_sentences_end_with_the_context():
-    """A model that never ends is stopped at its context."""
+    """A model that never ends is stopped after the token that follows a full context."""
     gpt = GPT(GPTConfig(5, context=9, width=8, layers=1, heads=1, mlp_width=8), seed=0)
     with torch.no_grad():
         gpt.model.norm.weight.zero_()
@@ -120,7 +120,11 @@ def test_sentences_end_with_the_context():
         gpt.head_weight[:, 0] = torch.tensor([0.0, -9.0, 1.0, 1.0, 1.0])
         gpt.head_weight[0, 0] = 1.0
     sentences = generate(gpt, [2], 3, np.random.default_rng(0), temperature=0)
-    assert [len(sentence) for sentence in sentences] == [8, 8, 8]
+    assert [len(sentence) for sentence in sentences] == [9, 9, 9]
+    (continued,) = generate(gpt, [2] * 8, 1, np.random.default_rng(0), temperature=0)
+    assert len(continued) == 9
+    (without,) = generate(gpt, [2] * 9, 1, np.random.default_rng(0), 0, (None, None))
+    assert len(without) == 10
 
 
 def test_equal_seeds_give_equal_sentences(gpt: GPT):
@@ -139,7 +143,7 @@ def test_equal_seeds_give_equal_sentences(gpt: GPT):
         ([], 1, -0.5, "temperature is -0.5: it must be a number of at least 0"),
         ([], 1, math.nan, "temperature is nan: it must be a number of at least 0"),
         ([], 1, math.inf, "temperature is inf: it must be a number of at least 0"),
-        ([2] * 40, 1, 1.0, "the prompt has 40 tokens: the model's context is 16, "),
+        ([2] * 40, 1, 1.0, "the prompt has 40 tokens: the model's context is 16, and"),
         ([2, 99], 1, 1.0, "prompt[1] is 99: the model's ids are 0 to "),
     ],
 )

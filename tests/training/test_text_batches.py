@@ -64,3 +64,26 @@ def test_impossible_text_batches(changes: dict[str, int], message: str, tmp_path
     text(tmp_path)
     with pytest.raises(InvalidValueError, match=re.escape(message)):
         TextBatches.read([tmp_path / "weather.txt"], **({"vocabulary_size": 270} | changes))
+
+
+def test_validation_shards_are_made_when_they_are_read(tmp_path: Path):
+    """Nothing of the validation split is read before, and a part of it reads that part."""
+    batches = text(tmp_path)
+    read: list[int] = []
+
+    class Counted:
+        def __len__(self) -> int:
+            return len(batches.held_out)
+
+        def __getitem__(self, places: np.ndarray) -> np.ndarray:
+            read.append(places.size)
+            return batches.held_out[places]
+
+    counted = replace(batches, held_out=Counted())
+    shards, before = counted.validation(), counted.preceding(10**9, 3)
+    assert len(shards) == len(before) > 2
+    assert not read
+    last = [shard.targets_M.tolist() for shard in shards[-2:]]
+    assert len(read) == 2
+    assert last == [shard.targets_M.tolist() for shard in list(batches.validation())[-2:]]
+    assert [len(rows) for rows in before] == [len(shard.lengths_N) for shard in shards]

@@ -9,7 +9,12 @@ import pytest
 
 from kullback.errors import InvalidValueError
 from kullback.results.measurement import Measurement
-from kullback.uncertainty.intervals import mean_with_interval, perplexity, within_unit_interval
+from kullback.uncertainty.intervals import (
+    mean_with_interval,
+    perplexity,
+    simultaneous_means,
+    within_unit_interval,
+)
 
 
 def test_design_effect_and_effective_size() -> None:
@@ -64,7 +69,7 @@ def test_bad_input_is_named(arguments: tuple, message: str) -> None:
 
 
 def test_the_interval_of_a_share_is_of_shares() -> None:
-    """Near 0 and 1 it is that of the logit, elsewhere as it is; of equal values there is none."""
+    """Near 0 and 1 it is that of the logit, elsewhere as it is."""
     rng = np.random.default_rng(0)
     document_M = np.arange(2000) // 20
     for share in (0.001, 0.999):
@@ -74,13 +79,27 @@ def test_the_interval_of_a_share_is_of_shares() -> None:
         assert 0 < low < mean.value < high < 1
     middle = mean_with_interval(rng.random(2000) < 0.5, document_M, "")
     assert within_unit_interval(middle) == middle
-    certain = mean_with_interval(np.ones(2000), document_M, "")
-    assert not within_unit_interval(certain).has_interval
-    assert "1 at all 2,000 tokens" in within_unit_interval(certain).how
-    none = within_unit_interval(mean_with_interval(np.zeros(2000), document_M, ""))
-    assert "0 at all 2,000 tokens" in none.how
     exact = Measurement(1.0, "", 0.0, 9, 0, "")
     assert within_unit_interval(exact) == exact
+
+
+def test_a_share_of_equal_values_has_a_finite_interval() -> None:
+    """All 0 or all 1 in 100 documents: within 3 % of it; every number is finite, and 100 counts."""
+    document_M = np.arange(2000) // 20
+    certain = within_unit_interval(mean_with_interval(np.ones(2000), document_M, ""))
+    none = within_unit_interval(mean_with_interval(np.zeros(2000), document_M, ""))
+    assert certain.interval == pytest.approx((0.05**0.01, 1.0))
+    assert none.interval == pytest.approx((0.0, 1 - 0.05**0.01))
+    assert 0 < none.standard_error < 0.03
+    assert none.effective_n == pytest.approx(100)
+    assert "0 at all 2,000 tokens" in none.how
+    assert "1 at all 2,000 tokens" in certain.how
+    others = np.random.default_rng(0).random((2, 2000)) < 0.5
+    joint = simultaneous_means(np.array([np.ones(2000), *others]), document_M, "")
+    assert within_unit_interval(joint[0]).interval[0] < certain.interval[0] - 1e-3
+    few = within_unit_interval(mean_with_interval(np.ones(50), None, ""))
+    assert not few.has_interval
+    assert "no interval: one document of 50 tokens" in few.how
 
 
 def test_the_interval_of_a_rare_event_covers_it() -> None:

@@ -18,6 +18,8 @@ from torch import nn
 from kullback.callbacks.fixed_rows import FixedRows, Logits, logits_of, open_rows
 from kullback.callbacks.pace import LEAST, MOST, Pace, seconds_now
 from kullback.errors import InvalidValueError
+from kullback.models.devices import rounded_float32_products
+from kullback.runtime.progress import Progress
 from kullback.runtime.ranges import LENGTHS, SEEDS, Range
 from kullback.sources.catalogue import AnySource
 
@@ -47,7 +49,9 @@ class FloorCallback:
     at most `budget` of the time of the steps; `rows` and `every` fix them.  `logits` is called with
     the model and token ids [N, T] where the model's forward does not return logits.  Numbers are
     logged as ``kullback/kl``; with a `name`, which several callbacks of one trainer need, as
-    ``kullback/NAME/kl``.  `history` has what was logged, with its step.  Raises
+    ``kullback/NAME/kl``.  `history` has what was logged, with its step.  Where the trainer lets
+    float32 products be rounded (``tf32=True``), which `kullback.evaluate` refuses, a `Note` says
+    so: the numbers are those of the model as it is trained.  Raises
     `InvalidValueError` for an unknown source, a number out of range and, when the training begins,
     for two callbacks of one name, or a model with fewer ids than the source.
     """
@@ -78,6 +82,7 @@ class FloorCallback:
         self._pace = Pace(every, self._rows.rows if rows is not None else None, budget)
         self._latest: dict[str, float] = {}
         self._measured = -1
+        self._has_noted = False
         self._number = next(_numbers)
         self._prefix = PREFIX if name is None else f"{PREFIX}{name}/"
         self.history: list[dict[str, float]] = []
@@ -209,6 +214,7 @@ class FloorCallback:
         if not self._is_cut:
             self._is_cut = True
             self._rows = self._rows.first(self._pace.rows or LEAST)
+        self._note_rounding(device)
         began = seconds_now(device)
         metrics = self._rows.metrics(model, self._logits)
         self._pace.took(seconds_now(device) - began)
@@ -216,6 +222,17 @@ class FloorCallback:
         self._latest = {f"{self._prefix}{name}": value for name, value in metrics.items()}
         self.history.append({"step": step, **metrics})
         return True
+
+    def _note_rounding(self, device: torch.device) -> None:
+        """Say once where the numbers are of rounded products."""
+        rounded = rounded_float32_products(device)
+        if rounded and not self._has_noted:
+            self._has_noted = True
+            Progress().note(
+                f"{self._prefix}kl and the other numbers are of float32 products that {device} "
+                f"rounds to {rounded}, as the trainer lets it: kullback evaluate, which does not, "
+                "may differ from them (torch.set_float32_matmul_precision, tf32=)"
+            )
 
     def _plan(self, model: nn.Module, device: torch.device, between: int | None) -> None:
         """Time a few rows, then choose; with several processes, what the first of them chooses."""

@@ -33,7 +33,7 @@ from kullback.evaluation.tokenized_text import TokenizedText
 from kullback.models.devices import check_float32_products
 from kullback.models.interface import Sharing
 from kullback.predictions.base import FactoredPredictions, Predictions, at_least_float32
-from kullback.runtime.memory import free_kept_memory, is_out_of_memory
+from kullback.runtime.memory import empty_cache, is_out_of_memory
 from kullback.runtime.progress import Tokens as TokensDone
 from kullback.runtime.workers import ProcessGroup
 from kullback.scoring.divergence import DivergenceStatistics
@@ -252,7 +252,7 @@ class _Reader(Generic[Value]):
     def _free(self) -> None:
         """Give memory that is kept for reuse back to the devices."""
         for predictor in self.predictors:
-            free_kept_memory(predictor.device)
+            empty_cache(predictor.device)
 
     def _cut(self, numbers_N: Int[np.ndarray, "N"]) -> list[Int[np.ndarray, "n"]]:
         tokens = self.limit.tokens

@@ -194,7 +194,8 @@ class SourceSums:
         """The mean of one of the sums per sentence."""
         sums, weight = self.per_sentence[row], self.per_sentence[0]
         if not exact:
-            mean = ratio_of_sums(sums, weight, UNIT, self.prefixes)
+            clusters = "sentences" if self.summed.window is None else "windows"
+            mean = ratio_of_sums(sums, weight, UNIT, self.prefixes, clusters)
             error = self._independent_error(row, mean.value, float(weight.sum()))
             return replace(mean, independent_error=error)
         value = float(sums.sum()) / float(weight.sum())

@@ -6,6 +6,7 @@ replicates.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -55,7 +56,7 @@ class TrainedRung:
 class Sample:
     """The validation sample that all rungs share."""
 
-    shards: list[Shard]
+    shards: Sequence[Shard]
     piece: Literal["sentence", "document", "block"]
     piece_M: Int64[np.ndarray, "M"]
     """The piece of each target, from 0."""
@@ -86,7 +87,7 @@ class Sample:
         if request.source is not None:
             source = open_source(request.source)
             batches = SentenceBatches(source, SENTENCES, request.seed)
-            shards = batches.shards(2**41, 8)  # a step that no run reaches
+            shards: Sequence[Shard] = batches.shards(2**41, 8)  # a step that no run reaches
             lengths_N = np.concatenate([shard.lengths_N for shard in shards])
             piece_M = np.repeat(np.arange(len(lengths_N)), lengths_N)
             return cls(shards, "sentence", piece_M, None, batches.floor)

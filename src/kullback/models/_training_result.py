@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
 import msgspec
 import numpy as np
-from jaxtyping import Float64, Int64
+from jaxtyping import Float64
 
 from kullback.errors import RunError
 from kullback.models.ngram_baseline import TEXT_ORDERS, baseline_losses
 from kullback.results.measurement import Measurement
 from kullback.results.training import NgramBaseline, TrainingRun, TrainingSeconds
-from kullback.runtime.memory import return_free_memory, returned_freed_memory
-from kullback.runtime.threads import workers
+from kullback.runtime.columns import PART_ROWS, Column
+from kullback.runtime.memory import returned_freed_memory, trim_arenas
+from kullback.runtime.threads import map_ahead, workers
 from kullback.training.batches import Batches, Shard
 from kullback.training.config import TrainingConfig
 from kullback.training.gpt import GPT
@@ -28,8 +30,11 @@ from kullback.training.progress import TrainingProgress
 
 __all__ = ["training_result"]
 
-Losses: TypeAlias = Float64[np.ndarray, "M"]
+#: The losses, in nats, of the targets in a slice of all of them.
+Losses: TypeAlias = Callable[[slice], Float64[np.ndarray, "m"]]
 
+# Of a column that is in memory; there are as many as n-gram models.
+IN_MEMORY = 1 << 20
 # In the last line of the metrics of a text.
 SUMMARY = "summary"
 
@@ -48,7 +53,7 @@ def training_result(
     limit = validation_tokens(config.steps, batches)
     shards = batches.validation(limit)
     validation = _Validation.of(shards, model, config.shards)
-    return_free_memory()  # of training
+    trim_arenas()  # of training
     progress.stage("fitting n-gram baselines")
     start_of_baseline = time.perf_counter()
     before = batches.preceding(limit, max(TEXT_ORDERS) - 1)
@@ -59,29 +64,26 @@ def training_result(
         validation=start_of_baseline - start,
         baseline=time.perf_counter() - start_of_baseline,
     )
-    on_text = batches.floor is None
+    on_text, nll = batches.floor is None, validation.nll.__getitem__
 
-    def baseline(order: int, nll_M: Losses) -> NgramBaseline:
+    def baseline(order: int, nll: Losses) -> NgramBaseline:
         return NgramBaseline(
             order=order,
-            cross_entropy=validation.nats(nll_M),
-            bits_per_byte=validation.bits_per_byte(nll_M),
+            cross_entropy=validation.nats(nll),
+            bits_per_byte=validation.bits_per_byte(nll),
         )
 
-    uniform_M = np.full(len(validation.nll_M), math.log(batches.vocabulary_size))
-    uniform = baseline(0, uniform_M)
-    exact = msgspec.structs.replace(
-        uniform.cross_entropy,
-        value=float(uniform_M[0]),
-        standard_error=0.0,
-        clusters=0,
-        bounds=None,
+    uniform_nll = math.log(batches.vocabulary_size)
+    uniform = baseline(0, lambda rows: np.full(rows.stop - rows.start, uniform_nll))
+    uniform = msgspec.structs.replace(
+        uniform,
+        cross_entropy=_exactly(uniform.cross_entropy, uniform_nll),
+        bits_per_byte=uniform.bits_per_byte and _exactly_where_constant(uniform.bits_per_byte),
     )
-    uniform = msgspec.structs.replace(uniform, cross_entropy=exact)
-    baselines = {order: baseline(order, column[:]) for order, column in losses.windows.items()}
+    baselines = {order: baseline(order, of.__getitem__) for order, of in losses.windows.items()}
     unigram = baselines.pop(1, None)
     lowest = min(baselines, key=lambda order: baselines[order].cross_entropy.value)
-    running = (baseline(order, column[:]) for order, column in losses.running.items())
+    running = (baseline(order, of.__getitem__) for order, of in losses.running.items())
     lines = read_metrics(run / "metrics.jsonl")
     if not lines:
         raise RunError(f"{run / 'metrics.jsonl'} is missing or empty; restore it")
@@ -92,14 +94,14 @@ def training_result(
         tokens=lines[-1]["tokens"],
         training_cross_entropy=lines[-1]["cross_entropy"],
         training_steps=(step_before + 1, lines[-1]["step"]),
-        cross_entropy=validation.nats(validation.nll_M),
-        bits_per_byte=validation.bits_per_byte(validation.nll_M),
+        cross_entropy=validation.nats(nll),
+        bits_per_byte=validation.bits_per_byte(nll),
         floor=batches.floor,
         kl=validation.kl,
         baselines=tuple(baselines.values()),
         baseline_tokens=losses.fitted_tokens,
         training_split_tokens=losses.training_tokens,
-        difference=validation.nats(validation.nll_M - losses.windows[lowest][:]),
+        difference=validation.nats(lambda rows: nll(rows) - losses.windows[lowest][rows]),
         seconds=seconds,
         uniform=uniform if on_text else None,
         unigram=unigram,
@@ -109,6 +111,19 @@ def training_result(
     if "shards" in batches.spec and SUMMARY not in lines[-1]:
         write_metrics(run / "metrics.jsonl", [*lines[:-1], lines[-1] | {SUMMARY: _summary(result)}])
     return result
+
+
+def _exactly(mean: Measurement, value: float) -> Measurement:
+    """A mean whose value is known."""
+    return msgspec.structs.replace(
+        mean, value=value, standard_error=0.0, clusters=0, bounds=None, method="exact", note=""
+    )
+
+
+def _exactly_where_constant(per_byte: Measurement) -> Measurement:
+    """That of the uniform distribution: exact where all tokens have equally many bytes."""
+    is_constant = per_byte.standard_error < 1e-12 * per_byte.value
+    return _exactly(per_byte, per_byte.value) if is_constant else per_byte
 
 
 def _ends(mean: Measurement) -> list[float] | None:
@@ -147,49 +162,74 @@ def _summary(result: TrainingRun) -> dict[str, object]:
 class _Validation:
     """The validation tokens of a run: losses of the model, and what belongs to each token.
 
-    Axis: M target tokens.
+    Axis: m target tokens of a slice.
     """
 
-    nll_M: Float64[np.ndarray, "M"]
-    surprisal_M: Float64[np.ndarray, "M"] | None
-    document_M: Int64[np.ndarray, "M"] | None
+    nll: Column
+    surprisal: Column | None
+    document: Column | None
     """Documents of a text, or sentences of a source; None for one text."""
-    bytes_M: Int64[np.ndarray, "M"] | None
+    text_bytes: Column | None
 
     @classmethod
-    def of(cls, shards: list[Shard], model: GPT, threads: int) -> _Validation:
-        """Score the validation data of `batches`, a shard per thread."""
+    def of(cls, shards: Sequence[Shard], model: GPT, threads: int) -> _Validation:
+        """Score the shards of the validation data, one in each of some threads."""
+        nll, sentences = Column(np.float64, IN_MEMORY), 0
+        surprisal, document, text_bytes = (
+            Column(dtype, IN_MEMORY) for dtype in (np.float64, np.int64, np.uint32)
+        )
         with workers(threads) as pool:
-            losses = list(pool.map(lambda shard: token_losses(model, shard), shards))
-        surprisals = [s.surprisals_M.numpy() for s in shards if s.surprisals_M is not None]
-        lengths_N = np.concatenate([shard.lengths_N for shard in shards])
-        sizes = [shard.bytes_M for shard in shards if shard.bytes_M is not None]
-        documents = [shard.document_M for shard in shards if shard.document_M is not None]
-        document_M = np.concatenate(documents) if documents else None
-        if surprisals:
-            document_M = np.repeat(np.arange(len(lengths_N)), lengths_N)
+            scored = map_ahead(
+                pool, lambda shard: (shard, token_losses(model, shard)), shards, threads
+            )
+            for shard, nll_M in scored:
+                nll.append(nll_M)
+                if shard.surprisals_M is not None:
+                    surprisal.append(shard.surprisals_M.numpy())
+                    ends = sentences + len(shard.lengths_N)
+                    document.append(np.repeat(np.arange(sentences, ends), shard.lengths_N))
+                    sentences = ends
+                elif shard.document_M is not None:
+                    document.append(shard.document_M)
+                if shard.bytes_M is not None:
+                    text_bytes.append(shard.bytes_M)
         return cls(
-            np.concatenate(losses),
-            np.concatenate(surprisals) if surprisals else None,
-            document_M,
-            np.concatenate(sizes) if sizes else None,
+            nll,
+            surprisal if len(surprisal) else None,
+            document if len(document) else None,
+            text_bytes if len(text_bytes) else None,
         )
 
     @property
     def kl(self) -> Measurement | None:
         """The mean of nll − true surprisal; None on a text."""
-        return None if self.surprisal_M is None else self.nats(self.nll_M - self.surprisal_M)
+        surprisal = self.surprisal
+        return None if surprisal is None else self.nats(lambda m: self.nll[m] - surprisal[m])
 
-    def nats(self, values_M: Float64[np.ndarray, "M"]) -> Measurement:
+    def nats(self, nll: Losses) -> Measurement:
         """The mean in nats/token."""
-        from kullback.uncertainty.intervals import mean_with_interval  # and SciPy, after counting
+        return self._mean(nll, lambda rows: np.ones(rows.stop - rows.start), "nats/token")
 
-        return mean_with_interval(values_M, self.document_M, "nats/token")
-
-    def bits_per_byte(self, nll_M: Float64[np.ndarray, "M"]) -> Measurement | None:
+    def bits_per_byte(self, nll: Losses) -> Measurement | None:
         """The sum in bits over the bytes of the tokens; None on a source."""
-        from kullback.uncertainty.intervals import mean_with_interval
-
-        if self.bytes_M is None:
+        if self.text_bytes is None:
             return None
-        return mean_with_interval(nll_M / math.log(2), self.document_M, "bits/byte", self.bytes_M)
+        return self._mean(
+            lambda rows: nll(rows) / math.log(2), self.text_bytes.__getitem__, "bits/byte"
+        )
+
+    def _mean(self, values: Losses, denominator: Losses, unit: str) -> Measurement:
+        """Σ values / Σ denominator over all tokens, of which some are in memory at a time."""
+        from kullback.uncertainty.means import MeanRows, means  # and SciPy, after counting
+        from kullback.uncertainty.sweeps import compute
+
+        def read(rows: slice) -> MeanRows:
+            document_m = None if self.document is None else self.document[rows]
+            return MeanRows(document_m, denominator(rows), [values(rows)])
+
+        def parts() -> Iterator[slice]:
+            for begin in range(0, len(self.nll), PART_ROWS):
+                yield slice(begin, min(begin + PART_ROWS, len(self.nll)))
+
+        (mean,) = compute(means(read, [unit]), parts)
+        return mean

@@ -7,7 +7,14 @@ import torch
 from kullback.errors import InvalidValueError
 from kullback.runtime.workers import local_processes
 
-__all__ = ["best_device", "check_device", "check_dtype", "check_float32_products", "own_device"]
+__all__ = [
+    "best_device",
+    "check_device",
+    "check_dtype",
+    "check_float32_products",
+    "own_device",
+    "rounded_float32_products",
+]
 
 
 def best_device() -> torch.device:
@@ -95,21 +102,27 @@ def check_dtype(dtype: torch.dtype, device: torch.device | str) -> None:
 def check_float32_products(device: torch.device) -> None:
     """Raise `InvalidValueError` where the process has let float32 products be rounded.
 
-    To TF32 on a GPU, which keeps ten bits, and to bfloat16 on a CPU.  It is a setting of the whole
-    process, which is not changed here.
+    It is a setting of the whole process, which is not changed here.
     """
-    if device.type == "cuda":
-        rounded = "TF32" if _allows_tf32() else ""
-    else:
-        matmul = getattr(torch.backends.mkldnn, "matmul", None)
-        bfloat16 = device.type == "cpu" and getattr(matmul, "fp32_precision", "") == "bf16"
-        rounded = "bfloat16" if bfloat16 else ""
+    rounded = rounded_float32_products(device)
     if rounded:
         raise InvalidValueError(
             f"this process lets {device} multiply float32 numbers as {rounded} "
             "(torch.set_float32_matmul_precision): call "
             "torch.set_float32_matmul_precision('highest') first"
         )
+
+
+def rounded_float32_products(device: torch.device) -> str | None:
+    """What this process lets float32 products be rounded to; None where they are not.
+
+    TF32 on a GPU, which keeps ten bits, and bfloat16 on a CPU.
+    """
+    if device.type == "cuda":
+        return "TF32" if _allows_tf32() else None
+    matmul = getattr(torch.backends.mkldnn, "matmul", None)
+    bfloat16 = device.type == "cpu" and getattr(matmul, "fp32_precision", "") == "bf16"
+    return "bfloat16" if bfloat16 else None
 
 
 def _allows_tf32() -> bool:

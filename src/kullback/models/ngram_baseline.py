@@ -43,6 +43,8 @@ TEXT_ORDERS = (1, 2, 3, 4, 5, 6, 7)
 BASELINE_TOKENS = 2_000_000
 # Targets that are scored in one count, which takes about a second: each takes 70 bytes.
 SCORED_TOKENS = 1 << 19
+# Of the losses of one order that are in memory.
+IN_MEMORY = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -82,9 +84,10 @@ def baseline_losses(
         orders = TEXT_ORDERS if batches.floor is None else BASELINE_ORDERS
     rows, V = batches.training_rows(steps, BASELINE_TOKENS), batches.vocabulary_size
     counted = sentence_stream(rows.tokens_NT, rows.lengths_N, rows.bos, V)
+    on_text = preceding is not None
     losses = BaselineLosses(
-        {order: Column(np.float64) for order in orders},
-        {order: Column(np.float64) for order in orders if order > 1 and preceding is not None},
+        {order: Column(np.float64, IN_MEMORY) for order in orders},
+        {order: Column(np.float64, IN_MEMORY) for order in orders if order > 1 and on_text},
         int(rows.lengths_N.sum()),
         rows.total,
     )

@@ -30,10 +30,24 @@ from tempfile import TemporaryDirectory
 from kullback.runtime.inputs import open_regular
 from kullback.runtime.progress import Note
 
-__all__ = ["COMPILER_SECONDS", "cache_folder", "compiler", "load_compiled"]
+__all__ = [
+    "COMPILER_SECONDS",
+    "FLAGS",
+    "FLOAT",
+    "INT",
+    "LONG",
+    "POINTER",
+    "cache_folder",
+    "compiler",
+    "load_compiled",
+]
 
 COMPILER_SECONDS = 60.0
 """A compiler that takes longer is stopped; it takes up to three seconds, on a busy machine ten."""
+FLAGS = ("-O3", "-shared", "-fPIC", "-Wno-psabi")
+"""Of every library; those of vector instructions (`vector_flags`) are added where it uses them."""
+# The types of the libraries' arguments and results.
+POINTER, LONG, INT, FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int, ctypes.c_float
 DRAFT = ".compiling-"
 # A draft this old is that of a killed process: a compiler is stopped long before.
 OLD_SECONDS = 600.0
@@ -44,7 +58,7 @@ class _OddError(Exception):
     """Why the cache is not used, and how to correct it."""
 
 
-def load_compiled(source: Path, flags: Sequence[str]) -> ctypes.CDLL | None:
+def load_compiled(source: Path, flags: Sequence[str] = FLAGS) -> ctypes.CDLL | None:
     """The library of a C file, compiled with `flags` unless it is in the cache.
 
     None with ``KULLBACK_COMPILE=0``, and where there is no compiler or folder for a cache.  Where

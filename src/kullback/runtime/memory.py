@@ -29,12 +29,12 @@ from kullback.runtime.threads import cores
 
 __all__ = [
     "causes",
-    "free_kept_memory",
+    "empty_cache",
     "is_out_of_memory",
     "kept_freed_memory",
     "lacks_memory",
-    "return_free_memory",
     "returned_freed_memory",
+    "trim_arenas",
 ]
 
 # From malloc.h.
@@ -85,7 +85,7 @@ def causes(error: BaseException) -> Iterator[BaseException]:
         following = following.__cause__ or context
 
 
-def free_kept_memory(device: torch.device) -> None:
+def empty_cache(device: torch.device) -> None:
     """Give blocks that are kept for reuse back to an accelerator, or of a CPU to the system."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
@@ -95,7 +95,7 @@ def free_kept_memory(device: torch.device) -> None:
         library.malloc_trim(0)  # in the arenas of all threads
 
 
-def return_free_memory() -> None:
+def trim_arenas() -> None:
     """Give what is free in the memory of any thread back to the system; not in `kept_freed_memory`.
 
     `malloc_trim` leaves the end of every arena but the main one: that is given back where a block
@@ -141,7 +141,7 @@ def kept_freed_memory() -> Iterator[bool]:
 
     The memory in use at the peak is the same; memory that is free between peaks is returned to the
     system when the last thread leaves.  (What is free at the end of the arenas of threads that have
-    ended is kept for the next threads, or until `return_free_memory`.)
+    ended is kept for the next threads, or until `trim_arenas`.)
     """
     library = _glibc()
     if library is None:

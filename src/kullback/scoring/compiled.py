@@ -4,7 +4,7 @@
 :class:`kullback.scoring.log_ratio_sums.LogRatioSums` compute with torch.  The system's C compiler
 compiles it at the first use (about a second) into a cache (`kullback.runtime.compiled_library`).
 Without a compiler, or with `KULLBACK_COMPILE=0`, torch computes the sums, with the same results up
-to float32 rounding.  Calls release Python's global lock.
+to float32 rounding.  Calls release the GIL.
 
 Axes: B rows, W columns of a block (columns of the vocabulary), K most probable tokens.
 """
@@ -21,18 +21,16 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from kullback.runtime.compiled_library import load_compiled
+from kullback.runtime.compiled_library import FLAGS, INT, LONG, POINTER, load_compiled
 from kullback.runtime.processor import vector_flags
 from kullback.scoring.variation_sums import VariationBuffers
 
 __all__ = ["MOST_COLUMNS", "BlockLibrary", "RatioBuffers", "block_library"]
 
 SOURCE = Path(__file__).with_name("block_sums.c")
-FLAGS = ("-O3", "-shared", "-fPIC", "-Wno-psabi")
 # As in the C source.
 MOST_COLUMNS = 1024
 HAS_FAR, HAS_EXCLUDED = 1, 2
-POINTER, LONG, INT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
 
 Top: TypeAlias = "tuple[Float[Tensor, 'B K'], Int[Tensor, 'B K']]"
 """The logits of the most probable tokens so far, in descending order, and the tokens."""

@@ -178,7 +178,7 @@ def start_divergences(
             halves = zip(*(chunk.parts(threads) for chunk in chunks), strict=True)
             parts = [PairSums(list(part), V) for part in halves]
             for_all(PairSums.add_blocks, parts)
-            # Of many small operations: threads would wait for Python's lock.
+            # Of many small operations: threads would wait for the GIL.
             statistics.write(rows, PairSums.joined(parts, chunks).totals(rows.start))
     return lambda: statistics
 

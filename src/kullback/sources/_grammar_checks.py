@@ -7,6 +7,7 @@ no stack) nor without writing a word.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -15,9 +16,10 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 
 from kullback.errors import GrammarError
+from kullback.runtime.progress import Note
 from kullback.sources._checks import SUM_TOLERANCE, check_sum
 
-__all__ = ["Production", "Word", "check_rules"]
+__all__ = ["Production", "Word", "check_rules", "note_unreached"]
 
 
 # Rules that a message names.
@@ -59,6 +61,25 @@ def check_rules(where: str, start: Hashable, rules: Rules) -> None:
                 "a rule that never ends; give it an alternative that ends"
             )
     _check_recursion(where, rules)
+
+
+def note_unreached(where: str, start: Hashable, rules: Rules) -> None:
+    """A `Note` that names the rules that no sentence contains, if there are any."""
+    reached, waiting = {start}, [start]
+    while waiting:
+        for _, symbols in rules[waiting.pop()]:
+            new = {symbol for symbol in symbols if not isinstance(symbol, Word)} - reached
+            reached |= new
+            waiting += new
+    unreached = [rule for rule in rules if rule not in reached]
+    if unreached:
+        are = "rule is" if len(unreached) == 1 else f"{len(unreached)} rules are"
+        warnings.warn(
+            f"{where}: {are} in no sentence, since nothing that begins with <{start}> refers to "
+            f"{'it' if len(unreached) == 1 else 'them'}: {_listed(unreached)}",
+            Note,
+            stacklevel=3,
+        )
 
 
 def _check_recursion(where: str, rules: Rules) -> None:

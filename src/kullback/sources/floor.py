@@ -39,8 +39,9 @@ FLOOR, SOURCE = "floor.json", "source.safetensors"
 SCHEMA = "kullback.floor/1"
 SOURCE_KEY = "kullback_source"
 """In ``tokenizer_config.json``: the fingerprint of the source."""
-# Positions of a sentence that are listed.
-POSITIONS = 64
+# Positions of a sentence that are listed, at most, as in an evaluation: the sentences of an endless
+# language have no last one.
+POSITIONS = 1024
 
 
 class Floor(msgspec.Struct):

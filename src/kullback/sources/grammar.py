@@ -27,7 +27,7 @@ from pathlib import Path
 from kullback.errors import GrammarError
 from kullback.sources._checks import read_toml
 from kullback.sources._determinisation import MOST_STATES
-from kullback.sources._grammar_checks import Production, Word, check_rules
+from kullback.sources._grammar_checks import Production, Word, check_rules, note_unreached
 from kullback.sources.automaton import Arc, Automaton
 from kullback.text.special_tokens import EOS
 
@@ -54,6 +54,7 @@ class Grammar:
     def read(cls, path: Path | str) -> Grammar:
         """The grammar of a TOML file; a `GrammarError` names what is malformed and where.
 
+        A `Note` names rules that no sentence contains.
         Without a ``name`` the file's is used, without a ``start`` the first rule.
         """
         path = Path(path)
@@ -72,6 +73,7 @@ class Grammar:
         }
         grammar = cls(name, data.get("start", next(iter(rules))), parsed)
         check_rules(str(path), grammar.start, grammar.rules)
+        note_unreached(str(path), grammar.start, grammar.rules)
         return grammar
 
     def compile(self, extra_words: Iterable[str] = ()) -> Automaton:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import ctypes
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import chain, pairwise
 from typing import Any, Protocol
 
@@ -44,10 +44,11 @@ __all__ = [
 CHARACTERS = r"[\s\S]"
 # Whitespace, other characters, and on beyond whitespace that only Unicode knows; or the end.
 _PART = re.compile(r"\s*\S+(?:[^\S \t\n\r]\s*\S*)*|\s+")
-# Entries that are kept, about 200 bytes each, and their longest.
-_KEPT = 200_000
+# Entries that are kept, about 150 bytes each in each of several processes, and their longest.
+_KEPT = 130_000
 _LONGEST = 40
-# Bytes that the library encodes at a time: it takes about 250 bytes of memory for each.
+# Bytes, or characters, that the library encodes at a time: it takes about 250 bytes of memory for
+# each.
 _AT_ONCE = 1 << 15
 
 
@@ -82,14 +83,17 @@ class WordEncoder:
         """The ids of each text, as an array's bytes."""
         parts = [_PART.findall(text) for text in texts]
         new = [*set().union(*parts).difference(self._kept)]
-        encodings = self._tokenizer.encode_batch_fast(new, add_special_tokens=False)
         others: dict[str, bytes] = {}
         self._kept.others = others
-        for part, encoding in zip(new, encodings, strict=True):
-            keep = len(part) <= _LONGEST and len(self._kept) < _KEPT
-            (self._kept if keep else others)[part] = np.array(encoding.ids, self._dtype).tobytes()
-        ids = self._kept.__getitem__
-        return [b"".join(map(ids, of_text)) for of_text in parts]
+        for begin, end in _portions([len(part) for part in new]):
+            some = new[begin:end]
+            encodings = self._tokenizer.encode_batch_fast(some, add_special_tokens=False)
+            for part, encoding in zip(some, encodings, strict=True):
+                keep = len(part) <= _LONGEST and len(self._kept) < _KEPT
+                ids = np.array(encoding.ids, self._dtype).tobytes()
+                (self._kept if keep else others)[part] = ids
+        ids_of = self._kept.__getitem__
+        return [b"".join(map(ids_of, of_text)) for of_text in parts]
 
 
 class TableEncoder:
@@ -129,9 +133,7 @@ class TableEncoder:
         places = {part: place for place, part in enumerate(dict.fromkeys(parts))}
         distinct = [*places]
         some_ids, some_counts = [], []
-        total_K = np.cumsum([len(part) for part in distinct])
-        edges = [0, *(1 + np.flatnonzero(np.diff(total_K // _AT_ONCE))).tolist(), len(distinct)]
-        for begin, end in pairwise(edges):
+        for begin, end in _portions([len(part) for part in distinct]):
             encodings = self._tokenizer.encode_batch_fast(
                 [part.decode() for part in distinct[begin:end]], add_special_tokens=False
             )
@@ -148,6 +150,13 @@ class TableEncoder:
         first_P = (np.cumsum(counts_K) - counts_K)[place_P]
         shift_P = first_P - (np.cumsum(counts_P) - counts_P)
         return ids_n[np.repeat(shift_P, counts_P) + np.arange(counts_P.sum())], counts_P
+
+
+def _portions(sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """First and end of consecutive parts of these sizes that the library encodes together."""
+    total_K = np.cumsum(sizes)
+    cuts = (1 + np.flatnonzero(np.diff(total_K // _AT_ONCE))).tolist()
+    return pairwise([0, *cuts, len(sizes)])
 
 
 class CharacterEncoder:

@@ -21,16 +21,14 @@ import numpy as np
 from jaxtyping import Int
 from numpy.typing import DTypeLike
 
-from kullback.runtime.compiled_library import load_compiled
+from kullback.runtime.compiled_library import INT, LONG, POINTER, load_compiled
 
 __all__ = ["WordTable", "word_library"]
 
 SOURCE = Path(__file__).with_name("word_table.c")
-FLAGS = ("-O2", "-shared", "-fPIC")
 # Of the slots, half of which are used: 16 MB, and about 30 bytes of memory for a word.
 SLOT_BITS = 21
 RECORD_BYTES = 32 << 20
-POINTER, LONG = ctypes.c_void_p, ctypes.c_int64
 
 
 class WordTable:
@@ -92,7 +90,7 @@ class WordTable:
 @cache
 def word_library() -> ctypes.CDLL | None:
     """The compiled functions, or None without a compiler or with ``KULLBACK_COMPILE=0``."""
-    library = load_compiled(SOURCE, FLAGS)
+    library = load_compiled(SOURCE)
     if library is None:
         return None
     library.kullback_words_new.argtypes = [LONG, LONG, LONG]
@@ -109,5 +107,5 @@ def word_library() -> ctypes.CDLL | None:
         POINTER,
         POINTER,
     ]
-    library.kullback_words_add.restype = ctypes.c_int
+    library.kullback_words_add.restype = INT
     return library

@@ -11,7 +11,7 @@ Axes: M tokens of a shard, N sequences.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -110,13 +110,14 @@ class Batches(Protocol):
     def shards(self, step: int, count: int, part: slice = ALL) -> list[Shard]:
         """The batch of `step` in `count` shards, at most one per sequence; those in `part`."""
 
-    def validation(self, limit: int | None = None) -> list[Shard]:
+    def validation(self, limit: int | None = None) -> Sequence[Shard]:
         """A fixed validation sample, independent of the training batches.
 
-        Of a text with more than `limit` tokens about as many, evenly spread over all of it.
+        Of a text with more than `limit` tokens about as many, evenly spread over all of it; its
+        shards are made when they are read.
         """
 
-    def preceding(self, limit: int, count: int) -> list[Int[np.ndarray, "N count"]] | None:
+    def preceding(self, limit: int, count: int) -> Sequence[Int[np.ndarray, "N count"]] | None:
         """The tokens before each window of ``validation(limit)``, -1 where there are none.
 
         An array for each of its shards; None on a source, where no token is before a sentence.

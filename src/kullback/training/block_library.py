@@ -2,7 +2,7 @@
 
 ``block_functions.c`` computes what :mod:`kullback.training.block_functions`,
 :mod:`kullback.training.packed_attention` and :mod:`kullback.training.linear_cross_entropy` compute
-with torch, whose operations on a small model are limited by memory and by Python's global lock.
+with torch, whose operations on a small model are limited by memory and by the GIL.
 The system's C compiler compiles it at the first use (a few seconds) into a cache
 (`kullback.runtime.compiled_library`).  Calls release the lock, and each uses one thread.
 
@@ -26,15 +26,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from kullback.errors import InvalidValueError
-from kullback.runtime.compiled_library import load_compiled
+from kullback.runtime.compiled_library import FLAGS, FLOAT, INT, LONG, POINTER, load_compiled
 from kullback.runtime.processor import vector_flags
 from kullback.training.torch_block import BlockWeights
 
 __all__ = ["BlockFunctions", "BlockShape", "Kept", "Positions", "block_functions"]
 
 SOURCE = Path(__file__).with_name("block_functions.c")
-FLAGS = ("-O3", "-shared", "-fPIC", "-Wno-psabi")
-POINTER, LONG, INT, FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int, ctypes.c_float
 SIGNATURES = {
     "normalise": (LONG, LONG, POINTER, POINTER, FLOAT, *[POINTER] * 3, INT),
     "normalise_backward": (LONG, LONG, *[POINTER] * 6, INT),

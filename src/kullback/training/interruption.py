@@ -35,7 +35,7 @@ class Interrupted(Exception):  # noqa: N818 - not an error: the user asked for i
         elif step is None:
             said = f"interrupted; {run} is resumed from its last checkpoint with"
         super().__init__(f"{said}: {resume_command(run)}")
-        self.run, self.step = run, step
+        self.run, self.step, self.trained = run, step, trained
 
 
 def resume_command(run: Path) -> str:

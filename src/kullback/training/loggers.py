@@ -13,16 +13,18 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeAlias
 
 from kullback.errors import InvalidValueError, MissingExtraError, RunError
 from kullback.runtime.decoding import decode_json, read_bounded
 from kullback.runtime.files import write_atomically
 from kullback.runtime.ranks import is_rank_zero
 from kullback.runtime.wording import suggestion
+from kullback.training.interruption import Interrupted
 from kullback.training.progress import ForwardedProgress, TrainingProgress
 
 if TYPE_CHECKING:
@@ -34,6 +36,13 @@ __all__ = ["LOGGERS", "LoggedProgress", "MetricsLogger", "check_loggers", "logge
 LOGGERS = ("tensorboard", "wandb", "mlflow")
 PROJECT = "kullback"
 IDS = "loggers.json"
+# 255 is what Weights & Biases itself gives a process that Ctrl-C ended.
+EXIT_CODES = {"finished": 0, "interrupted": 255, "failed": 1}
+MLFLOW_STATUS = {"finished": "FINISHED", "interrupted": "KILLED", "failed": "FAILED"}
+
+
+#: How a training ended: at its last step, by Ctrl-C or SIGTERM, or by an error.
+Ended: TypeAlias = Literal["finished", "interrupted", "failed"]
 
 
 class MetricsLogger(Protocol):
@@ -42,8 +51,8 @@ class MetricsLogger(Protocol):
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """The values by name after a step."""
 
-    def close(self) -> None:
-        """Nothing more will be logged."""
+    def close(self, ended: Ended) -> None:
+        """Nothing more will be logged, since the training has ended so."""
 
 
 def check_loggers(names: Sequence[str]) -> None:
@@ -107,13 +116,13 @@ class LoggedProgress(ForwardedProgress):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._close()
+        self._close(_ended(error))
 
-    def _close(self) -> None:
+    def _close(self, ended: Ended) -> None:
         """Close all loggers, also where Ctrl-C comes while one of them is closed."""
         with ExitStack() as closing:
             for name, logger in self._open.items():
-                closing.callback(self._guarded, name, logger.close)
+                closing.callback(self._guarded, name, partial(logger.close, ended))
             self._open = {}
 
     def begin(self, steps: int, floor: float | None) -> None:
@@ -136,10 +145,10 @@ class LoggedProgress(ForwardedProgress):
         try:
             self._open[name] = _OPENERS[name](self._run, settings, ids)
         except KeyboardInterrupt:
-            self._close()
+            self._close("interrupted")
             raise
         except Exception as error:  # each library has its own
-            self._close()
+            self._close("failed")
             raise RunError(
                 f"log is {name}, which cannot begin ({_sentence(error)}); see how it is set up "
                 "here, or leave it out"
@@ -153,7 +162,7 @@ class LoggedProgress(ForwardedProgress):
             if not self._guarded(name, lambda log=logger.log: log(metrics.step, values)):  # type: ignore[misc]
                 del self._open[name]
                 with suppress(Exception):  # the note has said that it failed
-                    logger.close()
+                    logger.close("failed")
 
     def _guarded(self, name: str, act: Callable[[], None]) -> bool:
         """Whether it worked; where it did not, a note says so."""
@@ -166,6 +175,13 @@ class LoggedProgress(ForwardedProgress):
             )
             return False
         return True
+
+
+def _ended(error: BaseException | None) -> Ended:
+    """How a training ended that raised `error`, or none."""
+    if error is None or (isinstance(error, Interrupted) and error.trained):
+        return "finished"
+    return "interrupted" if isinstance(error, Interrupted | KeyboardInterrupt) else "failed"
 
 
 # --- the loggers -------------------------------------------------------------------------------
@@ -185,8 +201,8 @@ class _TensorBoard:
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)
 
-    def close(self) -> None:
-        self._writer.close()
+    def close(self, ended: Ended) -> None:
+        self._writer.close()  # its files have no status
 
 
 class _WeightsAndBiases:
@@ -209,8 +225,8 @@ class _WeightsAndBiases:
     def log(self, step: int, values: Mapping[str, float]) -> None:
         self._run.log(dict(values), step=step)
 
-    def close(self) -> None:
-        self._run.finish()
+    def close(self, ended: Ended) -> None:
+        self._run.finish(exit_code=EXIT_CODES[ended])
 
 
 class _MLflow:
@@ -243,8 +259,8 @@ class _MLflow:
         metrics = [self._metric(name, value, now, step) for name, value in values.items()]
         self._client.log_batch(self._id, metrics=metrics)
 
-    def close(self) -> None:
-        self._client.set_terminated(self._id)
+    def close(self, ended: Ended) -> None:
+        self._client.set_terminated(self._id, status=MLFLOW_STATUS[ended])
 
 
 @contextmanager

@@ -19,7 +19,6 @@ an uninterrupted one.
 
 from __future__ import annotations
 
-import math
 import time
 from collections import deque
 from collections.abc import Callable
@@ -37,7 +36,7 @@ from kullback.runtime.progress import Progress
 from kullback.runtime.workers import ProcessGroup
 from kullback.text.tokenizer_training import tokenizer_config
 from kullback.training.arithmetic import CPU, note_other_bits, with_native
-from kullback.training.batches import Batches, Shard
+from kullback.training.batches import Batches
 from kullback.training.batches_ahead import batches_ahead
 from kullback.training.checkpoint import save_checkpoint
 from kullback.training.compilation import check_compilation
@@ -274,7 +273,7 @@ class _Loop:
             # What the result is of; the split may have more tokens than the steps since.
             self.validation = self.batches.validation(validation_tokens(config.steps, self.batches))
         validation = validate(state, self.validation, pool, self.replicas) if validating else None
-        metrics = _metrics(state, self.clock, validation, self.validation)
+        metrics = _metrics(state, self.clock, validation)
         state.recent = Sums()
         if self.metrics is not None:
             self.metrics.append(metrics)
@@ -283,12 +282,6 @@ class _Loop:
 
 def _kept(state: TrainingState) -> str:
     return f"{state.kept_checkpoint}, and the run can be resumed (--resume) when memory is free"
-
-
-def _bits_per_byte(sums: Sums, shards: list[Shard]) -> float | None:
-    """The nll of the shards in bits, over the bytes of their text; None on a source."""
-    sizes = [int(shard.bytes_M.sum()) for shard in shards if shard.bytes_M is not None]
-    return sums.nll / math.log(2) / sum(sizes) if sizes else None
 
 
 def _save(run: Path, state: TrainingState, batches: Batches, writes: bool) -> None:
@@ -330,10 +323,8 @@ class _Clock:
         return (state.tokens - self.tokens) / seconds, left * step_seconds
 
 
-def _metrics(
-    state: TrainingState, clock: _Clock, validation: Sums | None, shards: list[Shard]
-) -> StepMetrics:
-    """A line of metrics; `validation` are the sums over `shards`, where they were scored."""
+def _metrics(state: TrainingState, clock: _Clock, validation: Sums | None) -> StepMetrics:
+    """A line of metrics; `validation` are the sums over its shards, where they were scored."""
     tokens_per_second, seconds_left = clock.speed(state)
     return StepMetrics(
         step=state.step,
@@ -347,5 +338,5 @@ def _metrics(
         learning_rate=state.config.muon_lr * state.config.learning_rate_factor(state.step - 1),
         validation_cross_entropy=None if validation is None else validation.cross_entropy,
         validation_kl=None if validation is None else validation.kl,
-        validation_bits_per_byte=None if validation is None else _bits_per_byte(validation, shards),
+        validation_bits_per_byte=None if validation is None else validation.bits_per_byte,
     )

@@ -46,13 +46,16 @@ class Sums:
     products: float = 0.0
     """Over sequences: excess × tokens."""
     token_squares: float = 0.0
+    text_bytes: int = 0
+    """Of the targets; counted on the validation split of a text."""
 
     @classmethod
     def of(cls, nll_M: Float[Tensor, "M"], shard: Shard) -> Sums:
         """The sums of one shard."""
         nll = nll_M.cpu().double().numpy()
         if shard.surprisals_M is None:
-            return cls(len(nll), float(nll.sum()), None)
+            text_bytes = 0 if shard.bytes_M is None else int(shard.bytes_M.sum())
+            return cls(len(nll), float(nll.sum()), None, text_bytes=text_bytes)
         surprisal = shard.surprisals_M.numpy()
         starts = np.cumsum(shard.lengths_N) - shard.lengths_N
         excess = np.add.reduceat(nll - surprisal, starts)
@@ -77,7 +80,13 @@ class Sums:
             self.squares + other.squares,
             self.products + other.products,
             self.token_squares + other.token_squares,
+            self.text_bytes + other.text_bytes,
         )
+
+    @property
+    def bits_per_byte(self) -> float | None:
+        """The nll in bits over the bytes of the text; None where these are not counted."""
+        return self.nll / math.log(2) / self.text_bytes if self.text_bytes else None
 
     @property
     def cross_entropy(self) -> float:

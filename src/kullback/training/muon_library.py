@@ -15,14 +15,12 @@ from pathlib import Path
 
 from torch import Tensor
 
-from kullback.runtime.compiled_library import load_compiled
+from kullback.runtime.compiled_library import FLAGS, FLOAT, INT, LONG, POINTER, load_compiled
 from kullback.runtime.processor import vector_flags
 
 __all__ = ["MuonFunctions", "muon_functions"]
 
 SOURCE = Path(__file__).with_name("muon_functions.c")
-FLAGS = ("-O3", "-shared", "-fPIC", "-Wno-psabi")
-POINTER, LONG, INT, FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int, ctypes.c_float
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,7 +3,7 @@
 The same function as :class:`kullback.training.gpt.Block` as one node of the graph, for float32
 weights.  Between the products everything is computed in one sweep
 (:mod:`kullback.training.block_library`).  Where C can call the products
-(:mod:`kullback.runtime.mkl_products`), each pass of a block is one call without Python's lock, for
+(:mod:`kullback.runtime.mkl_products`), each pass of a block is one call without the GIL, for
 which threads wait otherwise; elsewhere they are torch's.
 
 With bfloat16 the operands of products are bfloat16, of torch's products what they give, too,
@@ -34,7 +34,7 @@ from kullback.training.torch_block import BlockWeights
 
 __all__ = ["native_block", "positions_of", "product_in_c"]
 
-# Of bfloat16, oneDNN's products and MKL's take 845 and 930 ms of processor time a step at
+# Of bfloat16, oneDNN's products and MKL's take 845 and 930 ms of CPU time a step at
 # 6 × 6 × 384, 12 windows of 256, or 1,152 and 1,064 in a slow state of the machine; at 4 × 4 × 128
 # 50 and 38.
 WIDEST_BFLOAT16 = 256

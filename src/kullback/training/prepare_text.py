@@ -28,7 +28,7 @@ from jaxtyping import Int
 from tokenizers import Tokenizer
 
 from kullback.errors import InvalidValueError
-from kullback.runtime.memory import return_free_memory
+from kullback.runtime.memory import trim_arenas
 from kullback.text.byte_spans import bytes_of_token
 from kullback.text.corpus import Corpus, file_hash
 from kullback.text.encoded_corpus import encode_corpus
@@ -166,7 +166,7 @@ def prepare_text(run: Path, options: TextOptions, progress: TrainingProgress) ->
             raise InvalidValueError(f"the validation text {options.validation[0]} is empty")
     reader, tokenizer = _tokenizer(options, scan, progress)
     scan.sample = None
-    return_free_memory()  # of the sample and of the trainer's counts
+    trim_arenas()  # of the sample and of the trainer's counts
     table = byte_table(tokenizer, reader)
     dtype: Dtype = "uint16" if reader.vocabulary_size <= SHORT_VOCABULARY else "uint32"
     stamps = [Stamp.of(path, file_hash(path)) for path, _ in (*corpus.files, *held_out.files)]
@@ -177,7 +177,7 @@ def prepare_text(run: Path, options: TextOptions, progress: TrainingProgress) ->
         writer = SplitWriter(files, reader, table, lambda done: progress.advance(done, scan.size))
         split = _write(writer, corpus, held_out, scan, (tokenizer, reader, dtype, options.context))
         shards = [file.publish(folder / name) for file, name in zip(files, NAMES, strict=True)]
-    return_free_memory()
+    trim_arenas()
     progress.tell(_split_note(split, writer, [file.length for file in files]))
     if scan.documents > 1 and not writer.has_separator:
         progress.note(
@@ -353,9 +353,11 @@ def _write(
 def _split_note(split: Split, writer: SplitWriter, lengths: Sequence[int]) -> str:
     """How much is held out, in a sentence."""
     trained, held = (f"{length:,}" for length in lengths[:2])
+    short = writer.too_short
+    alone = f" and {short} of its documents, which alone are shorter than a window" if short else ""
     which = {
         "files": "the files given for it",
-        "tail": "the end of the text",
+        "tail": f"the end of the text{alone}",
         "documents": f"{writer.documents[1]:,} of {sum(writer.documents):,} documents",
     }
     return f"{trained} tokens to train on; {held} for validation, {which[split]}"

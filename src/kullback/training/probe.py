@@ -83,8 +83,8 @@ def faster_type(
     seconds = _median_seconds(batches, gpt, types, STEPS_OF_TYPE, processes, CPU)
     ratio = processes.broadcast(seconds[0] / seconds[1])
     if ratio >= GAIN:
-        return types[1], f"bfloat16: {ratio:.2g} times the speed of float32 here"
-    return types[0], f"float32: bfloat16 would have {ratio:.2g} times its speed here"
+        return types[1], f"bfloat16: {ratio:.2f} times the speed of float32 here"
+    return types[0], f"float32: bfloat16 has {ratio:.2f} times its speed here"
 
 
 def compilation_that_pays(
@@ -124,7 +124,7 @@ def compilation_that_pays(
     if not processes.broadcast(pays and compiled_seconds < step_seconds):
         return config, step_seconds, None
     return trial, compiled_seconds, (
-        f"torch.compile: {step_seconds / compiled_seconds:.2g} times the speed of operations one "
+        f"torch.compile: {step_seconds / compiled_seconds:.2f} times the speed of operations one "
         f"by one here, compiled in {compilation:.0f} s"
     )  # fmt: skip
 

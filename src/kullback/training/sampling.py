@@ -69,9 +69,9 @@ def generate(
     sentence begins after EOS, without either with the prompt.
 
     Tokens are sampled from softmax(logits / temperature); temperature 0 takes the most probable
-    token.  A sentence ends before its end-of-sentence token, or at the end of the model's context.
-    Raises `InvalidValueError` for a prompt that fills the context or has unknown ids, a
-    temperature that is negative or not finite, or n < 1.
+    token.  A sentence ends before its end-of-sentence token, or with the token that follows as many
+    as the model's context has.  Raises `InvalidValueError` for a prompt that is longer than the
+    context or has unknown ids, a temperature that is negative or not finite, or n < 1.
     """
     SENTENCES.check("n", n)
     TEMPERATURES.check("temperature", temperature)
@@ -88,16 +88,18 @@ def generate(
             "the prompt is empty, and the model's tokenizer has neither BOS nor EOS to begin with: "
             "give a prompt"
         )
-    if len(prompt) + 1 >= gpt.config.context:
+    given = [*([] if first is None else [first]), *prompt]
+    if len(given) > gpt.config.context:
+        beginning = "" if first is None else ", and another token is before it"
         raise InvalidValueError(
-            f"the prompt has {len(prompt)} tokens: the model's context is {gpt.config.context}, "
-            "and one position must be left for a new token; shorten the prompt"
+            f"the prompt has {len(prompt)} tokens: the model's context is {gpt.config.context}"
+            f"{beginning}; shorten the prompt"
         )
-    _check_memory(gpt.config, n, len(prompt) + 1)
-    tokens_NT = torch.tensor([[*([] if first is None else [first]), *prompt]] * n)
+    _check_memory(gpt.config, n, len(given))
+    tokens_NT = torch.tensor([given] * n)
     sentences: list[list[int]] = [list(prompt) for _ in range(n)]
     alive = np.arange(n)
-    while len(alive) and tokens_NT.shape[1] < gpt.config.context:
+    while len(alive) and tokens_NT.shape[1] <= gpt.config.context:
         _check_memory(gpt.config, *tokens_NT.shape)
         hidden_ND = gpt.hidden(tokens_NT)[:, -1]
         logits_NV = (hidden_ND @ gpt.head_weight.T).double()

@@ -15,9 +15,10 @@ operation.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from typing import ClassVar, Self
 
 import torch
@@ -119,8 +120,8 @@ class ShardedState(TrainingState):
 
     @torch.no_grad()
     def start_sums(
-        self, shards: list[Shard], share: slice, processes: int
-    ) -> list[Callable[[], Sums]]:
+        self, shards: Sequence[Shard], share: slice, processes: int
+    ) -> Iterator[Callable[[], Sums]]:
         """What waits for the sums of this process's share of the shards, without a gradient.
 
         The forward passes are of all processes together, so one with a smaller share computes
@@ -128,13 +129,12 @@ class ShardedState(TrainingState):
         """
         own = shards[share]
         passes = math.ceil(len(shards) / processes)
-        results: list[Callable[[], Sums]] = []
-        for shard in [*own, *shards[: passes - len(own)]]:
+        for number, shard in enumerate(chain(own, shards[: passes - len(own)])):
             with _together():
                 _, nll_M = self._root(shard, 1.0)
-            results.append(start_sums(self.model, nll_M, shard))
+            if number < len(own):
+                yield start_sums(self.model, nll_M, shard)
         self._fsdp.reshard()  # or the next step would use the weights of this one
-        return results[: len(own)]
 
     def whole_weights(self, names: list[str]) -> Iterator[Tensor]:
         """The weights of these names, one whole weight in memory at a time."""

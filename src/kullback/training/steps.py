@@ -7,7 +7,8 @@ checked after that (`check_pending_step`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TypeVar
@@ -23,6 +24,9 @@ from kullback.training.state import PendingStep, TrainingState
 from kullback.training.summation import TreeSum, add_tensors
 
 __all__ = ["check_pending_step", "train_step", "validate"]
+
+# Validation shards that an accelerator is given before the sums of the first are waited for.
+SHARDS_AHEAD = 16
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -100,15 +104,23 @@ def _in_turn(
 
 
 def validate(
-    state: TrainingState, shards: list[Shard], pool: ThreadPoolExecutor, replicas: Replicas
+    state: TrainingState, shards: Sequence[Shard], pool: ThreadPoolExecutor, replicas: Replicas
 ) -> Sums:
     """The sums of all shards, which the processes share."""
     share = replicas.share(len(shards))
+    begun: Iterator[Callable[[], Sums]]
     if (sharded := state.sharded) is not None:
         begun = sharded.start_sums(shards, share, replicas.processes.world_size)
     else:
         own = shards[share]
-        begun = list(_in_turn(state, pool, lambda shard: start_shard_sums(state.model, shard), own))
-    sums = sum(replicas.gathered([wait() for wait in begun]), Sums())
+        begun = _in_turn(state, pool, lambda shard: start_shard_sums(state.model, shard), own)
+    waiting: deque[Callable[[], Sums]] = deque()
+    own_sums = []
+    for wait in begun:
+        waiting.append(wait)
+        if len(waiting) > SHARDS_AHEAD:
+            own_sums.append(waiting.popleft()())
+    own_sums.extend(wait() for wait in waiting)
+    sums = sum(replicas.gathered(own_sums), Sums())
     state.check_loss(sums.cross_entropy)
     return sums

@@ -19,6 +19,7 @@ from tokenizers import Tokenizer
 
 from kullback.errors import InvalidValueError
 from kullback.runtime.ranges import SEEDS
+from kullback.runtime.sequences import MadeItems
 from kullback.text.byte_spans import bytes_of_token
 from kullback.text.documents import read_texts
 from kullback.text.special_tokens import BOS, EOS
@@ -151,24 +152,26 @@ class TextBatches:
         places = (piece[:, None] + np.arange(self.context + 1) for piece in pieces)
         return [_shard(self.training[rows]) for rows in places]
 
-    def validation(self, limit: int | None = None) -> list[Shard]:
-        """The consecutive windows of the validation split.
+    def validation(self, limit: int | None = None) -> Sequence[Shard]:
+        """The consecutive windows of the validation split, whose shards are made when read.
 
         With `limit`, about as many tokens, in windows at equal distances.
         """
-        return [self._held_out_shard(starts, length) for starts, length in self._windows(limit)]
+        windows = self._windows(limit)
+        return MadeItems(lambda i: self._held_out_shard(*windows[i]), range(len(windows)))
 
-    def preceding(self, limit: int, count: int) -> list[Int[np.ndarray, "N count"]]:
+    def preceding(self, limit: int, count: int) -> Sequence[Int[np.ndarray, "N count"]]:
         """The `count` tokens before each window of ``validation(limit)``, -1 where there are none.
 
         An array for each of its shards.
         """
-        before = np.arange(-count, 0)
-        arrays = []
-        for starts, _ in self._windows(limit):
-            places = starts[:, None] + before
-            arrays.append(np.where(places < 0, -1, self.held_out[np.maximum(places, 0)]))
-        return arrays
+        windows, before = self._windows(limit), np.arange(-count, 0)
+
+        def of_shard(i: int) -> Int[np.ndarray, "N count"]:
+            places = windows[i][0][:, None] + before
+            return np.where(places < 0, -1, self.held_out[np.maximum(places, 0)])
+
+        return MadeItems(of_shard, range(len(windows)))
 
     def _windows(self, limit: int | None) -> list[tuple[Int[np.ndarray, "N"], int]]:
         """Where the windows of each shard of the validation split begin, and their length."""

@@ -65,6 +65,8 @@ class SplitWriter:
         self._done = 0
         self.documents = [0, 0]
         """Of training and of validation."""
+        self.too_short = 0
+        """Documents that are held out and alone too short for a window; the tail is added."""
 
     @property
     def has_separator(self) -> bool:
@@ -96,7 +98,7 @@ class SplitWriter:
             kept = self.training.length - math.ceil(round(self.training.length * share, 6))
             sizes = self._sizes_from(kept)
             self._hold_out(self.training.cut(kept), sizes)
-            self.documents[1] = 1
+            self.too_short, self.documents[1] = self.documents[1], 1
         self._end()
         return tail
 
@@ -104,13 +106,13 @@ class SplitWriter:
         """The tokens before a document."""
         first = self.documents[held] == 0
         self.documents[held] += 1
-        before = np.array(self._begin if first else [*self._between, *self._begin], np.int64)
-        if not held:
-            self._train(before, np.zeros(len(before), np.int64))
-            return
+        add = self._hold_out if held else self._train
         if not first:
-            self._end()
-        self._hold_out(before, np.zeros(len(before), np.int64))
+            # EOS is a token of the document that it ends, which it is predicted from.
+            add(*_special(self._between))
+            if held:
+                self._end()
+        add(*_special(self._begin))
 
     def _train(self, ids: np.ndarray, sizes: np.ndarray | None) -> None:
         self.training.append(ids)
@@ -134,3 +136,8 @@ class SplitWriter:
 
     def _end(self) -> None:
         self.ends.append(np.array([self.held_out.length]))
+
+
+def _special(ids: Sequence[int | None]) -> tuple[np.ndarray, np.ndarray]:
+    """Special tokens, and the bytes of text of each: none."""
+    return np.array(ids, np.int64), np.zeros(len(ids), np.int64)

@@ -22,6 +22,7 @@ import math
 import numpy as np
 from jaxtyping import Bool, Float, Int, Num
 from msgspec.structs import replace
+from scipy.special import stdtr
 
 from kullback.errors import InvalidValueError
 from kullback.results.measurement import LEVEL, Measurement
@@ -44,8 +45,9 @@ def ratio_of_sums(
     denominator_S: Float[np.ndarray, "S"],
     unit: str,
     n: int,
+    clusters: str = "sentences",
 ) -> Measurement:
-    """sum(numerator) / sum(denominator) over S independent clusters, with its standard error.
+    """sum(numerator) / sum(denominator) over S independent `clusters`, with its standard error.
 
     ``var = Σ_s a_s (y_s − r x_s)² / (Σ x)²``, where a_s corrects for r being fitted to the same
     clusters: for equal clusters it is S / (S − 1) (Cochran 1977, Sampling Techniques, eq. 2.39).
@@ -60,7 +62,7 @@ def ratio_of_sums(
     error = math.inf
     if len(numerator_S) > 1:
         error = math.sqrt(float(contribution_S @ contribution_S)) / total
-    method = "ratio of sums over sentences"
+    method = f"ratio of sums over {clusters}"
     return Measurement(value, unit, error, n, len(numerator_S), method, degrees)
 
 
@@ -145,25 +147,45 @@ def within_unit_interval(mean: Measurement) -> Measurement:
     """A mean of values in [0, 1], such as an accuracy, whose interval does not leave them.
 
     Where value ± half does, near 0 or 1, the interval is that of the logit by the delta method:
-    ``logit(value) ± half / (value (1 − value))``.  A sample in which all values are 0, or all 1,
-    has no spread, which is not the same as no uncertainty: there is no interval.
+    ``logit(value) ± half / (value (1 − value))``.
+
+    A sample in which all values are 0, or all 1, has no spread, which is not the same as no
+    uncertainty.  All C independent pieces are then 0 with a probability of at most (1 − share)^C,
+    however their tokens are correlated: the interval ends at 1 − (1 − level)^(1/C), about 3 / C
+    (the rule of three).  The standard error is that of a share at this end.
 
     >>> print(within_unit_interval(Measurement(0.99, "", 0.01, 500, 50, "documents", 49)))
     0.990 [0.929, 0.999]
+    >>> print(within_unit_interval(Measurement(1.0, "", 0.0, 500, 50, "documents", 49)))
+    1.000 [0.942, 1.000]
     """
     low, high = mean.interval
     if mean.value in (0, 1) and low == high and not mean.is_exact:
-        note = f"no interval: the value is {mean.value:g} at all {mean.n:,} tokens"
-        return replace(
-            mean, standard_error=math.inf, independent_error=math.nan, method="no interval",
-            note=f"{note}, which leaves open how rare others are",
-        )  # fmt: skip
+        return _of_equal_values(mean)
     if not mean.has_interval or (low >= 0 and high <= 1) or not 0 < mean.value < 1:
         return mean
     logit = math.log(mean.value) - math.log1p(-mean.value)
     half = (high - low) / 2 / (mean.value * (1 - mean.value))
     low, high = (1 / (1 + _exp(-end)) for end in (logit - half, logit + half))
     return replace(mean, bounds=(low, high))
+
+
+def _of_equal_values(mean: Measurement) -> Measurement:
+    """A share that is 0, or 1, at all tokens, with its interval."""
+    pieces = min(mean.clusters, mean.degrees_of_freedom + 1)
+    missed = 1 - mean.level
+    if mean.critical_value is not None:  # of several means at once
+        missed = 2 * float(stdtr(mean.degrees_of_freedom, -mean.critical_value))
+    end = -math.expm1(math.log(missed) / pieces)
+    variance = end * (1 - end)
+    return replace(
+        mean,
+        standard_error=math.sqrt(variance / pieces),
+        independent_error=math.sqrt(variance / mean.n),
+        method=f"{mean.value:g} at all {mean.n:,} tokens: the rule of three for {pieces:.3g} "
+        "independent pieces",
+        bounds=(0.0, end) if mean.value == 0 else (1 - end, 1.0),
+    )
 
 
 def _exp(x: float) -> float:

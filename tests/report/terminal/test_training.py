@@ -177,3 +177,16 @@ def test_what_to_do_next_can_be_done() -> None:
         RESULT, bits_per_byte=None if RESULT.bits_per_byte else measurement(1.0)
     )
     assert ("--text FILE" in plain_text(other)) == (other.bits_per_byte is not None)
+
+
+def test_every_sentence_of_the_summary_is_wrapped_at_80_columns() -> None:
+    """Also where nothing wraps it, as in a file, and with many orders and long numbers."""
+    unknown = msgspec.structs.replace(measurement(-0.5), standard_error=math.inf, bounds=None)
+    for difference in (unknown, measurement(-0.123456, error=1e-5), measurement(0.001)):
+        result = msgspec.structs.replace(
+            RESULT, difference=difference, running_text=RESULT.baselines[0],
+            unigram=RESULT.baselines[0], uniform=RESULT.baselines[0],
+            baselines=RESULT.baselines * 2,
+        )  # fmt: skip
+        lines = plain_text(result, width=200).splitlines()
+        assert all(len(line) <= 80 for line in lines), lines

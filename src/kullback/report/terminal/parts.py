@@ -27,6 +27,8 @@ __all__ = [
 _SETTINGS = {"preset": 0, "window": 1, "stride": 2, "bos": 3, "joined": 4, "special_tokens": 5}
 # What differs between the methods of measures that are otherwise the same.
 NO_INTERVAL = "no interval"
+# Measures that are named beside how their intervals are computed.
+FEW = 3
 _DEGREES = re.compile(
     r", Student t with [\d.]+ degrees of freedom|(?<=the )\d+ (?=lowest freq)| \(p = [^)]*\)"
 )
@@ -112,14 +114,19 @@ def quantiles_line(quantiles: Mapping[str, float]) -> Sentence:
 
 
 def notes_of(measures: Mapping[str, Measurement], notes: Sequence[str]) -> Iterator[RenderableType]:
-    """How the intervals are computed, and the notes of the result."""
-    methods = {
+    """How the intervals are computed, and the notes of the result.
+
+    What is of few of the measures names them.
+    """
+    labels: dict[str, list[str]] = {}
+    for name, measured in measures.items():
         # The note says why there is none, and what to give.
-        measured.note
-        if measured.method == NO_INTERVAL and measured.note
-        else _DEGREES.sub("", measured.how): None
-        for measured in measures.values()
-    }
+        reason = measured.note if measured.method == NO_INTERVAL else ""
+        labels.setdefault(reason or _DEGREES.sub("", measured.how), []).append(measure(name).label)
+    methods = [
+        f"{', '.join(of)}: {text}" if text and len(of) <= min(FEW, len(measures) // 2) else text
+        for text, of in labels.items()
+    ]
     for text in (*methods, *notes):
         if text:
             yield Sentence(f"• {text}", "dim", indent="  ")

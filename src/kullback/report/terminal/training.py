@@ -10,6 +10,7 @@ from __future__ import annotations
 import shlex
 import time
 from collections.abc import Iterable
+from textwrap import wrap
 from types import TracebackType
 from typing import Self
 
@@ -197,14 +198,14 @@ def training_summary(result: TrainingRun, verbose: bool = False) -> RenderableTy
         add_row(table, ["KL(source‖model), validation", write(result.kl).both])
     folder, operand = visible(result.folder), visible(shlex.quote(result.folder))
     of_text = "" if result.bits_per_byte is None else " --text FILE"
+    sentences = (*_verdict(result).splitlines(), _fit(result))
     lines = (
-        _verdict(result),
-        _fit(result),
         f"written: {folder}",
         f"next: kullback evaluate {operand}{of_text}",
         f"      kullback sample {operand}",
     )
-    return Group(table, *(Text(line) for line in lines))
+    wrapped = (Text("\n".join(wrap(text, WIDTH))) for text in sentences)
+    return Group(table, *wrapped, *map(Text, lines))
 
 
 def _cells(cross_entropy: Measurement, bits_per_byte: Measurement | None) -> list[str]:
