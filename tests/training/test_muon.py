@@ -9,16 +9,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from kullback.runtime.mkl_products import mkl_products
 from kullback.runtime.processor import multiplies_bfloat16
 from kullback.training import muon
-from kullback.training.muon import SMALL_SIDE, Muon, orthogonalise, orthogonalise_wide
-from kullback.training.muon_library import MuonFunctions, muon_functions
+from kullback.training.muon import Muon, orthogonalise, orthogonalise_wide
+from kullback.training.muon_library import SMALL_SIDE, MuonFunctions, muon_functions
 
 HAS_COMPILER = any(shutil.which(name) for name in ("cc", "gcc", "clang"))
 needs_compiler = pytest.mark.skipif(not HAS_COMPILER, reason="there is no C compiler")
 SHAPES = [(16, 16), (40, 16), (16, 40), (16, 16), (16, 40), (1, 8), (8, 1)]
 # Sides that are no multiple of a vector or a tile, wide and tall.
 UNEVEN = [(5, 3), (3, 70), (33, 17), (100, 33), (64, 65), (1, 1)]
+# Whose products are MKL's: in one part, and in several, the last of them smaller.
+LARGE = [(65, 65), (97, 230), (230, 97), (200, 200)]
 
 
 @pytest.fixture
@@ -78,10 +81,33 @@ def test_steps_in_c_are_jordans(decay: float, functions: MuonFunctions):
 
 
 @needs_compiler
-@pytest.mark.parametrize("rows", [7, 16, None])
+@pytest.mark.parametrize("in_bfloat16", [False, True])
+def test_large_blocks_in_c_are_jordans(
+    in_bfloat16: bool, functions: MuonFunctions, monkeypatch: pytest.MonkeyPatch
+):
+    """With MKL's products eight steps are those of the rule, in bfloat16 within its rounding."""
+    products = mkl_products()
+    if products is None or (in_bfloat16 and products.bfloat16 is None):
+        pytest.skip("C cannot multiply here")
+    monkeypatch.setattr(muon, "multiplies_bfloat16", lambda: in_bfloat16)
+    weights = [nn.Parameter(m) for m in matrices(0, LARGE)]
+    optimiser = Muon(weights, lr=0.05, momentum=0.9, weight_decay=0.3)
+    optimiser.functions = functions
+    monkeypatch.setattr(optimiser, "_descend", lambda weights, *_: assert_none(weights))
+    walk(optimiser, weights)
+    assert_jordans(weights, LARGE, 0.3, 3e-3 if in_bfloat16 else 1e-4)
+
+
+def assert_none(weights: list[Tensor]) -> None:
+    """Check that no weight is left to torch."""
+    assert not weights
+
+
+@needs_compiler
+@pytest.mark.parametrize("rows", [7, 16, 70, None])
 def test_threads_do_not_change_a_bit_in_c(rows: int | None, functions: MuonFunctions):
     """Blocks give the same bits in any number of threads, and those of torch within rounding."""
-    shapes = SHAPES + UNEVEN
+    shapes = SHAPES + UNEVEN + LARGE
     weights = {parts: [nn.Parameter(m) for m in matrices(0, shapes)] for parts in (0, 1, 2, 5)}
     with ThreadPoolExecutor(2) as pool:
         for parts, of_parts in weights.items():
@@ -97,8 +123,11 @@ def test_threads_do_not_change_a_bit_in_c(rows: int | None, functions: MuonFunct
 
 
 @needs_compiler
-def test_large_matrices_are_left_to_torch(functions: MuonFunctions):
+def test_large_matrices_are_left_to_torch_without_mkl(
+    functions: MuonFunctions, monkeypatch: pytest.MonkeyPatch
+):
     """A matrix whose smaller side is larger than `SMALL_SIDE` moves as without C."""
+    monkeypatch.setattr(muon, "mkl_products", lambda: None)
     shapes = [(SMALL_SIDE + 1, SMALL_SIDE + 1), (SMALL_SIDE, SMALL_SIDE + 1)]
     plain, mixed = ([nn.Parameter(m) for m in matrices(0, shapes)] for _ in range(2))
     walk(Muon(plain), plain, 1)
@@ -111,7 +140,10 @@ def test_large_matrices_are_left_to_torch(functions: MuonFunctions):
 
 
 def assert_jordans(
-    weights: list[nn.Parameter], shapes: list[tuple[int, int]], decay: float = 0.0
+    weights: list[nn.Parameter],
+    shapes: list[tuple[int, int]],
+    decay: float = 0.0,
+    tolerance: float = 1e-4,
 ) -> None:
     """Check that weights are where eight steps of Jordan's rule take them in float64."""
     for place, (updated, begin) in enumerate(zip(weights, matrices(0, shapes), strict=True)):
@@ -125,7 +157,7 @@ def assert_jordans(
                 x = 3.4445 * x - 4.7750 * x @ x.T @ x + 2.0315 * x @ x.T @ x @ x.T @ x
             rows, columns = weight.shape
             weight = (1 - 0.05 * decay) * weight - 0.05 * max(1.0, rows / columns) ** 0.5 * x
-        torch.testing.assert_close(updated.detach().double(), weight, rtol=0, atol=1e-4)
+        torch.testing.assert_close(updated.detach().double(), weight, rtol=0, atol=tolerance)
 
 
 @pytest.mark.parametrize("in_bfloat16", [False, True])

@@ -309,8 +309,11 @@ static void product(int64_t inner, int64_t columns, const float *a, int64_t row_
 
 INLINE int64_t rounded_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
+/* The length of rows of so many columns: not all begin in the same few sets of a cache. */
+INLINE int64_t row_for(int64_t columns) { return rounded_up(columns, LANES) + LANES; }
+
 typedef struct {
-  int64_t D, H, K, P, padded_K, longest; /* longest: rounded up to LANES, with ROWS more */
+  int64_t D, H, K, P, padded_K, longest; /* longest: that of a row, with ROWS more than tokens */
   const float *cosine, *sine;            /* of each position and pair */
 } Shape;
 
@@ -349,10 +352,14 @@ INLINE void copied(const Shape *s, const void *x, float *out, const int half) {
 
 INLINE void transpose(int64_t T, int64_t K, const float *x, int64_t row_x, float *out,
                       int64_t row_out) {
-  for (int64_t t = 0; t < T; t++)
-    for (int64_t i = 0; i < K; i++) out[i * row_out + t] = x[t * row_x + i];
-  for (int64_t i = 0; i < K; i++)
-    for (int64_t t = T; t < rounded_up(T, LANES); t++) out[i * row_out + t] = 0;
+  for (int64_t first = 0; first < T; first += LANES) {
+    const int64_t count = least(LANES, T - first);
+    for (int64_t i = 0; i < K; i++) {
+      float *of_row = out + i * row_out + first;
+      for (int64_t t = 0; t < count; t++) of_row[t] = x[(first + t) * row_x + i];
+      for (int64_t t = count; t < LANES; t++) of_row[t] = 0;
+    }
+  }
 }
 
 /* Which of LANES columns from j on are below a number. */
@@ -370,27 +377,44 @@ INLINE int64_t columns_of(int64_t first, int64_t r, int64_t T) {
 /* Products of the rows of a block of queries with the keys that they may see. */
 INLINE void score(const Shape *s, int64_t first, int64_t rows, int64_t T, const float *q,
                   const float *transposed, int64_t row, float *scores) {
-  for (int64_t r = 0; r < rows; r += ROWS) {
-    product(s->K, columns_of(first, r, T), q + r * s->padded_K, s->padded_K, 1, transposed, row,
-            scores + r * row, row, 0);
-  }
+  for (int64_t j = 0; j < first + rows; j += 2 * LANES)
+    for (int64_t r = 0; r < rows; r += ROWS) {
+      const float *of_rows = q + r * s->padded_K;
+      const int64_t columns = columns_of(first, r, T) - j;
+      if (columns > LANES)
+        tile(2, s->K, of_rows, s->padded_K, 1, transposed + j, row, scores + r * row + j, row, 0);
+      else if (columns > 0)
+        tile(1, s->K, of_rows, s->padded_K, 1, transposed + j, row, scores + r * row + j, row, 0);
+    }
+}
+
+/* Sums of the rows of keys or values that the rows of a block of queries may see, times factors;
+   QUERIES at a time, which are in the first-level cache for all rows. */
+INLINE void mix(const Shape *s, int64_t first, int64_t rows, int64_t T, const float *factors,
+                int64_t row, const float *seen, float *sums) {
+  const int64_t padded_K = s->padded_K;
+  for (int64_t j = 0; j < first + rows; j += QUERIES)
+    for (int64_t r = 0; r < rows; r += ROWS) {
+      const int64_t inner = least(QUERIES, least(first + r + ROWS, T) - j);
+      if (inner > 0)
+        product(inner, padded_K, factors + r * row + j, row, 1, seen + j * padded_K, padded_K,
+                sums + r * padded_K, padded_K, j > 0);
+    }
 }
 
 /* Attention of one head of one sequence of T tokens, which begins at the row `start`. */
 INLINE void attend(const Shape *s, int64_t start, int64_t T, int64_t h, const void *qkv, void *out,
                    float *normaliser, float *memory, const int half) {
-  const int64_t K = s->K, row = rounded_up(T, LANES), padded_K = s->padded_K;
+  const int64_t K = s->K, row = row_for(T), padded_K = s->padded_K;
   float *q = memory, *keys = q + (QUERIES + ROWS) * padded_K;
   float *values = keys + s->longest * padded_K, *mixed = values + s->longest * padded_K;
-  float *scores = mixed + (QUERIES + ROWS) * padded_K, *key = q; /* q is not in use yet */
-  for (int64_t t = 0; t < T; t++) {
-    const void *of_token = row_of(qkv, (start + t) * 3 * s->D + h * K, half);
-    rotated(s, row_of(of_token, s->D, half), t, 1.0f, key, half);
-    for (int64_t i = 0; i < K; i++) keys[i * row + t] = key[i];
-    copied(s, row_of(of_token, 2 * s->D, half), values + t * padded_K, half);
-  }
-  for (int64_t i = 0; i < K; i++)
-    for (int64_t t = T; t < row; t++) keys[i * row + t] = 0;
+  float *scores = mixed + (QUERIES + ROWS) * padded_K;
+  const void *of_head = row_of(qkv, start * 3 * s->D + h * K, half);
+  for (int64_t t = 0; t < T; t++) /* the values come after the keys */
+    rotated(s, row_of(of_head, (3 * t + 1) * s->D, half), t, 1.0f, values + t * padded_K, half);
+  transpose(T, K, values, padded_K, keys, row);
+  for (int64_t t = 0; t < T; t++)
+    copied(s, row_of(of_head, (3 * t + 2) * s->D, half), values + t * padded_K, half);
   const float scale = BITS_PER_NAT / sqrtf((float)K);
   for (int64_t first = 0; first < T; first += QUERIES) {
     const int64_t rows = least(QUERIES, T - first);
@@ -419,12 +443,9 @@ INLINE void attend(const Shape *s, int64_t start, int64_t T, int64_t h, const vo
       for (int64_t j = 0; j < columns; j += LANES) store(of_row + j, load(of_row + j) * inverse);
       normaliser[first + r] = top + log2f(total);
     }
-    for (int64_t r = 0; r < rows; r += ROWS) {
-      for (int64_t i = rows; i < r + ROWS; i++) /* rows that are not there */
-        memset(scores + i * row, 0, sizeof(float) * (size_t)row);
-      product(least(first + r + ROWS, T), padded_K, scores + r * row, row, 1, values, padded_K,
-              mixed + r * padded_K, padded_K, 0);
-    }
+    for (int64_t i = rows; i < rounded_up(rows, ROWS); i++) /* rows that are not there */
+      memset(scores + i * row, 0, sizeof(float) * (size_t)row);
+    mix(s, first, rows, T, scores, row, values, mixed);
     for (int64_t r = 0; r < rows; r++) {
       void *of_token = own_row(out, (start + first + r) * s->D + h * K, half);
       for (int64_t i = 0; i < K; i += LANES)
@@ -436,7 +457,7 @@ INLINE void attend(const Shape *s, int64_t start, int64_t T, int64_t h, const vo
 INLINE void attend_backward(const Shape *s, int64_t start, int64_t T, int64_t h, const void *qkv,
                             const void *out, const float *normaliser, const void *grad,
                             void *grads, float *memory, const int half) {
-  const int64_t K = s->K, row = rounded_up(T, LANES), padded_K = s->padded_K;
+  const int64_t K = s->K, row = row_for(T), padded_K = s->padded_K;
   const int64_t of_sequence = s->longest * padded_K;
   float *q = memory, *upstream = q + (QUERIES + ROWS) * padded_K;
   float *grad_q = upstream + (QUERIES + ROWS) * padded_K;
@@ -485,9 +506,7 @@ INLINE void attend_backward(const Shape *s, int64_t start, int64_t T, int64_t h,
       memset(weights + i * row, 0, sizeof(float) * (size_t)row);
       memset(grad_scores + i * row, 0, sizeof(float) * (size_t)row);
     }
-    for (int64_t r = 0; r < rows; r += ROWS)
-      product(least(first + r + ROWS, T), padded_K, grad_scores + r * row, row, 1, keys, padded_K,
-              grad_q + r * padded_K, padded_K, 0);
+    mix(s, first, rows, T, grad_scores, row, keys, grad_q);
     for (int64_t j = 0; j < first + rows; j += ROWS) {
       /* Queries before a key do not see it. */
       const int64_t from = j > first ? j - first : 0, inner = rows - from;
@@ -516,8 +535,7 @@ static Shape shape_of(int64_t N, const int64_t *bounds, int64_t H, int64_t K, co
     const int64_t T = bounds[n + 1] - bounds[n];
     longest = T > longest ? T : longest;
   }
-  return (Shape){H * K, H, K, K / 2, rounded_up(K, LANES), rounded_up(longest, LANES) + LANES,
-                 cosine, sine};
+  return (Shape){H * K, H, K, K / 2, rounded_up(K, LANES), row_for(longest), cosine, sine};
 }
 
 static float *memory_of(const Shape *s, int64_t blocks, int64_t sequences, int64_t squares) {

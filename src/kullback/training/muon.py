@@ -18,8 +18,10 @@ than columns, and the iteration then needs X only at its ends: with G = X X^T, e
 multiplies X by a polynomial of G, which commutes with those of the other steps, so that
 `orthogonalise_wide` multiplies R×R matrices (``docs/log.md`` has the times and the losses).
 
-On a CPU, small blocks are taken from the gradient to the new weights one after another in C
-(:mod:`kullback.training.muon_library`), where there is a compiler.
+On a CPU with a compiler, blocks are taken from the gradient to the new weights one after another in
+C (:mod:`kullback.training.muon_library`), large ones where C can call MKL's products.  Of products
+of bfloat16, large blocks take the five steps as they are, since the polynomials need float32; X is
+float32 between them.
 """
 
 from __future__ import annotations
@@ -34,8 +36,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from kullback.runtime.mkl_products import MKLProducts, mkl_products
 from kullback.runtime.processor import multiplies_bfloat16
-from kullback.training.muon_library import MuonFunctions
+from kullback.training.muon_library import SMALL_SIDE, MuonFunctions
 from kullback.training.optimisers import EagerOptimizer
 
 __all__ = ["Muon", "orthogonalise", "orthogonalise_wide"]
@@ -47,8 +50,6 @@ STEPS = 5
 # Of the matrices that are orthogonalised together; of more, one shape at a time, so that the
 # temporaries of one are in memory.
 SMALL_BYTES = 8 << 20
-# The smaller side of a block that is orthogonalised in C: with 96, torch is as fast in bfloat16.
-SMALL_SIDE = 64
 
 
 def orthogonalise(matrices_BRC: Float[Tensor, "B R C"]) -> Float[Tensor, "B R C"]:
@@ -101,7 +102,7 @@ class Muon(EagerOptimizer):
     `lr` multiplies an update whose singular values are near sqrt(max(1, rows / columns));
     `weight_decay` is decoupled, as in AdamW.  With `rows`, each block of so many rows of a matrix
     is a matrix of its own.  `pool`, where set, processes the matrices in `parts`.  With
-    `functions`, small blocks of float32 on a CPU are updated in C.
+    `functions`, blocks of float32 on a CPU are updated in C.
     """
 
     pool: Executor | None = None
@@ -131,9 +132,9 @@ class Muon(EagerOptimizer):
             weights = [weight for weight in group["params"] if weight.grad is not None]
             self._begin(weights)
             if self.functions is not None:
-                small = [weight for weight in weights if self._is_small(weight)]
-                self._step_in_c(self.functions, small, group)
-                weights = [weight for weight in weights if not self._is_small(weight)]
+                in_c = [weight for weight in weights if self._is_in_c(weight)]
+                self._step_in_c(self.functions, in_c, group)
+                weights = [weight for weight in weights if not self._is_in_c(weight)]
             updates = self._momenta(weights, group["momentum"])
             if weights and group["weight_decay"]:
                 torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
@@ -145,11 +146,12 @@ class Muon(EagerOptimizer):
             if not self.state[weight]:
                 self.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
 
-    def _is_small(self, weight: Tensor) -> bool:
+    def _is_in_c(self, weight: Tensor) -> bool:
         """Whether its blocks can be updated in C."""
         rows, columns = weight.shape
-        in_c = weight.device.type == "cpu" and weight.dtype == torch.float32
-        return in_c and min(self.rows or rows, rows, columns) <= SMALL_SIDE
+        small = min(self.rows or rows, rows, columns) <= SMALL_SIDE
+        on_cpu = weight.device.type == "cpu" and weight.dtype == torch.float32
+        return on_cpu and (small or mkl_products() is not None)
 
     def _step_in_c(
         self, functions: MuonFunctions, weights: list[Tensor], group: dict[str, Any]
@@ -166,9 +168,12 @@ class Muon(EagerOptimizer):
         blocks = sum(-(-len(weight) // rows) for weight in weights)
         bounds = [blocks * part // self.parts for part in range(self.parts + 1)]
         settings = group["lr"], group["momentum"], group["weight_decay"], *COEFFICIENTS
+        products = mkl_products()
+        if products is not None and not multiplies_bfloat16():
+            products = MKLProducts(products.float32, None)
 
         def update(part: range) -> None:
-            functions.step(matrices, rows, part, settings)
+            functions.step(matrices, rows, part, settings, products)
 
         parts = (range(first, end) for first, end in pairwise(bounds))
         deque((self.pool.map if self.pool else map)(update, parts), maxlen=0)

@@ -1,9 +1,10 @@
-/* A step of Muon for matrices that are orthogonalised in small blocks: a block stays in the
-   processor's caches from its momentum to its new weights, where torch makes a pass over all
-   matrices for each operation.
+/* A step of Muon: a block of a matrix stays in the processor's caches from its momentum to its new
+   weights, where torch makes a pass over all matrices for each operation.
 
-   muon_library.py compiles and calls it; muon.py has the formulas (orthogonalise_wide).  Arithmetic
-   is float32, and sums are added in one order, so that it does not matter which thread has a block.
+   muon_library.py compiles and calls it; muon.py has the formulas: orthogonalise_wide, and of large
+   blocks, where there are products of bfloat16, orthogonalise with these.  The rest is float32.
+   Sums are added in one order, so that it does not matter which thread has a block.  Products of
+   small blocks are computed here, those of large ones by a function of BLAS.
 
    A block has R rows and C columns; S is the smaller of these, and the side of the products X X^T
    of a wide block or X^T X of a tall one.  Sides are filled up with zeros to a multiple of SIDE. */
@@ -18,9 +19,18 @@ enum { LANES = 16, ROWS = 8 };
 #else
 enum { LANES = 8, ROWS = 4 };
 #endif
-enum { SIDE = 16, STEPS = 5 };
+/* PART: rows of a symmetric product that are computed at a time, from its diagonal to the left. */
+enum { SIDE = 16, STEPS = 5, PART = 96 };
 
 typedef float vf __attribute__((vector_size(4 * LANES)));
+typedef uint32_t vu __attribute__((vector_size(4 * LANES)));
+typedef uint16_t vh __attribute__((vector_size(2 * LANES)));
+
+/* A product of Fortran's BLAS: of floats, or of bfloat16 numbers with sums and results in float.
+   Where it reads integers of 32 bits, these are the first half of those of 64 bits. */
+typedef void (*Gemm)(const char *, const char *, const int64_t *, const int64_t *, const int64_t *,
+                     const float *, const void *, const int64_t *, const void *, const int64_t *,
+                     const float *, float *, const int64_t *);
 
 #define INLINE static inline __attribute__((always_inline))
 
@@ -81,36 +91,103 @@ static void product(int64_t rows, int64_t inner, int64_t width, Factor a, const 
   }
 }
 
-/* The same of square matrices of one side. */
-static void square(int64_t side, const float *a, const float *b, float alpha, float beta,
+INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+
+/* An operand of a function of BLAS; transposed, rows and columns are exchanged. */
+typedef struct {
+  const void *x;
+  int64_t row;
+  int transposed;
+} Operand;
+
+/* out (R×C, rows of `row` numbers) = alpha a b + beta out. */
+static void multiply(Gemm gemm, int64_t R, int64_t C, int64_t inner, Operand a, Operand b,
+                     float alpha, float beta, float *out, int64_t row) {
+  /* Fortran's matrices are by columns: out^T = b^T a^T. */
+  gemm(b.transposed ? "T" : "N", a.transposed ? "T" : "N", &C, &R, &inner, &alpha, b.x, &b.row, a.x,
+       &a.row, &beta, out, &row);
+}
+
+/* out = alpha a b + beta out, which is symmetric, of operands whose numbers have so many bytes. */
+static void symmetric(Gemm gemm, int64_t bytes, int64_t side, int64_t inner, Operand a, Operand b,
+                      float alpha, float beta, float *out) {
+  for (int64_t first = 0; first < side; first += PART) {
+    const int64_t end = least(first + PART, side);
+    Operand rows = a;
+    rows.x = (const char *)a.x + bytes * first * (a.transposed ? 1 : a.row);
+    multiply(gemm, end - first, end, inner, rows, b, alpha, beta, out + first * side, side);
+  }
+  for (int64_t r = 0; r < side; r += SIDE)
+    for (int64_t c = 0; c <= r; c += SIDE)
+      for (int64_t i = 0; i < SIDE; i++)
+        for (int64_t j = 0; j < (r == c ? i : SIDE); j++)
+          out[(c + j) * side + r + i] = out[(r + i) * side + c + j];
+}
+
+/* out = alpha a b + beta other of symmetric matrices that commute; here, or by `gemm`. */
+static void square(Gemm gemm, int64_t side, const float *a, const float *b, float alpha, float beta,
                    const float *other, float *out) {
-  product(side, side, side, (Factor){a, side, 1}, b, alpha, beta, other, out);
+  if (gemm) {
+    memcpy(out, other, sizeof(float) * (size_t)(side * side));
+    symmetric(gemm, 4, side, side, (Operand){a, side, 0}, (Operand){b, side, 0}, alpha, beta, out);
+  } else {
+    product(side, side, side, (Factor){a, side, 1}, b, alpha, beta, other, out);
+  }
 }
 
 /* The product of the polynomials of all steps, of the Gram matrix in the first of six squares, one of
    which it is in. */
-static const float *polynomials(int64_t side, float *squares, const float *coefficients) {
+static const float *polynomials(Gemm gemm, int64_t side, float *squares,
+                                const float *coefficients) {
   const float a = coefficients[0], b = coefficients[1], c = coefficients[2];
   const int64_t size = side * side;
   float *gram = squares, *rest = gram + size, *half = rest + size, *next = half + size;
   float *joint = next + size, *other = joint + size;
   for (int step = 0; step < STEPS; step++) {
-    square(side, gram, gram, c, b, gram, rest); /* without a I, which the next products add */
+    square(gemm, side, gram, gram, c, b, gram, rest); /* without a I, which the next products add */
     if (step == 0) {
       memcpy(joint, rest, sizeof(float) * (size_t)size);
       for (int64_t i = 0; i < side; i++) joint[i * side + i] += a;
     } else {
-      square(side, rest, joint, 1, a, joint, other);
+      square(gemm, side, rest, joint, 1, a, joint, other);
       float *before = joint;
       joint = other, other = before;
     }
     if (step == STEPS - 1) break;
-    square(side, rest, gram, 1, a, gram, half);
-    square(side, rest, half, 1, a, half, next);
+    square(gemm, side, rest, gram, 1, a, gram, half);
+    square(gemm, side, rest, half, 1, a, half, next);
     float *before = gram;
     gram = next, next = before;
   }
   return joint;
+}
+
+/* `count` numbers to the nearest bfloat16, to even between two. */
+static void narrow(int64_t count, const float *x, uint16_t *out) {
+  for (int64_t i = 0; i < count; i += LANES) {
+    const vu bits = (vu)load(x + i), up = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+    const vh h = __builtin_convertvector(up, vh);
+    memcpy(out + i, &h, sizeof h);
+  }
+}
+
+/* x of norm 1 is orthogonalised with products of bfloat16 numbers; `gram` is a square, and the last
+   two are memory for x and for it in bfloat16. */
+static void iterate(Gemm gemm, int64_t rows, int64_t width, int tall, float *x, float *gram,
+                    const float *coefficients, uint16_t *of_x, uint16_t *of_gram) {
+  const int64_t side = tall ? width : rows, inner = tall ? rows : width;
+  const Operand straight = {of_x, width, 0}, transposed = {of_x, width, 1};
+  const Operand square = {of_gram, side, 0};
+  for (int step = 0; step < STEPS; step++) {
+    narrow(rows * width, x, of_x);
+    symmetric(gemm, 2, side, inner, tall ? transposed : straight, tall ? straight : transposed, 1, 0,
+              gram);
+    narrow(side * side, gram, of_gram);
+    symmetric(gemm, 2, side, side, square, square, coefficients[2], coefficients[1], gram);
+    narrow(side * side, gram, of_gram);
+    multiply(gemm, rows, width, side, tall ? straight : square, tall ? square : straight, 1,
+             coefficients[0], x, width);
+  }
 }
 
 typedef struct {
@@ -123,6 +200,12 @@ typedef struct {
 typedef struct {
   float lr, momentum, decay, coefficients[3];
 } Settings;
+
+/* What multiplies blocks whose smaller side is above `small`, in bfloat16 unless that is null. */
+typedef struct {
+  Gemm float32, bfloat16;
+  int64_t small;
+} Products;
 
 /* The Nesterov momentum of R rows, filled up, and its norm. */
 static double momenta(const Matrix *m, const Settings *s, int64_t width, float *out) {
@@ -151,38 +234,58 @@ static double momenta(const Matrix *m, const Settings *s, int64_t width, float *
   return sqrt(squares);
 }
 
-static void update(const Matrix *m, const Settings *s, float *memory) {
+/* x over its norm, orthogonalised; in x or y. */
+static const float *orthogonal(const Products *products, int64_t rows, int64_t width, int tall,
+                               float inverse, const float *coefficients, float *x, float *y,
+                               float *squares) {
+  const int64_t side = tall ? width : rows, inner = tall ? rows : width;
+  if (side <= products->small) {
+    if (!tall)
+      for (int64_t r = 0; r < rows; r++)
+        for (int64_t i = 0; i < width; i++) y[i * rows + r] = x[r * width + i];
+    const Factor straight = {x, width, 1}, transposed = {x, 1, width};
+    product(side, inner, side, tall ? transposed : straight, tall ? x : y, inverse * inverse, 0, NULL,
+            squares);
+    const float *of_all = polynomials(NULL, side, squares, coefficients);
+    if (tall) product(rows, side, width, straight, of_all, inverse, 0, NULL, y);
+    else product(rows, side, width, (Factor){of_all, side, 1}, x, inverse, 0, NULL, y);
+    return y;
+  }
+  if (products->bfloat16) {
+    for (int64_t i = 0; i < rows * width; i += LANES) store(x + i, load(x + i) * inverse);
+    iterate(products->bfloat16, rows, width, tall, x, squares, coefficients, (uint16_t *)y,
+            (uint16_t *)(squares + side * side));
+    return x;
+  }
+  const Operand straight = {x, width, 0}, transposed = {x, width, 1};
+  symmetric(products->float32, 4, side, inner, tall ? transposed : straight,
+            tall ? straight : transposed, inverse * inverse, 0, squares);
+  const float *of_all = polynomials(products->float32, side, squares, coefficients);
+  const Operand of_rows = {of_all, side, 0};
+  multiply(products->float32, rows, width, side, tall ? straight : of_rows, tall ? of_rows : straight,
+           inverse, 0, y, width);
+  return y;
+}
+
+static void update(const Matrix *m, const Settings *s, const Products *products, float *memory) {
   const int tall = m->R > m->C;
-  const int64_t rows = filled_up(m->R), width = filled_up(m->C), side = tall ? width : rows;
+  const int64_t rows = filled_up(m->R), width = filled_up(m->C);
   float *x = memory, *y = x + rows * width, *squares = y + rows * width;
   const double norm = momenta(m, s, width, x);
   memset(x + m->R * width, 0, sizeof(float) * (size_t)((rows - m->R) * width));
   const float inverse = 1.0f / fmaxf((float)norm, 1e-7f);
-  if (tall) {
-    const Factor transposed = {x, 1, width};
-    product(side, m->R, side, transposed, x, inverse * inverse, 0, NULL, squares);
-  } else {
-    for (int64_t r = 0; r < rows; r++)
-      for (int64_t i = 0; i < width; i++) y[i * rows + r] = x[r * width + i];
-    const Factor straight = {x, width, 1};
-    product(side, m->C, side, straight, y, inverse * inverse, 0, NULL, squares);
-  }
-  const float *of_all = polynomials(side, squares, s->coefficients);
-  if (tall) product(rows, side, width, (Factor){x, width, 1}, of_all, inverse, 0, NULL, y);
-  else product(rows, side, width, (Factor){of_all, side, 1}, x, inverse, 0, NULL, y);
+  const float *result = orthogonal(products, rows, width, tall, inverse, s->coefficients, x, y, squares);
   const float kept = 1 - s->lr * s->decay;
   const float rate = s->lr * sqrtf(tall ? (float)m->R / (float)m->C : 1);
   for (int64_t r = 0; r < m->R; r++)
     for (int64_t i = 0; i < m->C; i++)
-      m->weight[r * m->C + i] = m->weight[r * m->C + i] * kept - rate * y[r * width + i];
+      m->weight[r * m->C + i] = m->weight[r * m->C + i] * kept - rate * result[r * width + i];
 }
-
-INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
 /* A step of the blocks from `first` until before `end` of all matrices, each in blocks of so many
    rows.  1 where there is no memory. */
 int kullback_muon(int64_t count, const Matrix *matrices, int64_t rows, int64_t first, int64_t end,
-                  const Settings *settings) {
+                  const Settings *settings, const Products *products) {
   int64_t largest = 0;
   for (int64_t n = 0; n < count; n++) {
     const int64_t R = filled_up(least(rows, matrices[n].R)), C = filled_up(matrices[n].C);
@@ -199,7 +302,7 @@ int kullback_muon(int64_t count, const Matrix *matrices, int64_t rows, int64_t f
       const int64_t place = r * whole->C;
       const Matrix part = {whole->weight + place, whole->gradient + place, whole->momentum + place,
                            least(rows, whole->R - r), whole->C};
-      update(&part, settings, memory);
+      update(&part, settings, products, memory);
     }
   }
   free(memory);
