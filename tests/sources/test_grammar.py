@@ -202,7 +202,7 @@ def test_rules_in_no_sentence_are_noted(tmp_path: Path):
     with warnings.catch_warnings(action="error"):
         expected = Grammar.read(path)
     path.write_text(rules + 'c = ["z <d>"]\nd = ["z"]\n')
-    with pytest.warns(Note, match=r"2 rules are in no sentence.*<a>.*: c, d$"):
+    with pytest.warns(Note, match=r"the rules c, d are in no sentence.*<a> leads to"):
         grammar = Grammar.read(path)
     ours, theirs = (g.compile().determinise() for g in (grammar, expected))
     assert ours.entropy_per_sentence == theirs.entropy_per_sentence

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import multiprocessing
 import os
@@ -9,7 +10,7 @@ import random
 import shutil
 import signal
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from kullback.errors import InvalidValueError, RunError
 from kullback.results.training import StepMetrics
 from kullback.runtime import files
 from kullback.runtime.progress import Progress
+from kullback.training import loop
 from kullback.training.config import TrainingConfig
 from kullback.training.gpt import GPT
 from kullback.training.interruption import Interrupted
@@ -272,3 +274,23 @@ def test_models_that_do_not_fit_the_data(change: dict[str, int], tmp_path: Path)
     with pytest.raises(InvalidValueError, match=numbers):
         train(tmp_path / "run", batches, wrong, CONFIG)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", ["save_checkpoint", "save_model"])
+def test_a_full_disk_says_how_the_run_is_resumed(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not by the same command, which would begin a new run; it is then as if the disk had space."""
+
+    def full(*_: object) -> None:
+        with files.explained(tmp_path / "file"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    batches = weather(tmp_path)
+    run, gpt, config = tmp_path / "run", sizes(batches), replace(CONFIG, steps=4)
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, name, full)
+        with pytest.raises(RunError, match=r"No space left.*then resume the run: kullback"):
+            train(run, batches, gpt, config)
+    expected = train(tmp_path / "other", batches, gpt, config)
+    assert fingerprint(resume(run)) == fingerprint(expected)

@@ -32,7 +32,7 @@ from kullback.training.gpt import GPT
 from kullback.training.gpt_config import GPTConfig
 from kullback.training.interruption import Interrupted
 from kullback.training.loggers import LoggedProgress, check_loggers
-from kullback.training.loop import resume, train_prepared
+from kullback.training.loop import resumable, resume, train_prepared
 from kullback.training.new_run import check_no_run
 from kullback.training.prepare_text import CHARACTERS, TextOptions, check_text, prepare_text
 from kullback.training.progress import TrainingProgress
@@ -187,7 +187,8 @@ def _measured(
     try:
         from kullback.models._training_result import training_result  # and SciPy, after training
 
-        return training_result(run, batches, model, config, seconds, progress)
+        with resumable(run):
+            return training_result(run, batches, model, config, seconds, progress)
     except KeyboardInterrupt:
         raise Interrupted(run, config.steps, trained=True) from None
 

@@ -25,6 +25,7 @@ from kullback.errors import KullbackError, RunError
 __all__ = [
     "TEMPORARY_BYTES",
     "Draft",
+    "UnwritableError",
     "draft_folder",
     "draft_of",
     "explained",
@@ -38,6 +39,14 @@ __all__ = [
 TEMPORARY_BYTES = len("..12345678.part")
 # What Rust's libraries (tokenizers, safetensors) say at the end of an error of the system.
 _RUST_ERROR = re.compile(r"\(os error (\d+)\)")
+
+
+class UnwritableError(RunError):
+    """A file cannot be written; `what` says which one and why, without what to do."""
+
+    def __init__(self, what: str, remedy: str) -> None:
+        super().__init__(f"{what}. {remedy}, then run the command again")
+        self.what = what
 
 
 class Draft:
@@ -216,9 +225,7 @@ def _flush_files(folder: Path) -> None:
                 os.fsync(opened.fileno())
 
 
-def _cannot_be_written(path: Path, reason: str, otherwise: str) -> RunError:
+def _cannot_be_written(path: Path, reason: str, otherwise: str) -> UnwritableError:
     is_of_name = reason in map(os.strerror, (errno.EEXIST, errno.ENOTDIR, errno.EISDIR))
     remedy = "Choose another place" if is_of_name else "Free some space or choose another place"
-    return RunError(
-        f"{path} cannot be written: {reason}; {otherwise}. {remedy}, then run the command again"
-    )
+    return UnwritableError(f"{path} cannot be written: {reason}; {otherwise}", remedy)

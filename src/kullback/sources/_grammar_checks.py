@@ -73,10 +73,10 @@ def note_unreached(where: str, start: Hashable, rules: Rules) -> None:
             waiting += new
     unreached = [rule for rule in rules if rule not in reached]
     if unreached:
-        are = "rule is" if len(unreached) == 1 else f"{len(unreached)} rules are"
+        one = len(unreached) == 1
         warnings.warn(
-            f"{where}: {are} in no sentence, since nothing that begins with <{start}> refers to "
-            f"{'it' if len(unreached) == 1 else 'them'}: {_listed(unreached)}",
+            f"{where}: the rule{'s' * (not one)} {_listed(unreached)} {'is' if one else 'are'} in "
+            f"no sentence: nothing that <{start}> leads to refers to {'it' if one else 'them'}",
             Note,
             stacklevel=3,
         )

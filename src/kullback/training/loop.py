@@ -21,17 +21,18 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
 
 import torch
 
-from kullback.errors import InvalidValueError
+from kullback.errors import InvalidValueError, RunError
 from kullback.results.training import StepMetrics
+from kullback.runtime.files import UnwritableError
 from kullback.runtime.progress import Progress
 from kullback.runtime.workers import ProcessGroup
 from kullback.text.tokenizer_training import tokenizer_config
@@ -51,7 +52,7 @@ from kullback.training.description import (
 from kullback.training.gpt import GPT
 from kullback.training.gpt_config import GPTConfig
 from kullback.training.initial_state import initial_state, training_workers
-from kullback.training.interruption import Interrupted, stop_on_signal
+from kullback.training.interruption import Interrupted, resume_command, stop_on_signal
 from kullback.training.lock import locked
 from kullback.training.memory import check_memory
 from kullback.training.metrics import MetricsFile, Sums
@@ -62,7 +63,7 @@ from kullback.training.state import TrainingState
 from kullback.training.steps import check_pending_step, train_step, validate
 from kullback.training.stored_state import finished_model, load_checkpoint_of_run, whole_model
 
-__all__ = ["Plan", "resume", "train", "train_prepared", "validation_tokens"]
+__all__ = ["Plan", "resumable", "resume", "train", "train_prepared", "validation_tokens"]
 
 OnMetrics = Callable[[StepMetrics], None]
 #: Data, sizes and hyperparameters of a run.
@@ -125,7 +126,8 @@ def train_prepared(
             if processes.is_rank_zero:
                 write_description(run, batches, gpt, config)
         loop = _Loop(run, batches, state, on_metrics, stop_requested, stop_at, processes)
-        return loop.run_to_end()
+        with resumable(run):
+            return loop.run_to_end()
 
 
 def _check(
@@ -185,7 +187,8 @@ def resume(
                 note_other_bits(config, device, progress, began)
                 check_compilation(state, batches, Replicas(processes), progress)
         loop = _Loop(run, batches, state, on_metrics, stop_requested, stop_at, processes)
-        return loop.run_to_end()
+        with resumable(run):
+            return loop.run_to_end()
 
 
 class _Loop:
@@ -278,6 +281,17 @@ class _Loop:
         if self.metrics is not None:
             self.metrics.append(metrics)
             self.on_metrics(metrics)
+
+
+@contextmanager
+def resumable(run: Path) -> Iterator[None]:
+    """Say how the run is resumed where a file of it cannot be written: the disk is full, say."""
+    try:
+        yield
+    except UnwritableError as error:
+        raise RunError(
+            f"{error.what}. Free some space, then resume the run: {resume_command(run)}"
+        ) from error
 
 
 def _kept(state: TrainingState) -> str:

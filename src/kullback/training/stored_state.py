@@ -52,8 +52,9 @@ def load_checkpoint_of_run(
     _read_checkpoint(state, run, progress, processes)
     lines = read_metrics(run / "metrics.jsonl") if processes.is_rank_zero and not state.step else []
     if lines:
+        step = lines[-1]["step"]
         progress.note(
-            f"{run} has no checkpoint, and {lines[-1]['step']} steps in metrics.jsonl: it is "
+            f"{run} has no checkpoint, and {step} step{'s' * (step != 1)} in metrics.jsonl: it is "
             "trained from its first step again"
         )
 
