@@ -2,7 +2,7 @@
    logits: each reads its operands from memory once, where torch makes a pass for each operation.
 
    block_library.py compiles and calls these functions; native_block.py has the formulas.  Operands
-   are float32 or, where `half` is set, bfloat16 (the upper half of a float); arithmetic is float32.
+   are float32 or, where `bf16` is set, bfloat16 (the upper half of a float); arithmetic is float32.
    Sums over a row are added in LANES lanes, always in one order.
 
    M tokens, D width, H heads, K head width, P = K / 2 rotated pairs, F width of the MLP, V
@@ -72,9 +72,9 @@ INLINE vh narrowed(vf v) {
 INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
 /* The elements of an array from i on, at most LANES; beyond n they are 0. */
-INLINE vf get(const void *x, int64_t i, int64_t n, int half) {
+INLINE vf get(const void *x, int64_t i, int64_t n, int bf16) {
   const int64_t count = least(LANES, n - i);
-  if (half) {
+  if (bf16) {
     vh h = {0};
     if (count == LANES) memcpy(&h, (const uint16_t *)x + i, sizeof h);
     else memcpy(&h, (const uint16_t *)x + i, 2 * (size_t)count);
@@ -86,9 +86,9 @@ INLINE vf get(const void *x, int64_t i, int64_t n, int half) {
   return v;
 }
 
-INLINE void put(void *x, int64_t i, int64_t n, int half, vf v) {
+INLINE void put(void *x, int64_t i, int64_t n, int bf16, vf v) {
   const int64_t count = least(LANES, n - i);
-  if (half) {
+  if (bf16) {
     const vh h = narrowed(v);
     if (count == LANES) memcpy((uint16_t *)x + i, &h, sizeof h);
     else memcpy((uint16_t *)x + i, &h, 2 * (size_t)count);
@@ -98,12 +98,12 @@ INLINE void put(void *x, int64_t i, int64_t n, int half, vf v) {
   }
 }
 
-INLINE const void *row_of(const void *x, int64_t offset, int half) {
-  return (const char *)x + offset * (half ? 2 : 4);
+INLINE const void *row_of(const void *x, int64_t offset, int bf16) {
+  return (const char *)x + offset * (bf16 ? 2 : 4);
 }
 
-INLINE void *own_row(void *x, int64_t offset, int half) {
-  return (char *)x + offset * (half ? 2 : 4);
+INLINE void *own_row(void *x, int64_t offset, int bf16) {
+  return (char *)x + offset * (bf16 ? 2 : 4);
 }
 
 /* 2^t for t <= 0, or hardly above; 0 below 2^-126.  2^t = 2^n e^(f log 2) with |f| <= 1/2; the error
@@ -134,14 +134,14 @@ INLINE vf sigmoid_of(vf x) {
 /* --- normalisation --------------------------------------------------------------------------- */
 
 INLINE void normalise(int64_t M, int64_t D, const float *x, const void *y, float eps, float *total,
-                      void *unit, float *inverse, const int half) {
+                      void *unit, float *inverse, const int bf16) {
   for (int64_t m = 0; m < M; m++) {
     const float *row = x + m * D;
     vf squares = {0};
     if (y) {
-      const void *other = row_of(y, m * D, half);
+      const void *other = row_of(y, m * D, bf16);
       for (int64_t i = 0; i < D; i += LANES) {
-        const vf v = get(row, i, D, 0) + get(other, i, D, half);
+        const vf v = get(row, i, D, 0) + get(other, i, D, bf16);
         put(total + m * D, i, D, 0, v);
         squares += v * v;
       }
@@ -154,31 +154,31 @@ INLINE void normalise(int64_t M, int64_t D, const float *x, const void *y, float
     }
     const float scale = 1.0f / sqrtf(sum(squares) / (float)D + eps);
     inverse[m] = scale;
-    void *out = own_row(unit, m * D, half);
-    for (int64_t i = 0; i < D; i += LANES) put(out, i, D, half, get(row, i, D, 0) * scale);
+    void *out = own_row(unit, m * D, bf16);
+    for (int64_t i = 0; i < D; i += LANES) put(out, i, D, bf16, get(row, i, D, 0) * scale);
   }
 }
 
 /* total = x + y (only x where y is null), unit = total / rms(total), inverse = 1 / rms(total). */
 void kullback_normalise(int64_t M, int64_t D, const float *x, const void *y, float eps,
-                        float *total, void *unit, float *inverse, int half) {
-  if (half) normalise(M, D, x, y, eps, total, unit, inverse, 1);
+                        float *total, void *unit, float *inverse, int bf16) {
+  if (bf16) normalise(M, D, x, y, eps, total, unit, inverse, 1);
   else normalise(M, D, x, y, eps, total, unit, inverse, 0);
 }
 
 INLINE void normalise_backward(int64_t M, int64_t D, const void *grad_unit, const void *unit,
                                const float *inverse, const float *grad, float *out, void *rounded,
-                               const int half_grad, const int half) {
+                               const int bf16_grad, const int bf16) {
   for (int64_t m = 0; m < M; m++) {
-    const void *g = row_of(grad_unit, m * D, half_grad), *u = row_of(unit, m * D, half);
+    const void *g = row_of(grad_unit, m * D, bf16_grad), *u = row_of(unit, m * D, bf16);
     vf products = {0};
-    for (int64_t i = 0; i < D; i += LANES) products += get(g, i, D, half_grad) * get(u, i, D, half);
+    for (int64_t i = 0; i < D; i += LANES) products += get(g, i, D, bf16_grad) * get(u, i, D, bf16);
     const float mean = sum(products) / (float)D, scale = inverse[m];
     for (int64_t i = 0; i < D; i += LANES) {
-      const vf of_norm = (get(g, i, D, half_grad) - get(u, i, D, half) * mean) * scale;
+      const vf of_norm = (get(g, i, D, bf16_grad) - get(u, i, D, bf16) * mean) * scale;
       const vf v = get(grad + m * D, i, D, 0) + of_norm;
       put(out + m * D, i, D, 0, v);
-      if (half && rounded) put(own_row(rounded, m * D, 1), i, D, 1, v);
+      if (bf16 && rounded) put(own_row(rounded, m * D, 1), i, D, 1, v);
     }
   }
 }
@@ -186,8 +186,8 @@ INLINE void normalise_backward(int64_t M, int64_t D, const void *grad_unit, cons
 /* out = grad + (du - u mean(du u)) / rms, and the same in bfloat16 in `rounded`, unless null. */
 void kullback_normalise_backward(int64_t M, int64_t D, const void *grad_unit, const void *unit,
                                  const float *inverse, const float *grad, float *out,
-                                 void *rounded, int half) {
-  if (half) normalise_backward(M, D, grad_unit, unit, inverse, grad, out, rounded, 1, 1);
+                                 void *rounded, int bf16) {
+  if (bf16) normalise_backward(M, D, grad_unit, unit, inverse, grad, out, rounded, 1, 1);
   else normalise_backward(M, D, grad_unit, unit, inverse, grad, out, rounded, 0, 0);
 }
 
@@ -200,11 +200,11 @@ void kullback_add(int64_t count, const float *x, const void *y, float *out) {
 
 /* Each column of a matrix times its weight, and back: the gradients of both. */
 void kullback_scale(int64_t C, int64_t D, const float *matrix, const float *weight, void *out,
-                    int half) {
+                    int bf16) {
   for (int64_t c = 0; c < C; c++) {
-    void *row = own_row(out, c * D, half);
+    void *row = own_row(out, c * D, bf16);
     for (int64_t i = 0; i < D; i += LANES) {
-      put(row, i, D, half, get(matrix + c * D, i, D, 0) * get(weight, i, D, 0));
+      put(row, i, D, bf16, get(matrix + c * D, i, D, 0) * get(weight, i, D, 0));
     }
   }
 }
@@ -212,14 +212,14 @@ void kullback_scale(int64_t C, int64_t D, const float *matrix, const float *weig
 /* The gradient of the weight is added in groups of rows, whose sums have small errors. */
 void kullback_scale_backward(int64_t C, int64_t D, const void *grad_out, const float *matrix,
                              const float *weight, float *grad_matrix, float *grad_weight,
-                             int half) {
+                             int bf16) {
   for (int64_t first = 0; first < C; first += GROUP) {
     const int64_t end = least(first + GROUP, C);
     for (int64_t i = 0; i < D; i += LANES) {
       const vf factor = get(weight, i, D, 0);
       vf total = {0};
       for (int64_t c = first; c < end; c++) {
-        const vf v = get(row_of(grad_out, c * D, half), i, D, half);
+        const vf v = get(row_of(grad_out, c * D, bf16), i, D, bf16);
         put(grad_matrix + c * D, i, D, 0, v * factor);
         total += v * get(matrix + c * D, i, D, 0);
       }
@@ -230,45 +230,45 @@ void kullback_scale_backward(int64_t C, int64_t D, const void *grad_out, const f
 
 /* --- SwiGLU ---------------------------------------------------------------------------------- */
 
-INLINE void swiglu(int64_t M, int64_t F, const void *gate_up, void *out, const int half) {
+INLINE void swiglu(int64_t M, int64_t F, const void *gate_up, void *out, const int bf16) {
   for (int64_t m = 0; m < M; m++) {
-    const void *gate = row_of(gate_up, 2 * m * F, half), *up = row_of(gate, F, half);
-    void *row = own_row(out, m * F, half);
+    const void *gate = row_of(gate_up, 2 * m * F, bf16), *up = row_of(gate, F, bf16);
+    void *row = own_row(out, m * F, bf16);
     for (int64_t i = 0; i < F; i += LANES) {
-      const vf g = get(gate, i, F, half);
-      put(row, i, F, half, g * sigmoid_of(g) * get(up, i, F, half));
+      const vf g = get(gate, i, F, bf16);
+      put(row, i, F, bf16, g * sigmoid_of(g) * get(up, i, F, bf16));
     }
   }
 }
 
 /* silu(gate) × up */
-void kullback_swiglu(int64_t M, int64_t F, const void *gate_up, void *out, int half) {
-  if (half) swiglu(M, F, gate_up, out, 1);
+void kullback_swiglu(int64_t M, int64_t F, const void *gate_up, void *out, int bf16) {
+  if (bf16) swiglu(M, F, gate_up, out, 1);
   else swiglu(M, F, gate_up, out, 0);
 }
 
 INLINE void swiglu_backward(int64_t M, int64_t F, const void *gate_up, const void *grad, void *out,
-                            void *grads, const int half_grad, const int half) {
+                            void *grads, const int bf16_grad, const int bf16) {
   for (int64_t m = 0; m < M; m++) {
-    const void *gate = row_of(gate_up, 2 * m * F, half), *up = row_of(gate, F, half);
-    const void *upstream = row_of(grad, m * F, half_grad);
-    void *row = own_row(out, m * F, half);
-    void *grad_gate = own_row(grads, 2 * m * F, half), *grad_up = own_row(grad_gate, F, half);
+    const void *gate = row_of(gate_up, 2 * m * F, bf16), *up = row_of(gate, F, bf16);
+    const void *upstream = row_of(grad, m * F, bf16_grad);
+    void *row = own_row(out, m * F, bf16);
+    void *grad_gate = own_row(grads, 2 * m * F, bf16), *grad_up = own_row(grad_gate, F, bf16);
     for (int64_t i = 0; i < F; i += LANES) {
-      const vf g = get(gate, i, F, half), u = get(up, i, F, half);
-      const vf d = get(upstream, i, F, half_grad);
+      const vf g = get(gate, i, F, bf16), u = get(up, i, F, bf16);
+      const vf d = get(upstream, i, F, bf16_grad);
       const vf s = sigmoid_of(g), silu = s * g;
-      put(row, i, F, half, silu * u);
-      put(grad_up, i, F, half, d * silu);
-      put(grad_gate, i, F, half, d * u * (s + silu * (1.0f - s)));
+      put(row, i, F, bf16, silu * u);
+      put(grad_up, i, F, bf16, d * silu);
+      put(grad_gate, i, F, bf16, d * u * (s + silu * (1.0f - s)));
     }
   }
 }
 
 /* The gradients of both halves, and what kullback_swiglu gave. */
 void kullback_swiglu_backward(int64_t M, int64_t F, const void *gate_up, const void *grad,
-                              void *out, void *grads, int half) {
-  if (half) swiglu_backward(M, F, gate_up, grad, out, grads, 1, 1);
+                              void *out, void *grads, int bf16) {
+  if (bf16) swiglu_backward(M, F, gate_up, grad, out, grads, 1, 1);
   else swiglu_backward(M, F, gate_up, grad, out, grads, 0, 0);
 }
 
@@ -319,11 +319,11 @@ typedef struct {
 
 /* A head of a token, coordinate i turned with coordinate i + P, times a factor; the rest is 0. */
 INLINE void rotated(const Shape *s, const void *x, int64_t t, float factor, float *out,
-                    const int half) {
+                    const int bf16) {
   const int64_t P = s->P;
   const float *cosine = s->cosine + t * P, *sine = s->sine + t * P;
   for (int64_t i = 0; i < P; i += LANES) {
-    const vf a = get(x, i, P, half), b = get(row_of(x, P, half), i, P, half);
+    const vf a = get(x, i, P, bf16), b = get(row_of(x, P, bf16), i, P, bf16);
     const vf c = get(cosine, i, P, 0) * factor, d = get(sine, i, P, 0) * factor;
     put(out, i, P, 0, a * c - b * d);
     put(out + P, i, P, 0, b * c + a * d);
@@ -333,20 +333,20 @@ INLINE void rotated(const Shape *s, const void *x, int64_t t, float factor, floa
 
 /* The gradient of what was rotated, from that of what it gave. */
 INLINE void turned_back(const Shape *s, const float *grad, int64_t t, float factor, void *out,
-                        const int half) {
+                        const int bf16) {
   const int64_t P = s->P;
   const float *cosine = s->cosine + t * P, *sine = s->sine + t * P;
   for (int64_t i = 0; i < P; i += LANES) {
     const vf a = get(grad, i, P, 0), b = get(grad + P, i, P, 0);
     const vf c = get(cosine, i, P, 0) * factor, d = get(sine, i, P, 0) * factor;
-    put(out, i, P, half, a * c + b * d);
-    put(own_row(out, P, half), i, P, half, b * c - a * d);
+    put(out, i, P, bf16, a * c + b * d);
+    put(own_row(out, P, bf16), i, P, bf16, b * c - a * d);
   }
 }
 
 /* A head of a token as it is; the rest is 0. */
-INLINE void copied(const Shape *s, const void *x, float *out, const int half) {
-  for (int64_t i = 0; i < s->K; i += LANES) put(out, i, s->K, 0, get(x, i, s->K, half));
+INLINE void copied(const Shape *s, const void *x, float *out, const int bf16) {
+  for (int64_t i = 0; i < s->K; i += LANES) put(out, i, s->K, 0, get(x, i, s->K, bf16));
   for (int64_t i = s->K; i < s->padded_K; i++) out[i] = 0;
 }
 
@@ -404,23 +404,23 @@ INLINE void mix(const Shape *s, int64_t first, int64_t rows, int64_t T, const fl
 
 /* Attention of one head of one sequence of T tokens, which begins at the row `start`. */
 INLINE void attend(const Shape *s, int64_t start, int64_t T, int64_t h, const void *qkv, void *out,
-                   float *normaliser, float *memory, const int half) {
+                   float *normaliser, float *memory, const int bf16) {
   const int64_t K = s->K, row = row_for(T), padded_K = s->padded_K;
   float *q = memory, *keys = q + (QUERIES + ROWS) * padded_K;
   float *values = keys + s->longest * padded_K, *mixed = values + s->longest * padded_K;
   float *scores = mixed + (QUERIES + ROWS) * padded_K;
-  const void *of_head = row_of(qkv, start * 3 * s->D + h * K, half);
+  const void *of_head = row_of(qkv, start * 3 * s->D + h * K, bf16);
   for (int64_t t = 0; t < T; t++) /* the values come after the keys */
-    rotated(s, row_of(of_head, (3 * t + 1) * s->D, half), t, 1.0f, values + t * padded_K, half);
+    rotated(s, row_of(of_head, (3 * t + 1) * s->D, bf16), t, 1.0f, values + t * padded_K, bf16);
   transpose(T, K, values, padded_K, keys, row);
   for (int64_t t = 0; t < T; t++)
-    copied(s, row_of(of_head, (3 * t + 2) * s->D, half), values + t * padded_K, half);
+    copied(s, row_of(of_head, (3 * t + 2) * s->D, bf16), values + t * padded_K, bf16);
   const float scale = BITS_PER_NAT / sqrtf((float)K);
   for (int64_t first = 0; first < T; first += QUERIES) {
     const int64_t rows = least(QUERIES, T - first);
     for (int64_t r = 0; r < rows; r++) {
-      const void *of_token = row_of(qkv, (start + first + r) * 3 * s->D + h * K, half);
-      rotated(s, of_token, first + r, scale, q + r * padded_K, half);
+      const void *of_token = row_of(qkv, (start + first + r) * 3 * s->D + h * K, bf16);
+      rotated(s, of_token, first + r, scale, q + r * padded_K, bf16);
     }
     memset(q + rows * padded_K, 0, sizeof(float) * (size_t)(ROWS * padded_K));
     score(s, first, rows, T, q, keys, row, scores);
@@ -447,16 +447,16 @@ INLINE void attend(const Shape *s, int64_t start, int64_t T, int64_t h, const vo
       memset(scores + i * row, 0, sizeof(float) * (size_t)row);
     mix(s, first, rows, T, scores, row, values, mixed);
     for (int64_t r = 0; r < rows; r++) {
-      void *of_token = own_row(out, (start + first + r) * s->D + h * K, half);
+      void *of_token = own_row(out, (start + first + r) * s->D + h * K, bf16);
       for (int64_t i = 0; i < K; i += LANES)
-        put(of_token, i, K, half, get(mixed + r * padded_K, i, K, 0));
+        put(of_token, i, K, bf16, get(mixed + r * padded_K, i, K, 0));
     }
   }
 }
 
 INLINE void attend_backward(const Shape *s, int64_t start, int64_t T, int64_t h, const void *qkv,
                             const void *out, const float *normaliser, const void *grad,
-                            void *grads, float *memory, const int half) {
+                            void *grads, float *memory, const int bf16) {
   const int64_t K = s->K, row = row_for(T), padded_K = s->padded_K;
   const int64_t of_sequence = s->longest * padded_K;
   float *q = memory, *upstream = q + (QUERIES + ROWS) * padded_K;
@@ -466,9 +466,9 @@ INLINE void attend_backward(const Shape *s, int64_t start, int64_t T, int64_t h,
   float *grad_values = grad_keys + of_sequence, *weights = grad_values + of_sequence;
   float *grad_scores = weights + (QUERIES + ROWS) * s->longest;
   for (int64_t t = 0; t < T; t++) {
-    const void *of_token = row_of(qkv, (start + t) * 3 * s->D + h * K, half);
-    rotated(s, row_of(of_token, s->D, half), t, 1.0f, keys + t * padded_K, half);
-    copied(s, row_of(of_token, 2 * s->D, half), grad_values + t * padded_K, half);
+    const void *of_token = row_of(qkv, (start + t) * 3 * s->D + h * K, bf16);
+    rotated(s, row_of(of_token, s->D, bf16), t, 1.0f, keys + t * padded_K, bf16);
+    copied(s, row_of(of_token, 2 * s->D, bf16), grad_values + t * padded_K, bf16);
   }
   memset(keys + T * padded_K, 0, sizeof(float) * (size_t)(ROWS * padded_K));
   transpose(T, K, keys, padded_K, key_columns, row);
@@ -480,9 +480,9 @@ INLINE void attend_backward(const Shape *s, int64_t start, int64_t T, int64_t h,
     const int64_t rows = least(QUERIES, T - first);
     for (int64_t r = 0; r < rows; r++) {
       const int64_t m = start + first + r;
-      rotated(s, row_of(qkv, m * 3 * s->D + h * K, half), first + r, scale * BITS_PER_NAT,
-              q + r * padded_K, half);
-      copied(s, row_of(grad, m * s->D + h * K, half), upstream + r * padded_K, half);
+      rotated(s, row_of(qkv, m * 3 * s->D + h * K, bf16), first + r, scale * BITS_PER_NAT,
+              q + r * padded_K, bf16);
+      copied(s, row_of(grad, m * s->D + h * K, bf16), upstream + r * padded_K, bf16);
     }
     memset(q + rows * padded_K, 0, sizeof(float) * (size_t)(ROWS * padded_K));
     memset(upstream + rows * padded_K, 0, sizeof(float) * (size_t)(ROWS * padded_K));
@@ -490,11 +490,11 @@ INLINE void attend_backward(const Shape *s, int64_t start, int64_t T, int64_t h,
     score(s, first, rows, T, upstream, value_columns, row, grad_scores);
     for (int64_t r = 0; r < rows; r++) {
       const int64_t seen = first + r + 1, columns = columns_of(first, r, T);
-      const void *of_out = row_of(out, (start + first + r) * s->D + h * K, half);
+      const void *of_out = row_of(out, (start + first + r) * s->D + h * K, bf16);
       float *P = weights + r * row, *dS = grad_scores + r * row;
       vf products = {0};
       for (int64_t i = 0; i < K; i += LANES)
-        products += get(of_out, i, K, half) * get(upstream + r * padded_K, i, K, 0);
+        products += get(of_out, i, K, bf16) * get(upstream + r * padded_K, i, K, 0);
       const float mean = sum(products), total = normaliser[first + r];
       for (int64_t j = 0; j < columns; j += LANES) {
         const vf p = (vf)((vi)exp2_of(load(P + j) - total) & below(j, seen));
@@ -517,14 +517,14 @@ INLINE void attend_backward(const Shape *s, int64_t start, int64_t T, int64_t h,
     }
     for (int64_t r = 0; r < rows; r++)
       turned_back(s, grad_q + r * padded_K, first + r, scale,
-                  own_row(grads, (start + first + r) * 3 * s->D + h * K, half), half);
+                  own_row(grads, (start + first + r) * 3 * s->D + h * K, bf16), bf16);
   }
   for (int64_t t = 0; t < T; t++) {
-    void *of_token = own_row(grads, (start + t) * 3 * s->D + h * K, half);
-    turned_back(s, grad_keys + t * padded_K, t, LOG_2, own_row(of_token, s->D, half), half);
-    void *of_value = own_row(of_token, 2 * s->D, half);
+    void *of_token = own_row(grads, (start + t) * 3 * s->D + h * K, bf16);
+    turned_back(s, grad_keys + t * padded_K, t, LOG_2, own_row(of_token, s->D, bf16), bf16);
+    void *of_value = own_row(of_token, 2 * s->D, bf16);
     for (int64_t i = 0; i < K; i += LANES)
-      put(of_value, i, K, half, get(grad_values + t * padded_K, i, K, 0));
+      put(of_value, i, K, bf16, get(grad_values + t * padded_K, i, K, 0));
   }
 }
 
@@ -550,7 +550,7 @@ static float *memory_of(const Shape *s, int64_t blocks, int64_t sequences, int64
    memory. */
 int kullback_attention(int64_t N, const int64_t *bounds, int64_t H, int64_t K, const float *cosine,
                        const float *sine, const void *qkv, void *out, float *normaliser,
-                       int half) {
+                       int bf16) {
   const Shape s = shape_of(N, bounds, H, K, cosine, sine);
   const int64_t M = bounds[N];
   float *memory = memory_of(&s, 2, 2, 1);
@@ -559,7 +559,7 @@ int kullback_attention(int64_t N, const int64_t *bounds, int64_t H, int64_t K, c
     const int64_t start = bounds[n], T = bounds[n + 1] - start;
     for (int64_t h = 0; h < H; h++) {
       float *of_head = normaliser + h * M + start;
-      if (half) attend(&s, start, T, h, qkv, out, of_head, memory, 1);
+      if (bf16) attend(&s, start, T, h, qkv, out, of_head, memory, 1);
       else attend(&s, start, T, h, qkv, out, of_head, memory, 0);
     }
   }
@@ -571,7 +571,7 @@ int kullback_attention(int64_t N, const int64_t *bounds, int64_t H, int64_t K, c
 int kullback_attention_backward(int64_t N, const int64_t *bounds, int64_t H, int64_t K,
                                 const float *cosine, const float *sine, const void *qkv,
                                 const void *out, const float *normaliser, const void *grad,
-                                void *grads, int half) {
+                                void *grads, int bf16) {
   const Shape s = shape_of(N, bounds, H, K, cosine, sine);
   const int64_t M = bounds[N];
   float *memory = memory_of(&s, 3, 5, 2);
@@ -580,7 +580,7 @@ int kullback_attention_backward(int64_t N, const int64_t *bounds, int64_t H, int
     const int64_t start = bounds[n], T = bounds[n + 1] - start;
     for (int64_t h = 0; h < H; h++) {
       const float *of_head = normaliser + h * M + start;
-      if (half) attend_backward(&s, start, T, h, qkv, out, of_head, grad, grads, memory, 1);
+      if (bf16) attend_backward(&s, start, T, h, qkv, out, of_head, grad, grads, memory, 1);
       else attend_backward(&s, start, T, h, qkv, out, of_head, grad, grads, memory, 0);
     }
   }
@@ -596,10 +596,11 @@ typedef void (*Gemm)(const char *, const char *, const int64_t *, const int64_t 
                      const float *, const void *, const int64_t *, const void *, const int64_t *,
                      const float *, float *, const int64_t *);
 
-/* Operands are of type `half`, floats are named so; what is kept for the backward pass comes last. */
+/* Operands are bfloat16 where `bf16` is set; floats are named so; what is kept for the backward pass
+   comes last. */
 typedef struct {
   Gemm gemm;
-  int64_t half, M, D, H, F, N;
+  int64_t bf16, M, D, H, F, N;
   const int64_t *bounds;
   const float *cosine, *sine;
   const float *attention_norm, *q, *k, *v, *o, *mlp_norm, *gate, *up, *down;
@@ -648,46 +649,46 @@ INLINE void swiglu_rounded(int64_t M, int64_t F, const float *values, void *gate
   swiglu(M, F, gate_up, out, 1);
 }
 
-INLINE int forward(const Block *b, const float *x, float eps, float *out, const int half) {
+INLINE int forward(const Block *b, const float *x, float eps, float *out, const int bf16) {
   const int64_t M = b->M, D = b->D, F = b->F, tokens = b->bounds[b->N], rows = rows_at_once(b);
   const int64_t widest = 2 * F > 3 * D ? 2 * F : 3 * D;
   float *products = aligned_alloc(64, (size_t)rounded_up(4 * rows * (widest + F), 64));
   if (!products) return 1;
   void *activated = products + rows * widest;
-  kullback_scale(D, D, b->q, b->attention_norm, b->qkv_matrix, half);
-  kullback_scale(D, D, b->k, b->attention_norm, own_row(b->qkv_matrix, D * D, half), half);
-  kullback_scale(D, D, b->v, b->attention_norm, own_row(b->qkv_matrix, 2 * D * D, half), half);
-  kullback_scale(F, D, b->gate, b->mlp_norm, b->gate_up_matrix, half);
-  kullback_scale(F, D, b->up, b->mlp_norm, own_row(b->gate_up_matrix, F * D, half), half);
-  if (half) {
+  kullback_scale(D, D, b->q, b->attention_norm, b->qkv_matrix, bf16);
+  kullback_scale(D, D, b->k, b->attention_norm, own_row(b->qkv_matrix, D * D, bf16), bf16);
+  kullback_scale(D, D, b->v, b->attention_norm, own_row(b->qkv_matrix, 2 * D * D, bf16), bf16);
+  kullback_scale(F, D, b->gate, b->mlp_norm, b->gate_up_matrix, bf16);
+  kullback_scale(F, D, b->up, b->mlp_norm, own_row(b->gate_up_matrix, F * D, bf16), bf16);
+  if (bf16) {
     narrow(D * D, b->o, b->o_matrix);
     narrow(D * F, b->down, b->down_matrix);
   }
-  normalise(M, D, x, NULL, eps, NULL, b->unit, b->inverse, half);
+  normalise(M, D, x, NULL, eps, NULL, b->unit, b->inverse, bf16);
   const Factor qkv_matrix = {b->qkv_matrix, D, 1};
   for (int64_t m = 0; m < M; m += rows) {
     const int64_t R = least(rows, M - m);
-    const Factor unit = {row_of(b->unit, m * D, half), D, 0};
-    void *qkv = own_row(b->qkv, m * 3 * D, half);
-    multiply(b->gemm, R, 3 * D, D, unit, qkv_matrix, 0, half ? products : qkv);
-    if (half) narrow(R * 3 * D, products, qkv);
+    const Factor unit = {row_of(b->unit, m * D, bf16), D, 0};
+    void *qkv = own_row(b->qkv, m * 3 * D, bf16);
+    multiply(b->gemm, R, 3 * D, D, unit, qkv_matrix, 0, bf16 ? products : qkv);
+    if (bf16) narrow(R * 3 * D, products, qkv);
   }
   if (kullback_attention(b->N, b->bounds, b->H, D / b->H, b->cosine, b->sine, b->qkv, b->mixed,
-                         b->normaliser, half)) {
+                         b->normaliser, bf16)) {
     free(products);
     return 1;
   }
-  memset(own_row(b->mixed, tokens * D, half), 0, (size_t)((M - tokens) * D * (half ? 2 : 4)));
+  memset(own_row(b->mixed, tokens * D, bf16), 0, (size_t)((M - tokens) * D * (bf16 ? 2 : 4)));
   memcpy(out, x, sizeof(float) * (size_t)(M * D));
   multiply(b->gemm, M, D, D, (Factor){b->mixed, D, 0}, (Factor){b->o_matrix, D, 1}, 1, out);
   const Factor gate_up_matrix = {b->gate_up_matrix, D, 1}, down = {b->down_matrix, F, 1};
   for (int64_t m = 0; m < M; m += rows) {
     const int64_t R = least(rows, M - m);
-    void *unit = own_row(b->mlp_unit, m * D, half), *gate_up = own_row(b->gate_up, 2 * m * F, half);
-    normalise(R, D, out + m * D, NULL, eps, NULL, unit, b->mlp_inverse + m, half);
+    void *unit = own_row(b->mlp_unit, m * D, bf16), *gate_up = own_row(b->gate_up, 2 * m * F, bf16);
+    normalise(R, D, out + m * D, NULL, eps, NULL, unit, b->mlp_inverse + m, bf16);
     const Factor units = {unit, D, 0};
-    multiply(b->gemm, R, 2 * F, D, units, gate_up_matrix, 0, half ? products : gate_up);
-    if (half) swiglu_rounded(R, F, products, gate_up, activated);
+    multiply(b->gemm, R, 2 * F, D, units, gate_up_matrix, 0, bf16 ? products : gate_up);
+    if (bf16) swiglu_rounded(R, F, products, gate_up, activated);
     else swiglu(R, F, gate_up, activated, 0);
     multiply(b->gemm, R, D, F, (Factor){activated, F, 0}, down, 1, out + m * D);
   }
@@ -697,7 +698,7 @@ INLINE int forward(const Block *b, const float *x, float eps, float *out, const 
 
 /* out = x (M×D), after attention and the MLP.  1 where there is no memory. */
 int kullback_block(const Block *b, const float *x, float eps, float *out) {
-  return b->half ? forward(b, x, eps, out, 1) : forward(b, x, eps, out, 0);
+  return b->bf16 ? forward(b, x, eps, out, 1) : forward(b, x, eps, out, 0);
 }
 
 /* The gradients of a block: of what went in, of the weights of both normalisations, and of the
@@ -707,43 +708,43 @@ typedef struct {
 } Gradients;
 
 /* The next `count` numbers of a memory, of which `bytes` are taken. */
-static void *taken(char *memory, int64_t *bytes, int64_t count, int half) {
+static void *taken(char *memory, int64_t *bytes, int64_t count, int bf16) {
   void *begin = memory + *bytes;
-  *bytes += rounded_up(count * (half ? 2 : 4), 64);
+  *bytes += rounded_up(count * (bf16 ? 2 : 4), 64);
   return begin;
 }
 
-INLINE int backward(const Block *b, const float *grad, const Gradients *g, const int half) {
+INLINE int backward(const Block *b, const float *grad, const Gradients *g, const int bf16) {
   const int64_t M = b->M, D = b->D, F = b->F, tokens = b->bounds[b->N], rows = rows_at_once(b);
   const int64_t widest = 2 * F > 3 * D ? 2 * F : 3 * D, either = F > D ? F : D;
   int64_t bytes = 0;
-  const int64_t of_rounded = half ? M * D : 0;
+  const int64_t of_rounded = bf16 ? M * D : 0;
   const int64_t sizes[] = {of_rounded, of_rounded, M * either, M * widest};
-  for (int i = 0; i < 4; i++) bytes += rounded_up(sizes[i] * (half ? 2 : 4), 64);
+  for (int i = 0; i < 4; i++) bytes += rounded_up(sizes[i] * (bf16 ? 2 : 4), 64);
   const int64_t of_products = rounded_up(4 * rows * either, 64);
   char *memory = aligned_alloc(64, (size_t)(bytes + 2 * of_products));
   if (!memory) return 1;
   float *products = (float *)memory, *others = (float *)(memory + of_products);
   bytes = 2 * of_products;
   const void *rounded = grad, *inner_rounded = g->x;
-  if (half) {
+  if (bf16) {
     rounded = taken(memory, &bytes, M * D, 1), inner_rounded = taken(memory, &bytes, M * D, 1);
     narrow(M * D, grad, (void *)rounded);
   }
-  void *activated = taken(memory, &bytes, M * either, half);
-  void *grads = taken(memory, &bytes, M * widest, half);
+  void *activated = taken(memory, &bytes, M * either, bf16);
+  void *grads = taken(memory, &bytes, M * widest, bf16);
   for (int64_t m = 0; m < M; m += rows) {
     const int64_t R = least(rows, M - m);
-    const Factor upstream = {row_of(rounded, m * D, half), D, 0};
-    void *of_gate_up = own_row(grads, 2 * m * F, half);
+    const Factor upstream = {row_of(rounded, m * D, bf16), D, 0};
+    void *of_gate_up = own_row(grads, 2 * m * F, bf16);
     multiply(b->gemm, R, F, D, upstream, (Factor){b->down_matrix, F, 0}, 0, products);
-    swiglu_backward(R, F, row_of(b->gate_up, 2 * m * F, half), products,
-                    own_row(activated, m * F, half), of_gate_up, 0, half);
+    swiglu_backward(R, F, row_of(b->gate_up, 2 * m * F, bf16), products,
+                    own_row(activated, m * F, bf16), of_gate_up, 0, bf16);
     multiply(b->gemm, R, D, 2 * F, (Factor){of_gate_up, 2 * F, 0}, (Factor){b->gate_up_matrix, D, 0},
              0, others);
-    normalise_backward(R, D, others, row_of(b->mlp_unit, m * D, half), b->mlp_inverse + m,
+    normalise_backward(R, D, others, row_of(b->mlp_unit, m * D, bf16), b->mlp_inverse + m,
                        grad + m * D, g->x + m * D,
-                       half ? own_row((void *)inner_rounded, m * D, 1) : NULL, 0, half);
+                       bf16 ? own_row((void *)inner_rounded, m * D, 1) : NULL, 0, bf16);
   }
   multiply(b->gemm, D, F, M, (Factor){rounded, D, 1}, (Factor){activated, F, 0}, 0, g->down);
   multiply(b->gemm, 2 * F, D, M, (Factor){grads, 2 * F, 1}, (Factor){b->mlp_unit, D, 0}, 0,
@@ -754,26 +755,26 @@ INLINE int backward(const Block *b, const float *grad, const Gradients *g, const
   multiply(b->gemm, D, D, M, (Factor){inner_rounded, D, 1}, (Factor){b->mixed, D, 0}, 0, g->o);
   for (int64_t m = 0; m < M; m += rows) {
     const int64_t R = least(rows, M - m);
-    const Factor upstream = {row_of(inner_rounded, m * D, half), D, 0};
-    void *of_mixed = own_row(activated, m * D, half);
-    multiply(b->gemm, R, D, D, upstream, (Factor){b->o_matrix, D, 0}, 0, half ? products : of_mixed);
-    if (half) narrow(R * D, products, of_mixed);
+    const Factor upstream = {row_of(inner_rounded, m * D, bf16), D, 0};
+    void *of_mixed = own_row(activated, m * D, bf16);
+    multiply(b->gemm, R, D, D, upstream, (Factor){b->o_matrix, D, 0}, 0, bf16 ? products : of_mixed);
+    if (bf16) narrow(R * D, products, of_mixed);
   }
   const int failed =
       kullback_attention_backward(b->N, b->bounds, b->H, D / b->H, b->cosine, b->sine, b->qkv,
-                                  b->mixed, b->normaliser, activated, grads, half);
+                                  b->mixed, b->normaliser, activated, grads, bf16);
   if (failed) {
     free(memory);
     return 1;
   }
-  memset(own_row(grads, 3 * tokens * D, half), 0,
-         (size_t)(3 * (M - tokens) * D * (half ? 2 : 4)));
+  memset(own_row(grads, 3 * tokens * D, bf16), 0,
+         (size_t)(3 * (M - tokens) * D * (bf16 ? 2 : 4)));
   for (int64_t m = 0; m < M; m += rows) {
     const int64_t R = least(rows, M - m);
-    const Factor of_qkv = {row_of(grads, 3 * m * D, half), 3 * D, 0};
+    const Factor of_qkv = {row_of(grads, 3 * m * D, bf16), 3 * D, 0};
     multiply(b->gemm, R, D, 3 * D, of_qkv, (Factor){b->qkv_matrix, D, 0}, 0, products);
-    normalise_backward(R, D, products, row_of(b->unit, m * D, half), b->inverse + m, g->x + m * D,
-                       g->x + m * D, NULL, 0, half);
+    normalise_backward(R, D, products, row_of(b->unit, m * D, bf16), b->inverse + m, g->x + m * D,
+                       g->x + m * D, NULL, 0, bf16);
   }
   multiply(b->gemm, 3 * D, D, M, (Factor){grads, 3 * D, 1}, (Factor){b->unit, D, 0}, 0, g->qkv);
   memset(g->attention_norm, 0, sizeof(float) * (size_t)D);
@@ -786,7 +787,7 @@ INLINE int backward(const Block *b, const float *grad, const Gradients *g, const
 
 /* The gradients, from that of what kullback_block gave.  1 where there is no memory. */
 int kullback_block_backward(const Block *b, const float *grad, const Gradients *gradients) {
-  return b->half ? backward(b, grad, gradients, 1) : backward(b, grad, gradients, 0);
+  return b->bf16 ? backward(b, grad, gradients, 1) : backward(b, grad, gradients, 0);
 }
 
 /* --- cross-entropy --------------------------------------------------------------------------- */

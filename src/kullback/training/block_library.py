@@ -119,9 +119,9 @@ class BlockShape:
         """The structure ``Block`` of the C functions."""
         (M, D), F = kept.unit_MD.shape, len(weights.gate)
         sequences, bounds, heads, _, *rotation = self.positions.arguments(self.heads, D)
-        half = _is_half(kept.unit_MD)
+        bf16 = _is_bfloat16(kept.unit_MD)
         pointers = (tensor.data_ptr() for tensor in (*weights, *kept))
-        numbers = self.gemm, half, M, D, heads, F, sequences, bounds, *rotation, *pointers
+        numbers = self.gemm, bf16, M, D, heads, F, sequences, bounds, *rotation, *pointers
         return (LONG * len(numbers))(*numbers)
 
 
@@ -148,7 +148,7 @@ class BlockFunctions:
         unit_MD, inverse_M = torch.empty_like(x_MD, dtype=dtype), x_MD.new_empty(M)
         self.library.kullback_normalise(
             M, D, x_MD.data_ptr(), None if y_MD is None else y_MD.data_ptr(), eps,
-            total_MD.data_ptr(), unit_MD.data_ptr(), inverse_M.data_ptr(), _is_half(unit_MD),
+            total_MD.data_ptr(), unit_MD.data_ptr(), inverse_M.data_ptr(), _is_bfloat16(unit_MD),
         )  # fmt: skip
         return total_MD, unit_MD, inverse_M
 
@@ -162,11 +162,11 @@ class BlockFunctions:
         """The float32 gradient of what was normalised, added to `grad_MD`; and rounded as units."""
         M, D = unit_MD.shape
         out_MD = torch.empty_like(grad_MD)
-        half = _is_half(unit_MD)
-        rounded_MD = torch.empty_like(unit_MD) if half else out_MD
+        bf16 = _is_bfloat16(unit_MD)
+        rounded_MD = torch.empty_like(unit_MD) if bf16 else out_MD
         self.library.kullback_normalise_backward(
             M, D, grad_unit_MD.data_ptr(), unit_MD.data_ptr(), inverse_M.data_ptr(),
-            grad_MD.data_ptr(), out_MD.data_ptr(), rounded_MD.data_ptr(), half,
+            grad_MD.data_ptr(), out_MD.data_ptr(), rounded_MD.data_ptr(), bf16,
         )  # fmt: skip
         return out_MD, rounded_MD
 
@@ -182,7 +182,7 @@ class BlockFunctions:
         """Write each column times its weight."""
         C, D = matrix_CD.shape
         self.library.kullback_scale(
-            C, D, matrix_CD.data_ptr(), weight_D.data_ptr(), out_CD.data_ptr(), _is_half(out_CD)
+            C, D, matrix_CD.data_ptr(), weight_D.data_ptr(), out_CD.data_ptr(), _is_bfloat16(out_CD)
         )
 
     def scale_backward(
@@ -197,7 +197,7 @@ class BlockFunctions:
         out_CD = torch.empty_like(matrix_CD)
         self.library.kullback_scale_backward(
             C, D, grad_CD.data_ptr(), matrix_CD.data_ptr(), weight_D.data_ptr(),
-            out_CD.data_ptr(), grad_weight_D.data_ptr(), _is_half(grad_CD),
+            out_CD.data_ptr(), grad_weight_D.data_ptr(), _is_bfloat16(grad_CD),
         )  # fmt: skip
         return out_CD
 
@@ -205,7 +205,9 @@ class BlockFunctions:
         """silu(gate) × up of the two halves."""
         M, F = len(gate_up), gate_up.shape[1] // 2
         out_MF = gate_up.new_empty(M, F)
-        self.library.kullback_swiglu(M, F, gate_up.data_ptr(), out_MF.data_ptr(), _is_half(gate_up))
+        self.library.kullback_swiglu(
+            M, F, gate_up.data_ptr(), out_MF.data_ptr(), _is_bfloat16(gate_up)
+        )
         return out_MF
 
     def swiglu_backward(
@@ -215,7 +217,7 @@ class BlockFunctions:
         grads, out_MF = torch.empty_like(gate_up), torch.empty_like(grad_MF)
         self.library.kullback_swiglu_backward(
             *grad_MF.shape, gate_up.data_ptr(), grad_MF.data_ptr(), out_MF.data_ptr(),
-            grads.data_ptr(), _is_half(gate_up),
+            grads.data_ptr(), _is_bfloat16(gate_up),
         )  # fmt: skip
         return grads, out_MF
 
@@ -232,7 +234,7 @@ class BlockFunctions:
         normaliser_HM = qkv_MC.new_empty(heads, M, dtype=torch.float32)
         failed = self.library.kullback_attention(
             *positions.arguments(heads, D // heads), qkv_MC.data_ptr(), out_MD.data_ptr(),
-            normaliser_HM.data_ptr(), _is_half(qkv_MC),
+            normaliser_HM.data_ptr(), _is_bfloat16(qkv_MC),
         )  # fmt: skip
         _check_memory(failed)
         out_MD[positions.tokens :] = 0.0
@@ -252,7 +254,7 @@ class BlockFunctions:
         failed = self.library.kullback_attention_backward(
             *positions.arguments(heads, out_MD.shape[1] // heads), qkv_MC.data_ptr(),
             out_MD.data_ptr(), normaliser_HM.data_ptr(), grad_MD.data_ptr(), grads_MC.data_ptr(),
-            _is_half(qkv_MC),
+            _is_bfloat16(qkv_MC),
         )  # fmt: skip
         _check_memory(failed)
         grads_MC[positions.tokens :] = 0.0
@@ -313,7 +315,7 @@ class BlockFunctions:
         )  # fmt: skip
 
 
-def _is_half(x: Tensor) -> bool:
+def _is_bfloat16(x: Tensor) -> bool:
     return x.dtype == torch.bfloat16
 
 
