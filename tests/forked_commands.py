@@ -52,6 +52,15 @@ for line in sys.stdin:
     print(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), flush=True)
 """
 
+#: What is kept after seconds is kept at once, so that a kill finds it in every state.
+OFTEN = """
+import kullback.comparison.kept_pass, kullback.evaluation.token_records_writer
+import kullback.predictions.kept_columns
+kullback.comparison.kept_pass.SECONDS_WORTH_KEEPING = 0.0
+kullback.evaluation.token_records_writer.SECONDS_PER_SAVE = 0.05
+kullback.predictions.kept_columns.SECONDS_PER_SAVE = 0.05
+"""
+
 
 class ForkedCommands:
     """A context manager; `run` starts one command at a time.
@@ -86,11 +95,12 @@ class ForkedCommands:
         output: Path,
         environment: dict[str, str],
         seconds: float | None = None,
+        interrupted: bool = False,
     ) -> bool:
         """Run a command in `folder`; kill it after some seconds.  Whether it ended before.
 
         What it prints goes to the file `output`.  An `AssertionError` has what it said where it
-        ended with another code than 0.
+        ended with another code than 0, or than 130 where it may be `interrupted` by itself.
         """
         errors = output.with_suffix(".errors")
         request = {
@@ -104,7 +114,7 @@ class ForkedCommands:
             with contextlib.suppress(ProcessLookupError):  # it ended in this moment
                 os.kill(process, signal.SIGKILL)
         code = self._line()
-        assert code in (0, -signal.SIGKILL), errors.read_text()
+        assert code in (0, -signal.SIGKILL, *([130] if interrupted else [])), errors.read_text()
         return code == 0
 
     def _line(self) -> int:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from safetensors import safe_open
 
-from forked_commands import ForkedCommands
+from forked_commands import OFTEN, ForkedCommands
 from kullback.cli import main
 from tiny_runs import WEATHER, metrics_but_times
 
@@ -30,16 +30,13 @@ COMMANDS = {
     "record exact": "record m --text b.txt --window 16 --distributions exact -o {out}/r.rec",
     "record top-k": "record m --text b.txt --window 16 --distributions top-k -o {out}/k.rec",
     "compare": "compare m --schemes int8,int4-g32 --text b.txt --window 16 --json",
+    "evaluate streamed": "evaluate m --text b.txt --window 16 --stream --records {out}/r.parquet",
+    "record streamed": (
+        "record m --text b.txt --window 16 --stream --distributions exact -o {out}/r.rec"
+    ),
+    "compare streamed": "compare m n --text b.txt --window 16 --stream --json",
     "quantise": "quantise m --scheme int8 -o {out}/q",
 }
-#: What is kept after seconds is kept at once, so that a kill finds it in every state.
-OFTEN = """
-import kullback.comparison.kept_pass, kullback.evaluation.token_records_writer
-import kullback.predictions.kept_columns
-kullback.comparison.kept_pass.SECONDS_WORTH_KEEPING = 0.0
-kullback.evaluation.token_records_writer.SECONDS_PER_SAVE = 0.05
-kullback.predictions.kept_columns.SECONDS_PER_SAVE = 0.05
-"""
 
 
 @pytest.fixture(scope="module")
@@ -50,8 +47,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "a.txt").write_text(" ".join(sentences))
     (folder / "b.txt").write_text(" ".join(sentences[:60]))
     (folder / "w.toml").write_text(WEATHER)
-    command = f"train --steps 2 {TINY} --vocabulary 300 --context 32"
-    assert main([*command.split(), "--text", str(folder / "a.txt"), "-o", str(folder / "m")]) == 0
+    command = f"train --steps 2 {TINY} --vocabulary 300 --context 32 --text {folder / 'a.txt'}"
+    for name, seed in (("m", 0), ("n", 1)):
+        assert main([*command.split(), "--seed", str(seed), "-o", str(folder / name)]) == 0
     return folder
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -48,3 +50,15 @@ def test_a_full_disk_is_said_before_anything_is_computed(monkeypatch: pytest.Mon
     monkeypatch.setattr(hidden_states.os, "posix_fallocate", full)
     with pytest.raises(RunError, match="TMPDIR"):
         HiddenStates([(1, 3)], (4,), torch.float32, CPU, "disk")
+
+
+def test_a_disk_that_fills_up_is_the_same_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a file system that promises space which it does not have."""
+
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    hidden = HiddenStates([(1, 3)], (4,), torch.float32, CPU, "disk")
+    monkeypatch.setattr(os, "pwrite", full)
+    with pytest.raises(RunError, match=r"0\.0 MB.*No space left.*TMPDIR"):
+        hidden[0] = torch.zeros(1, 3, 4)

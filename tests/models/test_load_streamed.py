@@ -9,8 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import PreTrainedModel
 
 from kullback.errors import InvalidValueError
+from kullback.models import load_streamed as module
+from kullback.models.layer_probe import Layers
 from kullback.models.load_streamed import check_streamable, load_streamed
 from swept_architectures import tiny
 from tiny_architectures import saved_model
@@ -90,3 +93,20 @@ def test_weights_without_a_place_are_noted(tmp_path: Path) -> None:
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
     model = load_streamed(str(folder))
     assert any("no place" in note for note in model.notes)
+
+
+def test_transformers_is_not_heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the first call of some models it advises to install kernels."""
+    from transformers.utils import logging
+
+    heard: list[int] = []
+    own = module.find_layers
+
+    def noted(model: PreTrainedModel) -> Layers:
+        heard.append(logging.get_verbosity())
+        return own(model)
+
+    monkeypatch.setattr(module, "find_layers", noted)
+    logging.set_verbosity(logging.WARNING)
+    load_streamed(str(saved_model("llama", tmp_path)))
+    assert (heard, logging.get_verbosity()) == ([logging.ERROR], logging.WARNING)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
+from kullback.errors import RunError
 from kullback.models import stream_plan
 from kullback.models.stream_plan import Plan, Sizes, estimated_seconds
 
@@ -31,6 +34,18 @@ def test_what_is_announced(monkeypatch: pytest.MonkeyPatch) -> None:
     text = Plan.of(SIZES, CPU).announcement("big", 32, 1000, 600.0)
     for part in ("big", "32", "60.0 GB", "4.0 GB", "4.0 GB in a temporary file", "10 minutes"):
         assert part in text
+
+
+def test_where_nothing_is_kept_on_disk_no_folder_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system may have none for temporary files."""
+
+    def missing() -> Path:
+        raise RunError("no folder for temporary files")
+
+    monkeypatch.setattr(stream_plan, "temporary_folder", missing)
+    assert "in memory" in Plan(SIZES, "memory", True).announcement("big", 32, 1000, 1.0)
+    with pytest.raises(RunError):
+        Plan(SIZES, "disk", True).announcement("big", 32, 1000, 1.0)
 
 
 def test_more_tokens_take_longer() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -197,6 +198,31 @@ def test_a_layer_of_nan_is_named(tmp_path: Path) -> None:
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
     with pytest.raises(InvalidValueError, match=r"layer 1 of .*leave out --stream"):
         streamed(folder)
+
+
+@pytest.mark.parametrize("change", ["cut short", "deleted"])
+def test_a_file_that_changes_while_the_text_passes(
+    change: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that is written to is named; one that is deleted is open, and read to its end."""
+    folder = saved_model("llama", tmp_path)
+    expected, path = logits(streamed(folder), 0), folder / "model.safetensors"
+    monkeypatch.setattr(stream_plan, "available_memory", lambda: 1000)  # nothing is read ahead
+    model, own = load_streamed(str(folder)), LayerStream.layer
+    model.progress = Notes()
+
+    def changed(self: LayerStream, i: int, *arguments: Tensor) -> Tensor:
+        if path.exists():
+            os.truncate(path, 1000) if change == "cut short" else path.unlink()
+        return own(self, i, *arguments)
+
+    monkeypatch.setattr(LayerStream, "layer", changed)
+    if change == "deleted":
+        model.prepare(ids(), 2)
+        assert torch.equal(logits(model, 0), expected)
+        return
+    with pytest.raises(InvalidValueError, match=r"model\.safetensors was changed"):
+        model.prepare(ids(), 2)
 
 
 def test_the_fingerprint_follows_the_files(tmp_path: Path) -> None:

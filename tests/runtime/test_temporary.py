@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -56,3 +57,12 @@ def test_a_file_is_opened_by_another():
             TemporaryBytes.opened(shared._replace(inode=shared.inode + 1))
         with pytest.raises(RunError, match="cannot be opened"):
             TemporaryBytes.opened(shared._replace(path="/proc/self/fd/99999"))
+
+
+def test_no_folder_at_all_is_one_sentence(monkeypatch):
+    """With the remedy."""
+    monkeypatch.setenv("TMPDIR", "/nowhere")
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: ["/nowhere"])
+    with pytest.raises(RunError, match=r"temporary files .* set TMPDIR"):
+        temporary_folder()

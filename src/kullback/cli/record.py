@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from kullback.cli.output import print_document, print_line, terminal_progress
 from kullback.cli.parsing import add_command, add_force, given, number, output_name
-from kullback.cli.text_options import add_text_options, text_options
+from kullback.cli.text_options import add_stream, add_text_options, text_options
 from kullback.errors import InvalidValueError
 from kullback.runtime.contents import FileKind
 from kullback.runtime.outputs import Output, check_outputs
@@ -27,6 +27,7 @@ def add(commands: Commands) -> None:
         "kullback record FOLDER --text book.txt --distributions exact -o book.rec",
         "kullback record FOLDER --text book.txt --distributions top-k -k 64 -o book.rec",
         "kullback record FOLDER --text book.txt --format llama.cpp -o book.kld",
+        "kullback record LARGE --text book.txt --stream --distributions exact -o book.rec",
         "kullback compare book.rec FOLDER@int8 --text book.txt",
         notes=(
             "\nWithout --distributions: token records, at most 64 bytes a token, as Parquet;\n"
@@ -54,6 +55,7 @@ def add(commands: Commands) -> None:
     )  # fmt: skip
     add_force(record, "a recording or records")
     add_text_options(record)
+    add_stream(record)
     record.add_argument("--verbose", action="store_true", help="print the seconds of each stage")
 
 

@@ -108,11 +108,22 @@ def _planned(
 
     Whether windows share batches is tried by rank 0, where the memory may be another's.
     """
-    n_inputs_W, budget = tokenized.windows.read(), token_budget(*predictors)
 
     def sharing(longest: int) -> Sharing:
         return processes.decide(lambda: joint_sharing(longest, *predictors))
 
+    return _prepared(tokenized, predictors, first_window, is_alone, sharing)
+
+
+def _prepared(
+    tokenized: TokenizedText,
+    predictors: tuple[Predictor, ...],
+    first_window: int,
+    is_alone: bool,
+    sharing: Callable[[int], Sharing],
+) -> tuple[list[PlannedBatch], int]:
+    """As `_planned`, with what `sharing` allows."""
+    n_inputs_W, budget = tokenized.windows.read(), token_budget(*predictors)
     while True:
         plan = plan_batches(n_inputs_W, budget, sharing)
         # It depends on all windows, not on those left to do: where a run resumes, the same cores
@@ -133,7 +144,8 @@ def window_predictions(
     """The number and the predictions of each window, in order, from `first_window` on.
 
     Windows share the batches of `batched_rows`, if the model has a head: else they are read one by
-    one, since others wait for their turn and each takes V numbers a row.  Raises as it does.
+    one, since others wait for their turn and each takes V numbers a row.  A streamed model has read
+    them before the first is given.  Raises as it does.
     """
 
     def sharing(longest: int) -> Sharing:
@@ -145,11 +157,11 @@ def window_predictions(
 
     check_float32_products(predictor.device)
     n_inputs_W = tokenized.windows.read()
-    plan = plan_batches(n_inputs_W, token_budget(predictor), sharing)
+    planned, _ = _prepared(tokenized, (predictor,), first_window, True, sharing)
     reader = _Reader(start, tokenized, (predictor,), n_inputs_W, limit or BatchLimit())
     waiting: dict[int, Callable[[], Predictions]] = {}
-    for planned in plan.from_window(first_window):
-        for part_N, finish in reader.parts(planned.numbers_N):
+    for batch in planned:
+        for part_N, finish in reader.parts(batch.numbers_N):
             waiting |= _by_window(finish(), part_N, tokenized, predictor.device)
             del finish  # which keeps the hidden states of the batch on the device
         while first_window in waiting:
@@ -165,13 +177,16 @@ def _by_window(
 ) -> dict[int, Callable[[], Predictions]]:
     """What gives the predictions of each window of a batch, by its number."""
     numbers = numbers_N.tolist()
-    if len(numbers) == 1 or not isinstance(predictions, FactoredPredictions):
-        assert len(numbers) == 1, "other forms are read a window at a time"
+    if len(numbers) == 1:
         return {numbers[0]: lambda: predictions}
+    sizes = [len(tokenized.windows[number]) for number in numbers]
+    if not isinstance(predictions, FactoredPredictions):  # of a streamed model without a head
+        rows = torch.arange(len(predictions), device=device).split(sizes)
+        return {
+            n: partial(predictions.select, rows_m) for n, rows_m in zip(numbers, rows, strict=True)
+        }
     head = predictions.head
-    parts = torch.split(
-        predictions.hidden_on_host(), [len(tokenized.windows[number]) for number in numbers]
-    )
+    parts = torch.split(predictions.hidden_on_host(), sizes)
 
     def of_part(hidden_mD: Float[torch.Tensor, "m D"]) -> Predictions:
         return FactoredPredictions(at_least_float32(hidden_mD.to(device)), head)

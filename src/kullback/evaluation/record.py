@@ -65,6 +65,7 @@ def record(
     device_map: DeviceMap | None = None,
     trust_remote_code: bool = False,
     backend: Backend | None = None,
+    stream: bool = False,
     force: bool = False,
     progress: Progress | None = None,
 ) -> RecordingResult | NonZeroRank:
@@ -73,9 +74,9 @@ def record(
     Without `distributions`: token records, at most 64 bytes a token, as Parquet.  "exact" keeps
     hidden states and the head, from which every KL can be computed; "top-k" keeps `k` probabilities
     a token (64), from which it is only bounded.  A killed run resumes.  The format "llama.cpp" is
-    that of ``llama-perplexity --kl-divergence-base``, with its protocol; it does not resume.  An
-    existing file of another kind is replaced only with `force`.  The other options are those of
-    `kullback.evaluate`.
+    that of ``llama-perplexity --kl-divergence-base``, with its protocol; it does not resume, and
+    cannot `stream`.  An existing file of another kind is replaced only with `force`.  The other
+    options are those of `kullback.evaluate`.
     (As many as the protocol and the arithmetic have parts, which also makes it long.)
 
     Raises `InvalidValueError` for a text, protocol, model or file name that does not fit,
@@ -89,22 +90,29 @@ def record(
     options = PassOptions(
         field=field, protocol=protocol, window=window, stride=stride, bos=bos, joined=joined,
         special_tokens=special_tokens, dtype=dtype, device=device, device_map=device_map,
-        trust_remote_code=trust_remote_code, backend=backend,
+        trust_remote_code=trust_remote_code or None, backend=backend, stream=stream or None,
     )  # fmt: skip
     options.check_backend(model)
     options.check_device(model)
     options.check_spread(model)
+    options.check_stream(model)
+    if stream and format is not None:
+        raise InvalidValueError(
+            f"stream (--stream) does not go with format {format} (--format), which reads windows "
+            "one by one: record distributions (--distributions exact), or leave out --stream"
+        )
     progress = progress or Progress()
     cut = options.to_protocol()
     if format is not None:
         cut = as_llama_cpp(cut, protocol is not None)
     documents = options.documents(text, progress)
     with process_group() as processes, _alone(path, kind, processes):
+        options.check_processes(processes)
         # Before a model is loaded that this process would not use.
         if kind != "records" and not processes.is_rank_zero:
             return NonZeroRank(rank=processes.rank, world_size=processes.world_size)
         progress.stage(f"loading {model_name(model)}")
-        remedy = memory_remedies([model], vars(options), streams=False)
+        remedy = memory_remedies([model], vars(options), streams=format is None)
         sized = options.load(model, progress=progress, remedy=remedy)
         if kind == "records":
             task = TextTask(records=path, what="recording")

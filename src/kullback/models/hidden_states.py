@@ -81,9 +81,12 @@ class HiddenStates:
             return
         assert self._descriptor is not None
         rest, place = memoryview(tensor_bytes(hidden_NTD)), first * self._row_bytes
-        while rest:
-            count = os.pwrite(self._descriptor, rest, place)
-            rest, place = rest[count:], place + count
+        try:
+            while rest:
+                count = os.pwrite(self._descriptor, rest, place)
+                rest, place = rest[count:], place + count
+        except OSError as error:  # of a file system that promises no space
+            raise _full(int(self._first[-1]) * self._row_bytes, error) from None
 
     def close(self) -> None:
         """Give the memory or the file back."""
@@ -110,9 +113,13 @@ def _file(size: int) -> int:
             os.close(descriptor)
             raise
     except OSError as error:
-        raise RunError(
-            f"the hidden states between layers take {size / 1e9:,.1f} GB, and {folder} cannot hold "
-            f"them ({error.strerror}): set TMPDIR to a folder with more space, or give a shorter "
-            "text"
-        ) from None
+        raise _full(size, error) from None
     return descriptor
+
+
+def _full(size: int, error: OSError) -> RunError:
+    return RunError(
+        f"the hidden states between layers take {size / 1e6:,.1f} MB, and {temporary_folder()} "
+        f"cannot hold them ({error.strerror}): set TMPDIR to a folder with more space, or give a "
+        "shorter text"
+    )

@@ -18,6 +18,7 @@ from kullback.models.load import torch_dtype
 from kullback.models.locate import locate
 from kullback.models.placement import Place
 from kullback.models.quantized import split_scheme
+from kullback.models.quiet import quiet_transformers
 from kullback.models.streamed import StreamedModel
 from kullback.models.streamed_weights import StreamedWeights, streaming_class
 
@@ -74,11 +75,13 @@ def load_streamed(
     loaded = load_pretrained(location, dtype, False, place=Place(device), loader=loader)
     with explained(location, "tokenizer"):
         tokenizer = text_tokenizer(location, loaded.tokenizer)
-    try:
-        layers = find_layers(loaded.model)
-    except Unstreamable as reason:
-        raise not_streamed(name, str(reason)) from reason
-    longest = getattr(loaded.tokenizer, "model_max_length", None)
-    return StreamedModel(
-        location, loaded.model, layers, opened[0], tokenizer, longest, loaded.notes
-    )
+    # At the first call it advises to install kernels, which would not be used.
+    with quiet_transformers():
+        try:
+            layers = find_layers(loaded.model)
+        except Unstreamable as reason:
+            raise not_streamed(name, str(reason)) from reason
+        longest = getattr(loaded.tokenizer, "model_max_length", None)
+        return StreamedModel(
+            location, loaded.model, layers, opened[0], tokenizer, longest, loaded.notes
+        )

@@ -70,16 +70,14 @@ class Plan:
 
     def announcement(self, name: str, layers: int, tokens: int, seconds: float) -> str:
         """What the user should know before it starts."""
-        places = {
-            "device": "on the device",
-            "memory": "in memory",
-            "disk": f"in a temporary file in {temporary_folder()}, removed at the end",
-        }
+        place = {"device": "on the device", "memory": "in memory"}.get(self.place)
+        if place is None:
+            place = f"in a temporary file in {temporary_folder()}, removed at the end"
         held = self.sizes.weights + (self.sizes.stored_layer if self.ahead else 0)
         return (
             f"{name} is read layer by layer, {layers} of them: {_size(self.sizes.read)} of weights "
             f"from disk, at most {_size(held)} of them in memory at a time; the hidden states of "
-            f"{tokens:,} tokens take {_size(self.sizes.hidden)} {places[self.place]}; about "
+            f"{tokens:,} tokens take {_size(self.sizes.hidden)} {place}; about "
             f"{_duration(seconds)}"
         )
 

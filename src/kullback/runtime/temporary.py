@@ -30,6 +30,8 @@ def shares_files() -> bool:
 def temporary_folder() -> Path:
     """TMPDIR where it is set, else /var/tmp, which is on a disk where /tmp may be in memory.
 
+    Raises `RunError` where nothing can be written to any folder of temporary files.
+
     >>> temporary_folder().is_dir()
     True
     """
@@ -37,7 +39,12 @@ def temporary_folder() -> Path:
         disk = Path("/var/tmp")
         if disk.is_dir() and os.access(disk, os.W_OK | os.X_OK):
             return disk
-    return Path(tempfile.gettempdir())
+    try:
+        return Path(tempfile.gettempdir())
+    except OSError:
+        raise RunError(
+            "no folder for temporary files can be written to: set TMPDIR to one that can"
+        ) from None
 
 
 class TemporaryBytes:
