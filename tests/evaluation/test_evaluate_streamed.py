@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,12 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from kullback.errors import InvalidValueError
+from kullback.errors import InvalidValueError, RunError
 from kullback.evaluation import predictors
+from kullback.evaluation.batches import Batch
 from kullback.evaluation.evaluate import evaluate
 from kullback.models.streamed import StreamedModel
+from kullback.predictions.base import Predictions
 from kullback.results.evaluation import Evaluation
 
 
@@ -65,6 +68,33 @@ def test_windows_share_batches_as_in_the_whole_model(
     assert max(shape[0] for shape in shapes) > 4
     columns = [pq.read_table(tmp_path / name).to_pydict() for name in ("a.parquet", "b.parquet")]
     assert columns[0] == columns[1]
+
+
+@pytest.mark.parametrize("failures", [1, 1000])
+def test_a_batch_that_does_not_fit_is_not_cut(
+    failures: int, tiny_llama_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    recwarn: pytest.WarningsRecorder,
+) -> None:  # fmt: skip
+    """The layers have read it whole: it is tried again beside no other one, then that is said."""
+    rows = [{"text": f"a quick brown fox {i}"} for i in range(10)]
+    text = tmp_path / "rows.jsonl"
+    text.write_text("\n".join(map(json.dumps, rows)))
+    expected = measured(tiny_llama_folder, text, stream=True)
+    own = predictors.ModelPredictor.predictions
+    calls = itertools.count()
+
+    def failing(self: predictors.ModelPredictor, batch: Batch) -> Predictions:
+        assert len(batch.windows) == 10
+        if next(calls) < failures:
+            raise MemoryError
+        return own(self, batch)
+
+    monkeypatch.setattr(predictors.ModelPredictor, "predictions", failing)
+    if failures > 1:
+        with pytest.raises(RunError, match=r"memory is too small .*--window"):
+            measured(tiny_llama_folder, text, stream=True)
+        return
+    assert measured(tiny_llama_folder, text, stream=True).measures == expected.measures
 
 
 def test_a_killed_run_resumes_after_its_rows(

@@ -25,6 +25,7 @@ from kullback.evaluation.predictors import (
     ModelPredictor,
     Predictor,
     is_exclusive,
+    is_streamed,
     joint_sharing,
     prepare,
     token_budget,
@@ -181,7 +182,7 @@ def _by_window(
         return {numbers[0]: lambda: predictions}
     sizes = [len(tokenized.windows[number]) for number in numbers]
     if not isinstance(predictions, FactoredPredictions):  # of a streamed model without a head
-        rows = torch.arange(len(predictions), device=device).split(sizes)
+        rows = torch.split(torch.arange(len(predictions), device=device), sizes)
         return {
             n: partial(predictions.select, rows_m) for n, rows_m in zip(numbers, rows, strict=True)
         }
@@ -243,7 +244,7 @@ class _Reader(Generic[Value]):
         for part_N in self._cut(numbers_N):
             with self.limit.turns.shared() as turn:
                 started = self._attempt(part_N, first_row)
-            if started is None and len(part_N) > 1:
+            if started is None and len(part_N) > 1 and not any(map(is_streamed, self.predictors)):
                 self._free()
                 self.limit.lower(padded_tokens(part_N, self.n_inputs_W) // 2)
                 yield from self.parts(part_N, first_row)
@@ -251,15 +252,19 @@ class _Reader(Generic[Value]):
             yield part_N, started or self._started_alone(part_N, first_row, turn.most)
 
     def _started_alone(
-        self, numbers_N: Int[np.ndarray, "1"], first_row: int, together: int
+        self, numbers_N: Int[np.ndarray, "N"], first_row: int, together: int
     ) -> Callable[[], Value]:
-        """Start a window that did not fit beside what other threads read, `together` with it."""
+        """Start a window that did not fit beside what other threads read, `together` with it.
+
+        Of a streamed model, which has read its batches, a batch.
+        """
         with self.limit.turns.alone():
             self._free()
             started = self._attempt(numbers_N, first_row)
         if started is None:
             # From an error without torch's own, whose traceback keeps tensors.
-            raise RunError(self._too_long(int(self.n_inputs_W[numbers_N[0]]))) from MemoryError()
+            longest = int(self.n_inputs_W[numbers_N].max())
+            raise RunError(self._too_long(longest)) from MemoryError()
         if together > 1:
             self.limit.lower(at_once=together // 2)
         return started

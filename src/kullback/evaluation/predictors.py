@@ -23,6 +23,7 @@ __all__ = [
     "Predictor",
     "inputs_at_once",
     "is_exclusive",
+    "is_streamed",
     "joint_sharing",
     "parts_of",
     "predict_rows",
@@ -112,6 +113,11 @@ def prepare(predictor: Predictor, inputs: Sequence[Int[np.ndarray, "N T"]], at_o
     """
     models = [part for part in parts_of(predictor) if isinstance(part, StreamedModel)]
     return all(model.prepare(inputs, at_once) for model in models)
+
+
+def is_streamed(predictor: object) -> bool:
+    """Whether it is, or reads, a model that knows the batches of its text, and not their parts."""
+    return any(isinstance(part, StreamedModel) for part in parts_of(predictor))
 
 
 def is_exclusive(predictor: object) -> bool:
