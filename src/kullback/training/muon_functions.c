@@ -19,8 +19,9 @@ enum { LANES = 16, ROWS = 8 };
 #else
 enum { LANES = 8, ROWS = 4 };
 #endif
-/* PART: rows of a symmetric product that are computed at a time, from its diagonal to the left. */
-enum { SIDE = 16, STEPS = 5, PART = 96 };
+/* FLOAT_PART, HALF_PART: rows of a symmetric product of either type that are computed at a time,
+   from its diagonal to the left; fewer are fewer operations, and slower ones. */
+enum { SIDE = 16, STEPS = 5, FLOAT_PART = 64, HALF_PART = 96 };
 
 typedef float vf __attribute__((vector_size(4 * LANES)));
 typedef uint32_t vu __attribute__((vector_size(4 * LANES)));
@@ -111,8 +112,9 @@ static void multiply(Gemm gemm, int64_t R, int64_t C, int64_t inner, Operand a, 
 /* out = alpha a b + beta out, which is symmetric, of operands whose numbers have so many bytes. */
 static void symmetric(Gemm gemm, int64_t bytes, int64_t side, int64_t inner, Operand a, Operand b,
                       float alpha, float beta, float *out) {
-  for (int64_t first = 0; first < side; first += PART) {
-    const int64_t end = least(first + PART, side);
+  const int64_t part = bytes == 2 ? HALF_PART : FLOAT_PART;
+  for (int64_t first = 0; first < side; first += part) {
+    const int64_t end = least(first + part, side);
     Operand rows = a;
     rows.x = (const char *)a.x + bytes * first * (a.transposed ? 1 : a.row);
     multiply(gemm, end - first, end, inner, rows, b, alpha, beta, out + first * side, side);
