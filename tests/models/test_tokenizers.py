@@ -142,3 +142,16 @@ def test_the_tokenizer_of_a_pair_is_used_with_a_note(tmp_path):
     theirs.backend_tokenizer.normalizer = normalizers.Lowercase()
     (note,) = tokenizer_of_pair(theirs).notes
     assert "tokenizer.json" in note
+
+
+def test_a_file_that_transformers_follows_is_made_into_one_tokenizer(tmp_path, monkeypatch):
+    """The second takes a second where the vocabulary is large, and would be the same."""
+    location = saved(tmp_path / "m", trained(), "llama", tokenizer_class="PreTrainedTokenizerFast")
+    made = []
+    init = TextTokenizer.__init__
+    monkeypatch.setattr(
+        TextTokenizer, "__init__", lambda self, *given: made.append(init(self, *given))
+    )
+    tokenizer = loaded(location)
+    assert len(made) == 1
+    assert tokenizer.encode(HARD).ids.tolist() == trained().encode(HARD).ids

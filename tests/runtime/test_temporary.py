@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import threading
 from pathlib import Path
 
 import pytest
@@ -66,3 +67,22 @@ def test_no_folder_at_all_is_one_sentence(monkeypatch):
     monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: ["/nowhere"])
     with pytest.raises(RunError, match=r"temporary files .* set TMPDIR"):
         temporary_folder()
+
+
+def test_a_thread_reads_what_another_appends_to() -> None:
+    """In memory and across the limit: what is read is what was there."""
+    stored, block = TemporaryBytes(limit=40_000), bytes(range(100))
+    wrong: list[int] = []
+
+    def read() -> None:
+        while (size := len(stored)) < 80_000:
+            size -= size % 100
+            if stored.read(0, size) != block * (size // 100):
+                wrong.append(size)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for _ in range(800):
+        stored.append(block)
+    reader.join()
+    assert not wrong

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from kullback.text.special_tokens import BOS, EOS
-from kullback.text.tokenizer_file import MOST_TOKENS, read_tokenizer
-from kullback.text.tokenizer_training import word_tokenizer
+from kullback.text.tokenizer_file import MOST_TOKENS, described, read_tokenizer
+from kullback.text.tokenizer_training import train_tokenizer, word_tokenizer
 
 TOKENIZER = word_tokenizer([BOS, EOS, "a", "b"])
 
@@ -47,3 +47,13 @@ def test_a_pipe_is_an_error_of_the_system(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "tokenizer.json")
     with pytest.raises(OSError, match="named pipe"):
         read_tokenizer(tmp_path / "tokenizer.json")
+
+
+def test_a_description_is_that_of_the_file_without_the_vocabulary() -> None:
+    """`described` says what the whole JSON says, of all but the vocabulary and the merges."""
+    tokenizer = train_tokenizer(["a b ab abc abcd"], 262)
+    whole = json.loads(tokenizer.to_str())
+    about = described(tokenizer.to_str())
+    assert about["model"].keys() == whole["model"].keys() - {"vocab", "merges"}
+    assert all(whole["model"][key] == value for key, value in about["model"].items())
+    assert all(whole[part] == about[part] for part in ("normalizer", "pre_tokenizer", "decoder"))

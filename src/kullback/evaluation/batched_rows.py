@@ -93,7 +93,7 @@ def batched_rows(
             group = _Group(tokenized, batch.group, first_window)
         done += int(scored_W[batch.numbers_N[batch.numbers_N >= first_window]].sum())
         ready = group.add(batch.numbers_N, rows)
-        progress(done, len(tokenized))
+        progress(done, tokenized.total)
         if ready is not None:
             yield ready
 

@@ -21,7 +21,15 @@ from jaxtyping import Int
 from kullback.models.interface import Sharing
 from kullback.text.windows import Window
 
-__all__ = ["Batch", "BatchPlan", "PlannedBatch", "cut", "padded_tokens", "plan_batches"]
+__all__ = [
+    "Batch",
+    "BatchPlan",
+    "PlannedBatch",
+    "cut",
+    "padded_tokens",
+    "plan_batches",
+    "windows_of_whole_groups",
+]
 
 # Batches of a full budget in a group, and tokens: enough for lengths that hardly differ within a
 # batch, few enough for a group to take seconds.
@@ -141,10 +149,22 @@ def padded_tokens(numbers_N: Int[np.ndarray, "N"], n_inputs_W: Int[np.ndarray, "
     return len(numbers_N) * int(n_inputs_W[numbers_N[-1]])
 
 
-def _batches(n_inputs_W: Int[np.ndarray, "W"], budget: int, sharing: Sharing) -> list[PlannedBatch]:
+def windows_of_whole_groups(n_inputs_W: Int[np.ndarray, "W"], budget: int) -> int:
+    """How many of the first windows of a text are in groups that end before the last of these."""
+    group_W = _groups(n_inputs_W, budget)
+    return int(np.searchsorted(group_W, group_W[-1])) if len(group_W) else 0
+
+
+def _groups(n_inputs_W: Int[np.ndarray, "W"], budget: int) -> Int[np.ndarray, "W"]:
+    """The number of each window's group."""
     ends_W = np.cumsum(n_inputs_W)
     group_tokens = max(budget, min(BATCHES_A_GROUP * budget, TOKENS_A_GROUP))
-    group_W = (ends_W - n_inputs_W) // group_tokens
+    group_W: Int[np.ndarray, "W"] = (ends_W - n_inputs_W) // group_tokens
+    return group_W
+
+
+def _batches(n_inputs_W: Int[np.ndarray, "W"], budget: int, sharing: Sharing) -> list[PlannedBatch]:
+    group_W = _groups(n_inputs_W, budget)
     edges = np.flatnonzero(np.diff(group_W, prepend=-1, append=-1))
     planned = []
     for begin, end in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -18,13 +18,13 @@ __all__ = ["kept_rows"]
 
 @contextmanager
 def kept_rows(
-    path: Path | None, metadata: RecordsMetadata, records: RecordColumns, total: int
+    path: Path | None, metadata: RecordsMetadata, records: RecordColumns, size: Callable[[], str]
 ) -> Iterator[RecordsWriter | None]:
     """The writer of the rows, with those that are there already; None where none is needed.
 
     With `path` it writes that file.  Without, there is a writer only where an earlier run of the
     same fingerprint was interrupted; where this one is, or its device fails, `records` are kept for
-    the next.
+    the next.  `size` says how many rows all are, for the note on that.
     """
     try:
         if path is not None:
@@ -38,7 +38,7 @@ def kept_rows(
     except STOPS as interruption:
         place = "" if path is None else f" beside {path}"
         if len(records) and (path is not None or _keep(metadata, records)):
-            interruption.add_note(f"{len(records):,} of {total:,} tokens are kept{place}")
+            interruption.add_note(f"{len(records):,} of {size()} tokens are kept{place}")
         raise
 
 

@@ -24,6 +24,7 @@ from kullback.evaluation.passes import Batch, BatchLimit, ModelPredictor, Tokeni
 from kullback.evaluation.predictors import inputs_at_once, prepare
 from kullback.evaluation.recorded_pass import RecordedPass, record_pass
 from kullback.evaluation.temperature import TemperatureFit, fit_temperature, tempered_nll
+from kullback.evaluation.text_ahead import TextAhead
 from kullback.models.interface import TextModel
 from kullback.predictions.base import Predictions
 from kullback.results.build import curve
@@ -82,18 +83,19 @@ def evaluate_text(
     rank_zero = processes.is_rank_zero
     weights = in_background(model.weights_fingerprint) if rank_zero else model.weights_fingerprint
     progress.part("cutting the text into tokens")
-    tokenized = TokenizedText.of(
-        documents, protocol, model.tokenizer, model.context, progress, processes
-    )
-    check_same_tokens(processes, tokenized)
-    identity = model_fingerprint(model, documents, tokenized, weights)
-    progress.stage(f"{task.what} {model.name} on {model.device.type}")
-    limit = BatchLimit()
-    recorded = record_pass(
-        model, tokenized, identity, task.records, processes, progress, task.passages, limit
-    )
+    with TextAhead.of(documents, protocol, model, progress, processes) as text:
+        text.begin()
+        if processes.world_size > 1:
+            check_same_tokens(processes, text.whole)
+        identity = model_fingerprint(model, documents, text, weights)
+        progress.stage(f"{task.what} {model.name} on {model.device.type}")
+        limit = BatchLimit()
+        recorded = record_pass(
+            model, text, identity, task.records, processes, progress, task.passages, limit
+        )
     if recorded is None:
         return NonZeroRank(rank=processes.rank, world_size=processes.world_size)
+    tokenized = recorded.tokenized
     progress.part("measures and intervals")
     measured = measure_text(recorded)
     notes = [*model.notes, *coverage_notes(tokenized), *limit.notes]
@@ -181,7 +183,7 @@ def _reliability(calibration: Calibration) -> tuple[ReliabilityBin, ...]:
 def model_fingerprint(
     model: TextModel,
     documents: Sequence[Document],
-    tokenized: TokenizedText,
+    tokenized: TokenizedText | TextAhead,
     weights: Callable[[], str] | None = None,
 ) -> Fingerprint:
     """The fingerprint of what `model` predicts of `documents` under the text's protocol.

@@ -62,7 +62,7 @@ def token_rows(
 
     def start(batch: Batch) -> Callable[[], TokenStatistics]:
         k = top_k if batch.first_row < top_rows else 0
-        predictions = _reported(predictor, batch, len(tokenized), progress, processes)
+        predictions = _reported(predictor, batch, tokenized.total, progress, processes)
         return start_statistics(predictions, torch.from_numpy(batch.targets), k, threads)
 
     after_top = min(int(np.searchsorted(tokenized.starts, top_rows)), len(tokenized.windows))
@@ -97,7 +97,7 @@ def divergence_rows(
     def start(batch: Batch) -> Callable[[], DivergenceStatistics]:
         return start_divergences(
             reference.predictions(batch),
-            _reported(candidate, batch, len(tokenized), progress, processes),
+            _reported(candidate, batch, tokenized.total, progress, processes),
             torch.from_numpy(batch.targets),
             vocabulary_size,
             threads,

@@ -15,8 +15,15 @@ from kullback.errors import InvalidValueError
 from kullback.evaluation.kept_rows import kept_rows
 from kullback.evaluation.measures import Places
 from kullback.evaluation.passages import SHOWN_TOKENS, TOP_K
-from kullback.evaluation.passes import BatchLimit, ModelPredictor, TokenizedText, token_rows
+from kullback.evaluation.passes import (
+    BatchLimit,
+    ModelPredictor,
+    Predictor,
+    TokenizedText,
+    token_rows,
+)
 from kullback.evaluation.record_columns import RecordColumns
+from kullback.evaluation.text_ahead import TextAhead
 from kullback.evaluation.token_records import (
     Records,
     RecordsMetadata,
@@ -65,7 +72,7 @@ class RecordedPass:
 
 def record_pass(
     model: TextModel,
-    tokenized: TokenizedText,
+    text: TextAhead,
     identity: Fingerprint,
     path: Path | None,
     processes: ProcessGroup,
@@ -75,6 +82,8 @@ def record_pass(
 ) -> RecordedPass | None:
     """Run `model` over the text; None for non-zero ranks.
 
+    The beginning of a long text is read before all of it is cut into tokens.
+
     `path` names a Parquet file for one row a token; a killed run resumes after the rows on disk,
     and a file that is finished is read instead.  Without it, the rows of a run that Ctrl-C stopped
     are kept for the next one.  `limit` is as for `token_rows`.  Raises as `token_rows` does, and
@@ -82,35 +91,50 @@ def record_pass(
     """
     began = time.perf_counter()
     records = RecordColumns()
-    begins_with = bos_of(tokenized.protocol, model.tokenizer)
-    metadata = RecordsMetadata.of(model.name, identity, tokenized.documents, begins_with)
+    begins_with = bos_of(text.protocol, model.tokenizer)
+    metadata = RecordsMetadata.of(model.name, identity, text.documents, begins_with)
     is_finished = processes.is_rank_zero and path is not None and _is_finished(path, metadata)
     if processes.broadcast(is_finished):
-        return _finished(path, model, tokenized, processes, progress, with_beginning)
+        return _finished(path, model, text.whole, processes, progress, with_beginning)
+    predictor = ModelPredictor(model)
+    unreadable: InvalidValueError | None = None
+    beginning: list[TokenStatistics] = []
     with ExitStack() as stack:
         writer = None
         if processes.is_rank_zero:
-            writer = stack.enter_context(kept_rows(path, metadata, records, len(tokenized)))
+            writer = stack.enter_context(kept_rows(path, metadata, records, lambda: text.size))
         # Windows whose rows are all on disk are not read again.
         done = processes.broadcast(0 if writer is None else writer.done)
-        first = int(np.searchsorted(tokenized.starts, done, side="right")) - 1
-        if writer is not None:
-            for earlier in writer.earlier(int(tokenized.starts[first])):
+        first = 0
+        if done:
+            first = int(np.searchsorted(text.whole.starts, done, side="right")) - 1
+        if writer is not None and done:
+            for earlier in writer.earlier(int(text.whole.starts[first])):
                 records.append(earlier)
-        beginning: list[TokenStatistics] = []
-        rows = token_rows(
-            ModelPredictor(model), tokenized, processes, progress.tokens, first,
-            top_k=TOP_K, top_rows=SHOWN_TOKENS if with_beginning else 0, limit=limit,
-        )  # fmt: skip
-        with _Kept(tokenized, records, writer, first) as kept:
-            for statistics in rows:
-                if statistics.top_tokens.shape[1]:
-                    beginning.append(statistics)
-                kept.append(statistics)
+        resumed_at = first
+        try:
+            for tokenized in _texts(text, predictor, resumes=done > 0):
+                rows = token_rows(
+                    predictor, tokenized, processes, progress.tokens, first,
+                    top_k=TOP_K, top_rows=SHOWN_TOKENS if with_beginning else 0, limit=limit,
+                )  # fmt: skip
+                with _Kept(tokenized, records, writer, first) as kept:
+                    for statistics in rows:
+                        if statistics.top_tokens.shape[1]:
+                            beginning.append(statistics)
+                        kept.append(statistics)
+                first = len(tokenized.windows)
+        except _UnreadableError as error:
+            unreadable = error.reason
+            if writer is not None:  # no run resumes these rows: another text has others
+                writer.assembled = False
+    if unreadable is not None:
+        raise unreadable
     seconds = time.perf_counter() - began
     if not processes.is_rank_zero:
         return None
-    if with_beginning and first > 0:
+    tokenized = text.whole
+    if with_beginning and resumed_at > 0:
         progress.stage("reading the beginning of the text again, for the report")
         beginning = _beginning_again(model, tokenized)
     return RecordedPass(
@@ -118,8 +142,27 @@ def record_pass(
         tokenized=tokenized,
         beginning=concatenate_statistics(beginning) if beginning else None,
         seconds=seconds,
-        tokens_read=len(tokenized) - int(tokenized.starts[first]),
+        tokens_read=len(tokenized) - int(tokenized.starts[resumed_at]),
     )
+
+
+class _UnreadableError(Exception):
+    """The tokenizer cannot read a part of the text."""
+
+    def __init__(self, reason: InvalidValueError) -> None:
+        super().__init__(str(reason))
+        self.reason = reason
+
+
+def _texts(text: TextAhead, predictor: Predictor, resumes: bool) -> Iterator[TokenizedText]:
+    """Beginnings of the text, unless a run resumes after one, and all of it."""
+    if not resumes:
+        yield from text.beginnings(predictor)
+    try:
+        whole = text.whole
+    except InvalidValueError as error:
+        raise _UnreadableError(error) from None
+    yield whole
 
 
 def _is_finished(path: Path, metadata: RecordsMetadata) -> bool:
@@ -213,18 +256,18 @@ def window_records(
     tokenized: TokenizedText, windows: slice, statistics: Sequence[TokenStatistics]
 ) -> Records:
     """The rows of some windows, in the types of the records, whether they are written or not."""
-    places, spans_M2 = tokenized.places_of(windows), tokenized.byte_spans_of(windows)
+    places, spans_M2 = tokenized.columns_of(windows), tokenized.byte_spans_of(windows)
 
     def column(name: str) -> Shaped[np.ndarray, "M"]:
         return np.concatenate([getattr(rows, name) for rows in statistics])
 
     return Records(
-        document=places.document_M,
+        document=places["document_M"],
         byte_start=spans_M2[:, 0],
-        byte_length=places.bytes_M,
+        byte_length=places["bytes_M"],
         token_id=tokenized.targets_of(windows),
-        position=places.position_M,
-        weight=places.weight_M,
+        position=places["position_M"],
+        weight=places["weight_M"],
         nll=column("nll"),
         entropy=column("entropy"),
         rank=column("rank"),

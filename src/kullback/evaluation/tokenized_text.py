@@ -51,6 +51,8 @@ class TokenizedText:
     windows: Windows
     special_strings: tuple[str, ...] = ()
     """How the tokenizer's special tokens are spelled."""
+    expected: int | None = None
+    """Of the beginning of a text, about how many rows all of it will have."""
 
     @classmethod
     def of(
@@ -100,6 +102,11 @@ class TokenizedText:
     def __len__(self) -> int:
         """M."""
         return int(self.starts[-1])
+
+    @property
+    def total(self) -> int:
+        """M of the whole text, or about that."""
+        return len(self) if self.expected is None else max(len(self), self.expected)
 
     @cached_property
     def targets(self) -> Int[np.ndarray, "M"]:
@@ -167,19 +174,23 @@ class TokenizedText:
 
     def places_of(self, windows: slice) -> Places:
         """Document, position, bytes, words and weight of each row of some windows."""
+        columns = self.columns_of(windows)
+        return Places(**columns, words_M=self._words_a_row[columns["document_M"]])
+
+    def columns_of(self, windows: slice) -> dict[str, Shaped[np.ndarray, "M"]]:
+        """The columns of `places_of` for which the rest of the text need not be known."""
         part = self.windows[windows]
         size_W = part.scored()
         first_W = np.cumsum(size_W) - size_W
         document_M = np.repeat(part.document_W.astype(np.int64), size_W)
         # The scored predictions of a window are its last ones.
         before_W = part.read() - size_W + 1 - first_W
-        return Places(
-            document_M=document_M,
-            position_M=np.arange(int(size_W.sum())) + np.repeat(before_W, size_W),
-            bytes_M=np.diff(self.byte_spans_of(windows), axis=1)[:, 0],
-            words_M=self._words_a_row[document_M],
-            weight_M=np.repeat(part.weight_W, size_W),
-        )
+        return {
+            "document_M": document_M,
+            "position_M": np.arange(int(size_W.sum())) + np.repeat(before_W, size_W),
+            "bytes_M": np.diff(self.byte_spans_of(windows), axis=1)[:, 0],
+            "weight_M": np.repeat(part.weight_W, size_W),
+        }
 
     @cached_property
     def _words_a_row(self) -> Float[np.ndarray, "G"]:

@@ -22,7 +22,7 @@ from kullback.errors import InvalidValueError
 from kullback.models._sentence_piece_files import check_file, of_sentence_piece
 from kullback.models.locate import SENTENCE_PIECE_FILES, Location, read_json
 from kullback.text.tokenizer import TextTokenizer
-from kullback.text.tokenizer_file import HARD_STRINGS, read_tokenizer
+from kullback.text.tokenizer_file import HARD_STRINGS, fingerprint_of, read_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -51,9 +51,9 @@ def text_tokenizer(location: Location, theirs: PreTrainedTokenizerBase) -> TextT
     if path is None:
         return _of_other_files(location, made, theirs)
     stored = _with_added(read_tokenizer(path), path, theirs)
+    if _is_made_of(made, stored, theirs):
+        return made.with_notes(*_other_start(location, type(theirs).__name__, made, made))
     ours = TextTokenizer(stored, theirs.bos_token, theirs.eos_token)
-    if ours.fingerprint == made.fingerprint:
-        return made.with_notes(*_other_start(location, type(theirs).__name__, ours, made))
     return ours.with_notes(
         *_difference(location.name, type(theirs).__name__, ours, made),
         *_other_start(location, type(theirs).__name__, ours, made),
@@ -70,9 +70,9 @@ def tokenizer_of_pair(theirs: PreTrainedTokenizerBase) -> TextTokenizer:
         stored = _with_added(read_tokenizer(path), path, theirs)
     except (OSError, ValueError):  # what was loaded is used as it is
         return made
-    ours = TextTokenizer(stored, theirs.bos_token, theirs.eos_token)
-    if ours.fingerprint == made.fingerprint:
+    if _is_made_of(made, stored, theirs):
         return made
+    ours = TextTokenizer(stored, theirs.bos_token, theirs.eos_token)
     for text in HARD_STRINGS:
         if _ids(ours, text) != _ids(made, text):
             return made.with_notes(
@@ -80,6 +80,15 @@ def tokenizer_of_pair(theirs: PreTrainedTokenizerBase) -> TextTokenizer:
                 f"{path} says ({text[:SHOWN]!r}): give the model's folder to follow that file"
             )
     return made
+
+
+def _is_made_of(made: TextTokenizer, stored: Tokenizer, theirs: PreTrainedTokenizerBase) -> bool:
+    """Whether `made` is what `TextTokenizer` would make of `stored`, as far as is seen at once.
+
+    To make it takes a second where the vocabulary is large.
+    """
+    serialised = stored.to_str()
+    return made.fingerprint == fingerprint_of(serialised, theirs.bos_token, theirs.eos_token)
 
 
 def check_files(location: Location) -> None:

@@ -23,7 +23,7 @@ class Column:
     """An array of one type and one axis, n entries, that may be longer than memory.
 
     Up to `in_memory` bytes are in memory, 8 MB by default.  Slices are new arrays.  Several threads
-    may read while none appends.
+    may read, also while one appends.
 
     >>> column = Column(np.int32)
     >>> column.append(np.arange(5))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 import tempfile
+import threading
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -48,7 +49,7 @@ def temporary_folder() -> Path:
 
 
 class TemporaryBytes:
-    """Bytes that are appended to, and read from any place by any thread.
+    """Bytes that one thread appends to, and any reads from any place, also while that appends.
 
     They are in memory up to `limit`, and in a file without a name above it, which disappears with
     the process.  Raises `RunError` where the disk is full.
@@ -65,6 +66,8 @@ class TemporaryBytes:
         self._memory = bytearray()
         self._size = 0
         self._descriptor: int | None = None
+        self._lock = threading.Lock()
+        """Held where what is in memory is read, or grows."""
 
     @classmethod
     def opened(cls, file: SharedFile) -> TemporaryBytes:
@@ -103,11 +106,12 @@ class TemporaryBytes:
     def append(self, content: bytes | memoryview) -> int:
         """Add `content`, and return where it begins."""
         begin = self._size
-        if self._descriptor is None and begin + len(content) > self._limit:
-            self._move()
-        if self._descriptor is None:
-            self._memory += content
-        else:
+        with self._lock:
+            if self._descriptor is None and begin + len(content) > self._limit:
+                self._move()
+            if self._descriptor is None:
+                self._memory += content
+        if self._descriptor is not None:
             self._write(content, begin)
         self._size += len(content)
         return begin
@@ -115,8 +119,9 @@ class TemporaryBytes:
     def read(self, begin: int, end: int) -> bytes:
         """The bytes from `begin` to before `end`, or to the last one."""
         end = min(end, self._size)
-        if self._descriptor is None:
-            return bytes(memoryview(self._memory)[begin:end])
+        with self._lock:
+            if self._descriptor is None:
+                return bytes(memoryview(self._memory)[begin:end])
         parts = []
         while begin < end:
             part = os.pread(self._descriptor, end - begin, begin)
@@ -140,8 +145,8 @@ class TemporaryBytes:
             os.unlink(name)
         except OSError as error:
             raise _full(folder, error) from None
-        memory, self._memory = self._memory, bytearray()
-        self._write(memory, 0)
+        self._write(self._memory, 0)
+        self._memory = bytearray()
 
     def _write(self, content: bytes | bytearray | memoryview, begin: int) -> None:
         assert self._descriptor is not None

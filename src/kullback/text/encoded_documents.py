@@ -5,6 +5,7 @@ so a long text is encoded in pieces that overlap.  Two neighbouring pieces are j
 of the longest run of tokens that both have in their overlap: tokens and bytes.  Where no run is
 long enough (a tokenizer whose choices reach across thousands of bytes, such as one word without
 end) the document is encoded in one piece, so that the tokens are always those of the whole text.
+Short documents are encoded several at a time.
 
 Axes: n tokens.
 """
@@ -12,7 +13,10 @@ Axes: n tokens.
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import TypeAlias, overload
@@ -21,6 +25,7 @@ import numpy as np
 from jaxtyping import Int
 
 from kullback.errors import InvalidValueError
+from kullback.runtime.background import in_background
 from kullback.runtime.columns import PART_ROWS, Column
 from kullback.runtime.temporary import SharedFile
 from kullback.runtime.threads import map_ahead, workers
@@ -30,7 +35,13 @@ from kullback.text.special_spellings import Spelled
 from kullback.text.tokenizer import Encoding, TextTokenizer
 from kullback.text.windows import Tokens
 
-__all__ = ["StoredEncoding", "StoredEncodings", "encode_documents", "equal_tokens"]
+__all__ = [
+    "EncodedAhead",
+    "StoredEncoding",
+    "StoredEncodings",
+    "encode_documents",
+    "equal_tokens",
+]
 
 #: Of W ranges of tokens the document, the first, and one after the last.
 TokenRanges: TypeAlias = tuple[Int[np.ndarray, "W"], Int[np.ndarray, "W"], Int[np.ndarray, "W"]]
@@ -185,24 +196,118 @@ def encode_documents(
     Raises `InvalidValueError` as `TextTokenizer.encode` does, `RunError` where the tokens do not
     fit on the disk.
     """
-    encode = partial(tokenizer.encode, special_tokens=special_tokens)
-    tokens = _Tokens(Column(np.int32), Column(np.int64))
-    total, done = sum(document.n_bytes for document in documents), 0
-    sizes = []
-    threads = threads or own_cores()
-    with workers(threads) as pool:
-        pieces = (piece for document in documents for piece in _pieces(document))
-        encoded = map_ahead(pool, lambda piece: piece.encode(encode), pieces, 2 * threads)
-        for document in documents:
-            begin = len(tokens.ids)
-            for ids, ends in _joined(document, encoded, encode):
-                tokens.ids.append(ids)
-                tokens.ends.append(ends)
-                if len(ends):
-                    progress(done + int(ends[-1]), total)
-            done += document.n_bytes
-            sizes.append(len(tokens.ids) - begin)
-    return StoredEncodings(tokens, sizes)
+    encoder = _Encoder(partial(tokenizer.encode, special_tokens=special_tokens), documents)
+    threads, total = threads or own_cores(), sum(document.n_bytes for document in documents)
+    with workers(threads) as pool, closing(encoder.run(pool, threads)) as steps:
+        for _ in steps:
+            progress(encoder.done.bytes, total)
+    return encoder.encodings()
+
+
+class EncodedAhead:
+    """Documents that a thread encodes while others read what is there.  A context manager."""
+
+    def __init__(
+        self,
+        tokenizer: TextTokenizer,
+        documents: Sequence[Document],
+        special_tokens: Spelled = "text",
+    ) -> None:
+        encode = partial(tokenizer.encode, special_tokens=special_tokens)
+        self._encoder = _Encoder(encode, documents)
+        self._has_ended = self._is_stopped = False
+        self._changed = threading.Condition()
+        self._result = in_background(self._run)
+
+    def __enter__(self) -> EncodedAhead:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """What is not encoded yet never is."""
+        self._is_stopped = True
+
+    def known(self, enough: int) -> tuple[StoredEncodings, int] | None:
+        """The documents so far, of the last one perhaps a part, and their bytes: at least `enough`.
+
+        Waits for these.  None where all are encoded, or cannot be.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self._has_ended or self._encoder.done.bytes >= enough)
+        if self._has_ended:
+            return None
+        done = self._encoder.done
+        return self._encoder.encodings(done), done.bytes
+
+    def all(self) -> StoredEncodings:
+        """All documents; waits for them, and raises as `encode_documents` does."""
+        return self._result()
+
+    def _run(self) -> StoredEncodings:
+        threads = own_cores()
+        try:
+            # Without `workers`: the settings of torch are those of the pass that runs beside it.
+            with (
+                ThreadPoolExecutor(threads) as pool,
+                closing(self._encoder.run(pool, threads)) as steps,
+            ):
+                for _ in steps:
+                    with self._changed:
+                        self._changed.notify_all()
+                    if self._is_stopped:
+                        break
+        finally:
+            with self._changed:
+                self._has_ended = True
+                self._changed.notify_all()
+        return self._encoder.encodings()
+
+
+@dataclass(frozen=True)
+class _Done:
+    """How far documents are encoded."""
+
+    documents: int = 0
+    tokens: int = 0
+    """Of the next document."""
+    bytes: int = 0
+
+
+class _Encoder:
+    """Encodes documents in order; what is done can be read while it goes on."""
+
+    def __init__(self, encode: Encode, documents: Sequence[Document]) -> None:
+        self._encode, self._documents = encode, documents
+        self._tokens = _Tokens(Column(np.int32), Column(np.int64))
+        self._sizes: list[int] = []
+        self.done = _Done()
+
+    def encodings(self, done: _Done | None = None) -> StoredEncodings:
+        """What is done, or was when `done` was that."""
+        done = done or self.done
+        more = [done.tokens] if done.tokens else []
+        return StoredEncodings(self._tokens, self._sizes[: done.documents] + more)
+
+    def run(self, pool: ThreadPoolExecutor, threads: int) -> Iterator[None]:
+        """Encode all, in `threads` of the pool; stops after each step."""
+        parts = (part for documents in _together(self._documents) for part in _parts(documents))
+        encoded = map_ahead(pool, lambda part: part.encode(self._encode), parts, 2 * threads)
+        n_bytes = 0
+        with closing(encoded):
+            for documents in _together(self._documents):
+                size = 0
+                for ids, ends, sizes in _encodings_of(documents, encoded, self._encode):
+                    self._tokens.ids.append(ids)
+                    self._tokens.ends.append(ends)
+                    self._sizes += sizes
+                    size += len(ids)
+                    if not sizes and len(ends):  # a part of a long document
+                        self.done = _Done(len(self._sizes), size, n_bytes + int(ends[-1]))
+                        yield
+                if len(documents) == 1:
+                    self._sizes.append(size)
+                n_bytes += sum(document.n_bytes for document in documents)
+                self.done = _Done(len(self._sizes), 0, n_bytes)
+                yield
 
 
 def equal_tokens(first: Tokens, second: Tokens) -> bool:
@@ -228,6 +333,64 @@ class _Piece:
         text = self.document.content(self.begin, self.end).decode()
         encoding = encode(text, first_byte=self.begin)
         return Encoding(encoding.ids, encoding.byte_spans + self.begin)
+
+
+@dataclass(frozen=True)
+class _Several:
+    """Short documents, which are encoded one after the other."""
+
+    documents: Sequence[Document]
+
+    def encode(self, encode: Encode) -> _Encodings:
+        """The tokens of all, with their bytes in their documents."""
+        encodings = [encode(document.text) for document in self.documents]
+        return _Encodings(
+            np.concatenate([encoding.ids for encoding in encodings]),
+            np.concatenate([encoding.byte_spans for encoding in encodings]),
+            [len(encoding) for encoding in encodings],
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class _Encodings(Encoding):
+    """The tokens of several documents, one after the other."""
+
+    sizes: list[int]
+
+
+def _together(documents: Sequence[Document]) -> Iterator[list[Document]]:
+    """The documents in order: several short ones of about a piece in all, or one."""
+    several: list[Document] = []
+    size = 0
+    for document in documents:
+        if several and size + document.n_bytes > PIECE:
+            yield several
+            several, size = [], 0
+        several.append(document)
+        size += document.n_bytes
+    if several:
+        yield several
+
+
+def _parts(documents: list[Document]) -> Iterator[_Piece | _Several]:
+    """What is encoded at a time of documents that are encoded together."""
+    if len(documents) > 1:
+        yield _Several(documents)
+    else:
+        yield from _pieces(documents[0])
+
+
+def _encodings_of(
+    documents: list[Document], encoded: Iterator[Encoding], encode: Encode
+) -> Iterator[tuple[Int[np.ndarray, "m"], Int[np.ndarray, "m"], list[int]]]:
+    """Ids and ends of documents that are encoded together; sizes of several, none of one."""
+    if len(documents) == 1:
+        for ids, ends in _joined(documents[0], encoded, encode):
+            yield ids, ends, []
+        return
+    encodings = next(encoded)
+    assert isinstance(encodings, _Encodings)
+    yield encodings.ids, encodings.byte_spans[:, 1], encodings.sizes
 
 
 def _pieces(document: Document) -> Iterator[_Piece]:

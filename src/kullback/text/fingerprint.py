@@ -21,9 +21,11 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 
 from kullback.errors import InvalidValueError
+from kullback.runtime.background import in_background
 from kullback.text.documents import Document
 from kullback.text.protocol import Protocol
 
@@ -90,7 +92,7 @@ def fingerprint(
     """The fingerprint of an evaluation.
 
     `tokenizer` and `weights` are fingerprints in hexadecimal (`weights` may be a function, which is
-    called when the part is asked for), `protocol` is resolved (see
+    called when the part is asked for; a thread hashes the text), `protocol` is resolved (see
     `Protocol.resolve`), `dtype` is as torch names it without "torch.", `device` a type such as
     "cpu" or the name of the accelerator, `backend` what computes where that is not torch.
     """
@@ -98,7 +100,7 @@ def fingerprint(
         _Parts(
             {
                 **({} if backend is None else {"backend": backend}),
-                "text": text_fingerprint(documents),
+                "text": in_background(partial(text_fingerprint, documents)),
                 "tokenizer": tokenizer,
                 "weights": weights,
                 "protocol": asdict(protocol),

@@ -11,7 +11,6 @@ Axes: n tokens.
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -32,7 +31,9 @@ from kullback.text.tokenizer_file import (
     HARD_STRINGS,
     MOST_TOKENS,
     copied,
+    described,
     encodable_text,
+    fingerprint_of,
     knows_all,
     read_tokenizer,
     remove_dropout,
@@ -113,7 +114,7 @@ class TextTokenizer:
             )
         serialised = tokenizer.to_str()
         tokenizer.encode_special_tokens = True
-        description = json.loads(serialised)
+        description = described(serialised)
         vocabulary = tokenizer.get_vocab(with_added_tokens=True)
         added = tokenizer.get_added_tokens_decoder()
         self.special_strings = tuple(token.content for token in added.values() if token.special)
@@ -359,8 +360,7 @@ class TextTokenizer:
         self.bos_id, self.eos_id = (
             None if token is None else vocabulary.get(token) for token in (bos, eos)
         )
-        parts = json.dumps([serialised, bos, eos], ensure_ascii=False)
-        self.fingerprint = hashlib.sha256(parts.encode("utf-8", "surrogatepass")).hexdigest()
+        self.fingerprint = fingerprint_of(serialised, bos, eos)
 
     def _find_bos(self, with_special: list[int], without: list[int]) -> None:
         """Set `adds_bos`, from the ids of a text encoded with and without special tokens."""

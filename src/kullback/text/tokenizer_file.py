@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
+from typing import Any
 
+import msgspec
 from tokenizers import Tokenizer
 from tokenizers.models import BPE
 
@@ -15,7 +19,9 @@ __all__ = [
     "HARD_STRINGS",
     "MOST_TOKENS",
     "copied",
+    "described",
     "encodable_text",
+    "fingerprint_of",
     "knows_all",
     "read_tokenizer",
     "remove_dropout",
@@ -76,6 +82,27 @@ def remove_dropout(tokenizer: Tokenizer) -> float:
         return 0.0
     model.dropout = None
     return float(dropout)
+
+
+def described(serialised: str) -> dict[str, Any]:
+    """What a serialised tokenizer says, without its vocabulary and merges.
+
+    These are nearly all of it, and take most of a second as Python's objects.
+    """
+    parts = msgspec.json.decode(serialised, type=dict[str, msgspec.Raw])
+    model = msgspec.json.decode(parts["model"], type=dict[str, msgspec.Raw])
+    about = {key: raw for key, raw in model.items() if key not in ("vocab", "merges")}
+    shown = ("normalizer", "pre_tokenizer", "decoder")
+    return {
+        **{part: msgspec.json.decode(parts[part]) for part in shown},
+        "model": {key: msgspec.json.decode(raw) for key, raw in about.items()},
+    }
+
+
+def fingerprint_of(serialised: str, bos: str | None, eos: str | None) -> str:
+    """SHA-256 of a serialised tokenizer and its special tokens, in hexadecimal."""
+    parts = json.dumps([serialised, bos, eos], ensure_ascii=False)
+    return hashlib.sha256(parts.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def copied(tokenizer: Tokenizer) -> Tokenizer:

@@ -1,0 +1,187 @@
+"""A text whose first windows are read while the rest of it is still cut into tokens.
+
+What is read first must be what is read of the whole text, bit for bit:
+
+* *windows*: those of documents that are complete, and of the next one all but what its end may
+  still change;
+* *batches*: those of whole groups (`kullback.evaluation.batches`), whose bounds depend on the
+  windows before them;
+* *sharing*: how windows may share a batch depends on the longest of the text, so it must be the
+  same for one of two tokens and for the longest that there may be;
+* *cores*: as many batches are read at a time as there are cores, of any longer text, too.
+
+Where one of these is not known, the whole text is waited for, as for short texts, in several
+processes, and for models that are read layer by layer.
+
+Axes: W windows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from types import TracebackType
+
+import numpy as np
+
+from kullback.evaluation.batches import plan_batches, windows_of_whole_groups
+from kullback.evaluation.predictors import (
+    Predictor,
+    is_exclusive,
+    joint_sharing,
+    parts_of,
+    token_budget,
+)
+from kullback.evaluation.tokenized_text import TokenizedText
+from kullback.models.interface import TextModel
+from kullback.models.streamed import StreamedModel
+from kullback.runtime.progress import Progress
+from kullback.runtime.threads import cores
+from kullback.runtime.workers import ProcessGroup
+from kullback.text.documents import Document
+from kullback.text.encoded_documents import EncodedAhead, StoredEncodings
+from kullback.text.plan import plan
+from kullback.text.protocol import Protocol, prepare
+from kullback.text.windows import Windows
+
+__all__ = ["TextAhead"]
+
+# Bytes of a text that takes no second to be cut into tokens.
+SHORT = 1 << 20
+# Bytes that are cut before the first window is read, and by what factor more before the next part.
+FIRST, FACTOR = 1 << 19, 2
+
+
+@dataclass(eq=False)
+class TextAhead:
+    """The text of a pass: its beginnings as they become known, then all of it.
+
+    A context manager: what is not cut into tokens when it is left never is.
+    """
+
+    documents: list[Document]
+    """As the protocol reads them: perhaps joined into one."""
+    protocol: Protocol
+    """With nothing left open."""
+    model: TextModel
+    progress: Progress = field(default_factory=Progress)
+    processes: ProcessGroup = field(default_factory=ProcessGroup)
+    _open: ExitStack = field(default_factory=ExitStack, repr=False)
+    _encoded: EncodedAhead | None = None
+    _expected: int = 0
+
+    @classmethod
+    def of(
+        cls,
+        documents: Sequence[Document],
+        protocol: Protocol,
+        model: TextModel,
+        progress: Progress | None = None,
+        processes: ProcessGroup | None = None,
+    ) -> TextAhead:
+        """That of `documents` for `model`; raises as `Protocol.resolve` does."""
+        resolved = protocol.resolve(model.context)
+        ahead = cls(
+            prepare(documents, resolved), resolved, model, progress or Progress(),
+            processes or ProcessGroup(),
+        )  # fmt: skip
+        is_streamed = any(isinstance(part, StreamedModel) for part in parts_of(model))
+        if ahead._bytes > SHORT and ahead.processes.world_size == 1 and not is_streamed:
+            encoded = EncodedAhead(
+                model.tokenizer, ahead.documents, resolved.special_tokens or "text"
+            )
+            ahead._encoded = ahead._open.enter_context(encoded)
+        return ahead
+
+    def __enter__(self) -> TextAhead:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._open.close()
+
+    def begin(self) -> None:
+        """Wait for what the first window needs; raises as `whole` does where that is all."""
+        if self._encoded is None or self._encoded.known(FIRST) is None:
+            _ = self.whole
+
+    @property
+    def size(self) -> str:
+        """How many rows it has, or about how many as far as is known."""
+        known = self.__dict__.get("whole")
+        return f"about {self._expected:,}" if known is None else f"{len(known):,}"
+
+    @cached_property
+    def whole(self) -> TokenizedText:
+        """All of it; waits for it, and raises as `TokenizedText.of` does."""
+        model = self.model
+        if self._encoded is None:
+            return TokenizedText.of(
+                self.documents, self.protocol, model.tokenizer, model.context, self.progress,
+                self.processes,
+            )  # fmt: skip
+        encodings = self._encoded.all()
+        windows = plan(encodings, self.protocol, model.tokenizer, model.context)
+        return self._text(encodings, windows)
+
+    def beginnings(self, predictor: Predictor) -> Iterator[TokenizedText]:
+        """Beginnings of the text, each longer than the one before; none where all is known."""
+        enough = FIRST
+        while self._encoded is not None:
+            known = self._encoded.known(enough)
+            if known is None:
+                return
+            encodings, n_bytes = known
+            enough = FACTOR * max(n_bytes, enough)
+            beginning = self._beginning(encodings, n_bytes, predictor)
+            if beginning is not None:
+                self._expected = beginning.total
+                yield beginning
+
+    def _beginning(
+        self, encodings: StoredEncodings, n_bytes: int, predictor: Predictor
+    ) -> TokenizedText | None:
+        """The windows that are read as they are of the whole text; None for none of them."""
+        if self.protocol.preset == "llama.cpp":  # an error says where a text is too short
+            return None
+        model, budget = self.model, token_budget(predictor)
+        windows = plan(encodings, self.protocol, model.tokenizer, model.context)
+        # The last document may go on: its last windows may, too.
+        last = len(encodings) - 1
+        may_grow_W = (windows.document_W == last) & (windows.last_W >= len(encodings[last]))
+        windows = windows[: int(np.argmax(may_grow_W)) if may_grow_W.any() else len(windows)]
+        windows = windows[: windows_of_whole_groups(windows.read(), budget)]
+        if not windows or not self._is_sure(windows, predictor, budget):
+            return None
+        beginning = self._text(encodings, windows)
+        return replace(beginning, expected=round(len(beginning) * self._bytes / n_bytes))
+
+    def _is_sure(self, windows: Windows, predictor: Predictor, budget: int) -> bool:
+        """Whether sharing and cores are those of the whole text."""
+        n_inputs_W, longest = windows.read(), self.protocol.window
+        assert longest is not None, "the protocol is resolved"
+        full = int(n_inputs_W.sum()) // max(budget, longest)
+        if full < cores() and not is_exclusive(predictor):
+            return False
+        batches = plan_batches(n_inputs_W, budget, lambda longest: "padded").batches
+        if all(len(batch.numbers_N) == 1 for batch in batches):
+            return True
+        # A batch of several windows is within the budget; a token has a byte.
+        most = max(document.n_bytes for document in self.documents) + 2
+        longest = max(2, min(longest, most, budget // 2))
+        return joint_sharing(longest, predictor) == joint_sharing(2, predictor)
+
+    def _text(self, encodings: StoredEncodings, windows: Windows) -> TokenizedText:
+        return TokenizedText(
+            self.documents, encodings, self.protocol, windows, self.model.tokenizer.special_strings
+        )
+
+    @property
+    def _bytes(self) -> int:
+        return sum(document.n_bytes for document in self.documents)
