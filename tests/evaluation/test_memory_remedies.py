@@ -121,6 +121,38 @@ def test_noise_that_cannot_be_measured_is_a_note(
     assert "float32 copy beside the model" in note
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_the_noise_of_a_large_model_is_measured_layer_by_layer(
+    dtype: str,
+    tiny_llama_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    recwarn: pytest.WarningsRecorder,
+) -> None:
+    """No second copy as a whole is loaded, the figure is that of one, and nothing else is said."""
+    notes, loads = [], []
+    load = module.load_sized
+    monkeypatch.setattr(module, "load_sized", lambda *given: loads.append(given) or load(*given))
+    for least in (1 << 40, 0):
+        monkeypatch.setattr(module, "LARGE_COPY", least)
+        result = kullback.evaluate(tiny_llama_folder, TEXT, dtype=dtype, passages=False)
+        assert isinstance(result, kullback.Evaluation)
+        notes.append(result.notes)
+    assert notes[0] == notes[1]
+    assert any(f"{dtype} instead of float32 changes" in note for note in notes[0])
+    assert len(loads) == 3
+    assert not recwarn.list
+
+
+def test_what_is_not_read_layer_by_layer_is_copied_for_its_noise(
+    tiny_llama_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model that is quantised as it is loaded, for example."""
+    monkeypatch.setattr(module, "LARGE_COPY", 0)
+    result = kullback.evaluate(f"{tiny_llama_folder}@int8", TEXT, dtype="bfloat16", passages=False)
+    assert isinstance(result, kullback.Evaluation)
+    assert any("bfloat16 instead of float32 changes" in note for note in result.notes)
+
+
 def test_a_temperature_that_cannot_be_searched_is_a_note(
     tiny_llama_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

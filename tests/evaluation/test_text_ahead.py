@@ -26,7 +26,7 @@ from kullback.text.protocol import Protocol
 from kullback.text.tokenizer import TextTokenizer
 from tiny_models import TEXT
 
-LONG = [Document("long", TEXT * 12)]
+LONG = [Document("long", TEXT * 12 + "\n\n")]
 SHORT = [Document(f"line {i}", TEXT[i : i + 5 + 7 * (i % 9)]) for i in range(120)]
 MIXED = [*SHORT[:40], Document("empty", ""), *LONG, Document("last", ""), *SHORT[40:]]
 PROTOCOL = Protocol(window=32)
@@ -103,6 +103,7 @@ def beginnings_of(model, documents, protocol=PROTOCOL) -> list[int]:
         Protocol("lm-eval", 32),
         Protocol(window=32, joined=True),
         Protocol(window=20, bos="never"),
+        Protocol("llama.cpp", 32),
     ],
     ids=repr,
 )
@@ -115,7 +116,7 @@ def test_results_are_those_of_the_whole_text(
     tokenizer.bos_id = 0
     tiny_llama = replace(tiny_llama, tokenizer=tokenizer)
     steps = beginnings_of(tiny_llama, documents, protocol)
-    assert steps
+    assert bool(steps) == (protocol.preset != "llama.cpp")
     assert steps == sorted(set(steps))
     first = evaluate(tiny_llama, documents, tmp_path / "ahead.parquet", protocol)
     monkeypatch.setattr(text_ahead, "SHORT", 1 << 30)
@@ -149,6 +150,13 @@ def test_windows_of_a_beginning_are_the_first_of_the_text(tiny_llama):
             assert own.group == of_all.group
             assert own.numbers_N.tolist() == of_all.numbers_N.tolist()
         assert part.total > len(part)
+
+
+def test_a_beginning_in_which_nothing_is_scored_is_no_error(tiny_llama):
+    """Of a single token none is scored without BOS: what follows is read."""
+    documents = [*(Document(str(i), "x") for i in range(500)), *LONG]
+    protocol = Protocol(window=32, bos="never")
+    assert evaluate(tiny_llama, documents, protocol=protocol).documents == 501
 
 
 def test_short_texts_are_cut_as_a_whole(tiny_llama, monkeypatch):

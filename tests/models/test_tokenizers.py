@@ -146,7 +146,9 @@ def test_the_tokenizer_of_a_pair_is_used_with_a_note(tmp_path):
 
 def test_a_file_that_transformers_follows_is_made_into_one_tokenizer(tmp_path, monkeypatch):
     """The second takes a second where the vocabulary is large, and would be the same."""
-    location = saved(tmp_path / "m", trained(), "llama", tokenizer_class="PreTrainedTokenizerFast")
+    file = trained()
+    file.post_processor = processors.TemplateProcessing(single="$A", pair="$A:0 $B:1")
+    location = saved(tmp_path / "m", file, "llama", tokenizer_class="PreTrainedTokenizerFast")
     made = []
     init = TextTokenizer.__init__
     monkeypatch.setattr(

@@ -89,7 +89,7 @@ def evaluate(
         loaded = options.load(model, progress=progress).model
         task = TextTask(
             records=path, passages=passages, temperature=temperature,
-            exact=options.in_float32(model, loaded), command=command,
+            exact=options.in_float32(model, loaded, progress), command=command,
         )  # fmt: skip
         return evaluate_text(loaded, documents, cut, task, processes, progress)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
@@ -43,6 +44,8 @@ Model: TypeAlias = (
 
 # Bytes that take seconds to read, and are announced.
 LONG_TEXT = 64 << 20
+# Bytes of a second copy of a model that is not held as a whole.
+LARGE_COPY = 256 << 20
 
 
 def named_paths(*models: Model) -> list[str | Path]:
@@ -242,11 +245,14 @@ class PassOptions:
         """Whether 16 bits were asked for."""
         return str(self.dtype).removeprefix("torch.") in NARROW
 
-    def in_float32(self, model: Model, loaded: TextModel) -> Callable[[], TextModel] | None:
+    def in_float32(
+        self, model: Model, loaded: TextModel, progress: Progress | None = None
+    ) -> Callable[[], TextModel] | None:
         """Loads the model in float32 where the options ask for 16 bits; None elsewhere.
 
-        `loaded` is the model as it is.  What is returned raises `RunError` where the memory that is
-        free is too small for it, and as `load` does.
+        `loaded` is the model as it is.  A large one is read layer by layer where that can be done,
+        each widened while the tokens that it is loaded for pass through it; else what is returned
+        raises `RunError` where the memory that is free is too small for a copy, and as `load` does.
         """
         # A streamed model would be read a second time as a whole.
         if not self._is_narrow or not isinstance(model, str | Path) or self.stream:
@@ -254,6 +260,12 @@ class PassOptions:
 
         def load() -> TextModel:
             needed, free = 4 * weights_count(loaded), free_on(loaded.device)
+            if needed >= LARGE_COPY and not (self.device_map or self.trust_remote_code):
+                # What cannot be read so is loaded as a whole.
+                with suppress(InvalidValueError):
+                    streamed = load_streamed(model, torch.float32, self.device or "auto")
+                    streamed.progress = _Steps(progress or Progress())
+                    return streamed
             if self.device_map is None and free is not None and needed > free:
                 raise RunError(
                     f"a float32 copy beside the model takes {needed / 1e6:,.0f} MB, and "
@@ -262,3 +274,13 @@ class PassOptions:
             return self.load(model, torch.float32).model
 
         return load
+
+
+class _Steps(Progress):
+    """Hands on the steps alone: neither stages nor notes."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.advance = progress.advance  # type: ignore[method-assign]
+
+    def note(self, text: str) -> None:
+        """Leave it out."""

@@ -8,7 +8,7 @@ What is read first must be what is read of the whole text, bit for bit:
   windows before them;
 * *sharing*: how windows may share a batch depends on the longest of the text, so it must be the
   same for one of two tokens and for the longest that there may be;
-* *cores*: as many batches are read at a time as there are cores, of any longer text, too.
+* *cores*: on a CPU as many batches are read at a time as there are cores, of a longer text, too.
 
 Where one of these is not known, the whole text is waited for, as for short texts, in several
 processes, and for models that are read layer by layer.
@@ -21,11 +21,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from types import TracebackType
 
 import numpy as np
 
+from kullback.errors import InvalidValueError
 from kullback.evaluation.batches import plan_batches, windows_of_whole_groups
 from kullback.evaluation.predictors import (
     Predictor,
@@ -70,6 +70,8 @@ class TextAhead:
     processes: ProcessGroup = field(default_factory=ProcessGroup)
     _open: ExitStack = field(default_factory=ExitStack, repr=False)
     _encoded: EncodedAhead | None = None
+    _given: Sequence[Document] = ()
+    _whole: TokenizedText | None = None
     _expected: int = 0
 
     @classmethod
@@ -85,7 +87,7 @@ class TextAhead:
         resolved = protocol.resolve(model.context)
         ahead = cls(
             prepare(documents, resolved), resolved, model, progress or Progress(),
-            processes or ProcessGroup(),
+            processes or ProcessGroup(), _given=documents,
         )  # fmt: skip
         is_streamed = any(isinstance(part, StreamedModel) for part in parts_of(model))
         if ahead._bytes > SHORT and ahead.processes.world_size == 1 and not is_streamed:
@@ -114,16 +116,22 @@ class TextAhead:
     @property
     def size(self) -> str:
         """How many rows it has, or about how many as far as is known."""
-        known = self.__dict__.get("whole")
+        known = self._whole
         return f"about {self._expected:,}" if known is None else f"{len(known):,}"
 
-    @cached_property
+    @property
     def whole(self) -> TokenizedText:
         """All of it; waits for it, and raises as `TokenizedText.of` does."""
+        # A cached property would let texts in other threads wait for this one.
+        if self._whole is None:
+            self._whole = self._read()
+        return self._whole
+
+    def _read(self) -> TokenizedText:
         model = self.model
         if self._encoded is None:
             return TokenizedText.of(
-                self.documents, self.protocol, model.tokenizer, model.context, self.progress,
+                self._given, self.protocol, model.tokenizer, model.context, self.progress,
                 self.processes,
             )  # fmt: skip
         encodings = self._encoded.all()
@@ -151,7 +159,10 @@ class TextAhead:
         if self.protocol.preset == "llama.cpp":  # an error says where a text is too short
             return None
         model, budget = self.model, token_budget(predictor)
-        windows = plan(encodings, self.protocol, model.tokenizer, model.context)
+        try:
+            windows = plan(encodings, self.protocol, model.tokenizer, model.context)
+        except InvalidValueError:  # nothing is scored so far; of the whole text it is said
+            return None
         # The last document may go on: its last windows may, too.
         last = len(encodings) - 1
         may_grow_W = (windows.document_W == last) & (windows.last_W >= len(encodings[last]))
@@ -167,7 +178,8 @@ class TextAhead:
         n_inputs_W, longest = windows.read(), self.protocol.window
         assert longest is not None, "the protocol is resolved"
         full = int(n_inputs_W.sum()) // max(budget, longest)
-        if full < cores() and not is_exclusive(predictor):
+        is_alone = predictor.device.type != "cpu" or is_exclusive(predictor)
+        if full < cores() and not is_alone:
             return False
         batches = plan_batches(n_inputs_W, budget, lambda longest: "padded").batches
         if all(len(batch.numbers_N) == 1 for batch in batches):
