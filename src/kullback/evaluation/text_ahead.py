@@ -30,13 +30,12 @@ from kullback.evaluation.batches import plan_batches, windows_of_whole_groups
 from kullback.evaluation.predictors import (
     Predictor,
     is_exclusive,
+    is_streamed,
     joint_sharing,
-    parts_of,
     token_budget,
 )
 from kullback.evaluation.tokenized_text import TokenizedText
 from kullback.models.interface import TextModel
-from kullback.models.streamed import StreamedModel
 from kullback.runtime.progress import Progress
 from kullback.runtime.threads import cores
 from kullback.runtime.workers import ProcessGroup
@@ -89,8 +88,7 @@ class TextAhead:
             prepare(documents, resolved), resolved, model, progress or Progress(),
             processes or ProcessGroup(), _given=documents,
         )  # fmt: skip
-        is_streamed = any(isinstance(part, StreamedModel) for part in parts_of(model))
-        if ahead._bytes > SHORT and ahead.processes.world_size == 1 and not is_streamed:
+        if ahead._bytes > SHORT and ahead.processes.world_size == 1 and not is_streamed(model):
             encoded = EncodedAhead(
                 model.tokenizer, ahead.documents, resolved.special_tokens or "text"
             )
