@@ -19,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property, partial
+from types import TracebackType
 from typing import TypeAlias, overload
 
 import numpy as np
@@ -222,9 +223,20 @@ class EncodedAhead:
     def __enter__(self) -> EncodedAhead:
         return self
 
-    def __exit__(self, *exception: object) -> None:
-        """What is not encoded yet never is."""
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """What is not encoded yet never is; what is being encoded is waited for, but after Ctrl-C.
+
+        Else the end of the process would wait for it, when signals are no longer answered.
+        """
         self._is_stopped = True
+        if kind is None or not issubclass(kind, KeyboardInterrupt):
+            with self._changed:
+                self._changed.wait_for(lambda: self._has_ended)
 
     def known(self, enough: int) -> tuple[StoredEncodings, int] | None:
         """The documents so far, of the last one perhaps a part, and their bytes: at least `enough`.
