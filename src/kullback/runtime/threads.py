@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
@@ -103,7 +103,7 @@ def map_ahead(
     function: Callable[[Item], Result],
     items: Iterable[Item],
     ahead: int,
-) -> Iterator[Result]:
+) -> Generator[Result, None, None]:
     """`function` of each item, in order; at most `ahead` are computed before they are wanted.
 
     Memory does not grow with the number of items.  What has not begun when the caller stops, or an

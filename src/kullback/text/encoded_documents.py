@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -299,7 +299,7 @@ class _Encoder:
         more = [done.tokens] if done.tokens else []
         return StoredEncodings(self._tokens, self._sizes[: done.documents] + more)
 
-    def run(self, pool: ThreadPoolExecutor, threads: int) -> Iterator[None]:
+    def run(self, pool: ThreadPoolExecutor, threads: int) -> Generator[None, None, None]:
         """Encode all, in `threads` of the pool; stops after each step."""
         parts = (part for documents in _together(self._documents) for part in _parts(documents))
         encoded = map_ahead(pool, lambda part: part.encode(self._encode), parts, 2 * threads)
