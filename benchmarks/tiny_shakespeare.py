@@ -75,6 +75,7 @@ class Recipe:
     """Wavelengths of the rotary positions that suit a context of a hundred characters."""
     warmup_steps: int = 20
     decay_fraction: float = 0.7
+    dropout: float = 0.0
 
     def command(self, seed: int, threads: int) -> str:
         """The same run by hand."""
@@ -89,7 +90,7 @@ class Recipe:
 RECIPES = {
     "budget": Recipe(1.60, None, 1200, 4, 4, 128, 320, 128, 8, 0.01, 0.006),
     "kneser-ney": Recipe(1.5165, 10.0, 6000, 4, 4, 128, 320, 128, 8, 0.01, 0.006),
-    "a100": Recipe(1.4697, None, 8000, 6, 6, 192, 480, 256, 4, 0.01, 0.006),
+    "a100": Recipe(1.4697, None, 8000, 6, 6, 192, 480, 256, 4, 0.01, 0.006, dropout=0.1),
 }
 
 
@@ -146,6 +147,7 @@ def main() -> None:
     # Not tied, as `kullback train` does with characters.
     gpt = GPTConfig(V, **{name: getattr(recipe, name) for name in shape}, tied=False)
     names = ("steps", "muon_lr", "adamw_lr", "muon_rows", "warmup_steps", "decay_fraction")
+    names += ("dropout",)
     config = TrainingConfig(
         **{name: getattr(recipe, name) for name in names}, shards=threads, seed=arguments.seed
     )

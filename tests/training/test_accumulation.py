@@ -46,9 +46,9 @@ def test_parts_of_a_batch_give_the_curve_of_the_whole(
 
 
 def test_a_stopped_run_with_accumulation_resumes_bit_for_bit(tmp_path: Path):
-    """With parts and checkpointed activations, too, a resumed run has the bytes of another."""
+    """With parts, checkpointed activations and dropout, too, it has the bytes of another."""
     batches = weather(tmp_path)
-    config = replace(CONFIG, accumulate=4, checkpoint_activations=True, steps=9)
+    config = replace(CONFIG, accumulate=4, checkpoint_activations=True, dropout=0.2, steps=9)
     train(tmp_path / "whole", batches, sizes(batches), config)
     with pytest.raises(Interrupted):
         train(tmp_path / "run", batches, sizes(batches), config, stop_at=5)

@@ -28,7 +28,7 @@ STEPS = 400
 OPTIONS = (
     "--tokenizer", "characters", "--steps", str(STEPS), "--log-every", "10", "--warmup-steps", "9",
     "--width", "8", "--layers", "1", "--mlp-width", "16", "--batch", "8", "--context", "8",
-    "--checkpoint-every", "50", "--evaluate-every", "50",
+    "--checkpoint-every", "50", "--evaluate-every", "50", "--dropout", "0.1",
 )  # fmt: skip
 
 

@@ -55,6 +55,8 @@ OPTIONS = (
     ("--decay-fraction", "decay_fraction", RANGES["decay_fraction"], "0.7",
      "fraction of the steps, at the end, over which they fall to zero"),
     ("--clip-norm", "clip_norm", RANGES["clip_norm"], "1.0", "largest norm of a gradient"),
+    ("--dropout", "dropout", RANGES["dropout"], "0.0",
+     "fraction that a step leaves out of what each block adds, for texts that are read many times"),
     ("--log-every", "log_every", RANGES["log_every"], "10", "steps between lines of metrics"),
     ("--evaluate-every", "evaluate_every", RANGES["evaluate_every"], "100",
      "steps between validations"),

@@ -77,6 +77,7 @@ def train_model(
     warmup_steps: int | None = None,
     decay_fraction: float | None = None,
     clip_norm: float = TrainingConfig.clip_norm,
+    dropout: float = TrainingConfig.dropout,
     log_every: int = TrainingConfig.log_every,
     evaluate_every: int = TrainingConfig.evaluate_every,
     checkpoint_every: int = TrainingConfig.checkpoint_every,
@@ -113,7 +114,8 @@ def train_model(
         _check_data(run, text, source, [*files, *held_out], processes)
         rates = muon_lr, adamw_lr, muon_rows, warmup_steps, decay_fraction
         config = TrainingConfig(
-            TrainingConfig.steps if steps is None else steps, clip_norm=clip_norm, seed=seed,
+            TrainingConfig.steps if steps is None else steps, clip_norm=clip_norm, dropout=dropout,
+            seed=seed,
             **asdict(recipe_of(size, text is not None, *rates)), shards=hardware.shards(threads),
             accumulate=accumulate, processes=processes.world_size, dtype=hardware.first_dtype,
             device=hardware.device.type, log_every=log_every, evaluate_every=evaluate_every,

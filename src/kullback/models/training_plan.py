@@ -254,10 +254,11 @@ class PreparedRun:
             return
         passes = tokens / self.batches.training_rows(1, 1).total
         if passes > MANY_PASSES:
+            regularised = "" if self.config.dropout else "--dropout 0.1 makes that later, "
             self._progress.note(
                 f"the text is read {passes:,.0f} times: beyond about {MANY_PASSES} the validation "
-                "may get worse while training (Muennighoff et al. 2023); --steps or --minutes give "
-                "a shorter run, more text or a smaller size a better one"
+                f"may get worse while training (Muennighoff et al. 2023); {regularised}--steps or "
+                "--minutes give a shorter run, more text or a smaller size a better one"
             )
 
     def _tell_sharding(self, replica: int) -> None:
@@ -294,10 +295,11 @@ class PreparedRun:
 
 def _shown_recipe(config: TrainingConfig) -> str:
     rows = f"blocks of {config.muon_rows} rows" if config.muon_rows else "whole matrices"
+    dropout = f"; dropout {config.dropout:g}" if config.dropout else ""
     return (
         f"learning rates {config.muon_lr:g} (Muon, {rows}) and {config.adamw_lr:g} (AdamW): "
         f"{config.warmup_steps} steps of warm-up, to zero over the last "
-        f"{100 * config.decay_fraction:g} %"
+        f"{100 * config.decay_fraction:g} %{dropout}"
     )
 
 

@@ -44,6 +44,8 @@ class Shard:
     """The bytes of text that each target covers; only of the validation split of a text."""
     document_M: Int[np.ndarray, "M"] | None = None
     """The document of each target; None where they are of one text, or of a source."""
+    first_token: int = 0
+    """Tokens of the shards of the batch before it."""
 
     def on(self, device: torch.device) -> Shard:
         """The same with what the model reads on a device."""

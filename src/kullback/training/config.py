@@ -25,6 +25,7 @@ RANGES = {
     "decay_fraction": Range(0, 1.0, whole=False, above=True),
     "muon_rows": Range(0, 65_536),
     "clip_norm": Range(0, 1e9, whole=False, above=True),
+    "dropout": Range(0, 0.99, whole=False),
     "shards": Range(1, 4096),
     "accumulate": Range(1, 10**6),
     "processes": Range(1, 10**6),
@@ -62,6 +63,8 @@ class TrainingConfig:
     decay_fraction: float = 0.7
     """The fraction of the steps, at the end, over which the learning rates fall to zero."""
     clip_norm: float = 1.0
+    dropout: float = 0.0
+    """The fraction that a step leaves out of what each block adds to the residual stream."""
     shards: int = 2
     """Threads, one shard each; they change the last bits, since sums are ordered."""
     accumulate: int = 1

@@ -7,7 +7,7 @@ adds the output of attention over earlier positions, then that of the MLP::
     x = x + attention(rms_norm(x))      causal, rotary positions (Su et al. 2021, eq. 34)
     x = x + mlp(rms_norm(x))            down(silu(gate(x)) * up(x))  (Shazeer 2020, SwiGLU)
 
-There are no biases and no dropout.  Parameters have the names of `LlamaForCausalLM` in
+There are no biases; dropout is :mod:`kullback.training.dropout`.  Parameters have the names of `LlamaForCausalLM` in
 `transformers`, which loads a saved model without conversion.
 
 Axes: N sequences, T positions, M tokens of all sequences, D width, H heads, K = D / H head width,
@@ -27,6 +27,7 @@ from kullback.runtime.weights import allocate_on_cpu
 from kullback.training.arithmetic import Arithmetic
 from kullback.training.block_functions import add_linear, normalised_linear, swiglu
 from kullback.training.block_library import Positions
+from kullback.training.dropout import Dropout
 from kullback.training.gpt_config import GPTConfig
 from kullback.training.native_block import native_block, positions_of, product_in_c
 from kullback.training.packed_attention import PackedLayout, packed_attention
@@ -261,10 +262,10 @@ class GPT(nn.Module):
         return self._hidden(tokens_NT.flatten(), (N, T)).view(N, T, -1)
 
     def hidden_packed(
-        self, tokens_M: Int[Tensor, "M"], layout: PackedLayout
+        self, tokens_M: Int[Tensor, "M"], layout: PackedLayout, dropout: Dropout | None = None
     ) -> Float[Tensor, "M D"]:
-        """The same for concatenated sequences, without padding."""
-        return self._hidden(tokens_M, layout)
+        """The same for concatenated sequences, without padding; in training with dropout."""
+        return self._hidden(tokens_M, layout, dropout)
 
     def forward(self, tokens_NT: Int[Tensor, "N T"]) -> Float[Tensor, "N T V"]:
         """The logits of the next token at every position."""
@@ -274,6 +275,7 @@ class GPT(nn.Module):
         self,
         tokens_M: Int[Tensor, "M"],
         layout: PackedLayout | tuple[int, int],
+        dropout: Dropout | None = None,
     ) -> Float[Tensor, "M D"]:
         longest = layout.tokens_of_longest if isinstance(layout, PackedLayout) else layout[1]
         if longest > self.config.context:
@@ -290,14 +292,17 @@ class GPT(nn.Module):
         if self.arithmetic.functions is not None and x_MD.dtype == torch.float32:
             place = positions_of(layout, rotation_TP)
         again = self.checkpoint_activations and torch.is_grad_enabled()
-        for block in self.model.layers:
-            if again:  # there is no dropout, so no generator's state to restore
+        for i, block in enumerate(self.model.layers):
+            before_MD = x_MD
+            if again:  # no generator's state is to be restored: dropout has none
                 x_MD = checkpoint(
                     block, x_MD, rotation_TP, place,
                     use_reentrant=False, preserve_rng_state=False,
                 )  # fmt: skip
             else:
                 x_MD = block(x_MD, rotation_TP, place)
+            if dropout is not None:
+                x_MD = dropout.applied(i, before_MD, x_MD)
         out: Tensor = self.model.norm(x_MD[:M])
         return out
 

@@ -15,6 +15,7 @@ from torch import Tensor, autograd
 
 from kullback.runtime.transfers import start_to_host
 from kullback.training.batches import Shard
+from kullback.training.dropout import Dropout
 from kullback.training.gpt import GPT
 from kullback.training.linear_cross_entropy import linear_cross_entropy
 from kullback.training.metrics import Sums
@@ -27,7 +28,7 @@ def gradients(
     state: TrainingState, shard: Shard, tokens_of_batch: int
 ) -> tuple[tuple[Tensor, ...], Callable[[], Sums]]:
     """One shard's share of the gradient of the batch's mean nll, and what waits for its sums."""
-    loss, nll_M = losses(state.model, shard, 1.0 / tokens_of_batch)
+    loss, nll_M = losses(state.model, shard, 1.0 / tokens_of_batch, state.dropout(shard))
     sums = start_sums(state.model, nll_M, shard)
     return autograd.grad(loss, state.weights), sums
 
@@ -58,11 +59,13 @@ def start_sums(model: GPT, nll_M: Float[Tensor, "M"], shard: Shard) -> Callable[
     return lambda: Sums.of(wait(), shard)
 
 
-def losses(model: GPT, shard: Shard, weight: float) -> tuple[Float[Tensor, ""], Float[Tensor, "M"]]:
+def losses(
+    model: GPT, shard: Shard, weight: float, dropout: Dropout | None = None
+) -> tuple[Float[Tensor, ""], Float[Tensor, "M"]]:
     """The sum of the tokens' nll times `weight`, and each token's nll, on the model's device."""
     arithmetic = model.arithmetic
     shard = shard.on(model.head_weight.device)
-    hidden_MD = model.hidden_packed(shard.inputs_M, shard.layout)
+    hidden_MD = model.hidden_packed(shard.inputs_M, shard.layout, dropout)
     weight_M = hidden_MD.new_full((len(hidden_MD),), weight)
     functions = arithmetic.functions if hidden_MD.dtype == torch.float32 else None
     return linear_cross_entropy(

@@ -85,9 +85,10 @@ def _numbers_of_token(gpt: GPTConfig, config: TrainingConfig) -> int:
         if config.device == "cpu":  # its attention keeps the weights: of the keys before a query
             of_block += math.ceil(gpt.heads * (gpt.context + QUERIES) / 2)
         at_block = 4 * gpt.width + 2 * gpt.mlp_width
+    of_stream = gpt.layers * gpt.width * (bool(config.dropout) + config.checkpoint_activations)
     if config.checkpoint_activations:
-        return gpt.layers * gpt.width + of_block + at_block
-    return gpt.layers * of_block + at_block
+        return of_stream + of_block + at_block
+    return of_stream + gpt.layers * of_block + at_block
 
 
 def _shards(config: TrainingConfig, sharding_processes: int | None) -> int:

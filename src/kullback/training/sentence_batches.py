@@ -156,8 +156,9 @@ def _shards(sentences: Sentences, count: int, context: int, part: slice = ALL) -
     cuts = np.maximum.accumulate(np.maximum(cuts, 1) - number) + number
     cuts = np.minimum(cuts, len(order) - count + number)
     surprisals = sentences.surprisals
+    firsts = [0, *(int(tokens[cut - 1]) for cut in cuts)]
     shards = []
-    for rows in np.split(order, cuts)[part]:
+    for rows, first in list(zip(np.split(order, cuts), firsts, strict=True))[part]:
         mask = sentences.mask[rows, :context]
         targets = sentences.tokens[rows, :context].astype(np.int64)
         inputs = np.concatenate([np.full((len(rows), 1), BOS_ID), targets[:, :-1]], axis=1)
@@ -168,6 +169,7 @@ def _shards(sentences: Sentences, count: int, context: int, part: slice = ALL) -
                 torch.from_numpy(surprisals[rows, :context][mask]),
                 PackedLayout.of(torch.from_numpy(lengths[rows])),
                 lengths[rows],
+                first_token=first,
             )
         )
     return shards

@@ -33,6 +33,7 @@ from kullback.runtime.workers import lost_processes
 from kullback.training.arithmetic import CPU, Arithmetic
 from kullback.training.batches import Shard
 from kullback.training.config import TrainingConfig
+from kullback.training.dropout import Dropout
 from kullback.training.gpt import GPT
 from kullback.training.gpt_config import GPTConfig
 from kullback.training.loss import losses, start_sums
@@ -51,9 +52,11 @@ class _PieceLoss(nn.Module):
         super().__init__()
         self.gpt = gpt
 
-    def forward(self, piece: Shard, weight: float) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, piece: Shard, weight: float, dropout: Dropout | None = None
+    ) -> tuple[Tensor, Tensor]:
         """The sum of the tokens' nll times `weight`, and each token's nll."""
-        return losses(self.gpt, piece, weight)
+        return losses(self.gpt, piece, weight, dropout)
 
 
 @dataclass
@@ -113,7 +116,7 @@ class ShardedState(TrainingState):
         for i, piece in enumerate(pieces):
             self._fsdp.set_is_last_backward(i == len(pieces) - 1)
             with _together():
-                loss, nll_M = self._root(piece, 1.0 / tokens_of_batch)
+                loss, nll_M = self._root(piece, 1.0 / tokens_of_batch, self.dropout(piece))
                 loss.backward()
             sums.append(start_sums(self.model, nll_M, piece))
         return sums

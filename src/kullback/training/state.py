@@ -16,7 +16,9 @@ from torch import Tensor
 from kullback.errors import RunError
 from kullback.runtime.transfers import start_to_host
 from kullback.training.arithmetic import CPU, Arithmetic
+from kullback.training.batches import Shard
 from kullback.training.config import TrainingConfig
+from kullback.training.dropout import Dropout
 from kullback.training.gpt import GPT
 from kullback.training.gpt_config import GPTConfig
 from kullback.training.metrics import Sums
@@ -86,6 +88,13 @@ class TrainingState:
         model = GPT(gpt, seed=config.seed).compute_with(Arithmetic.of(config, device))
         model.checkpoint_activations = config.checkpoint_activations
         return cls(model, config)
+
+    def dropout(self, piece: Shard) -> Dropout | None:
+        """What this step leaves out of a piece of its batch."""
+        fraction = self.config.dropout
+        if not fraction:
+            return None
+        return Dropout(fraction, self.config.seed, self.step, piece.first_token)
 
     @property
     def sharded(self) -> ShardedState | None:

@@ -148,9 +148,16 @@ class TextBatches:
         """Windows of the training split, drawn with the generator of (seed, step)."""
         rng = np.random.default_rng([self.seed, step])
         starts = rng.integers(0, len(self.training) - self.context, self.windows)
-        pieces = np.array_split(starts, min(count, self.windows))[part]
-        places = (piece[:, None] + np.arange(self.context + 1) for piece in pieces)
-        return [_shard(self.training[rows]) for rows in places]
+        count = min(count, self.windows)
+        pieces = np.array_split(starts, count)
+        windows = np.cumsum([0, *(len(piece) for piece in pieces[:-1])])
+        return [
+            _shard(
+                self.training[piece[:, None] + np.arange(self.context + 1)],
+                first_token=int(before) * self.context,
+            )
+            for piece, before in list(zip(pieces, windows, strict=True))[part]
+        ]
 
     def validation(self, limit: int | None = None) -> Sequence[Shard]:
         """The consecutive windows of the validation split, whose shards are made when read.
@@ -216,6 +223,7 @@ def _shard(
     rows: Int[np.ndarray, "N T"],
     bytes_M: Int[np.ndarray, "M"] | None = None,
     document_M: Int[np.ndarray, "M"] | None = None,
+    first_token: int = 0,
 ) -> Shard:
     """All tokens but the last of each row are read, all but the first predicted."""
     lengths = np.full(len(rows), rows.shape[1] - 1)
@@ -227,4 +235,5 @@ def _shard(
         lengths,
         bytes_M,
         document_M,
+        first_token,
     )
