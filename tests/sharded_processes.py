@@ -34,7 +34,7 @@ from kullback.training.text_batches import TextBatches
 from two_processes import two_processes
 
 #: 26 steps; the vocabulary of the text is odd, so that shards are of unequal size.
-SHARDED = replace(CONFIG, shards=1, fsdp=True, dropout=0.2)
+SHARDED = replace(CONFIG, shards=1, fsdp=True, dropout=0.2, weight_decay=0.1)
 
 
 def model(batches: SentenceBatches | TextBatches) -> GPTConfig:

@@ -15,10 +15,16 @@ from kullback.training.state import TrainingState
 from tiny_runs import fingerprint, sizes, weather
 
 
-def test_one_step_is_clipped_muon_and_adamw(tmp_path: Path):
-    """An update is torch's Muon for the blocks' matrices, AdamW for the rest, after clipping."""
+@pytest.mark.parametrize("decay", [0.0, 0.5])
+def test_one_step_is_clipped_muon_and_adamw(decay: float, tmp_path: Path):
+    """An update is torch's Muon for the blocks' matrices, AdamW for the rest, after clipping.
+
+    All matrices decay, and the weights of normalisations do not.
+    """
     batches = weather(tmp_path)
-    config = TrainingConfig(clip_norm=0.05, warmup_steps=4, steps=40, muon_lr=0.1, adamw_lr=0.02)
+    config = TrainingConfig(
+        clip_norm=0.05, warmup_steps=4, steps=40, muon_lr=0.1, adamw_lr=0.02, weight_decay=decay
+    )
     state = TrainingState(GPT(sizes(batches), seed=2), config)
     twin = GPT(sizes(batches), seed=2)
     named = dict(twin.named_parameters())
@@ -26,8 +32,14 @@ def test_one_step_is_clipped_muon_and_adamw(tmp_path: Path):
     blocks = {n: w for n, w in named.items() if w.ndim == 2 and "layers" in n}
     rest = [w for n, w in named.items() if n not in blocks]
     assert len(blocks) == 7
-    muon = torch.optim.Muon(blocks.values(), weight_decay=0.0)
-    adamw = torch.optim.AdamW(rest, betas=(0.9, 0.95), weight_decay=0.0)
+    muon = torch.optim.Muon(blocks.values(), weight_decay=decay)
+    adamw = torch.optim.AdamW(
+        [
+            {"params": [w for w in rest if w.ndim == 2], "weight_decay": decay},
+            {"params": [w for w in rest if w.ndim == 1], "weight_decay": 0.0},
+        ],
+        betas=(0.9, 0.95),
+    )
     generator = torch.Generator().manual_seed(0)
     for step in range(6):
         # Norms from 0.02, which is left alone, to 300.
@@ -39,7 +51,8 @@ def test_one_step_is_clipped_muon_and_adamw(tmp_path: Path):
         state.update([g.clone() for g in gradients])
         state.step += 1
         for optimiser, lr in ((muon, config.muon_lr), (adamw, config.adamw_lr)):
-            optimiser.param_groups[0]["lr"] = lr * config.learning_rate_factor(step)
+            for group in optimiser.param_groups:
+                group["lr"] = lr * config.learning_rate_factor(step)
             optimiser.step()
     for name, weight in state.model.named_parameters():
         # Muon computes with 8 bits of mantissa, in another order there

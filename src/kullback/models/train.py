@@ -76,6 +76,7 @@ def train_model(
     adamw_lr: float | None = None,
     warmup_steps: int | None = None,
     decay_fraction: float | None = None,
+    weight_decay: float | None = None,
     clip_norm: float = TrainingConfig.clip_norm,
     dropout: float = TrainingConfig.dropout,
     log_every: int = TrainingConfig.log_every,
@@ -112,7 +113,7 @@ def train_model(
     with process_group() as processes, training_hardware(device, dtype) as hardware:
         progress = _progress(processes, progress)
         _check_data(run, text, source, [*files, *held_out], processes)
-        rates = muon_lr, adamw_lr, muon_rows, warmup_steps, decay_fraction
+        rates = muon_lr, adamw_lr, muon_rows, warmup_steps, decay_fraction, weight_decay
         config = TrainingConfig(
             TrainingConfig.steps if steps is None else steps, clip_norm=clip_norm, dropout=dropout,
             seed=seed,

@@ -295,11 +295,12 @@ class PreparedRun:
 
 def _shown_recipe(config: TrainingConfig) -> str:
     rows = f"blocks of {config.muon_rows} rows" if config.muon_rows else "whole matrices"
-    dropout = f"; dropout {config.dropout:g}" if config.dropout else ""
+    more = f"; weight decay {config.weight_decay:g}" if config.weight_decay else ""
+    more += f"; dropout {config.dropout:g}" if config.dropout else ""
     return (
         f"learning rates {config.muon_lr:g} (Muon, {rows}) and {config.adamw_lr:g} (AdamW): "
         f"{config.warmup_steps} steps of warm-up, to zero over the last "
-        f"{100 * config.decay_fraction:g} %{dropout}"
+        f"{100 * config.decay_fraction:g} %{more}"
     )
 
 

@@ -26,6 +26,7 @@ RANGES = {
     "muon_rows": Range(0, 65_536),
     "clip_norm": Range(0, 1e9, whole=False, above=True),
     "dropout": Range(0, 0.99, whole=False),
+    "weight_decay": Range(0, 100.0, whole=False),
     "shards": Range(1, 4096),
     "accumulate": Range(1, 10**6),
     "processes": Range(1, 10**6),
@@ -65,6 +66,8 @@ class TrainingConfig:
     clip_norm: float = 1.0
     dropout: float = 0.0
     """The fraction that a step leaves out of what each block adds to the residual stream."""
+    weight_decay: float = 0.0
+    """A step multiplies matrices by 1 - learning rate × this (Loshchilov & Hutter 2019)."""
     shards: int = 2
     """Threads, one shard each; they change the last bits, since sums are ordered."""
     accumulate: int = 1

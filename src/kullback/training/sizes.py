@@ -36,6 +36,7 @@ class Recipe:
     muon_rows: int = TrainingConfig.muon_rows
     warmup_steps: int = TrainingConfig.warmup_steps
     decay_fraction: float = TrainingConfig.decay_fraction
+    weight_decay: float = TrainingConfig.weight_decay
 
 
 @dataclass(frozen=True)

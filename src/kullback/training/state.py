@@ -77,10 +77,16 @@ class TrainingState:
         hidden = [w.ndim == 2 and ".layers." in n for n, w in self.model.named_parameters()]
         matrices = [w for w, is_hidden in zip(self.weights, hidden, strict=True) if is_hidden]
         others = [w for w, is_hidden in zip(self.weights, hidden, strict=True) if not is_hidden]
-        self.muon = self.muon_kind(matrices, rows=self.config.muon_rows or None)
+        decay, rows = self.config.weight_decay, self.config.muon_rows or None
+        self.muon = self.muon_kind(matrices, weight_decay=decay, rows=rows)
         if self.model.arithmetic.functions is not None:
             self.muon.functions = muon_functions()
-        self.adamw = AdamW(others, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
+        # The weights of normalisations do not decay.
+        groups = [
+            {"params": [w for w in others if w.ndim == 2], "weight_decay": decay},
+            {"params": [w for w in others if w.ndim == 1], "weight_decay": 0.0},
+        ]
+        self.adamw = AdamW(groups, betas=(0.9, 0.95), fused=True)
 
     @classmethod
     def begin(cls, gpt: GPTConfig, config: TrainingConfig, device: torch.device = CPU) -> Self:
