@@ -26,7 +26,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -75,7 +75,7 @@ class Recipe:
     """Wavelengths of the rotary positions that suit a context of a hundred characters."""
     warmup_steps: int = 20
     decay_fraction: float = 0.7
-    dropout: float = 0.0
+    weight_decay: float = 0.1
 
     def command(self, seed: int, threads: int) -> str:
         """The same run by hand."""
@@ -90,7 +90,7 @@ class Recipe:
 RECIPES = {
     "budget": Recipe(1.60, None, 1200, 4, 4, 128, 320, 128, 8, 0.01, 0.006),
     "kneser-ney": Recipe(1.5165, 10.0, 6000, 4, 4, 128, 320, 128, 8, 0.01, 0.006),
-    "a100": Recipe(1.4697, None, 8000, 6, 6, 192, 480, 256, 4, 0.01, 0.006, dropout=0.1),
+    "a100": Recipe(1.4697, None, 3000, 6, 6, 192, 480, 256, 4, 0.01, 0.006),
 }
 
 
@@ -146,10 +146,9 @@ def main() -> None:
     shape = ("context", "width", "layers", "heads", "mlp_width", "rope_theta")
     # Not tied, as `kullback train` does with characters.
     gpt = GPTConfig(V, **{name: getattr(recipe, name) for name in shape}, tied=False)
-    names = ("steps", "muon_lr", "adamw_lr", "muon_rows", "warmup_steps", "decay_fraction")
-    names += ("dropout",)
+    kept = asdict(recipe).keys() & {field.name for field in fields(TrainingConfig)}
     config = TrainingConfig(
-        **{name: getattr(recipe, name) for name in names}, shards=threads, seed=arguments.seed
+        **{name: getattr(recipe, name) for name in kept}, shards=threads, seed=arguments.seed
     )
     config, why = faster_type(batches, gpt, with_native(config, CPU))
     if why is not None:

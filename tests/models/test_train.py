@@ -395,7 +395,9 @@ def test_a_size_has_a_recipe_for_texts_and_what_is_given_comes_first(
     """The plan and training.json have the recipe of the size, and every value that is given."""
     text(tmp_path)
     weather(tmp_path)
-    recipe = Recipe(0.011, 0.0044, muon_rows=4, warmup_steps=3, decay_fraction=0.55, weight_decay=0.1)
+    recipe = Recipe(
+        0.011, 0.0044, muon_rows=4, warmup_steps=3, decay_fraction=0.55, weight_decay=0.1
+    )
     monkeypatch.setitem(NAMED_SIZES, "micro", replace(NAMED_SIZES["micro"], recipe=recipe))
 
     def begun(name: str, **options: object) -> tuple[Recipe, str]:

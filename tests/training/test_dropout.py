@@ -65,7 +65,9 @@ def test_neighbouring_channels_are_independent() -> None:
         assert both.double().mean() == pytest.approx(0.25, abs=0.006)
 
 
-@pytest.mark.parametrize("batches", [text_batches(), SentenceBatches(open_source("conjugation"), 64)])
+@pytest.mark.parametrize(
+    "batches", [text_batches(), SentenceBatches(open_source("conjugation"), 64)]
+)
 def test_pieces_of_a_batch_leave_out_what_the_whole_does(batches: Batches) -> None:
     whole = of_batch(batches, 1)
     assert torch.equal(of_batch(batches, 3), whole)

@@ -100,10 +100,9 @@ def train_model(
     `tokenizer` is "characters", a ``tokenizer.json`` or its folder; None trains a byte-level BPE.
     `size` is in `kullback.training.sizes.NAMED_SIZES` (nano); what is given replaces its fields.
     The head is `tied`, except with characters.  A run has `steps`, or as many as fit into
-    `minutes`, or with `size` 20 tokens a parameter, else 800.  `log` are names of loggers.
-
-    Ctrl-C writes a checkpoint and raises `kullback.training.interruption.Interrupted`; what cannot
-    be given, `InvalidValueError`; a folder that has a run or cannot be written, `RunError`.
+    `minutes`, or with `size` 20 tokens a parameter, else 800.  `log` are names of loggers.  Ctrl-C
+    writes a checkpoint and raises `kullback.training.interruption.Interrupted`.  What cannot be
+    given is an `InvalidValueError`, a folder that has a run or cannot be written a `RunError`.
     """
     run, files, held_out = Path(output), given_text(text), given_text(validation)
     check_loggers(log)
@@ -116,11 +115,10 @@ def train_model(
         rates = muon_lr, adamw_lr, muon_rows, warmup_steps, decay_fraction, weight_decay
         config = TrainingConfig(
             TrainingConfig.steps if steps is None else steps, clip_norm=clip_norm, dropout=dropout,
-            seed=seed,
             **asdict(recipe_of(size, text is not None, *rates)), shards=hardware.shards(threads),
             accumulate=accumulate, processes=processes.world_size, dtype=hardware.first_dtype,
-            device=hardware.device.type, log_every=log_every, evaluate_every=evaluate_every,
-            checkpoint_every=checkpoint_every, checkpoint_activations=checkpoint_activations,
+            device=hardware.device.type, checkpoint_activations=checkpoint_activations, seed=seed,
+            log_every=log_every, evaluate_every=evaluate_every, checkpoint_every=checkpoint_every,
         )  # fmt: skip
         settings.check(text is not None, config, hardware.device)
         of_text = {"vocabulary_size": vocabulary_size, "context": context, "tokenizer": tokenizer,

@@ -51,16 +51,18 @@ class NamedSize:
     """Of the BPE that is trained on a text."""
     windows: int
     """Of a batch."""
-    recipe: Recipe = Recipe()
-    """On a text."""
+    recipe: Recipe = Recipe(weight_decay=0.1)
+    """On a text, which is usually read more than once."""
 
 
 #: nano is the default; micro and mini have the shapes of nanoGPT's recipes for a CPU and for
 #: characters on one GPU, small that of GPT-2, base is twice as deep and wider.
-#: The recipe of micro is measured (``docs/log.md``); those of the larger ones are the defaults.
+#: The recipes of nano and micro are measured (``docs/log.md``); the larger ones have that of nano.
 NAMED_SIZES = {
     "nano": NamedSize(2, 2, 64, 64, 1024, 48),
-    "micro": NamedSize(4, 4, 128, 64, 2048, 16, Recipe(muon_lr=0.01, adamw_lr=0.006, muon_rows=32)),
+    "micro": NamedSize(
+        4, 4, 128, 64, 2048, 16, Recipe(0.01, 0.006, muon_rows=32, weight_decay=0.1)
+    ),
     "mini": NamedSize(6, 6, 384, 256, 8192, 32),
     "small": NamedSize(12, 12, 768, 512, 16_384, 32),
     "base": NamedSize(24, 16, 1024, 1024, 32_768, 16),
