@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
@@ -100,18 +100,17 @@ def train_model(
     `tokenizer` is "characters", a ``tokenizer.json`` or its folder; None trains a byte-level BPE.
     `size` is in `kullback.training.sizes.NAMED_SIZES` (nano); what is given replaces its fields.
     The head is `tied`, except with characters.  A run has `steps`, or as many as fit into
-    `minutes`, or with `size` 20 tokens a parameter, else 800.  `log` are names of loggers.  Ctrl-C
-    writes a checkpoint and raises `kullback.training.interruption.Interrupted`.  What cannot be
-    given is an `InvalidValueError`, a folder that has a run or cannot be written a `RunError`.
+    `minutes`, or with `size` 20 tokens a parameter, else 800.  `log` are loggers.  Ctrl-C writes a
+    checkpoint and raises `kullback.training.interruption.Interrupted`.  Raises `InvalidValueError`
+    for what cannot be given, `RunError` for a folder that has a run or cannot be written.
     """
     run, files, held_out = Path(output), given_text(text), given_text(validation)
-    check_loggers(log)
     settings = Settings(
         size, steps, minutes, width, layers, heads, mlp_width, rope_theta, norm_eps, context, batch,
         vocabulary_size, fsdp, tokenizer != CHARACTERS if tied is None else tied)  # fmt: skip
     with process_group() as processes, training_hardware(device, dtype) as hardware:
         progress = _progress(processes, progress)
-        _check_data(run, text, source, [*files, *held_out], processes)
+        _check_data(run, text, source, [*files, *held_out], log, processes)
         rates = muon_lr, adamw_lr, muon_rows, warmup_steps, decay_fraction, weight_decay
         config = TrainingConfig(
             TrainingConfig.steps if steps is None else steps, clip_norm=clip_norm, dropout=dropout,
@@ -121,10 +120,10 @@ def train_model(
             log_every=log_every, evaluate_every=evaluate_every, checkpoint_every=checkpoint_every,
         )  # fmt: skip
         settings.check(text is not None, config, hardware.device)
-        of_text = {"vocabulary_size": vocabulary_size, "context": context, "tokenizer": tokenizer,
-                   "validation": validation, "field": field, "tokens_of": tokens_of}  # fmt: skip
         if source is not None:
-            make = _sentences(source, holdout, settings, config, of_text, hardware.device)
+            _refuse("source", vocabulary_size=vocabulary_size, context=context, tokenizer=tokenizer,
+                    validation=validation, field=field, tokens_of=tokens_of)  # fmt: skip
+            make = _sentences(source, holdout, settings, config, hardware.device)
         else:
             read = settings.text_options(files, held_out, field, tokenizer, seed)
             make = _windows(run, read, holdout, tokens_of, progress)
@@ -199,6 +198,7 @@ def _check_data(
     text: object,
     source: object,
     files: Sequence[str | Path],
+    log: Sequence[str],
     processes: ProcessGroup,
 ) -> None:
     """Raise `InvalidValueError` or `RunError` unless there is one kind of data, and a new run.
@@ -207,6 +207,7 @@ def _check_data(
     """
     if not processes.is_rank_zero:
         return
+    check_loggers(log)
     if (text is None) == (source is None):
         raise InvalidValueError("text and source: give either files of text, or a source")
     read = [*files, *([source] if isinstance(source, str) else [])]
@@ -238,13 +239,11 @@ def _sentences(
     holdout: int | None,
     settings: Settings,
     config: TrainingConfig,
-    of_text: Mapping[str, object],
     device: torch.device,
 ) -> Callable[[], Batches]:
-    """Batches of a source, for which the memory is enough; it has no options `of_text`."""
+    """Batches of a source, for which the memory is enough."""
     from kullback.sources.catalogue import Source, open_source  # and SciPy
 
-    _refuse("source", **of_text)
     if isinstance(source, Source):
         _refuse("source that is open already", holdout=holdout)
         if not source.spec:
