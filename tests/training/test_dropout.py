@@ -24,12 +24,14 @@ SHAPE = GPTConfig(vocabulary_size=40, context=32, width=32, layers=3, heads=2, m
 
 
 def text_batches() -> TextBatches:
+    """Return eight windows of random tokens."""
     tokens = np.random.default_rng(0).integers(0, 40, 2_000)
     alphabet = Tokenizer(models.WordLevel({str(i): i for i in range(40)}))
     return TextBatches.of_tokens(tokens, alphabet, context=32, windows=8)
 
 
 def of_batch(batches: Batches, pieces: int, part: slice = slice(None)) -> torch.Tensor:
+    """Return the factors of the pieces of a batch, one after the other."""
     shards = batches.shards(3, pieces, part)
     factors = [
         Dropout(0.25, 5, 3, shard.first_token).factors(1, torch.empty(len(shard.targets_M), 32))
@@ -39,6 +41,7 @@ def of_batch(batches: Batches, pieces: int, part: slice = slice(None)) -> torch.
 
 
 def test_factors_are_0_or_keep_the_mean() -> None:
+    """A quarter of the numbers is left out, of every token and channel about as many."""
     factors = Dropout(0.25, 0, 0, 0).factors(0, torch.empty(500, 400))
     assert factors.unique().tolist() == [0.0, pytest.approx(4 / 3)]
     # 200,000 draws: the standard error of the fraction is 0.001.
@@ -51,6 +54,7 @@ def test_factors_are_0_or_keep_the_mean() -> None:
     "changed", [{"seed": 1}, {"step": 1}, {"first_token": 1}, {"first_token": 500}, {"block": 1}]
 )
 def test_other_seeds_steps_tokens_and_blocks_are_independent(changed: dict[str, int]) -> None:
+    """Of two patterns of a half each, a quarter is in both."""
     block = changed.pop("block", 0)
     first = Dropout(0.5, 0, 0, 0)
     left_out = first.factors(0, torch.empty(500, 400)) == 0
@@ -59,6 +63,7 @@ def test_other_seeds_steps_tokens_and_blocks_are_independent(changed: dict[str, 
 
 
 def test_neighbouring_channels_are_independent() -> None:
+    """So are channels that share a hash, and those at distances of powers of two."""
     left_out = Dropout(0.5, 0, 0, 0).factors(0, torch.empty(500, 400)) == 0
     for distance in (1, 2, 16, 64, 128, 256):
         both = left_out[:, distance:] & left_out[:, :-distance]
@@ -69,6 +74,7 @@ def test_neighbouring_channels_are_independent() -> None:
     "batches", [text_batches(), SentenceBatches(open_source("conjugation"), 64)]
 )
 def test_pieces_of_a_batch_leave_out_what_the_whole_does(batches: Batches) -> None:
+    """However a batch is cut for threads, parts and processes."""
     whole = of_batch(batches, 1)
     assert torch.equal(of_batch(batches, 3), whole)
     of_processes = [of_batch(batches, 4, slice(0, 2)), of_batch(batches, 4, slice(2, 4))]
@@ -76,6 +82,7 @@ def test_pieces_of_a_batch_leave_out_what_the_whole_does(batches: Batches) -> No
 
 
 def test_a_step_scales_what_each_block_adds() -> None:
+    """The definition, block by block."""
     model = GPT(SHAPE, seed=1)
     (shard,) = text_batches().shards(0, 1)
     dropout = Dropout(0.3, 2, 0, 0)
@@ -90,6 +97,7 @@ def test_a_step_scales_what_each_block_adds() -> None:
 
 
 def test_activation_checkpointing_leaves_out_the_same_numbers() -> None:
+    """A block that is computed again has the same gradient, to the last bit."""
     batches, config = text_batches(), TrainingConfig(steps=4, dropout=0.3)
     found = []
     for checkpointed in (False, True):
@@ -101,6 +109,7 @@ def test_activation_checkpointing_leaves_out_the_same_numbers() -> None:
 
 
 def test_a_step_is_with_dropout_and_validation_without() -> None:
+    """The loss of a step is that of what is left; without a step there is no dropout."""
     batches = text_batches()
     state = TrainingState.begin(SHAPE, TrainingConfig(steps=4, dropout=0.5))
     (shard,) = batches.shards(0, 1)

@@ -7,8 +7,8 @@ adds the output of attention over earlier positions, then that of the MLP::
     x = x + attention(rms_norm(x))      causal, rotary positions (Su et al. 2021, eq. 34)
     x = x + mlp(rms_norm(x))            down(silu(gate(x)) * up(x))  (Shazeer 2020, SwiGLU)
 
-There are no biases; dropout is :mod:`kullback.training.dropout`.  Parameters have the names of `LlamaForCausalLM` in
-`transformers`, which loads a saved model without conversion.
+There are no biases; dropout is in :mod:`kullback.training.dropout`.  Parameters have the names of
+`LlamaForCausalLM` in `transformers`, which loads a saved model without conversion.
 
 Axes: N sequences, T positions, M tokens of all sequences, D width, H heads, K = D / H head width,
 P = K / 2 rotated pairs, V vocabulary.
