@@ -73,7 +73,8 @@ class Dropout:
         for part in (self.seed, self.step, block):
             key = _mixed(key ^ np.uint64(part))
         indices = np.arange(self.first_token, self.first_token + tokens, dtype=np.uint64)
-        return (_mixed(key + indices * np.uint64(_GAMMA)) >> np.uint64(32)).astype(np.int32)
+        keys_M: Int[np.ndarray, "M"] = _mixed(key + indices * np.uint64(_GAMMA)) >> np.uint64(32)
+        return keys_M.astype(np.int32)
 
 
 def _mixed(x: Int[np.ndarray, "M"]) -> Int[np.ndarray, "M"]:
