@@ -73,8 +73,9 @@ class Dropout:
         for part in (self.seed, self.step, block):
             key = _mixed(key ^ np.uint64(part))
         indices = np.arange(self.first_token, self.first_token + tokens, dtype=np.uint64)
-        keys_M: Int[np.ndarray, "M"] = _mixed(key + indices * np.uint64(_GAMMA)) >> np.uint64(32)
-        return keys_M.astype(np.int32)
+        bits_M = _mixed(key + indices * np.uint64(_GAMMA)) >> np.uint64(32)
+        keys_M: Int[np.ndarray, "M"] = bits_M.astype(np.int32)
+        return keys_M
 
 
 def _mixed(x: Int[np.ndarray, "M"]) -> Int[np.ndarray, "M"]:
