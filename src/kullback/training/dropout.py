@@ -73,9 +73,7 @@ class Dropout:
         for part in (self.seed, self.step, block):
             key = _mixed(key ^ np.uint64(part))
         indices = np.arange(self.first_token, self.first_token + tokens, dtype=np.uint64)
-        bits_M = _mixed(key + indices * np.uint64(_GAMMA)) >> np.uint64(32)
-        keys_M: Int[np.ndarray, "M"] = bits_M.astype(np.int32)
-        return keys_M
+        return (_mixed(key + indices * np.uint64(_GAMMA)) >> np.uint64(32)).astype(np.int32)
 
 
 def _mixed(x: Int[np.ndarray, "M"]) -> Int[np.ndarray, "M"]:
@@ -83,7 +81,8 @@ def _mixed(x: Int[np.ndarray, "M"]) -> Int[np.ndarray, "M"]:
     x = x + np.uint64(_GAMMA)
     for shift, factor in zip((30, 27), _FACTORS, strict=True):
         x = (x ^ (x >> np.uint64(shift))) * np.uint64(factor)
-    return x ^ (x >> np.uint64(31))
+    mixed: Int[np.ndarray, "M"] = x ^ (x >> np.uint64(31))
+    return mixed
 
 
 def _signed(bits: int) -> int:
