@@ -23,8 +23,8 @@ from kullback.runtime.threads import cores
 from kullback.runtime.workers import ProcessGroup
 from kullback.scoring.token_statistics import TokenStatistics, concatenate_statistics
 from kullback.text.documents import Document
-from kullback.text.encoded_documents import StoredEncodings
 from kullback.text.protocol import Protocol
+from kullback.text.stored_encodings import StoredEncodings
 from tiny_models import TEXT
 
 DOCUMENTS = [Document(f"{i}", TEXT[i : i + 2 + 7 * (i % 9)]) for i in range(40)]

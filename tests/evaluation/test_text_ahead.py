@@ -21,8 +21,9 @@ from kullback.results.evaluation import Evaluation
 from kullback.runtime.progress import Progress
 from kullback.text import encoded_documents
 from kullback.text.documents import Document
-from kullback.text.encoded_documents import EncodedAhead, StoredEncodings, _Encoder
+from kullback.text.encoded_documents import EncodedAhead, _Encoder
 from kullback.text.protocol import Protocol
+from kullback.text.stored_encodings import StoredEncodings
 from kullback.text.tokenizer import TextTokenizer
 from tiny_models import TEXT
 

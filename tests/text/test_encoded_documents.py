@@ -12,7 +12,8 @@ from kullback.errors import InvalidValueError
 from kullback.runtime import columns
 from kullback.text import encoded_documents
 from kullback.text.documents import Document
-from kullback.text.encoded_documents import encode_documents, equal_tokens
+from kullback.text.encoded_documents import encode_documents
+from kullback.text.stored_encodings import equal_tokens
 from kullback.text.tokenizer import TextTokenizer
 
 ROOT = Path(__file__).parent.parent.parent

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from kullback.text import encoded_documents
 from kullback.text.documents import Document
-from kullback.text.encoded_documents import encode_documents, equal_tokens
+from kullback.text.encoded_documents import encode_documents
 from kullback.text.special_spellings import count_strings, spelled_note
+from kullback.text.stored_encodings import equal_tokens
 from kullback.text.tokenizer import TextTokenizer
 from tiny_tokenizers import trained
 

@@ -7,8 +7,9 @@ import numpy as np
 from kullback.errors import InvalidValueError
 from kullback.evaluation.passes import TokenizedText
 from kullback.runtime.columns import PART_ROWS
-from kullback.text.encoded_documents import encode_documents, equal_tokens
+from kullback.text.encoded_documents import encode_documents
 from kullback.text.protocol import Bos
+from kullback.text.stored_encodings import equal_tokens
 from kullback.text.tokenizer import TextTokenizer
 from kullback.text.windows import Tokens
 

@@ -9,7 +9,7 @@ Axes: N windows of a batch, M rows, K columns of a statistic that has several.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Generic, TypeVar
 
@@ -30,6 +30,7 @@ from kullback.evaluation.predictors import (
     prepare,
     token_budget,
 )
+from kullback.evaluation.row_columns import concatenated, like, mapped, put
 from kullback.evaluation.tokenized_text import TokenizedText
 from kullback.models.devices import check_float32_products
 from kullback.models.interface import Sharing
@@ -43,7 +44,6 @@ from kullback.scoring.token_statistics import TokenStatistics
 __all__ = ["BatchLimit", "batched_rows", "window_predictions"]
 
 Rows = TypeVar("Rows", TokenStatistics, DivergenceStatistics)
-AnyRows = TypeVar("AnyRows")
 Value = TypeVar("Value")
 Result = TypeVar("Result")
 
@@ -328,7 +328,7 @@ def _start_rows(
 
     def finish() -> tuple[Rows, tuple[int | None, int | None]]:
         rows = [part() for _, part in parts]
-        return rows[0] if len(rows) == 1 else _concatenated(rows), reader.limit.reached
+        return rows[0] if len(rows) == 1 else concatenated(rows), reader.limit.reached
 
     return finish
 
@@ -353,49 +353,12 @@ class _Group(Generic[Rows]):
         if len(own_N) == 1 and own_N[0] == first and self._next == first + 1:
             return rows
         if self._rows is None:
-            self._rows = _like(rows, int(starts[-1] - starts[0]))
+            self._rows = like(rows, int(starts[-1] - starts[0]))
         sizes_N = np.diff(starts)[own_N]
         begins_N = starts[own_N] - starts[0]
         shift_N = begins_N - (np.cumsum(sizes_N) - sizes_N)
-        _put(self._rows, np.arange(len(rows)) + np.repeat(shift_N, sizes_N), rows)
+        put(self._rows, np.arange(len(rows)) + np.repeat(shift_N, sizes_N), rows)
         if self._next == first:
             return None
         ready = slice(int(starts[first] - starts[0]), int(starts[self._next] - starts[0]))
-        return _mapped(self._rows, lambda column_M: column_M[ready])
-
-
-def _mapped(rows: AnyRows, function: Callable[[np.ndarray], np.ndarray]) -> AnyRows:
-    """The statistics with `function` of each of their columns."""
-    assert is_dataclass(rows)
-    assert not isinstance(rows, type)
-    columns = {}
-    for field in fields(rows):
-        value = getattr(rows, field.name)
-        columns[field.name] = _mapped(value, function) if is_dataclass(value) else function(value)
-    return type(rows)(**columns)
-
-
-def _like(rows: AnyRows, size: int) -> AnyRows:
-    """Uninitialised statistics of `size` rows."""
-    return _mapped(rows, lambda column_M: np.empty((size, *column_M.shape[1:]), column_M.dtype))
-
-
-def _put(into: object, rows_m: Int[np.ndarray, "m"], part: object) -> None:
-    """Set some rows; columns that `part` has not are left."""
-    assert is_dataclass(part)
-    assert not isinstance(part, type)
-    for field in fields(part):
-        target, values = getattr(into, field.name), getattr(part, field.name)
-        if is_dataclass(values):
-            _put(target, rows_m, values)
-        elif target.shape[1:] == values.shape[1:]:
-            target[rows_m] = values
-
-
-def _concatenated(parts: list[Rows]) -> Rows:
-    whole = _like(parts[0], sum(map(len, parts)))
-    first = 0
-    for part in parts:
-        _put(whole, np.arange(first, first + len(part)), part)
-        first += len(part)
-    return whole
+        return mapped(self._rows, lambda column_M: column_M[ready])

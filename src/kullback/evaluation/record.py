@@ -92,15 +92,7 @@ def record(
         special_tokens=special_tokens, dtype=dtype, device=device, device_map=device_map,
         trust_remote_code=trust_remote_code or None, backend=backend, stream=stream or None,
     )  # fmt: skip
-    options.check_backend(model)
-    options.check_device(model)
-    options.check_spread(model)
-    options.check_stream(model)
-    if stream and format is not None:
-        raise InvalidValueError(
-            f"stream (--stream) does not go with format {format} (--format), which reads windows "
-            "one by one: record distributions (--distributions exact), or leave out --stream"
-        )
+    _check_options(options, model, format)
     progress = progress or Progress()
     cut = options.to_protocol()
     if format is not None:
@@ -214,6 +206,19 @@ def _exact_bytes(predictions: FactoredPredictions, tokens: int) -> int:
     """What the hidden states of all tokens and the head take."""
     hidden, weight = predictions.hidden_MD, predictions.head.weight_VD
     return tokens * hidden.shape[1] * hidden.element_size() + weight.numel() * weight.element_size()
+
+
+def _check_options(options: PassOptions, model: Model, format: str | None) -> None:
+    """Raise `InvalidValueError` for options that the model or the format does not go with."""
+    options.check_backend(model)
+    options.check_device(model)
+    options.check_spread(model)
+    options.check_stream(model)
+    if options.stream and format is not None:
+        raise InvalidValueError(
+            f"stream (--stream) does not go with format {format} (--format), which reads windows "
+            "one by one: record distributions (--distributions exact), or leave out --stream"
+        )
 
 
 def _check(path: Path, distributions: str | None, format: str | None, k: int | None) -> None:

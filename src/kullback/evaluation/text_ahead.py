@@ -40,9 +40,10 @@ from kullback.runtime.progress import Progress
 from kullback.runtime.threads import cores
 from kullback.runtime.workers import ProcessGroup
 from kullback.text.documents import Document
-from kullback.text.encoded_documents import EncodedAhead, StoredEncodings
+from kullback.text.encoded_documents import EncodedAhead
 from kullback.text.plan import plan
 from kullback.text.protocol import Protocol, prepare
+from kullback.text.stored_encodings import StoredEncodings
 from kullback.text.windows import Windows
 
 __all__ = ["TextAhead"]

@@ -22,10 +22,11 @@ from kullback.runtime.temporary import shares_files
 from kullback.runtime.threads import cores
 from kullback.runtime.workers import ProcessGroup
 from kullback.text.documents import Document
-from kullback.text.encoded_documents import StoredEncodings, encode_documents
+from kullback.text.encoded_documents import encode_documents
 from kullback.text.plan import plan
 from kullback.text.protocol import Protocol, count_words, prepare
 from kullback.text.special_spellings import count_strings
+from kullback.text.stored_encodings import StoredEncodings
 from kullback.text.tokenizer import TextTokenizer
 from kullback.text.windows import Coverage, Windows, coverage
 

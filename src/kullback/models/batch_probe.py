@@ -61,6 +61,18 @@ class SharedInputs:
             batches["long"] = (_padded(first_1T, longest), ("first",), "equal lengths")
         return cls(alone, batches)
 
+    def allowed(
+        self, rows: Callable[[Tensor, int, int], Tensor], is_near: Callable[[Tensor, Tensor], bool]
+    ) -> Sharing:
+        """What may be shared; ``rows(batch_NT, n, length)`` are those of the n-th sequence."""
+        for batch_NT, names, otherwise in self.batches.values():
+            for n, name in enumerate(names):
+                alone_1T = self.alone[name]
+                length = alone_1T.shape[1]
+                if not is_near(rows(batch_NT, n, length), rows(alone_1T, 0, length)):
+                    return otherwise
+        return "padded"
+
 
 @dataclass(eq=False)
 class BatchProbe:

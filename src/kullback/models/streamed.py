@@ -50,7 +50,7 @@ from kullback.models.length_scaling import LengthScaling
 from kullback.models.locate import Location
 from kullback.models.stream_plan import Plan, Sizes, estimated_seconds
 from kullback.models.streamed_text import Text
-from kullback.models.streamed_weights import Part, StreamedWeights
+from kullback.models.streamed_weights import Part, StreamedWeights, parts_of
 from kullback.predictions.base import Predictions
 from kullback.runtime.fast_layers import FastLayers
 from kullback.runtime.memory import kept_freed_memory, lacks_memory
@@ -93,14 +93,11 @@ class StreamedModel:
         self._own_tokenizer = tokenizer
         model.train(False).requires_grad_(False)
         use_exact_experts(model)
-        self._embedding, self._layers, self._head, self._rest = _parts(model, layers)
+        self._embedding, self._layers, self._head, self._rest = parts_of(model, layers)
         self._fast = FastLayers(model)
         self._stream = LayerStream(model, layers)
         self._load(self._rest)
-        for name, buffer in list(model.named_buffers()):
-            owner, _, attribute = name.rpartition(".")
-            if not buffer.is_meta:
-                setattr(model.get_submodule(owner), attribute, buffer.to(self.device))
+        weights.place_buffers()
         self.tokenizer = with_known_rows(model, tokenizer, self.vocabulary_size, self.name)
         self._stream.install()
         self._matrix: Any = output_matrix(model)
@@ -357,31 +354,25 @@ class StreamedModel:
 
         Beside a massive activation small changes are not seen: those are seen in the logits.
         """
-
-        def hidden(ids_NT: Tensor) -> Tensor:
-            i = self.text.find(ids_NT)
-            assert i is not None
-            return self.text.hidden[i]
-
-        for batch_NT, names, otherwise in shared.batches.values():
-            for row_TD, name in zip(hidden(batch_NT), names, strict=True):
-                alone_TD = hidden(shared.alone[name])[0]
-                if distance(row_TD[: len(alone_TD)], alone_TD) > TOLERANCE[self.dtype]:
-                    raise _NotSharedError(otherwise)
+        self._check_same(shared, lambda ids_NT, n, length: self._known(ids_NT)[n, :length])
 
     def _check_shared_logits(self, shared: SharedInputs) -> None:
         """Raise `_NotSharedError` where a batch changes the logits, as of a model in memory."""
         if not shared.batches:
             return
         wrapped = self._wrapped = self._wrap()
-        for batch_NT, names, otherwise in shared.batches.values():
-            together, T = wrapped.predict(batch_NT), batch_NT.shape[1]
-            for n, name in enumerate(names):
-                ids_1T = shared.alone[name]
-                rows = slice(n * T, n * T + ids_1T.shape[1])
-                alone_TV = wrapped.predict(ids_1T).logits(slice(0, ids_1T.shape[1]))
-                if distance(together.logits(rows), alone_TV) > TOLERANCE[self.dtype]:
-                    raise _NotSharedError(otherwise)
+
+        def logits(ids_NT: Tensor, n: int, length: int) -> Tensor:
+            first = n * ids_NT.shape[1]
+            return wrapped.predict(ids_NT).logits(slice(first, first + length))
+
+        self._check_same(shared, logits)
+
+    def _check_same(self, shared: SharedInputs, rows: Callable[[Tensor, int, int], Tensor]) -> None:
+        near = TOLERANCE[self.dtype]
+        allowed = shared.allowed(rows, lambda row, alone: distance(row, alone) <= near)
+        if allowed != "padded":
+            raise _NotSharedError(allowed)
 
     def _wrap(self) -> HuggingFaceModel:
         """The model after its layers, with its head."""
@@ -390,7 +381,7 @@ class StreamedModel:
         return HuggingFaceModel.wrap(self._model, self._own_tokenizer, self.name, self._longest)
 
     def _known(self, ids_NT: Int[Tensor, "N T"]) -> Float[Tensor, "N T D"]:
-        """The last layer's hidden states of an input that passed through all of them."""
+        """The hidden states of an input that passed through the layers read so far."""
         i = self.text.find(ids_NT)
         assert i is not None, "only what was prepared is read, and probes"
         return self.text.hidden[i]
@@ -406,19 +397,3 @@ class _NotSharedError(Exception):
     def __init__(self, sharing: Sharing) -> None:
         super().__init__(sharing)
         self.sharing = sharing
-
-
-def _parts(model: PreTrainedModel, layers: Layers) -> tuple[Part, list[Part], Part, Part]:
-    """Embedding, layers, head, and what is left: by the names of their weights."""
-    names = list(model.state_dict())
-    modules = {id(module): name for name, module in model.named_modules(remove_duplicate=False)}
-
-    def part(name: str, module: object) -> Part:
-        prefix = f"{modules[id(module)]}."
-        return Part(name, tuple(weight for weight in names if weight.startswith(prefix)))
-
-    embedding = part("embedding", model.get_input_embeddings())
-    head = part("head", output_matrix(model))
-    inner = [part(f"layer {i}", layer) for i, layer in enumerate(layers.modules)]
-    taken = {weight for one in (embedding, head, *inner) for weight in one.weights}
-    return embedding, inner, head, Part("rest", tuple(n for n in names if n not in taken))

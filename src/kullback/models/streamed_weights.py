@@ -20,13 +20,16 @@ import torch
 from torch import Tensor, nn
 
 from kullback.models._loading_errors import not_streamed
+from kullback.models.huggingface import output_matrix
 from kullback.models.quiet import quiet_transformers
 from kullback.models.stored_tensors import Blocks, StoredFile, block_bytes, read_tensors
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
-__all__ = ["Loader", "Part", "StreamedWeights", "streaming_class"]
+    from kullback.models.layer_probe import Layers
+
+__all__ = ["Loader", "Part", "StreamedWeights", "parts_of", "streaming_class"]
 
 #: From a configuration to the class whose `from_pretrained` reads only what it must.
 Loader: TypeAlias = "Callable[[PreTrainedConfig], Any]"
@@ -42,6 +45,22 @@ class Part:
     name: str
     weights: tuple[str, ...]
     """By their names in the model."""
+
+
+def parts_of(model: PreTrainedModel, layers: Layers) -> tuple[Part, list[Part], Part, Part]:
+    """Embedding, layers, head, and what is left: by the names of their weights."""
+    names = list(model.state_dict())
+    modules = {id(module): name for name, module in model.named_modules(remove_duplicate=False)}
+
+    def part(name: str, module: object) -> Part:
+        prefix = f"{modules[id(module)]}."
+        return Part(name, tuple(weight for weight in names if weight.startswith(prefix)))
+
+    embedding = part("embedding", model.get_input_embeddings())
+    head = part("head", output_matrix(model))
+    inner = [part(f"layer {i}", layer) for i, layer in enumerate(layers.modules)]
+    taken = {weight for one in (embedding, head, *inner) for weight in one.weights}
+    return embedding, inner, head, Part("rest", tuple(n for n in names if n not in taken))
 
 
 class StreamedWeights:
@@ -190,6 +209,14 @@ class StreamedWeights:
             self._set(name, loaded)
             if other not in part.weights:
                 self._set(other, _without_numbers(loaded))
+
+    def place_buffers(self) -> None:
+        """Put the buffers that have numbers, which no file has, on the device."""
+        for name, buffer in list(self._model.named_buffers()):
+            owner, _, attribute = name.rpartition(".")
+            if not buffer.is_meta:
+                device = self._settings.device_map[""]
+                setattr(self._model.get_submodule(owner), attribute, buffer.to(device))
 
     def free(self, part: Part) -> None:
         """Remove the weights of a part from memory."""

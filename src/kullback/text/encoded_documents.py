@@ -1,4 +1,4 @@
-"""The tokens of documents: encoded in pieces, and stored on disk where they are many.
+"""The tokens of documents, encoded in pieces.
 
 A tokenizer takes about 250 bytes of memory a byte of text, and no progress is seen while it works,
 so a long text is encoded in pieces that overlap.  Two neighbouring pieces are joined in the middle
@@ -12,40 +12,30 @@ Axes: n tokens.
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from types import TracebackType
-from typing import TypeAlias, overload
+from typing import TypeAlias
 
 import numpy as np
 from jaxtyping import Int
 
 from kullback.errors import InvalidValueError
 from kullback.runtime.background import in_background
-from kullback.runtime.columns import PART_ROWS, Column
-from kullback.runtime.temporary import SharedFile
+from kullback.runtime.columns import Column
 from kullback.runtime.threads import map_ahead, workers
 from kullback.runtime.workers import own_cores
 from kullback.text.documents import Document
 from kullback.text.special_spellings import Spelled
+from kullback.text.stored_encodings import StoredEncodings, StoredTokens
 from kullback.text.tokenizer import Encoding, TextTokenizer
-from kullback.text.windows import Tokens
 
-__all__ = [
-    "EncodedAhead",
-    "StoredEncoding",
-    "StoredEncodings",
-    "encode_documents",
-    "equal_tokens",
-]
+__all__ = ["EncodedAhead", "encode_documents"]
 
-#: Of W ranges of tokens the document, the first, and one after the last.
-TokenRanges: TypeAlias = tuple[Int[np.ndarray, "W"], Int[np.ndarray, "W"], Int[np.ndarray, "W"]]
 #: `TextTokenizer.encode` with the reading of special tokens set.
 Encode: TypeAlias = Callable[..., Encoding]
 
@@ -54,132 +44,6 @@ PIECE = 1 << 18
 OVERLAP = 1 << 13
 # Equal tokens in a row that two pieces must have in their overlap.
 AGREEMENT = 32
-
-
-@dataclass(frozen=True)
-class _Tokens:
-    """All documents' tokens, one after the other."""
-
-    ids: Column
-    ends: Column
-    """The byte after each token, in its document."""
-
-
-@dataclass(frozen=True)
-class _Ids:
-    """The ids of one document."""
-
-    column: Column
-    begin: int
-    size: int
-
-    def __len__(self) -> int:
-        return self.size
-
-    def __getitem__(self, tokens: slice) -> Int[np.ndarray, "m"]:
-        begin, end, _ = tokens.indices(self.size)
-        ids: Int[np.ndarray, "m"] = self.column[self.begin + begin : self.begin + end]
-        return ids.astype(np.int64)
-
-
-@dataclass(frozen=True)
-class StoredEncoding:
-    """The tokens of a document among those of others; read as an `Encoding`."""
-
-    tokens: _Tokens
-    begin: int
-    size: int
-
-    def __len__(self) -> int:
-        return self.size
-
-    @property
-    def ids(self) -> _Ids:
-        """The tokens, in slices."""
-        return _Ids(self.tokens.ids, self.begin, self.size)
-
-    def spans(self, begin: int, end: int) -> Int[np.ndarray, "m 2"]:
-        """The first byte of each of these tokens, and the one after its last."""
-        before = min(begin, 1)
-        first = self.begin + begin
-        ends = self.tokens.ends[first - before : self.begin + end]
-        starts = ends[:-1] if before else np.concatenate([[0], ends[:-1]])
-        return np.stack([starts, ends[before:]], axis=1) if end > begin else np.empty((0, 2), int)
-
-    def ends_of(self, tokens: Int[np.ndarray, "m"]) -> Int[np.ndarray, "m"]:
-        """The byte after each of these tokens, whose numbers increase; 0 for token -1."""
-        known = tokens >= 0
-        ends = np.zeros(len(tokens), np.int64)
-        ends[known] = self.tokens.ends.take(self.begin + tokens[known])
-        return ends
-
-
-class StoredEncodings(Sequence[StoredEncoding]):
-    """The tokens of G documents; those of many windows are read at once."""
-
-    def __init__(self, tokens: _Tokens, sizes: Sequence[int]) -> None:
-        self._tokens = tokens
-        self._size_G = np.array(sizes, np.int64)
-        self._begin_G = np.cumsum(self._size_G) - self._size_G
-        self._sizes: Column | None = None
-
-    @classmethod
-    def opened(cls, files: Sequence[SharedFile]) -> StoredEncodings:
-        """Those of another process of this machine, in its files; raises `RunError` as they do."""
-        ids, ends, sizes = map(Column.opened, files, (np.int32, np.int64, np.int64))
-        return cls(_Tokens(ids, ends), sizes[:].tolist())
-
-    def shared(self) -> list[SharedFile]:
-        """The files for `opened` in other processes, as long as these encodings are here."""
-        if self._sizes is None:
-            self._sizes = Column.of(self._size_G)
-        return [column.shared() for column in (self._tokens.ids, self._tokens.ends, self._sizes)]
-
-    def __len__(self) -> int:
-        return len(self._size_G)
-
-    @overload
-    def __getitem__(self, index: int) -> StoredEncoding: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> list[StoredEncoding]: ...
-
-    def __getitem__(self, index: int | slice) -> StoredEncoding | list[StoredEncoding]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        return StoredEncoding(self._tokens, int(self._begin_G[index]), int(self._size_G[index]))
-
-    @cached_property
-    def digest(self) -> str:
-        """A hash of the tokens and of the sizes of the documents."""
-        digest = hashlib.blake2b(self._size_G.tobytes(), digest_size=16)
-        for ids_m in self._tokens.ids.parts():
-            digest.update(ids_m.tobytes())
-        return digest.hexdigest()
-
-    def spans_of(self, parts: TokenRanges) -> Int[np.ndarray, "M 2"]:
-        """The bytes of the tokens of some ranges, in the order of the text; none for token -1."""
-        begin_M, token_M = self._places(parts)
-        ends_M2 = np.zeros((len(token_M), 2), np.int64)
-        for column, shift in ((0, 1), (1, 0)):
-            before_M = token_M - shift
-            ends_M = self._tokens.ends.take(begin_M + np.maximum(before_M, 0))
-            ends_M2[:, column] = np.where(before_M < 0, 0, ends_M)
-        return ends_M2
-
-    def ids_of(self, parts: TokenRanges) -> Int[np.ndarray, "M"]:
-        """The ids of the tokens of some ranges, in the order of the text; -1 for token -1."""
-        begin_M, token_M = self._places(parts)
-        ids_M = self._tokens.ids.take(begin_M + np.maximum(token_M, 0))
-        return np.where(token_M < 0, -1, ids_M).astype(np.int64)
-
-    def _places(self, parts: TokenRanges) -> tuple[Int[np.ndarray, "M"], Int[np.ndarray, "M"]]:
-        """The place of each token's document in the columns, and its number there."""
-        document_W, first_W, last_W = parts
-        size_W = last_W - first_W
-        shift_W = first_W - (np.cumsum(size_W) - size_W)
-        token_M = np.arange(int(size_W.sum())) + np.repeat(shift_W, size_W)
-        return np.repeat(self._begin_G[document_W], size_W), token_M
 
 
 def encode_documents(
@@ -289,7 +153,7 @@ class _Encoder:
 
     def __init__(self, encode: Encode, documents: Sequence[Document]) -> None:
         self._encode, self._documents = encode, documents
-        self._tokens = _Tokens(Column(np.int32), Column(np.int64))
+        self._tokens = StoredTokens(Column(np.int32), Column(np.int64))
         self._sizes: list[int] = []
         self.done = _Done()
 
@@ -320,14 +184,6 @@ class _Encoder:
                 n_bytes += sum(document.n_bytes for document in documents)
                 self.done = _Done(len(self._sizes), 0, n_bytes)
                 yield
-
-
-def equal_tokens(first: Tokens, second: Tokens) -> bool:
-    """Whether two encodings have the same tokens."""
-    return len(first) == len(second) and all(
-        np.array_equal(first.ids[begin : begin + PART_ROWS], second.ids[begin : begin + PART_ROWS])
-        for begin in range(0, len(first), PART_ROWS)
-    )
 
 
 @dataclass(frozen=True)
