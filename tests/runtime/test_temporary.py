@@ -44,6 +44,27 @@ def test_a_full_disk_is_one_sentence(monkeypatch):
         TemporaryBytes(10).append(b"x" * 50)
 
 
+def test_what_is_in_memory_is_read_after_the_disk_was_full(monkeypatch):
+    """Another thread may still read it; no descriptor stays open."""
+    stored = TemporaryBytes(10)
+    stored.append(b"0123456789")
+    open_before = os.dup(0)
+    os.close(open_before)
+
+    def full(*arguments: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "pwrite", full)
+    for _ in range(2):
+        with pytest.raises(RunError, match="No space left on device"):
+            stored.append(b"x")
+    assert stored.read(2, 20) == b"23456789"
+    assert not stored.is_on_disk
+    open_after = os.dup(0)
+    os.close(open_after)
+    assert open_after == open_before
+
+
 @pytest.mark.skipif(not shares_files(), reason="no /proc")
 def test_a_file_is_opened_by_another():
     """In memory or not, and empty; another file under the same descriptor is refused."""

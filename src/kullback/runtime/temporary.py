@@ -88,8 +88,9 @@ class TemporaryBytes:
 
     def shared(self) -> SharedFile:
         """The file for `opened` in another process of this machine, as long as this one lives."""
-        if self._descriptor is None:
-            self._move()
+        with self._lock:
+            if self._descriptor is None:
+                self._move()
         assert self._descriptor is not None
         status = os.fstat(self._descriptor)
         path = f"/proc/{os.getpid()}/fd/{self._descriptor}"
@@ -112,7 +113,7 @@ class TemporaryBytes:
             if self._descriptor is None:
                 self._memory += content
         if self._descriptor is not None:
-            self._write(content, begin)
+            _write(self._descriptor, content, begin)
         self._size += len(content)
         return begin
 
@@ -138,30 +139,34 @@ class TemporaryBytes:
         return mmap.mmap(self._descriptor, self._size, access=mmap.ACCESS_READ)
 
     def _move(self) -> None:
-        """Go on in a file."""
+        """Go on in a file; where that cannot be written, what is in memory stays there."""
         folder = temporary_folder()
         try:
-            self._descriptor, name = tempfile.mkstemp(prefix="kullback-", dir=folder)
+            descriptor, name = tempfile.mkstemp(prefix="kullback-", dir=folder)
             os.unlink(name)
         except OSError as error:
             raise _full(folder, error) from None
-        self._write(self._memory, 0)
-        self._memory = bytearray()
-
-    def _write(self, content: bytes | bytearray | memoryview, begin: int) -> None:
-        assert self._descriptor is not None
-        rest = memoryview(content)
         try:
-            while rest:
-                count = os.pwrite(self._descriptor, rest, begin)
-                rest, begin = rest[count:], begin + count
-        except OSError as error:
-            raise _full(temporary_folder(), error) from None
+            _write(descriptor, self._memory, 0)
+        except RunError:
+            os.close(descriptor)
+            raise
+        self._descriptor, self._memory = descriptor, bytearray()
 
     def __del__(self) -> None:
         if getattr(self, "_descriptor", None) is not None:
             with suppress(OSError):
                 os.close(self._descriptor)  # type: ignore[arg-type]
+
+
+def _write(descriptor: int, content: bytes | bytearray | memoryview, begin: int) -> None:
+    rest = memoryview(content)
+    try:
+        while rest:
+            count = os.pwrite(descriptor, rest, begin)
+            rest, begin = rest[count:], begin + count
+    except OSError as error:
+        raise _full(temporary_folder(), error) from None
 
 
 def _full(folder: Path, error: OSError) -> RunError:
