@@ -94,6 +94,8 @@ def test_a_share_of_equal_values_has_a_finite_interval() -> None:
     assert none.effective_n == pytest.approx(100)
     assert "0 at all 2,000 tokens" in none.how
     assert "1 at all 2,000 tokens" in certain.how
+    many = within_unit_interval(mean_with_interval(np.ones(2000), np.arange(2000), ""))
+    assert "2,000 independent pieces" in many.how
     others = np.random.default_rng(0).random((2, 2000)) < 0.5
     joint = simultaneous_means(np.array([np.ones(2000), *others]), document_M, "")
     assert within_unit_interval(joint[0]).interval[0] < certain.interval[0] - 1e-3

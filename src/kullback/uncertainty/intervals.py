@@ -182,7 +182,7 @@ def _of_equal_values(mean: Measurement) -> Measurement:
         mean,
         standard_error=math.sqrt(variance / pieces),
         independent_error=math.sqrt(variance / mean.n),
-        method=f"{mean.value:g} at all {mean.n:,} tokens: the rule of three for {pieces:.3g} "
+        method=f"{mean.value:g} at all {mean.n:,} tokens: the rule of three for {pieces:,.0f} "
         "independent pieces",
         bounds=(0.0, end) if mean.value == 0 else (1 - end, 1.0),
     )
