@@ -108,7 +108,7 @@ class TextAhead:
         self._open.close()
 
     def begin(self) -> None:
-        """Wait for what the first window needs; raises as `whole` does where that is all."""
+        """Wait for what the first window needs; where that is all, raises as `whole`."""
         if self._encoded is None or self._encoded.known(FIRST) is None:
             _ = self.whole
 

@@ -1,7 +1,7 @@
 """The matrix products of MKL that torch brings with it, as addresses that C functions call.
 
-In float32 torch's own products of small matrices are as fast, but each needs Python, its global
-lock and a tensor; a C function calls many in turn.  MKL also sums products of bfloat16 numbers in
+In float32 torch's own products of small matrices are as fast, but each needs Python, the
+GIL and a tensor; a C function calls many in turn.  MKL also sums products of bfloat16 numbers in
 float32 and gives that, which on a CPU no public function of torch does.
 
 GFLOP/s of one core (Sapphire Rapids), of torch's products and of these: float32 150 to 200 and 160

@@ -93,9 +93,9 @@ class EncodedAhead:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """What is not encoded yet never is; what is being encoded is waited for, but after Ctrl-C.
+        """What is not encoded yet never is; what is begun is waited for, except after Ctrl-C.
 
-        Else the end of the process would wait for it, when signals are no longer answered.
+        The end of the process would wait for it, too, but no longer answer signals.
         """
         self._is_stopped = True
         if kind is None or not issubclass(kind, KeyboardInterrupt):

@@ -3,8 +3,8 @@
 The last one is ``checkpoint.safetensors``, the one before ``checkpoint.before.safetensors``, which
 serves where the last one is damaged.  A checkpoint contains the weights, Muon's momenta, AdamW's
 moments and counts as tensors named ``kind/parameter``, and in its metadata the step, the number of
-tokens, the sums since the last line of metrics, and the CRC-32 of the tensors.  Batches are a
-function of the step and there is no dropout, so no state of a random generator belongs to it.
+tokens, the sums since the last line of metrics, and the CRC-32 of the tensors.  Batches
+and dropout are functions of seed and step, so no state of a random generator belongs to it.
 """
 
 from __future__ import annotations

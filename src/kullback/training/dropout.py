@@ -39,7 +39,7 @@ class Dropout:
     """Of one piece of the batch of a step: its tokens are those from `first_token` on."""
 
     fraction: float
-    """Of the numbers that are left out, in [0, 1); to the next multiple of 2^-16."""
+    """Of the numbers that are left out, in [0, 1); to the nearest multiple of 2^-16."""
     seed: int
     step: int
     first_token: int
