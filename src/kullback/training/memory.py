@@ -40,7 +40,7 @@ def training_bytes(
 
     * the backward pass: the gradients of all pieces that are computed at once, with accumulation
       partial sums of them, and what each block keeps of a token, with activation checkpointing only
-      its input and of one block all;
+      its input and of one block all, with dropout the factors of what it adds;
     * Muon: the update of every matrix, and the temporaries of those of one shape.
 
     A sharded run has its share of the state, of the `sharding_processes` (those that it began with
