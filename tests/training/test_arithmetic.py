@@ -222,12 +222,17 @@ def test_what_is_computed_in_c_is_part_of_the_arithmetic(monkeypatch: pytest.Mon
     monkeypatch.setattr(arithmetic, "muon_functions", lambda: "functions")
     native, here = TrainingConfig(native=True), arithmetic_of_processor()
     began = arithmetic_of_run(native)
-    assert began == f"{here}, products of MKL, Muon in C"
+    assert began == f"{here}, products of MKL, Muon of all matrices in C"
+    small = f"{here}, products of MKL, Muon in C"
+    assert arithmetic_of_run(replace(native, muon_rows=32)) == small
     assert arithmetic_of_run(TrainingConfig()) == here
+    earlier = Notes()  # a run that left large matrices to torch is resumed
+    note_other_bits(native, CPU, earlier, (torch.__version__, small))
+    assert "Muon in C, not" in earlier.notes[0]
     monkeypatch.setattr(arithmetic, "muon_functions", lambda: None)
     progress = Notes()
     note_other_bits(native, CPU, progress, (torch.__version__, began))
-    assert "Muon in C, not" in progress.notes[0]
+    assert "Muon of all matrices in C, not" in progress.notes[0]
 
 
 def test_a_run_of_before_is_of_a_cpu_in_float32() -> None:

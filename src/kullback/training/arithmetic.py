@@ -21,7 +21,7 @@ from kullback.runtime.processor import arithmetic_of_processor, multiplies
 from kullback.runtime.progress import Progress
 from kullback.training.block_library import BlockFunctions, block_functions
 from kullback.training.config import TrainingConfig
-from kullback.training.muon_library import muon_functions
+from kullback.training.muon_library import SMALL_SIDE, muon_functions
 
 __all__ = ["CPU", "Arithmetic", "arithmetic_of_run", "note_other_bits", "product", "with_native"]
 
@@ -81,8 +81,12 @@ def arithmetic_of_run(config: TrainingConfig) -> str:
     """What the rounding of a run on a CPU depends on: its processor, and what is computed in C."""
     parts = [arithmetic_of_processor()]
     if config.native and block_functions() is not None:
-        parts += ["products of MKL"] * (mkl_products() is not None)
-        parts += ["Muon in C"] * (muon_functions() is not None)
+        has_products = mkl_products() is not None
+        # Earlier versions left large blocks to torch, and said "Muon in C".
+        is_small = 0 < config.muon_rows <= SMALL_SIDE
+        muon = "Muon in C" if is_small or not has_products else "Muon of all matrices in C"
+        parts += ["products of MKL"] * has_products
+        parts += [muon] * (muon_functions() is not None)
     return ", ".join(parts)
 
 
