@@ -32,7 +32,7 @@ def test_every_number_has_a_range() -> None:
     """No option takes any integer or float, and the numeric ones are all here."""
     kinds = dict(options(make_parser()))
     assert not [name for name, kind in kinds.items() if kind in (int, float, complex)]
-    assert len(NUMERIC) == 66
+    assert len(NUMERIC) == 68
     for name in ("lab --steps", "train --threads", "sample -n", "record -k", "compare --window"):
         assert name in NUMERIC
 

@@ -37,6 +37,10 @@ def test_the_learning_rates_warm_up_stay_and_fall():
         ({"muon_lr": 1e99}, "muon_lr is 1e+99: it must be a number above 0 and at most 100"),
         ({"adamw_lr": math.nan}, "adamw_lr is nan: it must be a number above 0"),
         ({"adamw_lr": math.inf}, "adamw_lr is inf: it must be a number above 0"),
+        (
+            {"weight_decay": 60.0},
+            "weight_decay is 60 and the largest learning rate 0.02: their product must be below 1",
+        ),
         ({"clip_norm": 0.0}, "clip_norm is 0.0: it must be a number above 0"),
         ({"checkpoint_every": 0}, "checkpoint_every is 0: it must be a whole number of at least 1"),
         ({"warmup_steps": -1}, "warmup_steps is -1: it must be a whole number of at least 0"),

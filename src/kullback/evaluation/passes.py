@@ -23,6 +23,7 @@ from kullback.evaluation.predictors import ModelPredictor, Predictor, is_exclusi
 from kullback.evaluation.tokenized_text import TokenizedText, subsample
 from kullback.predictions.base import ALL, FactoredPredictions, Predictions
 from kullback.runtime.progress import Tokens as TokensDone
+from kullback.runtime.progress import never_back
 from kullback.runtime.workers import ProcessGroup, own_cores
 from kullback.scoring.divergence import DivergenceStatistics, start_divergences
 from kullback.scoring.token_statistics import TokenStatistics, start_statistics
@@ -58,7 +59,7 @@ def token_rows(
     for a window.
     """
 
-    threads = _threads_of_statistics(predictor)
+    threads, progress = _threads_of_statistics(predictor), never_back(progress)
 
     def start(batch: Batch) -> Callable[[], TokenStatistics]:
         k = top_k if batch.first_row < top_rows else 0
@@ -92,7 +93,7 @@ def divergence_rows(
     """
 
     predictors = (reference, candidate)
-    threads = _threads_of_statistics(*predictors)
+    threads, progress = _threads_of_statistics(*predictors), never_back(progress)
 
     def start(batch: Batch) -> Callable[[], DivergenceStatistics]:
         return start_divergences(

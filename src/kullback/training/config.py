@@ -101,6 +101,13 @@ class TrainingConfig:
             raise InvalidValueError(
                 f"dtype is {self.dtype!r:.60}: it must be {' or '.join(DTYPES)}"
             )
+        fastest = max(self.muon_lr, self.adamw_lr)
+        if fastest * self.weight_decay >= 1:
+            raise InvalidValueError(
+                f"weight_decay is {self.weight_decay:g} and the largest learning rate {fastest:g}: "
+                "their product must be below 1, since weights are multiplied by 1 less it in each "
+                "step; 0.1 is usual"
+            )
         for name in ("checkpoint_activations", "fsdp", "compiled", "native"):
             if not isinstance(value := getattr(self, name), bool):
                 raise InvalidValueError(f"{name} is {value!r:.60}: it must be True or False")

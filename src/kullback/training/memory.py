@@ -9,6 +9,7 @@ import torch
 
 from kullback.errors import InvalidValueError
 from kullback.runtime.limits import check_fits, machine_memory
+from kullback.runtime.mkl_products import mkl_products
 from kullback.training.arithmetic import CPU
 from kullback.training.config import SHARDING, TrainingConfig
 from kullback.training.gpt_config import GPTConfig
@@ -25,6 +26,8 @@ KEPT, FIRST = 1.25, 55e6
 FIRST_SHARDED = 20e6
 # The matrices of one shape that Newton-Schulz has at once: themselves, joined, and its products.
 MUON_STACKS = 6
+# In C, the squares of the smaller side of a block that a thread has, beside the block twice.
+MUON_SQUARES = 6
 
 
 def training_bytes(
@@ -41,7 +44,8 @@ def training_bytes(
     * the backward pass: the gradients of all pieces that are computed at once, with accumulation
       partial sums of them, and what each block keeps of a token, with activation checkpointing only
       its input and of one block all, with dropout the factors of what it adds;
-    * Muon: the update of every matrix, and the temporaries of those of one shape.
+    * Muon: the update of every matrix, and the temporaries of those of one shape; in C, those of a
+      block in each thread.
 
     A sharded run has its share of the state, of the `sharding_processes` (those that it began with
     by default), and what it gathers.
@@ -61,11 +65,21 @@ def training_bytes(
         return math.ceil(4 * (of_shards + gathered + activations) + first)
     pieces = config.accumulate * threads
     gradients = min(pieces, threads + math.ceil(math.log2(pieces)))
-    of_shape = gpt.layers * max(4 * gpt.width**2, 3 * gpt.width * gpt.mlp_width)
-    muon = gpt.parameters + matrices + MUON_STACKS * of_shape
+    muon = gpt.parameters + _numbers_of_muon(gpt, config, matrices)
     numbers = state + max(gradients * gpt.parameters + activations, muon)
     kept, first = (KEPT, FIRST) if config.device == "cpu" else (1.0, 0.0)
     return math.ceil(4 * numbers * kept + first)
+
+
+def _numbers_of_muon(gpt: GPTConfig, config: TrainingConfig, matrices: int) -> int:
+    """Those that Muon has beside gradients and momenta: in C, of a block in each thread."""
+    if not config.native or mkl_products() is None:
+        of_shape = gpt.layers * max(4 * gpt.width**2, 3 * gpt.width * gpt.mlp_width)
+        return matrices + MUON_STACKS * of_shape
+    rows = config.muon_rows or max(gpt.width, gpt.mlp_width)
+    shapes = [(gpt.width, gpt.width), (gpt.mlp_width, gpt.width), (gpt.width, gpt.mlp_width)]
+    blocks = [(min(rows, R), C) for R, C in shapes]
+    return config.shards * max(2 * R * C + MUON_SQUARES * min(R, C) ** 2 for R, C in blocks)
 
 
 def _block_numbers(gpt: GPTConfig) -> int:
