@@ -38,8 +38,13 @@ def read(path: Path) -> dict[str, torch.Tensor]:
     return read_tensors(tensors, Blocks(block_bytes(tensors)))
 
 
-def test_every_type_is_read_as_safetensors_reads_it(tmp_path: Path) -> None:
-    """With its shape, an empty tensor and one number too."""
+@pytest.mark.parametrize("has_preadv", [True, False])
+def test_every_type_is_read_as_safetensors_reads_it(
+    has_preadv: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With its shape, an empty tensor and one number too; also on systems without `preadv`."""
+    if not has_preadv:
+        monkeypatch.delattr(os, "preadv", raising=False)
     path = tmp_path / "all.safetensors"
     draw = torch.Generator().manual_seed(0)
     numbers = torch.randint(0, 2, (3, 5), generator=draw)

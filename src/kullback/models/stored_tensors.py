@@ -1,8 +1,8 @@
 """Tensors of safetensors files, read a few at a time into memory that is used again.
 
-Files are read with `preadv`, not memory-mapped: reading does not hold Python's lock, what was read
-and freed is no longer counted as this process's memory, and a file that is cut short is an error
-and not a signal.  They stay open, so that one that is deleted or replaced meanwhile is read to its
+Files are read with `preadv`, where the system has it, not memory-mapped: reading does not hold the
+GIL, what was read and freed is no longer counted as this process's memory, and a file that is cut
+short is an error and not a signal.  They stay open, so that one that is deleted or replaced meanwhile is read to its
 end; one that is changed in its place is an error.
 
 New memory costs more than reading into it from the page cache, since the kernel clears it page by
@@ -60,6 +60,7 @@ class StoredFile:
             pass
         self.path = path
         self._file = open(path, "rb", buffering=0)  # noqa: SIM115 - as long as this object lives
+        self._place = threading.Lock()
         self._about = self._now()
         size = int.from_bytes(self._file.read(8), "little")
         header = json.loads(self._file.read(size))
@@ -86,10 +87,18 @@ class StoredFile:
     def read(self, begin: int, target: memoryview) -> None:
         """Fill `target` from a place on; raises `InvalidValueError` where the file is cut short."""
         while target:
-            count = os.preadv(self._file.fileno(), [target[:AT_ONCE]], begin)
+            count = self._read_some(begin, target[:AT_ONCE])
             if not count:
                 raise self._changed()
             target, begin = target[count:], begin + count
+
+    def _read_some(self, begin: int, target: memoryview) -> int:
+        """Fill a beginning of `target`; how many bytes."""
+        if hasattr(os, "preadv"):
+            return os.preadv(self._file.fileno(), [target], begin)
+        with self._place:
+            self._file.seek(begin)
+            return self._file.readinto(target) or 0
 
     def check_unchanged(self) -> None:
         """Raise `InvalidValueError` where somebody has written to the file since it was opened."""
@@ -188,7 +197,8 @@ def _aligned(size: int) -> int:
 def _mapped(size: int) -> mmap.mmap:
     """New memory of this process alone."""
     try:
-        block = mmap.mmap(-1, max(size, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        private = {"flags": mmap.MAP_PRIVATE} if hasattr(mmap, "MAP_PRIVATE") else {}
+        block = mmap.mmap(-1, max(size, 1), **private)
     except OSError as error:
         if error.errno != errno.ENOMEM:
             raise
