@@ -2,8 +2,8 @@
 
 Files are read with `preadv`, where the system has it, not memory-mapped: reading does not hold the
 GIL, what was read and freed is no longer counted as this process's memory, and a file that is cut
-short is an error and not a signal.  They stay open, so that one that is deleted or replaced meanwhile is read to its
-end; one that is changed in its place is an error.
+short is an error and not a signal.  They stay open, so that one that is deleted or replaced
+meanwhile is read to its end; one that is changed in its place is an error.
 
 New memory costs more than reading into it from the page cache, since the kernel clears it page by
 page.  So a block is used again, when no tensor refers to it any more, and has large pages where
