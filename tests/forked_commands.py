@@ -57,6 +57,7 @@ OFTEN = """
 import kullback.comparison.kept_pass, kullback.evaluation.token_records_writer
 import kullback.predictions.kept_columns
 kullback.comparison.kept_pass.SECONDS_WORTH_KEEPING = 0.0
+kullback.comparison.kept_pass.SECONDS_PER_SAVE = 0.05
 kullback.evaluation.token_records_writer.SECONDS_PER_SAVE = 0.05
 kullback.predictions.kept_columns.SECONDS_PER_SAVE = 0.05
 """

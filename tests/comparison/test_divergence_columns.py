@@ -29,7 +29,7 @@ def test_the_rows_are_those_that_were_added(limit, at_once, monkeypatch):
     for rows in windows:
         columns.append(rows)
     assert len(columns) == sum(WINDOWS)
-    parts = list(columns.parts())
+    parts = list(columns.parts(0, columns.settled()))
     again = DivergenceColumns()
     for part in parts:
         again.append_columns(part)
@@ -39,6 +39,21 @@ def test_the_rows_are_those_that_were_added(limit, at_once, monkeypatch):
             np.testing.assert_array_equal(
                 attrgetter(name)(statistics), attrgetter(name)(expected), err_msg=name
             )
+
+
+@pytest.mark.parametrize("at_once", [1, 70, 8192])
+def test_the_rows_since_an_earlier_place_come_in_parts(at_once, monkeypatch):
+    """Whether they are settled or still wait to be."""
+    monkeypatch.setattr(divergence_columns, "ROWS_AT_ONCE", at_once)
+    monkeypatch.setattr(divergence_columns, "PART_ROWS", 60)
+    columns = DivergenceColumns()
+    windows = [random_rows(count, seed) for seed, count in enumerate(WINDOWS)]
+    for rows in windows:
+        columns.append(rows)
+    expected = concatenate_divergences(windows).kl
+    for first in range(0, len(columns) + 1, 7):
+        parts = [part["kl"] for part in columns.parts(first, len(columns))]
+        np.testing.assert_array_equal(np.concatenate([*parts, []]), expected[first:])
 
 
 def base_of(array: np.ndarray) -> object:

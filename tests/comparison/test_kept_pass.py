@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from operator import attrgetter
 from pathlib import Path
+from threading import Event
 
 import numpy as np
-import pyarrow as pa
 import pytest
 
 from divergence_samples import random_rows
@@ -15,6 +16,7 @@ from kullback.comparison import divergence_columns, kept_pass
 from kullback.comparison.divergence_columns import COLUMNS, DivergenceColumns
 from kullback.comparison.kept_pass import KeptPasses
 from kullback.evaluation.passes import TokenizedText
+from kullback.runtime.interrupted import InterruptedFile
 from kullback.runtime.workers import ProcessGroup
 from kullback.scoring.divergence import DivergenceStatistics, concatenate_divergences
 from kullback.text.documents import Document
@@ -76,17 +78,104 @@ def test_rows_kept_by_another_version_are_computed_anew(tmp_path, monkeypatch):
         yield from windows[first:]
 
     older = kept_pass._SCHEMA.remove(kept_pass._SCHEMA.get_field_index("total_variation"))
-    pieces = kept_pass._pieces
-
-    def older_pieces(columns: DivergenceColumns) -> Iterator[bytes | memoryview]:
-        yield memoryview(older.serialize())
-        for part in columns.parts():
-            arrays = {name: kept_pass._arrow(part[name]) for name in older.names}
-            yield memoryview(pa.record_batch(list(arrays.values()), schema=older).serialize())
-
-    monkeypatch.setattr(kept_pass, "_pieces", older_pieces)
-    KeptPasses().rows(lambda: ["a"], tokenized, compute, ProcessGroup())
-    monkeypatch.setattr(kept_pass, "_pieces", pieces)
+    with monkeypatch.context() as patch:
+        patch.setattr(kept_pass, "_SCHEMA", older)
+        patch.setattr(kept_pass, "COLUMNS", {name: COLUMNS[name] for name in older.names})
+        parts = DivergenceColumns.parts
+        patch.setattr(
+            DivergenceColumns,
+            "parts",
+            lambda columns, first, rows: (
+                {name: part[name] for name in older.names} for part in parts(columns, first, rows)
+            ),
+        )
+        KeptPasses().rows(lambda: ["a"], tokenized, compute, ProcessGroup())
     for _ in range(2):
         KeptPasses().rows(lambda: ["a"], tokenized, compute, ProcessGroup())
     assert begun == [0, 0]
+
+
+def at_once(compute: Callable[[], object]) -> Callable[[], object]:
+    """What a thread would do, done by the caller."""
+    value = compute()
+    return lambda: value
+
+
+class Killed(BaseException):
+    """Ends a pass as a kill does: nothing is kept because of it."""
+
+
+@pytest.mark.parametrize("windows_at_once", [1, 3])
+def test_a_killed_pass_is_resumed_wherever_its_file_was_torn(
+    windows_at_once, tmp_path, monkeypatch
+):
+    """Rows that were saved while the pass went on come back, those of whole windows; the rest is
+    computed, and all are those of a pass that was not killed.
+    """
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    monkeypatch.setattr(divergence_columns, "ROWS_AT_ONCE", 64)
+    monkeypatch.setattr(divergence_columns, "PART_ROWS", 50)  # ends inside of windows
+    monkeypatch.setattr(kept_pass, "SECONDS_PER_SAVE", 0.0)
+    monkeypatch.setattr(kept_pass, "in_background", at_once)
+    tokenized = TokenizedText.of(
+        [Document("text", TEXT[:500])], Protocol(window=32), byte_tokenizer(), 32
+    )
+    sizes = np.diff(tokenized.starts).tolist()
+    windows = [random_rows(count, seed) for seed, count in enumerate(sizes)]
+    expected = concatenate_divergences(windows)
+    begun: list[int] = []
+
+    def compute(first: int, stop: int | None = None) -> Iterator[DivergenceStatistics]:
+        begun.append(first)
+        for i in range(first, stop or len(windows), windows_at_once):
+            yield concatenate_divergences(windows[i : i + windows_at_once])
+        if stop is not None:
+            raise Killed
+
+    with pytest.raises(Killed):
+        KeptPasses().rows(
+            lambda: ["a"], tokenized, lambda first: compute(first, 12), ProcessGroup()
+        )
+    (path,) = [file for file in tmp_path.rglob("*") if file.is_file()]
+    content = path.read_bytes()
+    with closing(InterruptedFile(path)) as file:
+        ends = [mark.end for _, mark in file.read()]
+    assert ends[-1] == len(content)
+    resumed = set()
+    for size in sorted({end + more for end in ends for more in (-1, 0, 1)} | {0, 5}):
+        path.write_bytes(content[:size])
+        passes = KeptPasses()
+        rows = passes.rows(lambda: ["a"], tokenized, compute, ProcessGroup())
+        for name in COLUMNS:
+            np.testing.assert_array_equal(
+                attrgetter(name)(rows), attrgetter(name)(expected), err_msg=name
+            )
+        resumed.add(begun[-1])
+        if size in (len(content), len(content) + 1):
+            assert begun[-1] == 12
+        passes.forget()
+        assert not [kept for kept in tmp_path.rglob("*") if kept.is_file()]
+    assert resumed == {0, *range(windows_at_once, 13, windows_at_once)}
+
+
+def test_where_nobody_knows_the_file_yet_nothing_waits(tmp_path, monkeypatch):
+    """The fingerprint of the weights is not waited for while the pass goes on."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    monkeypatch.setattr(kept_pass, "SECONDS_PER_SAVE", 0.0)
+    tokenized = TokenizedText.of(
+        [Document("text", TEXT[:200])], Protocol(window=32), byte_tokenizer(), 32
+    )
+    windows = [random_rows(int(count), 1) for count in np.diff(tokenized.starts)]
+    read = Event()
+
+    def compute(first: int) -> Iterator[DivergenceStatistics]:
+        yield from windows[first:]
+        assert not [*tmp_path.rglob("*")]
+        read.set()
+
+    def identities() -> list[str]:
+        assert read.wait(60)
+        return ["a"]
+
+    passes = KeptPasses()
+    assert len(passes.rows(identities, tokenized, compute, ProcessGroup())) == len(tokenized)

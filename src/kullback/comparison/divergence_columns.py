@@ -79,16 +79,23 @@ class DivergenceColumns:
         self._write()
         return _statistics({name: self._mapped(name) for name in COLUMNS})
 
-    def parts(self) -> Iterator[dict[str, Shaped[np.ndarray, "m ..."]]]:
-        """The columns of all rows, some rows at a time."""
-        for first in range(0, self._rows, PART_ROWS):
-            last = min(first + PART_ROWS, self._rows)
+    def settled(self) -> int:
+        """How many rows there are now; `parts` up to them may be read while others are added."""
+        self._write()
+        return self._rows
+
+    def parts(self, first: int, rows: int) -> Iterator[dict[str, Shaped[np.ndarray, "m ..."]]]:
+        """The columns from row `first` up to `rows`, which are settled or all, in pieces."""
+        settled = min(rows, self._rows)
+        for begin in range(first, settled, PART_ROWS):
+            last = min(begin + PART_ROWS, settled)
             yield {
-                name: _shaped(name, column[first * WIDTHS[name] : last * WIDTHS[name]])
+                name: _shaped(name, column[begin * WIDTHS[name] : last * WIDTHS[name]])
                 for name, column in self._columns.items()
             }
-        if self._waiting:
-            yield _typed(concatenate_divergences(self._waiting))
+        if max(first, settled) < rows:
+            waiting = _typed(concatenate_divergences(self._waiting))
+            yield {name: values[max(first - settled, 0) :] for name, values in waiting.items()}
 
     def _write(self) -> None:
         if not self._waiting:

@@ -1,16 +1,18 @@
-"""The pass of one candidate, resumed where an earlier one was interrupted.
+"""The pass of one candidate, resumed where an earlier one was interrupted or killed.
 
-The rows of a finished pass are kept until the whole comparison is done, and those of the first
-windows where it is interrupted (:mod:`kullback.runtime.interrupted`).
+The rows of a pass are written every half minute, and where it is interrupted or done; they are kept
+until the whole comparison is done (:mod:`kullback.runtime.interrupted`).
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import TracebackType
 
 import numpy as np
 import pyarrow as pa
@@ -18,13 +20,15 @@ from jaxtyping import Shaped
 
 from kullback.comparison.divergence_columns import COLUMNS, WIDTHS, DivergenceColumns
 from kullback.evaluation.passes import TokenizedText
+from kullback.runtime.background import in_background
 from kullback.runtime.interrupted import (
+    BEGIN,
     STOPS,
+    InterruptedFile,
+    Mark,
     forget,
     interrupted_path,
     is_anything_kept,
-    read_interrupted,
-    write_interrupted,
 )
 from kullback.runtime.workers import ProcessGroup
 from kullback.scoring.divergence import DivergenceStatistics
@@ -32,6 +36,8 @@ from kullback.scoring.divergence import DivergenceStatistics
 __all__ = ["KeptPasses"]
 
 SECONDS_WORTH_KEEPING = 2.0
+# What a killed run loses, and the time of the windows it was at.
+SECONDS_PER_SAVE = 30.0
 _SCHEMA = pa.schema(
     (name, pa.from_numpy_dtype(kind) if width == 1 else pa.list_(pa.from_numpy_dtype(kind), width))
     for (name, kind), width in zip(COLUMNS.items(), WIDTHS.values(), strict=True)
@@ -59,24 +65,29 @@ class KeptPasses:
         depend on; they are asked for where rows are kept, or are to be.
         """
         columns, first = DivergenceColumns(), 0
-        if processes.is_rank_zero and is_anything_kept():
-            first = _read(self._path(identities()), tokenized, columns)
-        first = processes.broadcast(first)
-        if first == len(tokenized.windows):
-            self._finished += 1
-            return columns.statistics()
-        began = time.monotonic()
-        try:
-            for rows in compute(first):
-                columns.append(rows)
-        except STOPS as interruption:
-            if len(columns) and self._keep(identities, columns):
-                interruption.add_note(
-                    f"{len(columns):,} of {len(tokenized):,} tokens of this candidate are kept"
-                )
-            raise
-        if processes.is_rank_zero and time.monotonic() - began >= SECONDS_WORTH_KEEPING:
-            self._finished += _write(self._path(identities()), columns)
+        with _KeptRows(columns, lambda: self._path(identities())) as kept:
+            if processes.is_rank_zero and is_anything_kept():
+                first = kept.read(tokenized)
+            first = processes.broadcast(first)
+            if first == len(tokenized.windows):
+                self._finished += 1
+                return columns.statistics()
+            began = time.monotonic()
+            try:
+                if processes.is_rank_zero:
+                    kept.begin()
+                for rows in compute(first):
+                    columns.append(rows)
+                    kept.save_now_and_then()
+            except STOPS as interruption:
+                if len(columns) and (count := kept.save()):
+                    interruption.add_note(
+                        f"{count:,} of {len(tokenized):,} tokens of this candidate are kept"
+                    )
+                raise
+            took = time.monotonic() - began
+            if processes.is_rank_zero and (kept.count or took >= SECONDS_WORTH_KEEPING):
+                self._finished += kept.save() == len(columns)
         return columns.statistics()
 
     @contextmanager
@@ -90,12 +101,6 @@ class KeptPasses:
                 interruption.add_note(f"{self._finished} finished {are} kept")
             raise
 
-    def _keep(self, identities: Callable[[], Sequence[str]], columns: DivergenceColumns) -> bool:
-        try:
-            return _write(self._path(identities()), columns)
-        except RuntimeError:  # the weights are on a device that failed
-            return False
-
     def _path(self, identities: Sequence[str]) -> Path | None:
         path = interrupted_path(hashlib.sha256("\0".join(identities).encode()).hexdigest())
         if path is not None and path not in self._paths:
@@ -108,45 +113,118 @@ class KeptPasses:
             forget(path)
 
 
-def _write(path: Path | None, columns: DivergenceColumns) -> bool:
-    return path is not None and write_interrupted(path, _pieces(columns))
+class _KeptRows:
+    """The rows of a pass that are on the disk, in the file of `path`, which may have to wait."""
+
+    def __init__(self, columns: DivergenceColumns, path: Callable[[], Path | None]) -> None:
+        self._columns, self._path = columns, path
+        self._file: InterruptedFile | None = None
+        self._done: tuple[int, Mark] = (0, BEGIN)
+        self._known: list[Path | None] = []
+        self._saved = math.inf
+        self._saving: Callable[[], object] = lambda: None
+        """Waits for the thread that writes."""
+
+    def __enter__(self) -> _KeptRows:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._wait()
+        if self._file is not None:
+            self._file.close()
+
+    @property
+    def count(self) -> int:
+        """How many rows are on the disk."""
+        return self._done[0]
+
+    def read(self, tokenized: TokenizedText) -> int:
+        """Add the rows that are there, and return how many windows they are.
+
+        0 where none are there, or they are of another version.
+        """
+        file = self._opened(self._path())
+        if file is None:
+            return 0
+        batches: list[pa.RecordBatch] = []
+        whole = rows = 0
+        pieces = file.read()
+        with suppress(pa.ArrowException):
+            for piece, _ in pieces:
+                if pa.ipc.read_schema(pa.py_buffer(piece)) != _SCHEMA:
+                    return 0
+                break
+            for piece, mark in pieces:
+                batches.append(pa.ipc.read_record_batch(pa.py_buffer(piece), _SCHEMA))
+                rows += batches[-1].num_rows
+                if rows in tokenized.starts[1:]:
+                    whole, self._done = len(batches), (rows, mark)
+        for batch in batches[:whole]:  # of the memory-mapped file
+            self._columns.append_columns({name: _numpy(batch.column(name)) for name in COLUMNS})
+        return int(np.searchsorted(tokenized.starts, self.count))
+
+    def begin(self) -> None:
+        """Let rows be saved every half minute, as soon as it is known where."""
+        self._saved = time.monotonic()
+        # The weights may still be read for their fingerprint.
+        in_background(lambda: self._known.append(self._path()))
+
+    def save_now_and_then(self) -> None:
+        """Let a thread write the rows since the last time, where that is long ago."""
+        if self._known and time.monotonic() - self._saved >= SECONDS_PER_SAVE:
+            self._saved = math.inf  # until it is done
+            rows = self._columns.settled()
+
+            def save() -> None:
+                self._save(self._known[0], rows)
+                self._saved = time.monotonic()
+
+            self._saving = in_background(save)
+
+    def save(self) -> int:
+        """Write all rows; how many are on the disk, which may be full."""
+        self._wait()
+        with suppress(RuntimeError):  # the weights are on a device that failed
+            self._save(self._path(), len(self._columns))
+        return self.count
+
+    def _save(self, path: Path | None, rows: int) -> None:
+        file = self._opened(path)
+        if file is not None:
+            mark = file.append(self._pieces(rows), self._done[1])
+            if mark is not None:
+                self._done = (rows, mark)
+
+    def _wait(self) -> None:
+        with suppress(RuntimeError):  # rows that are in a temporary file cannot be read
+            self._saving()
+
+    def _pieces(self, rows: int) -> Iterator[memoryview]:
+        """Messages of Arrow's: the schema, then the rows up to so many."""
+        if not self.count:
+            yield memoryview(_SCHEMA.serialize())
+        for part in self._columns.parts(self.count, rows):
+            arrays = [_arrow(part[field.name], field.type) for field in _SCHEMA]
+            yield memoryview(pa.record_batch(arrays, schema=_SCHEMA).serialize())
+
+    def _opened(self, path: Path | None) -> InterruptedFile | None:
+        if self._file is None and path is not None:
+            self._file = InterruptedFile(path)
+        return self._file
 
 
-def _pieces(columns: DivergenceColumns) -> Iterator[bytes | memoryview]:
-    """A stream of Arrow's, as `_read` reads it."""
-    yield memoryview(_SCHEMA.serialize())
-    for part in columns.parts():
-        batch = pa.record_batch([_arrow(values) for values in part.values()], schema=_SCHEMA)
-        yield memoryview(batch.serialize())
-
-
-def _arrow(values: Shaped[np.ndarray, "m ..."]) -> pa.Array:
-    flat = pa.array(values.reshape(-1))
-    return flat if values.ndim == 1 else pa.FixedSizeListArray.from_arrays(flat, values.shape[1])
-
-
-def _read(path: Path | None, tokenized: TokenizedText, columns: DivergenceColumns) -> int:
-    """Add the rows of the first windows that were kept, and return how many windows there are.
-
-    0 where none were kept, or they are of another version.
-    """
-    content = None if path is None else read_interrupted(path)
-    if content is None:
-        return 0
-    try:
-        with pa.ipc.open_stream(pa.py_buffer(content)) as reader:
-            if reader.schema != _SCHEMA:
-                return 0
-            batches = list(reader)  # of the memory-mapped file
-    except pa.ArrowException:
-        return 0
-    rows = sum(batch.num_rows for batch in batches)
-    if rows not in tokenized.starts[1:]:
-        return 0
-    for batch in batches:
-        arrays = {name: _numpy(batch.column(name)) for name in COLUMNS}
-        columns.append_columns(arrays)
-    return int(np.searchsorted(tokenized.starts, rows))
+def _arrow(values: Shaped[np.ndarray, "m ..."], kind: pa.DataType) -> pa.Array:
+    # The library's conversion loads pandas.
+    buffers = [None, pa.py_buffer(np.ascontiguousarray(values))]
+    if not pa.types.is_fixed_size_list(kind):
+        return pa.Array.from_buffers(kind, len(values), buffers)
+    flat = pa.Array.from_buffers(kind.value_type, values.size, buffers)
+    return pa.FixedSizeListArray.from_arrays(flat, type=kind)
 
 
 def _numpy(array: pa.Array) -> Shaped[np.ndarray, "m ..."]:

@@ -35,7 +35,7 @@ from torch import Tensor
 
 from kullback.errors import RunError
 from kullback.runtime.decoding import Count, decode_json, read_bounded
-from kullback.runtime.files import write_atomically
+from kullback.runtime.files import write_all, write_atomically
 from kullback.runtime.interrupted import is_safe
 from kullback.runtime.weights import tensor_bytes
 
@@ -131,13 +131,6 @@ class GrowingColumn:
             actual = zlib.crc32(piece, actual)
             rest -= len(piece)
         return actual == crc
-
-
-def write_all(file: BinaryIO, content: bytes | memoryview) -> None:
-    """Write to a file without a buffer, which may take less than it is given."""
-    rest = memoryview(content)
-    while rest:
-        rest = rest[file.write(rest) :]
 
 
 class KeptColumns:

@@ -25,14 +25,8 @@ from torch import Tensor
 
 from kullback.errors import InvalidValueError
 from kullback.predictions.checksums import CHECKSUMS, checksums_json, tensor_entry
-from kullback.predictions.kept_columns import (
-    DTYPES,
-    NAMES,
-    GrowingColumn,
-    KeptColumns,
-    write_all,
-)
-from kullback.runtime.files import explained, publish
+from kullback.predictions.kept_columns import DTYPES, NAMES, GrowingColumn, KeptColumns
+from kullback.runtime.files import explained, publish, write_all
 from kullback.runtime.weights import tensor_bytes
 
 __all__ = ["DTYPES", "PADDING", "SafetensorsStream"]

@@ -18,7 +18,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, BinaryIO
 
 from kullback.errors import KullbackError, RunError
 
@@ -32,6 +32,7 @@ __all__ = [
     "publish",
     "remove_leftovers",
     "replaced",
+    "write_all",
     "write_atomically",
 ]
 
@@ -119,6 +120,13 @@ def replaced(path: Path, kept: str = "") -> Iterator[IO[bytes]]:
     with explained(path, f"an existing file is unchanged{kept}"), draft_of(path) as draft:
         yield draft.file
         draft.publish()
+
+
+def write_all(file: BinaryIO, content: bytes | memoryview) -> None:
+    """Write to a file without a buffer, which may take less than it is given."""
+    rest = memoryview(content)
+    while rest:
+        rest = rest[file.write(rest) :]
 
 
 def write_atomically(path: Path, content: bytes) -> None:

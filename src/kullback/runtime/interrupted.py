@@ -12,28 +12,32 @@ import os
 import shutil
 import stat
 import time
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import BinaryIO, NamedTuple
 
 from kullback.errors import LostProcessError, RunError
-from kullback.runtime.files import replaced
+from kullback.runtime.files import write_all
+from kullback.runtime.locks import locked
 
 __all__ = [
+    "BEGIN",
     "STOPS",
+    "InterruptedFile",
+    "Mark",
     "forget",
     "interrupted_path",
     "is_anything_kept",
     "is_safe",
-    "read_interrupted",
     "state_folder",
-    "write_interrupted",
 ]
 
 STOPS = (KeyboardInterrupt, RuntimeError, LostProcessError)
 """What ends work that can be resumed: a signal, an accelerator that fails, another process."""
 DAYS = 30.0  # work that was interrupted before is removed
-_DIGEST = hashlib.blake2b().digest_size
+# Bytes of a checksum and of a length.
+_DIGEST, _LENGTH = 16, 8
 
 
 def state_folder(name: str) -> Path | None:
@@ -69,46 +73,115 @@ def is_safe(folder: Path) -> bool:
     return stat.S_ISDIR(about.st_mode) and is_own and not about.st_mode & 0o022
 
 
-def write_interrupted(path: Path, pieces: Iterable[bytes | memoryview]) -> bool:
-    """Keep the pieces, one after the other, with their checksum; False where that fails.
+class Mark(NamedTuple):
+    """A place in an `InterruptedFile`, and the checksum of all before it."""
 
-    What others left more than a month ago is removed.
+    end: int
+    digest: hashlib.blake2b
+
+
+BEGIN = Mark(0, hashlib.blake2b(digest_size=_DIGEST))
+
+
+class InterruptedFile:
+    """Pieces of bytes, appended to a file as they are computed: a kill loses the last one at most.
+
+    A piece has its length before it, and after it a checksum of all bytes so far; what a killed
+    process has begun to write is passed over.  Only this user can read the file, and one process at
+    a time uses it: others read nothing and keep nothing.  `close` it in the end; the pieces stay
+    until `forget`.
     """
-    if not is_safe(path.parent):
-        return False
-    _remove_old(path.parent)
-    digest = hashlib.blake2b()
-    try:
-        with replaced(path) as file:
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: BinaryIO | None = None
+        self._open = ExitStack()
+
+    def read(self) -> Iterator[tuple[memoryview, Mark]]:
+        """The complete pieces, memory-mapped, and the end of each."""
+        if not self._path.is_file() or not self._is_ours():
+            return
+        assert self._file is not None
+        try:
+            content = memoryview(mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ))
+        except (OSError, ValueError):  # ValueError: it is empty
+            return
+        mark = BEGIN
+        while mark.end + _LENGTH <= len(content):
+            begin = mark.end + _LENGTH
+            end = begin + int.from_bytes(content[mark.end : begin], "little")
+            mark = _after(mark, content[begin:end])
+            if content[end : end + _DIGEST] != mark.digest.digest():
+                return
+            yield content[begin:end], mark
+
+    def append(self, pieces: Iterable[bytes | memoryview], after: Mark) -> Mark | None:
+        """Write pieces to the disk in place of all `after` a mark; the end, None where that fails.
+
+        Where it fails or is interrupted, what is before `after` stays.
+        """
+        if self._file is None:
+            if not self._is_ours():
+                return None
+            _remove_old(self._path.parent)
+        assert self._file is not None
+        mark = after
+        try:
+            self._file.truncate(mark.end)
+            self._file.seek(mark.end)
             for piece in pieces:
-                digest.update(piece)
-                file.write(piece)
-            file.write(digest.digest())
-    except RunError:
-        return False
-    return True
-
-
-def read_interrupted(path: Path) -> memoryview | None:
-    """What `write_interrupted` kept, memory-mapped; None where nothing is there, or damaged."""
-    try:
-        if not path.is_file() or not is_safe(path.parent):
+                mark = _after(mark, piece)
+                length = len(piece).to_bytes(_LENGTH, "little")
+                for part in (length, piece, mark.digest.digest()):
+                    write_all(self._file, part)
+            os.fsync(self._file.fileno())
+        except OSError:
+            with suppress(OSError):
+                self._file.truncate(after.end)
             return None
-        with path.open("rb") as file:
-            content = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-    except (OSError, ValueError):  # ValueError: it is empty
-        return None
-    content, digest = content[:-_DIGEST], content[-_DIGEST:]
-    if not content or hashlib.blake2b(content).digest() != digest:
-        return None
-    return content
+        return mark
+
+    def close(self) -> None:
+        """Let other processes use it."""
+        self._file = None
+        self._open.close()
+
+    def _is_ours(self) -> bool:
+        """Whether the file is open for this process alone."""
+        if self._file is not None:
+            return True
+        if not is_safe(self._path.parent):
+            return False
+        with ExitStack() as opened:
+            try:
+                opened.enter_context(locked(_lock(self._path), str, remove=True))
+                flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+                descriptor = os.open(self._path, flags, 0o600)
+                file = opened.enter_context(os.fdopen(descriptor, "r+b", buffering=0))
+            except (OSError, RunError):  # RunError: another process does the same work
+                return False
+            self._open, self._file = opened.pop_all(), file
+        return True
+
+
+def _after(mark: Mark, piece: bytes | memoryview) -> Mark:
+    """The mark at the end of a piece that begins at another."""
+    digest = mark.digest.copy()
+    digest.update(len(piece).to_bytes(_LENGTH, "little"))
+    digest.update(piece)
+    return Mark(mark.end + _LENGTH + len(piece) + _DIGEST, digest)
+
+
+def _lock(path: Path) -> Path:
+    return path.with_name(f"{path.name}.lock")
 
 
 def forget(path: Path) -> None:
-    """Remove what was kept, once the work is done, and what a killed run left half written."""
-    with suppress(OSError):
-        for part in (path, *path.parent.glob(f".{path.name}.*.part")):
-            part.unlink(missing_ok=True)
+    """Remove what was kept, once the work is done, and the lock that a killed run left."""
+    lock = _lock(path)
+    for file in (path, lock, lock.with_name(f"{lock.name}.pid")):
+        with suppress(OSError):
+            file.unlink(missing_ok=True)
 
 
 def _remove_old(folder: Path) -> None:
