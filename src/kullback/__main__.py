@@ -5,8 +5,10 @@ Signals are answered from here on, before anything else is imported.
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
+import threading
 from contextlib import suppress
 
 from kullback.runtime.interruption import answered_signals
@@ -25,6 +27,11 @@ def run() -> None:
         code = main(interrupted=_end)
         if code > INTERRUPTED_ABOVE:
             _end(code)
+    # A thread of torch or gloo that wants Python's lock while the interpreter ends would abort the
+    # process: that of a failed command that still hashes weights, or of an exchange that is done.
+    if threading.active_count() > 1 or os.environ.get("WORLD_SIZE", "1") != "1":
+        atexit._run_exitfuncs()
+        _end(code)
     raise SystemExit(code)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +12,7 @@ from contextlib import AbstractContextManager
 from datetime import timedelta
 from pathlib import Path
 
+import meshed_processes
 import pytest
 import shared_evaluation
 from shared_evaluation import evaluate
@@ -224,3 +226,15 @@ def test_two_processes_with_two_texts_are_refused(tiny_llama_folder: Path, tmp_p
         assert process.returncode
         assert "differ in the tokens of the text" in said
     assert not list(tmp_path.glob("out*"))
+
+
+@pytest.mark.skipif(sys.platform != "linux" or shutil.which("cc") is None, reason="no C compiler")
+def test_a_late_thread_of_gloo_leaves_the_exit_code(tmp_path: Path) -> None:
+    """A thread that still has the tensors of the last exchange has dropped them before the end."""
+    library = tmp_path / "late.so"
+    source = Path(__file__).with_name("late_gloo.c")
+    subprocess.run(["cc", "-O1", "-shared", "-fPIC", source, "-o", library, "-ldl"], check=True)
+    ended = meshed_processes.run(library)
+    if not any("late" in said for _, said in ended):
+        pytest.skip("Python's lock is not taken through a shared library")
+    assert [code for code, _ in ended] == [7, 7], ended

@@ -19,6 +19,7 @@ import torch
 import torch.distributed as dist
 
 from kullback.errors import LostProcessError, RunError
+from kullback.runtime.gloo import wait_for_gloo
 from kullback.runtime.memory import kept_freed_memory
 from kullback.runtime.ranks import process_count
 from kullback.runtime.threads import cores, map_ahead, workers
@@ -143,6 +144,7 @@ def process_group() -> Iterator[ProcessGroup]:
         yield ProcessGroup(dist.get_rank(), world_size, local_world_size, local_rank)
     finally:
         dist.destroy_process_group()
+        wait_for_gloo()
 
 
 def _join(backend: str, world_size: int) -> None:
