@@ -53,6 +53,11 @@ class Stepwise(EncodedAhead):
             self._error = error
         return None
 
+    @property
+    def has_failed(self) -> bool:
+        """Whether a step has."""
+        return self._error is not None
+
     def all(self) -> StoredEncodings:
         """The rest in one go."""
         for _ in self._steps:

@@ -19,7 +19,7 @@ import pyarrow as pa
 from jaxtyping import Shaped
 
 from kullback.comparison.divergence_columns import COLUMNS, WIDTHS, DivergenceColumns
-from kullback.evaluation.passes import TokenizedText
+from kullback.evaluation.text_ahead import PassText
 from kullback.runtime.background import in_background
 from kullback.runtime.interrupted import (
     BEGIN,
@@ -55,7 +55,7 @@ class KeptPasses:
     def rows(
         self,
         identities: Callable[[], Sequence[str]],
-        tokenized: TokenizedText,
+        text: PassText,
         compute: Callable[[int], Iterator[DivergenceStatistics]],
         processes: ProcessGroup,
     ) -> DivergenceStatistics:
@@ -67,9 +67,9 @@ class KeptPasses:
         columns, first = DivergenceColumns(), 0
         with _KeptRows(columns, lambda: self._path(identities())) as kept:
             if processes.is_rank_zero and is_anything_kept():
-                first = kept.read(tokenized)
+                first = kept.read(text)
             first = processes.broadcast(first)
-            if first == len(tokenized.windows):
+            if first and first == len(text.whole.windows):
                 self._finished += 1
                 return columns.statistics()
             began = time.monotonic()
@@ -82,7 +82,7 @@ class KeptPasses:
             except STOPS as interruption:
                 if len(columns) and (count := kept.save()):
                     interruption.add_note(
-                        f"{count:,} of {len(tokenized):,} tokens of this candidate are kept"
+                        f"{count:,} of {text.size} tokens of this candidate are kept"
                     )
                 raise
             took = time.monotonic() - began
@@ -143,7 +143,7 @@ class _KeptRows:
         """How many rows are on the disk."""
         return self._done[0]
 
-    def read(self, tokenized: TokenizedText) -> int:
+    def read(self, text: PassText) -> int:
         """Add the rows that are there, and return how many windows they are.
 
         0 where none are there, or they are of another version.
@@ -162,11 +162,11 @@ class _KeptRows:
             for piece, mark in pieces:
                 batches.append(pa.ipc.read_record_batch(pa.py_buffer(piece), _SCHEMA))
                 rows += batches[-1].num_rows
-                if rows in tokenized.starts[1:]:
+                if rows in text.whole.starts[1:]:
                     whole, self._done = len(batches), (rows, mark)
         for batch in batches[:whole]:  # of the memory-mapped file
             self._columns.append_columns({name: _numpy(batch.column(name)) for name in COLUMNS})
-        return int(np.searchsorted(tokenized.starts, self.count))
+        return int(np.searchsorted(text.whole.starts, self.count)) if self.count else 0
 
     def begin(self) -> None:
         """Let rows be saved every half minute, as soon as it is known where."""

@@ -15,14 +15,16 @@ import math
 import shutil
 import threading
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import torch
 from jaxtyping import Float
 
 from kullback.comparison.window_rows import WindowRows
 from kullback.errors import RunError
-from kullback.evaluation.passes import Batch, Predictor, TokenizedText
+from kullback.evaluation.passes import Batch, Predictor
 from kullback.evaluation.predictors import token_budget
+from kullback.evaluation.text_ahead import PassText
 from kullback.models.interface import Sharing
 from kullback.predictions.base import (
     DensePredictions,
@@ -38,6 +40,9 @@ from kullback.scoring.logit_blocks import Chunk, row_chunks
 
 __all__ = ["KeptPredictions", "is_wide", "logits_fit", "rows_of_share"]
 
+#: Of a window: `Window.key`.
+Key: TypeAlias = tuple[int, int, int]
+
 # Logits that are written to a temporary file rather than computed again for each candidate.
 MOST_ON_DISK = 8 << 30
 # From this D on a core reads a logit faster than it computes one.
@@ -51,12 +56,12 @@ def is_wide(head: Head | None) -> bool:
     return head.weight_VD.shape[1] >= WIDE and head.weight_VD.dtype != torch.float64
 
 
-def rows_of_share(predictor: Predictor, tokenized: TokenizedText, processes: int) -> int:
+def rows_of_share(predictor: Predictor, text: PassText, processes: int) -> int:
     """The most rows that one of so many processes reads of a text, about: its batches of a pass."""
-    M = len(tokenized)
+    M = text.total
     if processes == 1 or M == 0:
         return M
-    batch = max(token_budget(predictor), int(tokenized.windows.scored().max()))
+    batch = max(token_budget(predictor), int(text.whole.windows.scored().max()))
     return min(M, math.ceil(M / processes) + batch)
 
 
@@ -76,27 +81,26 @@ class KeptPredictions:
     Predictions without hidden states (dense ones) are computed anew each time, unless `dense` asks
     to keep them, which takes V numbers a token.  `on_disk` says how many logits there are a token,
     where these are to be kept in a temporary file (`logits_fit`).  There is space for the share of
-    one of so many `processes`; for what is read beyond it, more is taken.
+    one of so many `processes`; for what is read beyond it, and beyond what is expected of a text
+    that is still cut into tokens, more is taken.
     """
 
     def __init__(
         self,
         predictor: Predictor,
-        tokenized: TokenizedText,
+        text: PassText,
         dense: bool = False,
         on_disk: int | None = None,
         processes: int = 1,
     ) -> None:
         self.predictor = predictor
-        self._windows = {window.key: i for i, window in enumerate(tokenized.windows)}
-        self._tokenized = tokenized
-        self._dense: dict[int, Predictions] | None = {} if dense else None
-        self._rows = rows_of_share(predictor, tokenized, processes)
+        self._dense: dict[Key, Predictions] | None = {} if dense else None
+        self._rows = rows_of_share(predictor, text, processes)
         self._hidden: WindowRows | None = None
         self._head: tuple[Head, torch.device] | None = None
         self._lock = threading.Lock()
         self._logits = _logits_rows(self._rows, on_disk) if on_disk else None
-        self._kept: set[int] = set()
+        self._kept: set[Key] = set()
 
     @property
     def name(self) -> str:
@@ -119,58 +123,56 @@ class KeptPredictions:
 
     def predictions(self, batch: Batch) -> Predictions:
         """Those of the first call for these windows."""
-        numbers = [self._windows.get(window.key, -1) for window in batch.windows]
-        if -1 in numbers:
-            return self.predictor.predictions(batch)
-        if not self._kept.issuperset(numbers):
+        keys = [window.key for window in batch.windows]
+        if not self._kept.issuperset(keys):
             predictions = self.predictor.predictions(batch)
-            if not self._keep(numbers, predictions, batch):
+            if not self._keep(keys, predictions, batch):
                 return predictions
-            self._kept.update(numbers)
-        return self._read(numbers)
+            self._kept.update(keys)
+        return self._read(keys)
 
-    def _read(self, numbers: Sequence[int]) -> Predictions:
-        if self._dense is not None and numbers[0] in self._dense:
-            return joined([self._dense[number] for number in numbers])
+    def _read(self, keys: Sequence[Key]) -> Predictions:
+        if self._dense is not None and keys[0] in self._dense:
+            return joined([self._dense[key] for key in keys])
         if self._logits is not None:
-            return DensePredictions(self._logits.read(numbers))
+            return DensePredictions(self._logits.read(keys))
         assert self._hidden is not None
         assert self._head is not None
         head, device = self._head
-        return FactoredPredictions(at_least_float32(self._hidden.read(numbers).to(device)), head)
+        return FactoredPredictions(at_least_float32(self._hidden.read(keys).to(device)), head)
 
-    def _keep(self, numbers: Sequence[int], predictions: Predictions, batch: Batch) -> bool:
+    def _keep(self, keys: Sequence[Key], predictions: Predictions, batch: Batch) -> bool:
         """Keep what these windows need later; False where nothing can be kept."""
         if self._logits is not None:
-            self._keep_logits(numbers, predictions, self._logits, batch)
+            self._keep_logits(keys, predictions, self._logits, batch)
         elif isinstance(predictions, FactoredPredictions):
-            self._keep_hidden(numbers, predictions, batch)
+            self._keep_hidden(keys, predictions, batch)
         elif self._dense is not None:
             first = 0
-            for number, window in zip(numbers, batch.windows, strict=True):
+            for key, window in zip(keys, batch.windows, strict=True):
                 rows_m = torch.arange(first, first + len(window), device=self.device)
-                self._dense[number] = predictions.select(rows_m)
+                self._dense[key] = predictions.select(rows_m)
                 first += len(window)
         else:
             return False
         return True
 
     def _keep_hidden(
-        self, numbers: Sequence[int], predictions: FactoredPredictions, batch: Batch
+        self, keys: Sequence[Key], predictions: FactoredPredictions, batch: Batch
     ) -> None:
         kept_MD = predictions.hidden_on_host()
         with self._lock:
             if self._hidden is None:
                 self._hidden = WindowRows(self._rows, kept_MD.shape[1], kept_MD.dtype)
                 self._head = (predictions.head, self.device)
-        self._hidden.space(numbers, [len(window) for window in batch.windows]).copy_(kept_MD)
+        self._hidden.space(keys, [len(window) for window in batch.windows]).copy_(kept_MD)
 
     def _keep_logits(
-        self, numbers: Sequence[int], predictions: Predictions, kept: WindowRows, batch: Batch
+        self, keys: Sequence[Key], predictions: Predictions, kept: WindowRows, batch: Batch
     ) -> None:
         """Write all logits of some windows, in the blocks that a pass computes."""
         logits_mV: Float[torch.Tensor, "m V"] = kept.space(
-            numbers, [len(window) for window in batch.windows]
+            keys, [len(window) for window in batch.windows]
         )
         targets_m = torch.from_numpy(batch.targets)
         for rows in row_chunks(predictions, torch.device("cpu"), len(predictions)):

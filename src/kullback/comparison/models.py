@@ -16,12 +16,7 @@ import msgspec
 
 from kullback.comparison.detail import describe_candidate
 from kullback.comparison.kept_pass import KeptPasses
-from kullback.comparison.kept_predictions import (
-    KeptPredictions,
-    is_wide,
-    logits_fit,
-    rows_of_share,
-)
+from kullback.comparison.kept_reference import kept_reference
 from kullback.comparison.measures import largest_padding, padding_notes
 from kullback.comparison.noise_floor import above_noise, noise_floor
 from kullback.comparison.operands import Operand
@@ -37,8 +32,8 @@ from kullback.evaluation.passes import (
     Predictor,
     TokenizedText,
     divergence_rows,
-    is_exclusive,
 )
+from kullback.evaluation.text_ahead import TextAhead
 from kullback.models.interface import TextModel
 from kullback.models.quantization import Scheme
 from kullback.models.streamed import StreamedModel
@@ -46,7 +41,6 @@ from kullback.results import comparison as results
 from kullback.results.evaluation import NonZeroRank
 from kullback.results.measurement import Measurement
 from kullback.runtime.progress import Progress
-from kullback.runtime.temporary import temporary_folder
 from kullback.runtime.workers import ProcessGroup
 from kullback.scoring.divergence import DivergenceStatistics
 from kullback.text.documents import Document
@@ -109,28 +103,24 @@ def compare_models(
     _check_task(reference, task)
     reader, opened = _reader(reference, candidates)
     progress.part("cutting the text into tokens")
-    tokenized = TokenizedText.of(
-        documents, protocol, reader.tokenizer, reader.context, progress, processes
-    )
-    check_same_tokens(processes, tokenized)
-    reference.check(documents, tokenized, reader)
-    _check_tokenizers(candidates, reader, tokenized)
-    began = time.perf_counter()
-    source = _source(reference, len(candidates), task, tokenized, processes, progress)
-    of_reference = _identity(reference, documents, tokenized, processes)
-    passes = _Passes(
-        reference, source, of_reference, documents, tokenized, reader, task, processes, progress
-    )
-    compared: list[_Compared] = []
-    with passes.kept.noted():
-        for i, candidate in enumerate(candidates):
-            # Each is freed before the next is loaded.
-            compared += passes.of(
-                candidate.name, opened.pop(i) if i in opened else candidate.open()
-            )
-        floor, layers = passes.noise(), passes.sensitivity()
+    with TextAhead.of(documents, protocol, reader, progress, processes) as text:
+        text.begin()
+        if processes.world_size > 1:
+            check_same_tokens(processes, text.whole)
+        reference.check(documents, text, reader)
+        _check_tokenizers(candidates, reader, text)
+        began = time.perf_counter()
+        source = _source(reference, len(candidates), task, text, processes, progress)
+        of_reference = _identity(reference, documents, text, processes)
+        passes = _Passes(
+            reference, source, of_reference, documents, text, reader, task, processes, progress
+        )
+        with passes.kept.noted():
+            compared = passes.all(candidates, opened)
+            floor, layers = passes.noise(), passes.sensitivity()
     if not processes.is_rank_zero:
         return NonZeroRank(rank=processes.rank, world_size=processes.world_size)
+    tokenized = text.whole
     ranked = rank_candidates(
         [candidate.rows for candidate in compared], tokenized.places, reference.size_bytes, floor,
         task.tolerance, task.budget,
@@ -210,7 +200,7 @@ class _Passes:
     """The reference, kept where it is read more than once."""
     of_reference: Fingerprint
     documents: Sequence[Document]
-    tokenized: TokenizedText
+    text: TextAhead
     reader: TextModel
     task: Task
     processes: ProcessGroup
@@ -220,17 +210,25 @@ class _Passes:
     notes: list[str] = field(default_factory=list)
     """Beside the models' own."""
 
+    def all(self, candidates: Sequence[Candidate], opened: dict[int, Operand]) -> list[_Compared]:
+        """What is kept of all candidates; nothing on non-zero ranks."""
+        compared: list[_Compared] = []
+        for i, candidate in enumerate(candidates):
+            # Each is freed before the next is loaded.
+            compared += self.of(candidate.name, opened.pop(i) if i in opened else candidate.open())
+        return compared
+
     def of(self, name: str, operand: Operand) -> list[_Compared]:
         """What is kept of a candidate; nothing on non-zero ranks."""
-        tokenized, progress = self.tokenized, self.progress
-        operand.check(self.documents, tokenized, self.reader)
+        text, progress = self.text, self.progress
+        operand.check(self.documents, text, self.reader)
         self._note_beginning(name, operand)
         progress.stage(f"comparing {name}")
-        identity = _identity(operand, self.documents, tokenized, self.processes)
+        identity = _identity(operand, self.documents, text, self.processes)
         kinds = [type(model).__name__ for model in (self.reference, operand)]
         divergences = self.kept.rows(
             lambda: [self.of_reference.full, identity.full, *kinds],
-            tokenized,
+            text,
             partial(self._divergences, operand),
             self.processes,
         )
@@ -239,23 +237,26 @@ class _Passes:
         self.of_reference.wait()  # its layers may be quantised, for their sensitivity
         progress.part("measures and intervals")
         return [
-            _Compared.of(name, operand, identity, divergences, tokenized, self.reader, self.task)
+            _Compared.of(name, operand, identity, divergences, text.whole, self.reader, self.task)
         ]
 
     def _note_beginning(self, name: str, operand: Operand) -> None:
         """Note where a model would begin a text in another way than the reader does."""
         if operand.model is not None:
             reader, own = self.reader, operand.model.tokenizer
-            bos = self.tokenized.protocol.bos
+            bos = self.text.protocol.bos
             self.notes.extend(bos_note(name, own, reader.name, reader.tokenizer, bos))
 
     def _divergences(self, operand: Operand, first_window: int) -> Iterator[DivergenceStatistics]:
-        """The rows of the windows from one on."""
+        """The rows of the windows from one on; the first pass reads the text as it is known."""
         vocabulary_size = min(self.reference.vocabulary_size, operand.vocabulary_size)
-        return divergence_rows(
-            self.source, operand, self.tokenized, self.processes, self.progress.tokens,
-            vocabulary_size, first_window, self.limit,
-        )  # fmt: skip
+        for tokenized, first in self.text.parts(first_window, self.source, operand):
+            for rows in divergence_rows(
+                self.source, operand, tokenized, self.processes, self.progress.tokens,
+                vocabulary_size, first, self.limit,
+            ):  # fmt: skip
+                yield rows
+                self.text.check()
 
     def noise(self) -> dict[str, Measurement]:
         """The noise floor, where it is asked for."""
@@ -263,7 +264,7 @@ class _Passes:
         if not self.task.noise or model is None:
             return {}
         return noise_floor(
-            self.source, model, self.tokenized, self.task.noise_dtype, self.processes,
+            self.source, model, self.text.whole, self.task.noise_dtype, self.processes,
             self.progress, self.notes.append,
         )  # fmt: skip
 
@@ -274,27 +275,27 @@ class _Passes:
             return None
         self.progress.stage("sensitivity: layers, one at a time")
         return measure_sensitivity(
-            model, scheme, self.tokenized, self.source, self.processes, self.progress.tokens
+            model, scheme, self.text.whole, self.source, self.processes, self.progress.tokens
         )
 
 
 def _identity(
     operand: Operand,
     documents: Sequence[Document],
-    tokenized: TokenizedText,
+    text: TextAhead,
     processes: ProcessGroup,
 ) -> Fingerprint:
     """What the numbers of an operand depend on; rank 0 alone needs it, and reads the weights."""
     if not processes.is_rank_zero:
         return Fingerprint({})
-    return operand.fingerprint(documents, tokenized)
+    return operand.fingerprint(documents, text)
 
 
 def _source(
     reference: Operand,
     candidates: int,
     task: Task,
-    tokenized: TokenizedText,
+    text: TextAhead,
     processes: ProcessGroup,
     progress: Progress,
 ) -> Predictor:
@@ -302,35 +303,11 @@ def _source(
     # A streamed model keeps its hidden states itself.
     several = candidates > 1 and not isinstance(reference.model, StreamedModel)
     if several or task.noise or task.sensitivity is not None:
-        return _kept(reference, tokenized, processes, progress)
+        return kept_reference(reference, text, processes, progress)
     return reference
 
 
-def _kept(
-    reference: Operand, tokenized: TokenizedText, processes: ProcessGroup, progress: Progress
-) -> KeptPredictions:
-    """The reference, read once; what its logits take on disk is announced."""
-    is_slow = is_exclusive(reference) and not getattr(reference.model, "factored", False)
-    reads_logits = is_slow or is_wide(getattr(reference.model, "head", None))
-    V, count = reference.vocabulary_size, processes.world_size
-    fits = logits_fit(rows_of_share(reference, tokenized, count), V, processes.local_world_size)
-    # All processes keep the same, or they would round differently.
-    fit = all(processes.gather(reads_logits and fits))
-    kept = KeptPredictions(reference, tokenized, on_disk=V if fit else None, processes=count)
-    if fit and not all(processes.gather(kept.disk_bytes > 0)):
-        kept = KeptPredictions(reference, tokenized, processes=count)
-    if kept.disk_bytes:
-        own = " in each process" if count > 1 else ""
-        progress.note(
-            f"the logits of {reference.name} are kept in {temporary_folder()} until the end, "
-            f"{kept.disk_bytes / 1e6:,.0f} MB{own}: they are computed once"
-        )
-    return kept
-
-
-def _check_tokenizers(
-    candidates: Sequence[Candidate], reader: TextModel, tokenized: TokenizedText
-) -> None:
+def _check_tokenizers(candidates: Sequence[Candidate], reader: TextModel, text: TextAhead) -> None:
     """Raise `InvalidValueError` where the tokens of a candidate differ.
 
     Before anything is computed, of those whose tokenizer can be read alone.
@@ -338,7 +315,7 @@ def _check_tokenizers(
     for candidate in candidates:
         if candidate.tokenizer is not None:
             tokenizer = candidate.tokenizer()
-            check_tokens(candidate.name, tokenizer, (reader.name, reader.tokenizer), tokenized)
+            check_tokens(candidate.name, tokenizer, (reader.name, reader.tokenizer), text)
 
 
 def title_of(candidates: Sequence[str], reference: str) -> str:

@@ -21,6 +21,7 @@ from kullback.comparison.token_agreement import check_tokens
 from kullback.errors import InvalidValueError
 from kullback.evaluation.on_text import model_fingerprint
 from kullback.evaluation.passes import Batch, ModelPredictor, Predictor, TokenizedText
+from kullback.evaluation.text_ahead import PassText
 from kullback.models.interface import Sharing, TextModel
 from kullback.models.quantized import SizedModel
 from kullback.predictions.base import Predictions, joined
@@ -53,15 +54,13 @@ class Operand(Predictor, Interface):
     def notes(self) -> tuple[str, ...]:
         """Sentences that the user should read."""
 
-    def fingerprint(self, documents: Sequence[Document], tokenized: TokenizedText) -> Fingerprint:
+    def fingerprint(self, documents: Sequence[Document], text: PassText) -> Fingerprint:
         """What this operand's numbers depend on."""
 
-    def check(
-        self, documents: Sequence[Document], tokenized: TokenizedText, reader: TextModel
-    ) -> None:
-        """Raise `InvalidValueError` unless it is about the tokens of `tokenized`.
+    def check(self, documents: Sequence[Document], text: PassText, reader: TextModel) -> None:
+        """Raise `InvalidValueError` unless it is about the tokens of `text`.
 
-        `documents` are those that `reader` tokenized.
+        `documents` are those that `reader` tokenizes.
         """
 
 
@@ -109,17 +108,15 @@ class ModelOperand:
         """What the model predicts now."""
         return ModelPredictor(self.model).predictions(batch)
 
-    def fingerprint(self, documents: Sequence[Document], tokenized: TokenizedText) -> Fingerprint:
+    def fingerprint(self, documents: Sequence[Document], text: PassText) -> Fingerprint:
         """Of this text under this protocol."""
-        return model_fingerprint(self.model, documents, tokenized)
+        return model_fingerprint(self.model, documents, text)
 
-    def check(
-        self, documents: Sequence[Document], tokenized: TokenizedText, reader: TextModel
-    ) -> None:
+    def check(self, documents: Sequence[Document], text: PassText, reader: TextModel) -> None:
         """Raise `InvalidValueError` where it reads other tokens, or shorter windows."""
-        if self.model.context is not None and tokenized.protocol.window is not None:
-            tokenized.protocol.resolve(self.model.context)  # the window must fit both
-        check_tokens(self.name, self.model.tokenizer, (reader.name, reader.tokenizer), tokenized)
+        if self.model.context is not None and text.protocol.window is not None:
+            text.protocol.resolve(self.model.context)  # the window must fit both
+        check_tokens(self.name, self.model.tokenizer, (reader.name, reader.tokenizer), text)
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,14 +175,13 @@ class RecordingOperand:
         """What the model predicted."""
         return joined([self.recording.predictions(rows) for rows in batch.rows])
 
-    def fingerprint(self, documents: Sequence[Document], tokenized: TokenizedText) -> Fingerprint:
+    def fingerprint(self, documents: Sequence[Document], text: PassText) -> Fingerprint:
         """Of the text and protocol that were recorded."""
         return self.identity
 
-    def check(
-        self, documents: Sequence[Document], tokenized: TokenizedText, reader: TextModel
-    ) -> None:
+    def check(self, documents: Sequence[Document], text: PassText, reader: TextModel) -> None:
         """Raise `InvalidValueError` where text, tokenizer or protocol are not those recorded."""
+        tokenized = text.whole
         now = text_parts(documents, tokenized, reader)
         if self._has_tokens_of(tokenized, reader):
             now["tokenizer"] = cast("Part", self.recording.metadata.get("tokenizer"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from kullback.errors import InvalidValueError
-from kullback.evaluation.passes import TokenizedText
+from kullback.evaluation.text_ahead import PassText
 from kullback.runtime.columns import PART_ROWS
 from kullback.text.encoded_documents import encode_documents
 from kullback.text.protocol import Bos
@@ -20,14 +20,16 @@ SHOWN = 4
 
 
 def check_tokens(
-    name: str, tokenizer: TextTokenizer, reader: tuple[str, TextTokenizer], tokenized: TokenizedText
+    name: str, tokenizer: TextTokenizer, reader: tuple[str, TextTokenizer], text: PassText
 ) -> None:
     """Raise `InvalidValueError` where the tokenizer of `name` reads the text as other tokens.
 
-    `reader` is the name and the tokenizer of the model that read it.
+    `reader` is the name and the tokenizer of the model that read it.  The whole text is waited for
+    where the tokenizers are not the same.
     """
     if tokenizer.fingerprint == reader[1].fingerprint:
         return
+    tokenized = text.whole
     others = encode_documents(
         tokenizer,
         tokenized.documents,

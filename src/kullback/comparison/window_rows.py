@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
@@ -28,7 +28,7 @@ GROWTH = 8
 
 
 class WindowRows:
-    """D numbers a row, of windows by their numbers.
+    """D numbers a row, of windows by their keys.
 
     Space for `rows` is taken at once, so that writing to it cannot fail.  Raises `RunError` where
     there is too little.  Several threads may use it.
@@ -44,7 +44,7 @@ class WindowRows:
         self._parts = [_buffer((rows, width), dtype)]
         self._used = 0
         """Rows of the last part."""
-        self._places: dict[int, tuple[int, slice]] = {}
+        self._places: dict[Hashable, tuple[int, slice]] = {}
         self._lock = threading.Lock()
 
     @property
@@ -52,7 +52,7 @@ class WindowRows:
         """Of the space that is taken."""
         return sum(part.nbytes for part in self._parts)
 
-    def space(self, numbers: Sequence[int], sizes: Sequence[int]) -> Shaped[torch.Tensor, "m D"]:
+    def space(self, keys: Sequence[Hashable], sizes: Sequence[int]) -> Shaped[torch.Tensor, "m D"]:
         """Where the rows of windows of these sizes are to be written, one after the other."""
         count = sum(sizes)
         with self._lock:
@@ -63,15 +63,15 @@ class WindowRows:
                 self._used = 0
             first = self._used
             self._used += count
-            for number, size in zip(numbers, sizes, strict=True):
-                self._places[number] = (len(self._parts) - 1, slice(first, first + size))
+            for key, size in zip(keys, sizes, strict=True):
+                self._places[key] = (len(self._parts) - 1, slice(first, first + size))
                 first += size
             return self._parts[-1][self._used - count : self._used]
 
-    def read(self, numbers: Sequence[int]) -> Shaped[torch.Tensor, "m D"]:
+    def read(self, keys: Sequence[Hashable]) -> Shaped[torch.Tensor, "m D"]:
         """The rows of some windows, one window after the other."""
         with self._lock:
-            places = [self._places[number] for number in numbers]
+            places = [self._places[key] for key in keys]
             parts = [(self._parts[part], rows) for part, rows in places]
         first, last = parts[0][1].start, parts[-1][1].stop
         if all(a is b and m.stop == n.start for (a, m), (b, n) in pairwise(parts)):

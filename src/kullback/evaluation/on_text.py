@@ -24,7 +24,7 @@ from kullback.evaluation.passes import Batch, BatchLimit, ModelPredictor, Tokeni
 from kullback.evaluation.predictors import inputs_at_once, prepare
 from kullback.evaluation.recorded_pass import RecordedPass, record_pass
 from kullback.evaluation.temperature import TemperatureFit, fit_temperature, tempered_nll
-from kullback.evaluation.text_ahead import TextAhead
+from kullback.evaluation.text_ahead import PassText, TextAhead
 from kullback.models.interface import TextModel
 from kullback.predictions.base import Predictions
 from kullback.results.build import curve
@@ -183,7 +183,7 @@ def _reliability(calibration: Calibration) -> tuple[ReliabilityBin, ...]:
 def model_fingerprint(
     model: TextModel,
     documents: Sequence[Document],
-    tokenized: TokenizedText | TextAhead,
+    tokenized: PassText,
     weights: Callable[[], str] | None = None,
 ) -> Fingerprint:
     """The fingerprint of what `model` predicts of `documents` under the text's protocol.

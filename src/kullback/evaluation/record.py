@@ -17,6 +17,7 @@ from kullback.evaluation.on_text import TextTask, coverage_notes, evaluate_text,
 from kullback.evaluation.options import Model, PassOptions, model_name, named_paths
 from kullback.evaluation.passes import ModelPredictor, TokenizedText
 from kullback.evaluation.record_llama_cpp import as_llama_cpp, record_llama_cpp
+from kullback.evaluation.text_ahead import TextAhead
 from kullback.evaluation.token_records_writer import check_groups
 from kullback.models.interface import TextModel
 from kullback.models.llama_cpp_options import Backend
@@ -151,50 +152,68 @@ def record_text(
     """
     progress = progress or Progress()
     weights = in_background(model.weights_fingerprint)
-    tokenized = TokenizedText.of(documents, protocol, model.tokenizer, model.context, progress)
-    progress.stage(f"recording {model.name} on {model.device.type}")
-    metadata = {
-        "model": model.name,
-        "size_bytes": size_bytes,
-        "begins_with": model.tokenizer.bos_id if model.tokenizer.adds_bos else None,
-        **model_fingerprint(model, documents, tokenized, weights).parts,
-    }
-    predictor = ModelPredictor(model)
-    writer = RecordingWriter(path, kind, metadata, model.vocabulary_size, k)
-    with kept_freed_memory(), _kept(writer, len(tokenized)), writer:
-        first = int(np.searchsorted(tokenized.starts, writer.rows))
-        begin = min(first, len(tokenized.windows) - 1)
-        for index, predictions in window_predictions(predictor, tokenized, begin, limit):
-            window, rows = tokenized.windows[index], tokenized.rows_of(index)
-            places = tokenized.places_of(slice(index, index + 1))
-            if index < first:  # all rows are there, but not yet the file
+    progress.part("cutting the text into tokens")
+    with TextAhead.of(documents, protocol, model, progress) as text:
+        text.begin()
+        progress.stage(f"recording {model.name} on {model.device.type}")
+        metadata = {
+            "model": model.name,
+            "size_bytes": size_bytes,
+            "begins_with": model.tokenizer.bos_id if model.tokenizer.adds_bos else None,
+            **model_fingerprint(model, documents, text, weights).parts,
+        }
+        writer = RecordingWriter(path, kind, metadata, model.vocabulary_size, k)
+        with kept_freed_memory(), _kept(writer, text), writer:
+            _write(writer, ModelPredictor(model), text, progress, limit)
+        return text.whole
+
+
+def _write(
+    writer: RecordingWriter,
+    predictor: ModelPredictor,
+    text: TextAhead,
+    progress: Progress,
+    limit: BatchLimit | None,
+) -> None:
+    """Write the rows that are not there yet."""
+    first = int(np.searchsorted(text.whole.starts, writer.rows)) if writer.rows else 0
+    told = False
+    # Where all rows are there, but not yet the file, the last window gives the head.
+    begin = min(first, len(text.whole.windows) - 1) if first else 0
+    for tokenized, begins in text.parts(begin, predictor):
+        for index, predictions in window_predictions(predictor, tokenized, begins, limit):
+            text.check()
+            if index < first:
                 writer.take_head(predictions)
                 continue
-            if index == first and kind == "exact" and isinstance(predictions, FactoredPredictions):
-                size = _exact_bytes(predictions, len(tokenized))
-                progress.stage(f"writing about {size / 1e6:,.1f} MB to {path}")
-            writer.append(predictions, window.targets, places.document_M, places.position_M)
-            progress.tokens(rows.stop, len(tokenized))
-    return tokenized
+            is_exact = writer.kind == "exact" and not told
+            if is_exact and isinstance(predictions, FactoredPredictions):
+                told = True
+                size = _exact_bytes(predictions, tokenized.total)
+                progress.stage(f"writing about {size / 1e6:,.1f} MB to {writer.path}")
+            window = tokenized.windows[index]
+            places = tokenized.columns_of(slice(index, index + 1))
+            writer.append(predictions, window.targets, places["document_M"], places["position_M"])
+            progress.tokens(tokenized.rows_of(index).stop, tokenized.total)
 
 
 @contextmanager
-def _kept(writer: RecordingWriter, total: int) -> Iterator[None]:
+def _kept(writer: RecordingWriter, text: TextAhead) -> Iterator[None]:
     """Say of an interruption, a device that fails or a full disk what the writer has kept."""
     try:
         yield
     except STOPS as interruption:
         if writer.kept:
-            interruption.add_note(f"{_amount(writer, total)} are kept beside {writer.path}")
+            interruption.add_note(f"{_amount(writer, text)} are kept beside {writer.path}")
         raise
     except RunError as error:
         if not writer.kept:
             raise
-        raise RunError(f"{error}; {_amount(writer, total)} are kept beside it") from error
+        raise RunError(f"{error}; {_amount(writer, text)} are kept beside it") from error
 
 
-def _amount(writer: RecordingWriter, total: int) -> str:
-    return f"{writer.kept:,} of {total:,} tokens"
+def _amount(writer: RecordingWriter, text: TextAhead) -> str:
+    return f"{writer.kept:,} of {text.size} tokens"
 
 
 def _alone(path: Path, kind: FileKind, processes: ProcessGroup) -> AbstractContextManager[None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -111,19 +111,19 @@ def record_pass(
         if writer is not None and done:
             for earlier in writer.earlier(int(text.whole.starts[first])):
                 records.append(earlier)
-        resumed_at = first
         try:
-            for tokenized in _texts(text, predictor, resumes=done > 0):
+            for tokenized, begins in _parts(text, first, predictor):
                 rows = token_rows(
-                    predictor, tokenized, processes, progress.tokens, first,
+                    predictor, tokenized, processes, progress.tokens, begins,
                     top_k=TOP_K, top_rows=SHOWN_TOKENS if with_beginning else 0, limit=limit,
                 )  # fmt: skip
-                with _Kept(tokenized, records, writer, first) as kept:
+                with _Kept(tokenized, records, writer, begins) as kept:
                     for statistics in rows:
                         if statistics.top_tokens.shape[1]:
                             beginning.append(statistics)
                         kept.append(statistics)
-                first = len(tokenized.windows)
+                        with _reading():
+                            text.check()
         except _UnreadableError as error:
             unreadable = error.reason
             if writer is not None:  # no run resumes these rows: another text has others
@@ -134,7 +134,7 @@ def record_pass(
     if not processes.is_rank_zero:
         return None
     tokenized = text.whole
-    if with_beginning and resumed_at > 0:
+    if with_beginning and first > 0:
         progress.stage("reading the beginning of the text again, for the report")
         beginning = _beginning_again(model, tokenized)
     return RecordedPass(
@@ -142,7 +142,7 @@ def record_pass(
         tokenized=tokenized,
         beginning=concatenate_statistics(beginning) if beginning else None,
         seconds=seconds,
-        tokens_read=len(tokenized) - int(tokenized.starts[resumed_at]),
+        tokens_read=len(tokenized) - int(tokenized.starts[first]),
     )
 
 
@@ -154,15 +154,21 @@ class _UnreadableError(Exception):
         self.reason = reason
 
 
-def _texts(text: TextAhead, predictor: Predictor, resumes: bool) -> Iterator[TokenizedText]:
-    """Beginnings of the text, unless a run resumes after one, and all of it."""
-    if not resumes:
-        yield from text.beginnings(predictor)
+def _parts(
+    text: TextAhead, first_window: int, predictor: Predictor
+) -> Iterator[tuple[TokenizedText, int]]:
+    """Those of the text."""
+    with _reading():
+        yield from text.parts(first_window, predictor)
+
+
+@contextmanager
+def _reading() -> Iterator[None]:
+    """An error of the tokenizer, told from one of the model."""
     try:
-        whole = text.whole
+        yield
     except InvalidValueError as error:
         raise _UnreadableError(error) from None
-    yield whole
 
 
 def _is_finished(path: Path, metadata: RecordsMetadata) -> bool:

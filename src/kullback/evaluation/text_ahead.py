@@ -22,6 +22,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from types import TracebackType
+from typing import TypeAlias
 
 import numpy as np
 
@@ -46,7 +47,7 @@ from kullback.text.protocol import Protocol, prepare
 from kullback.text.stored_encodings import StoredEncodings
 from kullback.text.windows import Windows
 
-__all__ = ["TextAhead"]
+__all__ = ["PassText", "TextAhead"]
 
 # Bytes of a text that takes no second to be cut into tokens.
 SHORT = 1 << 20
@@ -73,6 +74,7 @@ class TextAhead:
     _given: Sequence[Document] = ()
     _whole: TokenizedText | None = None
     _expected: int = 0
+    _least: int | None = None
 
     @classmethod
     def of(
@@ -112,11 +114,34 @@ class TextAhead:
         if self._encoded is None or self._encoded.known(FIRST) is None:
             _ = self.whole
 
+    def check(self) -> None:
+        """Raise what `whole` will raise, where that is known while the beginning is read."""
+        if self._encoded is not None and self._encoded.has_failed:
+            _ = self.whole
+
     @property
     def size(self) -> str:
         """How many rows it has, or about how many as far as is known."""
         known = self._whole
-        return f"about {self._expected:,}" if known is None else f"{len(known):,}"
+        return f"about {self._expected:,}" if known is None else known.size
+
+    @property
+    def total(self) -> int:
+        """How many rows it has, or about how many; waits for its beginning."""
+        least = self.at_least
+        return max(least, self._expected) if self._whole is None else len(self._whole)
+
+    @property
+    def at_least(self) -> int:
+        """How many rows it has at the least; waits for its beginning."""
+        if self._whole is None and self._least is None:
+            known = None if self._encoded is None else self._encoded.known(FIRST)
+            windows = None if known is None else self._sure_windows(known[0])
+            if known is None or not windows:
+                return len(self.whole)
+            self._least = int(windows.scored().sum())
+            self._expected = round(self._least * self._bytes / known[1])
+        return len(self._whole) if self._whole is not None else self._least or 0
 
     @property
     def whole(self) -> TokenizedText:
@@ -137,27 +162,38 @@ class TextAhead:
         windows = plan(encodings, self.protocol, model.tokenizer, model.context)
         return self._text(encodings, windows)
 
-    def beginnings(self, predictor: Predictor) -> Iterator[TokenizedText]:
+    def parts(
+        self, first_window: int, *predictors: Predictor
+    ) -> Iterator[tuple[TokenizedText, int]]:
+        """What is read one after the other: texts, and from which window on each.
+
+        Beginnings, unless a pass resumes after one, and all of it.
+        """
+        if first_window == 0:
+            for beginning in self.beginnings(*predictors):
+                yield beginning, first_window
+                first_window = len(beginning.windows)
+        yield self.whole, first_window
+
+    def beginnings(self, *predictors: Predictor) -> Iterator[TokenizedText]:
         """Beginnings of the text, each longer than the one before; none where all is known."""
         enough = FIRST
-        while self._encoded is not None:
+        while self._encoded is not None and not any(map(is_streamed, predictors)):
             known = self._encoded.known(enough)
             if known is None:
                 return
             encodings, n_bytes = known
             enough = FACTOR * max(n_bytes, enough)
-            beginning = self._beginning(encodings, n_bytes, predictor)
+            beginning = self._beginning(encodings, n_bytes, predictors)
             if beginning is not None:
                 self._expected = beginning.total
                 yield beginning
 
-    def _beginning(
-        self, encodings: StoredEncodings, n_bytes: int, predictor: Predictor
-    ) -> TokenizedText | None:
-        """The windows that are read as they are of the whole text; None for none of them."""
+    def _sure_windows(self, encodings: StoredEncodings) -> Windows | None:
+        """The windows that are those of the whole text; None where none is known."""
         if self.protocol.preset == "llama.cpp":  # an error says where a text is too short
             return None
-        model, budget = self.model, token_budget(predictor)
+        model = self.model
         try:
             windows = plan(encodings, self.protocol, model.tokenizer, model.context)
         except InvalidValueError:  # nothing is scored so far; of the whole text it is said
@@ -165,19 +201,27 @@ class TextAhead:
         # The last document may go on: its last windows may, too.
         last = len(encodings) - 1
         may_grow_W = (windows.document_W == last) & (windows.last_W >= len(encodings[last]))
-        windows = windows[: int(np.argmax(may_grow_W)) if may_grow_W.any() else len(windows)]
+        return windows[: int(np.argmax(may_grow_W)) if may_grow_W.any() else len(windows)]
+
+    def _beginning(
+        self, encodings: StoredEncodings, n_bytes: int, predictors: Sequence[Predictor]
+    ) -> TokenizedText | None:
+        """The windows that are read as they are of the whole text; None for none of them."""
+        windows, budget = self._sure_windows(encodings), token_budget(*predictors)
+        if windows is None:
+            return None
         windows = windows[: windows_of_whole_groups(windows.read(), budget)]
-        if not windows or not self._is_sure(windows, predictor, budget):
+        if not windows or not self._is_sure(windows, predictors, budget):
             return None
         beginning = self._text(encodings, windows)
         return replace(beginning, expected=round(len(beginning) * self._bytes / n_bytes))
 
-    def _is_sure(self, windows: Windows, predictor: Predictor, budget: int) -> bool:
+    def _is_sure(self, windows: Windows, predictors: Sequence[Predictor], budget: int) -> bool:
         """Whether sharing and cores are those of the whole text."""
         n_inputs_W, longest = windows.read(), self.protocol.window
         assert longest is not None, "the protocol is resolved"
         full = int(n_inputs_W.sum()) // max(budget, longest)
-        is_alone = predictor.device.type != "cpu" or is_exclusive(predictor)
+        is_alone = any(p.device.type != "cpu" or is_exclusive(p) for p in predictors)
         if full < cores() and not is_alone:
             return False
         batches = plan_batches(n_inputs_W, budget, lambda longest: "padded").batches
@@ -186,7 +230,7 @@ class TextAhead:
         # A batch of several windows is within the budget; a token has a byte.
         most = max(document.n_bytes for document in self.documents) + 2
         longest = max(2, min(longest, most, budget // 2))
-        return joint_sharing(longest, predictor) == joint_sharing(2, predictor)
+        return joint_sharing(longest, *predictors) == joint_sharing(2, *predictors)
 
     def _text(self, encodings: StoredEncodings, windows: Windows) -> TokenizedText:
         return TokenizedText(
@@ -196,3 +240,7 @@ class TextAhead:
     @property
     def _bytes(self) -> int:
         return sum(document.n_bytes for document in self.documents)
+
+
+PassText: TypeAlias = TextAhead | TokenizedText
+"""The text of a pass, which may not be known to its end."""

@@ -105,6 +105,21 @@ class TokenizedText:
         return int(self.starts[-1])
 
     @property
+    def whole(self) -> TokenizedText:
+        """Itself, as `TextAhead` has it: a text that is known."""
+        return self
+
+    @property
+    def at_least(self) -> int:
+        """M."""
+        return len(self)
+
+    @property
+    def size(self) -> str:
+        """M for people."""
+        return f"{len(self):,}"
+
+    @property
     def total(self) -> int:
         """M of the whole text, or about that."""
         return len(self) if self.expected is None else max(len(self), self.expected)

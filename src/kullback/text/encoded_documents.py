@@ -80,7 +80,7 @@ class EncodedAhead:
     ) -> None:
         encode = partial(tokenizer.encode, special_tokens=special_tokens)
         self._encoder = _Encoder(encode, documents)
-        self._has_ended = self._is_stopped = False
+        self._has_ended = self._has_failed = self._is_stopped = False
         self._changed = threading.Condition()
         self._result = in_background(self._run)
 
@@ -114,6 +114,11 @@ class EncodedAhead:
         done = self._encoder.done
         return self._encoder.encodings(done), done.bytes
 
+    @property
+    def has_failed(self) -> bool:
+        """Whether `all` will raise, as far as is known."""
+        return self._has_failed
+
     def all(self) -> StoredEncodings:
         """All documents; waits for them, and raises as `encode_documents` does."""
         return self._result()
@@ -131,6 +136,9 @@ class EncodedAhead:
                         self._changed.notify_all()
                     if self._is_stopped:
                         break
+        except BaseException:
+            self._has_failed = True
+            raise
         finally:
             with self._changed:
                 self._has_ended = True
