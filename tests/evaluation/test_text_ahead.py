@@ -5,83 +5,41 @@ from __future__ import annotations
 import copy
 import random
 import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from kullback.errors import InvalidValueError
-from kullback.evaluation import batches, predictors, text_ahead
+from kullback.evaluation import batches, text_ahead
 from kullback.evaluation.on_text import TextTask, evaluate_text
 from kullback.evaluation.passes import ModelPredictor
+from kullback.evaluation.record import record_text
 from kullback.evaluation.text_ahead import TextAhead
 from kullback.evaluation.token_records import read_records
 from kullback.results.evaluation import Evaluation
 from kullback.runtime.progress import Progress
-from kullback.text import encoded_documents
 from kullback.text.documents import Document
-from kullback.text.encoded_documents import EncodedAhead, _Encoder
+from kullback.text.encoded_documents import EncodedAhead
 from kullback.text.protocol import Protocol
-from kullback.text.stored_encodings import StoredEncodings
 from kullback.text.tokenizer import TextTokenizer
+from stepwise_texts import (
+    LONG,
+    MIXED,
+    PROTOCOL,
+    SHORT,
+    Failing,
+    read_in_small_steps,
+    read_whole,
+)
 from tiny_models import TEXT
-
-LONG = [Document("long", TEXT * 12 + "\n\n")]
-SHORT = [Document(f"line {i}", TEXT[i : i + 5 + 7 * (i % 9)]) for i in range(120)]
-MIXED = [*SHORT[:40], Document("empty", ""), *LONG, Document("last", ""), *SHORT[40:]]
-PROTOCOL = Protocol(window=32)
-
-
-class Stepwise(EncodedAhead):
-    """Encodes in the caller's thread, no further than it is asked to."""
-
-    def __init__(
-        self, tokenizer: TextTokenizer, documents: list[Document], special_tokens: str = "text"
-    ) -> None:
-        self._encoder = _Encoder(tokenizer.encode, documents)
-        self._error: InvalidValueError | None = None
-        self._steps = self._encoder.run(ThreadPoolExecutor(1), 1)
-
-    def known(self, enough: int) -> tuple[StoredEncodings, int] | None:
-        """As of the thread: None after an error, too."""
-        try:
-            for _ in self._steps:
-                if self._encoder.done.bytes >= enough:
-                    return self._encoder.encodings(self._encoder.done), self._encoder.done.bytes
-        except InvalidValueError as error:
-            self._error = error
-        return None
-
-    @property
-    def has_failed(self) -> bool:
-        """Whether a step has."""
-        return self._error is not None
-
-    def all(self) -> StoredEncodings:
-        """The rest in one go."""
-        for _ in self._steps:
-            pass
-        if self._error is not None:
-            raise self._error
-        return self._encoder.encodings()
-
-    def __exit__(self, *exception: object) -> None:
-        pass
 
 
 @pytest.fixture(autouse=True)
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pieces, groups and beginnings of a few hundred tokens."""
-    monkeypatch.setattr(text_ahead, "EncodedAhead", Stepwise)
-    monkeypatch.setattr(text_ahead, "SHORT", 0)
-    monkeypatch.setattr(text_ahead, "FIRST", 300)
-    monkeypatch.setattr(text_ahead, "cores", lambda: 2)
-    monkeypatch.setattr(encoded_documents, "PIECE", 400)
-    monkeypatch.setattr(encoded_documents, "OVERLAP", 100)
-    monkeypatch.setattr(encoded_documents, "AGREEMENT", 8)
-    monkeypatch.setattr(batches, "TOKENS_A_GROUP", 256)
-    monkeypatch.setattr(predictors, "CPU_TOKENS", 64)
+    """All of these tests read in small steps."""
+    read_in_small_steps(monkeypatch)
 
 
 def evaluate(model, documents, path=None, protocol=PROTOCOL, progress=None) -> Evaluation:
@@ -125,7 +83,7 @@ def test_results_are_those_of_the_whole_text(
     assert bool(steps) == (protocol.preset != "llama.cpp")
     assert steps == sorted(set(steps))
     first = evaluate(tiny_llama, documents, tmp_path / "ahead.parquet", protocol)
-    monkeypatch.setattr(text_ahead, "SHORT", 1 << 30)
+    read_whole(monkeypatch)
     assert not beginnings_of(tiny_llama, documents, protocol)
     whole = evaluate(tiny_llama, documents, tmp_path / "whole.parquet", protocol)
     files = [(tmp_path / f"{name}.parquet").read_bytes() for name in ("ahead", "whole")]
@@ -209,6 +167,73 @@ def test_what_cannot_be_read_at_the_end_leaves_nothing(tiny_llama, tmp_path, mon
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("what", ["records", "exact", "top-k"])
+def test_what_cannot_be_read_is_said_while_the_beginning_is_read(
+    tiny_llama, tmp_path, monkeypatch, what
+):
+    """A pass that may take hours stops when it is known that it cannot be finished."""
+    read: list[int] = []
+    progress = Progress()
+    monkeypatch.setattr(progress, "tokens", lambda done, total: read.append(done))
+    monkeypatch.setattr(text_ahead, "EncodedAhead", Failing)
+
+    def run() -> None:
+        if what == "records":
+            evaluate(tiny_llama, LONG, tmp_path / "tokens.parquet", progress=progress)
+        else:
+            record_text(tiny_llama, LONG, PROTOCOL, tmp_path / "r.rec", what, 5, progress)
+
+    with pytest.raises(InvalidValueError, match="no token at byte 1600"):
+        run()
+    assert max(read, default=0) < 1000
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["exact", "top-k"])
+@pytest.mark.parametrize("documents", [LONG, SHORT, MIXED], ids=["long", "short", "mixed"])
+def test_recordings_are_those_of_the_whole_text(tiny_llama, documents, kind, tmp_path, monkeypatch):
+    """The same file, byte for byte, also where it was interrupted twice: early, and at the end."""
+    path, whole = tmp_path / "a.rec", tmp_path / "b.rec"
+    progress = Progress()
+    known: list[bool] = []
+    reading = TextAhead.check
+
+    def check(text: TextAhead) -> None:
+        known.append(text._whole is not None)
+        reading(text)
+
+    monkeypatch.setattr(TextAhead, "check", check)
+    for at in (500, 3000):
+        stop = partial(_stop_after, at)
+        monkeypatch.setattr(progress, "tokens", stop)
+        with pytest.raises(KeyboardInterrupt) as stopped:
+            record_text(tiny_llama, documents, PROTOCOL, path, kind, 5, progress)
+        (note,) = stopped.value.__notes__
+        assert ("of about" in note) == (at == 500)
+        assert known[0] == (at > 500)
+        known.clear()
+    text = record_text(tiny_llama, documents, PROTOCOL, path, kind, 5)
+    read_whole(monkeypatch)
+    assert len(record_text(tiny_llama, documents, PROTOCOL, whole, kind, 5)) == len(text)
+    assert path.read_bytes() == whole.read_bytes()
+
+
+def _stop_after(at: int, done: int, total: int) -> None:
+    if done > at:
+        raise KeyboardInterrupt
+
+
+def test_rows_are_counted_from_the_beginning(tiny_llama):
+    """There are at least those that are known, and all in all about as many as the bytes say."""
+    with TextAhead.of(MIXED, PROTOCOL, tiny_llama) as text:
+        least, total = text.at_least, text.total
+        assert text._whole is None
+        whole = len(text.whole)
+        assert 0 < least < whole
+        assert total == pytest.approx(whole, rel=0.2)
+        assert text.total == text.at_least == whole
+
+
 @pytest.mark.parametrize("at", [100, 1500, 5100])
 def test_a_run_that_is_stopped_resumes_to_the_same_file(tiny_llama, tmp_path, monkeypatch, at):
     """In the beginning, of which the size is estimated, or after it."""
@@ -242,7 +267,7 @@ def test_a_thread_encodes_ahead_what_is_read(tiny_llama, monkeypatch, tmp_path):
 
     monkeypatch.setattr(TextTokenizer, "encode", slow)
     first = evaluate(tiny_llama, MIXED)
-    monkeypatch.setattr(text_ahead, "SHORT", 1 << 30)
+    read_whole(monkeypatch)
     assert evaluate(tiny_llama, MIXED).measures == first.measures
 
 
