@@ -51,6 +51,7 @@ from kullback.runtime.locks import locked_output
 from kullback.runtime.outputs import check_outputs
 from kullback.runtime.progress import Progress
 from kullback.runtime.ranges import HOLDOUTS, Range
+from kullback.runtime.wording import count_of
 from kullback.sources.catalogue import Source, open_source
 from kullback.training.config import SIZES, TrainingConfig
 from kullback.training.description import read_description
@@ -197,7 +198,7 @@ def _train(
     )
     began = time.perf_counter()
     if not (run / "training.json").exists():
-        progress.stage(f"training for {config.steps} steps")
+        progress.stage(f"training for {count_of(config.steps, 'step')}")
         train(run, batches, gpt, training, step)
         return time.perf_counter() - began
     description = read_description(run)
@@ -213,7 +214,7 @@ def _train(
     if (run / "model.safetensors").exists():
         progress.stage("training is finished already")
     else:
-        progress.stage(f"resuming training, to {config.steps} steps")
+        progress.stage(f"resuming training, to step {config.steps}")
         resume(run, step)
     return time.perf_counter() - began
 

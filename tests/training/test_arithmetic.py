@@ -31,6 +31,7 @@ from kullback.training.interruption import Interrupted
 from kullback.training.loop import resume, train
 from kullback.training.loss import losses
 from kullback.training.packed_attention import PackedLayout
+from kullback.training.state import TrainingState
 from tiny_runs import contents, metrics_but_times, random_gpt, sizes, weather
 
 SIZES = GPTConfig(37, 300, width=24, layers=2, heads=3, mlp_width=40, rope_theta=50.0)
@@ -176,6 +177,17 @@ def test_divergence_is_seen_before_it_is_written(
     steps = re.search(r"at step (\d+); the checkpoint of step (\d+) is kept", str(error.value))
     assert steps is not None
     assert steps[1] == steps[2]
+    assert "weight_decay" not in str(error.value)
+
+
+def test_a_diverged_run_names_its_weight_decay(tmp_path: Path) -> None:
+    """Where a run has some; and what is resumed is said only where there is a checkpoint."""
+    batches = weather(tmp_path)
+    config = replace(CONFIG, muon_lr=1.0, adamw_lr=1.0, weight_decay=0.5, warmup_steps=0)
+    state = TrainingState.begin(sizes(batches), config)
+    with pytest.raises(RunError, match=r"weight_decay is 0\.5") as error:
+        state.check_loss(1e9)
+    assert "resumed" not in str(error.value)
 
 
 class Notes(Progress):
@@ -228,11 +240,12 @@ def test_what_is_computed_in_c_is_part_of_the_arithmetic(monkeypatch: pytest.Mon
     assert arithmetic_of_run(TrainingConfig()) == here
     earlier = Notes()  # a run that left large matrices to torch is resumed
     note_other_bits(native, CPU, earlier, (torch.__version__, small))
-    assert "Muon in C, not" in earlier.notes[0]
+    assert "Muon in C; now" in earlier.notes[0]
     monkeypatch.setattr(arithmetic, "muon_functions", lambda: None)
     progress = Notes()
     note_other_bits(native, CPU, progress, (torch.__version__, began))
-    assert "Muon of all matrices in C, not" in progress.notes[0]
+    assert "Muon of all matrices in C; now" in progress.notes[0]
+    assert "a processor" not in progress.notes[0]
 
 
 def test_a_run_of_before_is_of_a_cpu_in_float32() -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from tokenizers import Tokenizer, models
 
+from kullback.errors import InvalidValueError
 from kullback.sources.catalogue import open_source
 from kullback.training.batches import Batches
 from kullback.training.config import TrainingConfig
@@ -118,3 +119,11 @@ def test_a_step_is_with_dropout_and_validation_without() -> None:
     with_it = losses(state.model, shard, 1 / len(shard.targets_M), state.dropout(shard))[0].item()
     assert loss == pytest.approx(with_it, rel=1e-6)
     assert loss != pytest.approx(without, rel=1e-4)
+
+
+@pytest.mark.parametrize("fraction", [1e-9, 2.0**-17])
+def test_dropout_that_leaves_nothing_out_is_refused(fraction: float) -> None:
+    """It is rounded to multiples of 2^-16, so less than half of that would be none."""
+    with pytest.raises(InvalidValueError, match=r"dropout is .*at least 1\.5e-05"):
+        TrainingConfig(dropout=fraction)
+    assert TrainingConfig(dropout=1.6e-05).dropout == 1.6e-05

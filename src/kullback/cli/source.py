@@ -9,6 +9,7 @@ from kullback.cli.output import print_json, print_line, result_console, terminal
 from kullback.cli.parsing import add_command, number, output_name
 from kullback.runtime.ranges import EXPORTED_TOKENS, HOLDOUTS, LENGTHS, SEEDS, SENTENCES, Range
 from kullback.runtime.ranks import check_one_process
+from kullback.runtime.wording import count_of
 from kullback.sources.help import EXPORT_HELP, FORMATS, GRAMMAR_HELP
 
 if TYPE_CHECKING:
@@ -164,7 +165,8 @@ def _source_export(options: argparse.Namespace) -> None:
         return
     for split, about in floor["splits"].items():
         print_line(
-            f"{options.output}: {about['tokens']:,} tokens in {about['rows']:,} rows ({split})"
+            f"{options.output}: {about['tokens']:,} tokens in {count_of(about['rows'], 'row')} "
+            f"({split})"
         )
     error = f" ± {floor['error']:.1e}" if floor["error"] else ""
     print_line(f"entropy floor {floor['nats_per_token']:.9f}{error} nats/token (see README.txt)")

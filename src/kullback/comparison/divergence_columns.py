@@ -12,7 +12,7 @@ from operator import attrgetter
 import numpy as np
 from jaxtyping import Shaped
 
-from kullback.runtime.columns import PART_ROWS, Column
+from kullback.runtime.columns import IN_MEMORY_EACH, PART_ROWS, Column
 from kullback.scoring.divergence import DivergenceStatistics, concatenate_divergences
 from kullback.scoring.pair_sums import TOP_K
 
@@ -40,8 +40,7 @@ COLUMNS: dict[str, type[np.generic]] = {
 """What a comparison reads of `DivergenceStatistics`, with the type that it is kept in."""
 WIDTHS = {name: TOP_K if ".top_" in name else 1 for name in COLUMNS}
 """The numbers of a row."""
-# Bytes of each column, 17 of them; and rows that are appended together, since windows may be short.
-IN_MEMORY = 1 << 20
+# Rows that are appended together, since windows may be short.
 ROWS_AT_ONCE = 8192
 
 
@@ -52,7 +51,7 @@ class DivergenceColumns:
     """
 
     def __init__(self) -> None:
-        self._columns = {name: Column(kind, IN_MEMORY) for name, kind in COLUMNS.items()}
+        self._columns = {name: Column(kind, IN_MEMORY_EACH) for name, kind in COLUMNS.items()}
         self._rows = 0
         self._waiting: list[DivergenceStatistics] = []
 

@@ -14,12 +14,11 @@ import numpy as np
 from jaxtyping import Bool, Float, Num
 from msgspec.structs import replace
 
-from kullback.comparison.divergence_columns import IN_MEMORY
 from kullback.comparison.noise_floor import above_noise, noise_ratio
 from kullback.evaluation.measures import Places
 from kullback.results.comparison import RankedCandidate
 from kullback.results.measurement import Measurement
-from kullback.runtime.columns import Column
+from kullback.runtime.columns import IN_MEMORY_EACH, Column
 from kullback.scoring.divergence import DivergenceStatistics, nll_differences
 from kullback.uncertainty.documents import document_order
 from kullback.uncertainty.intervals import simultaneous_means, within_unit_interval
@@ -58,8 +57,8 @@ class CandidateRows:
             name,
             size_bytes,
             divergences.kl,
-            Column.of(difference_M, in_memory=IN_MEMORY).mapped(),
-            Column.of(divergences.top1_agreement, in_memory=IN_MEMORY).mapped(),
+            Column.of(difference_M, in_memory=IN_MEMORY_EACH).mapped(),
+            Column.of(divergences.top1_agreement, in_memory=IN_MEMORY_EACH).mapped(),
         )
 
 

@@ -16,7 +16,7 @@ from jaxtyping import Float, Int, Shaped
 from kullback.errors import RunError
 from kullback.evaluation.batches import Batch
 from kullback.evaluation.measures import Places
-from kullback.runtime.columns import PART_ROWS, Column
+from kullback.runtime.columns import IN_MEMORY_EACH, PART_ROWS, Column
 from kullback.runtime.progress import Progress
 from kullback.runtime.temporary import shares_files
 from kullback.runtime.threads import cores
@@ -36,8 +36,6 @@ __all__ = ["TokenizedText", "subsample"]
 PART_TOKENS = 4096
 # Bytes whose tokenisation takes seconds, and is shown.
 LONG_TEXT = 4 << 20
-# Bytes of a column of all rows that is not memory-mapped.
-IN_MEMORY = 1 << 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,7 +139,7 @@ class TokenizedText:
         columns: dict[str, Column] = {}
         for windows in self.window_parts():
             for name, values in vars(self.places_of(windows)).items():
-                columns.setdefault(name, Column(values.dtype, IN_MEMORY)).append(values)
+                columns.setdefault(name, Column(values.dtype, IN_MEMORY_EACH)).append(values)
         return Places(**{name: column.mapped() for name, column in columns.items()})
 
     def window_parts(self) -> Iterator[slice]:
@@ -159,7 +157,7 @@ class TokenizedText:
     def _column(self, values_of: Callable[[slice], Shaped[np.ndarray, "n"]]) -> np.ndarray:
         """What `values_of` gives of all windows: read-only, memory-mapped where it is long."""
         parts = self.window_parts()
-        column = Column.of(values_of(next(parts)), in_memory=IN_MEMORY)
+        column = Column.of(values_of(next(parts)), in_memory=IN_MEMORY_EACH)
         for windows in parts:
             column.append(values_of(windows))
         return column.mapped()

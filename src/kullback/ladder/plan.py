@@ -23,6 +23,7 @@ from kullback.models.training_plan import Settings
 from kullback.results.scaling import Vary
 from kullback.runtime.decoding import decode_json, read_bounded
 from kullback.runtime.files import write_atomically
+from kullback.runtime.wording import count_of
 from kullback.sources.catalogue import open_source
 from kullback.text.special_tokens import BOS, EOS
 from kullback.text.tokenizer_training import word_tokenizer
@@ -144,8 +145,8 @@ def made_plan(request: Request) -> LadderPlan:
             needed = FEWEST_STEPS * float(seconds_R @ ratio_R) + OVERHEAD * request.rungs
             raise InvalidValueError(
                 f"minutes is {request.minutes:g}: the first of {request.rungs} rungs would have "
-                f"{first} steps, and fewer than {FEWEST_STEPS} are too short for the law; give at "
-                f"least {math.ceil(needed / 6) / 10:g} minutes, or fewer rungs"
+                f"{count_of(first, 'step')}, and fewer than {FEWEST_STEPS} are too short for the "
+                f"law; give at least {math.ceil(needed / 6) / 10:g} minutes, or fewer rungs"
             )
     steps_R = np.round(first * ratio_R).astype(int)
     if steps_R.max() > RANGES["steps"].high:

@@ -17,7 +17,7 @@ from kullback.errors import RunError
 from kullback.models.ngram_baseline import TEXT_ORDERS, baseline_losses
 from kullback.results.measurement import Measurement
 from kullback.results.training import NgramBaseline, TrainingRun, TrainingSeconds
-from kullback.runtime.columns import PART_ROWS, Column
+from kullback.runtime.columns import IN_MEMORY_EACH, PART_ROWS, Column
 from kullback.runtime.memory import returned_freed_memory, trim_arenas
 from kullback.runtime.threads import map_ahead, workers
 from kullback.training.batches import Batches, Shard
@@ -33,8 +33,6 @@ __all__ = ["training_result"]
 #: The losses, in nats, of the targets in a slice of all of them.
 Losses: TypeAlias = Callable[[slice], Float64[np.ndarray, "m"]]
 
-# Of a column that is in memory; there are as many as n-gram models.
-IN_MEMORY = 1 << 20
 # In the last line of the metrics of a text.
 SUMMARY = "summary"
 
@@ -174,9 +172,9 @@ class _Validation:
     @classmethod
     def of(cls, shards: Sequence[Shard], model: GPT, threads: int) -> _Validation:
         """Score the shards of the validation data, one in each of some threads."""
-        nll, sentences = Column(np.float64, IN_MEMORY), 0
+        nll, sentences = Column(np.float64, IN_MEMORY_EACH), 0
         surprisal, document, text_bytes = (
-            Column(dtype, IN_MEMORY) for dtype in (np.float64, np.int64, np.uint32)
+            Column(dtype, IN_MEMORY_EACH) for dtype in (np.float64, np.int64, np.uint32)
         )
         with workers(threads) as pool:
             scored = map_ahead(

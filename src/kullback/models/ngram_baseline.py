@@ -23,7 +23,7 @@ from jaxtyping import Bool, Float64, Int64
 from kullback.models._ngram_scores import OrderScores
 from kullback.models._ngram_tables import count_ngrams
 from kullback.models._token_rows import TokenStream, sentence_stream, token_stream
-from kullback.runtime.columns import Column
+from kullback.runtime.columns import IN_MEMORY_EACH, Column
 from kullback.training.batches import Batches, Shard
 
 __all__ = [
@@ -43,8 +43,6 @@ TEXT_ORDERS = (1, 2, 3, 4, 5, 6, 7)
 BASELINE_TOKENS = 2_000_000
 # Targets that are scored in one count, which takes about a second: each takes 70 bytes.
 SCORED_TOKENS = 1 << 19
-# Of the losses of one order that are in memory.
-IN_MEMORY = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -86,8 +84,8 @@ def baseline_losses(
     counted = sentence_stream(rows.tokens_NT, rows.lengths_N, rows.bos, V)
     on_text = preceding is not None
     losses = BaselineLosses(
-        {order: Column(np.float64, IN_MEMORY) for order in orders},
-        {order: Column(np.float64, IN_MEMORY) for order in orders if order > 1 and on_text},
+        {order: Column(np.float64, IN_MEMORY_EACH) for order in orders},
+        {order: Column(np.float64, IN_MEMORY_EACH) for order in orders if order > 1 and on_text},
         int(rows.lengths_N.sum()),
         rows.total,
     )

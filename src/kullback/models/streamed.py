@@ -55,6 +55,7 @@ from kullback.predictions.base import Predictions
 from kullback.runtime.fast_layers import FastLayers
 from kullback.runtime.memory import kept_freed_memory, lacks_memory
 from kullback.runtime.progress import Progress
+from kullback.runtime.wording import count_of
 from kullback.runtime.workers import ProcessGroup
 
 if TYPE_CHECKING:
@@ -238,7 +239,7 @@ class StreamedModel:
         self._weights.free(self._head)
         self._text = text
         layers, count, progress = self._layers, len(text.shapes), self.progress
-        progress.stage(f"passing the text through {len(layers)} layers of {self.name}")
+        progress.stage(f"passing the text through {count_of(len(layers), 'layer')} of {self.name}")
         began = time.perf_counter()
         self._load(self._embedding)
         reading = time.perf_counter() - began

@@ -22,7 +22,7 @@ from kullback.models.training_plan import PreparedRun, Settings
 from kullback.results.evaluation import NonZeroRank
 from kullback.results.training import TrainingRun
 from kullback.runtime.outputs import Output, check_outputs
-from kullback.runtime.wording import with_article
+from kullback.runtime.wording import count_of, with_article
 from kullback.runtime.workers import ProcessGroup, process_group
 from kullback.text.documents import STANDARD_INPUT, Document
 from kullback.training.batches import Batches
@@ -299,7 +299,8 @@ def _resumed(
         finished = (run / "model.safetensors").exists()
         if finished:
             progress.note(
-                f"{run} has finished its {config.steps} steps: it is measured, not trained"
+                f"{run} has finished its {count_of(config.steps, 'step')}: it is measured, not "
+                "trained"
             )
         if finished or not processes.is_rank_zero:
             log = ()

@@ -16,6 +16,7 @@ from kullback.errors import InvalidValueError
 from kullback.models._training_device import Hardware
 from kullback.runtime.processor import multiplies_bfloat16
 from kullback.runtime.ranges import TRAINED_VOCABULARIES
+from kullback.runtime.wording import count_of
 from kullback.runtime.workers import ProcessGroup, local_processes
 from kullback.training.arithmetic import with_native
 from kullback.training.batches import Batches
@@ -197,11 +198,12 @@ class PreparedRun:
         memory = _shown_bytes(training_bytes(gpt, batches.tokens_per_batch, self.config))
         own = " above the program's own 300 MB" if device.type == "cpu" else ""
         self._progress.tell(
-            f"{gpt.parameters:,} parameters ({gpt.layers} layers of width {gpt.width}, {gpt.heads} "
-            f"heads, vocabulary {gpt.vocabulary_size:,}, context {gpt.context})"
+            f"{gpt.parameters:,} parameters ({count_of(gpt.layers, 'layer')} of width {gpt.width}, "
+            f"{count_of(gpt.heads, 'head')}, vocabulary {gpt.vocabulary_size:,}, context "
+            f"{gpt.context})"
         )
         self._progress.tell(
-            f"{steps:,} steps of {batches.tokens_per_batch:,} tokens: {tokens:,} tokens, "
+            f"{count_of(steps, 'step')} of {batches.tokens_per_batch:,} tokens: {tokens:,} tokens, "
             f"{tokens / gpt.parameters:.1f} a parameter; about {memory} of memory{own}"
             f"{' in each process' if self._processes.world_size > 1 else ''} and "
             f"{shown_time(steps * probe)}"
@@ -294,12 +296,14 @@ class PreparedRun:
 
 
 def _shown_recipe(config: TrainingConfig) -> str:
-    rows = f"blocks of {config.muon_rows} rows" if config.muon_rows else "whole matrices"
+    rows = (
+        f"blocks of {count_of(config.muon_rows, 'row')}" if config.muon_rows else "whole matrices"
+    )
     more = f"; weight decay {config.weight_decay:g}" if config.weight_decay else ""
     more += f"; dropout {config.dropout:g}" if config.dropout else ""
     return (
         f"learning rates {config.muon_lr:g} (Muon, {rows}) and {config.adamw_lr:g} (AdamW): "
-        f"{config.warmup_steps} steps of warm-up, to zero over the last "
+        f"{count_of(config.warmup_steps, 'step')} of warm-up, to zero over the last "
         f"{100 * config.decay_fraction:g} %{more}"
     )
 

@@ -11,10 +11,12 @@ from numpy.typing import DTypeLike
 
 from kullback.runtime.temporary import SharedFile, TemporaryBytes
 
-__all__ = ["PART_ROWS", "Column"]
+__all__ = ["IN_MEMORY_EACH", "PART_ROWS", "Column"]
 
 # Columns up to this size are in memory.
 IN_MEMORY = 8 << 20
+# Bytes in memory of each of many columns: of all rows, measures or orders of n-grams.
+IN_MEMORY_EACH = 1 << 20
 # Rows of a part where a column is read from the beginning to the end.
 PART_ROWS = 1 << 18
 

@@ -51,6 +51,8 @@ POINTER, LONG, INT, FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int, ctype
 DRAFT = ".compiling-"
 # A draft this old is that of a killed process: a compiler is stopped long before.
 OLD_SECONDS = 600.0
+# Compilers that this process has stopped, and does not wait for again.
+_too_slow: set[str] = set()
 WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 
@@ -117,6 +119,8 @@ def _cached_or_compiled(source: Path, flags: Sequence[str], folder: Path) -> Pat
     command = compiler()
     if command is None:
         return None
+    if command in _too_slow:
+        raise _slow_compiler(command)
     folder.parent.mkdir(parents=True, exist_ok=True)
     folder.mkdir(mode=0o700, exist_ok=True)
     _check_folder(folder)
@@ -130,6 +134,13 @@ def _cached_or_compiled(source: Path, flags: Sequence[str], folder: Path) -> Pat
         return _publish(output.read_bytes(), Path(draft) / "complete.so", folder, stem)
 
 
+def _slow_compiler(command: str) -> _OddError:
+    return _OddError(
+        f"the C compiler {command} was stopped after {COMPILER_SECONDS:g} seconds; the next "
+        "command tries again; set CC to another, or KULLBACK_COMPILE=0 to do without one"
+    )
+
+
 def _compile(command: list[str]) -> None:
     """Run the compiler, and stop it with its children after `COMPILER_SECONDS`."""
     process = subprocess.Popen(
@@ -139,10 +150,8 @@ def _compile(command: list[str]) -> None:
     try:
         code = process.wait(COMPILER_SECONDS)
     except subprocess.TimeoutExpired:
-        raise _OddError(
-            f"the C compiler {command[0]} was stopped after {COMPILER_SECONDS:g} seconds; "
-            "set CC to another, or KULLBACK_COMPILE=0"
-        ) from None
+        _too_slow.add(command[0])
+        raise _slow_compiler(command[0]) from None
     finally:  # after Ctrl-C too
         if process.poll() is None:
             with suppress(OSError):

@@ -1,10 +1,10 @@
-"""Parts of sentences that errors have in common: articles, and names that were perhaps meant."""
+"""Parts of sentences: articles, numbers of things, and names that were perhaps meant."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-__all__ = ["suggestion", "with_article"]
+__all__ = ["count_of", "suggestion", "with_article"]
 
 # difflib's ratio without leading dashes: "lba" and "lab" have 0.67, "tolerance" and "source" 0.53.
 SIMILAR = 0.65
@@ -17,6 +17,15 @@ def with_article(noun: str) -> str:
     ('an int', 'a Comparison')
     """
     return f"{'an' if noun[:1].lower() in tuple('aeiou') else 'a'} {noun}"
+
+
+def count_of(number: int, thing: str) -> str:
+    """A number of things.
+
+    >>> count_of(1, "document"), count_of(1200, "document")
+    ('1 document', '1,200 documents')
+    """
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:

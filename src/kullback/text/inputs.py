@@ -8,6 +8,7 @@ from typing import TypeAlias
 
 from kullback.errors import InvalidValueError
 from kullback.runtime.temporary import TemporaryBytes
+from kullback.runtime.wording import count_of
 from kullback.text.documents import IN_MEMORY, Document, read_documents
 
 __all__ = ["Text", "documents_of", "paths_of", "size_of", "text_name"]
@@ -77,7 +78,7 @@ def text_name(documents: Sequence[Document]) -> str:
         first += f" and {len(others):,} more files"
     if len(documents) == 1 or (len(files) == len(documents) == 2):
         return first
-    return f"{first} ({len(documents):,} documents)"
+    return f"{first} ({count_of(len(documents), 'document')})"
 
 
 def _items(text: Text) -> list[str | Path | Document]:

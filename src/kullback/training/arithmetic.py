@@ -108,7 +108,7 @@ def note_other_bits(
     if device.type == "cpu" and config.native and Arithmetic.of(config, device).functions is None:
         changes.append("functions in C, which are not compiled here")
     elif device.type == config.device == "cpu" and processor not in ("", arithmetic_of_run(config)):
-        changes.append(f"a processor with {processor}, not {arithmetic_of_run(config)}")
+        changes.append(f"other arithmetic ({processor}; now {arithmetic_of_run(config)})")
     if changes:
         progress.note(
             f"the run began with {' and '.join(changes)}: the last bits of the weights may differ "

@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from kullback.errors import InvalidValueError
 from kullback.runtime.ranges import LENGTHS, SEEDS, Range
 
-__all__ = ["DTYPES", "RANGES", "SHARDING", "SIZES", "TrainingConfig"]
+__all__ = ["DROPOUT_UNITS", "DTYPES", "RANGES", "SHARDING", "SIZES", "TrainingConfig"]
 
+#: Dropout is a multiple of one over this.
+DROPOUT_UNITS = 2**16
 _RATE = Range(0, 100.0, whole=False, above=True)
 _EVERY = Range(1, 10**9)
 #: Of the fields of `TrainingConfig`.
@@ -107,6 +109,11 @@ class TrainingConfig:
                 f"weight_decay is {self.weight_decay:g} and the largest learning rate {fastest:g}: "
                 "their product must be below 1, since weights are multiplied by 1 less it in each "
                 "step; 0.1 is usual"
+            )
+        if self.dropout and not round(self.dropout * DROPOUT_UNITS):
+            raise InvalidValueError(
+                f"dropout is {self.dropout:g}: it is rounded to a multiple of 2^-16, here to 0, "
+                f"and leaves nothing out; give 0, or at least {1 / DROPOUT_UNITS:.1e}"
             )
         for name in ("checkpoint_activations", "fsdp", "compiled", "native"):
             if not isinstance(value := getattr(self, name), bool):

@@ -23,6 +23,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from kullback.runtime.transfers import to_device
+from kullback.training.config import DROPOUT_UNITS
 
 __all__ = ["Dropout"]
 
@@ -64,7 +65,8 @@ class Dropout:
         bits *= second
         bits ^= (bits >> 16) & 0xFFFF
         # Of 32 bits each half decides about one channel.
-        kept_MD = bits.view(torch.int16) >= round(self.fraction * 2**16) - 2**15
+        left_out = round(self.fraction * DROPOUT_UNITS)
+        kept_MD = bits.view(torch.int16) >= left_out - DROPOUT_UNITS // 2
         return kept_MD.to(like_MD.dtype).mul_(1.0 / (1.0 - self.fraction))
 
     def _keys(self, block: int, tokens: int) -> Int[np.ndarray, "M"]:

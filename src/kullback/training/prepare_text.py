@@ -29,6 +29,7 @@ from tokenizers import Tokenizer
 
 from kullback.errors import InvalidValueError
 from kullback.runtime.memory import trim_arenas
+from kullback.runtime.wording import count_of
 from kullback.text.byte_spans import bytes_of_token
 from kullback.text.corpus import Corpus, file_hash
 from kullback.text.encoded_corpus import encode_corpus
@@ -358,7 +359,7 @@ def _split_note(split: Split, writer: SplitWriter, lengths: Sequence[int]) -> st
     which = {
         "files": "the files given for it",
         "tail": f"the end of the text{alone}",
-        "documents": f"{writer.documents[1]:,} of {sum(writer.documents):,} documents",
+        "documents": f"{writer.documents[1]:,} of {count_of(sum(writer.documents), 'document')}",
     }
     return f"{trained} tokens to train on; {held} for validation, {which[split]}"
 

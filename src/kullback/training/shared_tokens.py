@@ -15,6 +15,7 @@ from msgspec.structs import replace
 
 from kullback.errors import InvalidValueError
 from kullback.runtime.files import explained, replaced
+from kullback.runtime.wording import count_of
 from kullback.text.corpus import Corpus
 from kullback.training.description import read_description
 from kullback.training.prepare_text import TextOptions
@@ -48,8 +49,9 @@ def share_tokens(
     files = list(Corpus.of(options.sources, data.field).paths)
     if files != data.text:
         raise InvalidValueError(
-            f"tokens_of is {other}: it was trained on {data.text[0]} ({len(data.text)} files), not "
-            f"on {files[0]} ({len(files)}); give the same text, or leave tokens_of out"
+            f"tokens_of is {other}: it was trained on {data.text[0]} "
+            f"({count_of(len(data.text), 'file')}), not on {files[0]} ({len(files)}); "
+            "give the same text, or leave tokens_of out"
         )
     check_unchanged(other, data, progress)
     tokenizer = load_tokenizer(other / "tokenizer.json")

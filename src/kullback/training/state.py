@@ -159,10 +159,17 @@ class TrainingState:
         return f"the checkpoint of step {self.checkpoint_step} is kept"
 
     def _diverged(self, reason: str, step: int) -> DivergedError:
-        kept = self.kept_checkpoint
+        config, kept = self.config, self.kept_checkpoint
+        if self.checkpoint_step is not None:
+            kept += ", but a run resumed from it would diverge again"
+        remedies = [
+            f"lower learning rates (muon_lr is {config.muon_lr:g}, adamw_lr is "
+            f"{config.adamw_lr:g})",
+            f"a longer warm-up (warmup_steps is {config.warmup_steps})",
+        ]
+        if config.weight_decay:
+            remedies.append(f"less weight decay (weight_decay is {config.weight_decay:g})")
         return DivergedError(
-            f"training diverged: {reason} at step {step}; {kept}, but resumed the run would "
-            "diverge again: train a new run with lower learning rates (muon_lr is "
-            f"{self.config.muon_lr:g}, adamw_lr is {self.config.adamw_lr:g}) or a longer warm-up "
-            f"(warmup_steps is {self.config.warmup_steps})"
+            f"training diverged: {reason} at step {step}; {kept}; train a new run with "
+            f"{', '.join(remedies[:-1])} or {remedies[-1]}"
         )

@@ -123,6 +123,14 @@ def test_the_summary_of_a_text_run() -> None:
     assert all(len(line) <= 80 and "…" not in line for line in text.splitlines())
 
 
+def test_a_run_of_one_step() -> None:
+    """Its words are in the singular."""
+    first = replace(FIRST, step=1)
+    result = msgspec.structs.replace(RESULT, steps=1, training_steps=(1, 1))
+    assert any("training for 1 step;" in line for line in display([first], 1, None, width=80))
+    assert "training, step 1 " in plain_text(result, width=80)
+
+
 def test_the_summary_of_a_source_run() -> None:
     """The exact floor, and the KL above it; no bits per byte."""
     result = msgspec.structs.replace(

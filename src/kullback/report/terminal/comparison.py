@@ -26,7 +26,6 @@ from kullback.report.numbers import (
 from kullback.report.terminal.fitted import WIDTH, Cell, Column, FittedTable, Sentence
 from kullback.report.terminal.parts import (
     breakable,
-    count_of,
     measures_table,
     notes_of,
     protocol_line,
@@ -42,6 +41,7 @@ from kullback.results.comparison import (
     WorstToken,
 )
 from kullback.runtime.escaping import visible, visible_token
+from kullback.runtime.wording import count_of
 
 __all__ = ["comparison_summary"]
 

@@ -8,7 +8,6 @@ from rich.constrain import Constrain
 from kullback.report.numbers import seconds
 from kullback.report.terminal.fitted import WIDTH, Sentence
 from kullback.report.terminal.parts import (
-    count_of,
     measures_table,
     notes_of,
     protocol_line,
@@ -16,6 +15,7 @@ from kullback.report.terminal.parts import (
 )
 from kullback.report.verdict import evaluation_verdict
 from kullback.results.evaluation import Evaluation
+from kullback.runtime.wording import count_of
 
 __all__ = ["evaluation_summary"]
 

@@ -21,6 +21,7 @@ from kullback.report.numbers import count
 from kullback.report.terminal.training import losses_text
 from kullback.results.training import StepMetrics
 from kullback.runtime.progress import Progress
+from kullback.runtime.wording import count_of
 
 __all__ = ["LabDisplay"]
 
@@ -77,7 +78,7 @@ class LabDisplay(Progress):
         line = self._line(metrics)
         if self.console.is_terminal:
             self._bars.line = line
-            speed = f"training for {count(self.steps)} steps, "
+            speed = f"training for {count_of(self.steps, 'step')}, "
             speed += f"{count(metrics.tokens_per_second)} tokens/s"
             if self._task is not None:
                 self._bars.update(self._task, description=speed)

@@ -16,7 +16,6 @@ from kullback.runtime.escaping import visible
 
 __all__ = [
     "breakable",
-    "count_of",
     "measures_table",
     "notes_of",
     "protocol_line",
@@ -37,15 +36,6 @@ _DEGREES = re.compile(
 def title_of(title: str) -> Text:
     """The title."""
     return Text(visible(title), style="bold", overflow="fold")
-
-
-def count_of(number: int, thing: str) -> str:
-    """A number of things.
-
-    >>> count_of(1, "document"), count_of(1200, "document")
-    ('1 document', '1,200 documents')
-    """
-    return f"{number:,} {thing}{'' if number == 1 else 's'}"
 
 
 def protocol_line(

@@ -25,6 +25,7 @@ from kullback.report.terminal.tables import add_row, numbers_table
 from kullback.results.measurement import Measurement
 from kullback.results.training import StepMetrics, TrainingRun
 from kullback.runtime.escaping import visible
+from kullback.runtime.wording import count_of
 from kullback.training.progress import TrainingProgress
 
 __all__ = ["TrainingDisplay", "losses_text", "training_summary"]
@@ -84,7 +85,7 @@ class TrainingDisplay(TrainingProgress):
         self._steps, self._floor = steps, floor
         if self._bars is None:
             exact = "" if floor is None else f", floor {floor:.6f} (exact)"
-            self._print(f"training for {count(steps)} steps; losses in nats/token{exact}")
+            self._print(f"training for {count_of(steps, 'step')}; losses in nats/token{exact}")
 
     def step(self, metrics: StepMetrics) -> None:
         """Show the metrics now (terminal), or every five seconds and at the end (elsewhere)."""
@@ -177,7 +178,8 @@ def training_summary(result: TrainingRun, verbose: bool = False) -> RenderableTy
     table = numbers_table("cross-entropy", *units)
     first, last = map(count, result.training_steps)
     training = nats(result.training_cross_entropy)
-    add_row(table, [f"training, steps {first} to {last}", training])
+    of = f"step {last}" if first == last else f"steps {first} to {last}"
+    add_row(table, [f"training, {of}", training])
     add_row(table, ["validation", *_cells(result.cross_entropy, result.bits_per_byte)])
     same = "same tokens" if result.running_text is None else "in the same windows"
     name = f"{baseline.order}-gram Kneser-Ney, {same}"
