@@ -55,7 +55,8 @@ for line in sys.stdin:
 #: What is kept after seconds is kept at once, so that a kill finds it in every state.
 OFTEN = """
 import kullback.comparison.kept_pass, kullback.evaluation.token_records_writer
-import kullback.predictions.kept_columns
+import kullback.evaluation.kept_rows, kullback.predictions.kept_columns
+kullback.evaluation.kept_rows.SECONDS_WORTH_KEEPING = 0.0
 kullback.comparison.kept_pass.SECONDS_WORTH_KEEPING = 0.0
 kullback.comparison.kept_pass.SECONDS_PER_SAVE = 0.05
 kullback.evaluation.token_records_writer.SECONDS_PER_SAVE = 0.05

@@ -108,7 +108,7 @@ def test_a_model_against_itself_is_exactly_zero(folder):
 def test_noise_floor_in_another_type(folder):
     """In bfloat16 the reference is further from itself than in another batch shape."""
     load = partial(load_text_model, folder, torch.bfloat16)
-    found = compare(folder, folder + "@int4", task=Task(noise=True, noise_dtype=load))
+    found = compare(folder, folder + "@int4", task=Task(noise=True, noise_dtype=[load]))
     floor = found.noise_floor
     assert floor["batch shape"].value < 1e-9 < floor["bfloat16"].value
     assert found.candidates[0].above_noise is True
@@ -216,7 +216,7 @@ def test_each_model_reads_the_text_once(folder, monkeypatch):
     monkeypatch.setattr(ModelOperand, "predictions", count)
     load = partial(load_text_model, folder, torch.bfloat16)
     names = (f"{folder}@int8", f"{folder}@int4-g32")
-    result = compare(folder, *names, task=Task(noise=True, noise_dtype=load))
+    result = compare(folder, *names, task=Task(noise=True, noise_dtype=[load]))
     windows = len(passes) // 3
     assert len(passes) == 3 * windows
     assert passes.count(result.reference.name) == windows
@@ -350,6 +350,6 @@ def test_a_second_type_that_does_not_fit_is_noted(folder):
     def fail():
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9")
 
-    result = compare(folder, folder, task=Task(noise=True, noise_dtype=fail))
+    result = compare(folder, folder, task=Task(noise=True, noise_dtype=[fail]))
     assert [*result.noise_floor] == ["batch shape"]
     assert any("noise floor" in note and "memory" in note for note in result.notes)

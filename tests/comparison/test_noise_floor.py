@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
+from kullback.comparison.compare import compare
 from kullback.comparison.noise_floor import above_noise, noise_ratio
+from kullback.errors import InvalidValueError, RunError
+from kullback.evaluation import options
+from kullback.models.streamed import StreamedModel
 from kullback.results.measurement import Measurement
 
 
@@ -42,3 +49,25 @@ def test_the_ratio_is_to_the_type_and_not_to_the_shape():
     floor = {"batch shape": kl(1e-15, 0.0), "bfloat16": kl(1e-3, 1e-4)}
     assert noise_ratio(kl(4.8e-3, 1e-4), floor) == pytest.approx(4.8)
     assert noise_ratio(kl(4.8e-3, 1e-4), {"batch shape": kl(1e-15, 0.0)}) is None
+
+
+@pytest.mark.parametrize("fails", [None, InvalidValueError("NaN"), RunError("memory")])
+def test_a_large_copy_in_another_type_is_read_layer_by_layer(
+    fails: Exception | None,
+    tiny_llama_folder: Path,
+    text_file: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    recwarn: pytest.WarningsRecorder,
+) -> None:
+    """With the numbers of the whole copy, which is loaded where that fails in the middle."""
+    name = str(tiny_llama_folder)
+    arguments: dict[str, Any] = {"text": text_file, "noise_floor": True, "window": 64}
+    whole = compare(name, name, **arguments, device="cpu")
+    read = Mock(side_effect=fails, wraps=StreamedModel.predict if fails is None else None)
+    monkeypatch.setattr(StreamedModel, "predict", lambda model, inputs_NT: read(model, inputs_NT))
+    monkeypatch.setattr(options, "LARGE_COPY", 0)
+    parts = compare(name, name, **arguments, device="cpu")
+    assert read.called
+    assert parts.noise_floor == whole.noise_floor
+    assert [*parts.noise_floor] == ["batch shape", "bfloat16"]
+    assert parts.notes == whole.notes

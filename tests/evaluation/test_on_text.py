@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
 
-from kullback.errors import InvalidValueError
-from kullback.evaluation import recorded_pass
+from kullback.errors import InvalidValueError, RunError
+from kullback.evaluation import kept_rows, predictors, recorded_pass, token_records_writer
 from kullback.evaluation.on_text import TextTask, evaluate_text
 from kullback.evaluation.passes import ModelPredictor, TokenizedText
 from kullback.evaluation.token_records import read_records
@@ -154,6 +156,47 @@ def test_an_interrupted_run_goes_on_to_the_same_numbers(found, tiny_llama, tmp_p
     evaluate(tiny_llama, records=whole_once)
     assert path.read_bytes() == whole_once.read_bytes()
     np.testing.assert_array_equal(read_records(path)[1].nll, read_records(whole)[1].nll)
+
+
+def test_a_killed_run_without_records_goes_on_to_the_same_numbers(
+    found, tiny_llama, tmp_path, monkeypatch
+):
+    """The rows in the state folder are those of any moment; a finished run leaves none."""
+    monkeypatch.setattr(predictors, "CPU_TOKENS", 32)  # batches of a window
+    state, killed = tmp_path / "state", tmp_path / "killed"
+    monkeypatch.setenv("XDG_STATE_HOME", str(state))
+    monkeypatch.setattr(kept_rows, "SECONDS_WORTH_KEEPING", 0.0)
+    monkeypatch.setattr(recorded_pass, "SECONDS_AT_ONCE", 0.0)
+    monkeypatch.setattr(token_records_writer, "SECONDS_PER_SAVE", 0.0)
+    monkeypatch.setattr(kept_rows, "in_background", lambda compute: compute())
+
+    def look(done: int, total: int) -> None:
+        if done > total // 2 and not killed.exists():
+            shutil.copytree(state, killed)
+
+    once = evaluate(tiny_llama, progress=Tokens(look))
+    assert not [file for file in state.rglob("*") if file.is_file()]
+    shutil.copytree(killed, state, dirs_exist_ok=True)
+    begun: list[int] = []
+    again = evaluate(tiny_llama, progress=Tokens(lambda done, total: begun.append(done)))
+    assert begun[0] > 100
+    assert again.measures == once.measures
+    assert again.scored_tokens == found[0].scored_tokens
+    assert not [file for file in state.rglob("*") if file.is_file()]
+
+
+def test_a_full_state_folder_does_not_end_a_run(found, tiny_llama, tmp_path, monkeypatch):
+    """What cannot be kept for another run is no reason to end this one."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    monkeypatch.setattr(kept_rows, "SECONDS_WORTH_KEEPING", 0.0)
+    monkeypatch.setattr(recorded_pass, "SECONDS_AT_ONCE", 0.0)
+    monkeypatch.setattr(token_records_writer, "SECONDS_PER_SAVE", 0.0)
+    monkeypatch.setattr(kept_rows, "in_background", lambda compute: compute())
+    write = Mock(side_effect=RunError("no space"))
+    monkeypatch.setattr(token_records_writer, "write_atomically", write)
+    assert evaluate(tiny_llama).measures == found[0].measures
+    assert write.called
+    assert not [file for file in tmp_path.rglob("*") if file.is_file()]
 
 
 def test_the_fingerprint_tells_what_the_numbers_depend_on(found, tiny_llama):

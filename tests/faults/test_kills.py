@@ -26,6 +26,7 @@ COMMANDS = {
     "train on a source": f"train --source w.toml --steps 40 --batch 16 {SAVED} -o {{out}}/run",
     "train on a text": f"train --text a.txt --steps 40 --batch 8 {SAVED} -o {{out}}/run",
     "evaluate": "evaluate m --text b.txt --window 16 --records {out}/r.parquet",
+    "evaluate without records": "evaluate m --text b.txt --window 16 --json",
     "record": "record m --text b.txt --window 16 -o {out}/r.parquet",
     "record exact": "record m --text b.txt --window 16 --distributions exact -o {out}/r.rec",
     "record top-k": "record m --text b.txt --window 16 --distributions top-k -o {out}/k.rec",
@@ -104,7 +105,8 @@ class Case:
             files["run/training.json"] = described
         if "--json" in self.command:
             printed = json.loads(self.printed.read_text())
-            files |= {name: printed[name] for name in ("ranked", "candidates")}
+            wanted = ("measures", "ranked", "candidates")
+            files |= {name: printed[name] for name in wanted if name in printed}
         left = [path for folder in self.hidden for path in folder.rglob("*") if path.is_file()]
         assert not left
         return files

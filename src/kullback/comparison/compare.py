@@ -299,7 +299,7 @@ def _models(
     task = Task(
         reference_name=labels[0],
         noise=request.noise_floor,
-        noise_dtype=_in_bfloat16(request, reference.model) if request.noise_floor else None,
+        noise_dtype=_in_bfloat16(request, reference.model, processes),
         sensitivity=scheme,
         tolerance=TOLERANCE if request.tolerance is None else request.tolerance,
         budget=request.budget,
@@ -365,18 +365,27 @@ def _check_schemes_fit(
             check_scheme_fits(model, scheme)
 
 
-def _in_bfloat16(request: Request, model: TextModel | None) -> Callable[[], TextModel] | None:
-    """Loads the reference in bfloat16; None where its noise in another type is not defined."""
-    operand = request.reference
+def _in_bfloat16(
+    request: Request, model: TextModel | None, processes: ProcessGroup
+) -> list[Callable[[], TextModel | None]]:
+    """Ways to load the reference in bfloat16; none where its noise there is not defined.
+
+    A large one is read layer by layer where that can be done, and by one process.
+    """
+    operand, options = request.reference, request.options
     # llama.cpp computes in the types of the file, whatever the type of its logits.
     if model is None or model.dtype != torch.float32 or isinstance(model, LlamaCppModel):
-        return None
+        return []
     if isinstance(operand, tuple):
         transformer, tokenizer = operand
-        return lambda: load_sized((copy.deepcopy(transformer).bfloat16(), tokenizer)).model
+        return [lambda: load_sized((copy.deepcopy(transformer).bfloat16(), tokenizer)).model]
     if not isinstance(operand, str | Path) or split_scheme(str(operand))[1] is not None:
-        return None
-    return lambda: request.options.load(operand, torch.bfloat16).model
+        return []
+    ways: list[Callable[[], TextModel | None]] = [
+        partial(options.layer_by_layer, operand, model, torch.bfloat16, request.progress),
+        lambda: options.load(operand, torch.bfloat16).model,
+    ]
+    return ways if processes.world_size == 1 else ways[1:]
 
 
 def _stages(request: Request, candidates: Sequence[Model], kinds: Sequence[Kind]) -> int:

@@ -69,8 +69,8 @@ class Task:
     reference_name: str | None = None
     """What to call the reference, as the candidates are called; by default its model's name."""
     noise: bool = False
-    noise_dtype: Callable[[], TextModel] | None = None
-    """Loads the reference in another type, for the noise floor."""
+    noise_dtype: Sequence[Callable[[], TextModel | None]] = ()
+    """Ways to load the reference in another type, for the noise floor."""
     sensitivity: Scheme | None = None
     """Rank the reference's layers by what this scheme costs in each."""
     tolerance: float = 0.01

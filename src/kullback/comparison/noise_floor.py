@@ -6,7 +6,8 @@ arrays or another type of the arithmetic.  Nats.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
@@ -70,7 +71,7 @@ def noise_floor(
     reference: Predictor,
     model: TextModel,
     tokenized: TokenizedText,
-    in_other_type: Callable[[], TextModel] | None = None,
+    in_other_type: Sequence[Callable[[], TextModel | None]] = (),
     processes: ProcessGroup | None = None,
     progress: Progress | None = None,
     note: Callable[[str], None] = lambda text: None,
@@ -78,7 +79,8 @@ def noise_floor(
     """KL of `model` from itself in another batch shape, and in another type, by what is changed.
 
     A model that llama.cpp runs reads the text in batches of 16 tokens instead of its own.
-    `reference` gives its predictions, which may be kept; `in_other_type` loads it in another type.
+    `reference` gives its predictions, which may be kept; `in_other_type` are ways to load it in
+    another type, of which the first that can be used is; the last is for any model.
     In nats/token on a part of the text: rounding is much the same everywhere.  The `processes`
     share its windows, and non-zero ranks get nothing.  `note` is told where the model in another
     type does not fit into memory beside it, in one of them.
@@ -97,11 +99,16 @@ def noise_floor(
         measure(BATCH_SHAPE, ModelPredictor(model.in_batches(LLAMA_CPP_BATCH)))
     else:
         measure(BATCH_SHAPE, _InABatch(model))
-    if in_other_type is not None:
-        other = _loaded(in_other_type)
+    for load in in_other_type[:-1]:
+        with suppress(KullbackError):  # what is found while it is read
+            if (other := load()) is not None:
+                measure(_dtype(other), ModelPredictor(other))
+                return floor
+    for load in in_other_type[-1:]:
+        other = _loaded(load)
         if all(processes.gather(other is not None)):
             assert other is not None
-            measure(str(other.dtype).removeprefix("torch."), ModelPredictor(other))
+            measure(_dtype(other), ModelPredictor(other))
         else:
             note(
                 "the noise floor of another type was not measured: the memory is too small for the "
@@ -110,7 +117,11 @@ def noise_floor(
     return floor
 
 
-def _loaded(load: Callable[[], TextModel]) -> TextModel | None:
+def _dtype(model: TextModel) -> str:
+    return str(model.dtype).removeprefix("torch.")
+
+
+def _loaded(load: Callable[[], TextModel | None]) -> TextModel | None:
     """The model; None where the memory is too small for it."""
     try:
         return load()

@@ -19,6 +19,7 @@ from kullback.models.load import load_sized, model_name
 from kullback.models.load_streamed import check_streamable, load_streamed
 from kullback.models.placement import DeviceMap
 from kullback.models.quantized import SizedModel, split_scheme
+from kullback.models.streamed import StreamedModel
 from kullback.models.weight_matrices import weights_count
 from kullback.runtime.free_memory import free_on
 from kullback.runtime.memory import lacks_memory
@@ -259,13 +260,10 @@ class PassOptions:
             return None
 
         def load() -> TextModel:
+            streamed = self.layer_by_layer(model, loaded, torch.float32, progress)
+            if streamed is not None:
+                return streamed
             needed, free = 4 * weights_count(loaded), free_on(loaded.device)
-            if needed >= LARGE_COPY and not (self.device_map or self.trust_remote_code):
-                # What cannot be read so is loaded as a whole.
-                with suppress(InvalidValueError):
-                    streamed = load_streamed(model, torch.float32, self.device or "auto")
-                    streamed.progress = _Steps(progress or Progress())
-                    return streamed
             if self.device_map is None and free is not None and needed > free:
                 raise RunError(
                     f"a float32 copy beside the model takes {needed / 1e6:,.0f} MB, and "
@@ -274,6 +272,22 @@ class PassOptions:
             return self.load(model, torch.float32).model
 
         return load
+
+    def layer_by_layer(
+        self, model: str | Path, loaded: TextModel, dtype: torch.dtype, progress: Progress | None
+    ) -> StreamedModel | None:
+        """A model in another type than `loaded` has, read layer by layer.
+
+        None where a copy is small enough to be held as a whole, or the model is not read so.
+        """
+        is_large = dtype.itemsize * weights_count(loaded) >= LARGE_COPY
+        if not is_large or self.device_map or self.trust_remote_code:
+            return None
+        with suppress(InvalidValueError):
+            streamed = load_streamed(model, dtype, self.device or "auto")
+            streamed.progress = _Steps(progress or Progress())
+            return streamed
+        return None
 
 
 class _Steps(Progress):

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Shaped
 
 from kullback.errors import InvalidValueError
-from kullback.evaluation.kept_rows import kept_rows
+from kullback.evaluation.kept_rows import StateWriter, kept_rows
 from kullback.evaluation.measures import Places
 from kullback.evaluation.passages import SHOWN_TOKENS, TOP_K
 from kullback.evaluation.passes import (
@@ -85,9 +85,9 @@ def record_pass(
     The beginning of a long text is read before all of it is cut into tokens.
 
     `path` names a Parquet file for one row a token; a killed run resumes after the rows on disk,
-    and a file that is finished is read instead.  Without it, the rows of a run that Ctrl-C stopped
-    are kept for the next one.  `limit` is as for `token_rows`.  Raises as `token_rows` does, and
-    `RunError` where the file cannot be written.
+    and a file that is finished is read instead.  Without it, the rows are in the state folder until
+    the pass is done, for a run after one that was stopped or killed.  `limit` is as for
+    `token_rows`.  Raises as `token_rows` does, and `RunError` where the file cannot be written.
     """
     began = time.perf_counter()
     records = RecordColumns()
@@ -221,7 +221,7 @@ class _Kept:
         self,
         tokenized: TokenizedText,
         records: RecordColumns,
-        writer: RecordsWriter | None,
+        writer: RecordsWriter | StateWriter | None,
         first_window: int,
     ) -> None:
         self._tokenized = tokenized

@@ -46,7 +46,7 @@ from kullback.evaluation.token_records_checks import CHECKSUMS, RowChecksums, wr
 from kullback.runtime.files import explained, remove_leftovers, replaced, write_atomically
 from kullback.runtime.locks import locked, made_folder
 
-__all__ = ["RecordsWriter", "check_groups", "remove_begun"]
+__all__ = ["RecordsWriter", "check_groups", "groups_folder", "remove_begun"]
 
 ROWS_PER_GROUP = 65_536
 # What a killed run loses, and the time of the window it was at.  A group takes at most 4 MB.
@@ -55,7 +55,7 @@ SECONDS_PER_SAVE = 30.0
 
 def check_groups(path: Path) -> None:
     """Raise `InvalidValueError` where the rows of `path` would go elsewhere than to a folder."""
-    folder = _groups_folder(path)
+    folder = groups_folder(path)
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
         what = "a link" if folder.is_symlink() else "a file"
         raise InvalidValueError(
@@ -69,7 +69,7 @@ def remove_begun(path: Path) -> None:
 
     Nothing where another process writes it, or where it cannot be removed.
     """
-    folder = _groups_folder(path)
+    folder = groups_folder(path)
     if not folder.is_dir() or folder.is_symlink():
         return
     with suppress(RunError, OSError), locked(folder / "lock", str, remove=True):
@@ -77,7 +77,8 @@ def remove_begun(path: Path) -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _groups_folder(path: Path) -> Path:
+def groups_folder(path: Path) -> Path:
+    """Where the rows of the file `path` are until they are complete."""
     target = Path(os.path.realpath(path))
     return target.with_name(f".{target.name}.groups")
 
@@ -109,7 +110,7 @@ class RecordsWriter:
         self.metadata = metadata
         # Where a link leads: two names of one file share the folder and its lock.
         self._target = Path(os.path.realpath(path))
-        self.folder = _groups_folder(path)
+        self.folder = groups_folder(path)
         self.rows_per_group = rows_per_group
         self.assembled = assembled
         self.done = 0
