@@ -20,12 +20,14 @@ def test_float32_and_float64_are_multiplied() -> None:
 def test_the_processor_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     """On x86, the instructions of AVX-512 or AMX, not what torch emulates."""
     monkeypatch.setattr(processor.platform, "machine", lambda: "x86_64")
-    for avx, amx in itertools.product((False, True), repeat=2):
+    for used, avx, amx in itertools.product(("AVX2", "AVX512"), (False, True), (False, True)):
+        # With ATEN_CPU_CAPABILITY=avx2 torch uses less than the processor has.
+        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda used=used: used)
         monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda able=avx: able)
         monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda able=amx: able)
-        assert processor.multiplies_bfloat16() == (avx or amx)
-        ends = ["AVX512-BF16"] * avx + ["AMX"] * amx
-        assert processor.arithmetic_of_processor().split(", ")[1:] == ends
+        assert processor.multiplies_bfloat16() == ((avx or amx) and used == "AVX512")
+        ends = ["AVX512-BF16"] * avx + ["AMX"] * amx if used == "AVX512" else []
+        assert processor.arithmetic_of_processor().split(", ") == [used, *ends]
 
 
 def test_other_processors_are_asked_through_torch(monkeypatch: pytest.MonkeyPatch) -> None:

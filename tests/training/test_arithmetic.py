@@ -12,7 +12,7 @@ from torch import Tensor
 
 from interrupted_runs import CONFIG
 from kullback.errors import RunError
-from kullback.runtime.processor import arithmetic_of_processor
+from kullback.runtime.processor import VECTOR_FLAGS, arithmetic_of_processor
 from kullback.runtime.progress import Progress
 from kullback.training import arithmetic, block_functions
 from kullback.training.arithmetic import (
@@ -232,12 +232,17 @@ def test_what_is_computed_in_c_is_part_of_the_arithmetic(monkeypatch: pytest.Mon
     monkeypatch.setattr(arithmetic, "block_functions", lambda: "functions")
     monkeypatch.setattr(arithmetic, "mkl_products", lambda: "products")
     monkeypatch.setattr(arithmetic, "muon_functions", lambda: "functions")
+    monkeypatch.setattr(arithmetic, "vector_flags", lambda: VECTOR_FLAGS["AVX512"])
     native, here = TrainingConfig(native=True), arithmetic_of_processor()
     began = arithmetic_of_run(native)
     assert began == f"{here}, products of MKL, Muon of all matrices in C"
     small = f"{here}, products of MKL, Muon in C"
     assert arithmetic_of_run(replace(native, muon_rows=32)) == small
     assert arithmetic_of_run(TrainingConfig()) == here
+    with monkeypatch.context() as with_avx2:  # which sums symmetric products in another order
+        with_avx2.setattr(arithmetic, "vector_flags", lambda: VECTOR_FLAGS["AVX2"])
+        assert arithmetic_of_run(native).endswith("Muon of all matrices by triangles in C")
+        assert arithmetic_of_run(replace(native, muon_rows=32)) == small
     earlier = Notes()  # a run that left large matrices to torch is resumed
     note_other_bits(native, CPU, earlier, (torch.__version__, small))
     assert "Muon in C; now" in earlier.notes[0]

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from kullback.runtime.mkl_products import mkl_products
-from kullback.runtime.processor import multiplies_bfloat16
-from kullback.training import muon
+from kullback.runtime.processor import VECTOR_FLAGS, multiplies_bfloat16
+from kullback.training import muon, muon_library
 from kullback.training.muon import Muon, orthogonalise, orthogonalise_wide
 from kullback.training.muon_library import SMALL_SIDE, MuonFunctions, muon_functions
 
@@ -20,14 +20,19 @@ needs_compiler = pytest.mark.skipif(not HAS_COMPILER, reason="there is no C comp
 SHAPES = [(16, 16), (40, 16), (16, 40), (16, 16), (16, 40), (1, 8), (8, 1)]
 # Sides that are no multiple of a vector or a tile, wide and tall.
 UNEVEN = [(5, 3), (3, 70), (33, 17), (100, 33), (64, 65), (1, 1)]
-# Whose products are MKL's: in one part, and in several, the last of them smaller.
-LARGE = [(65, 65), (97, 230), (230, 97), (200, 200)]
+# Whose products are MKL's: in one part, and in several, the last of them smaller; the last are
+# deeper than a panel of a triangle.
+LARGE = [(65, 65), (97, 230), (230, 97), (200, 200), (70, 801), (801, 70)]
 
 
-@pytest.fixture
-def functions() -> MuonFunctions:
-    """Return the C function."""
-    compiled = muon_functions()
+@pytest.fixture(params=["own vectors", "AVX2"])
+def functions(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> MuonFunctions:
+    """Return the C function, as compiled here and for AVX2, which multiplies by triangles."""
+    if request.param == "AVX2":
+        if not torch.cpu._is_avx2_supported():
+            pytest.skip("the processor has no AVX2")
+        monkeypatch.setattr(muon_library, "vector_flags", lambda: VECTOR_FLAGS["AVX2"])
+    compiled = muon_functions.__wrapped__()
     assert compiled is not None
     return compiled
 

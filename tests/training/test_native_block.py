@@ -14,12 +14,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the name that everyone uses
 
-from interrupted_runs import CONFIG
+from interrupted_runs import CONFIG, assert_same_run
 from kullback.errors import InvalidValueError
 from kullback.runtime import mkl_products as mkl_module
 from kullback.runtime.mkl_products import MKLProducts, mkl_products
+from kullback.runtime.processor import VECTOR_FLAGS
 from kullback.runtime.progress import Progress
-from kullback.training import arithmetic, native_block
+from kullback.training import arithmetic, block_library, native_block
 from kullback.training.arithmetic import CPU, Arithmetic, with_native
 from kullback.training.batches import Shard
 from kullback.training.block_library import BlockFunctions, block_functions
@@ -30,6 +31,8 @@ from kullback.training.interruption import Interrupted
 from kullback.training.linear_cross_entropy import linear_cross_entropy
 from kullback.training.loop import resume, train
 from kullback.training.loss import losses, token_losses
+from kullback.training.muon import Muon
+from kullback.training.muon_library import SMALL_SIDE
 from kullback.training.packed_attention import PackedLayout
 from tiny_runs import metrics_but_times, random_gpt, sizes, weather
 
@@ -42,14 +45,21 @@ LENGTHS = [[1], [3, 1, 2], [16, 16], [17, 9, 23], [64], [65, 2], [150, 40]]
 SHAPES = [(24, 3, 40), (32, 1, 33), (4, 2, 1), (96, 2, 48)]
 
 
-@pytest.fixture(params=["C", "torch"])
+@pytest.fixture(params=["C", "torch", "AVX2"])
 def functions(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> BlockFunctions:
-    """Return the C functions, which multiply by themselves or leave the products to torch."""
+    """Return the C functions, which multiply by themselves or leave the products to torch.
+
+    They are compiled for the vectors that torch uses here, or for AVX2.
+    """
     if request.param == "torch":
         monkeypatch.setattr(native_block, "mkl_products", lambda: None)
     elif mkl_products() is None:
         pytest.skip("C cannot multiply here")
-    compiled = block_functions()
+    if request.param == "AVX2":
+        if not torch.cpu._is_avx2_supported():
+            pytest.skip("the processor has no AVX2")
+        monkeypatch.setattr(block_library, "vector_flags", lambda: VECTOR_FLAGS["AVX2"])
+    compiled = block_functions.__wrapped__()
     assert compiled is not None
     return compiled
 
@@ -82,8 +92,11 @@ def loss_and_gradients(gpt: GPT, batch: Shard) -> tuple[Tensor, list[Tensor]]:
 
 
 def relative_error(ours: list[Tensor], theirs: list[Tensor]) -> float:
-    """Return the largest error of a gradient, in its norm or in a thousandth of the largest."""
-    least = max(float(gradient.norm()) for gradient in theirs) / 1000
+    """Return the largest error of a gradient, in its norm or in a hundredth of the largest.
+
+    Those of queries and keys of a single token are 0.
+    """
+    least = max(float(gradient.norm()) for gradient in theirs) / 100
     pairs = zip(ours, theirs, strict=True)
     return max(float((a - b).norm() / b.norm().clamp_min(least)) for a, b in pairs)
 
@@ -185,7 +198,7 @@ def test_tokens_beyond_those_at_once_are_computed_too(functions: BlockFunctions)
     gpt = model(shape).compute_with(Arithmetic(functions=functions))
     alone = shard([150])
     np.testing.assert_allclose(
-        token_losses(gpt, batch)[:150], token_losses(gpt, first_of(batch, alone)), atol=2e-6
+        token_losses(gpt, batch)[:150], token_losses(gpt, first_of(batch, alone)), atol=1e-5
     )
 
 
@@ -275,3 +288,29 @@ def test_a_run_that_began_in_torch_ends_in_torch(tmp_path: Path) -> None:
     (run / "training.json").write_text(json.dumps(description))
     gpt = resume(run)
     assert gpt.arithmetic.functions is None
+
+
+@needs_compiler
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_a_wide_run_in_several_threads_resumes_bit_for_bit(
+    dtype: str, threads: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With matrices that Muon multiplies by MKL, a run that was stopped twice is the whole one."""
+    if mkl_products() is None:
+        pytest.skip("C cannot multiply here")
+    batches = weather(tmp_path, sentences=36)
+    gpt = replace(sizes(batches, width=SMALL_SIDE + 8), mlp_width=SMALL_SIDE + 34)
+    config = with_native(replace(CONFIG, steps=9, shards=threads, dtype=dtype), CPU)
+    left_to_torch: list[int] = []
+    monkeypatch.setattr(
+        Muon, "_descend", lambda _, weights, *__: left_to_torch.append(len(weights))
+    )
+    train(tmp_path / "whole", batches, gpt, config)
+    with pytest.raises(Interrupted):
+        train(tmp_path / "run", batches, gpt, config, stop_at=3)
+    with pytest.raises(Interrupted):
+        resume(tmp_path / "run", stop_at=5)
+    resume(tmp_path / "run")
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
+    assert set(left_to_torch) == {0}

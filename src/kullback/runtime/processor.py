@@ -13,6 +13,7 @@ from functools import cache
 import torch
 
 __all__ = [
+    "VECTOR_FLAGS",
     "arithmetic_of_processor",
     "has_amx",
     "multiplies",
@@ -20,8 +21,8 @@ __all__ = [
     "vector_flags",
 ]
 
-# Of a C compiler, by torch's name of the vector instructions that it uses.
 VECTOR_FLAGS = {"AVX2": ("-mavx2", "-mfma"), "AVX512": ("-mavx512f", "-mfma")}
+"""Of a C compiler, by torch's name of the vector instructions that it uses."""
 
 
 @cache
@@ -44,15 +45,22 @@ def multiplies(dtype: torch.dtype) -> bool:
 def multiplies_bfloat16() -> bool:
     """Whether the processor has products of bfloat16, which torch may emulate otherwise."""
     if platform.machine().lower() in ("x86_64", "amd64"):
-        return bool(torch.cpu._is_avx512_bf16_supported()) or has_amx()
+        return _has_avx512_bf16() or has_amx()
     return multiplies(torch.bfloat16)
 
 
 def has_amx() -> bool:
     """Whether the processor has AMX, which multiplies tiles of bfloat16 numbers."""
-    return platform.machine().lower() in ("x86_64", "amd64") and bool(
-        torch.cpu._is_amx_tile_supported()
-    )
+    return _uses_avx512() and bool(torch.cpu._is_amx_tile_supported())
+
+
+def _has_avx512_bf16() -> bool:
+    return _uses_avx512() and bool(torch.cpu._is_avx512_bf16_supported())
+
+
+def _uses_avx512() -> bool:
+    """Whether torch uses AVX-512: with ``ATEN_CPU_CAPABILITY=avx2`` it has no bfloat16 either."""
+    return torch.backends.cpu.get_cpu_capability() == "AVX512"
 
 
 def arithmetic_of_processor() -> str:
@@ -63,7 +71,7 @@ def arithmetic_of_processor() -> str:
     """
     parts = [torch.backends.cpu.get_cpu_capability()]
     if platform.machine().lower() in ("x86_64", "amd64"):
-        if torch.cpu._is_avx512_bf16_supported():
+        if _has_avx512_bf16():
             parts.append("AVX512-BF16")
         if has_amx():
             parts.append("AMX")

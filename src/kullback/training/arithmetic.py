@@ -17,7 +17,12 @@ import torch
 from torch import Tensor
 
 from kullback.runtime.mkl_products import mkl_products
-from kullback.runtime.processor import arithmetic_of_processor, multiplies
+from kullback.runtime.processor import (
+    VECTOR_FLAGS,
+    arithmetic_of_processor,
+    multiplies,
+    vector_flags,
+)
 from kullback.runtime.progress import Progress
 from kullback.training.block_library import BlockFunctions, block_functions
 from kullback.training.config import TrainingConfig
@@ -85,6 +90,8 @@ def arithmetic_of_run(config: TrainingConfig) -> str:
         # Earlier versions left large blocks to torch, and said "Muon in C".
         is_small = 0 < config.muon_rows <= SMALL_SIDE
         muon = "Muon in C" if is_small or not has_products else "Muon of all matrices in C"
+        if muon != "Muon in C" and vector_flags() == VECTOR_FLAGS["AVX2"]:
+            muon = "Muon of all matrices by triangles in C"
         parts += ["products of MKL"] * has_products
         parts += [muon] * (muon_functions() is not None)
     return ", ".join(parts)

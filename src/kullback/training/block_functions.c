@@ -13,12 +13,14 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* A tile of attention has ROWS rows of two vectors: with AVX2, as many as 16 registers hold.  QUERIES
+   is a multiple of ROWS. */
 #if defined(__AVX512F__)
-enum { LANES = 16 };
+enum { LANES = 16, ROWS = 4, QUERIES = 64 };
 #else
-enum { LANES = 8 };
+enum { LANES = 8, ROWS = 6, QUERIES = 66 };
 #endif
-enum { ROWS = 4, QUERIES = 64, GROUP = 32 };
+enum { GROUP = 32 };
 /* Numbers of a product that are computed at a time, and its rows at least. */
 enum { AT_ONCE = 1 << 20, ROWS_AT_LEAST = 128 };
 

@@ -4,7 +4,8 @@
    muon_library.py compiles and calls it; muon.py has the formulas: orthogonalise_wide, and of large
    blocks, where there are products of bfloat16, orthogonalise with these.  The rest is float32.
    Sums are added in one order, so that it does not matter which thread has a block.  Products of
-   small blocks are computed here, those of large ones by a function of BLAS.
+   small blocks are computed here, those of large ones by a function of BLAS, but with AVX2 symmetric
+   ones here, too: one triangle, and then the other from it.
 
    A block has R rows and C columns; S is the smaller of these, and the side of the products X X^T
    of a wide block or X^T X of a tall one.  Sides are filled up with zeros to a multiple of SIDE. */
@@ -15,10 +16,13 @@
 #include <string.h>
 
 #if defined(__AVX512F__)
-enum { LANES = 16, ROWS = 8 };
+enum { LANES = 16, ROWS = 8, BY_TRIANGLES = 0 };
 #else
-enum { LANES = 8, ROWS = 4 };
+enum { LANES = 8, ROWS = 4, BY_TRIANGLES = 1 };
 #endif
+/* A tile of a triangle: rows of SIDE columns, as many as 16 registers of eight floats hold; rows of
+   the second factor that the first-level cache holds beside it. */
+enum { HIGH = 6, DEPTH = 384 };
 /* FLOAT_PART, HALF_PART: rows of a symmetric product of either type that are computed at a time,
    from its diagonal to the left; fewer are fewer operations, and slower ones. */
 enum { SIDE = 16, STEPS = 5, FLOAT_PART = 64, HALF_PART = 96 };
@@ -109,6 +113,15 @@ static void multiply(Gemm gemm, int64_t R, int64_t C, int64_t inner, Operand a, 
        &a.row, &beta, out, &row);
 }
 
+/* What is below the diagonal, to above it. */
+static void mirror(int64_t side, float *out) {
+  for (int64_t r = 0; r < side; r += SIDE)
+    for (int64_t c = 0; c <= r; c += SIDE)
+      for (int64_t i = 0; i < SIDE; i++)
+        for (int64_t j = 0; j < (r == c ? i : SIDE); j++)
+          out[(c + j) * side + r + i] = out[(r + i) * side + c + j];
+}
+
 /* out = alpha a b + beta out, which is symmetric, of operands whose numbers have so many bytes. */
 static void symmetric(Gemm gemm, int64_t bytes, int64_t side, int64_t inner, Operand a, Operand b,
                       float alpha, float beta, float *out) {
@@ -119,17 +132,74 @@ static void symmetric(Gemm gemm, int64_t bytes, int64_t side, int64_t inner, Ope
     rows.x = (const char *)a.x + bytes * first * (a.transposed ? 1 : a.row);
     multiply(gemm, end - first, end, inner, rows, b, alpha, beta, out + first * side, side);
   }
-  for (int64_t r = 0; r < side; r += SIDE)
-    for (int64_t c = 0; c <= r; c += SIDE)
-      for (int64_t i = 0; i < SIDE; i++)
-        for (int64_t j = 0; j < (r == c ? i : SIDE); j++)
-          out[(c + j) * side + r + i] = out[(r + i) * side + c + j];
+  mirror(side, out);
+}
+
+/* `rows` rows by SIDE columns of out = alpha a b + beta other; SIDE columns of b are in a panel, and
+   the rows of out and other have `side` numbers. */
+INLINE void high_tile(const int rows, int64_t inner, const float *a, int64_t row, const float *panel,
+                      float alpha, float beta, const float *other, float *out, int64_t side) {
+  enum { VECTORS = SIDE / LANES };
+  vf totals[HIGH][VECTORS];
+  for (int r = 0; r < rows; r++)
+    for (int v = 0; v < VECTORS; v++) totals[r][v] = (vf){0};
+#pragma GCC unroll 4
+  for (int64_t k = 0; k < inner; k++, panel += SIDE) {
+    vf values[VECTORS];
+    for (int v = 0; v < VECTORS; v++) values[v] = load(panel + v * LANES);
+    for (int r = 0; r < rows; r++) {
+      const vf factor = all(a[r * row + k]);
+      for (int v = 0; v < VECTORS; v++) totals[r][v] += factor * values[v];
+    }
+  }
+  for (int r = 0; r < rows; r++)
+    for (int v = 0; v < VECTORS; v++) {
+      vf total = totals[r][v] * alpha;
+      if (other) total += load(other + r * side + v * LANES) * beta;
+      store(out + r * side + v * LANES, total);
+    }
+}
+
+/* out = alpha a b + beta other, which is symmetric, of a with rows of `inner` numbers and b with rows
+   of `side`; nothing is added where `other` is null. */
+static void triangle(int64_t side, int64_t inner, const float *a, const float *b, float alpha,
+                     float beta, const float *other, float *out) {
+  float panel[DEPTH * SIDE] __attribute__((aligned(64)));
+  const int64_t parts = (inner + DEPTH - 1) / DEPTH, depth = filled_up((inner + parts - 1) / parts);
+  for (int64_t k = 0; k < inner; k += depth) {
+    const int64_t deep = least(depth, inner - k);
+    for (int64_t c = 0; c < side; c += SIDE) {
+      for (int64_t i = 0; i < deep; i++)
+        memcpy(panel + i * SIDE, b + (k + i) * side + c, sizeof(float) * SIDE);
+      for (int64_t r = c / HIGH * HIGH; r < side; r += HIGH) {
+        const float *rows = a + r * inner + k;
+        float *of_out = out + r * side + c;
+        const float *added = k ? of_out : other ? other + r * side + c : NULL;
+        const float times = k ? 1 : beta;
+        /* Sides are even. */
+        if (side - r >= 6) high_tile(6, deep, rows, inner, panel, alpha, times, added, of_out, side);
+        else if (side - r == 4) high_tile(4, deep, rows, inner, panel, alpha, times, added, of_out, side);
+        else high_tile(2, deep, rows, inner, panel, alpha, times, added, of_out, side);
+      }
+    }
+  }
+  mirror(side, out);
+}
+
+/* Rows and columns exchanged, of which there are multiples of SIDE. */
+static void transpose(int64_t rows, int64_t width, const float *x, float *out) {
+  for (int64_t r = 0; r < rows; r += SIDE)
+    for (int64_t c = 0; c < width; c += SIDE)
+      for (int64_t j = 0; j < SIDE; j++)
+        for (int64_t i = 0; i < SIDE; i++) out[(c + j) * rows + r + i] = x[(r + i) * width + c + j];
 }
 
 /* out = alpha a b + beta other of symmetric matrices that commute; here, or by `gemm`. */
 static void square(Gemm gemm, int64_t side, const float *a, const float *b, float alpha, float beta,
                    const float *other, float *out) {
-  if (gemm) {
+  if (gemm && BY_TRIANGLES) {
+    triangle(side, side, a, b, alpha, beta, other, out);
+  } else if (gemm) {
     memcpy(out, other, sizeof(float) * (size_t)(side * side));
     symmetric(gemm, 4, side, side, (Operand){a, side, 0}, (Operand){b, side, 0}, alpha, beta, out);
   } else {
@@ -242,9 +312,7 @@ static const float *orthogonal(const Products *products, int64_t rows, int64_t w
                                float *squares) {
   const int64_t side = tall ? width : rows, inner = tall ? rows : width;
   if (side <= products->small) {
-    if (!tall)
-      for (int64_t r = 0; r < rows; r++)
-        for (int64_t i = 0; i < width; i++) y[i * rows + r] = x[r * width + i];
+    if (!tall) transpose(rows, width, x, y);
     const Factor straight = {x, width, 1}, transposed = {x, 1, width};
     product(side, inner, side, tall ? transposed : straight, tall ? x : y, inverse * inverse, 0, NULL,
             squares);
@@ -260,8 +328,13 @@ static const float *orthogonal(const Products *products, int64_t rows, int64_t w
     return x;
   }
   const Operand straight = {x, width, 0}, transposed = {x, width, 1};
-  symmetric(products->float32, 4, side, inner, tall ? transposed : straight,
-            tall ? straight : transposed, inverse * inverse, 0, squares);
+  if (BY_TRIANGLES) {
+    transpose(rows, width, x, y);
+    triangle(side, inner, tall ? y : x, tall ? x : y, inverse * inverse, 0, NULL, squares);
+  } else {
+    symmetric(products->float32, 4, side, inner, tall ? transposed : straight,
+              tall ? straight : transposed, inverse * inverse, 0, squares);
+  }
   const float *of_all = polynomials(products->float32, side, squares, coefficients);
   const Operand of_rows = {of_all, side, 0};
   multiply(products->float32, rows, width, side, tall ? straight : of_rows, tall ? of_rows : straight,
