@@ -193,7 +193,7 @@ def test_wide_models_leave_bfloat16_to_torch(monkeypatch: pytest.MonkeyPatch) ->
 @needs_compiler
 def test_tokens_beyond_those_at_once_are_computed_too(functions: BlockFunctions) -> None:
     """More tokens than are computed at once give the losses of each sequence alone."""
-    shape = (32, 1, 3000)
+    shape = (32, 1, 7400)
     batch = shard([150] * 4)
     gpt = model(shape).compute_with(Arithmetic(functions=functions))
     alone = shard([150])

@@ -14,15 +14,14 @@
 #include <string.h>
 
 /* A tile of attention has ROWS rows of two vectors: with AVX2, as many as 16 registers hold.  QUERIES
-   is a multiple of ROWS. */
+   is a multiple of ROWS.  AT_ONCE numbers of a product are computed at a time: more, so that matrices
+   are packed less often, where products are slower than memory. */
 #if defined(__AVX512F__)
-enum { LANES = 16, ROWS = 4, QUERIES = 64 };
+enum { LANES = 16, ROWS = 4, QUERIES = 64, AT_ONCE = 1 << 20 };
 #else
-enum { LANES = 8, ROWS = 6, QUERIES = 66 };
+enum { LANES = 8, ROWS = 6, QUERIES = 66, AT_ONCE = 1 << 22 };
 #endif
-enum { GROUP = 32 };
-/* Numbers of a product that are computed at a time, and its rows at least. */
-enum { AT_ONCE = 1 << 20, ROWS_AT_LEAST = 128 };
+enum { GROUP = 32, ROWS_AT_LEAST = 128 };
 
 static const float LOG_2 = 0.69314718055994530942f, BITS_PER_NAT = 1.44269504088896340736f;
 
