@@ -60,5 +60,5 @@ def test_a_disk_that_fills_up_is_the_same_sentence(monkeypatch: pytest.MonkeyPat
 
     hidden = HiddenStates([(1, 3)], (4,), torch.float32, CPU, "disk")
     monkeypatch.setattr(os, "pwrite", full)
-    with pytest.raises(RunError, match=r"0\.0 MB.*No space left.*TMPDIR"):
+    with pytest.raises(RunError, match=r"kB.*No space left.*TMPDIR"):
         hidden[0] = torch.zeros(1, 3, 4)

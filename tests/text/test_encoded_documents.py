@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from kullback.text import encoded_documents
 from kullback.text.documents import Document
 from kullback.text.encoded_documents import encode_documents
 from kullback.text.stored_encodings import equal_tokens
-from kullback.text.tokenizer import TextTokenizer
+from kullback.text.tokenizer import Encoding, TextTokenizer
 
 ROOT = Path(__file__).parent.parent.parent
 TEXT = (ROOT / "docs/derivation.es.md").read_text(encoding="utf-8")[:20_000]
@@ -115,6 +116,31 @@ def test_one_endless_word_is_encoded_whole(tokenizer, monkeypatch):
         return
     (encoding,) = encode_documents(tokenizer, [Document("long", text)])
     assert equal_tokens(encoding, whole)
+
+
+@pytest.mark.parametrize("change", [[1, 0], [0, -1]], ids=["id", "bytes"])
+def test_tokens_that_the_whole_reads_otherwise_are_refused(change, monkeypatch):
+    """Another id or another end of an early token, where the later ones are the same."""
+    monkeypatch.setattr(encoded_documents, "PIECE", 900)
+    monkeypatch.setattr(encoded_documents, "OVERLAP", 400)
+    tokenizer = TextTokenizer(byte_level())
+    text, encode = TEXT[:5000], tokenizer.encode
+    cut = encoded_documents._cut
+    first = iter([True, True])  # later pieces disagree
+    monkeypatch.setattr(
+        encoded_documents, "_cut", lambda *pieces: cut(*pieces) if next(first, False) else None
+    )
+
+    def changed(part: str, **options: Any) -> Encoding:
+        encoding = encode(part, **options)
+        if part == text:
+            encoding.ids[3] += change[0]
+            encoding.byte_spans[3, 1] += change[1]
+        return encoding
+
+    monkeypatch.setattr(tokenizer, "encode", changed)
+    with pytest.raises(InvalidValueError, match="long as other tokens"):
+        encode_documents(tokenizer, [Document("long", text)])
 
 
 def test_errors_name_the_byte_of_the_document(monkeypatch):

@@ -11,6 +11,7 @@ from kullback.comparison.kept_predictions import (
 from kullback.comparison.operands import Operand
 from kullback.evaluation.passes import is_exclusive
 from kullback.evaluation.text_ahead import TextAhead
+from kullback.runtime.byte_sizes import shown_bytes
 from kullback.runtime.progress import Progress
 from kullback.runtime.temporary import temporary_folder
 from kullback.runtime.workers import ProcessGroup
@@ -42,6 +43,6 @@ def kept_reference(
         own = " in each process" if count > 1 else ""
         progress.note(
             f"the logits of {reference.name} are kept in {temporary_folder()} until the end, "
-            f"{kept.disk_bytes / 1e6:,.0f} MB{own}: they are computed once"
+            f"{shown_bytes(kept.disk_bytes)}{own}: they are computed once"
         )
     return kept

@@ -21,6 +21,7 @@ from kullback.models.placement import DeviceMap
 from kullback.models.quantized import SizedModel, split_scheme
 from kullback.models.streamed import StreamedModel
 from kullback.models.weight_matrices import weights_count
+from kullback.runtime.byte_sizes import shown_bytes
 from kullback.runtime.free_memory import free_on
 from kullback.runtime.memory import lacks_memory
 from kullback.runtime.progress import Progress
@@ -116,7 +117,7 @@ class PassOptions:
             )
         size = size_of(text)
         if size >= LONG_TEXT:
-            progress.stage(f"reading {size / 1e6:,.0f} MB of text")
+            progress.stage(f"reading {shown_bytes(size)} of text")
         return documents_of(text, self.field, progress.note)
 
     def load(
@@ -266,8 +267,8 @@ class PassOptions:
             needed, free = 4 * weights_count(loaded), free_on(loaded.device)
             if self.device_map is None and free is not None and needed > free:
                 raise RunError(
-                    f"a float32 copy beside the model takes {needed / 1e6:,.0f} MB, and "
-                    f"{free / 1e6:,.0f} MB are free"
+                    f"a float32 copy beside the model takes {shown_bytes(needed)}, and "
+                    f"{shown_bytes(free)} are free"
                 )
             return self.load(model, torch.float32).model
 

@@ -28,6 +28,7 @@ from kullback.predictions.recording_writer import RecordingWriter
 from kullback.results.evaluation import NonZeroRank
 from kullback.results.recording import RecordingResult
 from kullback.runtime.background import in_background
+from kullback.runtime.byte_sizes import shown_bytes
 from kullback.runtime.contents import FileKind
 from kullback.runtime.interrupted import STOPS
 from kullback.runtime.locks import locked_output
@@ -190,7 +191,7 @@ def _write(
             if is_exact and isinstance(predictions, FactoredPredictions):
                 told = True
                 size = _exact_bytes(predictions, tokenized.total)
-                progress.stage(f"writing about {size / 1e6:,.1f} MB to {writer.path}")
+                progress.stage(f"writing about {shown_bytes(size)} to {writer.path}")
             window = tokenized.windows[index]
             places = tokenized.columns_of(slice(index, index + 1))
             writer.append(predictions, window.targets, places["document_M"], places["position_M"])

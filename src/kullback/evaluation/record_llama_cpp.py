@@ -18,6 +18,7 @@ from kullback.models.interface import TextModel
 from kullback.predictions.checks import check_rows
 from kullback.predictions.llama_cpp_logits import file_bytes
 from kullback.predictions.llama_cpp_writer import write_llama_cpp_logits
+from kullback.runtime.byte_sizes import shown_bytes
 from kullback.runtime.memory import kept_freed_memory
 from kullback.runtime.progress import Progress
 from kullback.text.documents import Document
@@ -61,7 +62,7 @@ def record_llama_cpp(
     # As llama.cpp has them: with the token that BOS replaces while the chunk is read.
     tokens_CT = np.stack([window.stream[window.last - T : window.last] for window in windows])
     size = file_bytes(len(tokens_CT), T, V)
-    progress.stage(f"recording {model.name} on {model.device.type}: {size / 1e6:,.1f} MB")
+    progress.stage(f"recording {model.name} on {model.device.type}: {shown_bytes(size)}")
     predictor = ModelPredictor(model)
 
     def blocks() -> Iterator[Float[np.ndarray, "B V"]]:

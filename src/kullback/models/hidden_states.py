@@ -21,6 +21,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from kullback.errors import RunError
+from kullback.runtime.byte_sizes import shown_bytes
 from kullback.runtime.temporary import temporary_folder
 from kullback.runtime.weights import tensor_bytes
 
@@ -119,7 +120,7 @@ def _file(size: int) -> int:
 
 def _full(size: int, error: OSError) -> RunError:
     return RunError(
-        f"the hidden states between layers take {size / 1e6:,.1f} MB, and {temporary_folder()} "
+        f"the hidden states between layers take {shown_bytes(size)}, and {temporary_folder()} "
         f"cannot hold them ({error.strerror}): set TMPDIR to a folder with more space, or give a "
         "shorter text"
     )

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from kullback.models.hidden_states import Place
+from kullback.runtime.byte_sizes import shown_bytes
 from kullback.runtime.fast_linear import linear
 from kullback.runtime.free_memory import available_memory
 from kullback.runtime.temporary import temporary_folder
@@ -75,10 +76,10 @@ class Plan:
             place = f"in a temporary file in {temporary_folder()}, removed at the end"
         held = self.sizes.weights + (self.sizes.stored_layer if self.ahead else 0)
         return (
-            f"{name} is read layer by layer, {layers} of them: {_size(self.sizes.read)} of weights "
-            f"from disk, at most {_size(held)} of them in memory at a time; the hidden states of "
-            f"{tokens:,} tokens take {_size(self.sizes.hidden)} {place}; about "
-            f"{_duration(seconds)}"
+            f"{name} is read layer by layer, {layers} of them: {shown_bytes(self.sizes.read)} of "
+            f"weights from disk, at most {shown_bytes(held)} of them in memory at a time; the "
+            f"hidden states of {tokens:,} tokens take {shown_bytes(self.sizes.hidden)} {place}; "
+            f"about {_duration(seconds)}"
         )
 
 
@@ -97,17 +98,6 @@ def estimated_seconds(
     threads = cores() if device.type == "cpu" else 1
     products = 2 * weights * tokens / (2 * TRIAL**3 / best) / threads
     return products + read_bytes / bytes_per_second
-
-
-def _size(size: int) -> str:
-    """In megabytes or gigabytes.
-
-    >>> _size(6_000_000_000), _size(20_000)
-    ('6.0 GB', '0.02 MB')
-    """
-    if size >= 1e9:
-        return f"{size / 1e9:,.1f} GB"
-    return f"{size / 1e6:,.0f} MB" if size >= 1e6 else f"{size / 1e6:.2g} MB"
 
 
 def _duration(seconds: float) -> str:

@@ -14,6 +14,7 @@ from tokenizers import Tokenizer
 
 from kullback.errors import InvalidValueError
 from kullback.models._training_device import Hardware
+from kullback.runtime.byte_sizes import shown_bytes
 from kullback.runtime.processor import multiplies_bfloat16
 from kullback.runtime.ranges import TRAINED_VOCABULARIES
 from kullback.runtime.wording import count_of
@@ -195,7 +196,7 @@ class PreparedRun:
         steps = self._steps(gpt.parameters, probe)
         self.config = replace(self.config, steps=steps)
         tokens = steps * batches.tokens_per_batch
-        memory = _shown_bytes(training_bytes(gpt, batches.tokens_per_batch, self.config))
+        memory = shown_bytes(training_bytes(gpt, batches.tokens_per_batch, self.config))
         own = " above the program's own 300 MB" if device.type == "cpu" else ""
         self._progress.tell(
             f"{gpt.parameters:,} parameters ({count_of(gpt.layers, 'layer')} of width {gpt.width}, "
@@ -266,7 +267,7 @@ class PreparedRun:
     def _tell_sharding(self, replica: int) -> None:
         """Say that the processes share the model; `replica` are the bytes of one that did not."""
         automatic = self._settings.fsdp == "auto"
-        reason = f", since a replica takes {_shown_bytes(replica)} (--fsdp never keeps replicas)"
+        reason = f", since a replica takes {shown_bytes(replica)} (--fsdp never keeps replicas)"
         self._progress.tell(
             "weights, gradients and optimisers are sharded over the processes (FSDP)"
             f"{reason * automatic}; checkpoints are in {self._run / 'checkpoint-sharded'}"
@@ -319,7 +320,3 @@ def shown_time(seconds: float) -> str:
     if seconds < 6000:
         return f"{seconds / 60:.0f} min"
     return f"{seconds / 3600:.1f} hours" if seconds < 100_000 else f"{seconds / 86_400:.1f} days"
-
-
-def _shown_bytes(size: float) -> str:
-    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"

@@ -1,4 +1,4 @@
-"""Sizes in bytes, as users write them."""
+"""Sizes in bytes, as users write and read them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 
 from kullback.errors import InvalidValueError
 
-__all__ = ["parse_byte_size"]
+__all__ = ["parse_byte_size", "shown_bytes"]
 
 _SIZE = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,9})?|\.[0-9]{1,9}) ?([kmgt]i?b|b|)", re.IGNORECASE)
 _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
@@ -34,3 +34,14 @@ def parse_byte_size(name: str, value: int | str) -> int:
             "1.5GiB"
         )
     return size
+
+
+def shown_bytes(size: float) -> str:
+    """In kilobytes, megabytes or gigabytes.
+
+    >>> shown_bytes(6_000_000_000), shown_bytes(345_678_901), shown_bytes(20_000)
+    ('6.0 GB', '346 MB', '20 kB')
+    """
+    if size >= 1e9:
+        return f"{size / 1e9:,.1f} GB"
+    return f"{size / 1e6:,.0f} MB" if size >= 1e6 else f"{size / 1e3:,.0f} kB"

@@ -12,6 +12,7 @@ Axes: n tokens.
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -302,27 +303,34 @@ def _joined(
         yield encoding.ids, encoding.byte_spans[:, 1]
         return
     before, first, disagree = next(encoded), 0, False
-    kept = end = 0
+    kept, end, digest = 0, 0, hashlib.blake2b()
     for _ in pieces[1:]:
         after = next(encoded)
         cut = None if disagree else _cut(before, after)
         if cut is None:
             disagree = True  # the other pieces are still to be taken from `encoded`
             continue
-        yield before.ids[first : cut[0]], before.byte_spans[first : cut[0], 1]
+        joined = before.ids[first : cut[0]], before.byte_spans[first : cut[0], 1]
+        yield joined
+        digest.update(_content(*joined))
         kept, end = kept + cut[0] - first, int(before.byte_spans[cut[0] - 1, 1])
         before, first = after, cut[1]
     if not disagree:
         yield before.ids[first:], before.byte_spans[first:, 1]
         return
-    # The joined tokens so far are the first ones of the whole, too.
     encoding = encode(document.text)
-    if kept and encoding.byte_spans[kept - 1, 1] != end:
+    whole = encoding.ids[:kept], encoding.byte_spans[:kept, 1]
+    if hashlib.blake2b(_content(*whole)).digest() != digest.digest():
         raise InvalidValueError(
             f"the tokenizer reads {document.name} as other tokens when it reads a part of it "
             f"(before byte {end}): split the text into several documents"
         )
     yield encoding.ids[kept:], encoding.byte_spans[kept:, 1]
+
+
+def _content(ids_n: Int[np.ndarray, "n"], ends_n: Int[np.ndarray, "n"]) -> bytes:
+    """Token by token."""
+    return np.stack([ids_n, ends_n], axis=1, dtype=np.int64).tobytes()
 
 
 def _cut(before: Encoding, after: Encoding) -> tuple[int, int] | None:
