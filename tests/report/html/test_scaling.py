@@ -17,6 +17,7 @@ def test_the_page_has_the_law_the_rungs_and_the_exact_entropy():
     page = Page(html)
     for words in ("0.6900", "0.6800 to 0.7000", "0.694100", "contains", "133,184", "out/rung-5"):
         assert words in page.words
+    assert "loss − E" in page.words
     for name in ("E, 95 %", "exact entropy", "fit", "rungs"):
         assert name in html.partition("<svg")[2].partition("</svg>")[0]
 
