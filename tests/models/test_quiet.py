@@ -44,6 +44,18 @@ def test_levels_come_back_after_an_error() -> None:
         logger.setLevel(before)
 
 
+def test_a_block_inside_another_changes_no_level(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What all loggers have cached is cleared by the outer block alone."""
+    cleared: list[int] = []
+    monkeypatch.setattr(logging.Logger.manager, "_clear_cache", lambda: cleared.append(1))
+    with quiet_loggers():
+        before = len(cleared)
+        with quiet_loggers():
+            pass
+        assert len(cleared) == before > 0
+        assert logging.getLogger("torchao").level == logging.CRITICAL
+
+
 @pytest.mark.parametrize("bars", [True, False])
 def test_bars_and_verbosity_of_transformers_come_back(bars: bool) -> None:
     """Bars that were on are on again, and bars that were off stay off."""

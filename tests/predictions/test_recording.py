@@ -49,7 +49,7 @@ def hugging_face(seed: int, dtype: torch.dtype, architecture: str) -> FactoredPr
         )
     model = model.to(dtype).eval().requires_grad_(False)
     inputs = torch.arange(2 * T).reshape(2, T) % V
-    head, why = find_head(model, inputs[:1])
+    head, why = find_head(model, inputs[:1], model(inputs[:1]).logits[0].float())
     assert head is not None, why
     hidden = model.base_model(inputs, use_cache=False)[0].flatten(0, 1)
     return FactoredPredictions(hidden.float(), head)

@@ -125,7 +125,7 @@ class HuggingFaceModel:
             tokenizer = with_known_rows(model, tokenizer, V, name)
             check_repeatable(_own_logits(model, probe_1T), logits_TV, model.dtype, name)
             _check_causal(model, probe_1T, logits_TV, name)
-            head, reason = find_head(model, probe_1T)
+            head, reason = find_head(model, probe_1T, logits_TV)
         notes = list(tokenizer.notes)
         if device.type == "cpu" and not multiplies(model.dtype):
             notes.append(
@@ -228,7 +228,9 @@ def bytes_a_token(model: PreTrainedModel, V: int, D: int) -> int:
     return model.dtype.itemsize * (4 * D + 3 * widest)
 
 
-def find_head(model: PreTrainedModel, probe_1T: Int[Tensor, "1 T"]) -> tuple[Head | None, str]:
+def find_head(
+    model: PreTrainedModel, probe_1T: Int[Tensor, "1 T"], own_TV: Float[Tensor, "T V"]
+) -> tuple[Head | None, str]:
     """The head with which hidden states give the model's own logits, or None and the reason.
 
     Candidates are made of the output matrix, its bias, and the scales and caps that the
@@ -242,7 +244,6 @@ def find_head(model: PreTrainedModel, probe_1T: Int[Tensor, "1 T"]) -> tuple[Hea
     hidden_TD = _hidden(model, probe_1T).to(probe_1T.device)
     if not isinstance(weight_VD, Tensor) or weight_VD.shape[1:] != hidden_TD.shape[1:]:
         return None, "its output matrix does not fit its hidden states"
-    own_TV = _own_logits(model, probe_1T)
     # Some models cut off the rows that pad the vocabulary.
     V = own_TV.shape[1]
 

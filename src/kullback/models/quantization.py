@@ -237,12 +237,13 @@ def quantise_layers(
     """
     layers = [(name, matrix) for name, matrix in linear_weights(model) if wanted(name)]
     saved, changed = 0, False
-    for done, (name, matrix) in enumerate(layers):
-        progress(done, len(layers))
-        rounded = _rounded(matrix, scheme, name)
-        changed = changed or not torch.equal(rounded, matrix)
-        matrix.copy_(rounded)
-        saved += matrix.element_size() * matrix.numel() - scheme.size_in_bytes(matrix.shape)
+    with quiet_loggers():
+        for done, (name, matrix) in enumerate(layers):
+            progress(done, len(layers))
+            rounded = _rounded(matrix, scheme, name)
+            changed = changed or not torch.equal(rounded, matrix)
+            matrix.copy_(rounded)
+            saved += matrix.element_size() * matrix.numel() - scheme.size_in_bytes(matrix.shape)
     progress(len(layers), len(layers))
     return Rounding(size_in_bytes(model) - saved, changed)
 

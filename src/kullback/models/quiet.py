@@ -33,13 +33,14 @@ def quiet_loggers() -> Iterator[None]:
         # Imported inside the block, it would set its level anew.
         import huggingface_hub.utils.logging  # noqa: F401
     loggers = [logging.getLogger(name) for name in LOGGERS]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
+    # A new level clears what thousands of loggers have cached: not inside another such block.
+    levels = [(each, each.level) for each in loggers if each.level != logging.CRITICAL]
+    for logger, _ in levels:
         logger.setLevel(logging.CRITICAL)
     try:
         yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
+        for logger, level in levels:
             logger.setLevel(level)
 
 
