@@ -20,7 +20,7 @@ WINDOWS = (3, 64, 1, 40, 64)
 @pytest.mark.parametrize(("limit", "at_once"), [(0, 1), (0, 70), (100, 50), (1 << 20, 8192)])
 def test_the_rows_are_those_that_were_added(limit, at_once, monkeypatch):
     """Bit for bit, in memory and on disk, in the statistics and in the parts."""
-    monkeypatch.setattr(divergence_columns, "IN_MEMORY", limit)
+    monkeypatch.setattr(divergence_columns, "IN_MEMORY_EACH", limit)
     monkeypatch.setattr(divergence_columns, "ROWS_AT_ONCE", at_once)
     monkeypatch.setattr(divergence_columns, "PART_ROWS", 60)
     windows = [random_rows(count, seed) for seed, count in enumerate(WINDOWS)]
@@ -66,8 +66,8 @@ def base_of(array: np.ndarray) -> object:
 
 def test_rows_beyond_the_limit_are_memory_mapped(monkeypatch):
     """Those of the pass, and those that candidates are ranked by."""
-    monkeypatch.setattr(divergence_columns, "IN_MEMORY", 1000)
-    monkeypatch.setattr("kullback.comparison.ranking.IN_MEMORY", 100)
+    monkeypatch.setattr(divergence_columns, "IN_MEMORY_EACH", 1000)
+    monkeypatch.setattr("kullback.comparison.ranking.IN_MEMORY_EACH", 100)
     columns = DivergenceColumns()
     for seed in range(20):
         columns.append(random_rows(64, seed))

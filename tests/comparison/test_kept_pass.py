@@ -28,7 +28,7 @@ from tiny_models import TEXT, byte_tokenizer
 def test_an_interrupted_pass_is_resumed_bit_for_bit(limit, tmp_path, monkeypatch):
     """Rows of the first windows come from the disk; a finished pass is not computed again."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
-    monkeypatch.setattr(divergence_columns, "IN_MEMORY", limit)
+    monkeypatch.setattr(divergence_columns, "IN_MEMORY_EACH", limit)
     monkeypatch.setattr(divergence_columns, "ROWS_AT_ONCE", 64)
     monkeypatch.setattr(divergence_columns, "PART_ROWS", 50)
     monkeypatch.setattr(kept_pass, "SECONDS_WORTH_KEEPING", 0.0)
