@@ -7,6 +7,7 @@ from contextlib import closing
 from operator import attrgetter
 from pathlib import Path
 from threading import Event
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from divergence_samples import random_rows
 from kullback.comparison import divergence_columns, kept_pass
 from kullback.comparison.divergence_columns import COLUMNS, DivergenceColumns
 from kullback.comparison.kept_pass import KeptPasses
+from kullback.errors import RunError
 from kullback.evaluation.passes import TokenizedText
 from kullback.runtime.interrupted import InterruptedFile
 from kullback.runtime.workers import ProcessGroup
@@ -105,6 +107,42 @@ class Killed(BaseException):
     """Ends a pass as a kill does: nothing is kept because of it."""
 
 
+@pytest.mark.parametrize("error", [RuntimeError("device"), RunError("cut short"), MemoryError()])
+@pytest.mark.parametrize("stopped", [False, True])
+def test_rows_that_cannot_be_kept_neither_end_a_pass_nor_hide_what_did(
+    error, stopped, tmp_path, monkeypatch
+):
+    """In the thread that saves, and at the end."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    monkeypatch.setattr(kept_pass, "SECONDS_WORTH_KEEPING", 0.0)
+    monkeypatch.setattr(kept_pass, "SECONDS_PER_SAVE", 0.0)
+    append = Mock(side_effect=error)
+    monkeypatch.setattr(InterruptedFile, "append", append)
+    tokenized = TokenizedText.of(
+        [Document("text", TEXT[:200])], Protocol(window=32), byte_tokenizer(), 32
+    )
+    windows = [random_rows(int(count), 1) for count in np.diff(tokenized.starts)]
+
+    def compute(first: int) -> Iterator[DivergenceStatistics]:
+        yield windows[0]
+        while not append.called:  # by the thread, which waits for the name of the file
+            yield DivergenceStatistics.empty(0)
+        if stopped:
+            raise KeyboardInterrupt
+        yield from windows[1:]
+
+    def run() -> DivergenceStatistics:
+        return KeptPasses().rows(lambda: ["a"], tokenized, compute, ProcessGroup())
+
+    if stopped:
+        with pytest.raises(KeyboardInterrupt) as interruption:
+            run()
+        assert not hasattr(interruption.value, "__notes__")
+    else:
+        assert len(run()) == len(tokenized)
+    assert append.call_count == 2
+
+
 @pytest.mark.parametrize("windows_at_once", [1, 3])
 def test_a_killed_pass_is_resumed_wherever_its_file_was_torn(
     windows_at_once, tmp_path, monkeypatch
@@ -158,7 +196,7 @@ def test_a_killed_pass_is_resumed_wherever_its_file_was_torn(
     assert resumed == {0, *range(windows_at_once, 13, windows_at_once)}
 
 
-def test_where_nobody_knows_the_file_yet_nothing_waits(tmp_path, monkeypatch):
+def test_where_the_file_is_still_unknown_nothing_waits(tmp_path, monkeypatch):
     """The fingerprint of the weights is not waited for while the pass goes on."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     monkeypatch.setattr(kept_pass, "SECONDS_PER_SAVE", 0.0)

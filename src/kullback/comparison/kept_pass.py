@@ -19,6 +19,7 @@ import pyarrow as pa
 from jaxtyping import Shaped
 
 from kullback.comparison.divergence_columns import COLUMNS, WIDTHS, DivergenceColumns
+from kullback.errors import RunError
 from kullback.evaluation.text_ahead import PassText
 from kullback.runtime.background import in_background
 from kullback.runtime.interrupted import (
@@ -38,6 +39,10 @@ __all__ = ["KeptPasses"]
 SECONDS_WORTH_KEEPING = 2.0
 # What a killed run loses, and the time of the windows it was at.
 SECONDS_PER_SAVE = 30.0
+# Why rows cannot be kept, which does not end the pass or hide what did: the weights, of which the
+# name of the file is made, are on a device that failed or cannot be read; rows in a temporary file
+# cannot be read; the memory is too small for another copy.
+NOT_KEPT = (RuntimeError, RunError, MemoryError)
 _SCHEMA = pa.schema(
     (name, pa.from_numpy_dtype(kind) if width == 1 else pa.list_(pa.from_numpy_dtype(kind), width))
     for (name, kind), width in zip(COLUMNS.items(), WIDTHS.values(), strict=True)
@@ -189,7 +194,7 @@ class _KeptRows:
     def save(self) -> int:
         """Write all rows; how many are on the disk, which may be full."""
         self._wait()
-        with suppress(RuntimeError):  # the weights are on a device that failed
+        with suppress(*NOT_KEPT):
             self._save(self._path(), len(self._columns))
         return self.count
 
@@ -201,7 +206,7 @@ class _KeptRows:
                 self._done = (rows, mark)
 
     def _wait(self) -> None:
-        with suppress(RuntimeError):  # rows that are in a temporary file cannot be read
+        with suppress(*NOT_KEPT):
             self._saving()
 
     def _pieces(self, rows: int) -> Iterator[memoryview]:

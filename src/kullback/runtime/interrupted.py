@@ -177,11 +177,14 @@ def _lock(path: Path) -> Path:
 
 
 def forget(path: Path) -> None:
-    """Remove what was kept, once the work is done, and the lock that a killed run left."""
-    lock = _lock(path)
-    for file in (path, lock, lock.with_name(f"{lock.name}.pid")):
-        with suppress(OSError):
-            file.unlink(missing_ok=True)
+    """Remove what was kept, once the work is done, and the lock that a killed run left.
+
+    What another process uses stays until that is done.
+    """
+    with suppress(OSError, RunError):  # RunError: another process does the same work
+        if path.parent.is_dir():
+            with locked(_lock(path), str, remove=True):
+                path.unlink(missing_ok=True)
 
 
 def _remove_old(folder: Path) -> None:
