@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from kullback.comparison.kept_predictions import KeptPredictions, is_wide, logit
 from kullback.errors import RunError
 from kullback.evaluation import batched_rows, predictors
 from kullback.evaluation.passes import Batch, TokenizedText, divergence_rows, token_rows
+from kullback.evaluation.text_ahead import PassText
 from kullback.models.interface import Sharing
 from kullback.predictions.base import FactoredPredictions, Head, Predictions
 from kullback.runtime.workers import ProcessGroup
@@ -152,3 +155,27 @@ def test_logits_that_do_not_fit_are_not_kept(
     monkeypatch.undo()
     monkeypatch.setattr(window_rows, "_buffer", refuse)
     assert KeptPredictions(Counted(head()), text, on_disk=V).disk_bytes == 0
+
+
+def test_rows_that_are_fewer_than_expected_need_no_more_space(
+    text: TokenizedText, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where those do not fit that a dense beginning let expect, those of the whole text may."""
+    buffer = window_rows._buffer
+    most = len(text)
+
+    def limited(shape: tuple[int, int], dtype: torch.dtype) -> torch.Tensor:
+        if shape[0] > most:
+            raise RunError("a small disk")
+        return buffer(shape, dtype)
+
+    monkeypatch.setattr(window_rows, "_buffer", limited)
+    counted = Counted(head())
+    ahead = cast("PassText", SimpleNamespace(total=3 * len(text), whole=text))
+    kept = KeptPredictions(counted, ahead)
+    for _ in range(2):
+        assert sum(map(len, token_rows(kept, text))) == len(text)
+    assert counted.windows == len(text.windows)
+    most -= 1
+    with pytest.raises(RunError, match="a small disk"):
+        list(token_rows(KeptPredictions(Counted(head()), ahead), text))

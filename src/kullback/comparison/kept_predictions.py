@@ -95,6 +95,7 @@ class KeptPredictions:
     ) -> None:
         self.predictor = predictor
         self._dense: dict[Key, Predictions] | None = {} if dense else None
+        self._text, self._processes = text, processes
         self._rows = rows_of_share(predictor, text, processes)
         self._hidden: WindowRows | None = None
         self._head: tuple[Head, torch.device] | None = None
@@ -163,9 +164,20 @@ class KeptPredictions:
         kept_MD = predictions.hidden_on_host()
         with self._lock:
             if self._hidden is None:
-                self._hidden = WindowRows(self._rows, kept_MD.shape[1], kept_MD.dtype)
+                self._hidden = self._hidden_rows(kept_MD.shape[1], kept_MD.dtype)
                 self._head = (predictions.head, self.device)
         self._hidden.space(keys, [len(window) for window in batch.windows]).copy_(kept_MD)
+
+    def _hidden_rows(self, D: int, dtype: torch.dtype) -> WindowRows:
+        """Space for all rows."""
+        try:
+            return WindowRows(self._rows, D, dtype)
+        except RunError:
+            rows = rows_of_share(self.predictor, self._text.whole, self._processes)
+            if rows >= self._rows:
+                raise
+        # The beginning of the text has more tokens a byte than the rest.
+        return WindowRows(rows, D, dtype)
 
     def _keep_logits(
         self, keys: Sequence[Key], predictions: Predictions, kept: WindowRows, batch: Batch
