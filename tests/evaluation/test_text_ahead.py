@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+import re
 import time
 from dataclasses import replace
 from functools import partial
@@ -216,6 +217,25 @@ def test_recordings_are_those_of_the_whole_text(tiny_llama, documents, kind, tmp
     read_whole(monkeypatch)
     assert len(record_text(tiny_llama, documents, PROTOCOL, whole, kind, 5)) == len(text)
     assert path.read_bytes() == whole.read_bytes()
+
+
+def test_a_resumed_recording_that_is_stopped_before_its_text_is_known(
+    tiny_llama, tmp_path, monkeypatch
+):
+    """It says how many rows are kept, and not of how many."""
+    progress = Progress()
+    monkeypatch.setattr(progress, "tokens", partial(_stop_after, 500))
+    with pytest.raises(KeyboardInterrupt):
+        record_text(tiny_llama, LONG, PROTOCOL, tmp_path / "a.rec", progress=progress)
+
+    def stop(text: TextAhead) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(TextAhead, "_read", stop)
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        record_text(tiny_llama, LONG, PROTOCOL, tmp_path / "a.rec")
+    (note,) = stopped.value.__notes__
+    assert re.match(r"\d+ tokens are kept beside", note)
 
 
 def _stop_after(at: int, done: int, total: int) -> None:

@@ -214,7 +214,9 @@ def _kept(writer: RecordingWriter, text: TextAhead) -> Iterator[None]:
 
 
 def _amount(writer: RecordingWriter, text: TextAhead) -> str:
-    return f"{writer.kept:,} of {text.size} tokens"
+    # Of a resumed recording nothing may be known of the text yet.
+    of_all = f" of {text.size}" if text.is_begun else ""
+    return f"{writer.kept:,}{of_all} tokens"
 
 
 def _alone(path: Path, kind: FileKind, processes: ProcessGroup) -> AbstractContextManager[None]:

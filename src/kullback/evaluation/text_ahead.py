@@ -120,6 +120,11 @@ class TextAhead:
             _ = self.whole
 
     @property
+    def is_begun(self) -> bool:
+        """Whether `size` is known, if only about."""
+        return self._whole is not None or self._expected > 0
+
+    @property
     def size(self) -> str:
         """How many rows it has, or about how many as far as is known."""
         known = self._whole
