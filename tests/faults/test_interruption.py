@@ -102,6 +102,35 @@ def test_an_evaluation_resumes(folder, number, code):
     assert json.loads(again)["measures"] == json.loads(whole)["measures"]
 
 
+#: Says which modules the writing of rows imports, which it does at once.
+IMPORTS = """
+import sys, time
+from kullback.evaluation.kept_rows import StateWriter
+from kullback.__main__ import run
+append = StateWriter.append
+def watched(self, *rows):
+    deadline = time.monotonic() + 60
+    while not (self._known and "pandas" in sys.modules) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    time.sleep(1)
+    self._began, before = 0, set(sys.modules)
+    append(self, *rows)
+    assert self._writer is not None
+    print("imports:", *set(sys.modules) - before, file=sys.stderr)
+StateWriter.append = watched
+run()
+"""
+
+
+def test_rows_are_written_without_an_import(folder):
+    """Ctrl-C within an import ends the process, and rows that are not yet kept are lost."""
+    pytest.importorskip("pandas")
+    _, errors = end(folder, "evaluate", "m", "--text", "a.txt", "--window", "16", code=IMPORTS)
+    said = [line.strip() for line in errors.splitlines() if line.startswith("imports:")]
+    assert said
+    assert set(said) == {"imports:"}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["exact", "top-k"])
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
