@@ -21,6 +21,7 @@ from jaxtyping import Shaped
 from kullback.comparison.divergence_columns import COLUMNS, WIDTHS, DivergenceColumns
 from kullback.errors import RunError
 from kullback.evaluation.text_ahead import PassText
+from kullback.runtime.arrow_arrays import arrow_array
 from kullback.runtime.background import in_background
 from kullback.runtime.interrupted import (
     BEGIN,
@@ -214,22 +215,13 @@ class _KeptRows:
         if not self.count:
             yield memoryview(_SCHEMA.serialize())
         for part in self._columns.parts(self.count, rows):
-            arrays = [_arrow(part[field.name], field.type) for field in _SCHEMA]
+            arrays = [arrow_array(part[field.name], field.type) for field in _SCHEMA]
             yield memoryview(pa.record_batch(arrays, schema=_SCHEMA).serialize())
 
     def _opened(self, path: Path | None) -> InterruptedFile | None:
         if self._file is None and path is not None:
             self._file = InterruptedFile(path)
         return self._file
-
-
-def _arrow(values: Shaped[np.ndarray, "m ..."], kind: pa.DataType) -> pa.Array:
-    # The library's conversion loads pandas.
-    buffers = [None, pa.py_buffer(np.ascontiguousarray(values))]
-    if not pa.types.is_fixed_size_list(kind):
-        return pa.Array.from_buffers(kind, len(values), buffers)
-    flat = pa.Array.from_buffers(kind.value_type, values.size, buffers)
-    return pa.FixedSizeListArray.from_arrays(flat, type=kind)
 
 
 def _numpy(array: pa.Array) -> Shaped[np.ndarray, "m ..."]:

@@ -5,12 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from functools import partial
 from pathlib import Path
 from types import TracebackType
-
-import numpy as np
-import pyarrow as pa
 
 from kullback.errors import RunError
 from kullback.evaluation.record_columns import RecordColumns
@@ -35,8 +31,6 @@ def kept_rows(
     where this one is interrupted, or its device fails, `records` are kept for the next.  `size`
     says how many rows all are, for the note on that.
     """
-    # pyarrow imports pandas for its first array, and Ctrl-C in an import keeps no rows.
-    in_background(partial(pa.array, np.empty(0)))
     try:
         if path is not None:
             with RecordsWriter(path, metadata) as writer:

@@ -47,6 +47,7 @@ from kullback.evaluation.token_records_checks import (
     check_types,
     check_whole_file,
 )
+from kullback.runtime.arrow_arrays import arrow_array
 from kullback.runtime.decoding import Count, decode_json
 from kullback.runtime.inputs import open_regular
 from kullback.runtime.limits import check_fits
@@ -318,7 +319,7 @@ def to_table(records: Records, schema: pa.Schema) -> pa.Table:
                     f"{name} holds {values.max()}: the column goes from {limits.min} to "
                     f"{limits.max}"
                 )
-        arrays.append(pa.array(values.astype(kind, copy=False)))
+        arrays.append(arrow_array(values.astype(kind, copy=False), pa.from_numpy_dtype(kind)))
     if len({len(array) for array in arrays}) != 1:
         lengths = {name: len(array) for name, array in zip(TYPES, arrays, strict=True)}
         raise InvalidValueError(f"the columns have different lengths: {lengths}")

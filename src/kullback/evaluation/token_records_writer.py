@@ -247,7 +247,9 @@ class RecordsWriter:
 
     def _rest(self) -> pa.Table:
         """The rows after the last whole group."""
-        return pa.concat_tables([*self._waiting, self._schema.empty_table()]).combine_chunks()
+        # The schema's own empty table would be made with pandas.
+        none = pa.Table.from_batches([], self._schema)
+        return pa.concat_tables([*self._waiting, none]).combine_chunks()
 
     def _save(self) -> None:
         """Write the group that has begun, so that its rows are not lost with the process."""
