@@ -1,10 +1,10 @@
 """How many rows are measured, and after how many steps, from the time that a step takes.
 
 The first steps are timed (fewer where the user has rows measured sooner), then a forward of a few
-rows.  With B the budget (a share of the time of
-the steps), s the seconds of a step and N the steps between two logs of the trainer, a measurement
-may take B·s·N.  As many rows are taken as that pays for, between `LEAST` and `MOST`; where it does
-not pay for `LEAST` of them, N grows until it does.  The first measurement corrects N once more.
+rows.  With B the budget (a share of the time of the steps), s the seconds of a step and N the steps
+between two logs of the trainer, a measurement may take B·s·N.  As many rows are taken as that pays
+for, between `LEAST` and `MOST`; where it does not pay for `LEAST` of them, N grows until it does.
+The first measurement corrects N once more.
 """
 
 from __future__ import annotations
