@@ -93,6 +93,26 @@ def check_equal_logits() -> None:
     np.testing.assert_array_equal(actual.top_tokens[0], [7, 100, 4095, 4096, 4999])
 
 
+def check_top_tokens_of_many_blocks() -> None:
+    """The largest of a row wherever they are: in one block, in several, equal, or fewer than K."""
+    columns = 9 * 4096 + 7
+    logits = noise(17, columns)
+    logits[0, 4096 + torch.arange(6)] = 9.0 + torch.arange(6.0)  # all in the second block
+    logits[1] = logits[1].round()  # many equal ones in all blocks
+    logits[2] = -torch.inf
+    logits[2, [3, 5 * 4096 + 1, columns - 1]] = torch.tensor([1.0, 2.0, 1.0])
+    logits[3, 4096 * torch.tensor([8, 1, 4, 6, 2, 7])] = 9.0  # equal, one in each of six blocks
+    actual = statistics(logits, top_k=5)
+    _, order = logits.sort(dim=1, descending=True, stable=True)
+    expected = order[:, :5].masked_fill(logits.gather(1, order[:, :5]) == -torch.inf, -1)
+    np.testing.assert_array_equal(actual.top_tokens, expected.numpy())
+    np.testing.assert_array_equal(statistics(logits).top1, order[:, 0].numpy())
+    log_p = torch.log_softmax(logits.double(), dim=1).gather(1, order[:, :5])
+    close(actual.top_log_probabilities, log_p, 0, 2e-6)
+    pair = divergences(logits, torch.where(logits > 8, logits - 1, logits))
+    np.testing.assert_array_equal(pair.top5_overlap[[0, 2, 3]], [5, 3, 5])
+
+
 def check_divergences_of_all_sizes() -> None:
     """Five digits from KL 1e-6 to 26, wherever the logits' origin is."""
     for scale, origin in ((1.5e-3, 0.0), (0.02, 150.0), (0.3, 0.0), (1.0, 150.0), (10.0, 0.0)):

@@ -63,7 +63,9 @@ class Nothing:
         return lambda *arguments, **sizes: None
 
 
-KERNELS: Any = SimpleNamespace(row_sums_kernel=Nothing(), pair_sums_kernel=Nothing())
+KERNELS: Any = SimpleNamespace(
+    row_sums_kernel=Nothing(), top_tokens_kernel=Nothing(), pair_sums_kernel=Nothing()
+)
 
 
 @pytest.fixture

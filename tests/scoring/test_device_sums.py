@@ -46,7 +46,7 @@ def test_the_kernels_give_the_statistics_of_float64() -> None:
         [sys.executable, str(CHECKS)], capture_output=True, text=True, env=environment, check=False
     )
     assert result.returncode == 0, result.stderr
-    assert "13 checks" in result.stdout
+    assert "14 checks" in result.stdout
 
 
 def test_without_a_compiler_the_sums_are_those_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,12 +67,64 @@ def test_without_a_compiler_the_sums_are_those_of_torch(monkeypatch: pytest.Monk
     assert started == ["cuda"]
 
 
+class Started:
+    """Kernels that sum nothing, and keep what they are started with, by their names."""
+
+    def __init__(self) -> None:
+        self.starts: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        class Kernel:
+            def __getitem__(self, grid: tuple[int, int]) -> Any:
+                return lambda *arguments, **sizes: starts.__setitem__(name, (arguments, sizes))
+
+        starts = self.starts
+        return Kernel()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("compute_capability", [75, 80, 90, 100])
+def test_the_kernels_compile_for_gpus(
+    compute_capability: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Triton and ptxas compile what is started, with the types of its arguments, without a GPU."""
+    from triton import compile as compiled
+    from triton import knobs
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    from kullback.scoring import triton_kernels
+
+    monkeypatch.setattr(knobs.cache, "dir", str(tmp_path))
+    started: Any = Started()
+    V = 128_256
+    head = Head(torch.zeros(V, 2))
+    predictions = FactoredPredictions(torch.zeros(3, 2), head)
+    start_pair_totals(started, (predictions, predictions), torch.zeros(3, dtype=torch.int64), V)
+    types = {torch.float32: "*fp32", torch.int32: "*i32", torch.int64: "*i64"}
+    assert sorted(started.starts) == ["pair_sums_kernel", "row_sums_kernel", "top_tokens_kernel"]
+    for name, (arguments, sizes) in started.starts.items():
+        kernel = getattr(triton_kernels, name)
+        warps = sizes.pop("num_warps")
+        values = dict(zip(kernel.arg_names, arguments, strict=False))
+        signature = {
+            key: types[value.dtype] if isinstance(value, Tensor) else "i32"
+            for key, value in values.items()
+        }
+        assert [*values, *sizes] == kernel.arg_names
+        source = ASTSource(kernel, {**signature, **dict.fromkeys(sizes, "constexpr")}, sizes)
+        binary = compiled(
+            source, GPUTarget("cuda", compute_capability, 32), options={"num_warps": warps}
+        )
+        assert len(binary.asm["cubin"]) > 1000
+
+
 class Kernels:
     """Kernels that sum nothing, and ask for the current GPU when they are started."""
 
     def __init__(self, current: list[str]) -> None:
         self.starts: list[str] = []
-        self.row_sums_kernel = self.pair_sums_kernel = self
+        self.row_sums_kernel = self.pair_sums_kernel = self.top_tokens_kernel = self
         self._current = current
 
     def __getitem__(self, grid: tuple[int, int]) -> Any:
@@ -99,7 +151,7 @@ def test_kernels_are_started_on_the_gpu_of_the_predictions(monkeypatch) -> None:
     start_token_totals(kernels, predictions, targets_M, 0)
     assert kernels.starts == ["cuda:1"]
     start_pair_totals(kernels, (predictions, predictions), targets_M, 7)
-    assert kernels.starts == ["cuda:1"] * 4
+    assert kernels.starts == ["cuda:1"] * 6
     assert current == ["cuda:0"]
 
 

@@ -2,7 +2,7 @@
 
 On a CPU logits are made in small blocks, which stay in the caches.  An accelerator is filled by
 large kernels, and starting one costs the host 5 to 10 microseconds.  So here the logits of some
-hundred rows are in memory at once (768 MB at most), two kernels
+hundred rows are in memory at once (768 MB at most), three kernels
 (:mod:`kullback.scoring.triton_kernels`) sum them, the sums of all rows are combined in float64
 together, and the results come to the host in one transfer.  Nothing waits for the accelerator until
 the results are asked for, so that it can be given the next batch before.
@@ -11,8 +11,8 @@ With p the reference, q the candidate and l = log p - log q, the divergences are
 :mod:`kullback.scoring.log_ratio_sums`: near tokens (|l| <= 1/2) are summed as polynomials, far ones
 as Σ p, Σ q, Σ p l and so on.  The normalisers are known here, so that nothing has to be shifted.
 
-Axes: M rows, B rows of a chunk, N blocks of W columns, V vocabulary, K most probable tokens, S sums
-of a block.
+Axes: M rows, B rows of a chunk, N blocks of W columns, of which P may have one of the K most
+probable tokens, V vocabulary, S sums of a block.
 """
 
 from __future__ import annotations
@@ -184,9 +184,9 @@ def _pair_columns(
         kernels.pair_sums_kernel[(len(x_BV), len(sums_NSM))](
             x_BV, x_BV.stride(0), y_BV, y_BV.stride(0),
             first.sums_NSM[:, :, rows], second.sums_NSM[:, :, rows],
-            first.top_columns_MNK[rows], sums_NSM[:, :, rows], at_top1_M[rows],
-            M, V, first.blocks, W=PAIR_COLUMNS, T=PAIR_PART, K=TOP_K,
-            N_AT_LEAST=1 << (first.blocks - 1).bit_length(), num_warps=WARPS,
+            first.top1_columns_MN[rows], sums_NSM[:, :, rows], at_top1_M[rows],
+            M, V, first.blocks, W=PAIR_COLUMNS, T=PAIR_PART,
+            N_AT_LEAST=first.blocks_at_least, num_warps=WARPS,
         )  # fmt: skip
         del x_BV, y_BV  # their memory is that of the padding, and of the next rows
         for padding in paddings:
@@ -252,24 +252,32 @@ class _RowSums:
     top_k: int
 
     def __post_init__(self) -> None:
-        M, N, K = len(self.targets_M), self.blocks, max(1, self.top_k)
+        M, N, K = len(self.targets_M), self.blocks, self.top_k
         new = self.targets_M.new_empty
         self.sums_NSM = new((N, 5, M), dtype=torch.float32)
         self.target_logits_M = new((M,), dtype=torch.float32)
-        self.top_logits_MNK = new((M, N, K), dtype=torch.float32)
-        self.top_columns_MNK = new((M, N, K), dtype=torch.int32)
+        self.top1_columns_MN = new((M, N), dtype=torch.int32)
+        # Of the K blocks with the largest logits; K = 1 needs no more than the sums.
+        tops = min(N, K) if K > 1 else 0
+        self.top_logits_MPK = new((M, tops, K), dtype=torch.float32)
+        self.top_columns_MPK = new((M, tops, K), dtype=torch.int32)
 
     @property
     def nbytes(self) -> int:
         """What the sums of all rows take."""
-        top = self.top_logits_MNK.nbytes + self.top_columns_MNK.nbytes
-        return top + self.sums_NSM.nbytes + self.target_logits_M.nbytes
+        tops = self.top_logits_MPK, self.top_columns_MPK, self.top1_columns_MN
+        return sum(part.nbytes for part in (self.sums_NSM, self.target_logits_M, *tops))
 
     @property
     def blocks(self) -> int:
         """N."""
         columns: int = self.columns.stop - self.columns.start
         return math.ceil(columns / COLUMNS)
+
+    @property
+    def blocks_at_least(self) -> int:
+        """The power of two at or above N, which Triton's ranges have."""
+        return 1 << (self.blocks - 1).bit_length()
 
     @property
     def reads_targets(self) -> bool:
@@ -294,19 +302,28 @@ class _RowSums:
         B, V = logits_BV.shape
         self.kernels.row_sums_kernel[(B, self.blocks)](
             logits_BV, logits_BV.stride(0), targets_B - self.columns.start,
-            self.target_logits_M[rows], self.sums_NSM[:, :, rows], self.top_logits_MNK[rows],
-            self.top_columns_MNK[rows], len(self.targets_M), V,
-            W=COLUMNS, K=max(1, self.top_k), READ_TARGET=self.reads_targets, num_warps=WARPS,
+            self.target_logits_M[rows], self.sums_NSM[:, :, rows], self.top1_columns_MN[rows],
+            len(self.targets_M), V, W=COLUMNS, READ_TARGET=self.reads_targets, num_warps=WARPS,
         )  # fmt: skip
+        if tops := self.top_logits_MPK.shape[1]:
+            self.kernels.top_tokens_kernel[(B, tops)](
+                logits_BV, logits_BV.stride(0), self.sums_NSM[:, :, rows],
+                self.top_logits_MPK[rows], self.top_columns_MPK[rows],
+                len(self.targets_M), V, self.blocks, W=COLUMNS, K=self.top_k,
+                N_AT_LEAST=self.blocks_at_least, num_warps=WARPS,
+            )  # fmt: skip
         return logits_BV
 
     def totals(self) -> RowTotals:
         """The statistics of all rows; where a row is no distribution its m is not finite."""
         sums, K = self._block_sums(), max(1, self.top_k)
+        logits_MX, columns_MX = self.top_logits_MPK.flatten(1), self.top_columns_MPK.flatten(1)
+        if self.top_k < 2:
+            logits_MX, columns_MX = self.sums_NSM[:, 0].T, self.top1_columns_MN
         # Blocks come in the order of their columns, and so do equal logits within a block.
-        top_MX, place_MX = self.top_logits_MNK.flatten(1).sort(descending=True, stable=True)
+        top_MX, place_MX = logits_MX.sort(descending=True, stable=True)
         top_MK, place_MK = top_MX[:, :K], place_MX[:, :K]
-        tokens_MK = self.top_columns_MNK.flatten(1).gather(1, place_MK).long()
+        tokens_MK = columns_MX.gather(1, place_MK).long()
         tokens_MK = tokens_MK.masked_fill(top_MK == -torch.inf, -1)
         for top in (sums.top, sums.top1):
             k = top.logits_BK.shape[1]

@@ -13,7 +13,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-__all__ = ["pair_sums_kernel", "row_sums_kernel"]
+__all__ = ["pair_sums_kernel", "row_sums_kernel", "top_tokens_kernel"]
 
 PER_BIT = tl.constexpr(1.4426950408889634)
 # As in `kullback.scoring.divergence_terms`.
@@ -30,17 +30,15 @@ def row_sums_kernel(
     targets_ptr,
     target_logits_ptr,
     sums_ptr,
-    top_logits_ptr,
-    top_columns_ptr,
+    top1_columns_ptr,
     M,
     V,
     W: tl.constexpr,
-    K: tl.constexpr,
     READ_TARGET: tl.constexpr,
 ):
-    """Write m, Z, S (in bits), √C and the number above the target, and the K largest logits.
+    """Write m, Z, S (in bits), √C and the number above the target, and the first column of m.
 
-    `sums_ptr` is N × 5 × M, the tops are M × N × K.  `targets_ptr` has the column of each row's
+    `sums_ptr` is N × 5 × M, `top1_columns_ptr` M × N.  `targets_ptr` has the column of each row's
     target.  With READ_TARGET its logit is written to `target_logits_ptr`; otherwise the logit there
     takes the place of the one at that column.
     """
@@ -58,7 +56,7 @@ def row_sums_kernel(
         x = tl.where(columns == place, target, x)
         is_mine = is_inside & (place >= block * W) & (place < (block + 1) * W)
         tl.store(x_row_ptr + place, target, mask=is_mine)
-    largest = tl.max(x, axis=0)
+    largest, top1 = tl.max(x, axis=0, return_indices=True, return_indices_tie_break_left=True)
     shifted = (x - tl.maximum(largest, LOWEST)) * PER_BIT
     exponential = tl.exp2(shifted)
     z = tl.sum(exponential, axis=0)
@@ -74,10 +72,54 @@ def row_sums_kernel(
     tl.store(out + 2 * M, s)
     tl.store(out + 3 * M, tl.sqrt(c))
     tl.store(out + 4 * M, above)
-    rest = x
+    tl.store(top1_columns_ptr + row * tl.num_programs(1) + block, block * W + top1)
+
+
+@triton.jit
+def _top_block(sums_ptr, M, row, N, place, K: tl.constexpr, N_AT_LEAST: tl.constexpr):
+    """Of the K blocks with the largest m the one at `place` in the order of their columns.
+
+    Of equal m the first are taken.  N, which is no block, where there are fewer than K.
+    """
+    blocks = tl.arange(0, N_AT_LEAST)
+    at = sums_ptr + blocks.to(tl.int64) * 5 * M + row
+    rest = tl.load(at, mask=blocks < N, other=-float("inf"))
+    is_top = blocks < 0
+    for _ in tl.static_range(K):
+        _, index = tl.max(rest, axis=0, return_indices=True, return_indices_tie_break_left=True)
+        is_top = is_top | (blocks == index)
+        rest = tl.where(blocks == index, -float("inf"), rest)
+    is_mine = is_top & (tl.cumsum(is_top.to(tl.int32), axis=0) == place + 1)
+    return tl.min(tl.where(is_mine, blocks, N), axis=0)
+
+
+@triton.jit
+def top_tokens_kernel(
+    x_ptr,
+    row_stride,
+    sums_ptr,
+    top_logits_ptr,
+    top_columns_ptr,
+    M,
+    V,
+    N,
+    W: tl.constexpr,
+    K: tl.constexpr,
+    N_AT_LEAST: tl.constexpr,
+):
+    """Write the K largest logits of one of the K blocks with the largest m, and their columns.
+
+    The K largest of a row are in these blocks.  `sums_ptr` has what `row_sums_kernel` wrote for N
+    blocks; the tops are M × blocks × K, -inf where there are fewer.
+    """
+    row, place = tl.program_id(0), tl.program_id(1)
+    block = _top_block(sums_ptr, M, row, N, place, K, N_AT_LEAST)
+    columns = block * W + tl.arange(0, W)
+    x_row_ptr = x_ptr + row.to(tl.int64) * row_stride
+    rest = tl.load(x_row_ptr + columns, mask=columns < V, other=-float("inf"))
     for k in tl.static_range(K):
         logit, index = tl.max(rest, axis=0, return_indices=True, return_indices_tie_break_left=True)
-        at = (row * tl.num_programs(1) + block) * K + k
+        at = (row * tl.num_programs(1) + place) * K + k
         tl.store(top_logits_ptr + at, logit)
         tl.store(top_columns_ptr + at, block * W + index)
         rest = tl.where(tl.arange(0, W) == index, -float("inf"), rest)
@@ -164,7 +206,7 @@ def pair_sums_kernel(
     y_stride,
     x_sums_ptr,
     y_sums_ptr,
-    x_top_columns_ptr,
+    x_top1_columns_ptr,
     sums_ptr,
     at_top1_ptr,
     M,
@@ -172,7 +214,6 @@ def pair_sums_kernel(
     N,
     W: tl.constexpr,
     T: tl.constexpr,
-    K: tl.constexpr,
     N_AT_LEAST: tl.constexpr,
 ):
     """Write the sums of `kullback.scoring.device_sums.PairSum` over one block of one row.
@@ -189,7 +230,7 @@ def pair_sums_kernel(
     first, second = _offset(largest_x, log_z_x, largest_y, log_z_y)
     if block == 0:
         # The largest of NaN may be found in padding: nothing is read there.
-        top1 = tl.load(x_top_columns_ptr + (row * N + top_block) * K, mask=top_block < N, other=0)
+        top1 = tl.load(x_top1_columns_ptr + row * N + top_block, mask=top_block < N, other=0)
         is_column = (top1 >= 0) & (top1 < V)
         tl.store(at_top1_ptr + row, tl.load(y_row_ptr + top1, mask=is_column, other=0.0))
     zero = tl.zeros([T], tl.float32)
