@@ -24,13 +24,16 @@ def grammar(folder: Path, text: str) -> str:
     return str(path)
 
 
-COMMANDS = (
-    "lab", "derive", "source list", "source describe", "source sample", "source export", "train",
-    "sample", "evaluate", "compare", "quantise", "record",
-)  # fmt: skip
+def commands_of(parser: argparse.ArgumentParser) -> Iterator[str]:
+    """The names of all commands below the parser, as ``source list``, without aliases."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for command in action.choices.values():
+                yield command.prog.removeprefix("kullback ")
+                yield from commands_of(command)
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", sorted(set(commands_of(make_parser()))))
 def test_help_has_examples(command, capsys):
     """Every command's help ends with examples that begin with its name."""
     with pytest.raises(SystemExit) as stop:

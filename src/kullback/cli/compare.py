@@ -62,7 +62,7 @@ def add(commands: Commands) -> None:
     )  # fmt: skip
     compare.add_argument(
         "--budget", metavar="BYTES", default=argparse.SUPPRESS,
-        help="choose the nearest candidate that takes at most 90MB, 1.5GiB, ... instead",
+        help="choose the candidate nearest by KL that takes at most 90MB, 1.5GiB, ... instead",
     )  # fmt: skip
     compare.add_argument(
         "--noise-floor", action="store_true",
@@ -85,7 +85,7 @@ def add(commands: Commands) -> None:
     compare.add_argument(
         "--verbose",
         action="store_true",
-        help="also design effects, effective sample sizes, and the seconds of each stage",
+        help="also print design effects, effective sample sizes, and the seconds of each stage",
     )
 
 

@@ -48,7 +48,7 @@ def add(commands: Commands) -> None:
     )  # fmt: skip
     doctor.add_argument(
         "--minutes", type=number(MINUTES), default=10.0, metavar="M",
-        help="that the command may take (default: 10)",
+        help="minutes that the command may take (default: 10)",
     )  # fmt: skip
     doctor.add_argument(
         "--tokens", type=number(EXPORTED_TOKENS), default=100_000, metavar="N",

@@ -54,7 +54,7 @@ def add(commands: Commands) -> None:
         "--records",
         type=output_name,
         metavar="FILE.parquet",
-        help="one row a token; resumes where it was",
+        help="write a row a token; the same command resumes after those that are written",
     )
     evaluate.add_argument(
         "--temperature", action="store_true",
@@ -67,7 +67,7 @@ def add(commands: Commands) -> None:
     evaluate.add_argument(
         "--verbose",
         action="store_true",
-        help="also design effects, effective sample sizes, and the seconds of each stage",
+        help="also print design effects, effective sample sizes, and the seconds of each stage",
     )
     known = evaluate.add_argument_group("on a source")
     known.add_argument(
@@ -82,8 +82,9 @@ def add(commands: Commands) -> None:
         "prefixes if feasible)",
     )  # fmt: skip
     known.add_argument(
-        "--seed", type=number(SEEDS), help="of the sample (default: 0)", default=argparse.SUPPRESS
-    )
+        "--seed", type=number(SEEDS), metavar="N", default=argparse.SUPPRESS,
+        help="seed of the sample (default: 0)",
+    )  # fmt: skip
 
 
 def _evaluate(options: argparse.Namespace) -> None:

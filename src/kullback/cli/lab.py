@@ -36,10 +36,18 @@ def add(commands: Commands) -> None:
     )  # fmt: skip
     add_force(lab, "report, figures or results")
     lab.add_argument(
-        "--steps", type=number(RANGES["steps"]), default=800, help="training steps (default: 800)"
+        "--steps",
+        type=number(RANGES["steps"]),
+        default=800,
+        metavar="N",
+        help="training steps (default: 800)",
     )
     lab.add_argument(
-        "--seed", type=number(SEEDS), default=0, help="seed of everything random (default: 0)"
+        "--seed",
+        type=number(SEEDS),
+        default=0,
+        metavar="N",
+        help="seed of everything random (default: 0)",
     )
 
 

@@ -32,7 +32,8 @@ def add(commands: Commands) -> None:
     quantise.add_argument("model", metavar="MODEL", help="a folder, a hub name or a .gguf file")
     quantise.add_argument(
         "--scheme", required=True, metavar="NAME",
-        help="int8, int4, int4-g32, int2-g32, fp8, bf16, fp16 and the like",
+        help="int1 to int8 (a scale for each row), int4-g32 and so on (for each 32 weights of a "
+        "row), fp8, bf16 or fp16",
     )  # fmt: skip
     quantise.add_argument(
         "-o", "--output", type=output_name, required=True, metavar="DIR",

@@ -44,8 +44,9 @@ def add(commands: Commands) -> None:
         help="FILE.parquet for token records, any other name for distributions and logits files",
     )  # fmt: skip
     record.add_argument(
-        "--distributions", choices=("exact", "top-k"), help="write them instead of token records"
-    )
+        "--distributions", choices=("exact", "top-k"),
+        help="write distributions instead of token records",
+    )  # fmt: skip
     record.add_argument(
         "--format", choices=("llama.cpp",), help="write a base-logits file of llama.cpp instead"
     )

@@ -25,13 +25,17 @@ def add(commands: Commands) -> None:
     sample.add_argument(
         "run_folder", type=input_name, metavar="RUN", help="a run folder of kullback train"
     )
-    sample.add_argument("--prompt", default="", help="how the sentences begin")
+    sample.add_argument("--prompt", default="", metavar="TEXT", help="how the sentences begin")
     sample.add_argument(
-        "-n", type=number(SENTENCES), default=10, help="number of sentences (default: 10)"
+        "-n",
+        type=number(SENTENCES),
+        default=10,
+        metavar="N",
+        help="number of sentences (default: 10)",
     )
     sample.add_argument(
-        "--temperature", type=number(TEMPERATURES), default=1.0,
-        help="of the softmax; 0 takes the most probable token (default: 1)",
+        "--temperature", type=number(TEMPERATURES), default=1.0, metavar="T",
+        help="temperature of the softmax; 0 takes the most probable token (default: 1)",
     )  # fmt: skip
     sample.add_argument(
         "--seed", type=number(SEEDS), default=0, metavar="N",

@@ -58,10 +58,10 @@ def add(commands: Commands) -> None:
     length = scaling.add_mutually_exclusive_group()
     length.add_argument(
         "--minutes", type=number(LADDER_MINUTES), metavar="M",
-        help="of all rungs together (default: 4)",
+        help="training time of all rungs together (default: 4)",
     )  # fmt: skip
     length.add_argument(
-        "--steps", type=number(RANGES["steps"]), metavar="N", help="of the first rung"
+        "--steps", type=number(RANGES["steps"]), metavar="N", help="steps of the first rung"
     )
     for flag, limits, default, shown, what in (
         ("--width", SIZES["width"], 64, "64", "width of the last rung's model"),

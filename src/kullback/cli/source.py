@@ -18,10 +18,19 @@ if TYPE_CHECKING:
 
 __all__ = ["add"]
 
+EXAMPLES = (
+    "examples:\n"
+    "  kullback source list\n"
+    "  kullback source describe conjugation\n"
+    "  kullback source sample conjugation -n 5\n"
+    "  kullback source export conjugation --tokens 5000000 -o data\n"
+)
+
 
 def add(commands: Commands) -> None:
     """Declare the commands."""
-    source = commands.add_parser("source", help="languages whose entropy is known exactly")
+    what = "languages whose entropy is known exactly"
+    source = commands.add_parser("source", help=what, description=what, epilog=EXAMPLES)
     actions = source.add_subparsers(title="actions", metavar="ACTION", required=True)
     add_command(actions, "list", _source_list, "list the sources", "kullback source list")
     describe = add_command(

@@ -29,12 +29,14 @@ def add_text_options(command: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     absent: dict[str, Any] = {"default": argparse.SUPPRESS}
     text.add_argument(
-        "--field", help="of .jsonl, .json, .csv, .tsv and .parquet files (default: text)", **absent
-    )
+        "--field", **absent,
+        help="the column of .jsonl, .json, .csv, .tsv and .parquet files (default: text)",
+    )  # fmt: skip
     text.add_argument(
         "--protocol", metavar="PRESET",
         choices=("sliding", "hf-stride", "lm-eval", "llama.cpp"),
-        help="sliding (default), hf-stride, lm-eval or llama.cpp", **absent,
+        help="how the text is cut and scored: sliding (default), or as another tool does: "
+        "hf-stride, lm-eval or llama.cpp", **absent,
     )  # fmt: skip
     text.add_argument(
         "--joined", action=argparse.BooleanOptionalAction,
@@ -42,14 +44,17 @@ def add_text_options(command: argparse.ArgumentParser) -> None:
         **absent,
     )  # fmt: skip
     text.add_argument(
-        "--window", type=number(WINDOWS), help="tokens that the model reads at once", **absent
-    )
+        "--window", type=number(WINDOWS), metavar="N", **absent,
+        help="tokens that the model reads at once (default: as the protocol; sliding: 2048, or the "
+        "model's context where that is shorter)",
+    )  # fmt: skip
     text.add_argument(
-        "--stride", type=number(LENGTHS), help="tokens by which the window moves", **absent
-    )
+        "--stride", type=number(LENGTHS), metavar="N", **absent,
+        help="tokens by which the window moves (default: as the protocol; sliding: half a window)",
+    )  # fmt: skip
     text.add_argument(
         "--bos", choices=("auto", "always", "never"),
-        help="whether a BOS token leads (default: auto, as the tokenizer's configuration says)",
+        help="whether BOS is prepended (default: auto, as the tokenizer's configuration says)",
         **absent,
     )  # fmt: skip
     text.add_argument(
@@ -60,12 +65,14 @@ def add_text_options(command: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     text.add_argument(
         "--dtype", choices=DTYPES,
-        help="of the model's arithmetic (default: auto, float32 on a CPU, elsewhere as stored)",
+        help="type of the model's arithmetic (default: auto, float32 on a CPU, elsewhere as "
+        "stored)",
         **absent,
     )  # fmt: skip
     text.add_argument(
-        "--device", help="auto (default: cuda, then mps, then cpu) or the name of one", **absent
-    )
+        "--device", **absent,
+        help="auto (default: cuda, then mps, then cpu), or a device such as cuda:1",
+    )  # fmt: skip
     text.add_argument(
         "--device-map", choices=("auto",),
         help="auto: spread the model over all GPUs and the host's memory, by accelerate", **absent,

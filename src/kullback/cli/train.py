@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -27,49 +28,68 @@ if TYPE_CHECKING:
 
 __all__ = ["OPTIONS", "add"]
 
-#: Flag, keyword of `kullback.models.train.train_model`, range, default as the help shows it, help.
-#: The defaults are those of `train_model`: an option that is not given is not passed on.
-OPTIONS = (
-    ("--steps", "steps", RANGES["steps"], "800; with --size 20 tokens a parameter",
-     "training steps"),
-    ("--minutes", "minutes", MINUTES, "--steps", "time after which the run ends"),
-    ("--holdout", "holdout", HOLDOUTS, "0", "cells of the conjugation table to hold out"),
-    ("--batch", "batch", SIZES["batch"], "256 and 48", "sentences or windows of text per step"),
-    ("--rope-theta", "rope_theta", SIZES["rope_theta"], "10000.0", "base of the rotary angles"),
-    ("--norm-eps", "norm_eps", SIZES["norm_eps"], "1e-06", "added in the normalisations"),
-    ("--width", "width", SIZES["width"], "64", "width of the model"),
-    ("--layers", "layers", SIZES["layers"], "2", "blocks"),
-    ("--heads", "heads", SIZES["heads"], "2", "attention heads"),
-    ("--mlp-width", "mlp_width", SIZES["mlp_width"], "2.5 × width", "width of the MLP"),
-    ("--vocabulary", "vocabulary_size", TRAINED_VOCABULARIES, "1024",
-     "entries of the tokenizer trained on a text"),
-    ("--context", "context", SIZES["context"], "64", "tokens of a window of text"),
-    ("--muon-lr", "muon_lr", RANGES["muon_lr"], "0.02, or by --size",
-     "learning rate of the blocks' matrices"),
-    ("--muon-rows", "muon_rows", RANGES["muon_rows"], "0, or by --size",
-     "rows that Muon orthogonalises together; 0 for whole matrices"),
-    ("--adamw-lr", "adamw_lr", RANGES["adamw_lr"], "0.003, or by --size",
-     "learning rate of all other parameters"),
-    ("--warmup-steps", "warmup_steps", RANGES["warmup_steps"], "20",
-     "steps over which the learning rates rise"),
-    ("--decay-fraction", "decay_fraction", RANGES["decay_fraction"], "0.7",
-     "fraction of the steps, at the end, over which they fall to zero"),
-    ("--weight-decay", "weight_decay", RANGES["weight_decay"], "0.1 on a text, 0 on a source",
-     "matrices are multiplied by 1 - learning rate × this in each step"),
-    ("--clip-norm", "clip_norm", RANGES["clip_norm"], "1.0", "largest norm of a gradient"),
-    ("--dropout", "dropout", RANGES["dropout"], "0.0",
-     "fraction that a step leaves out of what each block adds, for texts that are read many times"),
-    ("--log-every", "log_every", RANGES["log_every"], "10", "steps between lines of metrics"),
-    ("--evaluate-every", "evaluate_every", RANGES["evaluate_every"], "100",
-     "steps between validations"),
-    ("--checkpoint-every", "checkpoint_every", RANGES["checkpoint_every"], "100",
-     "steps between checkpoints"),
-    ("--threads", "threads", RANGES["shards"], "2; 1 on a GPU or with one core a process",
-     "threads of a CPU, one shard of the batch each"),
-    ("--accumulate", "accumulate", RANGES["accumulate"], "1",
-     "parts of a batch, one after another, which take less memory"),
-    ("--seed", "seed", SEEDS, "0", "seed of weights and data"),
-)  # fmt: skip
+#: Numbers, in the groups of the help: flag, keyword of `kullback.models.train.train_model`, range,
+#: default as the help shows it, help.  The defaults are those of `train_model`: an option that is
+#: not given is not passed on.
+NUMBERS = {
+    "steps, batch, seed": (
+        ("--steps", "steps", RANGES["steps"], "800; with --size 20 tokens a parameter",
+         "training steps"),
+        ("--minutes", "minutes", MINUTES, "--steps", "time after which the run ends"),
+        ("--batch", "batch", SIZES["batch"], "256 and 48, or by --size",
+         "sentences of a source, or windows of a text, per step"),
+        ("--seed", "seed", SEEDS, "0", "seed of weights and data"),
+    ),
+    "on a text": (
+        ("--vocabulary", "vocabulary_size", TRAINED_VOCABULARIES, "1024, or by --size",
+         "entries of the tokenizer trained on the text"),
+        ("--context", "context", SIZES["context"], "64, or by --size", "tokens of a window"),
+    ),
+    "on a source": (
+        ("--holdout", "holdout", HOLDOUTS, "0", "cells of the conjugation table to hold out"),
+    ),
+    "the model": (
+        ("--layers", "layers", SIZES["layers"], "2, or by --size", "blocks"),
+        ("--heads", "heads", SIZES["heads"], "2, or by --size", "attention heads"),
+        ("--width", "width", SIZES["width"], "64, or by --size", "width of the residual stream"),
+        ("--mlp-width", "mlp_width", SIZES["mlp_width"], "2.5 × width", "width of the MLP"),
+        ("--rope-theta", "rope_theta", SIZES["rope_theta"], "10000.0",
+         "base of the rotary angles"),
+        ("--norm-eps", "norm_eps", SIZES["norm_eps"], "1e-06", "added in the normalisations"),
+    ),
+    "optimisation": (
+        ("--muon-lr", "muon_lr", RANGES["muon_lr"], "0.02, or by --size",
+         "learning rate of the blocks' matrices"),
+        ("--muon-rows", "muon_rows", RANGES["muon_rows"], "0, or by --size",
+         "rows that Muon orthogonalises together; 0 for whole matrices"),
+        ("--adamw-lr", "adamw_lr", RANGES["adamw_lr"], "0.003, or by --size",
+         "learning rate of all other parameters"),
+        ("--warmup-steps", "warmup_steps", RANGES["warmup_steps"], "20",
+         "steps over which the learning rates rise"),
+        ("--decay-fraction", "decay_fraction", RANGES["decay_fraction"], "0.7",
+         "fraction of the steps, at the end, over which they fall to zero"),
+        ("--weight-decay", "weight_decay", RANGES["weight_decay"], "0.1 on a text, 0 on a source",
+         "matrices are multiplied by 1 - learning rate × this in each step"),
+        ("--clip-norm", "clip_norm", RANGES["clip_norm"], "1.0", "largest norm of a gradient"),
+        ("--dropout", "dropout", RANGES["dropout"], "0.0",
+         "fraction of what each block adds that a step leaves out, for texts that are read many "
+         "times"),
+    ),
+    "metrics and checkpoints": (
+        ("--log-every", "log_every", RANGES["log_every"], "10", "steps between lines of metrics"),
+        ("--evaluate-every", "evaluate_every", RANGES["evaluate_every"], "100",
+         "steps between validations"),
+        ("--checkpoint-every", "checkpoint_every", RANGES["checkpoint_every"], "100",
+         "steps between checkpoints"),
+    ),
+    "devices and memory": (
+        ("--threads", "threads", RANGES["shards"], "2; 1 on a GPU or with one core a process",
+         "threads of a CPU, one shard of the batch each"),
+        ("--accumulate", "accumulate", RANGES["accumulate"], "1",
+         "parts of a batch, one after another, which take less memory"),
+    ),
+}  # fmt: skip
+OPTIONS = tuple(option for options in NUMBERS.values() for option in options)
 #: Options of texts whose values are names.
 TEXTS = ("validation", "field", "tokenizer")
 SWITCHES = ("checkpoint_activations", "tied")
@@ -92,6 +112,7 @@ def add(commands: Commands) -> None:
             "\nAt the end: training and validation cross-entropy, beside the best of a few n-gram\n"
             "models of the same training data, and on a source the exact floor.  Ctrl-C writes a\n"
             "checkpoint; --resume then ends, on a CPU, with the bits of an uninterrupted run.\n"
+            "docs/training.md is about sizes, devices, memory and several processes.\n"
         ),
     )  # fmt: skip
     data = train.add_mutually_exclusive_group(required=True)
@@ -109,57 +130,69 @@ def add(commands: Commands) -> None:
         "-o", "--output", type=output_name, metavar="RUN", default=argparse.SUPPRESS,
         help="folder to train into",
     )  # fmt: skip
-    absent: dict[str, Any] = {"default": argparse.SUPPRESS}
     train.add_argument(
+        "--size", choices=tuple(NAMED_SIZES), default=argparse.SUPPRESS,
+        help="model, batch and learning rates by name (default: nano)",
+    )  # fmt: skip
+    train.add_argument(
+        "--config", type=input_name, metavar="FILE", default=argparse.SUPPRESS,
+        help="a TOML file of hyperparameters, as muon_lr = 0.01",
+    )  # fmt: skip
+    groups = {title: train.add_argument_group(title) for title in NUMBERS}
+    _add_names(groups)
+    for title, options in NUMBERS.items():
+        for flag, keyword, limits, default, help_text in options:
+            groups[title].add_argument(
+                flag, dest=keyword, type=number(limits), default=argparse.SUPPRESS,
+                metavar="N" if limits.whole else "X",
+                help=f"{help_text} (default: {default})",
+            )  # fmt: skip
+
+
+def _add_names(groups: Mapping[str, argparse._ArgumentGroup]) -> None:
+    """The options of the groups whose values are not numbers."""
+    absent: dict[str, Any] = {"default": argparse.SUPPRESS}
+    groups["on a text"].add_argument(
         "--validation", type=input_name, nargs="+", action="extend", metavar="FILE",
         help="texts that are held out (default: a tenth of the documents, or of a text)", **absent,
     )  # fmt: skip
-    train.add_argument(
-        "--field", help="of .jsonl, .json, .csv, .tsv and .parquet files (default: text)", **absent
-    )
-    train.add_argument(
+    groups["on a text"].add_argument(
+        "--field", **absent,
+        help="the column of .jsonl, .json, .csv, .tsv and .parquet files (default: text)",
+    )  # fmt: skip
+    groups["on a text"].add_argument(
         "--tokenizer", metavar="TOKENIZER",
         help="characters, a tokenizer.json or its folder (default: a byte-level BPE of the text)",
         **absent,
     )  # fmt: skip
-    train.add_argument(
-        "--size", choices=tuple(NAMED_SIZES), help="sizes by name (default: nano)", **absent
-    )
-    train.add_argument(
-        "--config", type=input_name, metavar="FILE", **absent,
-        help="a TOML file of hyperparameters, as muon_lr = 0.01",
-    )  # fmt: skip
-    train.add_argument(
-        "--log", action="append", choices=LOGGERS, **absent,
-        help="send the metrics there, too; may be repeated (extras of the same names)",
-    )  # fmt: skip
-    train.add_argument(
+    groups["the model"].add_argument(
         "--tied", action=argparse.BooleanOptionalAction, **absent,
         help="the head is the embedding (default: except with --tokenizer characters)",
     )  # fmt: skip
-    train.add_argument(
+    groups["metrics and checkpoints"].add_argument(
+        "--log", action="append", choices=LOGGERS, **absent,
+        help="send the metrics there, too; may be repeated (extras of the same names)",
+    )  # fmt: skip
+    memory = groups["devices and memory"]
+    memory.add_argument(
+        "--device", **absent,
+        help="auto (default: cuda, then mps, then cpu; of a resumed run its own), or a device such "
+        "as cuda:1",
+    )  # fmt: skip
+    memory.add_argument(
+        "--dtype", choices=DTYPES_AND_AUTO, **absent,
+        help="type of the operands of matrix products (default: auto, bfloat16 where it is "
+        "faster); all else is float32",
+    )  # fmt: skip
+    memory.add_argument(
         "--checkpoint-activations", action="store_true", **absent,
         help="compute the activations of a block again for its gradient: less memory, more time",
     )  # fmt: skip
-    train.add_argument(
-        "--device", **absent,
-        help="auto (default: cuda, then mps, then cpu; of a resumed run its own) or a name",
-    )  # fmt: skip
-    train.add_argument(
-        "--dtype", choices=DTYPES_AND_AUTO, **absent,
-        help="of the products (default: auto, bfloat16 where it is faster); all else is float32",
-    )  # fmt: skip
-    train.add_argument(
+    memory.add_argument(
         "--fsdp", choices=SHARDING, **absent,
-        help="share weights, gradients and optimisers among the processes of torchrun, where a "
-        "replica does not fit in memory, always or never (default: auto)",
+        help="shard weights, gradients and optimisers over the processes of torchrun: where a "
+        "replica does not fit in memory (auto, the default), always or never",
     )  # fmt: skip
-    for flag, keyword, limits, default, help_text in OPTIONS:
-        train.add_argument(
-            flag, dest=keyword, type=number(limits), default=argparse.SUPPRESS,
-            metavar="N" if limits.whole else "X",
-            help=f"{help_text} (default: {default})",
-        )  # fmt: skip
 
 
 def _train(options: argparse.Namespace) -> int:

@@ -56,9 +56,9 @@ __all__ = [
 ]
 
 PATTERN = re.compile(r"int([1-8])(?:-g([1-9][0-9]{0,9}))?")
-# One 8-bit float with a scale a row; the 16-bit ones need none.
 # What an unknown name is compared with.
 COMMON = ("int8", "int4", "int4-g32", "int2-g32", "fp8", "bf16", "fp16")
+# The 8-bit float has a scale for each row; the 16-bit ones need none.
 FLOATS = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp8": torch.float8_e4m3fn}
 
 
