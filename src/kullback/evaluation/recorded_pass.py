@@ -40,7 +40,6 @@ from kullback.text.plan import bos_of
 
 __all__ = ["RecordedPass", "record_pass", "window_records"]
 
-
 # Rows whose places are looked up together, and the longest that they wait for it.
 ROWS_AT_ONCE = 8192
 SECONDS_AT_ONCE = 2.0
@@ -82,12 +81,13 @@ def record_pass(
 ) -> RecordedPass | None:
     """Run `model` over the text; None for non-zero ranks.
 
-    The beginning of a long text is read before all of it is cut into tokens.
+    The model reads the beginning of a long text before all of it is cut into tokens.
 
     `path` names a Parquet file for one row a token; a killed run resumes after the rows on disk,
     and a file that is finished is read instead.  Without it, the rows are in the state folder until
-    the pass is done, for a run after one that was stopped or killed.  `limit` is as for
-    `token_rows`.  Raises as `token_rows` does, and `RunError` where the file cannot be written.
+    the pass is done, for a run after one that was stopped or killed.  `with_beginning` keeps the
+    most probable tokens of the first rows, for a report.  `limit` is as for `token_rows`.
+    Raises as `token_rows` does, and `RunError` where the file cannot be written.
     """
     began = time.perf_counter()
     records = RecordColumns()
@@ -103,29 +103,22 @@ def record_pass(
         writer = None
         if processes.is_rank_zero:
             writer = stack.enter_context(kept_rows(path, metadata, records, lambda: text.size))
-        # Windows whose rows are all on disk are not read again.
-        done = processes.broadcast(0 if writer is None else writer.done)
-        first = 0
-        if done:
-            first = int(np.searchsorted(text.whole.starts, done, side="right")) - 1
-        if writer is not None and done:
-            for earlier in writer.earlier(int(text.whole.starts[first])):
-                records.append(earlier)
+        first = _first_window(text, writer, records, processes)
         try:
-            for tokenized, begins in _parts(text, first, predictor):
+            for tokenized, first_of_part in _parts(text, first, predictor):
                 rows = token_rows(
-                    predictor, tokenized, processes, progress.tokens, begins,
+                    predictor, tokenized, processes, progress.tokens, first_of_part,
                     top_k=TOP_K, top_rows=SHOWN_TOKENS if with_beginning else 0, limit=limit,
                 )  # fmt: skip
-                with _Kept(tokenized, records, writer, begins) as kept:
+                with _RowBuffer(tokenized, records, writer, first_of_part) as buffer:
                     for statistics in rows:
                         if statistics.top_tokens.shape[1]:
                             beginning.append(statistics)
-                        kept.append(statistics)
+                        buffer.append(statistics)
                         with _reading():
                             text.check()
         except _UnreadableError as error:
-            unreadable = error.reason
+            unreadable = error.reason  # raised below: the writer keeps rows where it sees an error
             if writer is not None:  # no run resumes these rows: another text has others
                 writer.assembled = False
     if unreadable is not None:
@@ -146,6 +139,24 @@ def record_pass(
     )
 
 
+def _first_window(
+    text: TextAhead,
+    writer: RecordsWriter | StateWriter | None,
+    records: RecordColumns,
+    processes: ProcessGroup,
+) -> int:
+    """The first window some of whose rows are not on disk; the rows before it join `records`."""
+    done = processes.broadcast(0 if writer is None else writer.done)
+    if not done:
+        return 0
+    starts = text.whole.starts
+    first = int(np.searchsorted(starts, done, side="right")) - 1
+    if writer is not None:
+        for earlier in writer.earlier(int(starts[first])):
+            records.append(earlier)
+    return first
+
+
 class _UnreadableError(Exception):
     """The tokenizer cannot read a part of the text."""
 
@@ -157,14 +168,14 @@ class _UnreadableError(Exception):
 def _parts(
     text: TextAhead, first_window: int, predictor: Predictor
 ) -> Iterator[tuple[TokenizedText, int]]:
-    """Those of the text."""
+    """As `TextAhead.parts`, with the errors of the tokenizer as `_UnreadableError`."""
     with _reading():
         yield from text.parts(first_window, predictor)
 
 
 @contextmanager
 def _reading() -> Iterator[None]:
-    """An error of the tokenizer, told from one of the model."""
+    """Raise `_UnreadableError` for an error in it, which so is told from one of the model."""
     try:
         yield
     except InvalidValueError as error:
@@ -211,8 +222,8 @@ def _finished(
     )
 
 
-class _Kept:
-    """Appends the statistics of windows to the records, and to those on disk, many at a time.
+class _RowBuffer:
+    """Collects the statistics of windows, and appends them to the records, in memory and on disk.
 
     What waits is appended when the context is left, after Ctrl-C, too.
     """
@@ -232,14 +243,14 @@ class _Kept:
         self._rows = 0
         self._appended = time.monotonic()
 
-    def __enter__(self) -> _Kept:
+    def __enter__(self) -> _RowBuffer:
         return self
 
     def __exit__(self, *exception: object) -> None:
         self._append()
 
     def append(self, statistics: TokenStatistics) -> None:
-        """Add those of the next windows."""
+        """Add the statistics of the next windows."""
         self._waiting.append(statistics)
         self._rows += len(statistics)
         late = time.monotonic() - self._appended >= SECONDS_AT_ONCE
