@@ -105,10 +105,10 @@ def compare(
     against itself, `sensitivity` quantises one group of layers at a time, `by_bytes` compares
     models whose tokenizers differ.  `tolerance` is the ΔCE in nats/token within which the smallest
     candidate is chosen (0.01), `budget` the bytes ("90MB") within which the nearest is.  The
-    protocol of a recorded file is adopted where none is given.  The other options are those of
-    `kullback.evaluate`.  Under torchrun the processes share the windows that models and exact
-    recordings are compared on, and non-zero ranks get a `NonZeroRank`.
-    (As many options as protocol, arithmetic and comparison have parts.)
+    protocol of a recorded file is adopted where none is given.  The other options, one for each
+    part of the protocol and the arithmetic, are those of `kullback.evaluate`.  Under torchrun the
+    processes share the windows that models and exact recordings are compared on, and non-zero ranks
+    get a `NonZeroRank`.
 
     Raises `InvalidValueError` where the operands cannot be compared, an option cannot apply, or
     text, tokenizer or protocol differ, before any model is loaded where that can be known.

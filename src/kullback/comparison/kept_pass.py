@@ -40,8 +40,8 @@ __all__ = ["KeptPasses"]
 SECONDS_WORTH_KEEPING = 2.0
 # What a killed run loses, and the time of the windows it was at.
 SECONDS_PER_SAVE = 30.0
-# Why rows cannot be kept, which does not end the pass or hide what did: the weights, of which the
-# name of the file is made, are on a device that failed or cannot be read; rows in a temporary file
+# Errors of keeping rows, which neither end the pass nor hide what ended it: the name of the file is
+# made of the weights, which are on a device that failed or cannot be read; rows in a temporary file
 # cannot be read; the memory is too small for another copy.
 NOT_KEPT = (RuntimeError, RunError, MemoryError)
 _SCHEMA = pa.schema(

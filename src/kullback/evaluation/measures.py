@@ -310,8 +310,8 @@ class _Binned(NamedTuple):
         return MeanRows(self.document_m[rows], weight_m, [self.values_m[rows] * weight_m])
 
 
-class _BinMiddles:
-    """The sum of what each bin is a bin of, and the rows in it."""
+class _BinCentres:
+    """For each bin the sum of the quantity that is binned, and the number of rows."""
 
     def __init__(self, bins: int) -> None:
         self.sums_B, self.rows_B = np.zeros((2, bins))
@@ -324,9 +324,12 @@ class _BinMiddles:
 
 
 def _means_by(bins: int, unit: str, at_once: int) -> Computation[_Binned, MeansBy]:
-    """Two passes for every `at_once` bins."""
-    middles = _BinMiddles(bins)
-    waiting: list[Task[_Binned, None]] = [Task(one_pass(middles))]
+    """The mean of the values in each bin, and of the quantity that is binned.
+
+    Two passes for every `at_once` bins.
+    """
+    centres = _BinCentres(bins)
+    waiting: list[Task[_Binned, None]] = [Task(one_pass(centres))]
     measured: list[Measurement] = []
     for first in range(0, bins, at_once):
         tasks = [
@@ -336,8 +339,8 @@ def _means_by(bins: int, unit: str, at_once: int) -> Computation[_Binned, MeansB
         yield from together(*waiting, *tasks)
         waiting = []
         measured += [mean for task in tasks for mean in task.result]
-    filled = np.flatnonzero(middles.rows_B)
-    return MeansBy(middles.sums_B[filled] / middles.rows_B[filled], measured)
+    filled = np.flatnonzero(centres.rows_B)
+    return MeansBy(centres.sums_B[filled] / centres.rows_B[filled], measured)
 
 
 def weighted_mean(

@@ -119,7 +119,7 @@ def _result(
     task: TextTask,
     notes: tuple[str, ...],
 ) -> Evaluation:
-    """The measures and what they are of, as a result.  (Eight parts of it are computed before.)"""
+    """The result: the measures, with what the text, the model and the protocol are."""
     return Evaluation(
         title=f"{model.name} on {text_name(documents)}",
         created=datetime.now(UTC).isoformat(timespec="seconds"),

@@ -43,10 +43,9 @@ Model: TypeAlias = (
     "str | Path | tuple[PreTrainedModel, PreTrainedTokenizerBase] | TextModel | SizedModel"
 )
 
-
-# Bytes that take seconds to read, and are announced.
+# Bytes of a text that takes seconds to read: a stage says so.
 LONG_TEXT = 64 << 20
-# Bytes of a second copy of a model that is not held as a whole.
+# Bytes from which on a second copy of a model is read layer by layer.
 LARGE_COPY = 256 << 20
 
 
@@ -173,10 +172,10 @@ class PassOptions:
         for model in named_paths(*models):
             base, scheme = split_scheme(str(model))
             file, backend, _ = split_gguf(base)
-            is_whole = scheme is None and (backend or self.backend) != "transformers"
-            # Other files are recordings.
-            is_read = file.endswith(".gguf") or not Path(file).is_file()
-            if is_read and not (file.endswith(".gguf") and is_whole):
+            is_gguf = file.endswith(".gguf")
+            dequantised = scheme is not None or (backend or self.backend) == "transformers"
+            is_recording = not is_gguf and Path(file).is_file()
+            if not is_recording and (dequantised or not is_gguf):
                 check_device(own_device(self.device))
                 return
 
@@ -292,7 +291,7 @@ class PassOptions:
 
 
 class _Steps(Progress):
-    """Hands on the steps alone: neither stages nor notes."""
+    """Forwards the advance alone: neither stages nor notes."""
 
     def __init__(self, progress: Progress) -> None:
         self.advance = progress.advance  # type: ignore[method-assign]

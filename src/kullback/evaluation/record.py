@@ -78,8 +78,7 @@ def record(
     a token (64), from which it is only bounded.  A killed run resumes.  The format "llama.cpp" is
     that of ``llama-perplexity --kl-divergence-base``, with its protocol; it does not resume, and
     cannot `stream`.  An existing file of another kind is replaced only with `force`.  The other
-    options are those of `kullback.evaluate`.
-    (As many as the protocol and the arithmetic have parts, which also makes it long.)
+    options, one for each part of the protocol and the arithmetic, are those of `kullback.evaluate`.
 
     Raises `InvalidValueError` for a text, protocol, model or file name that does not fit,
     `RunError` where the file cannot be written.
@@ -100,7 +99,7 @@ def record(
     if format is not None:
         cut = as_llama_cpp(cut, protocol is not None)
     documents = options.documents(text, progress)
-    with process_group() as processes, _alone(path, kind, processes):
+    with process_group() as processes, _locked(path, kind, processes):
         options.check_processes(processes)
         # Before a model is loaded that this process would not use.
         if kind != "records" and not processes.is_rank_zero:
@@ -178,18 +177,18 @@ def _write(
 ) -> None:
     """Write the rows that are not there yet."""
     first = int(np.searchsorted(text.whole.starts, writer.rows)) if writer.rows else 0
-    told = False
+    is_size_told = False
     # Where all rows are there, but not yet the file, the last window gives the head.
     begin = min(first, len(text.whole.windows) - 1) if first else 0
-    for tokenized, begins in text.parts(begin, predictor):
-        for index, predictions in window_predictions(predictor, tokenized, begins, limit):
+    for tokenized, first_of_part in text.parts(begin, predictor):
+        for index, predictions in window_predictions(predictor, tokenized, first_of_part, limit):
             text.check()
             if index < first:
                 writer.take_head(predictions)
                 continue
-            is_exact = writer.kind == "exact" and not told
-            if is_exact and isinstance(predictions, FactoredPredictions):
-                told = True
+            tells_size = writer.kind == "exact" and not is_size_told
+            if tells_size and isinstance(predictions, FactoredPredictions):
+                is_size_told = True
                 size = _exact_bytes(predictions, tokenized.total)
                 progress.stage(f"writing about {shown_bytes(size)} to {writer.path}")
             window = tokenized.windows[index]
@@ -214,12 +213,13 @@ def _kept(writer: RecordingWriter, text: TextAhead) -> Iterator[None]:
 
 
 def _amount(writer: RecordingWriter, text: TextAhead) -> str:
+    """How many tokens are on disk, of how many."""
     # Of a resumed recording nothing may be known of the text yet.
     of_all = f" of {text.size}" if text.is_begun else ""
     return f"{writer.kept:,}{of_all} tokens"
 
 
-def _alone(path: Path, kind: FileKind, processes: ProcessGroup) -> AbstractContextManager[None]:
+def _locked(path: Path, kind: FileKind, processes: ProcessGroup) -> AbstractContextManager[None]:
     """The lock of a recording, in rank 0; token records have one of their own."""
     return locked_output(path if kind != "records" and processes.is_rank_zero else None)
 

@@ -30,6 +30,7 @@ __all__ = [
     "interrupted_path",
     "is_anything_kept",
     "is_safe",
+    "remove_old",
     "state_folder",
 ]
 
@@ -123,7 +124,7 @@ class InterruptedFile:
         if self._file is None:
             if not self._is_ours():
                 return None
-            _remove_old(self._path.parent)
+            remove_old(self._path.parent, DAYS)
         assert self._file is not None
         mark = after
         try:
@@ -187,8 +188,9 @@ def forget(path: Path) -> None:
                 path.unlink(missing_ok=True)
 
 
-def _remove_old(folder: Path) -> None:
-    limit = time.time() - DAYS * 86_400
+def remove_old(folder: Path, days: float) -> None:
+    """Remove what is in the folder and was not changed for so many days, where that is allowed."""
+    limit = time.time() - days * 86_400
     with suppress(OSError):
         for path in folder.iterdir():
             with suppress(OSError):

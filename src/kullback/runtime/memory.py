@@ -1,8 +1,8 @@
-"""The C library's memory of activations, kept between layers while a model reads.
+"""Blocks of memory that the C library keeps for reuse, and errors of a memory that is too small.
 
-Every layer allocates and frees tensors of megabytes.  glibc maps each of them anew, so that the
-kernel clears its pages at the first access: for SmolLM2-135M in float32, two windows of 1,024 at a
-time, 140,000 page faults a window and 8 % of the time.
+Every layer of a model that reads allocates and frees tensors of megabytes.  glibc maps each of them
+anew, so that the kernel clears its pages at the first access: for SmolLM2-135M in float32, two
+windows of 1,024 at a time, 140,000 page faults a window and 8 % of the time.
 
 Inside `kept_freed_memory` glibc keeps freed blocks.  The setting is one of the whole process;
 afterwards its two thresholds have the largest values that glibc itself chooses.  (Any process that
@@ -17,9 +17,9 @@ from __future__ import annotations
 
 import ctypes
 import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from functools import cache
+from functools import cache, partial
 from threading import Barrier, BrokenBarrierError, Thread
 
 import torch
@@ -130,8 +130,7 @@ def trim_arenas() -> None:
         if not isinstance(error, RuntimeError):
             raise
     finally:
-        for name, value in GIVE_BACK.items():
-            library.mallopt(name, value)
+        _set_thresholds(library, GIVE_BACK)
     library.malloc_trim(0)
 
 
@@ -167,9 +166,7 @@ def returned_freed_memory() -> Iterator[None]:
     try:
         yield
     finally:
-        for name, value in GIVE_BACK.items():
-            library.mallopt(name, value)
-        library.malloc_trim(0)
+        _give_back(library)
 
 
 @cache
@@ -183,12 +180,17 @@ def _glibc() -> ctypes.CDLL | None:
 
 
 def _keep(library: ctypes.CDLL) -> Callable[[], None]:
-    for name, value in KEEP.items():
+    """Keep freed blocks; what is returned ends that."""
+    _set_thresholds(library, KEEP)
+    return partial(_give_back, library)
+
+
+def _give_back(library: ctypes.CDLL) -> None:
+    """Give freed blocks back to the system, those of now and of later."""
+    _set_thresholds(library, GIVE_BACK)
+    library.malloc_trim(0)
+
+
+def _set_thresholds(library: ctypes.CDLL, values: Mapping[int, int]) -> None:
+    for name, value in values.items():
         library.mallopt(name, value)
-
-    def give_back() -> None:
-        for name, value in GIVE_BACK.items():
-            library.mallopt(name, value)
-        library.malloc_trim(0)
-
-    return give_back

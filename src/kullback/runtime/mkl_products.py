@@ -4,9 +4,15 @@ In float32 torch's own products of small matrices are as fast, but each needs Py
 GIL and a tensor; a C function calls many in turn.  MKL also sums products of bfloat16 numbers in
 float32 and gives that, which on a CPU no public function of torch does.
 
-GFLOP/s of one core (Sapphire Rapids), of torch's products and of these: float32 150 to 200 and 160
-to 197; bfloat16, 384 rows and widths of 128 to 704, 289 to 1,038 and 608 to 1,019; 3,072 rows
-and widths of 384 to 2,048, 482 to 1,777 and 820 to 1,154.
+GFLOP/s of one core (Sapphire Rapids):
+
+============================================  ============  ============
+product                                       torch         MKL
+============================================  ============  ============
+float32                                       150 to 200    160 to 197
+bfloat16, 384 rows, widths of 128 to 704      289 to 1,038  608 to 1,019
+bfloat16, 3,072 rows, widths of 384 to 2,048  482 to 1,777  820 to 1,154
+============================================  ============  ============
 """
 
 from __future__ import annotations

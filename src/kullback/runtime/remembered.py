@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -21,7 +20,7 @@ from pathlib import Path
 from kullback.errors import RunError
 from kullback.runtime.files import write_atomically
 from kullback.runtime.inputs import open_regular
-from kullback.runtime.interrupted import is_safe, state_folder
+from kullback.runtime.interrupted import is_safe, remove_old, state_folder
 
 __all__ = ["files_key", "recall", "remember"]
 
@@ -33,8 +32,9 @@ DIGITS = 64
 def files_key(files: Sequence[Path], about: Mapping[str, str], read_at: float) -> str | None:
     """What identifies the content of `files`, with whatever else a fingerprint depends on.
 
-    None where there are none, where one cannot be looked at, or was changed after `read_at` (by
-    `time.time`), when its reading began, less the steps of a clock.
+    `read_at` is when their reading began, by `time.time`.  None where there are no files, where the
+    state of one cannot be read, and where one was changed later than `SETTLED_SECONDS` before
+    `read_at`, since clocks have steps.
     """
     states: list[list[object]] = []
     for file in files:
@@ -72,13 +72,5 @@ def remember(key: str, fingerprint: str) -> None:
     if folder is None or not is_safe(folder):
         return
     with suppress(RunError, OSError):
-        _remove_old(folder)
+        remove_old(folder, DAYS)
         write_atomically(folder / key, fingerprint.encode())
-
-
-def _remove_old(folder: Path) -> None:
-    limit = time.time() - DAYS * 86_400
-    for path in folder.iterdir():
-        with suppress(OSError):
-            if path.lstat().st_mtime < limit:
-                path.unlink()
