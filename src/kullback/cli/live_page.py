@@ -27,8 +27,8 @@ SECONDS = 60.0
 class LivePage(ForwardedProgress):
     """Writes the page of `run` after its first step, then each minute, and at the end.
 
-    A page that cannot be written is noted once, and training goes on; a file of another kind at its
-    place is left alone.
+    A page that cannot be written is noted once, and training continues; a file of another kind at
+    its place is left alone.
     """
 
     def __init__(self, receiver: TrainingProgress, run: Path) -> None:

@@ -36,6 +36,7 @@ from kullback.training.probe import (
 )
 from kullback.training.progress import TrainingProgress
 from kullback.training.replicas import check_divides
+from kullback.training.run_folder import SHARDED_CHECKPOINTS
 from kullback.training.sizes import MINUTES, chinchilla_steps, named
 
 __all__ = ["PreparedRun", "Settings", "shown_time"]
@@ -195,9 +196,17 @@ class PreparedRun:
         probe, chosen = self._timed(gpt)
         steps = self._steps(gpt.parameters, probe)
         self.config = replace(self.config, steps=steps)
+        self._tell_plan(gpt, probe, chosen)
+        self._progress.begin(steps, batches.floor)
+        self._start = time.perf_counter()
+        return batches, gpt, self.config
+
+    def _tell_plan(self, gpt: GPTConfig, step_seconds: float, chosen: Sequence[str]) -> None:
+        """Tell sizes, steps, memory and time, and what was chosen for this machine."""
+        batches, steps, processes = self.batches, self.config.steps, self.config.processes
         tokens = steps * batches.tokens_per_batch
         memory = shown_bytes(training_bytes(gpt, batches.tokens_per_batch, self.config))
-        own = " above the program's own 300 MB" if device.type == "cpu" else ""
+        own = " above the program's own 300 MB" if self._hardware.device.type == "cpu" else ""
         self._progress.tell(
             f"{gpt.parameters:,} parameters ({count_of(gpt.layers, 'layer')} of width {gpt.width}, "
             f"{count_of(gpt.heads, 'head')}, vocabulary {gpt.vocabulary_size:,}, context "
@@ -207,11 +216,11 @@ class PreparedRun:
             f"{count_of(steps, 'step')} of {batches.tokens_per_batch:,} tokens: {tokens:,} tokens, "
             f"{tokens / gpt.parameters:.1f} a parameter; about {memory} of memory{own}"
             f"{' in each process' if self._processes.world_size > 1 else ''} and "
-            f"{shown_time(steps * probe)}"
+            f"{shown_time(steps * step_seconds)}"
         )
         self._progress.tell(_shown_recipe(self.config))
         self._note_passes(tokens)
-        shares = [f"{self.config.processes} processes"] * (self.config.processes > 1)
+        shares = [f"{processes} processes"] * (processes > 1)
         shares += [f"{self.config.accumulate} parts, one after another"] * (
             self.config.accumulate > 1
         )
@@ -222,9 +231,6 @@ class PreparedRun:
         if self.config.fsdp:
             whole = replace(self.config, fsdp=False)
             self._tell_sharding(training_bytes(gpt, batches.tokens_per_batch, whole))
-        self._progress.begin(steps, batches.floor)
-        self._start = time.perf_counter()
-        return batches, gpt, self.config
 
     def _timed(self, gpt: GPTConfig) -> tuple[float, list[str]]:
         """The seconds of a step in the arithmetic that is chosen here, and what is told of it."""
@@ -270,7 +276,7 @@ class PreparedRun:
         reason = f", since a replica takes {shown_bytes(replica)} (--fsdp never keeps replicas)"
         self._progress.tell(
             "weights, gradients and optimisers are sharded over the processes (FSDP)"
-            f"{reason * automatic}; checkpoints are in {self._run / 'checkpoint-sharded'}"
+            f"{reason * automatic}; checkpoints are in {self._run / SHARDED_CHECKPOINTS}"
         )
 
     def _shared_batches(self) -> Batches:

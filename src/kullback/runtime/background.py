@@ -1,4 +1,4 @@
-"""Values that a thread computes while the program goes on."""
+"""Values that a thread computes beside the rest of the program."""
 
 from __future__ import annotations
 

@@ -139,7 +139,7 @@ class TemporaryBytes:
         return mmap.mmap(self._descriptor, self._size, access=mmap.ACCESS_READ)
 
     def _move(self) -> None:
-        """Go on in a file; where that cannot be written, what is in memory stays there."""
+        """Move to a file; where that cannot be written, what is in memory stays there."""
         folder = temporary_folder()
         try:
             descriptor, name = tempfile.mkstemp(prefix="kullback-", dir=folder)

@@ -16,7 +16,7 @@ __all__ = ["start_to_host", "to_device"]
 
 
 def to_device(values: Tensor, device: torch.device) -> Tensor:
-    """The values on a device; the host goes on while they are copied to a GPU."""
+    """The values on a device; the host continues while they are copied to a GPU."""
     if device.type != "cuda" or values.device.type != "cpu":
         return values.to(device)
     return values.pin_memory().to(device, non_blocking=True)

@@ -27,7 +27,7 @@ from kullback.training.batches import Batches
 from kullback.training.config import TrainingConfig
 from kullback.training.gpt_config import GPTConfig
 from kullback.training.new_run import check_no_run
-from kullback.training.run_folder import read_json
+from kullback.training.run_folder import SHARDED_CHECKPOINTS, read_json
 from kullback.training.sentence_batches import SentenceBatches
 from kullback.training.text_batches import TextBatches
 from kullback.training.text_data import TextData, batches_of_shards, check_unchanged
@@ -52,7 +52,7 @@ RUN_FILES = (
     "training.json",
     "checkpoint.safetensors",
     "checkpoint.before.safetensors",
-    "checkpoint-sharded",
+    SHARDED_CHECKPOINTS,
     "config.json",
     "model.safetensors",
     "metrics.jsonl",

@@ -1,9 +1,8 @@
 """Loggers of a run beside ``metrics.jsonl``: TensorBoard, Weights & Biases, MLflow.
 
 Each is an optional extra of its name behind the interface `MetricsLogger`.  Values are those of
-`StepMetrics`, named ``training/cross_entropy``, ``validation/kl``, ``speed/tokens_per_second``.  A
-run that is resumed goes on in the run of Weights & Biases or MLflow that it began in, whose id is
-in ``loggers.json``.
+`StepMetrics`, named ``training/cross_entropy``, ``validation/kl``, ``speed/tokens_per_second``.
+Resuming a run resumes that of Weights & Biases or MLflow, whose id is in ``loggers.json``.
 """
 
 from __future__ import annotations
@@ -39,7 +38,6 @@ IDS = "loggers.json"
 # 255 is what Weights & Biases itself gives a process that Ctrl-C ended.
 EXIT_CODES = {"finished": 0, "interrupted": 255, "failed": 1}
 MLFLOW_STATUS = {"finished": "FINISHED", "interrupted": "KILLED", "failed": "FAILED"}
-
 
 #: How a training ended: at its last step, by Ctrl-C or SIGTERM, or by an error.
 Ended: TypeAlias = Literal["finished", "interrupted", "failed"]

@@ -36,19 +36,20 @@ def training_bytes(
     config: TrainingConfig,
     sharding_processes: int | None = None,
 ) -> int:
-    """The bytes that each process takes to train on batches of so many tokens, about.
+    """The bytes that each process takes to train on batches of so many tokens, as an estimate.
 
-    The state: of a weight itself, and one moment (Muon) or two.  Beside it the larger
-    of what two parts of a step take:
+    The state is each weight, and one moment of it (Muon) or two (AdamW).  A step takes the larger
+    of what its two parts take:
 
     * the backward pass: the gradients of all pieces that are computed at once, with accumulation
-      partial sums of them, and what each block keeps of a token, with activation checkpointing only
-      its input and of one block all, with dropout the factors of what it adds;
-    * Muon: the update of every matrix, and the temporaries of those of one shape; in C, those of a
-      block in each thread.
+      partial sums of them, and what each block keeps of a token.  With activation checkpointing
+      that is only the block's input, and all of one block; with dropout also the factors of what
+      the block adds;
+    * Muon: the update of every matrix, and the temporaries of the matrices of one shape; in C, the
+      temporaries of one block in each thread.
 
-    A sharded run has its share of the state, of the `sharding_processes` (those that it began with
-    by default), and what it gathers.
+    A process of a sharded run has its share of the state and what it gathers.
+    `sharding_processes` are those that share it, by default as many as the run began with.
     """
     shards = _shards(config, sharding_processes)
     matrices = gpt.layers * _block_numbers(gpt)
@@ -72,7 +73,7 @@ def training_bytes(
 
 
 def _numbers_of_muon(gpt: GPTConfig, config: TrainingConfig, matrices: int) -> int:
-    """Those that Muon has beside gradients and momenta: in C, of a block in each thread."""
+    """The numbers that Muon has beside gradients and momenta."""
     if not config.native or mkl_products() is None:
         of_shape = gpt.layers * max(4 * gpt.width**2, 3 * gpt.width * gpt.mlp_width)
         return matrices + MUON_STACKS * of_shape
@@ -136,7 +137,10 @@ def _machine_bytes(
     local: int,
     sharding_processes: int | None,
 ) -> int:
-    """The bytes of the processes on one machine: training, or at its end one whole model, too."""
+    """The bytes of all `local` processes of a machine, at their peak.
+
+    That of a sharded run may be at its end, when one process loads the whole model.
+    """
     training = local * training_bytes(gpt, tokens_per_batch, config, sharding_processes)
     if not config.fsdp:
         return training

@@ -6,7 +6,7 @@ weights.  Between the products everything is computed in one sweep
 (:mod:`kullback.runtime.mkl_products`), each pass of a block is one call without the GIL, for
 which threads wait otherwise; elsewhere they are torch's.
 
-With bfloat16 the operands of products are bfloat16, of torch's products what they give, too,
+With bfloat16 the operands of products are bfloat16, and so are the results of torch's products,
 gradients of weights among them; the residual stream, normalisations, softmax and sums of gradients
 are float32.  A weight is rounded once for the forward and backward pass of a piece of a batch.
 
@@ -34,9 +34,10 @@ from kullback.training.torch_block import BlockWeights
 
 __all__ = ["native_block", "positions_of", "product_in_c"]
 
-# Of bfloat16, oneDNN's products and MKL's take 845 and 930 ms of CPU time a step at
-# 6 × 6 × 384, 12 windows of 256, or 1,152 and 1,064 in a slow state of the machine; at 4 × 4 × 128
-# 50 and 38.
+# The width up to which C calls MKL's products of bfloat16; above it those of oneDNN, which torch
+# calls, are not slower.  CPU time of a step with oneDNN's and with MKL's: 50 and 38 ms at 4 × 4 ×
+# 128, 845 and 930 ms at 6 × 6 × 384, 12 windows of 256 (in a slow state of the machine 1,152 and
+# 1,064).
 WIDEST_BFLOAT16 = 256
 
 
@@ -53,6 +54,8 @@ def positions_of(
 
 
 class _Block(torch.autograd.Function):
+    """A block whose products are torch's."""
+
     @staticmethod
     def forward(
         ctx: torch.autograd.function.FunctionCtx,

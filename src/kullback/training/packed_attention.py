@@ -77,7 +77,7 @@ class PackedLayout:
         )
 
     def on(self, device: torch.device) -> PackedLayout:
-        """The same with its indices on a device; a GPU gets them while the host goes on."""
+        """The same with its indices on a device; a GPU gets them while the host continues."""
         if self.row_of_token_M is None or self.token_of_row_NT is None:
             return self
         return replace(

@@ -32,9 +32,9 @@ __all__ = [
 
 # Steps after the first, which is slower; the time that they take together at most, about.
 STEPS, SECONDS = 2, 1.0
-# Of each type of products, at most: many, since a busy machine must not decide.
+# Steps with each type of products, at most: many, so that other work does not decide.
 STEPS_OF_TYPE = 50
-# By how much bfloat16 must be faster to be chosen: more than two probes differ.
+# How many times as fast bfloat16 must be to be chosen: two probes differ by less.
 GAIN = 1.05
 # Narrower models have products too small for it; their runs do not depend on a probe.
 NARROWEST = 64

@@ -42,6 +42,7 @@ from kullback.training.gpt_config import GPTConfig
 from kullback.training.interruption import resume_command
 
 __all__ = [
+    "SHARDED_CHECKPOINTS",
     "load_model",
     "load_tensors",
     "load_tokenizer",
@@ -52,6 +53,10 @@ __all__ = [
     "save_tensors",
     "without_remedy",
 ]
+
+
+#: The folder of the checkpoints of a sharded run.
+SHARDED_CHECKPOINTS = "checkpoint-sharded"
 
 
 def without_remedy(error: RunError) -> str:
@@ -106,7 +111,7 @@ def save_tensors(
 ) -> None:
     """Write a safetensors file of float32 tensors atomically, one tensor at a time.
 
-    The function is called when it is on the disk.
+    `before_publishing` is called when the content is on the disk, before the file has its name.
     """
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     with replaced(path) as file:

@@ -42,12 +42,12 @@ from kullback.runtime.workers import ProcessGroup, lost_processes
 from kullback.training.checkpoint import optimiser_states
 from kullback.training.metrics import Sums
 from kullback.training.replicas import Replicas
-from kullback.training.run_folder import without_remedy
+from kullback.training.run_folder import SHARDED_CHECKPOINTS, without_remedy
 from kullback.training.state import TrainingState
 
 __all__ = ["load_last_sharded_checkpoint", "save_sharded_checkpoint"]
 
-FOLDER, COUNTERS = "checkpoint-sharded", "state.json"
+COUNTERS = "state.json"
 # Of a file that is read for its checksum at a time.
 BYTES_AT_ONCE = 1 << 24
 # AdamW's count of steps is that of the run.
@@ -75,13 +75,13 @@ def save_sharded_checkpoint(state: TrainingState, run: Path, processes: ProcessG
 
     All processes call it together.  Raises `RunError` where one cannot write.
     """
-    target, replicas = run / FOLDER / str(state.step), Replicas(processes)
+    target, replicas = run / SHARDED_CHECKPOINTS / str(state.step), Replicas(processes)
     with ExitStack() as writing:
         draft = target
         if processes.is_rank_zero:
             shutil.rmtree(target, ignore_errors=True)  # damaged: the run was resumed before it
             draft = writing.enter_context(draft_folder(target))
-        draft = run / FOLDER / processes.broadcast(draft.name)
+        draft = run / SHARDED_CHECKPOINTS / processes.broadcast(draft.name)
         writing.enter_context(explained(target, f"{state.kept_checkpoint}"))
         tensors = dict(_tensors(state))
         # A file for each kind of tensors: the library makes a copy of what is in one.
@@ -100,7 +100,7 @@ def save_sharded_checkpoint(state: TrainingState, run: Path, processes: ProcessG
     if processes.is_rank_zero:
         for step in _steps(run):
             if step not in (state.step, state.checkpoint_step):
-                shutil.rmtree(run / FOLDER / str(step), ignore_errors=True)
+                shutil.rmtree(run / SHARDED_CHECKPOINTS / str(step), ignore_errors=True)
     state.checkpoint_step = state.step
 
 
@@ -113,11 +113,11 @@ def load_last_sharded_checkpoint(
     can be read.
     """
     if processes.is_rank_zero:
-        remove_leftovers(run / FOLDER)
+        remove_leftovers(run / SHARDED_CHECKPOINTS)
     first: RunError | None = None
     for step in processes.broadcast(_steps(run)):
         try:
-            _load(state, run / FOLDER / str(step), processes)
+            _load(state, run / SHARDED_CHECKPOINTS / str(step), processes)
         except RunError as error:
             first = first or error
             continue
@@ -195,7 +195,7 @@ def _begin_optimisers(state: TrainingState, step: int) -> None:
 def _steps(run: Path) -> list[int]:
     """The steps of which a run has a checkpoint, the last first."""
     try:
-        names = [path.name for path in (run / FOLDER).iterdir()]
+        names = [path.name for path in (run / SHARDED_CHECKPOINTS).iterdir()]
     except OSError:
         return []
     return sorted(int(name) for name in names if name.isdecimal() and len(name) < 12)[::-1]

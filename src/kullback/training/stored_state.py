@@ -14,7 +14,7 @@ from kullback.training.checkpoint import broadcast_state, has_checkpoint, load_l
 from kullback.training.description import RunDescription
 from kullback.training.gpt import GPT
 from kullback.training.metrics import read_metrics
-from kullback.training.run_folder import load_model
+from kullback.training.run_folder import SHARDED_CHECKPOINTS, load_model
 from kullback.training.state import TrainingState
 
 __all__ = ["finished_model", "is_checkpointed", "load_checkpoint_of_run", "whole_model"]
@@ -33,7 +33,7 @@ def finished_model(
         return whole_model(run, Arithmetic.of(description.config, device))
     except RunError as error:
         sharded = description.config.fsdp
-        if not ((run / "checkpoint-sharded").is_dir() if sharded else has_checkpoint(run)):
+        if not ((run / SHARDED_CHECKPOINTS).is_dir() if sharded else has_checkpoint(run)):
             raise
         raise RunError(
             f"{error}; or remove model.safetensors: resuming then writes it from the checkpoint"
@@ -42,7 +42,7 @@ def finished_model(
 
 def is_checkpointed(run: Path) -> bool:
     """Whether a run has a checkpoint, in one piece or sharded."""
-    return has_checkpoint(run) or (run / "checkpoint-sharded").is_dir()
+    return has_checkpoint(run) or (run / SHARDED_CHECKPOINTS).is_dir()
 
 
 def load_checkpoint_of_run(

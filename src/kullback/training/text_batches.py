@@ -62,6 +62,9 @@ class TextBatches:
     document_ends: Int[np.ndarray, "documents"] | None = None
     """Where each held-out document ends; None for one."""
     special_tokens: tuple[str | None, str | None] = (BOS, EOS)
+    # Those of a source: the entropy of a text is unknown, and its windows are not cut.
+    floor = None
+    cut_at = None
 
     def __post_init__(self) -> None:
         SEEDS.set(self, "seed", self.seed)
@@ -115,9 +118,6 @@ class TextBatches:
         tokens = np.concatenate([np.array(document, dtype=np.int64) for document in ids])
         resolved = tuple(str(path.resolve()) for path in paths)
         return cls.of_tokens(tokens, tokenizer, resolved, context, windows, seed)
-
-    floor = None
-    cut_at = None
 
     @cached_property
     def vocabulary_size(self) -> int:
