@@ -63,11 +63,17 @@ def test_a_name_with_nul_is_an_error_of_the_system() -> None:
 
 
 def test_files_folders_and_missing_ones_pass(tmp_path: Path) -> None:
-    """What else is wrong with them, the caller says."""
+    """What else is wrong with them, the caller says; of these names only a pipe is refused."""
     (tmp_path / "file").write_text("x")
     (tmp_path / "link").symlink_to("file")
-    for path in (tmp_path, tmp_path / "file", tmp_path / "link", tmp_path / "nothing"):
-        check_regular(path, "the text")
+    os.mkfifo(tmp_path / "pipe")
+    refused = []
+    for name in ("", "file", "link", "nothing", "pipe"):
+        try:
+            check_regular(tmp_path / name, "the text")
+        except InvalidValueError:
+            refused.append(name)
+    assert refused == ["pipe"]
 
 
 def test_files_and_links_to_them_are_read(tmp_path: Path) -> None:
