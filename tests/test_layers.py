@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import shutil
 import subprocess
 import sys
@@ -75,6 +76,19 @@ def test_the_package_root_holds_five_files():
     """What is no package is the entry points, the errors, the lab and the marker of types."""
     files = {path.name for path in (ROOT / "src" / "kullback").iterdir() if path.is_file()}
     assert files == {"__init__.py", "__main__.py", "errors.py", "lab.py", "py.typed"}
+
+
+def test_large_packages_say_where_each_module_belongs():
+    """The docstring of a package of more than 20 modules names all of them, and nothing else."""
+    unlike = {}
+    for package in (ROOT / "src" / "kullback").iterdir():
+        modules = {path.stem for path in package.glob("*.py")} - {"__init__"}
+        if len(modules) > 20:
+            tree = ast.parse((package / "__init__.py").read_text(encoding="utf-8"))
+            named = set(re.findall(r"``(\w+)``", ast.get_docstring(tree) or ""))
+            unlike[package.name] = modules ^ named
+    assert {name: names for name, names in unlike.items() if names} == {}
+    assert len(unlike) > 5
 
 
 def test_modules_and_functions_are_short():

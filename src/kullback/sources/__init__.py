@@ -2,6 +2,16 @@
 
 `conjugation` and `associations` are the embedded sources of sentences; `open_source` opens one by
 its name, grammar file or text, and `open_process` a stationary process.
+
+* By name: ``catalogue``, ``facts``, ``finding`` (by a model's tokenizer), ``help``.
+* Sentences: ``grammar``, ``language``, ``automaton``, ``sentences``; ``_grammar_checks``,
+  ``_determinisation``, ``_enumeration``, ``_sampling``, ``_checks``, ``_toml_table``.
+* The embedded sources: ``conjugation_source``, ``verbs``, ``_conjugation_rules``,
+  ``_minimal_pairs``; ``associations``.
+* The n-gram model of a text: ``ngram_text``.
+* Stationary processes: ``process``, ``process_file``, ``known_processes``, ``mixed_states``,
+  ``_stream``.
+* On disk: ``export``, ``_export_writers``, ``_rows``, ``floor``, ``stored``, ``validation_rows``.
 """
 
 from __future__ import annotations
