@@ -359,20 +359,6 @@ def test_arguments_that_are_not_utf8_are_one_sentence(capsys):
     assert "is not UTF-8: rename the file" in capsys.readouterr().err
 
 
-def test_an_interrupted_process_ends_once_it_has_said_what_is_kept(monkeypatch, capsys):
-    """The sentence is out when the function that ends the process is called, with the code."""
-
-    def interrupt(options: argparse.Namespace) -> None:
-        raise KeyboardInterrupt
-
-    said = []
-    monkeypatch.setattr("kullback.cli.derive._derive", interrupt)
-    monkeypatch.setattr("kullback.runtime.interruption._numbers", [])  # of signals in other tests
-    code = main(["derive"], interrupted=lambda code: said.append((code, capsys.readouterr().err)))
-    assert said == [(130, "kullback: interrupted: nothing of this run is on disk\n")]
-    assert code == 130
-
-
 @pytest.mark.parametrize(
     ("kind", "said", "remedy"),
     [

@@ -13,13 +13,14 @@ import pytest
 from kullback.comparison import kept_pass, kept_reference, window_rows
 from kullback.comparison.models import Candidate, Task, compare_models
 from kullback.comparison.operands import ModelOperand, Operand, RecordingOperand
-from kullback.errors import InvalidValueError
+from kullback.errors import InvalidValueError, RunError
 from kullback.evaluation import text_ahead
 from kullback.evaluation.record import record_text
 from kullback.evaluation.text_ahead import TextAhead
 from kullback.models.load import load_sized
 from kullback.models.quantized import SizedModel
 from kullback.results.comparison import Comparison
+from kullback.runtime.interrupted import InterruptedFile
 from kullback.runtime.progress import Progress
 from kullback.text.documents import Document
 from kullback.text.encoded_documents import EncodedAhead
@@ -233,10 +234,57 @@ def test_what_cannot_be_read_at_the_end_is_an_error(sized, early, tmp_path, monk
     progress = Progress()
     monkeypatch.setattr(progress, "tokens", lambda done, total: read.append(done))
     operands = [ModelOperand(sized[name]) for name in ("", "@int8")]
+    saved: list[int] = []
+    often(monkeypatch, saved)
     with pytest.raises(InvalidValueError, match="no token at byte 1600"):
         compare(operands, LONG, progress=progress)
     assert (0 < max(read) < 1000) if early else (max(read) > 200)
+    assert early or saved
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def often(monkeypatch, saved: list[int]) -> None:
+    """Rows are saved after each batch, by the caller's thread."""
+
+    def at_once(compute):
+        value = compute()
+        return lambda: value
+
+    monkeypatch.setattr(kept_pass, "in_background", at_once)
+    monkeypatch.setattr(kept_pass, "SECONDS_PER_SAVE", 0.0)
+    append = InterruptedFile.append
+
+    def counted(file, pieces, after):
+        saved.append(after.end)
+        return append(file, pieces, after)
+
+    monkeypatch.setattr(InterruptedFile, "append", counted)
+
+
+def test_a_disk_that_is_full_at_the_end_keeps_the_rows(sized, tmp_path, monkeypatch):
+    """A failure that may pass leaves the rows of the windows before, and says so."""
+    tokenizer = type(sized[""].model.tokenizer)
+    encode = tokenizer.encode
+
+    def failing(self, text, first_byte=0, special_tokens="text"):
+        if first_byte > 1300:
+            raise RunError("no space left")
+        return encode(self, text, first_byte, special_tokens)
+
+    operands = [ModelOperand(sized[name]) for name in ("", "@int8")]
+    expected = measured(compare(operands, LONG))
+    with monkeypatch.context() as full:
+        full.setattr(tokenizer, "encode", failing)
+        with pytest.raises(RunError, match="no space left") as error:
+            compare(operands, LONG)
+    (note,) = error.value.__notes__
+    assert "tokens of this candidate are kept" in note
+    assert [path for path in tmp_path.rglob("*") if path.is_file()]
+    read: list[int] = []
+    progress = Progress()
+    monkeypatch.setattr(progress, "tokens", lambda done, total: read.append(done))
+    assert measured(compare(operands, LONG, progress=progress)) == expected
+    assert read[0] > 200
 
 
 def test_a_thread_encodes_ahead_what_is_compared(sized, monkeypatch):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from kullback.errors import InvalidValueError
+from kullback.errors import InvalidValueError, RunError
 from kullback.evaluation import batches, text_ahead
 from kullback.evaluation.on_text import TextTask, evaluate_text
 from kullback.evaluation.passes import ModelPredictor
@@ -168,6 +168,46 @@ def test_what_cannot_be_read_at_the_end_leaves_nothing(tiny_llama, tmp_path, mon
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("what", ["records", "state", "exact"])
+def test_a_disk_that_is_full_at_the_end_keeps_the_rows(tiny_llama, tmp_path, monkeypatch, what):
+    """A failure that may pass leaves the rows of the windows before, and says so."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    encode = TextTokenizer.encode
+
+    def failing(self, text, first_byte=0, special_tokens="text"):
+        if first_byte > 3000:
+            raise RunError("no space left")
+        return encode(self, text, first_byte, special_tokens)
+
+    read: list[int] = []
+    progress = Progress()
+    monkeypatch.setattr(progress, "tokens", lambda done, total: read.append(done))
+
+    def run() -> object:
+        if what == "exact":
+            record_text(tiny_llama, LONG, PROTOCOL, tmp_path / "r.rec", what, 5, progress)
+            return (tmp_path / "r.rec").read_bytes()
+        path = tmp_path / "tokens.parquet" if what == "records" else None
+        return evaluate(tiny_llama, LONG, path, progress=progress).measures
+
+    with monkeypatch.context() as full:
+        full.setattr(TextTokenizer, "encode", failing)
+        with pytest.raises(RunError, match="no space left") as error:
+            run()
+    (note,) = error.value.__notes__
+    kept = re.match(r"([\d,]+) of about [\d,]+ tokens are kept", note)
+    assert kept
+    assert int(kept[1].replace(",", "")) > 200
+    begun = max(read)
+    read.clear()
+    resumed = run()
+    assert read[0] >= begun
+    (tmp_path / "r.rec").unlink(missing_ok=True)
+    (tmp_path / "tokens.parquet").unlink(missing_ok=True)
+    assert run() == resumed
+    assert not [file for file in tmp_path.rglob("*") if file.is_file() and file.name[0] == "."]
+
+
 @pytest.mark.parametrize("what", ["records", "exact", "top-k"])
 def test_what_cannot_be_read_is_said_while_the_beginning_is_read(
     tiny_llama, tmp_path, monkeypatch, what
@@ -305,5 +345,6 @@ def test_a_thread_stops_when_the_pass_does(tiny_llama: object, tmp_path: Path) -
         known = ahead.known(1000)
     assert known is not None
     assert known[1] >= 1000
-    ahead.all()
+    with pytest.raises(AssertionError, match="was left before"):
+        ahead.all()  # would be a part of them
     assert len(encoded) < 2000

@@ -20,6 +20,7 @@ import pytest
 from sample_records import METADATA, WINDOW, rows, write_windows, write_windows_slowly
 
 from kullback.errors import InvalidValueError, RunError
+from kullback.evaluation import token_records_writer
 from kullback.evaluation.token_records import is_records, read_records
 from kullback.evaluation.token_records_writer import RecordsWriter, remove_begun
 from kullback.runtime.locks import locked
@@ -156,6 +157,46 @@ def test_another_fingerprint_is_refused_by_name(tmp_path: Path) -> None:
         RecordsWriter(path, other, 100).__enter__()
     with pytest.raises(RunError, match="groups of 100 rows, not 50"):
         RecordsWriter(path, METADATA, 50).__enter__()
+
+
+def test_a_run_with_other_names_resumes(tmp_path: Path) -> None:
+    """Rows of the same fingerprint are of the same text and model, which may have been renamed."""
+    path = tmp_path / "r.parquet"
+    interrupt(path)
+    documents = tuple(
+        dataclasses.replace(document, name=f"moved/{document.name}")
+        for document in METADATA.documents
+    )
+    renamed = dataclasses.replace(METADATA, model="moved/tiny", documents=documents)
+    with RecordsWriter(path, renamed, 100) as writer:
+        assert writer.done == 250
+        writer.append(250, rows(250, 320))
+    with RecordsWriter(tmp_path / "whole.parquet", renamed, 100) as writer:
+        writer.append(0, rows(0, 320))
+    assert path.read_bytes() == (tmp_path / "whole.parquet").read_bytes()
+
+
+def test_a_full_disk_keeps_what_was_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`kept` are the rows on the disk, not those that could not be written."""
+    path = tmp_path / "r.parquet"
+    write_atomically = token_records_writer.write_atomically
+
+    def full(file: Path, content: bytes) -> None:
+        if file.name == "000001.parquet":
+            raise RunError("the disk is full")
+        write_atomically(file, content)
+
+    monkeypatch.setattr(token_records_writer, "write_atomically", full)
+    writer = RecordsWriter(path, METADATA, 100)
+    with contextlib.suppress(RunError), writer:
+        writer.append(0, rows(0, 150))
+        assert writer.kept == 100
+        writer.append(150, rows(150, 250))
+    assert not path.exists()
+    with RecordsWriter(path, METADATA, 100) as again:
+        assert again.done == again.kept == writer.kept
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RunError])

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import argparse
 import errno
+import glob
+import os
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from kullback import __version__
@@ -79,12 +82,12 @@ def _run(argv: Sequence[str] | None, interrupted: Callable[[int], object]) -> in
             print_error(f"{error}{_kept(error)}")
         return 2
     except KullbackError as error:
-        print_error(str(error))
+        print_error(str(error), _kept(error))
         return 2
     except KeyboardInterrupt as error:
         # Rank 0 alone keeps what is done; torchrun ends it after another process has ended.
-        if is_rank_zero() and (hasattr(error, "__notes__") or not others_said()):
-            print_error(_interrupted(error, options.command_line))
+        if is_rank_zero() and (_notes(error) or not others_said()):
+            print_error(_interrupted(error, options))
         interrupted(exit_code())
         return exit_code()
     except MemoryError as error:
@@ -126,7 +129,8 @@ def _too_little_memory(error: Exception, options: argparse.Namespace) -> str:
         models = [options.reference, *options.candidate]
     else:
         models = [options.model]
-    return f"{reason}: {memory_remedies(models, vars(options), options.command != 'record')}"
+    remedies = memory_remedies(models, vars(options), options.command != "record")
+    return f"{reason}: {remedies}{_kept(error)}"
 
 
 def _of_device(error: RuntimeError, options: argparse.Namespace) -> str | None:
@@ -148,10 +152,24 @@ def _of_device(error: RuntimeError, options: argparse.Namespace) -> str | None:
     return None
 
 
-def _kept(error: Exception) -> str:
+def _kept(error: BaseException) -> str:
     """What of an unfinished pass is kept, after a semicolon; libraries have notes of their own."""
     kept = [note for note in getattr(error, "__notes__", []) if " kept" in note]
     return f"; {'; '.join(kept)}" if kept else ""
+
+
+def _notes(error: KeyboardInterrupt) -> list[str]:
+    """What is kept: torchrun ends a process that is already failing, and says so by itself."""
+    if hasattr(error, "__notes__"):
+        return list(error.__notes__)
+    return [kept for earlier in _contexts(error) if (kept := _kept(earlier).removeprefix("; "))]
+
+
+def _contexts(error: BaseException) -> Iterator[BaseException]:
+    """The exceptions that were being handled when this one was raised, the last one first."""
+    while (earlier := error.__context__) is not None:
+        yield earlier
+        error = earlier
 
 
 def _check_encoding(arguments: Sequence[str]) -> None:
@@ -162,12 +180,42 @@ def _check_encoding(arguments: Sequence[str]) -> None:
             raise SystemExit(2)
 
 
-def _interrupted(error: KeyboardInterrupt, command: str) -> str:
+def _interrupted(error: KeyboardInterrupt, options: argparse.Namespace) -> str:
     """What is on disk, and how it is resumed."""
-    kept = getattr(error, "__notes__", [])
-    if not kept:
-        return "interrupted: nothing of this run is on disk"
-    return f"interrupted: {'; '.join(kept)}; resume with: {command}"
+    kept, command = _notes(error), options.command_line
+    if kept:
+        return f"interrupted: {'; '.join(kept)}; resume with: {command}"
+    output = getattr(options, "output", None)
+    if (
+        options.command == "train"
+        and output is not None
+        and (Path(output) / "training.json").exists()
+    ):
+        from kullback.training.interruption import Interrupted
+
+        return str(Interrupted(Path(output), None))
+    if options.command in ("evaluate", "compare", "record") and _may_have_kept(error, options):
+        return f"interrupted: rows of it that are kept, if any, are resumed with: {command}"
+    return "interrupted: nothing of this run is on disk"
+
+
+def _may_have_kept(error: KeyboardInterrupt, options: argparse.Namespace) -> bool:
+    """Whether rows may be kept of which nothing was noted.
+
+    Those of an earlier run, before or after its pass, and of one that ended when it kept them.
+    """
+    from kullback.runtime.interrupted import STOPS, is_anything_kept
+
+    if is_anything_kept() or any(isinstance(earlier, STOPS) for earlier in _contexts(error)):
+        return True
+    for option in ("records", "output"):
+        name = getattr(options, option, None)
+        if name is not None:
+            target = Path(os.path.realpath(name))
+            beside = target.parent.glob(f"{glob.escape(f'.{target.name}.')}*")
+            if target.exists() or any(beside):
+                return True
+    return False
 
 
 def make_parser() -> Parser:

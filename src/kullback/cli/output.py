@@ -58,13 +58,13 @@ def print_lines(text: str) -> None:
     print(visible_lines(text))
 
 
-def print_error(sentence: str) -> None:
+def print_error(sentence: str, more: str = "") -> None:
     """One line on standard error, which begins with the program's name.
 
-    Where several processes of torchrun say the same, one does.
+    Where several processes of torchrun say the same sentence, one does, and what it knows `more`.
     """
     if is_first_to_say(sentence):
-        print(f"kullback: {_bounded(visible(sentence))}", file=sys.stderr)
+        print(f"kullback: {_bounded(visible(sentence + more))}", file=sys.stderr)
 
 
 def _bounded(sentence: str) -> str:

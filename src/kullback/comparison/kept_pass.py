@@ -19,7 +19,7 @@ import pyarrow as pa
 from jaxtyping import Shaped
 
 from kullback.comparison.divergence_columns import COLUMNS, WIDTHS, DivergenceColumns
-from kullback.errors import RunError
+from kullback.errors import InvalidValueError, RunError
 from kullback.evaluation.text_ahead import PassText
 from kullback.runtime.arrow_arrays import arrow_array
 from kullback.runtime.background import in_background
@@ -72,14 +72,14 @@ class KeptPasses:
         """
         columns, first = DivergenceColumns(), 0
         with _KeptRows(columns, lambda: self._path(identities())) as kept:
-            if processes.is_rank_zero and is_anything_kept():
-                first = kept.read(text)
-            first = processes.broadcast(first)
-            if first and first == len(text.whole.windows):
-                self._finished += 1
-                return columns.statistics()
             began = time.monotonic()
             try:
+                if processes.is_rank_zero and is_anything_kept():
+                    first = kept.read(text)
+                first = processes.broadcast(first)
+                if first and first == len(text.whole.windows):
+                    self._finished += 1
+                    return columns.statistics()
                 if processes.is_rank_zero:
                     kept.begin()
                 for rows in compute(first):
@@ -91,6 +91,9 @@ class KeptPasses:
                         f"{count:,} of {text.size} tokens of this candidate are kept"
                     )
                 raise
+            except InvalidValueError:  # another text or model has other rows
+                kept.forget()
+                raise
             took = time.monotonic() - began
             if processes.is_rank_zero and (kept.count or took >= SECONDS_WORTH_KEEPING):
                 self._finished += kept.save() == len(columns)
@@ -98,10 +101,10 @@ class KeptPasses:
 
     @contextmanager
     def noted(self) -> Iterator[None]:
-        """Tell of the passes that are kept, where the comparison is interrupted inside."""
+        """Tell of the passes that are kept, where the comparison is interrupted or fails inside."""
         try:
             yield
-        except STOPS as interruption:
+        except (*STOPS, InvalidValueError) as interruption:
             if self._finished:
                 are = "candidate is" if self._finished == 1 else "candidates are"
                 interruption.add_note(f"{self._finished} finished {are} kept")
@@ -198,6 +201,13 @@ class _KeptRows:
         with suppress(*NOT_KEPT):
             self._save(self._path(), len(self._columns))
         return self.count
+
+    def forget(self) -> None:
+        """Remove what is on the disk."""
+        self._wait()
+        if self._file is not None:
+            self._file.close()
+            forget(self._file.path)
 
     def _save(self, path: Path | None, rows: int) -> None:
         file = self._opened(path)

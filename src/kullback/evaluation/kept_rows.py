@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 
 from kullback.errors import RunError
 from kullback.evaluation.record_columns import RecordColumns
+from kullback.evaluation.text_ahead import TextAhead
 from kullback.evaluation.token_records import Records, RecordsMetadata
 from kullback.evaluation.token_records_writer import RecordsWriter, groups_folder
 from kullback.runtime.background import in_background
@@ -23,25 +24,26 @@ SECONDS_WORTH_KEEPING = 2.0
 
 @contextmanager
 def kept_rows(
-    path: Path | None, metadata: RecordsMetadata, records: RecordColumns, size: Callable[[], str]
+    path: Path | None, metadata: RecordsMetadata, records: RecordColumns, text: TextAhead
 ) -> Iterator[RecordsWriter | StateWriter]:
-    """The writer of the rows, with those that are there already.
+    """The writer of the rows of `text`, with those that are there already.
 
     With `path` it writes that file.  Without, it writes to the state folder until the pass is done;
-    where this one is interrupted, or its device fails, `records` are kept for the next.  `size`
-    says how many rows all are, for the note on that.
+    where this one is interrupted, or its device fails, `records` are kept for the next, and a note
+    on the exception says so.
     """
+    writer = StateWriter(metadata, records) if path is None else RecordsWriter(path, metadata)
     try:
-        if path is not None:
-            with RecordsWriter(path, metadata) as writer:
-                yield writer
-            return
-        with StateWriter(metadata, records) as state:
-            yield state
+        with writer:
+            yield writer
     except STOPS as interruption:
-        place = "" if path is None else f" beside {path}"
-        if len(records) and (path is not None or _keep(metadata, records)):
-            interruption.add_note(f"{len(records):,} of {size()} tokens are kept{place}")
+        kept, place = writer.kept, "" if path is None else f" beside {path}"
+        if path is None and kept < len(records) and _keep(metadata, records):
+            kept = len(records)
+        if kept:
+            # Of a resumed pass nothing may be known of the text yet.
+            of_all = f" of {text.size}" if text.is_begun else ""
+            interruption.add_note(f"{kept:,}{of_all} tokens are kept{place}")
         raise
 
 
@@ -85,6 +87,11 @@ class StateWriter:
     def done(self) -> int:
         """Rows on disk when the writing began."""
         return 0 if self._writer is None else self._writer.done
+
+    @property
+    def kept(self) -> int:
+        """Rows that are on disk now."""
+        return 0 if self._writer is None else self._writer.kept
 
     def earlier(self, rows: int) -> Iterator[Records]:
         """The first `rows` of the rows that were done, in parts."""
@@ -138,6 +145,6 @@ def _keep(metadata: RecordsMetadata, records: RecordColumns) -> bool:
             _fill(writer, records)
             raise KeyboardInterrupt  # the rows are kept, not removed
     except KeyboardInterrupt:
-        return True
+        return writer.kept == len(records)
     except RunError:
         return False

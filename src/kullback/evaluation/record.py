@@ -10,7 +10,7 @@ from typing import Literal, get_args
 import numpy as np
 import torch
 
-from kullback.errors import InvalidValueError, RunError
+from kullback.errors import InvalidValueError
 from kullback.evaluation.batched_rows import BatchLimit, window_predictions
 from kullback.evaluation.memory_remedies import memory_remedies
 from kullback.evaluation.on_text import TextTask, coverage_notes, evaluate_text, model_fingerprint
@@ -206,10 +206,6 @@ def _kept(writer: RecordingWriter, text: TextAhead) -> Iterator[None]:
         if writer.kept:
             interruption.add_note(f"{_amount(writer, text)} are kept beside {writer.path}")
         raise
-    except RunError as error:
-        if not writer.kept:
-            raise
-        raise RunError(f"{error}; {_amount(writer, text)} are kept beside it") from error
 
 
 def _amount(writer: RecordingWriter, text: TextAhead) -> str:

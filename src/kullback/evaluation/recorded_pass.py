@@ -102,9 +102,10 @@ def record_pass(
     with ExitStack() as stack:
         writer = None
         if processes.is_rank_zero:
-            writer = stack.enter_context(kept_rows(path, metadata, records, lambda: text.size))
-        first = _first_window(text, writer, records, processes)
+            writer = stack.enter_context(kept_rows(path, metadata, records, text))
+        first = 0
         try:
+            first = _first_window(text, writer, records, processes)
             for tokenized, first_of_part in _parts(text, first, predictor):
                 rows = token_rows(
                     predictor, tokenized, processes, progress.tokens, first_of_part,
@@ -149,7 +150,8 @@ def _first_window(
     done = processes.broadcast(0 if writer is None else writer.done)
     if not done:
         return 0
-    starts = text.whole.starts
+    with _reading():
+        starts = text.whole.starts
     first = int(np.searchsorted(starts, done, side="right")) - 1
     if writer is not None:
         for earlier in writer.earlier(int(starts[first])):

@@ -12,9 +12,9 @@ records, complete or not at all:
 
 A run that is killed and started again resumes after the last row there (`RecordsWriter.done`), and
 the file that it assembles at the end is the same, byte for byte: its groups are cut by the number
-of rows, never by the time.  Whole groups of another fingerprint are refused; a group that has only
-begun is given up for another run.  A file that is at the path already is kept, whole, until the
-new one is assembled.
+of rows, never by the time.  Text and model may have been renamed meanwhile.  Whole groups of
+another fingerprint are refused; a group that has only begun is given up for another run.  A file
+that is at the path already is kept, whole, until the new one is assembled.
 """
 
 from __future__ import annotations
@@ -115,6 +115,8 @@ class RecordsWriter:
         self.assembled = assembled
         self.done = 0
         """Rows on disk when the writing began."""
+        self.kept = 0
+        """Rows that are on disk now."""
         self._next = 0
         self._groups = 0
         self._waiting: list[pa.Table] = []
@@ -191,7 +193,7 @@ class RecordsWriter:
         theirs = about.read_bytes() if about.is_file() else None
         # The fingerprint may still be computed: it is waited for only where there are earlier rows.
         self._is_described = theirs is not None and theirs == self._description()
-        if not self._is_described:
+        if not self._is_described and not (theirs is not None and self._are_ours(theirs)):
             if theirs is not None and any(map(_has_rows, self.folder.glob("*.parquet"))):
                 raise RunError(self._refusal(theirs))
             # Groups without a description are of no use, and those of another fingerprint
@@ -206,6 +208,7 @@ class RecordsWriter:
             with suppress(OSError, pa.ArrowException):  # damaged
                 self._waiting = [pq.read_table(self._begun())]
         self.done = self._next = self._groups * self.rows_per_group + len(self._rest())
+        self.kept = self.done
         self._saved = time.monotonic()
 
     def _remove_folder_without_rows(self) -> None:
@@ -220,6 +223,15 @@ class RecordsWriter:
             "file"
         )
 
+    def _are_ours(self, theirs: bytes) -> bool:
+        """Whether rows are of this text and model, which had other names."""
+        try:
+            rows_per_group, content = json.loads(theirs)
+            other = RecordsMetadata.from_json(content).fingerprint
+        except (ValueError, KeyError, TypeError):
+            return False
+        return (rows_per_group, other.full) == (self.rows_per_group, self.metadata.fingerprint.full)
+
     def _refusal(self, theirs: bytes) -> str:
         try:
             rows_per_group, content = json.loads(theirs)
@@ -228,10 +240,8 @@ class RecordsWriter:
             what = f"with fingerprint {other.fingerprint}, not {self.metadata.fingerprint}"
             if differences:
                 what += f" (what differs: {', '.join(differences)})"
-            elif rows_per_group != self.rows_per_group:
-                what = f"in groups of {rows_per_group} rows, not {self.rows_per_group}"
             else:
-                what = "with other names of the model or the documents"
+                what = f"in groups of {rows_per_group} rows, not {self.rows_per_group}"
         except (ValueError, KeyError, TypeError):
             what = "that cannot be read"
         return (
@@ -256,12 +266,14 @@ class RecordsWriter:
         rest = self._rest()
         if len(rest):
             self._write(self._begun(), rest)
+            self.kept = self._groups * self.rows_per_group + len(rest)
         self._waiting = [rest]
 
     def _write_group(self, table: pa.Table) -> None:
         self._write(self._group(self._groups), table)
         self._begun().unlink(missing_ok=True)
         self._groups += 1
+        self.kept = self._groups * self.rows_per_group
 
     def _description(self) -> bytes:
         return json.dumps([self.rows_per_group, self.metadata.to_json()]).encode()
@@ -285,7 +297,7 @@ class RecordsWriter:
     def _assemble(self) -> None:
         self._save()
         checksums = RowChecksums(self._schema.metadata[KEY])
-        with replaced(self.path, kept=", and the rows are kept") as file:
+        with replaced(self.path) as file:
             with pq.ParquetWriter(
                 file, self._schema, compression="zstd", write_page_checksum=True
             ) as writer:

@@ -112,12 +112,12 @@ def draft_of(path: Path) -> Iterator[Draft]:
 
 
 @contextmanager
-def replaced(path: Path, kept: str = "") -> Iterator[IO[bytes]]:
+def replaced(path: Path) -> Iterator[IO[bytes]]:
     """A file to write to, which becomes `path` where the block ends without an exception.
 
-    `kept` says what else stays after a failure.  Raises `RunError` where it cannot be written.
+    Raises `RunError` where it cannot be written.
     """
-    with explained(path, f"an existing file is unchanged{kept}"), draft_of(path) as draft:
+    with explained(path), draft_of(path) as draft:
         yield draft.file
         draft.publish()
 

@@ -17,7 +17,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from kullback.errors import LostProcessError, RunError
+from kullback.errors import RunError
 from kullback.runtime.files import write_all
 from kullback.runtime.locks import locked
 
@@ -34,8 +34,9 @@ __all__ = [
     "state_folder",
 ]
 
-STOPS = (KeyboardInterrupt, RuntimeError, LostProcessError)
-"""What ends work that can be resumed: a signal, an accelerator that fails, another process."""
+STOPS = (KeyboardInterrupt, RuntimeError, RunError, MemoryError)
+"""What ends work that can be resumed: a signal, an accelerator that fails, a full disk, too little
+memory, another process.  An `InvalidValueError` does not: corrected, it is other work."""
 DAYS = 30.0  # work that was interrupted before is removed
 # Bytes of a checksum and of a length.
 _DIGEST, _LENGTH = 16, 8
@@ -94,13 +95,13 @@ class InterruptedFile:
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self.path = path
         self._file: BinaryIO | None = None
         self._open = ExitStack()
 
     def read(self) -> Iterator[tuple[memoryview, Mark]]:
         """The complete pieces, memory-mapped, and the end of each."""
-        if not self._path.is_file() or not self._is_ours():
+        if not self.path.is_file() or not self._is_ours():
             return
         assert self._file is not None
         try:
@@ -124,7 +125,7 @@ class InterruptedFile:
         if self._file is None:
             if not self._is_ours():
                 return None
-            remove_old(self._path.parent, DAYS)
+            remove_old(self.path.parent, DAYS)
         assert self._file is not None
         mark = after
         try:
@@ -151,13 +152,13 @@ class InterruptedFile:
         """Whether the file is open for this process alone."""
         if self._file is not None:
             return True
-        if not is_safe(self._path.parent):
+        if not is_safe(self.path.parent):
             return False
         with ExitStack() as opened:
             try:
-                opened.enter_context(locked(_lock(self._path), str, remove=True))
+                opened.enter_context(locked(_lock(self.path), str, remove=True))
                 flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-                descriptor = os.open(self._path, flags, 0o600)
+                descriptor = os.open(self.path, flags, 0o600)
                 file = opened.enter_context(os.fdopen(descriptor, "r+b", buffering=0))
             except (OSError, RunError):  # RunError: another process does the same work
                 return False

@@ -82,6 +82,7 @@ class EncodedAhead:
         encode = partial(tokenizer.encode, special_tokens=special_tokens)
         self._encoder = _Encoder(encode, documents)
         self._has_ended = self._has_failed = self._is_stopped = False
+        self._has_encoded_all = False
         self._changed = threading.Condition()
         self._result = in_background(self._run)
 
@@ -122,7 +123,9 @@ class EncodedAhead:
 
     def all(self) -> StoredEncodings:
         """All documents; waits for them, and raises as `encode_documents` does."""
-        return self._result()
+        encodings = self._result()
+        assert self._has_encoded_all, "it was left before"
+        return encodings
 
     def _run(self) -> StoredEncodings:
         threads = own_cores()
@@ -137,6 +140,8 @@ class EncodedAhead:
                         self._changed.notify_all()
                     if self._is_stopped:
                         break
+                else:
+                    self._has_encoded_all = True
         except BaseException:
             self._has_failed = True
             raise
