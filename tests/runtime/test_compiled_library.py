@@ -82,7 +82,9 @@ def test_a_damaged_library_is_not_loaded(damage: str, source: Path, library: Pat
         content[len(content) // 2] ^= 1
     else:
         content = bytearray(b"\x7fELF planted")
+    library.unlink()  # this process has mapped the file, and would crash where that is cut short
     library.write_bytes(content)
+    library.chmod(0o600)
     with pytest.warns(Note, match="damaged"):
         assert load_compiled(source, FLAGS) is None
 
