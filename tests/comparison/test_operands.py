@@ -1,4 +1,4 @@
-"""Models and recordings as the sides of a comparison."""
+"""Models and recordings as the operands of a comparison."""
 
 from __future__ import annotations
 
@@ -68,6 +68,13 @@ def test_the_same_reading_is_accepted(live, recorded):
     recorded.check(DOCUMENTS, tokenized, live.model)
     parts = text_parts(DOCUMENTS, tokenized, live.model)
     assert parts.items() <= dict(recorded.identity.parts).items()
+
+
+def test_a_window_beyond_the_context_names_the_model(live):
+    """Of several candidates the one that reads fewer tokens than the window is told."""
+    short = replace(live.sized, model=replace(live.model, context=16))
+    with pytest.raises(InvalidValueError, match=rf"window is 32: {live.name} reads at most 16"):
+        ModelOperand(short).check(DOCUMENTS, reading_of(live), live.model)
 
 
 def test_another_reading_is_refused(live, recorded):

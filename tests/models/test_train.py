@@ -11,9 +11,10 @@ import pytest
 
 from kullback.errors import InvalidValueError, RunError
 from kullback.evaluation.evaluate_source import evaluate_source
-from kullback.models import training_plan
+from kullback.models import train, training_plan
 from kullback.models.train import resume_training, train_model
 from kullback.results.training import StepMetrics, TrainingRun
+from kullback.runtime.workers import ProcessGroup
 from kullback.sources.catalogue import open_source, source_from_spec
 from kullback.text.documents import Document
 from kullback.training.description import read_description
@@ -208,6 +209,41 @@ def test_a_resumed_run_has_the_result_of_an_uninterrupted_one(
     assert progress.told == [(30, None)]
     expected = text_run.to_dict() | {"folder": result.folder, "seconds": None}
     assert result.to_dict() | {"seconds": None} == expected
+
+
+class Notes(TrainingProgress):
+    """Keeps notes."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        """Keep it."""
+        self.notes.append(text)
+
+
+def test_a_note_is_told_once(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    """That the text is no longer there, although the data is opened again to be measured."""
+    text(tmp_path)
+    train_model(tmp_path / "run", text=tmp_path / "weather.txt", **TEXT)  # type: ignore[arg-type]
+    (tmp_path / "weather.txt").unlink()
+    recwarn.clear()
+    progress = Notes()
+    resume_training(tmp_path / "run", progress=progress)
+    assert len([note for note in progress.notes if "no longer there" in note]) == 1
+    assert [str(warning.message) for warning in recwarn] == []
+
+
+def test_only_rank_zero_tells_notes(recwarn: pytest.WarningsRecorder) -> None:
+    """The other processes of torchrun would tell the same."""
+    processes = ProcessGroup(rank=1, world_size=2)
+    other = Notes()
+    train._progress(processes, other).note("something")
+    assert other.notes == []
+    assert list(recwarn) == []
+    kept = Notes()
+    train._progress(ProcessGroup(rank=0, world_size=2), kept).note("something")
+    assert kept.notes == ["something"]
 
 
 def test_ctrl_c_while_a_run_is_measured(

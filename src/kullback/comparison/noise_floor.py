@@ -78,12 +78,12 @@ def noise_floor(
 ) -> dict[str, Measurement]:
     """KL of `model` from itself in another batch shape, and in another type, by what is changed.
 
-    A model that llama.cpp runs reads the text in batches of 16 tokens instead of its own.
-    `reference` gives its predictions, which may be kept; `in_other_type` are ways to load it in
-    another type, of which the first that can be used is; the last is for any model.
-    In nats/token on a part of the text: rounding is much the same everywhere.  The `processes`
-    share its windows, and non-zero ranks get nothing.  `note` is told where the model in another
-    type does not fit into memory beside it, in one of them.
+    In nats/token on a part of the text: rounding is much the same everywhere.  A model that
+    llama.cpp runs reads the text in batches of 16 tokens instead of its own.  `reference` gives the
+    model's predictions, which may be kept.  `in_other_type` are ways to load the model in another
+    type: the first that works is taken, and the last is for any model.  The `processes` share the
+    windows, and non-zero ranks get nothing.  `note` is told where in one of them the model in
+    another type does not fit into memory beside this one.
     """
     processes, progress = processes or ProcessGroup(), progress or Progress()
     part = subsample(tokenized)
@@ -99,21 +99,23 @@ def noise_floor(
         measure(BATCH_SHAPE, ModelPredictor(model.in_batches(LLAMA_CPP_BATCH)))
     else:
         measure(BATCH_SHAPE, _InABatch(model))
-    for load in in_other_type[:-1]:
+    if not in_other_type:
+        return floor
+    *ways, last_way = in_other_type
+    for load in ways:
         with suppress(KullbackError):  # what is found while it is read
             if (other := load()) is not None:
                 measure(_dtype(other), ModelPredictor(other))
                 return floor
-    for load in in_other_type[-1:]:
-        other = _loaded(load)
-        if all(processes.gather(other is not None)):
-            assert other is not None
-            measure(_dtype(other), ModelPredictor(other))
-        else:
-            note(
-                "the noise floor of another type was not measured: the memory is too small for the "
-                "reference in that type beside it"
-            )
+    other = _loaded(last_way)
+    if all(processes.gather(other is not None)):
+        assert other is not None
+        measure(_dtype(other), ModelPredictor(other))
+    else:
+        note(
+            "the noise floor of another type was not measured: the memory is too small for the "
+            "reference in that type beside it"
+        )
     return floor
 
 

@@ -114,8 +114,12 @@ class ModelOperand:
 
     def check(self, documents: Sequence[Document], text: PassText, reader: TextModel) -> None:
         """Raise `InvalidValueError` where it reads other tokens, or shorter windows."""
-        if self.model.context is not None and text.protocol.window is not None:
-            text.protocol.resolve(self.model.context)  # the window must fit both
+        context, window = self.model.context, text.protocol.window
+        if context is not None and window is not None and window > context:
+            raise InvalidValueError(
+                f"window is {window}: {self.name} reads at most {context} tokens; choose a window "
+                f"of {context} or less (--window {context})"
+            )
         check_tokens(self.name, self.model.tokenizer, (reader.name, reader.tokenizer), text)
 
 

@@ -35,7 +35,7 @@ from kullback.training.loggers import LoggedProgress, check_loggers
 from kullback.training.loop import resumable, resume, train_prepared
 from kullback.training.new_run import check_no_run
 from kullback.training.prepare_text import CHARACTERS, TextOptions, check_text, prepare_text
-from kullback.training.progress import TrainingProgress
+from kullback.training.progress import SilentProgress, TrainingProgress
 from kullback.training.run_folder import load_tokenizer
 from kullback.training.sentence_batches import SentenceBatches
 from kullback.training.shared_tokens import share_tokens
@@ -317,9 +317,9 @@ def _resumed(
         seconds = time.perf_counter() - start
         if isinstance(model, NonZeroRank):
             return model
-        # Checked just now, so that nothing is left to be noted.
+        # Checked just now, with its notes.
         batches = batches_of_run(
-            description, load_tokenizer(run / "tokenizer.json"), TrainingProgress()
+            description, load_tokenizer(run / "tokenizer.json"), SilentProgress()
         )
         return _measured(run, batches, model, config, seconds, progress)
 
@@ -339,7 +339,7 @@ def _on_rank_zero(processes: ProcessGroup, trained: Callable[[], GPT]) -> GPT | 
 
 def _progress(processes: ProcessGroup, progress: TrainingProgress | None) -> TrainingProgress:
     """Rank 0's; a non-zero rank tells nothing."""
-    return progress if progress and processes.is_rank_zero else TrainingProgress()
+    return (progress or TrainingProgress()) if processes.is_rank_zero else SilentProgress()
 
 
 def given_text(text: object) -> list[str | Path]:

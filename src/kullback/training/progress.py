@@ -9,7 +9,7 @@ from kullback.runtime.progress import Progress
 if TYPE_CHECKING:
     from kullback.results.training import StepMetrics
 
-__all__ = ["ForwardedProgress", "TrainingProgress"]
+__all__ = ["ForwardedProgress", "SilentProgress", "TrainingProgress"]
 
 
 class TrainingProgress(Progress):
@@ -26,6 +26,13 @@ class TrainingProgress(Progress):
 
     def step(self, metrics: StepMetrics) -> None:
         """A line of metrics: after the first step, and then after every `log_every` steps."""
+
+
+class SilentProgress(TrainingProgress):
+    """Tells nothing, not even notes: of non-zero ranks, and where notes have been told before."""
+
+    def note(self, text: str) -> None:
+        """Leave it out."""
 
 
 class ForwardedProgress(TrainingProgress):
