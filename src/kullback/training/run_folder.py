@@ -64,6 +64,10 @@ def without_remedy(error: RunError) -> str:
     return str(error).partition("; ")[0]
 
 
+def _damaged(path: Path, error: Exception) -> RunError:
+    return RunError(f"{path} is damaged or truncated ({error}); restore it, or train the run again")
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in `path`; `RunError` when it is missing or damaged."""
     try:
@@ -83,9 +87,7 @@ def read_json(path: Path) -> dict[str, Any]:
             f"{path} cannot be read ({error.strerror}): check its name and permissions"
         ) from None
     except ValueError as error:
-        raise RunError(
-            f"{path} is damaged or truncated ({error}); restore it, or train the run again"
-        ) from None
+        raise _damaged(path, error) from None
 
 
 def load_tokenizer(path: Path) -> Tokenizer:
@@ -98,9 +100,7 @@ def load_tokenizer(path: Path) -> Tokenizer:
             "the run again"
         ) from None
     except (OSError, ValueError) as error:
-        raise RunError(
-            f"{path} is damaged or truncated ({error}); restore it, or train the run again"
-        ) from None
+        raise _damaged(path, error) from None
 
 
 def save_tensors(
@@ -161,9 +161,7 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     except FileNotFoundError:
         raise RunError(f"{path} is missing: the run is incomplete; train it again") from None
     except (SafetensorError, OSError) as error:
-        raise RunError(
-            f"{path} is damaged or truncated ({error}); restore it, or train the run again"
-        ) from None
+        raise _damaged(path, error) from None
 
 
 def save_model(
