@@ -72,7 +72,7 @@ def test_a_gradient_that_is_not_finite_names_what_is_left(tmp_path: Path):
     gradients[0][0, 0] = torch.nan
     before = fingerprint(state.model)
     with pytest.raises(
-        RunError, match=r"nan at step 7; the checkpoint of step 4 .*muon_lr is 0.02"
+        RunError, match=r"nan at step 8; the checkpoint of step 4 .*muon_lr is 0.02"
     ):
         state.update(gradients)
     assert fingerprint(state.model) == before

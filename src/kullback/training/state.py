@@ -45,6 +45,7 @@ class PendingStep:
     """What a step has computed, which an accelerator may still be at."""
 
     step: int
+    """Its number, from 1, as in the lines of metrics."""
     sums: list[Callable[[], Sums]]
     """Of each piece of this process."""
     check_norm: Callable[[], None] = lambda: None
@@ -116,7 +117,7 @@ class TrainingState:
         for weight, gradient in zip(self.weights, gradients, strict=True):
             weight.grad = gradient
         norm = self._clip()
-        wait, step = start_to_host(norm), self.step
+        wait, step = start_to_host(norm), self.step + 1
         if not self.model.arithmetic.accelerated:
             self._check_norm(norm, step)
         factor = self.config.learning_rate_factor(self.step)
@@ -138,7 +139,7 @@ class TrainingState:
     def check_loss(self, loss: float, step: int | None = None) -> None:
         """Raise `DivergedError` for a mean nll that shows that training has diverged.
 
-        `step` is the one that computed it, by default the current one.
+        `step` is the one, from 1, that computed it, by default the last that is complete.
         """
         uniform = math.log(self.model.config.vocabulary_size)
         if not loss <= DIVERGED * max(uniform, 1.0):

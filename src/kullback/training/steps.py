@@ -43,7 +43,7 @@ def train_step(
     """
     total = sum(replicas.gathered([len(piece.targets_M) for piece in pieces]))
     sums, summed = _gradient(state, pieces, total, pool, replicas)
-    pending = PendingStep(state.step, sums)
+    pending = PendingStep(state.step + 1, sums)
     if not state.model.arithmetic.accelerated:
         state.pending = pending
         check_pending_step(state, replicas)
