@@ -393,6 +393,7 @@ def test_the_hooks_of_lightning(exported: Path, tmp_path: Path):
     assert [step for step, _ in logger.rows] == [2, 3]
     assert module.logged[0]["kullback/cross_entropy"] == pytest.approx(math.log(vocabulary))
     callback.setup(trainer, module, stage="fit")
+    callback.on_train_end(trainer, module)  # a hook of both trainers
     callback.on_exception(trainer, module, None)
     assert callback.state_dict() == {}
     assert callback._legacy_state_key is FloorCallback  # asked for where a training is resumed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
 import signal
@@ -19,6 +20,7 @@ from kullback.ladder import rungs, scaling
 from kullback.ladder.plan import LadderPlan, Request
 from kullback.ladder.rungs import Sample, bootstrap
 from kullback.results.scaling import Scaling
+from kullback.runtime import files
 from kullback.sources.catalogue import open_source
 from kullback.theory.scaling_law import fit_scaling_law
 from kullback.training import loop
@@ -139,6 +141,22 @@ def test_an_interruption_keeps_the_plan(tmp_path: Path, ladder, monkeypatch):
     with pytest.raises(Interrupted):
         kullback.scaling(tmp_path / "out", source=str(ladder[1]), **TINY)
     assert (tmp_path / "out" / "ladder.json").exists()
+
+
+def test_a_full_disk_in_a_rung_names_the_command_of_the_ladder(tmp_path: Path, ladder, monkeypatch):
+    """Not that of the rung alone, which would be measured as a run of its own."""
+
+    def full(*_: object) -> None:
+        with files.explained(tmp_path / "file"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    for began in (False, True):
+        with monkeypatch.context() as patch:
+            patch.setattr(loop, "save_checkpoint" if not began else "save_model", full)
+            with pytest.raises(RunError, match=r"No space left.*then run the command") as error:
+                kullback.scaling(tmp_path / "out", source=str(ladder[1]), **TINY)
+        assert "--resume" not in str(error.value)
+        assert (tmp_path / "out/rung-1/checkpoint.safetensors").exists() == began
 
 
 def test_a_signal_in_a_rung_loses_nothing(tmp_path: Path, ladder, monkeypatch, capsys):

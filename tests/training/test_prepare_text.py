@@ -33,6 +33,7 @@ from kullback.training.prepare_text import TextOptions, check_text, prepare_text
 from kullback.training.progress import TrainingProgress
 from kullback.training.text_batches import TextBatches
 from kullback.training.text_shards import NAMES
+from kullback.training.text_splits import is_held_out
 from tiny_runs import sizes, text
 
 FORTY = [f"the night {i} is long and señor {i * i} sleeps" for i in range(40)]
@@ -134,6 +135,14 @@ def test_held_out_documents_that_are_too_short_are_said(tmp_path: Path) -> None:
     assert "the end of the text and" in split
     assert "alone are shorter than a window" in split
     assert len(batches.held_out) > 24
+    # The end of the text is no part of the last document before it.
+    held = sum(is_held_out(document, 0.1) for document in range(40))
+    shards = batches.validation()
+    of = np.concatenate([shard.document_M for shard in shards])  # type: ignore[misc]
+    targets = torch.cat([shard.targets_M for shard in shards]).numpy()
+    eos = batches.tokenizer.token_to_id("</s>")
+    assert of.max() == held
+    assert all(targets[of == document][-1] == eos for document in range(held))
 
 
 def test_files_given_for_validation_are_held_out(tmp_path: Path) -> None:

@@ -112,8 +112,8 @@ class FloorCallback:
         _begun.append((weakref.ref(control), weakref.ref(self)))
         self._begin(state.global_step)
 
-    def on_train_end(self, args: Any, state: Any, control: Any, **named: Any) -> None:
-        """The names of the trainer's callbacks may change."""
+    def on_train_end(self, *arguments: Any, **named: Any) -> None:
+        """The names of the trainer's callbacks may change; also Lightning calls a hook so."""
         _begun[:] = [pair for pair in _begun if pair[1]() is not self]
 
     def on_step_end(self, args: Any, state: Any, control: Any, **named: Any) -> None:

@@ -6,7 +6,8 @@ replicates.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -17,6 +18,7 @@ from jaxtyping import Float64, Int64
 from kullback.errors import RunError
 from kullback.ladder.plan import PlannedRung, Request
 from kullback.models.training_plan import Settings
+from kullback.runtime.files import UnwritableError
 from kullback.runtime.threads import workers
 from kullback.sources.catalogue import open_source
 from kullback.training.batches import Batches, Shard
@@ -121,9 +123,22 @@ def trained(
     elif (run / "training.json").exists():
         description = read_description(run)
         progress.begin(description.config.steps, description.floor)
-        resume(run, progress.step, progress=progress)
+        with _resumed_by_the_ladder():
+            resume(run, progress.step, progress=progress)
     else:
-        _train(run, request, rung, first, progress)
+        with _resumed_by_the_ladder():
+            _train(run, request, rung, first, progress)
+
+
+@contextmanager
+def _resumed_by_the_ladder() -> Iterator[None]:
+    """Name the command of the ladder where a full disk ends a rung, not that of the run."""
+    try:
+        yield
+    except RunError as error:
+        if isinstance(error.__cause__, UnwritableError):
+            raise error.__cause__ from None
+        raise
 
 
 def _train(

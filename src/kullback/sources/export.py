@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from kullback.errors import InvalidValueError
+from kullback.runtime.byte_sizes import shown_bytes
 from kullback.runtime.files import draft_folder
 from kullback.runtime.locks import locked_output
 from kullback.runtime.outputs import Output, check_outputs
@@ -147,9 +148,9 @@ def _check_disk(
     free = shutil.disk_usage(place).free
     if size > free:
         raise InvalidValueError(
-            f"an export of {tokens:,} tokens would take about {size / 1e9:,.1f} GB, and "
-            f"{free / 1e9:,.1f} GB are free in {place}: ask for fewer tokens (--tokens), or for "
-            "fewer formats (--format)"
+            f"an export of {tokens:,} tokens would take about {shown_bytes(size)}, and "
+            f"{shown_bytes(free)} are free in {place}: ask for fewer tokens (--tokens) or "
+            "formats, or free some space"
         )
 
 

@@ -97,6 +97,9 @@ class SplitWriter:
             # Rounded first: a tenth is no binary fraction.
             kept = self.training.length - math.ceil(round(self.training.length * share, 6))
             sizes = self._sizes_from(kept)
+            if self.held_out.length:  # a document, which ends before the tail
+                self._hold_out(*_special(self._between))
+                self._end()
             self._hold_out(self.training.cut(kept), sizes)
             self.too_short, self.documents[1] = self.documents[1], 1
         self._end()

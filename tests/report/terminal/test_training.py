@@ -71,6 +71,19 @@ def test_no_line_is_wrapped_or_cut_at_80_columns(terminal: bool) -> None:
     assert any("KL 0.25000 ± 0.01250" in line for line in lines)
 
 
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_run_begins_without_the_losses_of_the_one_before(terminal: bool) -> None:
+    """The display of a ladder is that of one run after another."""
+    console = Console(file=io.StringIO(), no_color=True, width=80, force_terminal=terminal)
+    first = replace(FIRST, kl=None, entropy=None, validation_cross_entropy=5.4321)
+    with TrainingDisplay(console) as training:
+        for metrics in (first, replace(first, validation_cross_entropy=None)):
+            training.begin(1, None)
+            training.step(metrics)
+    last = [line for line in shown(console) if "1.25" in line][-1]
+    assert "5.4321" not in last
+
+
 def test_a_pipe_gets_a_line_every_few_seconds() -> None:
     """Outside of a terminal only the first and the last of many quick steps are lines."""
     metrics = [replace(FIRST, step=step, kl=None) for step in range(1, 51)]

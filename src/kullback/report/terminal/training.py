@@ -82,8 +82,11 @@ class TrainingDisplay(TrainingProgress):
 
     def begin(self, steps: int, floor: float | None) -> None:
         """Training begins: show the number of steps, and the floor where it is known."""
-        self._steps, self._floor = steps, floor
-        if self._bars is None:
+        # Of a ladder each run begins anew.
+        self._steps, self._floor, self._validation = steps, floor, None
+        if self._bars is not None:
+            self._bars.losses = None
+        else:
             exact = "" if floor is None else f", floor {floor:.6f} (exact)"
             self._print(f"training for {count_of(steps, 'step')}; losses in nats/token{exact}")
 
