@@ -41,6 +41,7 @@ def test_the_learning_rates_warm_up_stay_and_fall():
             {"weight_decay": 60.0},
             "weight_decay is 60 and the largest learning rate 0.02: their product must be below 1",
         ),
+        ({"muon_steps": 4}, "muon_steps is 4: it must be 3 or 5"),
         ({"clip_norm": 0.0}, "clip_norm is 0.0: it must be a number above 0"),
         ({"checkpoint_every": 0}, "checkpoint_every is 0: it must be a whole number of at least 1"),
         ({"warmup_steps": -1}, "warmup_steps is -1: it must be a whole number of at least 0"),

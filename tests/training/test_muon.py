@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -12,7 +13,13 @@ from torch import Tensor, nn
 from kullback.runtime.mkl_products import mkl_products
 from kullback.runtime.processor import VECTOR_FLAGS, multiplies_bfloat16
 from kullback.training import muon, muon_library
-from kullback.training.muon import Muon, orthogonalise, orthogonalise_wide
+from kullback.training.muon import (
+    OF_THREE_STEPS,
+    Muon,
+    orthogonalise,
+    orthogonalise_in_three,
+    orthogonalise_wide,
+)
 from kullback.training.muon_library import SMALL_SIDE, MuonFunctions, muon_functions
 
 HAS_COMPILER = any(shutil.which(name) for name in ("cc", "gcc", "clang"))
@@ -87,20 +94,62 @@ def test_steps_in_c_are_jordans(decay: float, functions: MuonFunctions):
 
 @needs_compiler
 @pytest.mark.parametrize("in_bfloat16", [False, True])
-def test_large_blocks_in_c_are_jordans(
-    in_bfloat16: bool, functions: MuonFunctions, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("steps", [5, 3])
+def test_large_blocks_in_c_are_those_of_the_rule(
+    steps: int, in_bfloat16: bool, functions: MuonFunctions, monkeypatch: pytest.MonkeyPatch
 ):
-    """With MKL's products eight steps are those of the rule, in bfloat16 within its rounding."""
+    """With MKL's products eight steps are Jordan's, in bfloat16 within its rounding.
+
+    In three steps, which are in float32, they are those of three polynomials of singular values.
+    """
     products = mkl_products()
     if products is None or (in_bfloat16 and products.bfloat16 is None):
         pytest.skip("C cannot multiply here")
     monkeypatch.setattr(muon, "multiplies_bfloat16", lambda: in_bfloat16)
     weights = [nn.Parameter(m) for m in matrices(0, LARGE)]
-    optimiser = Muon(weights, lr=0.05, momentum=0.9, weight_decay=0.3)
+    optimiser = Muon(weights, lr=0.05, momentum=0.9, weight_decay=0.3, steps=steps)
     optimiser.functions = functions
     monkeypatch.setattr(optimiser, "_descend", lambda weights, *_: assert_none(weights))
     walk(optimiser, weights)
-    assert_jordans(weights, LARGE, 0.3, 3e-3 if in_bfloat16 else 1e-4)
+    if steps == 3:
+        assert_jordans(weights, LARGE, 0.3, rule=three_polynomials)
+    else:
+        assert_jordans(weights, LARGE, 0.3, 3e-3 if in_bfloat16 else 1e-4)
+
+
+@needs_compiler
+def test_three_steps_of_small_blocks_are_five(functions: MuonFunctions):
+    """Matrices with a smaller side of at most `SMALL_SIDE` are as without `steps`."""
+    shapes = [*SHAPES, (SMALL_SIDE, SMALL_SIDE + 30)]
+    for in_c in (None, functions):
+        three, five = ([nn.Parameter(m) for m in matrices(0, shapes)] for _ in range(2))
+        for weights, steps in ((three, 3), (five, 5)):
+            optimiser = Muon(weights, steps=steps)
+            optimiser.functions = in_c
+            walk(optimiser, weights, 2)
+        assert all(map(torch.equal, three, five))
+
+
+@pytest.mark.parametrize("rows", [None, 70])
+def test_large_matrices_in_three_steps_by_torch(rows: int | None):
+    """Torch's operations give the three polynomials, of whole matrices and of blocks."""
+    shapes = [(70, 801), (70, 70)] if rows else LARGE
+    weights = [nn.Parameter(m) for m in matrices(0, shapes)]
+    walk(Muon(weights, lr=0.05, momentum=0.9, rows=rows, steps=3), weights)
+    assert_jordans(weights, shapes, rule=three_polynomials)
+
+
+def test_three_steps_leave_singular_values_near_one():
+    """Of a matrix of 96 singular values from 1 to 0.02 all end between 0.72 and 1.28."""
+    generator = torch.Generator().manual_seed(0)
+    left, _ = torch.linalg.qr(torch.randn(96, 96, generator=generator))
+    right, _ = torch.linalg.qr(torch.randn(200, 96, generator=generator))
+    values = torch.logspace(0, -1.7, 96)
+    for factor in (1e-3, 1.0, 1e6):
+        (done,) = orthogonalise_in_three(factor * (left * values @ right.T)[None])
+        ends = (left.T @ done @ right).diagonal()
+        assert 0.72 < ends.min() < ends.max() < 1.28
+        torch.testing.assert_close(done, left * ends @ right.T, rtol=0, atol=1e-3)
 
 
 def assert_none(weights: list[Tensor]) -> None:
@@ -149,20 +198,35 @@ def assert_jordans(
     shapes: list[tuple[int, int]],
     decay: float = 0.0,
     tolerance: float = 1e-4,
+    rule: Callable[[Tensor], Tensor] | None = None,
 ) -> None:
-    """Check that weights are where eight steps of Jordan's rule take them in float64."""
+    """Check that weights are where eight steps of a rule, or Jordan's, take them in float64."""
     for place, (updated, begin) in enumerate(zip(weights, matrices(0, shapes), strict=True)):
         weight, momentum = begin.double(), torch.zeros_like(begin, dtype=torch.float64)
         for step in range(8):
             gradient = matrices(100 + step, shapes)[place].double() * 10.0 ** (step - 4)
             momentum = 0.9 * momentum + 0.1 * gradient
-            x = 0.1 * gradient + 0.9 * momentum
-            x /= x.norm()
-            for _ in range(5):
-                x = 3.4445 * x - 4.7750 * x @ x.T @ x + 2.0315 * x @ x.T @ x @ x.T @ x
+            x = (rule or jordans)(0.1 * gradient + 0.9 * momentum)
             rows, columns = weight.shape
             weight = (1 - 0.05 * decay) * weight - 0.05 * max(1.0, rows / columns) ** 0.5 * x
         torch.testing.assert_close(updated.detach().double(), weight, rtol=0, atol=tolerance)
+
+
+def jordans(x: Tensor) -> Tensor:
+    """Return the matrix after Jordan's five steps."""
+    x = x / x.norm()
+    for _ in range(5):
+        x = 3.4445 * x - 4.7750 * x @ x.T @ x + 2.0315 * x @ x.T @ x @ x.T @ x
+    return x
+
+
+def three_polynomials(x: Tensor) -> Tensor:
+    """Return the matrix with three polynomials of its singular values in place of these."""
+    left, values, right = torch.linalg.svd(x, full_matrices=False)
+    values = values / values.pow(8).sum() ** 0.125
+    for coefficients in OF_THREE_STEPS:
+        values = sum(c * values ** (2 * k + 1) for k, c in enumerate(coefficients))
+    return left * values @ right
 
 
 @pytest.mark.parametrize("in_bfloat16", [False, True])

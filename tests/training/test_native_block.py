@@ -34,6 +34,7 @@ from kullback.training.loss import losses, token_losses
 from kullback.training.muon import Muon
 from kullback.training.muon_library import SMALL_SIDE
 from kullback.training.packed_attention import PackedLayout
+from kullback.training.state import TrainingState
 from tiny_runs import metrics_but_times, random_gpt, sizes, weather
 
 HAS_COMPILER = any(shutil.which(name) for name in ("cc", "gcc", "clang"))
@@ -275,6 +276,46 @@ def test_a_run_without_a_compiler_any_more_is_resumed_with_a_note(
     whole, resumed = (metrics_but_times(run) for run in runs)
     assert [line["step"] for line in resumed] == [line["step"] for line in whole]
     assert resumed[-1]["cross_entropy"] == pytest.approx(whole[-1]["cross_entropy"], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("flags", "bfloat16", "steps"),
+    [("AVX2", False, 3), ("AVX2", True, 5), ("AVX512", False, 5), ("AVX512", True, 5)],
+)
+def test_muon_takes_three_steps_without_avx512_and_bfloat16(
+    flags: str, bfloat16: bool, steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A new run on such a CPU has them in its configuration; one on a GPU has five."""
+    monkeypatch.setattr(arithmetic, "vector_flags", lambda: VECTOR_FLAGS[flags])
+    monkeypatch.setattr(arithmetic, "multiplies_bfloat16", lambda: bfloat16)
+    config = with_native(TrainingConfig(), CPU)
+    assert config.muon_steps == steps
+    assert TrainingState.begin(GPTConfig(V, 8, 8, 1, 1, 8), config).muon.steps == steps
+    assert with_native(TrainingConfig(), torch.device("cuda")).muon_steps == 5
+
+
+def test_a_run_keeps_its_steps_of_muon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is resumed where new runs take five ends with the bits of its three.
+
+    A description without the field, as older versions wrote it, means five.
+    """
+    batches = weather(tmp_path)
+    gpt = replace(sizes(batches, width=SMALL_SIDE + 8), mlp_width=SMALL_SIDE + 34)
+    monkeypatch.setattr(arithmetic, "muon_steps", lambda device: 3)
+    runs = {name: tmp_path / name for name in ("whole", "run", "old")}
+    train(runs["whole"], batches, gpt, CONFIG)
+    for name in ("run", "old"):
+        with pytest.raises(Interrupted):
+            train(runs[name], batches, gpt, CONFIG, stop_at=1)
+    description = json.loads((runs["old"] / "training.json").read_text())
+    assert description["config"].pop("muon_steps") == 3
+    (runs["old"] / "training.json").write_text(json.dumps(description))
+    monkeypatch.setattr(arithmetic, "muon_steps", lambda device: 5)
+    resume(runs["run"])
+    assert_same_run(runs["run"], runs["whole"])
+    resume(runs["old"])
+    ends = [(runs[name] / "model.safetensors").read_bytes() for name in ("whole", "old")]
+    assert ends[0] != ends[1]
 
 
 @needs_compiler

@@ -26,6 +26,7 @@ from kullback.training.description import batches_of_data
 from kullback.training.gpt_config import GPTConfig
 from kullback.training.loop import Plan
 from kullback.training.memory import check_memory, training_bytes, with_sharding
+from kullback.training.muon_library import SMALL_SIDE
 from kullback.training.prepare_text import TextOptions
 from kullback.training.probe import (
     STEPS,
@@ -218,7 +219,7 @@ class PreparedRun:
             f"{' in each process' if self._processes.world_size > 1 else ''} and "
             f"{shown_time(steps * step_seconds)}"
         )
-        self._progress.tell(_shown_recipe(self.config))
+        self._progress.tell(_shown_recipe(self.config, gpt))
         self._note_passes(tokens)
         shares = [f"{processes} processes"] * (processes > 1)
         shares += [f"{self.config.accumulate} parts, one after another"] * (
@@ -302,10 +303,12 @@ class PreparedRun:
         return self.config.steps
 
 
-def _shown_recipe(config: TrainingConfig) -> str:
+def _shown_recipe(config: TrainingConfig, gpt: GPTConfig) -> str:
     rows = (
         f"blocks of {count_of(config.muon_rows, 'row')}" if config.muon_rows else "whole matrices"
     )
+    side = min(config.muon_rows or gpt.width, gpt.width, gpt.mlp_width)
+    rows += " in three steps" * (config.muon_steps == 3 and side > SMALL_SIDE)
     more = f"; weight decay {config.weight_decay:g}" if config.weight_decay else ""
     more += f"; dropout {config.dropout:g}" if config.dropout else ""
     return (

@@ -21,6 +21,7 @@ from kullback.runtime.processor import (
     VECTOR_FLAGS,
     arithmetic_of_processor,
     multiplies,
+    multiplies_bfloat16,
     vector_flags,
 )
 from kullback.runtime.progress import Progress
@@ -28,7 +29,15 @@ from kullback.training.block_library import BlockFunctions, block_functions
 from kullback.training.config import TrainingConfig
 from kullback.training.muon_library import SMALL_SIDE, muon_functions
 
-__all__ = ["CPU", "Arithmetic", "arithmetic_of_run", "note_other_bits", "product", "with_native"]
+__all__ = [
+    "CPU",
+    "Arithmetic",
+    "arithmetic_of_run",
+    "muon_steps",
+    "note_other_bits",
+    "product",
+    "with_native",
+]
 
 CPU = torch.device("cpu")
 # Tests set it, to run on a CPU what an accelerator runs.
@@ -62,9 +71,21 @@ def with_native(config: TrainingConfig, device: torch.device) -> TrainingConfig:
     """The configuration of a new run, in C where that is possible: on a CPU with a C compiler.
 
     A sharded run, whose process computes a piece in several threads, is given torch's functions.
+    Muon's steps are the fewest that are as good here.
     """
     possible = device.type == "cpu" and not ACCELERATED_ON_CPU and not config.fsdp
-    return replace(config, native=possible and block_functions() is not None)
+    native = possible and block_functions() is not None
+    return replace(config, native=native, muon_steps=muon_steps(device))
+
+
+def muon_steps(device: torch.device) -> int:
+    """In how many steps Muon of a new run orthogonalises large matrices.
+
+    Three where a CPU has neither AVX-512 nor products of bfloat16, so that Muon takes much of the
+    time of a step; else Jordan's five.
+    """
+    fast = vector_flags() == VECTOR_FLAGS["AVX512"] or multiplies_bfloat16()
+    return 5 if device.type != "cpu" or fast else 3
 
 
 def product(a: Tensor, b: Tensor, bfloat16: bool) -> Tensor:

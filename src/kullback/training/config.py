@@ -87,6 +87,8 @@ class TrainingConfig:
     checkpoint_every: int = 100
     muon_rows: int = 0
     """Rows of the blocks of a matrix that Muon orthogonalises one by one; 0 for whole matrices."""
+    muon_steps: int = 5
+    """In which Muon orthogonalises large matrices, 5 or 3; chosen for the processor."""
     device: str = "cpu"
     """The kind of device that the run began on."""
     dtype: str = "float32"
@@ -110,6 +112,8 @@ class TrainingConfig:
                 "their product must be below 1, since weights are multiplied by 1 less it in each "
                 "step; 0.1 is usual"
             )
+        if self.muon_steps not in (3, 5):
+            raise InvalidValueError(f"muon_steps is {self.muon_steps!r:.60}: it must be 3 or 5")
         if self.dropout and not round(self.dropout * DROPOUT_UNITS):
             raise InvalidValueError(
                 f"dropout is {self.dropout:g}: it is rounded to a multiple of 2^-16, here to 0, "

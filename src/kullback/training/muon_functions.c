@@ -2,7 +2,8 @@
    weights, where torch makes a pass over all matrices for each operation.
 
    muon_library.py compiles and calls it; muon.py has the formulas: orthogonalise_wide, and of large
-   blocks, where there are products of bfloat16, orthogonalise with these.  The rest is float32.
+   blocks orthogonalise_in_three, or, where there are products of bfloat16, orthogonalise with these.
+   All but the last is float32.
    Sums are added in one order, so that it does not matter which thread has a block.  Products of
    small blocks are computed here, those of large ones by a function of BLAS, but with AVX2 symmetric
    ones here, too: one triangle, and then the other from it.
@@ -26,6 +27,8 @@ enum { HIGH = 6, DEPTH = 384 };
 /* FLOAT_PART, HALF_PART: rows of a symmetric product of either type that are computed at a time,
    from its diagonal to the left; fewer are fewer operations, and slower ones. */
 enum { SIDE = 16, STEPS = 5, FLOAT_PART = 64, HALF_PART = 96 };
+/* Steps of large blocks where so many are asked for. */
+enum { FEW_STEPS = 3 };
 
 typedef float vf __attribute__((vector_size(4 * LANES)));
 typedef uint32_t vu __attribute__((vector_size(4 * LANES)));
@@ -207,16 +210,33 @@ static void square(Gemm gemm, int64_t side, const float *a, const float *b, floa
   }
 }
 
+/* gram over a bound of its largest eigenvalue, the root of the norm of its square, which is returned;
+   out = b gram + c gram². */
+static float bounded(int64_t side, float b, float c, float *gram, float *out) {
+  double squares = 0;
+  triangle(side, side, gram, gram, 1, 0, NULL, out);
+  for (int64_t i = 0; i < side * side; i++) squares += (double)out[i] * out[i];
+  const float bound = fmaxf((float)sqrt(sqrt(squares)), 1e-14f), inverse = 1 / bound;
+  for (int64_t i = 0; i < side * side; i += LANES) {
+    const vf of_gram = load(gram + i) * inverse;
+    store(gram + i, of_gram);
+    store(out + i, load(out + i) * (c * inverse * inverse) + of_gram * b);
+  }
+  return bound;
+}
+
 /* The product of the polynomials of all steps, of the Gram matrix in the first of six squares, one of
-   which it is in. */
-static const float *polynomials(Gemm gemm, int64_t side, float *squares,
-                                const float *coefficients) {
-  const float a = coefficients[0], b = coefficients[1], c = coefficients[2];
+   which it is in.  Unless `bound` is null, of that over a bound, which is stored there. */
+static const float *polynomials(Gemm gemm, int64_t side, float *squares, int steps,
+                                const float (*coefficients)[3], float *bound) {
   const int64_t size = side * side;
   float *gram = squares, *rest = gram + size, *half = rest + size, *next = half + size;
   float *joint = next + size, *other = joint + size;
-  for (int step = 0; step < STEPS; step++) {
-    square(gemm, side, gram, gram, c, b, gram, rest); /* without a I, which the next products add */
+  for (int step = 0; step < steps; step++) {
+    const float a = coefficients[step][0], b = coefficients[step][1], c = coefficients[step][2];
+    /* Without a I, which the next products add. */
+    if (step == 0 && bound) *bound = bounded(side, b, c, gram, rest);
+    else square(gemm, side, gram, gram, c, b, gram, rest);
     if (step == 0) {
       memcpy(joint, rest, sizeof(float) * (size_t)size);
       for (int64_t i = 0; i < side; i++) joint[i * side + i] += a;
@@ -225,7 +245,7 @@ static const float *polynomials(Gemm gemm, int64_t side, float *squares,
       float *before = joint;
       joint = other, other = before;
     }
-    if (step == STEPS - 1) break;
+    if (step == steps - 1) break;
     square(gemm, side, rest, gram, 1, a, gram, half);
     square(gemm, side, rest, half, 1, a, half, next);
     float *before = gram;
@@ -246,19 +266,20 @@ static void narrow(int64_t count, const float *x, uint16_t *out) {
 /* x of norm 1 is orthogonalised with products of bfloat16 numbers; `gram` is a square, and the last
    two are memory for x and for it in bfloat16. */
 static void iterate(Gemm gemm, int64_t rows, int64_t width, int tall, float *x, float *gram,
-                    const float *coefficients, uint16_t *of_x, uint16_t *of_gram) {
+                    const float (*coefficients)[3], uint16_t *of_x, uint16_t *of_gram) {
   const int64_t side = tall ? width : rows, inner = tall ? rows : width;
   const Operand straight = {of_x, width, 0}, transposed = {of_x, width, 1};
   const Operand square = {of_gram, side, 0};
   for (int step = 0; step < STEPS; step++) {
+    const float a = coefficients[step][0], b = coefficients[step][1], c = coefficients[step][2];
     narrow(rows * width, x, of_x);
     symmetric(gemm, 2, side, inner, tall ? transposed : straight, tall ? straight : transposed, 1, 0,
               gram);
     narrow(side * side, gram, of_gram);
-    symmetric(gemm, 2, side, side, square, square, coefficients[2], coefficients[1], gram);
+    symmetric(gemm, 2, side, side, square, square, c, b, gram);
     narrow(side * side, gram, of_gram);
-    multiply(gemm, rows, width, side, tall ? straight : square, tall ? square : straight, 1,
-             coefficients[0], x, width);
+    multiply(gemm, rows, width, side, tall ? straight : square, tall ? square : straight, 1, a,
+             x, width);
   }
 }
 
@@ -270,7 +291,7 @@ typedef struct {
 } Matrix;
 
 typedef struct {
-  float lr, momentum, decay, coefficients[3];
+  float lr, momentum, decay, coefficients[STEPS][3], of_few[FEW_STEPS][3], steps;
 } Settings;
 
 /* What multiplies blocks whose smaller side is above `small`, in bfloat16 unless that is null. */
@@ -308,20 +329,22 @@ static double momenta(const Matrix *m, const Settings *s, int64_t width, float *
 
 /* x over its norm, orthogonalised; in x or y. */
 static const float *orthogonal(const Products *products, int64_t rows, int64_t width, int tall,
-                               float inverse, const float *coefficients, float *x, float *y,
+                               float inverse, const Settings *settings, float *x, float *y,
                                float *squares) {
+  const float(*coefficients)[3] = settings->coefficients;
   const int64_t side = tall ? width : rows, inner = tall ? rows : width;
   if (side <= products->small) {
     if (!tall) transpose(rows, width, x, y);
     const Factor straight = {x, width, 1}, transposed = {x, 1, width};
     product(side, inner, side, tall ? transposed : straight, tall ? x : y, inverse * inverse, 0, NULL,
             squares);
-    const float *of_all = polynomials(NULL, side, squares, coefficients);
+    const float *of_all = polynomials(NULL, side, squares, STEPS, coefficients, NULL);
     if (tall) product(rows, side, width, straight, of_all, inverse, 0, NULL, y);
     else product(rows, side, width, (Factor){of_all, side, 1}, x, inverse, 0, NULL, y);
     return y;
   }
-  if (products->bfloat16) {
+  const int few = settings->steps == FEW_STEPS;
+  if (products->bfloat16 && !few) {
     for (int64_t i = 0; i < rows * width; i += LANES) store(x + i, load(x + i) * inverse);
     iterate(products->bfloat16, rows, width, tall, x, squares, coefficients, (uint16_t *)y,
             (uint16_t *)(squares + side * side));
@@ -335,7 +358,11 @@ static const float *orthogonal(const Products *products, int64_t rows, int64_t w
     symmetric(products->float32, 4, side, inner, tall ? transposed : straight,
               tall ? straight : transposed, inverse * inverse, 0, squares);
   }
-  const float *of_all = polynomials(products->float32, side, squares, coefficients);
+  float bound = 1;
+  const float *of_all =
+      few ? polynomials(products->float32, side, squares, FEW_STEPS, settings->of_few, &bound)
+          : polynomials(products->float32, side, squares, STEPS, coefficients, NULL);
+  inverse /= sqrtf(bound);
   const Operand of_rows = {of_all, side, 0};
   multiply(products->float32, rows, width, side, tall ? straight : of_rows, tall ? of_rows : straight,
            inverse, 0, y, width);
@@ -349,7 +376,7 @@ static void update(const Matrix *m, const Settings *s, const Products *products,
   const double norm = momenta(m, s, width, x);
   memset(x + m->R * width, 0, sizeof(float) * (size_t)((rows - m->R) * width));
   const float inverse = 1.0f / fmaxf((float)norm, 1e-7f);
-  const float *result = orthogonal(products, rows, width, tall, inverse, s->coefficients, x, y, squares);
+  const float *result = orthogonal(products, rows, width, tall, inverse, s, x, y, squares);
   const float kept = 1 - s->lr * s->decay;
   const float rate = s->lr * sqrtf(tall ? (float)m->R / (float)m->C : 1);
   for (int64_t r = 0; r < m->R; r++)

@@ -44,8 +44,9 @@ class MuonFunctions:
         """Update these blocks of so many rows, counted over all matrices, in one thread.
 
         A matrix is a weight, its gradient and its momentum; the settings are learning rate,
-        momentum, weight decay and the three coefficients.  Blocks whose smaller side is above
-        `SMALL_SIDE` are multiplied with `products`, which must be given then.
+        momentum, weight decay, the coefficients of five steps and of three, and the number of
+        steps.  Blocks whose smaller side is above `SMALL_SIDE` are multiplied with `products`,
+        which must be given then.
         """
         addresses = (products.float32, products.bfloat16 or 0) if products else (0, 0)
         numbers = [

@@ -79,7 +79,8 @@ class TrainingState:
         matrices = [w for w, is_hidden in zip(self.weights, hidden, strict=True) if is_hidden]
         others = [w for w, is_hidden in zip(self.weights, hidden, strict=True) if not is_hidden]
         decay, rows = self.config.weight_decay, self.config.muon_rows or None
-        self.muon = self.muon_kind(matrices, weight_decay=decay, rows=rows)
+        steps = self.config.muon_steps
+        self.muon = self.muon_kind(matrices, weight_decay=decay, rows=rows, steps=steps)
         if self.model.arithmetic.functions is not None:
             self.muon.functions = muon_functions()
         # The weights of normalisations do not decay.
