@@ -16,6 +16,7 @@ from kullback.evaluation import options as module
 from kullback.evaluation.memory_remedies import memory_remedies
 from kullback.evaluation.options import PassOptions
 from kullback.models.huggingface import HuggingFaceModel
+from kullback.runtime.progress import Note
 from kullback.text.documents import Document
 
 TEXT = Document("mine", "the night river " * 5)
@@ -146,9 +147,12 @@ def test_the_noise_of_a_large_model_is_measured_layer_by_layer(
 def test_what_is_not_read_layer_by_layer_is_copied_for_its_noise(
     tiny_llama_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A model that is quantised as it is loaded, for example."""
+    """A model that is quantised as it is loaded, for example; a note says what the copy takes."""
     monkeypatch.setattr(module, "LARGE_COPY", 0)
-    result = kullback.evaluate(f"{tiny_llama_folder}@int8", TEXT, dtype="bfloat16", passages=False)
+    with pytest.warns(Note, match=r"whole copy in float32 beside it \(\d+ kB\): .*int8"):
+        result = kullback.evaluate(
+            f"{tiny_llama_folder}@int8", TEXT, dtype="bfloat16", passages=False
+        )
     assert isinstance(result, kullback.Evaluation)
     assert any("bfloat16 instead of float32 changes" in note for note in result.notes)
 

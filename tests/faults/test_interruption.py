@@ -102,6 +102,41 @@ def test_an_evaluation_resumes(folder, number, code):
     assert json.loads(again)["measures"] == json.loads(whole)["measures"]
 
 
+#: Imports a module within a pass that takes two seconds, and says so.
+IMPORTING = SLOW_MODEL.replace(
+    "run()",
+    """
+from pathlib import Path
+from kullback.evaluation.recorded_pass import _RowBuffer
+Path("slow_module.py").write_text(
+    "import sys, time\\nprint('importing', file=sys.stderr, flush=True)\\n"
+    "for i in range(200):\\n    time.sleep(0.01)\\n"
+)
+sys.path.insert(0, ".")
+append = _RowBuffer.append
+def importing(self, statistics):
+    append(self, statistics)
+    if self._rows > 200 or len(self._records):
+        import slow_module
+_RowBuffer.append = importing
+run()
+""",
+)
+
+
+def test_ctrl_c_within_an_import_loses_nothing(folder):
+    """It is raised after the import, which is complete then."""
+    command = ["evaluate", "m", "--text", "a.txt", "--window", "16"]
+    process = start(folder, *command, code=IMPORTING)
+    said, seconds = interrupted(process, signal.SIGINT, "importing", 0.3)
+    assert process.returncode == 130, said
+    assert 1.0 < seconds < ANSWER
+    assert "tokens are kept; resume with: kullback evaluate m" in said.splitlines()[-1]
+    (kept,) = (folder / "state/kullback/interrupted").iterdir()
+    end(folder, *command)
+    assert not kept.exists()
+
+
 #: Says which modules the writing of rows imports, which it does at once.
 IMPORTS = """
 import sys, time

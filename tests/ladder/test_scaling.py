@@ -8,6 +8,7 @@ import json
 import os
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ import pytest
 import kullback
 from kullback.cli import main
 from kullback.errors import InvalidValueError, KullbackError, RunError
-from kullback.ladder import rungs, scaling
+from kullback.ladder import rungs, scaling, seconds
 from kullback.ladder.plan import LadderPlan, Request
 from kullback.ladder.rungs import Sample, bootstrap
 from kullback.results.scaling import Scaling
@@ -116,6 +117,34 @@ def test_finished_rungs_are_kept_and_an_unfinished_one_is_resumed(ladder, monkey
     for name, value in {"rungs": 5, "width": 16, "vary": "size"}.items():
         with pytest.raises(RunError, match=f"{name} .*not {value}"):
             kullback.scaling(folder, source=str(grammar), **TINY | {name: value})
+
+
+def test_seconds_are_those_of_all_calls(tmp_path: Path, ladder, monkeypatch):
+    """A ladder that was interrupted took the time before, too; finished rungs take none."""
+    monkeypatch.setattr(rungs, "SENTENCES", 64)
+    monkeypatch.setattr(scaling, "REPLICATES", 40)
+    train, now, trainings = rungs._train, [1000.0], [0]
+
+    def slow(*given: object) -> None:
+        now[0] += 50.0
+        trainings[0] += 1
+        if trainings[0] == 3:
+            raise KeyboardInterrupt
+        train(*given)
+
+    monkeypatch.setattr(rungs, "_train", slow)
+    clock = SimpleNamespace(perf_counter=lambda: now[0])
+    monkeypatch.setattr(scaling, "time", clock)
+    monkeypatch.setattr(seconds, "time", clock)
+
+    def run() -> float:
+        return kullback.scaling(tmp_path / "out", source=str(ladder[1]), **TINY).seconds
+
+    with pytest.raises(KeyboardInterrupt):
+        run()
+    assert [run(), run()] == [250.0, 250.0]
+    (tmp_path / "out" / "seconds.json").write_text("[]")  # not ours: unknown
+    assert run() == 0.0
 
 
 def test_a_rung_is_a_run_of_train(tmp_path: Path, ladder):

@@ -143,6 +143,19 @@ def test_tokens_that_the_whole_reads_otherwise_are_refused(change, monkeypatch):
         encode_documents(tokenizer, [Document("long", text)])
 
 
+def test_words_are_not_cut(monkeypatch):
+    """A vocabulary of whole words, without a token for others, reads a long text in pieces."""
+    monkeypatch.setattr(encoded_documents, "PIECE", 400)
+    monkeypatch.setattr(encoded_documents, "OVERLAP", 160)
+    words = ["yesterday", "birds", "museum", "windows", "already", "tomorrow"]
+    model = models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>")
+    made = Tokenizer(model)
+    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    text = "".join(words[i % 6] + " \n"[i % 7 == 0] for i in range(2000))
+    encoding = encode_documents(TextTokenizer(made), [Document("words", text)])[0]
+    assert encoding.ids[:].tolist() == [i % 6 for i in range(2000)]
+
+
 def test_errors_name_the_byte_of_the_document(monkeypatch):
     """Not the one of the piece."""
     monkeypatch.setattr(encoded_documents, "PIECE", 900)

@@ -15,7 +15,7 @@ from interrupted_runs import CONFIG
 from kullback.errors import RunError
 from kullback.runtime.processor import VECTOR_FLAGS, arithmetic_of_processor
 from kullback.runtime.progress import Progress
-from kullback.training import arithmetic, block_functions
+from kullback.training import arithmetic, block_functions, block_library, muon_library
 from kullback.training.arithmetic import (
     CPU,
     Arithmetic,
@@ -236,24 +236,55 @@ def test_what_is_computed_in_c_is_part_of_the_arithmetic(monkeypatch: pytest.Mon
     monkeypatch.setattr(arithmetic, "mkl_products", lambda: "products")
     monkeypatch.setattr(arithmetic, "muon_functions", lambda: "functions")
     monkeypatch.setattr(arithmetic, "vector_flags", lambda: VECTOR_FLAGS["AVX512"])
+    monkeypatch.setattr(arithmetic, "_version_of_functions", lambda: "12ab")
     native, here = TrainingConfig(native=True), arithmetic_of_processor()
     began = arithmetic_of_run(native)
-    assert began == f"{here}, products of MKL, Muon of all matrices in C"
-    small = f"{here}, products of MKL, Muon in C"
+    version = "functions in C 12ab"
+    assert began == f"{here}, products of MKL, Muon of all matrices in C, {version}"
+    small = f"{here}, products of MKL, Muon in C, {version}"
     assert arithmetic_of_run(replace(native, muon_rows=32)) == small
     assert arithmetic_of_run(TrainingConfig()) == here
     with monkeypatch.context() as with_avx2:  # which sums symmetric products in another order
         with_avx2.setattr(arithmetic, "vector_flags", lambda: VECTOR_FLAGS["AVX2"])
-        assert arithmetic_of_run(native).endswith("Muon of all matrices by triangles in C")
+        assert "Muon of all matrices by triangles in C" in arithmetic_of_run(native)
         assert arithmetic_of_run(replace(native, muon_rows=32)) == small
     earlier = Notes()  # a run that left large matrices to torch is resumed
     note_other_bits(native, CPU, earlier, (torch.__version__, small))
-    assert "Muon in C; now" in earlier.notes[0]
+    assert f"Muon in C, {version}; now" in earlier.notes[0]
     monkeypatch.setattr(arithmetic, "muon_functions", lambda: None)
     progress = Notes()
     note_other_bits(native, CPU, progress, (torch.__version__, began))
-    assert "Muon of all matrices in C; now" in progress.notes[0]
+    assert f"Muon of all matrices in C, {version}; now" in progress.notes[0]
     assert "a processor" not in progress.notes[0]
+
+
+def test_other_functions_in_c_are_noted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By what their sources are; what a run of before began with is not known."""
+    if block_library.block_functions() is None:
+        pytest.skip("there is no C compiler")
+    config = TrainingConfig(native=True, muon_rows=32)
+    began = arithmetic_of_run(config)
+    earlier = began[: began.index(", functions in C ")]
+
+    def notes(began: str) -> list[str]:
+        progress = Notes()
+        note_other_bits(config, CPU, progress, (torch.__version__, began))
+        return progress.notes
+
+    assert [notes(began), notes(earlier)] == [[], []]
+    assert len(notes(f"SVE256, {earlier}")) == 1
+    digest = arithmetic.source_digest
+    for source in (block_library.SOURCE, muon_library.SOURCE):
+        with monkeypatch.context() as changed:
+            changed.setattr(
+                arithmetic,
+                "source_digest",
+                lambda path, source=source: digest(path) + "x" * (path == source),
+            )
+            arithmetic._version_of_functions.cache_clear()
+            assert len(notes(began)) == 1
+            assert notes(earlier) == []
+    arithmetic._version_of_functions.cache_clear()
 
 
 def test_a_run_of_before_is_of_a_cpu_in_float32() -> None:

@@ -32,6 +32,7 @@ from kullback.runtime.interrupted import (
     interrupted_path,
     is_anything_kept,
 )
+from kullback.runtime.interruption import to_keep
 from kullback.runtime.workers import ProcessGroup
 from kullback.scoring.divergence import DivergenceStatistics
 
@@ -71,7 +72,7 @@ class KeptPasses:
         depend on; they are asked for where rows are kept, or are to be.
         """
         columns, first = DivergenceColumns(), 0
-        with _KeptRows(columns, lambda: self._path(identities())) as kept:
+        with to_keep(), _KeptRows(columns, lambda: self._path(identities())) as kept:
             began = time.monotonic()
             try:
                 if processes.is_rank_zero and is_anything_kept():

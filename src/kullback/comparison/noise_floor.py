@@ -7,7 +7,6 @@ arrays or another type of the arithmetic.  Nats.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
@@ -82,8 +81,8 @@ def noise_floor(
     llama.cpp runs reads the text in batches of 16 tokens instead of its own.  `reference` gives the
     model's predictions, which may be kept.  `in_other_type` are ways to load the model in another
     type: the first that works is taken, and the last is for any model.  The `processes` share the
-    windows, and non-zero ranks get nothing.  `note` is told where in one of them the model in
-    another type does not fit into memory beside this one.
+    windows, and non-zero ranks get nothing.  `note` is told where the first way
+    failed, and where in a process the model in another type does not fit into memory beside this.
     """
     processes, progress = processes or ProcessGroup(), progress or Progress()
     part = subsample(tokenized)
@@ -103,10 +102,17 @@ def noise_floor(
         return floor
     *ways, last_way = in_other_type
     for load in ways:
-        with suppress(KullbackError):  # what is found while it is read
-            if (other := load()) is not None:
-                measure(_dtype(other), ModelPredictor(other))
-                return floor
+        try:
+            if (other := load()) is None:
+                continue
+            measure(_dtype(other), ModelPredictor(other))
+        except KullbackError as error:  # what is found while it is read
+            note(
+                "the noise floor in another type was measured with a whole copy of the reference "
+                f"beside it, since layer by layer it cannot be read: {error}"
+            )
+        else:
+            return floor
     other = _loaded(last_way)
     if all(processes.gather(other is not None)):
         assert other is not None

@@ -16,6 +16,7 @@ from kullback.evaluation.token_records_writer import RecordsWriter, groups_folde
 from kullback.runtime.background import in_background
 from kullback.runtime.columns import PART_ROWS
 from kullback.runtime.interrupted import STOPS, interrupted_path, is_anything_kept, is_safe
+from kullback.runtime.interruption import to_keep
 
 __all__ = ["StateWriter", "kept_rows"]
 
@@ -34,7 +35,7 @@ def kept_rows(
     """
     writer = StateWriter(metadata, records) if path is None else RecordsWriter(path, metadata)
     try:
-        with writer:
+        with to_keep(), writer:
             yield writer
     except STOPS as interruption:
         kept, place = writer.kept, "" if path is None else f" beside {path}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
@@ -283,11 +282,17 @@ class PassOptions:
         is_large = dtype.itemsize * weights_count(loaded) >= LARGE_COPY
         if not is_large or self.device_map or self.trust_remote_code:
             return None
-        with suppress(InvalidValueError):
+        progress = progress or Progress()
+        try:
             streamed = load_streamed(model, dtype, self.device or "auto")
-            streamed.progress = _Steps(progress or Progress())
-            return streamed
-        return None
+        except InvalidValueError as error:
+            progress.note(
+                f"its noise is measured with a whole copy in {str(dtype).removeprefix('torch.')} "
+                f"beside it ({shown_bytes(dtype.itemsize * weights_count(loaded))}): {error}"
+            )
+            return None
+        streamed.progress = _Steps(progress)
+        return streamed
 
 
 class _Steps(Progress):

@@ -31,6 +31,7 @@ from kullback.runtime.background import in_background
 from kullback.runtime.byte_sizes import shown_bytes
 from kullback.runtime.contents import FileKind
 from kullback.runtime.interrupted import STOPS
+from kullback.runtime.interruption import to_keep
 from kullback.runtime.locks import locked_output
 from kullback.runtime.memory import kept_freed_memory
 from kullback.runtime.outputs import Output, check_outputs
@@ -163,7 +164,7 @@ def record_text(
             **model_fingerprint(model, documents, text, weights).parts,
         }
         writer = RecordingWriter(path, kind, metadata, model.vocabulary_size, k)
-        with kept_freed_memory(), _kept(writer, text), writer:
+        with kept_freed_memory(), _kept(writer, text), to_keep(), writer:
             _write(writer, ModelPredictor(model), text, progress, limit)
         return text.whole
 

@@ -12,6 +12,7 @@ from jaxtyping import Float64
 from kullback.errors import InvalidValueError, KullbackError
 from kullback.ladder.plan import BATCHES, FILE, LadderPlan, Request, made_plan
 from kullback.ladder.rungs import Sample, TrainedRung, bootstrap, check_same_data, measured, trained
+from kullback.ladder.seconds import SECONDS_FILE, added_seconds, training_seconds
 from kullback.models.train import given_text
 from kullback.models.training_plan import shown_time
 from kullback.results.scaling import Scaling, ScalingLaw, ScalingRung, Vary
@@ -56,13 +57,14 @@ def scaling(
     training tokens of one model) or "size" (x is the parameters, with tokens in proportion).  All
     rungs together take about `minutes` (default 4), or the first one has `steps`.  `width` and
     `batch` are those of the last rung; `threads` are by default 2, or 1 on one core.  Finished
-    rungs in the folder are kept, an unfinished one is resumed.
+    rungs in the folder are kept, an unfinished one is resumed; `Scaling.seconds` is the time of all
+    calls in which rungs were trained, but for what a kill cut off.
 
     Ctrl-C writes a checkpoint and raises `kullback.training.interruption.Interrupted`.  Raises
     `InvalidValueError` for values out of range (fewer than four rungs, say), for a source together
     with a text, and where the folder has other content; `RunError` where it has another ladder.
     """
-    begin = time.perf_counter()
+    begin, earlier = time.perf_counter(), 0.0
     progress = progress or TrainingProgress()
     folder = Path(output)
     request = _request(source, text, vary, rungs, minutes, steps, width, batch, threads, seed)
@@ -72,7 +74,7 @@ def scaling(
     check_outputs(Output("-o", folder, "folder" if planned else "new folder"), inputs=read)
     with locked_output(folder, make=True):
         if planned:
-            plan = LadderPlan.read(folder, request)
+            plan, earlier = LadderPlan.read(folder, request), training_seconds(folder)
             progress.tell(f"the ladder in {folder} is resumed; finished rungs are kept")
         else:
             progress.stage("timing a few steps")
@@ -86,9 +88,10 @@ def scaling(
             raise
         except KullbackError:
             if not (folder / "rung-1").exists():  # a text that cannot be read: nothing has begun
-                (folder / FILE).unlink(missing_ok=True)
+                for name in (FILE, SECONDS_FILE):
+                    (folder / name).unlink(missing_ok=True)
             raise
-    return _result(folder, request, plan, sample, ladder, begin)
+    return _result(folder, request, plan, sample, ladder, begin - earlier)
 
 
 def _ladder(
@@ -98,7 +101,8 @@ def _ladder(
     runs = [folder / f"rung-{i + 1}" for i in range(len(plan.rungs))]
     for i, (run, rung) in enumerate(zip(runs, plan.rungs, strict=True)):
         progress.tell(f"rung {i + 1} of {len(runs)}")
-        trained(run, request, rung, runs[0], progress)
+        with added_seconds(folder):
+            trained(run, request, rung, runs[0], progress)
     check_same_data(runs)
     progress.stage("scoring all rungs on the validation sample")
     sample = Sample.of(request, runs[0])

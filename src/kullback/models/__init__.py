@@ -6,7 +6,7 @@
   ``dequantization``, ``quiet``, ``_tokenizers``, ``_sentence_piece_files``, ``_config_checks``,
   ``_implementations``, ``_known_kinds``, ``_wrappers``, ``_loading_errors``, ``_loading_report``.
 * What is tried before a text is read: ``batch_probe``, ``_probes``, ``_context``,
-  ``length_scaling``.
+  ``_known_rows``, ``length_scaling``.
 * Models read layer by layer: ``streamed``, ``load_streamed``, ``stream_plan``, ``layer_probe``,
   ``layer_stream``, ``hidden_states``, ``streamed_text``, ``streamed_weights``, ``stored_tensors``.
 * GGUF files: ``gguf``, ``gguf_file``, ``gguf_parts``, ``gguf_tokenizer``, ``gguf_pretokenizers``,

@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
 
 import torch
 
@@ -45,7 +46,7 @@ from kullback.models.placement import ON_CPU, Place, is_spread, placement_note
 from kullback.models.prequantized import StoredForm, stored_form, without_form
 from kullback.models.quiet import no_steps, quiet_loggers, quiet_transformers
 from kullback.models.streamed_weights import Loader
-from kullback.models.weights_identity import stored_key
+from kullback.models.weights_identity import WeightsIdentity, stored_key
 from kullback.runtime.progress import Steps
 
 if TYPE_CHECKING:
@@ -57,6 +58,10 @@ OWN_CODE = (
     "comes with code of its own, which is not run unless asked: read its .py files, then add "
     "--trust-remote-code"
 )
+
+# Models that are in memory, by what identifies their files and by their device: of the same files
+# again, to be quantised, the same tokenizer is read, and `HuggingFaceModel.wrap` finds the same.
+_tried: WeakValueDictionary[tuple[str, torch.device], HuggingFaceModel] = WeakValueDictionary()
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,8 +91,16 @@ def load_from_transformers(
         dtype = torch.float32
     read_at = time.time()
     loaded = load_pretrained(location, dtype, trust_remote_code, progress, place)
+    # Code of the model's own, and an adapter, make other weights of the same files.
+    known = not (loaded.name or trust_remote_code)
+    key = stored_key(location, loaded.model, read_at) if known else None
+    same = None if key is None or is_spread(loaded.model) else _tried.get((key, place.device))
     with explained(location, "tokenizer"):
-        tokenizer = text_tokenizer(loaded.tokenizer_of or location, loaded.tokenizer)
+        tokenizer = (
+            text_tokenizer(loaded.tokenizer_of or location, loaded.tokenizer)
+            if same is None
+            else same.tokenizer
+        )
     # The type that transformers declares for `to` is not that of torch.
     model: Any = loaded.model
     check_dtype(model.dtype, place.device)
@@ -96,19 +109,21 @@ def load_from_transformers(
             model = model.to(place.device)
     gguf = location.gguf
     name = loaded.name or (gguf.name if gguf else location.name)
+    if same is not None and same.name == name:
+        return replace(same.of_same_weights(model), _identity=WeightsIdentity(key))
     # At the first prediction it advises to install kernels, which would not be used.
     with quiet_transformers():
         longest = getattr(loaded.tokenizer, "model_max_length", None)
         ready = wrapped(model, tokenizer, name, longest)
-    # Code of the model's own, and an adapter, make other weights of the same files.
-    known = not (loaded.name or trust_remote_code)
-    key = stored_key(location, model, read_at) if known else None
-    return replace(
+    ready = replace(
         ready,
         _identity=ready._identity.stored_as(key),
         notes=(*ready.notes, *loaded.notes, *placement_note(name, model)),
         file_bytes=location.header.file_bytes if location.header else loaded.file_bytes,
     )
+    if key is not None:
+        _tried[key, place.device] = ready
+    return ready
 
 
 def load_pretrained(

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float, Int
@@ -30,6 +30,7 @@ from torch import Tensor, nn
 
 from kullback.errors import InvalidValueError
 from kullback.models._context import context_of
+from kullback.models._known_rows import with_known_rows
 from kullback.models._probes import changed, probe_of, probes_of
 from kullback.models.batch_probe import BatchProbe
 from kullback.models.interface import Sharing
@@ -53,7 +54,6 @@ __all__ = [
     "find_head",
     "output_matrix",
     "use_exact_experts",
-    "with_known_rows",
 ]
 
 # How far the factored logits may be from the model's own, over the largest of these: float32
@@ -151,6 +151,23 @@ class HuggingFaceModel:
             _identity=WeightsIdentity.of(model),
         )  # fmt: skip
 
+    def of_same_weights(self, model: PreTrainedModel) -> HuggingFaceModel:
+        """The adapter of `model`, whose weights are those that `wrap` has tried, without trying.
+
+        How sequences may share a batch is tried later, with those of a scheme (`sharing`).
+        """
+        model.train(False).requires_grad_(False)
+        use_exact_experts(model)
+        head, matrix = self.head, output_matrix(model)
+        if head is not None:
+            assert matrix is not None, "a head is made of it"
+            head = replace(head, **_parts_of_head(model, matrix, self.vocabulary_size, self.device))
+        return replace(
+            self, model=model, head=head, scaling=LengthScaling(model),
+            layers=FastLayers(model, attention=self.layers.has_attention),
+            _identity=WeightsIdentity.of(model), _batch_probes=[], _lock=threading.Lock(),
+        )  # fmt: skip
+
     @property
     def dtype(self) -> torch.dtype:
         """The type that the body computes in."""
@@ -240,19 +257,12 @@ def find_head(
     matrix = output_matrix(model)
     if matrix is None or model.base_model is model:
         return None, "its body and its output matrix are not known"
-    weight_VD, bias_V = getattr(matrix, "weight", None), getattr(matrix, "bias", None)
+    weight_VD = getattr(matrix, "weight", None)
     hidden_TD = _hidden(model, probe_1T).to(probe_1T.device)
     if not isinstance(weight_VD, Tensor) or weight_VD.shape[1:] != hidden_TD.shape[1:]:
         return None, "its output matrix does not fit its hidden states"
-    # Some models cut off the rows that pad the vocabulary.
-    V = own_TV.shape[1]
-
-    def of_head(name: str, weight: Tensor) -> Tensor:
-        return _placed(model, matrix, name, weight, probe_1T.device)[:V].detach()
-
     unscaled = Head(
-        of_head("weight", weight_VD),
-        None if bias_V is None else of_head("bias", bias_V),
+        **_parts_of_head(model, matrix, own_TV.shape[1], probe_1T.device),
         product_dtype=hidden_TD.dtype if hidden_TD.dtype.itemsize == 2 else None,
     )
     hidden_TD = at_least_float32(hidden_TD)
@@ -294,6 +304,18 @@ def output_matrix(model: PreTrainedModel) -> nn.Module | None:
     return matrix
 
 
+def _parts_of_head(
+    model: PreTrainedModel, matrix: nn.Module, V: int, device: torch.device
+) -> dict[str, Any]:
+    """Weight and bias of a `Head` of V rows."""
+    parts: dict[str, Any] = {}
+    for name, key in (("weight", "weight_VD"), ("bias", "bias_V")):
+        own = getattr(matrix, name, None)
+        # Some models cut off the rows that pad the vocabulary.
+        parts[key] = None if own is None else _placed(model, matrix, name, own, device)[:V].detach()
+    return parts
+
+
 def _placed(
     model: PreTrainedModel, matrix: nn.Module, name: str, weight: Tensor, device: torch.device
 ) -> Tensor:
@@ -327,27 +349,6 @@ def use_exact_experts(model: PreTrainedModel) -> None:
     """Compute experts one by one in float64, for which torch has no grouped product."""
     if model.dtype == torch.float64 and hasattr(model, "set_experts_implementation"):
         model.set_experts_implementation("eager")
-
-
-def with_known_rows(
-    model: PreTrainedModel, tokenizer: TextTokenizer, V: int, name: str
-) -> TextTokenizer:
-    """The tokenizer, with a note where it has ids that the model has no row for."""
-    own = model.get_input_embeddings()
-    weight = getattr(own, "weight", None)
-    rows = min(V, weight.shape[0]) if isinstance(weight, Tensor) and weight.dim() == 2 else V
-    if tokenizer.vocabulary_size <= rows:
-        return tokenizer
-    limited = tokenizer.with_rows(rows)
-    if tokenizer.adds_bos and limited.bos_id is None:
-        raise InvalidValueError(
-            f"the tokenizer of {name} begins texts with the token {tokenizer.bos_id} and the model "
-            f"has {rows} of them: they do not belong together; give the model's own tokenizer"
-        )
-    return limited.with_notes(
-        f"the tokenizer of {name} has {tokenizer.vocabulary_size} ids and the model {rows}: no "
-        "text was read that uses the others"
-    )
 
 
 def check_repeatable(again: Tensor, first: Tensor, dtype: torch.dtype, name: str) -> None:

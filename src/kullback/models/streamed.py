@@ -29,6 +29,7 @@ from torch import Tensor
 
 from kullback.errors import InvalidValueError, RunError
 from kullback.models._context import context_of, context_probe
+from kullback.models._known_rows import with_known_rows
 from kullback.models._loading_errors import explained
 from kullback.models._probes import probes_of
 from kullback.models.batch_probe import SharedInputs
@@ -41,7 +42,6 @@ from kullback.models.huggingface import (
     distance,
     output_matrix,
     use_exact_experts,
-    with_known_rows,
 )
 from kullback.models.interface import Sharing
 from kullback.models.layer_probe import Layers

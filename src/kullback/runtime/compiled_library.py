@@ -40,6 +40,7 @@ __all__ = [
     "cache_folder",
     "compiler",
     "load_compiled",
+    "source_digest",
 ]
 
 COMPILER_SECONDS = 60.0
@@ -87,6 +88,12 @@ def load_compiled(source: Path, flags: Sequence[str] = FLAGS) -> ctypes.CDLL | N
         return None
 
 
+def source_digest(source: Path, flags: Sequence[str] = FLAGS) -> str:
+    """What tells the library of a C file from that of another version of it."""
+    about = "\n".join((*flags, platform.machine(), platform.system()))
+    return _digest(source.read_bytes() + about.encode())
+
+
 def cache_folder() -> Path:
     """The folder of compiled libraries; `RuntimeError` where there is no home folder for it."""
     base = Path(os.environ.get("XDG_CACHE_HOME", ""))
@@ -109,8 +116,7 @@ def compiler() -> str | None:
 
 def _cached_or_compiled(source: Path, flags: Sequence[str], folder: Path) -> Path | None:
     """The library's file; None where it is not cached and there is no compiler."""
-    about = "\n".join((*flags, platform.machine(), platform.system()))
-    stem = f"{source.stem}-{_digest(source.read_bytes() + about.encode())}"
+    stem = f"{source.stem}-{source_digest(source, flags)}"
     if folder.exists():
         _check_folder(folder)
         cached = sorted(folder.glob(f"{stem}-*.so"))

@@ -1,8 +1,9 @@
 """Answers to the signals that ask a process to stop: Ctrl-C, SIGTERM and SIGHUP.
 
 The first one raises `Interruption` in the main thread, so that what was computed is written on the
-way out.  Where the main thread is within an import, or a call that Python cannot interrupt, such as
-the training of a tokenizer, a second thread ends the process.  A second signal ends it at once.
+way out; where it is within an import, after that.  A second thread ends the process where the main
+thread takes no notice, in a call that Python cannot interrupt, such as the training of a tokenizer:
+soon, or where there is something `to_keep` after a while.  A second signal ends it at once.
 """
 
 from __future__ import annotations
@@ -11,20 +12,26 @@ import os
 import select
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-__all__ = ["SIGNALS", "Interruption", "acknowledge", "answered_signals", "exit_code"]
+__all__ = ["SIGNALS", "Interruption", "acknowledge", "answered_signals", "exit_code", "to_keep"]
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # Seconds after which a main thread that has not taken notice of a signal is not waited for.
 PATIENCE = 0.5
+# The same while there is something to keep: an import of a large library takes seconds.
+PATIENCE_TO_KEEP = 10.0
+# Seconds after which it is tried again to interrupt a main thread that was within an import.
+AGAIN_AFTER = 0.05
 AGAIN = "interrupted again: ended at once; what was written before is kept"
 UNNOTICED = "interrupted: nothing more was written; run the same command again"
 
-_noticed = threading.Event()
+_noticed, _put_off = threading.Event(), threading.Event()
+_keeping: list[None] = []
 _numbers: list[int] = []
 
 
@@ -44,6 +51,16 @@ def exit_code() -> int:
 
 
 @contextmanager
+def to_keep() -> Iterator[None]:
+    """What is computed inside is written where a signal ends it."""
+    _keeping.append(None)
+    try:
+        yield
+    finally:
+        _keeping.pop()
+
+
+@contextmanager
 def answered_signals(say: Callable[[str], None]) -> Iterator[None]:
     """Handle `SIGNALS` while active; `say` is told where the process ends without its main thread.
 
@@ -53,6 +70,7 @@ def answered_signals(say: Callable[[str], None]) -> Iterator[None]:
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     _noticed.clear()
+    _put_off.clear()
     _numbers.clear()
     previous: dict[signal.Signals, Any] = {}
     for number in SIGNALS:
@@ -74,9 +92,11 @@ def answered_signals(say: Callable[[str], None]) -> Iterator[None]:
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
     # A module that is left half-imported fails later, in ways that hide the interruption.
-    if not _is_importing(frame):
-        acknowledge(number)
-        raise Interruption
+    if _is_importing(frame):
+        _put_off.set()
+        return
+    acknowledge(number)
+    raise Interruption
 
 
 def _is_importing(frame: FrameType | None) -> bool:
@@ -98,7 +118,19 @@ def _watch(reader: int, say: Callable[[str], None]) -> None:
             say(AGAIN)
             os._exit(128 + number)
         first = False
-        select.select([reader], [], [], PATIENCE)  # until the next signal, or in vain
-        if not _noticed.is_set():
+        if not _is_noticed(reader, number):
             say(UNNOTICED)
             os._exit(128 + number)
+
+
+def _is_noticed(reader: int, number: int) -> bool:
+    """Whether the main thread takes notice of a signal, before its time is over or the next one."""
+    deadline = time.monotonic() + (PATIENCE_TO_KEEP if _keeping else PATIENCE)
+    while not _noticed.is_set() and time.monotonic() < deadline:
+        if select.select([reader], [], [], AGAIN_AFTER)[0]:
+            break
+        if _put_off.is_set() and not _noticed.is_set():
+            _put_off.clear()
+            signal.pthread_kill(threading.main_thread().ident or 0, number)
+            os.read(reader, 1)  # its number, which is of no signal from outside
+    return _noticed.is_set()

@@ -282,14 +282,14 @@ def _pieces(document: Document) -> Iterator[_Piece]:
     for i in range(count):
         begin = _after_space(document, i * PIECE - OVERLAP) if i else 0
         is_last = i == count - 1
-        end = size if is_last else document.boundary((i + 1) * PIECE + OVERLAP)
+        end = size if is_last else _after_space(document, (i + 1) * PIECE + OVERLAP)
         yield _Piece(document, begin, end, is_last)
 
 
 def _after_space(document: Document, place: int) -> int:
     """A byte shortly after `place` that follows whitespace, where there is one.
 
-    So that no piece begins within a word, which a tokenizer may not know.
+    So that no piece begins or ends within a word, of which a tokenizer may not know a part.
     """
     begin = document.boundary(place)
     around = document.content(begin, begin + OVERLAP // 8)

@@ -11,11 +11,14 @@ given torch's operations (:mod:`kullback.training.torch_block`), which `torch.co
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, replace
+from functools import cache
 
 import torch
 from torch import Tensor
 
+from kullback.runtime.compiled_library import source_digest
 from kullback.runtime.mkl_products import mkl_products
 from kullback.runtime.processor import (
     VECTOR_FLAGS,
@@ -25,6 +28,7 @@ from kullback.runtime.processor import (
     vector_flags,
 )
 from kullback.runtime.progress import Progress
+from kullback.training import block_library, muon_library
 from kullback.training.block_library import BlockFunctions, block_functions
 from kullback.training.config import TrainingConfig
 from kullback.training.muon_library import SMALL_SIDE, muon_functions
@@ -42,6 +46,8 @@ __all__ = [
 CPU = torch.device("cpu")
 # Tests set it, to run on a CPU what an accelerator runs.
 ACCELERATED_ON_CPU = False
+# What the version of the functions in C follows.
+VERSION = "functions in C "
 
 
 @dataclass(frozen=True)
@@ -115,7 +121,21 @@ def arithmetic_of_run(config: TrainingConfig) -> str:
             muon = "Muon of all matrices by triangles in C"
         parts += ["products of MKL"] * has_products
         parts += [muon] * (muon_functions() is not None)
+        parts.append(f"{VERSION}{_version_of_functions()}")
     return ", ".join(parts)
+
+
+@cache
+def _version_of_functions() -> str:
+    digests = [source_digest(source) for source in (block_library.SOURCE, muon_library.SOURCE)]
+    return hashlib.sha256("".join(digests).encode()).hexdigest()[:8]
+
+
+def _is_other_arithmetic(began: str, now: str) -> bool:
+    """Whether they differ, as far as it is known: earlier versions did not name their functions."""
+    if VERSION not in began:
+        now = now.partition(f", {VERSION}")[0]
+    return began not in ("", now)
 
 
 def note_other_bits(
@@ -135,8 +155,10 @@ def note_other_bits(
         changes.append(f"torch {version}, not {torch.__version__}")
     if device.type == "cpu" and config.native and Arithmetic.of(config, device).functions is None:
         changes.append("functions in C, which are not compiled here")
-    elif device.type == config.device == "cpu" and processor not in ("", arithmetic_of_run(config)):
-        changes.append(f"other arithmetic ({processor}; now {arithmetic_of_run(config)})")
+    elif device.type == config.device == "cpu":
+        now = arithmetic_of_run(config)
+        if _is_other_arithmetic(processor, now):
+            changes.append(f"other arithmetic ({processor}; now {now})")
     if changes:
         progress.note(
             f"the run began with {' and '.join(changes)}: the last bits of the weights may differ "
