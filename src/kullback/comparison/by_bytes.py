@@ -26,6 +26,7 @@ from kullback.results.comparison import Comparison, DifferentBytes
 from kullback.runtime.progress import Progress
 from kullback.scoring.token_statistics import concatenate_statistics
 from kullback.text.documents import Document
+from kullback.text.lost_text import lost_text_notes
 from kullback.text.protocol import Protocol
 
 __all__ = ["compare_by_bytes"]
@@ -54,7 +55,8 @@ def compare_by_bytes(
         progress.stage(f"reading with {model.name}")
         tokenized = TokenizedText.of(documents, protocol, model.tokenizer, model.context, progress)
         origins.append(origin(model.name, model_fingerprint(model, documents, tokenized), size))
-        read_notes |= dict.fromkeys([*model.notes, *coverage_notes(tokenized, weighted=False)])
+        read_notes |= dict.fromkeys([*model.notes, *lost_text_notes(model.tokenizer, documents)])
+        read_notes |= dict.fromkeys(coverage_notes(tokenized, weighted=False))
         rows = token_rows(ModelPredictor(model), tokenized, progress=progress.tokens)
         nll_M: Float[np.ndarray, "M"] = concatenate_statistics(list(rows)).nll
         lengths = np.array([document.n_bytes for document in tokenized.documents])

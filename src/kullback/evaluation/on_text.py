@@ -38,6 +38,7 @@ from kullback.runtime.workers import ProcessGroup
 from kullback.text.documents import Document
 from kullback.text.fingerprint import Fingerprint, fingerprint
 from kullback.text.inputs import text_name
+from kullback.text.lost_text import lost_text_notes
 from kullback.text.protocol import Protocol
 from kullback.text.special_spellings import spelled_note
 from kullback.text.tokenizer import TextTokenizer
@@ -98,7 +99,8 @@ def evaluate_text(
     tokenized = recorded.tokenized
     progress.part("measures and intervals")
     measured = measure_text(recorded)
-    notes = [*model.notes, *coverage_notes(tokenized), *limit.notes]
+    notes = [*model.notes, *lost_text_notes(model.tokenizer, documents)]
+    notes += [*coverage_notes(tokenized), *limit.notes]
     if task.exact is not None:
         progress.stage("measuring the noise of the arithmetic, against float32")
         notes.append(arithmetic_noise(model, task.exact, tokenized))

@@ -100,6 +100,8 @@ class TextTokenizer:
     """Sentences that the user should read."""
     rows: int | None = None
     """The ids that the model has a row for are those below it; None where it has all."""
+    normalizer: Any = None
+    """Of `tokenizers`: what changes a text before it is cut, or None."""
 
     def __init__(
         self, tokenizer: Tokenizer, bos_token: str | None = None, eos_token: str | None = None
@@ -126,6 +128,7 @@ class TextTokenizer:
         self._added = {id_: token.content.encode() for id_, token in added.items()}
         self._knows_all = knows_all(description["model"], vocabulary, self._byte_level)
         self._tokenizers: dict[Spelled, Tokenizer] = {"text": tokenizer}
+        self.normalizer = tokenizer.normalizer
         self._lock = Lock()
         self._slow: Callable[[str, Spelled], list[int]] | None = None
         special = {bos_token, eos_token, *self.special_strings}

@@ -34,6 +34,7 @@ from kullback.text.byte_spans import bytes_of_token
 from kullback.text.corpus import Corpus, file_hash
 from kullback.text.encoded_corpus import encode_corpus
 from kullback.text.formats import ROWS, has_fields
+from kullback.text.lost_text import lost_text_note
 from kullback.text.piece_encoders import is_of_characters, piece_encoder
 from kullback.text.special_tokens import BOS, EOS
 from kullback.text.tokenizer import TextTokenizer
@@ -166,6 +167,8 @@ def prepare_text(run: Path, options: TextOptions, progress: TrainingProgress) ->
         if not of_validation.size:
             raise InvalidValueError(f"the validation text {options.validation[0]} is empty")
     reader, tokenizer = _tokenizer(options, scan, progress)
+    if (lost := lost_text_note(reader, next(corpus.pieces()).text)) is not None:
+        progress.note(lost)
     scan.sample = None
     trim_arenas()  # of the sample and of the trainer's counts
     table = byte_table(tokenizer, reader)
