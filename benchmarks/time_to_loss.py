@@ -49,7 +49,8 @@ CHUNKS = 20
 SCORED = 65_536
 # Of the recipe's steps, the share that reaches its loss; from sweeps at the small size.
 SHARE = 0.2
-MUON_LR, ADAMW_LR, DECAY = 0.01, 0.003, 0.7
+MUON = {"small": (0.01, 32), "large": (0.014, 128)}  # learning rate, rows of a block
+ADAMW_LR, DECAY = 0.003, 0.7
 
 
 def characters(path: Path | None) -> tuple[np.ndarray, int]:
@@ -174,9 +175,10 @@ def main() -> None:
     alphabet = Tokenizer(models.WordLevel({str(i): i for i in range(V)}))
     batches = TextBatches.of_tokens(tokens, alphabet, (), T, WINDOWS)
     gpt = GPTConfig(V, T, width, layers, heads, 32 * math.ceil(2.5 * width / 32))
+    muon_lr, muon_rows = MUON[arguments.size]
     config = TrainingConfig(
-        steps=ours, muon_lr=MUON_LR, adamw_lr=ADAMW_LR, decay_fraction=DECAY, shards=1,
-        muon_rows=width // heads,
+        steps=ours, muon_lr=muon_lr, adamw_lr=ADAMW_LR, decay_fraction=DECAY, shards=1,
+        muon_rows=muon_rows,
     )  # fmt: skip
     config, why = faster_type(batches, gpt, with_native(config, CPU))
     if why is not None:

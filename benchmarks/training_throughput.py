@@ -28,8 +28,8 @@ from pathlib import Path
 
 GOAL, GOAL_LARGE, GOAL_PEAK = 1.1, 2.0, 0.5
 LARGE = "6 x 6 x 384"
-# As in `kullback.training.sizes`: nanoGPT's README size is micro.
-MUON_ROWS = {"nanoGPT README": 32}
+# As in `kullback.training.sizes`: nanoGPT's README size is micro, the larger a small batch of mini.
+MUON_ROWS = {"nanoGPT README": 32, LARGE: 128}
 SETTINGS = {  # width, layers, heads, tokens a window, windows a step, steps (an eighth is warm-up)
     "lab": (64, 2, 2, 32, 108, 160),
     "nanoGPT README": (128, 4, 4, 64, 12, 160),

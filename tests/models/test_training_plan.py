@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,8 @@ from kullback.models.train import train_model
 from kullback.training import arithmetic
 from kullback.training.description import read_description
 from kullback.training.progress import TrainingProgress
-from tiny_runs import weather
+from kullback.training.sizes import NAMED_SIZES, Recipe
+from tiny_runs import text, weather
 
 
 class Facts(TrainingProgress):
@@ -22,6 +24,23 @@ class Facts(TrainingProgress):
     def tell(self, text: str) -> None:
         """Keep it."""
         self.told.append(text)
+
+
+@pytest.mark.parametrize(("batch", "rows"), [(3, 4), (4, 0)])
+def test_the_recipe_of_a_size_depends_on_the_tokens_of_a_batch(
+    batch: int, rows: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Windows times context, both as given, choose the recipe of few tokens."""
+    few = replace(NAMED_SIZES["mini"], few_tokens=24, recipe_of_few=Recipe(0.03, muon_rows=4))
+    monkeypatch.setitem(NAMED_SIZES, "mini", few)
+    text(tmp_path)
+    progress, run = Facts(), tmp_path / "run"
+    train_model(
+        run, text=tmp_path / "weather.txt", size="mini", steps=1, batch=batch, context=8, threads=1,
+        vocabulary_size=270, width=8, layers=1, heads=2, mlp_width=16, progress=progress,
+    )  # fmt: skip
+    assert read_description(run).config.muon_rows == rows
+    assert ("0.03 (Muon, blocks of 4 rows)" in " ".join(progress.told)) == bool(rows)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 
 from kullback.errors import InvalidValueError
 from kullback.training.gpt_config import GPTConfig
-from kullback.training.sizes import NAMED_SIZES, chinchilla_steps, named
+from kullback.training.sizes import NAMED_SIZES, Recipe, chinchilla_steps, named, recipe_of
 
 
 def test_names_are_in_the_order_of_their_parameters() -> None:
@@ -29,6 +29,17 @@ def test_unknown_names() -> None:
         named("smal")
     with pytest.raises(InvalidValueError, match="nano, micro, mini, small, base"):
         named("x")
+
+
+def test_small_batches_of_mini_have_a_recipe_of_their_own() -> None:
+    """Blocks of 128 rows up to 3,072 tokens of a text; what is given comes first."""
+    none = (None,) * 6
+    assert recipe_of("mini", 3072, *none) == Recipe(0.014, muon_rows=128, weight_decay=0.1)
+    assert recipe_of("mini", 3073, *none) == Recipe(weight_decay=0.1)
+    assert recipe_of("mini", None, *none) == Recipe()
+    assert recipe_of("small", 1, *none) == recipe_of(None, 1, *none) == Recipe(weight_decay=0.1)
+    given = recipe_of("mini", 256, 0.02, None, 0, None, None, 0.0)
+    assert given == Recipe(0.02)
 
 
 def test_chinchilla_steps() -> None:

@@ -114,11 +114,11 @@ def train_model(
         rates = muon_lr, adamw_lr, muon_rows, warmup_steps, decay_fraction, weight_decay
         config = TrainingConfig(
             TrainingConfig.steps if steps is None else steps, clip_norm=clip_norm, dropout=dropout,
-            **asdict(recipe_of(size, text is not None, *rates)), shards=hardware.shards(threads),
-            accumulate=accumulate, processes=processes.world_size, dtype=hardware.first_dtype,
-            device=hardware.device.type, checkpoint_activations=checkpoint_activations, seed=seed,
-            log_every=log_every, evaluate_every=evaluate_every, checkpoint_every=checkpoint_every,
-        )  # fmt: skip
+            **asdict(recipe_of(size, settings.tokens(text is not None), *rates)), seed=seed,
+            shards=hardware.shards(threads), accumulate=accumulate, processes=processes.world_size,
+            dtype=hardware.first_dtype, device=hardware.device.type, evaluate_every=evaluate_every,
+            log_every=log_every, checkpoint_every=checkpoint_every,
+            checkpoint_activations=checkpoint_activations)  # fmt: skip
         settings.check(text is not None, config, hardware.device)
         if source is not None:
             _refuse("source", vocabulary_size=vocabulary_size, context=context, tokenizer=tokenizer,

@@ -115,6 +115,14 @@ class Settings:
         """Tokens of a window."""
         return named(self.size).context if self.context is None else self.context
 
+    def tokens(self, on_text: bool) -> float | None:
+        """Of a batch of a text, infinite where `check` refuses its sizes; None for a source."""
+        if not on_text:
+            return None
+        of_batch = {"batch": self.windows, "context": self.context_of_text}
+        possible = all(value in SIZES[name] for name, value in of_batch.items())
+        return math.prod(of_batch.values()) if possible else math.inf
+
     def text_options(
         self,
         texts: Sequence[str | Path],

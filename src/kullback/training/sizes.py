@@ -53,17 +53,25 @@ class NamedSize:
     """Of a batch."""
     recipe: Recipe = Recipe(weight_decay=0.1)
     """On a text, which is usually read more than once."""
+    few_tokens: int = 0
+    recipe_of_few: Recipe = Recipe(weight_decay=0.1)
+    """Of a batch of at most `few_tokens`, whose model costs little more than whole matrices do."""
 
 
 #: nano is the default; micro and mini have the shapes of nanoGPT's recipes for a CPU and for
 #: characters on one GPU, small that of GPT-2, base is twice as deep and wider.
-#: The recipes of nano and micro are measured (``docs/log.md``); the larger ones have that of nano.
+#: The recipes of nano, micro and small batches of mini are measured (``docs/log.md``); the others
+#: have that of nano.
 NAMED_SIZES = {
     "nano": NamedSize(2, 2, 64, 64, 1024, 48),
     "micro": NamedSize(
         4, 4, 128, 64, 2048, 16, Recipe(0.01, 0.006, muon_rows=32, weight_decay=0.1)
     ),
-    "mini": NamedSize(6, 6, 384, 256, 8192, 32),
+    "mini": NamedSize(
+        *(6, 6, 384, 256, 8192, 32),
+        few_tokens=12 * 256,
+        recipe_of_few=Recipe(0.014, muon_rows=128, weight_decay=0.1),
+    ),
     "small": NamedSize(12, 12, 768, 512, 16_384, 32),
     "base": NamedSize(24, 16, 1024, 1024, 32_768, 16),
 }
@@ -79,13 +87,16 @@ def named(size: str | None) -> NamedSize:
     return NAMED_SIZES[size]
 
 
-def recipe_of(size: str | None, on_text: bool, *given: float | None) -> Recipe:
-    """The recipe of a name on a text, or that of a source.
+def recipe_of(size: str | None, tokens: float | None, *given: float | None) -> Recipe:
+    """The recipe of a name on batches of so many tokens of a text, or that of a source for None.
 
     `given` are values in the order of its fields, which replace the defaults unless they
     are None.
     """
-    default = named(size).recipe if on_text else Recipe()
+    default = Recipe()
+    if tokens is not None:
+        sizes = named(size)
+        default = sizes.recipe_of_few if tokens <= sizes.few_tokens else sizes.recipe
     pairs = zip(fields(Recipe), given, strict=True)
     values: dict[str, Any] = {field.name: value for field, value in pairs if value is not None}
     return replace(default, **values)
