@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from kullback.comparison import compare as comparing
 from kullback.comparison.compare import compare
 from kullback.errors import InvalidValueError
 
@@ -61,3 +64,29 @@ def test_a_scheme_in_a_name_is_refused(tiny_llama_folder: Path, text_file: Path)
     name = str(tiny_llama_folder)
     with pytest.raises(InvalidValueError, match=r"int8.*leave out --stream"):
         compare(name, f"{name}@int8", text_file, stream=True)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_shorter_context_is_refused_before_the_candidate_is_read(
+    stream: bool,
+    tiny_llama_folder: Path,
+    text_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The reference may take hours; the candidate's configuration says it at once."""
+    short = tmp_path / "short"
+    shutil.copytree(tiny_llama_folder, short)
+    config = json.loads((short / "config.json").read_text())
+    (short / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 16}))
+    loaded: list[str] = []
+    load = comparing._load
+
+    def counted(name: Any, request: Any) -> Any:
+        loaded.append(Path(name).name)
+        return load(name, request)
+
+    monkeypatch.setattr(comparing, "_load", counted)
+    with pytest.raises(InvalidValueError, match=r"window is 32: .*short reads at most 16 tokens"):
+        compare(str(tiny_llama_folder), str(short), text_file, window=32, stream=stream)
+    assert loaded == [tiny_llama_folder.name]

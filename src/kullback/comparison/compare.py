@@ -48,7 +48,7 @@ from kullback.evaluation.options import Model, PassOptions, model_name, named_pa
 from kullback.models.interface import TextModel
 from kullback.models.llama_cpp import LlamaCppModel
 from kullback.models.llama_cpp_options import Backend, split_gguf
-from kullback.models.load import load_sized, tokenizer_alone
+from kullback.models.load import context_alone, load_sized, tokenizer_alone
 from kullback.models.placement import DeviceMap
 from kullback.models.quantization import Scheme
 from kullback.models.quantized import SizedModel, check_scheme_fits, split_scheme
@@ -289,10 +289,14 @@ def _models(
     cut, documents = _checked_text(request, kinds)
     request.progress.plan(_stages(request, candidates, kinds))
     labels = labels_of([request.reference, *candidates], kinds)
-    backend = request.options.backend
     opened = [
-        Candidate(label, partial(_open, operand, request), tokenizer_alone(operand, backend))
-        for label, operand in zip(labels[1:], candidates, strict=True)
+        Candidate(
+            label,
+            partial(_open, model, request),
+            tokenizer_alone(model, request.options.backend),
+            context_alone(model),
+        )
+        for label, model in zip(labels[1:], candidates, strict=True)
     ]
     reference = _open(request.reference, request)
     _check_schemes_fit(request.reference, reference.model, candidates)

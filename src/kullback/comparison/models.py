@@ -19,7 +19,7 @@ from kullback.comparison.kept_pass import KeptPasses
 from kullback.comparison.kept_reference import kept_reference
 from kullback.comparison.measures import largest_padding, padding_notes
 from kullback.comparison.noise_floor import above_noise, noise_floor
-from kullback.comparison.operands import Operand
+from kullback.comparison.operands import Operand, check_context
 from kullback.comparison.ranking import CandidateRows, choose, rank_candidates
 from kullback.comparison.sensitivity import Sensitivity, measure_sensitivity
 from kullback.comparison.stored import origin
@@ -60,6 +60,8 @@ class Candidate:
     open: Callable[[], Operand]
     tokenizer: Callable[[], TextTokenizer] | None = None
     """Reads its tokenizer alone, where that is possible: what differs is then said first."""
+    context: int | None = None
+    """The longest input, where that is known before it is loaded."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -108,7 +110,7 @@ def compare_models(
         if processes.world_size > 1:
             check_same_tokens(processes, text.whole)
         reference.check(documents, text, reader)
-        _check_tokenizers(candidates, reader, text)
+        _check_unopened(candidates, reader, text)
         began = time.perf_counter()
         source = _source(reference, len(candidates), task, text, processes, progress)
         of_reference = _identity(reference, documents, text, processes)
@@ -307,12 +309,13 @@ def _source(
     return reference
 
 
-def _check_tokenizers(candidates: Sequence[Candidate], reader: TextModel, text: TextAhead) -> None:
-    """Raise `InvalidValueError` where the tokens of a candidate differ.
+def _check_unopened(candidates: Sequence[Candidate], reader: TextModel, text: TextAhead) -> None:
+    """Raise `InvalidValueError` where a candidate reads other tokens, or shorter windows.
 
-    Before anything is computed, of those whose tokenizer can be read alone.
+    Before anything is computed, as far as that is known of those that are not loaded yet.
     """
     for candidate in candidates:
+        check_context(candidate.name, candidate.context, text)
         if candidate.tokenizer is not None:
             tokenizer = candidate.tokenizer()
             check_tokens(candidate.name, tokenizer, (reader.name, reader.tokenizer), text)

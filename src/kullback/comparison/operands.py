@@ -29,7 +29,14 @@ from kullback.predictions.recording import Recording
 from kullback.text.documents import Document
 from kullback.text.fingerprint import Fingerprint, Part, check_same_text, text_fingerprint
 
-__all__ = ["ModelOperand", "Operand", "RecordingOperand", "check_is_text", "text_parts"]
+__all__ = [
+    "ModelOperand",
+    "Operand",
+    "RecordingOperand",
+    "check_context",
+    "check_is_text",
+    "text_parts",
+]
 
 # What the metadata of a recording hold beside the parts of the fingerprint.
 NO_PARTS = ("model", "size_bytes", "begins_with")
@@ -62,6 +69,16 @@ class Operand(Predictor, Interface):
 
         `documents` are those that `reader` tokenizes.
         """
+
+
+def check_context(name: str, context: int | None, text: PassText) -> None:
+    """Raise `InvalidValueError` where windows are longer than the model called `name` can read."""
+    window = text.protocol.window
+    if context is not None and window is not None and window > context:
+        raise InvalidValueError(
+            f"window is {window}: {name} reads at most {context} tokens; choose a window of "
+            f"{context} or less (--window {context})"
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,12 +131,7 @@ class ModelOperand:
 
     def check(self, documents: Sequence[Document], text: PassText, reader: TextModel) -> None:
         """Raise `InvalidValueError` where it reads other tokens, or shorter windows."""
-        context, window = self.model.context, text.protocol.window
-        if context is not None and window is not None and window > context:
-            raise InvalidValueError(
-                f"window is {window}: {self.name} reads at most {context} tokens; choose a window "
-                f"of {context} or less (--window {context})"
-            )
+        check_context(self.name, self.model.context, text)
         check_tokens(self.name, self.model.tokenizer, (reader.name, reader.tokenizer), text)
 
 

@@ -7,7 +7,7 @@ two more.  The row is not looked up by the name of the architecture: a short inp
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -31,10 +31,10 @@ LONGEST = 10_000_000
 PROBE_TOKENS = 4
 
 
-def configured_context(config: PreTrainedConfig) -> int | None:
+def configured_context(config: PreTrainedConfig | Mapping[str, object]) -> int | None:
     """The longest input that the configuration names; None where it names none."""
     for name in NAMES:
-        value = getattr(config, name, None)
+        value = config.get(name) if isinstance(config, Mapping) else getattr(config, name, None)
         if isinstance(value, int) and value > 0:
             return value
     return None

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from kullback.errors import InvalidValueError
+from kullback.models._context import configured_context
 from kullback.models._llama_cpp_library import is_installed
 from kullback.models._loading_errors import DOES_NOT_FIT
 from kullback.models.devices import best_device, check_device, own_device
@@ -23,7 +24,7 @@ from kullback.models.gguf_asserts import check_asserts
 from kullback.models.interface import TextModel
 from kullback.models.llama_cpp import read_tokenizer
 from kullback.models.llama_cpp_options import Backend, split_gguf
-from kullback.models.locate import Location, locate
+from kullback.models.locate import Location, locate, read_json
 from kullback.models.mini_gpt import GPTTextModel
 from kullback.models.placement import DeviceMap, Place, check_device_map
 from kullback.models.quantized import SizedModel, apply_scheme, sized, split_scheme
@@ -39,7 +40,14 @@ if TYPE_CHECKING:
 
     from kullback.models.huggingface import HuggingFaceModel
 
-__all__ = ["load_sized", "load_text_model", "model_name", "tokenizer_alone", "torch_dtype"]
+__all__ = [
+    "context_alone",
+    "load_sized",
+    "load_text_model",
+    "model_name",
+    "tokenizer_alone",
+    "torch_dtype",
+]
 
 DOES_NOT_FIT_TO_BE_QUANTISED = (
     "does not fit into memory, where it is loaded before it is quantised: choose 16 bits (dtype "
@@ -201,6 +209,21 @@ def tokenizer_alone(
         return None
     check_asserts(location.header)
     return partial(read_tokenizer, location.header)
+
+
+def context_alone(model: object) -> int | None:
+    """The longest input that the `config.json` of a model's folder names, in tokens.
+
+    None for any other model, and where none is named.  Raises as `load_text_model` does.
+    """
+    if not isinstance(model, str | Path):
+        return None
+    folder = Path(split_scheme(str(model))[0])
+    if not (folder / "config.json").is_file():
+        return None
+    config = read_json(folder / "config.json")
+    text_config = config.get("text_config")
+    return configured_context(text_config if isinstance(text_config, dict) else config)
 
 
 def _check_spread(

@@ -6,7 +6,7 @@
 * What is kept between runs: ``interrupted``, ``remembered``; signals: ``interruption``.
 * Threads and processes: ``threads``, ``background``, ``turns``, ``scopes``, ``workers``, ``ranks``,
   ``gloo``; items that are made when they are read: ``sequences``.
-* Memory: ``memory``, ``free_memory``, ``limits``, ``weights``, ``transfers``.
+* Memory: ``memory``, ``free_memory``, ``control_groups``, ``limits``, ``weights``, ``transfers``.
 * Fast layers of a model: ``fast_layers``, ``fast_linear``, ``fast_attention``, ``torch_functions``.
 * Kernels: ``processor``, ``bfloat16_products``, ``mkl_products``, ``compiled_library`` (C).
 * The time that a command takes to start: ``imports``.

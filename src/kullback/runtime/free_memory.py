@@ -6,25 +6,25 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kullback.runtime.control_groups import group_memory, number_in
+
 if TYPE_CHECKING:
     import torch
 
 __all__ = ["available_memory", "free_on"]
 
-_GROUP = Path("/sys/fs/cgroup")
-
 
 def available_memory() -> int:
     """Bytes that can be allocated now without swapping, as far as the system says so.
 
-    The least of what is free on the machine, in the control group (version 2), and under the
-    process's own limits of data and of address space (``ulimit -d``, ``ulimit -v``).
+    The least of what is free on the machine, in the process's control groups, and under its own
+    limits of data and of address space (``ulimit -d``, ``ulimit -v``).
 
     >>> available_memory() > 0
     True
     """
-    known = [_of_machine(), _of_group(), *_of_limits()]
-    return max(0, min(size for size in known if size is not None))
+    of_groups = [group.free for group in group_memory()]
+    return max(0, min([_of_machine(), *of_groups, *_of_limits()]))
 
 
 def free_on(device: torch.device) -> int | None:
@@ -43,24 +43,11 @@ def free_on(device: torch.device) -> int | None:
 
 
 def _of_machine() -> int:
-    free = _field(Path("/proc/meminfo"), "MemAvailable:")
+    free = number_in(Path("/proc/meminfo"), "MemAvailable:")
     if free is not None:
         return free
     # Half of all memory, where the system does not say what is free.
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
-
-
-def _of_group() -> int | None:
-    try:
-        inside = Path("/proc/self/cgroup").read_text().strip().rpartition(":")[2].lstrip("/")
-        folder = _GROUP / inside
-        folder = folder if (folder / "memory.max").is_file() else _GROUP
-        limit = (folder / "memory.max").read_text().strip()
-        used = int((folder / "memory.current").read_text())
-        cached = _field(folder / "memory.stat", "file")
-    except (OSError, ValueError):
-        return None
-    return None if limit == "max" else int(limit) - used + (cached or 0)
 
 
 def _of_limits() -> list[int]:
@@ -71,19 +58,7 @@ def _of_limits() -> list[int]:
     left = []
     for limit, field in ((resource.RLIMIT_DATA, "VmData:"), (resource.RLIMIT_AS, "VmSize:")):
         soft, _ = resource.getrlimit(limit)
-        used = _field(Path("/proc/self/status"), field)
+        used = number_in(Path("/proc/self/status"), field)
         if soft != resource.RLIM_INFINITY and used is not None:
             left.append(soft - used)
     return left
-
-
-def _field(path: Path, name: str) -> int | None:
-    """A number in a file of lines of a name, a number, and perhaps its unit kB."""
-    try:
-        for line in path.read_text().splitlines():
-            key, *values = line.split()
-            if key == name:
-                return int(values[0]) * (1024 if values[1:] == ["kB"] else 1)
-    except (OSError, ValueError, IndexError):
-        return None
-    return None

@@ -4,27 +4,24 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
-from pathlib import Path
 
 from kullback.errors import InvalidValueError
+from kullback.runtime.control_groups import group_memory
 
 __all__ = ["check_fits", "machine_memory"]
 
-# The limit of a container, in the two versions of Linux's control groups.
-_CGROUPS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
-
 
 def machine_memory() -> int | None:
-    """Bytes of memory that this process may use at most: the machine's, the container's, its own.
+    """Bytes of memory that this process may use at most.
+
+    The least of the machine's, the limits of its control groups (a container, a job) and its own.
 
     None where the system does not say.
     """
     limits: list[int] = []
     with suppress(AttributeError, OSError, ValueError):  # not on Windows
         limits.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    for name in _CGROUPS:
-        with suppress(OSError, ValueError):  # "max" is no number
-            limits.append(int(Path(name).read_text(encoding="ascii")))
+    limits += [group.limit for group in group_memory()]
     with suppress(ImportError, OSError):
         import resource
 

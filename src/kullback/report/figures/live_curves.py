@@ -21,8 +21,6 @@ MOST_POINTS = 300
 BEGINNING = 0.05
 WIDTH, HEIGHT = 560, 190
 LEFT, RIGHT, TOP, BOTTOM = 62, 12, 26, 30
-# Of the width of a digit of a label.
-HALF = 4.2
 
 
 @dataclass(frozen=True)
@@ -59,9 +57,7 @@ def panel(title: str, series: Sequence[Series], steps: int) -> str:
         parts.append(_line([(LEFT, y(value)), (right, y(value))], "rule", 0.6))
         parts.append(_text(LEFT - 7, y(value) + 3.5, label, "muted", "end"))
     for step in _nice(0.0, float(max(steps, 1))):
-        label = count(step)
-        middle = min(x(step), WIDTH - HALF * len(label))  # whole, beside the edge
-        parts.append(_text(middle, bottom + 16, label, "muted", "middle"))
+        parts.append(_text(x(step), bottom + 16, count(step), "muted", "middle"))
     place = float(right)
     for s in reversed(kept):
         parts.append(_line([(x(step), y(value)) for step, value in s.points], s.colour, 1.6, s))
