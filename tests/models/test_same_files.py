@@ -81,6 +81,19 @@ def test_a_scheme_of_a_model_in_memory_is_that_of_one_read_anew(kind, tmp_path, 
         assert again.model.tokenizer is reference.model.tokenizer
 
 
+@pytest.mark.parametrize("scheme", ["int8", "int4-g16", "fp8", "bf16"])
+def test_a_scheme_in_float64_has_the_weights_of_float32(scheme, tmp_path):
+    """The arithmetic is another one, the weights are those that the scheme gives."""
+    folder = saved_model("llama", tmp_path / "llama")
+    narrow, wide = (
+        load(f"{folder}@{scheme}", dtype).model.model.state_dict()
+        for dtype in ("float32", "float64")
+    )
+    assert all(weight.dtype == torch.float64 for weight in wide.values())
+    for name, weight in narrow.items():
+        assert torch.equal(weight.double(), wide[name]), name
+
+
 def test_another_state_of_the_files_is_tried(tmp_path, wraps):
     """Also another type of the arithmetic, another name, and a model that is no longer there."""
     folder = saved_model("llama", tmp_path / "llama")

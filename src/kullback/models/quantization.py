@@ -307,9 +307,11 @@ def _rounded(
 
     scheme.check_fits(name, matrix.shape)
     rows = matrix.clone(memory_format=torch.contiguous_format).flatten(0, -2)
-    shell = nn.Linear(rows.shape[1], rows.shape[0], bias=False, device="meta", dtype=matrix.dtype)
+    if rows.dtype == torch.float64:  # which torchao does not take; scales are float32 in any case
+        rows = rows.float()
+    shell = nn.Linear(rows.shape[1], rows.shape[0], bias=False, device="meta", dtype=rows.dtype)
     shell.weight = nn.Parameter(rows)
     with quiet_loggers():
         quantize_(shell, scheme.torchao_config())
         rounded: Tensor = shell.weight.dequantize()
-    return rounded.reshape(matrix.shape)
+    return rounded.reshape(matrix.shape).to(matrix.dtype)

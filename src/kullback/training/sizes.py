@@ -52,7 +52,7 @@ class NamedSize:
     windows: int
     """Of a batch."""
     recipe: Recipe = Recipe(weight_decay=0.1)
-    """On a text, which is usually read more than once."""
+    """On a text."""
     few_tokens: int = 0
     recipe_of_few: Recipe = Recipe(weight_decay=0.1)
     """Of a batch of at most `few_tokens`, whose model costs little more than whole matrices do."""
