@@ -99,7 +99,7 @@ def made_folder(folder: Path, mode: int = 0o777) -> Iterator[None]:
 
 def _write(holder: Path, content: str) -> None:
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-    with os.fdopen(os.open(holder, flags, 0o644), "w", encoding="ascii") as file:
+    with os.fdopen(os.open(holder, flags, 0o644), "w", encoding="utf-8") as file:
         file.write(content)
 
 
@@ -108,7 +108,7 @@ def _read(holder: Path) -> str:
     try:
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         with os.fdopen(os.open(holder, flags), "rb") as file:
-            content = file.read(_LONGEST).decode("ascii", "replace").strip()
+            content = file.read(_LONGEST).decode("utf-8", "replace").strip()
     except OSError:
         return ""
     return content if content.isdecimal() else ""
