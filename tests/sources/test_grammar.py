@@ -160,6 +160,13 @@ def test_missing_file(tmp_path: Path):
         Grammar.read(tmp_path / "nowhere.toml")
 
 
+def test_a_byte_order_mark_is_no_content(tmp_path: Path):
+    """Some editors begin a file with one."""
+    path = tmp_path / "marked.toml"
+    path.write_text('[rules]\na = ["b"]', encoding="utf-8-sig")
+    assert Grammar.read(path).start == "a"
+
+
 def test_file_that_is_not_utf8(tmp_path: Path):
     """A file in another encoding is a `GrammarError`."""
     path = tmp_path / "latin.toml"

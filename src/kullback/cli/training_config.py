@@ -35,7 +35,7 @@ def read_config(
     of another type; numbers are checked where they are used.
     """
     try:
-        data = tomllib.loads(read_bounded(path, MOST_BYTES).decode("utf-8"))
+        data = tomllib.loads(read_bounded(path, MOST_BYTES).decode("utf-8-sig"))
     except OSError as error:
         raise InvalidValueError(
             f"the configuration {path} cannot be read: {error.strerror}; check its name"

@@ -111,4 +111,4 @@ def _read(holder: Path) -> str:
             content = file.read(_LONGEST).decode("utf-8", "replace").strip()
     except OSError:
         return ""
-    return content if content.isdecimal() else ""
+    return content if content.isascii() and content.isdecimal() else ""

@@ -32,7 +32,7 @@ def read_toml(path: Path | Traversable, what: str) -> dict[str, Any]:
     """The content of a TOML file; `GrammarError` if it cannot be read or is not TOML."""
     try:
         content = read_bounded(path, MOST_BYTES) if isinstance(path, Path) else path.read_bytes()
-        data = _parsed(content.decode("utf-8").replace("\r\n", "\n"))
+        data = _parsed(content.decode("utf-8-sig").replace("\r\n", "\n"))
         _check_depth(data)
         return data
     except OSError as error:

@@ -344,8 +344,8 @@ class TextTokenizer:
             raise InvalidValueError(
                 f"the tokenizer has no token for {text[start:end][:20]!r} at byte "
                 f"{first_byte + len(text[:start].encode())} of the text: its surprisal cannot be "
-                "measured; remove it from the text, or choose a model whose tokenizer knows it "
-                "(byte-level ones know all)"
+                "measured; remove it from the text, or choose a tokenizer (or a model with one) "
+                "that knows it (byte-level ones know all)"
             )
         pieces = [self._pieces[i] for i in ids]
         return ids, spans_from_offsets(text, offsets, pieces, first_byte)
