@@ -113,7 +113,7 @@ class FloorCallback:
         self._begin(state.global_step)
 
     def on_train_end(self, *arguments: Any, **named: Any) -> None:
-        """The names of the trainer's callbacks may change; also Lightning calls a hook so."""
+        """Allow other callbacks again.  Transformers and Lightning give it different arguments."""
         _begun[:] = [pair for pair in _begun if pair[1]() is not self]
 
     def on_step_end(self, args: Any, state: Any, control: Any, **named: Any) -> None:

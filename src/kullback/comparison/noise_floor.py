@@ -81,8 +81,8 @@ def noise_floor(
     llama.cpp runs reads the text in batches of 16 tokens instead of its own.  `reference` gives the
     model's predictions, which may be kept.  `in_other_type` are ways to load the model in another
     type: the first that works is taken, and the last is for any model.  The `processes` share the
-    windows, and non-zero ranks get nothing.  `note` is told where the first way
-    failed, and where in a process the model in another type does not fit into memory beside this.
+    windows, and non-zero ranks get nothing.  `note` is told where the first way failed, and where
+    in a process the model in another type does not fit into memory beside this one.
     """
     processes, progress = processes or ProcessGroup(), progress or Progress()
     part = subsample(tokenized)
