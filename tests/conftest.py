@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -92,3 +93,14 @@ def weather_language(weather_run: Path) -> Language:
 def without_amx(monkeypatch: pytest.MonkeyPatch) -> None:
     """The attention by matmuls is used, on any processor."""
     monkeypatch.setattr("kullback.runtime.fast_attention.has_amx", lambda: False)
+
+
+@pytest.fixture(autouse=True)
+def _each_test_tries_its_models() -> None:
+    """What was tried of a model of an earlier test, which may not be collected yet, is not taken.
+
+    A test may replace what is tried.
+    """
+    loading = sys.modules.get("kullback.models.from_transformers")
+    if loading is not None:
+        loading._tried.clear()
